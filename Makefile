@@ -1,0 +1,36 @@
+# `make demo` and `make test` do all there is to do on a fresh machine; `make help` lists the rest.
+
+RUN := .venv/bin/python -m
+
+.PHONY: help setup demo test test-fast lint format lock clean
+
+help:  ## print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## make .venv (nothing to do if it is up to date)
+	@tools/setup
+
+demo: setup  ## train, preempt, resume and evaluate a small detector on this machine
+	@$(RUN) ecm_cluster.demo
+
+test: setup  ## every test, the fast ones first
+	@$(RUN) pytest
+
+test-fast: setup  ## the tests that take less than about two seconds each
+	@$(RUN) pytest -m "not slow"
+
+lint: setup  ## ruff and mypy
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+
+format: setup  ## mend what ruff can mend
+	@$(RUN) ruff check --fix .
+
+lock: setup  ## pin the newest versions that tools/environment/requirements.in admits
+	@cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
+		--override overrides.txt --custom-compile-command "make lock" --no-annotate \
+		requirements.in -o requirements.txt
+
+clean:  ## remove .venv and what tools leave behind; runs and data stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""What all verbs share: exit codes, one-line errors, output that survives a closed pipe.
+
+A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``. Nothing heavy is imported at
+its top, so that ``--help`` answers at once on a login node without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from .errors import UserError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line: what is wrong, then where to read more."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(**kwargs)
+
+    def error(self, message: str):  # noqa: D102 (argparse's own)
+        self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Call a verb's ``main`` and turn what it raises into an exit code.
+
+    Returns:
+        The verb's own code; 2 after a :class:`UserError` (printed as one line); 130 after Ctrl-C.
+    """
+    try:
+        return main(argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # `status | head` closes the pipe; the interpreter would complain once more while it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK

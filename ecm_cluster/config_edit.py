@@ -1,0 +1,234 @@
+"""What is done to a config once it is read: inherit, set options, move the data root, write it as text.
+
+All of it works on plain dicts, lists and tuples. The rules of inheritance and of options are those of
+mmcv 1.x (``Config._merge_a_into_b``, ``Config.merge_from_dict``, ``DictAction``), which tests compare with.
+"""
+
+from __future__ import annotations
+import __future__
+
+import copy
+import keyword
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import UserError
+
+BASE, DELETE = "_base_", "_delete_"
+_DATA = re.compile(r"(\./)?data/")
+RESERVED = ("filename", "text", "pretty_text")  # mmcv.Config keeps these names for itself
+
+
+class MergeError(ValueError):
+    """A value that cannot be put where it should go; ``key`` is its dotted name."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
+
+
+def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: str = "") -> Any:
+    """``old`` with the entries of ``new`` laid over it; neither is changed.
+
+    A dict is merged into the dict that it meets, unless it holds ``_delete_=True``; anything else replaces.
+    As in mmcv, a ``_delete_`` that meets nothing stays where it is.
+
+    Args:
+        new: What to lay over.
+        old: A dict; with ``list_keys`` also a list, whose elements ``new`` names by ``'0'``, ``'1'``, …
+
+    Raises:
+        MergeError: A dict meets something it cannot be merged into, or a list has no such element.
+    """
+    if not isinstance(old, (dict, list) if list_keys else dict):
+        raise MergeError(where, f"is a {type(old).__name__} there, which has no keys like "
+                                f"{', '.join(map(str, new))}; give it as a whole, or with {DELETE}=True")
+    merged: Any = old.copy()
+    for key, value in new.items():
+        name = f"{where}.{key}" if where else str(key)
+        at = _index(key, merged, where) if isinstance(merged, list) else key
+        known = isinstance(merged, list) or key in merged
+        if not isinstance(value, dict):
+            merged[at] = value
+        elif isinstance(merged, list) or (known and not value.get(DELETE, False)):
+            inner = {k: v for k, v in value.items() if k != DELETE or isinstance(merged, list)}
+            merged[at] = merge(inner, merged[at], list_keys=list_keys, where=name)
+        else:
+            merged[at] = {k: v for k, v in value.items() if not (known and k == DELETE)}
+    return merged
+
+
+def _index(key: Any, items: list, where: str) -> int:
+    if not (isinstance(key, str) and key.isdigit()):
+        raise MergeError(where, f"is a list: name an element by index, 0 to {len(items) - 1}, not {key!r}")
+    if int(key) >= len(items):
+        raise MergeError(where, f"has {len(items)} elements; there is none with index {key}")
+    return int(key)
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, with the rules of mmdet's ``--cfg-options``.
+
+    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest;
+    quotes at the ends and all blanks are dropped.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"option {text!r}: expected KEY=VALUE, e.g. model.backbone.depth=101")
+    try:
+        return key, _parse(value)
+    except ValueError:
+        raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
+
+
+def _parse(text: str) -> Any:
+    text = text.strip("'\"").replace(" ", "")
+    is_tuple = text.startswith("(") and text.endswith(")")
+    if is_tuple or (text.startswith("[") and text.endswith("]")):
+        text = text[1:-1]
+    elif "," not in text:
+        return _scalar(text)
+    elif list(_split(text)) == [text]:
+        raise ValueError(text)  # every comma inside brackets that are the wrong way round, as in "(1),(2)"
+    values = [_parse(part) for part in _split(text)]
+    return tuple(values) if is_tuple else values
+
+
+def _split(text: str) -> Iterator[str]:
+    """The parts between commas that stand outside of all brackets; a comma at the very end adds none."""
+    if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
+        raise ValueError(text)
+    start = depth_round = depth_square = 0
+    for at, char in enumerate(text):
+        depth_round += (char == "(") - (char == ")")
+        depth_square += (char == "[") - (char == "]")
+        if char == "," and depth_round == depth_square == 0:
+            yield text[start:at]
+            start = at + 1
+    if start < len(text):
+        yield text[start:]
+
+
+def _scalar(text: str) -> Any:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return None if text == "None" else text
+
+
+def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``cfg`` with dotted keys set, e.g. ``{'data.train.pipeline.2.flip_ratio': 0.0}``.
+
+    As ``mmcv.Config.merge_from_dict``; beyond it, an element of a list may be set to what is no dict.
+    """
+    nested: dict[str, Any] = {}
+    for full, value in options.items():
+        *path, last = full.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"option {full}: another option sets {part!r} as a whole; give one of them")
+        inner[last] = copy.deepcopy(value)
+    try:
+        return merge(nested, copy.deepcopy(cfg), list_keys=True)
+    except MergeError as error:
+        raise UserError(f"option {error.key}: {error}") from None
+
+
+def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string inside ``value`` with its dotted key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, (dict, list, tuple)):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from strings(item, f"{key}.{name}" if key else str(name))
+
+
+def map_strings(value: Any, change: Any) -> Any:
+    """A copy of ``value`` in which every string ``s`` (keys apart) is ``change(s)``."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: map_strings(v, change) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(map_strings(v, change) for v in value)
+    return value
+
+
+def rewrite_data_root(cfg: dict[str, Any], new_root: str | os.PathLike) -> dict[str, Any]:
+    """A copy of ``cfg`` in which every path that lies in its ``data_root`` lies in ``new_root`` instead.
+
+    Raises:
+        UserError: Paths that begin with ``data/`` would stay as they are, and so depend on the working
+            directory; each is named as it can be given with ``--set``.
+    """
+    root, new = str(cfg.get("data_root") or "").rstrip("/"), os.fspath(new_root).rstrip("/")
+
+    def inside(text: str) -> bool:
+        return bool(root) and (text == root or text.startswith(root + "/"))
+
+    left = {k: t.removeprefix("./") for k, t in strings(cfg) if not inside(t) and _DATA.match(t)}
+    if left:
+        reason = f"lie outside of its data_root {root!r}" if root else "have no data_root to go by"
+        shown = " ".join(f"{key}={new}{text.removeprefix('data')}" for key, text in left.items())
+        raise UserError(f"config: {len(left)} path(s) with data/ in front {reason}; give: --set {shown}")
+    return map_strings(cfg, lambda text: (new + text[len(root):]) or "/" if inside(text) else text)
+
+
+def dump(cfg: Mapping[str, Any]) -> str:
+    """``cfg`` as a Python file of literals, which this reader and ``mmcv.Config`` turn into it again.
+
+    Classes and functions that a config binds at its top by ``from … import …`` are left out, as modules are
+    when it is read: they are the file's tools and no settings.
+
+    Raises:
+        UserError: A key cannot be a name in a config, or a value is no literal; it names the key.
+    """
+    lines = []
+    for key, value in cfg.items():
+        if callable(value) or isinstance(value, __future__._Feature):
+            continue
+        legal = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+        if not legal or key.startswith("__") or key in RESERVED or key == BASE:
+            raise UserError(f"config: {key!r} cannot be a name in an mmdet config; choose another")
+        lines.append(f"{key} = {_literal(value, key, '')}\n")
+    return "".join(lines)
+
+
+def _literal(value: Any, key: str, indent: str) -> str:
+    if value is None or type(value) in (bool, int, bytes):
+        return repr(value)
+    if type(value) is str:
+        # a reader would take {{ name }} for one of its variables
+        return repr(value).replace("{{", "{\\x7b")
+    if type(value) is float:
+        return repr(value) if math.isfinite(value) else f"float('{value!r}')"
+    if isinstance(value, dict):
+        inner = indent + " "
+        items = [f"{_literal(k, key, '')}: {_literal(v, f'{key}.{k}', inner)}" for k, v in value.items()]
+        return _bracketed("{", items, "}", indent)
+    if type(value) in (list, tuple):
+        items = [_literal(item, f"{key}.{at}", indent + " ") for at, item in enumerate(value)]
+        if type(value) is list:
+            return _bracketed("[", items, "]", indent)
+        return _bracketed("(", items, ",)" if len(items) == 1 else ")", indent)
+    if type(value) is set:
+        items = sorted(_literal(item, key, "") for item in value)
+        return _bracketed("{", items, "}", indent) if value else "set()"
+    raise UserError(f"config: {key} is a {type(value).__name__} ({value!r}) and cannot be written down; "
+                    f"make it a number, a string, True, False, None, or a list, tuple or dict of these")
+
+
+def _bracketed(left: str, items: list[str], right: str, indent: str) -> str:
+    line = left + ", ".join(items) + right
+    if len(line) + len(indent) <= 100 and "\n" not in line:
+        return line
+    return left + f",\n{indent} ".join(items) + right

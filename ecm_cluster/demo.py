@@ -1,0 +1,86 @@
+"""The whole main job on this machine, in a few minutes: data, training, a preemption, resume, evaluation, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import cli, submit, waiting
+from .errors import UserError
+from .reporting.state import RunState
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.demo
+  python -m ecm_cluster.demo --out /tmp/demo --no-preemption
+"""
+TRAIN_IMAGES, VAL_IMAGES, CLASSES, SEED = 600, 100, 24, 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.demo", description=__doc__, epilog=EPILOG)
+    made.add_argument("--out", default="demo-run", help="folder for the data set and the runs (default: demo-run)")
+    made.add_argument("--no-preemption", action="store_true", help="let the training run through")
+    made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
+                      help="mmdet option, as for submit")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    began = time.monotonic()
+    out = Path(args.out).expanduser().absolute()
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out: {out} is a file; give a folder")
+    say("1. a synthetic data set in the LVIS format")
+    from . import synthesize
+
+    code = synthesize.main([str(out / "data"), "--train-images", str(TRAIN_IMAGES), "--val-images", str(VAL_IMAGES),
+                            "--classes", str(CLASSES), "--seed", str(SEED)])
+    if code:
+        return code
+    say("2. submit: ECM Mask R-CNN, two ranks on the CPU of this machine")
+    runs_dir = out / "runs"
+    name = submit.next_name(runs_dir, "demo")
+    options = [part for text in args.options for part in ("--set", text)]
+    code = submit.main(["demo", "--cluster", "local", "--runs-dir", str(runs_dir), "--name", name, "--data-root",
+                        str(out / "data"), *options])
+    if code:
+        return code
+    run = Run(runs_dir / name)
+    preemption = None if args.no_preemption else Preemption(run)
+    say("3. training" + ("" if args.no_preemption else ", with a preemption on the way"))
+    code = waiting.follow(run, look=preemption)
+    say(f"4. what happened ({time.monotonic() - began:.0f} s in all)")
+    from . import status
+
+    status.main([str(run.path)])
+    return code
+
+
+class Preemption:
+    """Signals one rank half-way, as Slurm would, once."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.sent = run, False
+
+    def __call__(self, state: RunState) -> None:
+        if self.sent or not state.iterations or (state.iteration or 0) < 0.4 * state.iterations:
+            return
+        starts = [e for e in self.run.events() if e.kind == "start" and e.attempt == state.attempt]
+        if state.state == "running" and starts:
+            self.sent = True
+            say(f"-- preemption: SIGUSR2 to rank {starts[0]['rank']}, iteration {state.iteration}")
+            os.kill(starts[0]["pid"], signal.SIGUSR2)
+
+
+def say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

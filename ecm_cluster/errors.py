@@ -1,0 +1,21 @@
+"""The one exception that is the user's to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend; its text is one line with the field, what is legal and the remedy.
+
+    Verbs print it without a traceback and exit with code 2 (see :mod:`ecm_cluster.cli`).
+    """
+
+
+def one_of(what: str, given: object, legal: Iterable[object]) -> UserError:
+    """The error for a value outside a closed set, with the nearest legal spelling first."""
+    names = [str(x) for x in legal]
+    near = difflib.get_close_matches(str(given), names, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return UserError(f"{what}: {given!r} is unknown{hint}; legal are: {', '.join(names)}")

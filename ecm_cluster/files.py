@@ -1,0 +1,125 @@
+"""Writing what must survive: temporary file, fsync, rename, fsync of the directory.
+
+Every step has a name. A test can kill the process at any of them by setting ``ECM_CLUSTER_KILL_AT`` to
+``<name>`` or ``<name>:<substring of the path>``: the process then sends itself SIGKILL there, as a power cut or
+an out-of-memory killer would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+KILL_ENV = "ECM_CLUSTER_KILL_AT"
+TMP_MARK = ".tmp-"
+
+
+def kill_point(name: str, path: str | os.PathLike = "") -> None:
+    """Die here by SIGKILL if a test asked for it; otherwise nothing."""
+    asked = os.environ.get(KILL_ENV)
+    if asked:
+        point, _, part = asked.partition(":")
+        if point == name and part in str(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fsync_dir(folder: str | os.PathLike) -> None:
+    """Make a rename in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
+
+    When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
+    whose name holds ``.tmp-``, which no reader looks at.
+    """
+    target = Path(path)
+    # a name of its own for each writer: two that write at once must not share a half-written file
+    tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with open(tmp, mode) as handle:
+            yield handle
+            kill_point("after-data", target)
+            handle.flush()
+            kill_point("before-fsync", target)
+            os.fsync(handle.fileno())
+        kill_point("before-rename", target)
+        os.replace(tmp, target)
+        kill_point("after-rename", target)
+        fsync_dir(target.parent)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(tmp)
+        raise
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Replace ``path`` by ``data``, whole or not at all."""
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8), whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Parse a JSON file written by :func:`write_json`."""
+    return json.loads(Path(path).read_text())
+
+
+def create_exclusive(path: str | os.PathLike, text: str) -> bool:
+    """Create ``path`` with ``text`` if nothing is there; of several that try, on any host, exactly one succeeds.
+
+    link(2) is atomic on NFS too, where O_EXCL once was not, and it makes the file appear with its whole content.
+    """
+    target = Path(path)
+    tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with open(tmp, "w") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        kill_point("before-link", target)
+        try:
+            os.link(tmp, target)
+        except FileExistsError:
+            return False
+        fsync_dir(target.parent)
+        return True
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(tmp)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 22):
+            sha.update(block)
+    return f"sha256:{sha.hexdigest()}"
+
+
+def digest_text(text: str) -> str:
+    """``sha256:<hex>`` of a string (UTF-8)."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

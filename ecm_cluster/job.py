@@ -1,0 +1,355 @@
+"""Job: what to run where. A job file (YAML), the user's site file and flags, merged, validated, frozen.
+
+Each option is declared once, as a field of :class:`Job` with its help; the command line, the list of legal keys
+and the checks all come from there. Flags beat the job file, which beats the site file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, one_of
+
+SITE_ENV = "ECM_CLUSTER_SITE"
+DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
+
+
+def _option(default: Any, kind: str, help: str, flag: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+    meta = {"kind": kind, "help": help, "flag": flag, "choices": choices}
+    if isinstance(default, (dict, list)):
+        return field(default_factory=type(default), metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the checkpoints of a run are scored: the ``evaluation:`` block of a job file.
+
+    What is not given (resources) is taken from the training's own.
+    """
+
+    enabled: bool = _option(True, "bool", "submit an evaluation behind the training")
+    nodes: int = _option(0, "int", "nodes of the evaluation job; 0: one node")
+    gpus: int = _option(0, "int", "GPUs per node of the evaluation job; 0: as the training")
+    partition: str | None = _option(None, "str", "partition of the evaluation job; default: as the training")
+    time: str | None = _option(None, "time", "time limit of the evaluation job; default: as the training")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: what to learn (config) and where. Raises :class:`UserError` when a value is not legal."""
+
+    config: str = _option(DEFAULT_CONFIG, "str", "mmdet config: a path, one of configs/, or mmdet::PATH", "--config")
+    name: str | None = _option(None, "str", "name of the run; default: the config's name and a number", "--name")
+    nodes: int = _option(1, "positive", "number of nodes", "--nodes")
+    gpus: int = _option(1, "positive", "GPUs per node; one task (rank) runs on each", "--gpus")
+    device: str = _option("cuda", "choice", "cuda, or cpu: then each 'GPU' is a CPU rank", "--device", ("cuda", "cpu"))
+    cpus_per_gpu: int = _option(8, "positive", "CPU cores for each GPU", "--cpus-per-gpu")
+    mem_per_gpu: str = _option("48G", "memory", "memory for each GPU, e.g. 48G", "--mem-per-gpu")
+    gpu_type: str | None = _option(None, "str", "type of GPU as Slurm names it, e.g. a100", "--gpu-type")
+    partition: str | None = _option(None, "str", "Slurm partition", "--partition")
+    account: str | None = _option(None, "str", "Slurm account", "--account")
+    qos: str | None = _option(None, "str", "Slurm quality of service", "--qos")
+    constraint: str | None = _option(None, "str", "node features that Slurm must find", "--constraint")
+    exclude: str | None = _option(None, "str", "nodes to leave out", "--exclude")
+    reservation: str | None = _option(None, "str", "Slurm reservation", "--reservation")
+    exclusive: bool = _option(False, "bool", "share the nodes with no other job", "--exclusive")
+    time: str = _option("24:00:00", "time", "time limit: [D-]HH:MM:SS, or minutes", "--time")
+    data_root: str | None = _option(None, "str", "folder of the data set (annotations/, train2017/, val2017/)",
+                                    "--data-root")
+    scratch: str | None = _option(None, "str", "folder on each node's local disk for staged data", "--scratch")
+    runs_dir: str = _option("runs", "str", "folder that holds the run directories, on shared storage", "--runs-dir")
+    seed: int = _option(0, "int", "seed of order, augmentation and initialisation", "--seed")
+    threads: int = _option(0, "int", "CPU threads of each rank; 0: 1 on GPUs, cpus_per_gpu on CPU", "--threads")
+    checkpoint_every: int = _option(0, "int", "iterations between checkpoints; 0: only by time and at epochs' ends",
+                                    "--checkpoint-every")
+    checkpoint_minutes: float = _option(15.0, "number", "minutes between checkpoints; 0: never by time",
+                                        "--checkpoint-minutes")
+    keep: int = _option(2, "positive", "checkpoints to keep besides those at epochs' ends", "--keep")
+    signal_lead: int = _option(120, "positive", "seconds before the time limit at which Slurm warns the job",
+                               "--signal-lead")
+    evaluation: Evaluation = field(default_factory=Evaluation, metadata={
+        "kind": "block", "help": "how checkpoints are scored", "flag": None, "choices": ()})
+    options: dict[str, Any] = _option({}, "map", "mmdet options, e.g. {optimizer.lr: 0.01}")
+    code: str | None = _option(None, "str", "folder of the user's own Python modules, importable in the run", "--code")
+    setup: list[str] = _option([], "lines", "shell lines before the program starts, e.g. module load cuda/12.8")
+    env: dict[str, str] = _option({}, "map", "environment variables of the job")
+    python: str | None = _option(None, "str", "Python on the compute nodes; default: the one that submits", "--python")
+    slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}")
+
+    def __post_init__(self) -> None:
+        check(self)
+        for key in self.slurm:
+            if _sbatch_name(key) in RESERVED_SBATCH:
+                raise UserError(f"slurm: option {key!r} is set by the launcher itself; {RESERVED_SBATCH[_sbatch_name(key)]}")
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in total."""
+        return self.nodes * self.gpus
+
+    @property
+    def threads_per_rank(self) -> int:
+        """CPU threads that torch may use in each rank: part of what makes a run repeatable bit by bit."""
+        if self.threads:
+            return self.threads
+        return self.cpus_per_gpu if self.device == "cpu" else 1
+
+    @property
+    def time_minutes(self) -> int:
+        return parse_time(self.time)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+RESERVED_SBATCH = {
+    "output": "logs are in the run directory", "error": "logs are in the run directory",
+    "open-mode": "logs are always appended", "array": "evaluations are the only arrays",
+    "dependency": "the chain sets it", "comment": "it holds the token that finds the job again",
+    "job-name": "use name", "nodes": "use nodes", "ntasks-per-node": "use gpus", "gpus-per-node": "use gpus",
+    "time": "use time", "partition": "use partition", "account": "use account", "qos": "use qos",
+    "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
+    "cpus-per-task": "use cpus_per_gpu", "mem": "use mem_per_gpu", "signal": "use signal_lead",
+    "exclusive": "use exclusive", "kill-on-invalid-dep": "the chain sets it",
+}
+
+
+def _sbatch_name(key: str) -> str:
+    return key.lstrip("-").replace("_", "-")
+
+
+def parse_time(text: str) -> int:
+    """Minutes of a Slurm time limit: ``minutes``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``, rounded up.
+
+    Raises:
+        ValueError: It is none of these, or not positive.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if match is None:
+        raise ValueError(text)
+    days, *clock = match.groups()
+    parts = [int(p) for p in clock if p is not None]
+    if days is not None:
+        parts = (parts + [0, 0])[:3]
+        seconds = int(days) * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
+    elif len(parts) == 3:
+        seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    elif len(parts) == 2:
+        seconds = parts[0] * 60 + parts[1]  # as sbatch reads it: MM:SS
+    else:
+        seconds = parts[0] * 60
+    if seconds <= 0:
+        raise ValueError(text)
+    return -(-seconds // 60)
+
+
+def parse_memory(text: str) -> int:
+    """MiB of a size such as ``48G``, ``1500M`` or ``1T``.
+
+    Raises:
+        ValueError: It is not such a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(text)
+    return max(1, int(float(match[1]) * {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()]))
+
+
+def check(options: Any, prefix: str = "") -> None:
+    """Check every field of a job or of its evaluation block against its declaration."""
+    for f in fields(options):
+        value, kind = getattr(options, f.name), f.metadata["kind"]
+        what = f"{prefix}{f.name}"
+        if kind == "block":
+            check(value, f"{what}.")
+        elif value is None and f.default is None:
+            continue
+        else:
+            _check_value(what, value, kind, f.metadata["choices"])
+
+
+def _check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
+    def refuse(legal: str) -> UserError:
+        return UserError(f"{what}: {value!r} is not legal; give {legal}")
+
+    if kind in ("int", "positive"):
+        least = 1 if kind == "positive" else 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise refuse(f"a whole number, {least} or more")
+    elif kind == "number":
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise refuse("a number, 0 or more")
+    elif kind == "bool":
+        if not isinstance(value, bool):
+            raise refuse("true or false")
+    elif kind == "choice":
+        if value not in choices:
+            raise one_of(what, value, choices)
+    elif kind in ("time", "memory"):
+        example = "[D-]HH:MM:SS or minutes, e.g. 2-00:00:00" if kind == "time" else "a size such as 48G"
+        try:
+            (parse_time if kind == "time" else parse_memory)(value)
+        except (ValueError, AttributeError, TypeError):
+            raise refuse(example) from None
+    elif kind == "str":
+        if not isinstance(value, str) or not value.strip() or "\n" in value:
+            raise refuse("one line of text")
+    elif kind == "lines":
+        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+            raise refuse("a list of shell lines")
+    elif kind == "map" and (not isinstance(value, dict) or not all(isinstance(k, str) for k in value)):
+        raise refuse("a mapping of names to values")
+
+
+def site_file() -> Path:
+    """Where the site's defaults lie: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``."""
+    if os.environ.get(SITE_ENV):
+        return Path(os.environ[SITE_ENV])
+    config_home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(config_home) / "ecm-cluster" / "cluster.yaml"
+
+
+def load(job_file: str | None, flags: Mapping[str, Any]) -> Job:
+    """Merge site file, job file and flags into a validated job.
+
+    Args:
+        job_file: A path, or the bare name of a file in ``jobs/``; None: the defaults.
+        flags: What was given on the command line, by field name; ``options`` is merged into the file's.
+    """
+    merged: dict[str, Any] = {}
+    site = site_file()
+    if site.exists() or os.environ.get(SITE_ENV):
+        _merge(merged, _read_yaml(site), f"{site}: ")
+    if job_file is not None:
+        path = find_job_file(job_file)
+        _merge(merged, _read_yaml(path), f"{path}: ")
+    _merge(merged, flags, "")
+    return make(merged)
+
+
+def make(values: Mapping[str, Any]) -> Job:
+    """A job from plain values (as in run.json), with its evaluation block."""
+    values = dict(values)
+    block = values.pop("evaluation", None) or {}
+    return Job(**values, evaluation=Evaluation(**block))
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
+    legal = [f.name for f in fields(Job)]
+    for key, value in new.items():
+        if key not in legal:
+            raise one_of(f"{where}key", key, legal)
+        if key == "evaluation":
+            value = {"enabled": value} if isinstance(value, bool) else value
+            if not isinstance(value, Mapping):
+                raise UserError(f"{where}evaluation: {value!r} is not legal; give a block of keys, or true or false")
+            for inner in value:
+                if inner not in Evaluation.__dataclass_fields__:
+                    raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
+        if key in ("evaluation", "options", "env", "slurm") and isinstance(value, Mapping):
+            value = {**into.get(key, {}), **value}
+        into[key] = value
+    if isinstance(into.get("env"), dict):
+        into["env"] = {str(k): str(v) for k, v in into["env"].items()}
+    if isinstance(into.get("evaluation"), dict) and "time" in into["evaluation"]:
+        into["evaluation"]["time"] = str(into["evaluation"]["time"])
+    if "time" in into:
+        into["time"] = str(into["time"])
+
+
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml  # 30 ms that --help need not wait for
+
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    try:
+        values = yaml.load(text, Loader=_loader(yaml))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, e.g. 'nodes: 2'")
+    return values
+
+
+def _loader(yaml: Any) -> Any:
+    """The safe loader, without YAML 1.1's base-60 integers (``time: 12:00:00`` would be 43200), with ``1e-3`` as a float."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf|\.nan)$"),
+        list("-+0123456789."))
+    return Loader
+
+
+def resource_dir(kind: str) -> Path:
+    """The folder ``configs`` or ``jobs`` of this installation: beside the package, or under sys.prefix."""
+    beside = Path(__file__).resolve().parent.parent / kind
+    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "ecm-cluster" / kind
+
+
+def find_job_file(given: str) -> Path:
+    """A job file by path, or by its name in ``jobs/`` with or without ``.yaml``."""
+    shipped = resource_dir("jobs")
+    for candidate in (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given):
+        if candidate.is_file():
+            return candidate.resolve()
+    names = sorted(p.name for p in shipped.glob("*.yaml"))
+    raise one_of("JOB", given, names)
+
+
+def find_config(given: str) -> str:
+    """A config by path (relative to here, or to this installation), or ``mmdet::…`` unchanged."""
+    if given.startswith("mmdet::"):
+        return given
+    configs = resource_dir("configs")
+    for candidate in (Path(given), configs.parent / given, configs / given):
+        if candidate.is_file():
+            return str(candidate.resolve())
+    return given  # the config reader says what is wrong, with near matches
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser one flag for each field that has one, with the field's help and default."""
+    for f in fields(Job):
+        meta, flag = f.metadata, f.metadata["flag"]
+        if flag is None:
+            continue
+        default = None if f.default is MISSING else f.default
+        text = meta["help"] + ("" if default in (None, False) else f" (default: {default})")
+        kind = meta["kind"]
+        if kind == "bool":
+            parser.add_argument(flag, dest=f.name, action="store_const", const=True, default=None, help=text)
+            continue
+        convert = {"int": int, "positive": int, "number": float}.get(kind, str)
+        metavar = {int: "N", float: "X"}.get(convert, flag.strip("-").replace("-", "_").upper())
+        parser.add_argument(flag, dest=f.name, type=convert, default=None, help=text, metavar=metavar)
+
+
+def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What the user gave of the flags made by :func:`add_flags`, by field name."""
+    names = [f.name for f in fields(Job) if f.metadata["flag"]]
+    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}

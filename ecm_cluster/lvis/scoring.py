@@ -1,0 +1,182 @@
+"""Average precision of a set of detections, and the document that keeps it with where it came from.
+
+The scorer is lvis-api's own code (:mod:`.lvis_api`); an annotation file in plain COCO form is scored by
+pycocotools instead, without APr, APc and APf. Another scorer takes its place in ``SCORERS``.
+
+numpy, lvis and pycocotools are imported inside the functions: this module has to import on a login node.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError, one_of
+from .columns import IOU_TYPES, Detections
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT = 1
+PROVENANCE = ("checkpoint_digest", "annotations_digest", "config_digest", "settings", "versions")
+# what is done, the iou type at hand, categories done, categories in all
+Progress = Callable[[str, int, int], None]
+Scored = tuple[dict[str, float], "np.ndarray"]
+
+
+def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] = IOU_TYPES,
+          max_dets: int = 300, scorer: str = "lvis", on_progress: Progress | None = None) -> dict[str, Any]:
+    """Score detections against an annotation file.
+
+    Args:
+        annotation_file: LVIS JSON, or COCO JSON.
+        found: detections on all images of the file, and on no other.
+        iou_types: ``bbox``, ``segm`` or both (``found.iou_types`` are those it can be scored by).
+        max_dets: detections that count in an image; LVIS's rule says 300.
+        scorer: one of ``SCORERS``.
+        on_progress: called with (iou type, categories done, categories in all).
+
+    Returns:
+        A dict that is JSON as it stands, floats unrounded, None where a figure is undefined:
+        ``scorer``, ``max_dets``, ``images``, ``detections``;
+        ``figures``: for each iou type AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@n, ARs@n, ARm@n, ARl@n
+        as fractions of one;
+        ``per_class``: for each category, by ascending id, its id, name, frequency, image_count and
+        instance_count (LVIS counts both in its *training* set; None in plain COCO), and AP for each iou type.
+
+    Raises:
+        UserError: detections and annotation file do not go together, or the file lacks what scoring needs.
+    """
+    if scorer not in SCORERS:
+        raise one_of("scorer", scorer, SCORERS)
+    if max_dets < 1:
+        raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
+    for iou_type in iou_types:
+        found.scores(iou_type)  # refuses an unknown type, and segm without masks, before a long run
+    document = read_annotations(annotation_file)
+    _check_images(document, found, annotation_file)
+    if not is_lvis(document, annotation_file):
+        scorer = "coco"
+    scored = SCORERS[scorer](document, found, iou_types, max_dets, on_progress)
+    return {"scorer": scorer, "max_dets": max_dets, "images": len(found.images), "detections": len(found),
+            "figures": {t: _figures(figures, max_dets) for t, (figures, _) in scored.items()},
+            "per_class": _per_class(document, {t: precision for t, (_, precision) in scored.items()})}
+
+
+def _score_lvis(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
+                on_progress: Progress | None) -> dict[str, Scored]:
+    from . import lvis_api
+
+    ground_truth = lvis_api.GroundTruth(document)
+    scored = {}
+    for iou_type in iou_types:
+        def on_category(done: int, total: int, iou_type: str = iou_type) -> None:
+            if on_progress:
+                on_progress(iou_type, done, total)
+
+        evaluation = lvis_api.evaluate(ground_truth, found, iou_type, max_dets, on_category)
+        scored[iou_type] = (dict(evaluation.results), evaluation.eval["precision"])
+    return scored
+
+
+def _score_coco(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
+                on_progress: Progress | None) -> dict[str, Scored]:
+    from . import coco_api
+
+    return {iou_type: coco_api.evaluate(document, found, iou_type, max_dets) for iou_type in iou_types}
+
+
+SCORERS = {"lvis": _score_lvis, "coco": _score_coco}
+
+
+def read_annotations(path: str | Path) -> dict[str, Any]:
+    """Parse an annotation file and see that it is one."""
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such annotation file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a readable JSON annotation file ({error})") from error
+    missing = [k for k in ("images", "annotations", "categories") if k not in (document or ())]
+    if not isinstance(document, dict) or missing:
+        raise UserError(f"{path}: not an LVIS or COCO file, which has images, annotations and categories")
+    return document
+
+
+def is_lvis(document: dict[str, Any], path: str | Path) -> bool:
+    """Whether the annotations are of LVIS form (True) or plain COCO form (False); a mixture is refused."""
+    images, categories = document["images"], document["categories"]
+    fields = {
+        "images: neg_category_ids": ["neg_category_ids" in image for image in images],
+        "images: not_exhaustive_category_ids": ["not_exhaustive_category_ids" in image for image in images],
+        "categories: frequency": [category.get("frequency") in ("r", "c", "f") for category in categories],
+    }
+    if not any(any(has) for has in fields.values()):
+        return False
+    for field, has in fields.items():
+        if not all(has):
+            wrong = f"{field} is missing or wrong in {has.count(False)} of {len(has)} entries"
+            raise UserError(f"{path}: {wrong}; an LVIS file has it in all (a frequency is r, c or f)")
+    return True
+
+
+def _check_images(document: dict[str, Any], found: Detections, path: str | Path) -> None:
+    known, seen = {image["id"] for image in document["images"]}, set(found.images.tolist())
+    if known != seen:
+        raise UserError(f"{path}: {len(known - seen)} of its {len(known)} images were not looked at, and "
+                        f"{len(seen - known)} that were are not in it (the first is {min(known ^ seen)}); "
+                        "score with the annotation file that inference ran on")
+
+
+def _defined(value: float) -> float | None:
+    """lvis-api and pycocotools write -1 for a mean over nothing."""
+    return None if value == -1 else float(value)
+
+
+def _figures(figures: dict[str, float], max_dets: int) -> dict[str, float | None]:
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf",
+             *(f"AR{area}@{max_dets}" for area in ("", "s", "m", "l"))]
+    return {name: _defined(figures.get(name, -1)) for name in names}
+
+
+def _per_class(document: dict[str, Any], precisions: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    import numpy as np
+
+    rows = []
+    for at, category in enumerate(sorted(document["categories"], key=lambda c: c["id"])):
+        row = {"id": category["id"], "name": category["name"],
+               **{key: category.get(key) for key in ("frequency", "image_count", "instance_count")}}
+        for iou_type, precision in precisions.items():
+            values = precision[:, :, at, 0]  # area 0 is all areas
+            values = values[values > -1]
+            row[iou_type] = float(np.mean(values)) if len(values) else None
+        rows.append(row)
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures: Python and each library that is installed."""
+    found = {"python": platform.python_version()}
+    for name in ("lvis", "pycocotools", "numpy", "torch", "torchvision", "mmcv-full", "mmdet"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def metrics_document(metrics: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes into ``metrics.json``: the figures of :func:`score` and where they came from.
+
+    Args:
+        metrics: result of :func:`score`.
+        provenance: what the figures can be traced by, ``PROVENANCE`` at least.
+    """
+    missing = [key for key in PROVENANCE if provenance.get(key) is None]
+    if missing:
+        raise ValueError(f"provenance lacks {', '.join(missing)}: figures without it cannot be trusted")
+    return {"format": FORMAT, **metrics, "provenance": dict(provenance)}

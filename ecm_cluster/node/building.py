@@ -1,0 +1,106 @@
+"""From the run's config to a model, an optimizer, a loader and a runner, as mmdet's ``train_detector`` does it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from mmcv.parallel import MMDistributedDataParallel, collate
+from mmcv.parallel.registry import MODULE_WRAPPERS
+from mmcv.parallel.scatter_gather import scatter_kwargs
+from mmcv.runner import Fp16OptimizerHook, OptimizerHook, build_optimizer
+from mmdet.datasets import build_dataset
+from mmdet.models import build_detector
+
+from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
+from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
+
+from . import preemption
+from .world import Place
+
+INIT = 4  # the stream of random numbers for initialisation
+
+
+class Loader(torch.utils.data.DataLoader):
+    """A DataLoader whose workers Slurm's signals do not hurt."""
+
+    def __iter__(self) -> Any:
+        with preemption.blocked():
+            return super().__iter__()
+
+
+@MODULE_WRAPPERS.register_module()
+class CPUParallel(MMDistributedDataParallel):
+    """DDP over gloo on CPU: mmcv's scatters only where there are GPUs, and DataContainers would reach the model."""
+
+    def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
+        inputs, kwargs = scatter_kwargs(inputs, kwargs, [-1], dim=self.dim)
+        return super().train_step(*inputs[0], **(kwargs[0] if kwargs else {}))
+
+
+@MODULE_WRAPPERS.register_module()
+class OneProcess(torch.nn.Module):
+    """A single rank needs no DDP, only its scatter."""
+
+    def __init__(self, module: torch.nn.Module, device: int) -> None:
+        super().__init__()
+        self.module, self.device_id, self.dim = module, device, 0
+
+    def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
+        inputs, kwargs = scatter_kwargs(inputs, kwargs, [self.device_id], dim=self.dim)
+        return self.module.train_step(*inputs[0], **(kwargs[0] if kwargs else {}))
+
+
+def loader(cfg: Any, place: Place, seed: int, device: str) -> tuple[Loader, Any]:
+    """The training loader of one rank, and the dataset."""
+    dataset = build_dataset(cfg.data.train)
+    options = {"samples_per_gpu": cfg.data.get("samples_per_gpu", 1),
+               "workers_per_gpu": cfg.data.get("workers_per_gpu", 0), **cfg.data.get("train_dataloader", {})}
+    order = Order(group_flags(dataset), options["samples_per_gpu"], place.world_size, seed)
+    workers = options["workers_per_gpu"]
+    return Loader(
+        SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, place.rank), num_workers=workers,
+        collate_fn=partial(collate, samples_per_gpu=options["samples_per_gpu"]), pin_memory=device == "cuda",
+        persistent_workers=bool(options.get("persistent_workers")) and workers > 0,
+        # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws
+        generator=torch.Generator().manual_seed(seed)), dataset
+
+
+def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: Any) -> torch.nn.Module:
+    """The initialised detector, wrapped for training on this rank."""
+    seed_all(seed, INIT)
+    detector = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
+    detector.init_weights()
+    detector.CLASSES = classes
+    if device == "cuda":
+        detector = detector.cuda(index)
+    if place.world_size == 1:
+        return OneProcess(detector, index if device == "cuda" else -1)
+    if device == "cuda":
+        return MMDistributedDataParallel(detector, device_ids=[index], broadcast_buffers=False,
+                                         find_unused_parameters=cfg.get("find_unused_parameters", False))
+    # with find_unused_parameters DDP keeps the layout of its buckets, so that a resumed run sums in the same order
+    return CPUParallel(detector, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta: dict[str, Any],
+           stamp: str) -> Any:
+    """mmcv's runner of the kind that the config asks for, with the config's hooks, ready to be restored."""
+    kind = cfg.runner["type"]
+    classes = {"EpochBasedRunner": PositionedEpochBasedRunner, "IterBasedRunner": PositionedIterBasedRunner}
+    limits = {k: v for k, v in cfg.runner.items() if k != "type"}
+    made = classes[kind](wrapped, optimizer=build_optimizer(wrapped, cfg.optimizer), work_dir=logs_dir,
+                         logger=logger, meta=meta, **limits)
+    made.timestamp = stamp
+    distributed = not isinstance(wrapped, OneProcess)
+    if cfg.get("fp16") is not None:
+        optimizer_config: Any = Fp16OptimizerHook(**(cfg.get("optimizer_config") or {}), **cfg.fp16,
+                                                  distributed=distributed)
+    elif distributed and "type" not in (cfg.get("optimizer_config") or {}):
+        optimizer_config = OptimizerHook(**(cfg.get("optimizer_config") or {}))
+    else:
+        optimizer_config = cfg.get("optimizer_config") or {}
+    made.register_training_hooks(cfg.lr_config, optimizer_config, None, cfg.get("log_config"),
+                                 cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
+    return made

@@ -1,0 +1,214 @@
+"""Inference of one rank: a share of the test images through a stock mmdet model, into a shard of columns.
+
+Ranks take every world-size-th image: no image is done twice, large and small ones spread evenly, and ranks
+need not talk to each other. With one image a batch, mmdet's default, an image's detections do not depend on
+the number of ranks. A larger ``samples_per_gpu`` pads images to the largest of their batch, and results then
+depend a little on which images fall into one batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv import Config
+from mmcv.parallel import collate, scatter
+from mmcv.runner import CheckpointLoader, wrap_fp16_model
+from mmdet.core import encode_mask_results
+from mmdet.datasets import build_dataset, replace_ImageToTensor
+from mmdet.models import build_detector
+from torch.utils.data import DataLoader, Subset
+
+from ..errors import UserError
+from ..lvis.columns import Detections, of_image
+from ..lvis.detections import DetectionWriter
+from .building import Loader
+
+Progress = Callable[[int, int], None]
+
+
+def infer(cfg: Config, checkpoint: Path, shard: Path, rank: int, world_size: int, device: str,
+          on_progress: Progress | None = None) -> Path:
+    """Detect on this rank's images of ``cfg.data.test`` and write its shard.
+
+    Args:
+        cfg: resolved mmdet config, its ``custom_imports`` done.
+        checkpoint: as mmcv writes it.
+        shard: the file to write.
+        rank: 0 <= rank < world_size.
+        world_size: number of ranks that share the images.
+        device: ``cpu`` or ``cuda:<index>``.
+        on_progress: called with (images done, images of this rank).
+
+    Raises:
+        UserError: config, checkpoint and annotation file do not go together.
+    """
+    dataset, batch, workers = build_test_set(cfg)
+    model = build_model(cfg, checkpoint, dataset, device)
+    loader = Loader(Subset(dataset, range(rank, len(dataset), world_size)), batch_size=batch,
+                    num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch))
+    return run_inference(model, loader, shard, device, on_progress)
+
+
+def run_inference(model: torch.nn.Module, loader: DataLoader, path: Path, device: str,
+                  on_progress: Progress | None = None) -> Path:
+    """Detect on the images of ``loader``, in order, and write them to ``path``.
+
+    Args:
+        model: an mmdet detector in eval mode on ``device``.
+        loader: batches of a :class:`Subset` of an mmdet dataset in test mode, not shuffled.
+        path: the shard to write.
+        device: where the model is.
+        on_progress: called with (images done, images in all).
+    """
+    share = loader.dataset
+    assert isinstance(share, Subset)
+    dataset: Any = share.dataset
+    positions = list(share.indices)
+    writer, done = DetectionWriter(len(dataset)), 0
+    for data in loader:
+        # the scatter of MMDataParallel on CPU unpacks the DataContainers; its way to a GPU passes a device
+        # number where torch >= 2.1 wants a device
+        data = _to_device(scatter(data, [-1])[0], device)
+        with torch.no_grad():
+            results = model(return_loss=False, rescale=True, **data)
+        for result in results:
+            position = positions[done]
+            writer.add(position, _columns(dataset.img_ids[position], dataset.cat_ids, result))
+            done += 1
+        if on_progress:
+            on_progress(done, len(positions))
+    assert done == len(positions)
+    return writer.write(path)
+
+
+def build_test_set(cfg: Config) -> tuple[Any, int, int]:
+    """The dataset of ``cfg.data.test`` in test mode, images a batch, and DataLoader workers.
+
+    The numbers come from where mmdet 2.x has them: ``data.test_dataloader``, or ``data.test`` (batch) and
+    ``data`` (workers); their defaults are 1 and 2.
+    """
+    test, loader = cfg.data["test"], cfg.data.get("test_dataloader", {})
+    if not isinstance(test, dict) or test["type"] == "ConcatDataset":
+        raise UserError("data.test: several data sets at once cannot be scored; evaluate each with a config "
+                        "whose data.test is one dict")
+    settings = copy.deepcopy(test)
+    batch = loader.get("samples_per_gpu", settings.pop("samples_per_gpu", 1))
+    settings["test_mode"] = True
+    if batch > 1:  # ImageToTensor makes tensors that cannot be padded to one size
+        settings["pipeline"] = replace_ImageToTensor(settings["pipeline"])
+    dataset = build_dataset(settings)
+    if not (hasattr(dataset, "cat_ids") and hasattr(dataset, "img_ids")):
+        raise UserError(f"data.test.type: {test['type']} has no image and category ids; LVIS and COCO data "
+                        "sets have")
+    if dataset.CLASSES is not None and len(dataset.CLASSES) != len(dataset.cat_ids):
+        raise UserError(f"data.test: {test['ann_file']} has {len(dataset.cat_ids)} categories, the data set "
+                        f"names {len(dataset.CLASSES)} classes; set data.test.classes to the file's")
+    return dataset, batch, loader.get("workers_per_gpu", cfg.data.get("workers_per_gpu", 2))
+
+
+def build_model(cfg: Config, checkpoint: Path, dataset: Any, device: str) -> torch.nn.Module:
+    """The detector of ``cfg.model`` with a checkpoint's weights, in eval mode on ``device``.
+
+    No initial weights are fetched. mmcv's own loading leaves what a checkpoint lacks at random values and
+    goes on; here that is an error.
+    """
+    settings = copy.deepcopy(cfg.model)
+    settings.pop("train_cfg", None)
+    settings.pop("pretrained", None)
+    model = build_detector(settings, test_cfg=cfg.get("test_cfg"))
+    if cfg.get("fp16") is not None and device != "cpu":
+        wrap_fp16_model(model)
+    try:
+        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu")
+    except FileNotFoundError:
+        raise UserError(f"{checkpoint}: there is no such checkpoint") from None
+    except Exception as error:  # zipfile's, pickle's and torch's, by what is wrong with the file
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(f"{checkpoint}: not a checkpoint that can be read ({first})") from error
+    check_classes(checkpoint, content.get("meta", {}).get("CLASSES"), dataset)
+    load_weights(model, content.get("state_dict", content), checkpoint)
+    model.CLASSES = dataset.CLASSES
+    return model.to(device).eval()
+
+
+def check_classes(checkpoint: Path, trained: Sequence[str] | None, dataset: Any) -> None:
+    """Refuse a checkpoint that was trained for other classes, or for the same in another order.
+
+    Checkpoints that do not say their classes (as some converted ones) pass: their number is checked when the
+    model answers.
+    """
+    if trained is None or dataset.CLASSES is None or tuple(trained) == tuple(dataset.CLASSES):
+        return
+    remedy = "evaluate with the data set that it was trained for"
+    if len(trained) != len(dataset.CLASSES):
+        raise UserError(f"{checkpoint}: trained for {len(trained)} classes, the test data set has "
+                        f"{len(dataset.CLASSES)}; {remedy}")
+    first = next(i for i, (a, b) in enumerate(zip(trained, dataset.CLASSES)) if a != b)
+    raise UserError(f"{checkpoint}: class {first} was {trained[first]!r} in training and is "
+                    f"{dataset.CLASSES[first]!r} in the test data set; {remedy}")
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
+    """Load weights into ``model``; refuse a checkpoint that lacks any, or has one of another shape.
+
+    A loss's buffers (class counts and what follows from them) come from the config, whatever the checkpoint
+    has. What a checkpoint has beyond the model's own is named in a warning.
+    """
+    buffers = {name for name, _ in model.named_buffers() if ".loss_" in name}
+    named = ((re.sub(r"^module\.", "", name), value) for name, value in weights.items())
+    stripped = OrderedDict((name, value) for name, value in named if name not in buffers)
+    if hasattr(weights, "_metadata"):  # versions of modules, by which some rename old weights
+        stripped._metadata = weights._metadata  # type: ignore[attr-defined]
+    try:
+        missing, unknown = model.load_state_dict(stripped, strict=False)
+    except RuntimeError as error:
+        first = " ".join(str(error).split("\n")[1].split())
+        raise UserError(f"{checkpoint}: not of this model ({first}); evaluate with its own config") from error
+    missing = [n for n in missing if n not in buffers and not n.endswith("num_batches_tracked")]
+    if missing:
+        raise UserError(f"{checkpoint}: lacks {len(missing)} weights of this model (the first is "
+                        f"{missing[0]}); evaluate with its own config")
+    unknown = [n for n in unknown if ".loss_" not in n]
+    if unknown:
+        warnings.warn(f"{checkpoint}: {len(unknown)} of its weights are not in this model (the first is "
+                      f"{unknown[0]}) and are left out", stacklevel=2)
+
+
+def _to_device(data: Any, device: str) -> Any:
+    if isinstance(data, torch.Tensor):
+        return data.to(device, non_blocking=True)
+    if isinstance(data, (list, tuple)):
+        return type(data)(_to_device(x, device) for x in data)
+    if isinstance(data, dict):
+        return {key: _to_device(value, device) for key, value in data.items()}
+    return data
+
+
+def _columns(image_id: int, cat_ids: Sequence[int], result: Any) -> Detections:
+    """One image's answer of an mmdet detector (boxes by class, or boxes and masks by class) as columns."""
+    boxes, masks = result if isinstance(result, tuple) else (result, None)
+    if not isinstance(boxes, list) or len(boxes) != len(cat_ids):
+        answer = f"boxes for {len(boxes)} classes" if isinstance(boxes, list) else type(boxes).__name__
+        raise UserError(f"model: it answers with {answer}, the test data set has {len(cat_ids)} categories; "
+                        "expected is a detector whose num_classes is that number")
+    stacked = np.concatenate(boxes).astype(np.float64)
+    rles = mask_scores = None
+    if masks is not None:
+        encoded = encode_mask_results(masks)
+        if isinstance(encoded, tuple):
+            encoded, by_class = encoded
+            mask_scores = np.concatenate([np.asarray(scores, np.float64).reshape(-1) for scores in by_class])
+        rles = [rle for of_class in encoded for rle in of_class]
+    # corners are subtracted in double precision, as mmdet's results2json does
+    xywh = np.concatenate([stacked[:, :2], stacked[:, 2:4] - stacked[:, :2]], axis=1)
+    categories = np.repeat(cat_ids, [len(of_class) for of_class in boxes])
+    return of_image(image_id, categories, stacked[:, 4], xywh, rles, mask_scores)

@@ -1,0 +1,72 @@
+"""Signals: SIGTERM and SIGUSR2 set a flag, in the trainer and in its supervisor; nothing else happens in a handler.
+
+Slurm signals every process of a job step. So a child that must not be hurt (a DataLoader worker, a Slurm command)
+starts with both signals blocked; a trainer starts with them blocked too, until its own handlers stand, and then
+finds a signal that came while it was importing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+_received: list[int] = []
+_forward: list[Callable[[int], None]] = []
+
+
+def watch() -> None:
+    """Install the handlers and let the signals in."""
+    for number in SIGNALS:
+        signal.signal(number, _note)
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _note(number: int, frame: object) -> None:
+    _received.append(number)
+    for call in _forward:
+        call(number)
+
+
+def forward_to(call: Callable[[int], None] | None) -> None:
+    """Pass further signals on; None ends it."""
+    _forward[:] = [] if call is None else [call]
+
+
+def asked_to_stop() -> bool:
+    """Whether one of the signals has come since the last :func:`clear`."""
+    return bool(_received)
+
+
+def received() -> list[str]:
+    """Names of the signals that came, in order."""
+    return [signal.Signals(n).name for n in _received]
+
+
+def clear() -> None:
+    _received.clear()
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Children made inside start with both signals blocked, and keep them so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def prepare_child() -> None:
+    """In a forked child, before exec: block the signals, and die with the parent.
+
+    Without the second, a supervisor that is killed would leave a trainer behind that goes on computing, and
+    committing, beside the next attempt.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,260 @@
+"""The parent of a rank's worker process: it takes part in the attempt, watches the worker, and records the end.
+
+It imports neither torch nor mmdet, so it answers signals while the worker cannot (imports, rendezvous, staging).
+Every task of a job runs one. Rank 0's takes the attempt's number and decides what follows an agreed stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from .. import checkpoints, cluster, files, recovery
+from ..run import Run, Work
+from . import preemption, world
+
+EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
+JOIN_SECONDS = 600.0
+STAY_SECONDS = 3600.0
+
+
+class AttemptFailed(RuntimeError):
+    """Ends the task with a non-zero code: an incomplete job must never look completed to Slurm."""
+
+
+class Supervisor:
+    """Carries one rank of one piece of work through one start of its job."""
+
+    module = ""  # the worker's module
+
+    def __init__(self, work: Work, run: Run) -> None:
+        self.work, self.training = work, run
+        self.place = world.identify()
+        self.generation = 0
+
+    # -- what the two kinds of work answer differently
+
+    def already_done(self) -> bool:
+        raise NotImplementedError
+
+    def basis(self, ledger: Any) -> dict[str, Any]:
+        """Rank 0: what the attempt starts from, as fields of its file."""
+        raise NotImplementedError
+
+    # -- the life of a task
+
+    def run(self) -> None:
+        """Until the work is done; raises :class:`AttemptFailed` in every other case."""
+        while not self.already_done():
+            attempt = self.take_attempt()
+            if attempt is None:
+                return
+            ledger = self.work.ledger(attempt, f"task{self.place.rank:03d}")
+            ledger.write("start", pid=os.getpid(), host=socket.gethostname(), rank=self.place.rank)
+            code = self.watch_worker(attempt, ledger)
+            if code == EXIT_STOPPED:
+                self.after_stop(attempt, ledger)
+            elif code != 0:
+                self.after_failure(attempt, ledger, code)
+            elif not self.already_done() and self.place.rank == 0:
+                ledger.write("end", cause="crashed", detail="the worker ended without completing its work",
+                             rank=0)
+                raise AttemptFailed("the worker ended without completing its work")
+            else:
+                return
+
+    def take_attempt(self) -> int | None:
+        """The attempt's number: rank 0 creates its file, the others wait for it. None: the work is done."""
+        mark = f"{self.place.identity}:{self.generation}"
+        if self.place.rank == 0:
+            return self._create_attempt(mark)
+        end = time.monotonic() + JOIN_SECONDS
+        while time.monotonic() < end:
+            newest = self.work.newest_attempt()
+            if newest and self.work.read_attempt(newest).get("identity") == mark:
+                return newest
+            if self.already_done():
+                return None
+            time.sleep(0.1)
+        raise AttemptFailed(f"rank 0 began no attempt within {JOIN_SECONDS:.0f} s")
+
+    def _create_attempt(self, mark: str) -> int:
+        self.work.attempts_dir.mkdir(parents=True, exist_ok=True)
+        while True:
+            number = self.work.newest_attempt() + 1
+            ledger = self.work.ledger(number, "task000")
+            record = {"number": number, "identity": mark, "time": round(time.time(), 3),
+                      "host": socket.gethostname(), "job_id": self.place.job_id, "cluster": self.place.cluster,
+                      "restart": self.place.restart, "nodes": self.place.nodes,
+                      "world_size": self.place.world_size, **self.basis(ledger)}
+            if files.create_exclusive(self.work.attempt_file(number), json.dumps(record, indent=1)):
+                return number
+
+    def watch_worker(self, attempt: int, ledger: Any) -> int:
+        """Start the worker and wait for its end; ends it when another rank has failed.
+
+        Returns:
+            Its exit code, negative for a signal.
+        """
+        self.work.logs_dir.mkdir(parents=True, exist_ok=True)
+        with open(self.work.rank_log(self.place.rank), "ab") as log:
+            log.write(f"---- attempt {attempt}, job {self.place.job_id} on {socket.gethostname()}, "
+                      f"rank {self.place.rank} of {self.place.world_size}\n".encode())
+            log.flush()
+            worker = subprocess.Popen(
+                [sys.executable, "-m", self.module, str(self.training.path), str(attempt)], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, env={**os.environ, **world.export(self.place)},
+                preexec_fn=preemption.prepare_child)
+        # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
+        preemption.forward_to(lambda number: _send(worker, number))
+        if preemption.asked_to_stop():
+            _send(worker, signal.SIGTERM)
+        try:
+            while True:
+                try:
+                    return worker.wait(timeout=0.5)
+                except subprocess.TimeoutExpired:
+                    if self.work.abort_file(attempt).exists():
+                        self._end_worker(worker)
+        finally:
+            preemption.forward_to(None)
+
+    def _end_worker(self, worker: subprocess.Popen) -> None:
+        worker.kill()
+        worker.wait()
+
+    # -- how it ended
+
+    def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
+        """Record a crash or kill once, tell the other ranks, and fail the task."""
+        told = self.work.abort_file(attempt).exists()
+        ends = [e for e in self.work.events() if e.attempt == attempt and e.kind == "end"]
+        if not told and not any(e.get("rank") == self.place.rank for e in ends):
+            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            cause = "killed" if code < 0 else "crashed"
+            detail = f"rank {self.place.rank} on {socket.gethostname()}: {how}"
+            if code > 0:
+                detail += f"; see {self.work.rank_log(self.place.rank)}"
+            ledger.write("end", cause=cause, detail=detail, rank=self.place.rank)
+        if not told:
+            files.write_json(self.work.abort_file(attempt), {"rank": self.place.rank, "code": code})
+        raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
+                            f"see {self.work.rank_log(self.place.rank)}")
+
+    def after_stop(self, attempt: int, ledger: Any) -> None:
+        """All ranks have stopped at the same step: rank 0 finds out why, and they do the same thing."""
+        path = self.work.decision_file(attempt)
+        if self.place.rank == 0:
+            decision = self._decide(attempt, ledger)
+            files.write_json(path, decision)
+        else:
+            decision = _await_json(path, 120.0) or {"action": "stop", "cause": "unknown"}
+        preemption.clear()
+        if decision["action"] == "again":
+            self.generation += 1
+            return
+        if decision["action"] == "stay":
+            if self.place.rank == 0 and decision["cause"] in ("preempted", "time limit"):
+                self._requeue(ledger)
+            # exiting 0 here would complete the job for Slurm, and start what waits for it; Slurm ends the task
+            time.sleep(STAY_SECONDS)
+        raise AttemptFailed(f"stopped: {decision['cause']}")
+
+    def _decide(self, attempt: int, ledger: Any) -> dict[str, Any]:
+        if self.place.cluster == "local":
+            cancelled = self.training.cancel_file.exists()
+            cause = "cancelled" if cancelled else "signalled"
+            ledger.write("end", cause=cause, detail=f"{', '.join(preemption.received()) or 'signal'} received",
+                         rank=0)
+            return {"action": "stop", "cause": cause}
+        cause = self._ask_slurm()
+        action = {"signalled": "again", "cancelled": "stop"}.get(cause, "stay")
+        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text, rank=0, next=action)
+        return {"action": action, "cause": cause}
+
+    def _ask_slurm(self) -> str:
+        lead = float(self.training.spec["job"]["signal_lead"])
+        while True:
+            answer = cluster.show_job(self.place.job_id)
+            cause = recovery.why_signalled(answer, self.place.restart, lead, cluster.seconds_left(answer))
+            if cause != "unknown":
+                return cause
+            time.sleep(5)  # slurmctld is down or restarting; until it answers there is nothing right to do
+
+    def _requeue(self, ledger: Any) -> None:
+        # asked again, since a scancel may have come meanwhile: a requeue would bring the cancelled job back to life
+        cause = self._ask_slurm()
+        if cause in ("preempted", "time limit"):
+            accepted = cluster.requeue(self.place.job_id)
+            ledger.write("requeue", accepted=accepted, cause=cause)
+            if accepted:
+                return
+        elif cause != "requeued":
+            ledger.write("requeue", accepted=False, cause=cause)
+            raise AttemptFailed(f"not requeued: {cause}")
+        if cause != "requeued":
+            raise AttemptFailed("Slurm refused the requeue; the run is stopped and can be resumed")
+
+
+class TrainingSupervisor(Supervisor):
+    """Supervises a rank of a training."""
+
+    module = "ecm_cluster.node.train"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, run)
+
+    def already_done(self) -> bool:
+        return self.training.completion() is not None
+
+    def basis(self, ledger: Any) -> dict[str, Any]:
+        newest, broken = checkpoints.newest_sound(self.training)
+        for manifest, reason in broken:
+            ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
+        return {"from": newest.file if newest else None,
+                "accepts": [m.file for m in checkpoints.accepted(self.training)]}
+
+
+class EvaluationSupervisor(Supervisor):
+    """Supervises a rank of an evaluation."""
+
+    module = "ecm_cluster.node.evaluate"
+
+    def already_done(self) -> bool:
+        return self.work.metrics() is not None  # type: ignore[attr-defined]
+
+    def basis(self, ledger: Any) -> dict[str, Any]:
+        return {"from": self.training.completion()["checkpoint"], "accepts": []}  # type: ignore[index]
+
+
+def evaluation_supervisor(run: Run) -> EvaluationSupervisor:
+    """The supervisor of the evaluation of a run's last checkpoint.
+
+    Raises:
+        AttemptFailed: The run is not complete; a half-trained model is never scored as if it were the result.
+    """
+    if run.completion() is None:
+        raise AttemptFailed(f"{run.name} is not complete: its evaluation does not run")
+    from ..chain import last_evaluation
+
+    return EvaluationSupervisor(last_evaluation(run), run)
+
+
+def _send(worker: subprocess.Popen, number: int) -> None:
+    if worker.poll() is None:
+        worker.send_signal(number)
+
+
+def _await_json(path: Any, seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists():
+            return files.read_json(path)
+        time.sleep(0.1)
+    return None

@@ -1,0 +1,46 @@
+"""What travels to a compute node: a callable that holds a path and nothing else.
+
+A fresh start and a restart are the same call; all progress lives in the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class Train:
+    """One task (rank) of a training job."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def __call__(self) -> None:
+        _answer_signals_from_here_on()
+        from ..run import Run
+        from . import supervisor
+
+        supervisor.TrainingSupervisor(Run(self.run)).run()
+
+
+class Evaluate:
+    """One task (rank) of an evaluation job."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def __call__(self) -> None:
+        _answer_signals_from_here_on()
+        from ..run import Run
+        from . import supervisor
+
+        supervisor.evaluation_supervisor(Run(self.run)).run()
+
+
+def _answer_signals_from_here_on() -> None:
+    # submitit's own handlers pickle and requeue from within the handler, on rank 0 alone; ours replace them at once
+    from . import preemption
+
+    preemption.watch()
+    os.environ["PYTHONUNBUFFERED"] = "1"
+
+

@@ -1,0 +1,150 @@
+"""A rank's worker process: trains from the newest valid checkpoint, if there is one, to the end.
+
+Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. Exit codes: 0 the run is complete;
+75 all ranks agreed to stop and committed; 1 anything else, with the reason in the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+from ..run import Run, write_heartbeat
+from . import preemption
+from .supervisor import EXIT_STOPPED
+from .world import Place, device_index, identify, join
+
+
+def main(run_path: str, attempt: int) -> int:
+    """Train; see the module's docstring for what is returned."""
+    preemption.watch()
+    run, place = Run(run_path), identify()
+    write_heartbeat(run, attempt, place.rank, phase="starting")
+    try:
+        enter(run)
+        return train(run, place, attempt)
+    except BaseException as error:
+        record_failure(run, attempt, place.rank, "train", error)
+        return 1
+
+
+def enter(run: Run) -> None:
+    """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
+    sys.path[:] = [p for p in sys.path if p not in ("", os.getcwd())]
+    os.chdir(run.spec["cwd"])
+    threads = str(run.spec["threads"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = threads  # read when torch is imported, so before it
+
+
+def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseException) -> None:
+    """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
+    traceback.print_exc()
+    text = " ".join(str(error).split())[:500]
+    work.ledger(attempt, f"{role}{rank:03d}").write(
+        "end", cause="crashed", rank=rank, detail=f"rank {rank}: {type(error).__name__}: {text}",
+        traceback=traceback.format_exc()[-8000:])
+
+
+def load_config(run: Run) -> Any:
+    """The frozen config, with the modules that it registers imported."""
+    from mmcv import Config
+    from mmcv.utils import import_modules_from_strings
+
+    cfg = Config.fromfile(str(run.config_file))
+    if cfg.get("custom_imports"):
+        import_modules_from_strings(**cfg["custom_imports"])
+    return cfg
+
+
+def train(run: Run, place: Place, attempt: int) -> int:
+    """Build everything, restore, run; collective over all ranks of the attempt."""
+    # torch and mmdet take seconds to import: the signal handlers stand before
+    import cv2
+    import torch
+    import torch.distributed as dist
+
+    from . import building
+    from .boundary import AgreedStop, Boundary
+    from .logs import training_logger
+
+    spec, cfg = run.spec, load_config(run)
+    device, seed = spec["job"]["device"], spec["job"]["seed"]
+    torch.set_num_threads(spec["threads"])
+    cv2.setNumThreads(0)
+    index = device_index(place, torch.cuda.device_count()) if device == "cuda" else 0
+    if device == "cuda":
+        torch.cuda.set_device(index)
+        torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
+    group = join(place, run.rendezvous_file(attempt), device, timeout=1800.0)
+    logger = training_logger(run, place.rank)
+    if place.rank == 0:
+        logger.info("attempt %d: %d ranks on %d nodes, job %s", attempt, place.world_size, place.nodes, place.job_id)
+
+    loader, dataset = building.loader(cfg, place, seed, device)
+    wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
+    meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
+    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, f"attempt{attempt:04d}")
+
+    def max_iterations() -> int:
+        return runner.max_iters or runner.max_epochs * len(loader)
+
+    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=checkpoint_interval(spec, cfg),
+                        minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
+                        max_iterations=max_iterations)
+    runner.prepare(seed, boundary)
+    restore(run, attempt, place.rank, runner, cfg, logger)
+    write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,
+                    iterations=max_iterations(), epoch=runner.epoch)
+    try:
+        if runner.iter < max_iterations():
+            runner.run([loader], [("train", 1)])
+        boundary.complete(runner)
+        code = 0
+    except AgreedStop:
+        logger.info("stopped at iteration %d after a signal; the checkpoint is committed", runner.iter)
+        code = EXIT_STOPPED
+    # rank 0 holds the store: nobody leaves before all have arrived
+    dist.barrier(group)
+    dist.destroy_process_group()
+    return code
+
+
+def checkpoint_interval(spec: dict[str, Any], cfg: Any) -> int:
+    """Iterations between checkpoints: the job's, else the config's where it counts iterations."""
+    stock = cfg.get("checkpoint_config") or {}
+    by_iterations = not stock.get("by_epoch", cfg.runner["type"] == "EpochBasedRunner")
+    return spec["job"]["checkpoint_every"] or (int(stock.get("interval", 0)) if by_iterations else 0)
+
+
+def restore(run: Run, attempt: int, rank: int, runner: Any, cfg: Any, logger: Any) -> None:
+    """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
+    import torch
+    from mmcv.runner import load_checkpoint
+
+    source = run.read_attempt(attempt)["from"]
+    if source is None:
+        if cfg.get("load_from"):
+            load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+        return
+    state = torch.load(run.checkpoints_dir / source, map_location="cpu", weights_only=True)
+    own = state.get("rank_buffers") or []
+    if own:
+        if len(own) != runner.world_size:
+            raise RuntimeError(f"{source} holds the buffers of {len(own)} ranks, and this attempt has "
+                               f"{runner.world_size}: continue with the number of ranks that the run began with")
+        state["state_dict"].update(own[rank])
+    runner.restore(state)
+    if rank == 0:
+        logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
+                    runner.position)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not sys.exit: after a failure of another rank, torch's and NCCL's threads may hang while they are torn down
+    os._exit(code)

@@ -1,0 +1,248 @@
+"""From a job to a plan: the config resolved, the data checked, what will be trained and where. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import chain, cluster, config, files, weights
+from . import job as jobs
+from .errors import UserError, one_of
+
+RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
+
+
+@dataclass
+class Plan:
+    """Everything that submission will do, before it does any of it.
+
+    Attributes:
+        cfg: The resolved mmdet config, paths absolute, class counts still a path.
+        problems: Why submission would refuse; a dry run shows them, a real one raises the first.
+        warnings: What the user should know but may want.
+    """
+
+    job: jobs.Job
+    cluster: str
+    cfg: dict[str, Any]
+    config_path: str
+    config_files: list[Path]
+    annotations: dict[str, Path]
+    images: dict[str, Path]
+    weights: list[weights.Weight]
+    batch: dict[str, Any]
+    partition: cluster.Partition | None = None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make(job: jobs.Job, where: str) -> Plan:
+    """Resolve a job for ``where`` (``slurm`` or ``local``).
+
+    Raises:
+        UserError: The config cannot be read or asks for what the launcher cannot do. What is wrong with the data
+            is collected in ``problems`` instead, so that a dry run can show the rest.
+    """
+    path = jobs.find_config(job.config)
+    cfg = config.apply_options(config.read(path), job.options)
+    refuse_what_is_not_covered(cfg)
+    root = job.data_root or cfg.get("data_root")
+    if root:
+        cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
+    plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
+                weights.find(cfg), global_batch(cfg, job))
+    scale_learning_rate(plan)
+    check_data(plan)
+    check_place(plan)
+    return plan
+
+
+def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
+    """Config settings that this launcher does not carry out, said before anything runs."""
+    if "model" not in cfg or "data" not in cfg:
+        raise UserError("config: it has no model or no data; give a whole mmdet 2.x detection config")
+    for key in ("runner", "optimizer", "lr_config"):
+        if key not in cfg:
+            raise UserError(f"config: it has no {key!r}; give a whole mmdet 2.x config, e.g. with a schedule of "
+                            "_base_/schedules/")
+    kind = cfg["runner"].get("type")
+    if kind not in RUNNERS:
+        raise one_of("config: runner.type", kind, RUNNERS)
+    workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
+    if workflow != [("train", 1)]:
+        raise UserError("config: workflow: only [('train', 1)] is legal; checkpoints are scored by evaluation jobs")
+    if (cfg["data"].get("train_dataloader") or {}).get("class_aware_sampler"):
+        raise UserError("config: data.train_dataloader.class_aware_sampler is not covered; use ClassBalancedDataset")
+
+
+def nested(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dict in a config value, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from nested(inner)
+
+
+def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
+    """The first ``key`` in data.train and data.test, by split, absolute."""
+    found = {}
+    for split in ("train", "test"):
+        for block in nested(cfg["data"].get(split)):
+            if isinstance(block.get(key), str):
+                prefix = block.get("data_root") or ""
+                found[split] = Path(os.path.abspath(os.path.join(prefix, block[key])))
+                break
+    return found
+
+
+def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
+    """Samples per step and per GPU, the learning rate, and what the config was written for."""
+    data = cfg["data"]
+    per_gpu = {**data, **(data.get("train_dataloader") or {})}.get("samples_per_gpu", 1)
+    optimizer = cfg["optimizer"]
+    rates = optimizer.get("lr") if "type" in optimizer else None
+    scaling = cfg.get("auto_scale_lr") or {}
+    return {"per_gpu": per_gpu, "global": per_gpu * job.world_size, "lr": rates,
+            "base": scaling.get("base_batch_size"), "scale": bool(scaling.get("enable")), "rule": "as in the config"}
+
+
+def scale_learning_rate(plan: Plan) -> None:
+    """mmdet's linear rule, where the config asks for it; a plain warning where it does not and the batch differs."""
+    batch = plan.batch
+    base, rate = batch["base"], batch["lr"]
+    if not base or rate is None or base == batch["global"]:
+        return
+    scaled = rate * batch["global"] / base
+    if batch["scale"]:
+        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled})
+        batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
+    else:
+        plan.warnings.append(
+            f"the config's learning rate {rate:g} is for a batch of {base}, this run's batch is {batch['global']}; "
+            f"--set optimizer.lr={scaled:g} or --set auto_scale_lr.enable=True follows the linear rule")
+
+
+def check_data(plan: Plan) -> None:
+    """Annotation files and image folders of training and test: there, and whole as far as can be told quickly."""
+    from .lvis import layout
+
+    summaries = {}
+    for split, path in plan.annotations.items():
+        try:
+            summaries[split] = layout.check_annotation_file(path, f"data.{split}.ann_file")
+            if split in plan.images:
+                layout.check_images(summaries[split], plan.images[split], f"data.{split}.img_prefix")
+        except UserError as error:
+            plan.problems.append(str(error))
+    names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in summaries.items()}
+    if len(names) == 2 and names["train"] != names["test"]:
+        plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
+                             f"{plan.annotations['train']}; take both from one data set")
+
+
+def check_place(plan: Plan) -> None:
+    """What can be known of the place before sbatch is asked."""
+    job = plan.job
+    if plan.cluster == "local":
+        if job.device == "cuda" and job.nodes > 1:
+            raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
+                            "--device cpu, where ranks of several nodes run side by side")
+        if job.gpu_type or job.partition:
+            plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
+        return
+    known = cluster.partitions() if cluster.slurm_available() else []
+    if not known:
+        return
+    if job.partition is None:
+        plan.partition = next((p for p in known if p.default), None)
+        return
+    plan.partition = next((p for p in known if p.name == job.partition.split(",")[0]), None)
+    for name in job.partition.split(","):
+        if name not in {p.name for p in known}:
+            raise one_of("partition", name, [p.name for p in known])
+
+
+def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
+    """Put the counts themselves where a loss names a file, in place; a run must not change with the file.
+
+    Returns:
+        Digest of the counts, by the loss's type.
+    """
+    from mmdet_ext.class_counts import ClassCountError, read_class_counts
+
+    digests = {}
+    for block in nested(cfg["model"]):
+        source = block.get("class_counts")
+        if isinstance(source, str):
+            try:
+                counts = read_class_counts(source, block.get("count_field", "instance_count"))
+                counts.positive(clamp=bool(block.get("clamp_zero_counts")))
+            except ClassCountError as error:
+                raise UserError(f"class_counts: {error}") from None
+            block["class_counts"] = [int(n) if float(n).is_integer() else n for n in counts.counts]
+            digests[str(block.get("type"))] = files.digest_text(repr(block["class_counts"]))
+    return digests
+
+
+def describe(plan: Plan) -> str:
+    """The plan as text, a line for each question a user has."""
+    job, batch = plan.job, plan.batch
+    unit = "GPU" if job.device == "cuda" else "CPU rank"
+    lines = [
+        ("config", plan.config_path),
+        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs and {job.mem_per_gpu} each, "
+                  f"{job.threads_per_rank} thread(s) a rank"),
+        ("where", describe_place(plan)),
+        ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
+                  f"({batch['rule']})"),
+        ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
+         + f"; seed {job.seed}"),
+        ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
+        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
+        ("checkpoints", describe_checkpoints(job)),
+        ("evaluation", describe_evaluation(plan)),
+    ]
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def describe_place(plan: Plan) -> str:
+    """Partition, time limit, and what happens on preemption and at the limit."""
+    job = plan.job
+    if plan.cluster == "local":
+        return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
+    part = plan.partition
+    name = job.partition or (f"{part.name} (the default)" if part else "the cluster's default")
+    text = f"partition {name}, time limit {job.time}"
+    if part is None:
+        return text + "; when preempted or out of time: commit, requeue, go on"
+    if part.preempt_mode.startswith("REQUEUE"):
+        return text + f"; when preempted (grace {part.grace} s) or out of time: commit, requeue, go on"
+    if part.preempt_mode.startswith("OFF"):
+        return text + "; never preempted; when out of time: commit, requeue, go on"
+    return text + f"; preemption mode {part.preempt_mode} (grace {part.grace} s): commit, ask for a requeue"
+
+
+def describe_weight(weight: weights.Weight) -> str:
+    if weight.url is None:
+        return str(weight.path)
+    return f"{weight.source} " + (f"(in {weight.path})" if weight.present else f"(to fetch: {weight.url})")
+
+
+def describe_checkpoints(job: jobs.Job) -> str:
+    every = [f"every {job.checkpoint_every} iterations"] if job.checkpoint_every else []
+    if job.checkpoint_minutes:
+        every.append(f"every {job.checkpoint_minutes:g} minutes")
+    return ", ".join([*every, "at the end of each epoch", "after a signal"]) + f"; the last {job.keep} and epochs' ends stay"
+
+
+def describe_evaluation(plan: Plan) -> str:
+    if chain.EVALUATE not in chain.stages(plan.job):
+        return "none"
+    block = plan.job.evaluation
+    return (f"the last checkpoint, after the training is complete, on {block.nodes or 1} node(s) × "
+            f"{block.gpus or plan.job.gpus}")

@@ -1,0 +1,187 @@
+"""What a run is doing and why, folded from its directory and one answer of Slurm for all runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .. import checkpoints, cluster, recovery
+from ..run import Evaluation, Run, Work
+
+SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
+ENDED_WELL = ("COMPLETED",)
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING")
+LIVE = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")
+
+
+@dataclass
+class RunState:
+    """One run as ``status`` shows it.
+
+    Attributes:
+        state: ``submitting``, ``waiting``, ``running``, ``evaluating``, ``done``, ``complete`` (trained, and not
+            scored yet), ``stopped`` or ``failed``.
+        reason: Why it is in this state, in a few words.
+        next: What the user may type, if there is something to do.
+        seconds_per_iteration, loss: Of the newest heartbeat.
+    """
+
+    run: str
+    path: str
+    state: str
+    reason: str
+    next: str | None = None
+    attempt: int = 0
+    iteration: int | None = None
+    iterations: int | None = None
+    epoch: int | None = None
+    loss: float | None = None
+    seconds_per_iteration: float | None = None
+    checkpoint: str | None = None
+    jobs: dict[str, str | None] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fold(runs: Sequence[Run]) -> list[RunState]:
+    """The states of many runs, with one question to Slurm for all of them."""
+    ids = [s.job_id for r in runs for s in r.submissions() if s.cluster == "slurm" and s.job_id]
+    known = cluster.query(ids) if ids and cluster.slurm_available() else {}
+    return [fold_one(run, known) for run in runs]
+
+
+def fold_one(run: Run, known: dict[str, cluster.JobState]) -> RunState:
+    """The state of one run, given what Slurm knows."""
+    submissions = {s.stage: s for s in run.submissions()}
+    state = RunState(run.name, str(run.path), "", "", jobs={k: s.job_id for k, s in submissions.items()})
+    _progress(run, state)
+    train = submissions.get("train")
+    mark = run.completion()
+    if mark is not None:
+        state.checkpoint, state.iteration, state.epoch = mark["checkpoint"], mark["iteration"], mark["epoch"]
+        _after_training(run, state, submissions.get("evaluate") or train, known)
+    elif train is None or train.job_id is None:
+        state.state, state.reason = "submitting", "the submission was interrupted"
+        state.next = f"python -m ecm_cluster.submit --name {run.name} --runs-dir {run.path.parent}"
+    else:
+        alive, text = liveness(run, train.job_id, train.cluster, known)
+        _unfinished(run, state, alive, text)
+    return state
+
+
+def _progress(run: Run, state: RunState) -> None:
+    state.attempt = run.newest_attempt()
+    committed = checkpoints.accepted(run)
+    if committed:
+        newest = committed[-1]
+        state.checkpoint, state.iteration, state.epoch = newest.file, newest.iteration, newest.epoch
+    beat = run.heartbeat(state.attempt) if state.attempt else None
+    if beat:
+        state.iteration = beat.get("iteration", state.iteration)
+        state.iterations, state.epoch = beat.get("iterations"), beat.get("epoch", state.epoch)
+        state.loss, state.seconds_per_iteration = beat.get("loss"), beat.get("seconds_per_iteration")
+
+
+def liveness(run: Work, job_id: str, where: str, known: dict[str, cluster.JobState]) -> tuple[str, str]:
+    """Whether a job is ``waiting``, ``live``, ``ended`` or ``unknown``, and Slurm's own words for it."""
+    if where == "local":
+        return ("live", f"local driver {job_id}") if pid_alive(job_id, str(run.path)) else ("ended", "")
+    told = known.get(job_id)
+    if told is None:
+        return "unknown", f"Slurm knows no job {job_id}"
+    reason = f" ({told.reason})" if told.reason and told.reason != "None" else ""
+    if told.state in WAITING:
+        return "waiting", f"job {job_id} {told.state.lower()}{reason}"
+    if told.state in LIVE:
+        return "live", f"job {job_id} on Slurm"
+    return "ended", f"job {job_id} {told.state.lower()}{reason}"
+
+
+def pid_alive(pid: str, mark: str) -> bool:
+    """Whether the driver with this pid lives on this machine: its command line names the run."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            return mark.encode() in handle.read()
+    except OSError:
+        return False
+
+
+def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:
+    end = recovery.last_end(run.events(), state.attempt) if state.attempt else None
+    why = (end.get("detail") or end["cause"]) if end else ""
+    if alive == "waiting":
+        state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
+    elif alive == "live":
+        beat = run.heartbeat(state.attempt) if state.attempt else None
+        phase = (beat or {}).get("phase", "starting")
+        going_on = f", after: {why}" if end else ""
+        state.state, state.reason = "running", f"{phase}{going_on}"
+    elif alive == "unknown" and end is None and _heard_lately(run, state.attempt):
+        state.state, state.reason = "running", "by its heartbeat; Slurm does not answer"
+    elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
+        state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
+    else:
+        stopped = end is not None and recovery.ENDINGS[end["cause"]].action in ("continue", "wait")
+        state.state = "stopped" if stopped else "failed"
+        state.reason = why or text or recovery.ENDINGS["lost"].text
+        state.next = f"less {run.rank_log(end.get('rank') or 0) if end else _log_of(run)}"
+
+
+def _log_of(run: Run) -> Any:
+    logs = sorted(run.submitit_dir.glob("*_log.out"), key=lambda p: p.stat().st_mtime)
+    return logs[-1] if logs else run.local_log
+
+
+def _heard_lately(run: Run, attempt: int) -> bool:
+    beat = run.heartbeat(attempt) if attempt else None
+    return bool(beat) and time.time() - beat["time"] < SILENT_SECONDS
+
+
+def _after_training(run: Run, state: RunState, submission: Any, known: dict[str, cluster.JobState]) -> None:
+    finished = [e for e in run.evaluations() if e.metrics() is not None]
+    wanted = run.spec["job"]["evaluation"]["enabled"]
+    if finished:
+        document = finished[-1].metrics() or {}
+        state.state, state.reason = "done", "trained and scored"
+        state.evaluation = {"metrics_file": os.path.relpath(finished[-1].metrics_file, run.path),
+                            **summary(document)}
+        return
+    if not wanted:
+        state.state, state.reason = "done", "trained; no evaluation was asked for"
+        return
+    alive, text = liveness(run, submission.job_id, submission.cluster, known) if submission and submission.job_id \
+        else ("ended", "no evaluation job was recorded")
+    pending = run.evaluations()
+    if alive == "waiting":
+        state.state, state.reason = "complete", f"trained; evaluation: {text}"
+    elif alive == "live" or (alive == "unknown" and pending):
+        state.state, state.reason = "evaluating", _evaluation_phase(pending)
+    else:
+        end = next((recovery.last_end(e.events(), e.newest_attempt()) for e in pending), None)
+        state.state, state.reason = "failed", "evaluation: " + ((end.get("detail") if end else None) or text)
+        if pending:
+            state.next = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}"
+
+
+def _evaluation_phase(pending: list[Evaluation]) -> str:
+    beat = pending[-1].heartbeat(pending[-1].newest_attempt()) if pending else None
+    if not beat:
+        return "starting"
+    share = f" {beat['done']}/{beat['total']} images" if "done" in beat else ""
+    return f"{beat['phase']}{share}"
+
+
+def summary(document: dict[str, Any]) -> dict[str, float | None]:
+    """The headline figures of a metrics document, 0 to 1, unrounded."""
+    found: dict[str, float | None] = {}
+    for kind in ("bbox", "segm"):
+        figures = document.get("metrics", {}).get(kind) or {}
+        for name in ("AP", "AP50", "APr", "APc", "APf"):
+            if name in figures:
+                found[f"{kind}_{name}"] = figures[name]
+    return found

@@ -1,0 +1,58 @@
+"""Average precision as plain text: percent with one decimal, a dash where a figure is undefined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNDEFINED = "–"
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+
+
+def percent(value: float | None) -> str:
+    """A fraction of one as percent."""
+    return UNDEFINED if value is None else f"{100 * value:.1f}"
+
+
+def metrics_table(document: Mapping[str, Any]) -> str:
+    """One row for each kind of overlap (bbox, segm), one column for each figure.
+
+    Args:
+        document: content of ``metrics.json``, or what :func:`ecm_cluster.lvis.scoring.score` returns.
+    """
+    recall = f"AR@{document['max_dets']}"
+    rows = [[iou_type, *(percent(figures[name]) for name in (*FIGURES, recall))]
+            for iou_type, figures in document["figures"].items()]
+    return _aligned(["", *FIGURES, recall], rows, left=1)
+
+
+def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> str:
+    """One row for each class, those with the most training images first, those of unknown count last.
+
+    Args:
+        document: as for :func:`metrics_table`.
+        limit: show the ``limit`` most frequent and the ``limit`` rarest classes only.
+    """
+    iou_types = list(document["figures"])
+    classes = sorted(document["per_class"], key=lambda c: (-(c["image_count"] or 0), c["id"]))
+    rows = [[c["name"], c["frequency"] or UNDEFINED, _count(c["image_count"]), _count(c["instance_count"]),
+             *(percent(c[iou_type]) for iou_type in iou_types)] for c in classes]
+    if limit is not None and len(rows) > 2 * limit:
+        gap = [f"({len(rows) - 2 * limit} more)", *[""] * (3 + len(iou_types))]
+        rows = [*rows[:limit], gap, *rows[len(rows) - limit:]]
+    return _aligned(["class", "freq", "images", "instances", *(f"{t} AP" for t in iou_types)], rows, left=2)
+
+
+def _count(value: int | None) -> str:
+    return UNDEFINED if value is None else f"{value}"
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Columns two spaces apart, the first ``left`` flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths))]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(map(line, (header, *rows)))

@@ -1,0 +1,148 @@
+"""Say what every run is doing, and why; with RUN, the whole story of one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import chain, cli, cluster, recovery
+from . import job as jobs
+from . import run as runs
+from .errors import UserError
+from .reporting import state as states
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.status
+  python -m ecm_cluster.status runs/mask_rcnn_r50_1x-001
+  python -m ecm_cluster.status --json | jq '.[] | {run, state, iteration}'
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.status", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", nargs="?", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    if args.run:
+        found = [runs.find(args.run, runs_dir)]
+    elif args.runs_dir and not runs_dir.is_dir():
+        raise UserError(f"runs-dir: {runs_dir} is no folder; give the one that --runs-dir of submit named")
+    else:
+        found = runs.list_runs(runs_dir)
+    if cluster.slurm_available():
+        for run in found:
+            chain.adopt(run)
+    folded = states.fold(found)
+    if args.json:
+        values: Any = [{**s.as_dict(), **({"events": story(r)} if args.run else {})} for r, s in zip(found, folded)]
+        print(json.dumps(values[0] if args.run else values, indent=1))
+    elif args.run:
+        print_story(found[0], folded[0])
+    elif folded:
+        print_table(folded)
+    else:
+        print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
+    return cli.EXIT_OK
+
+
+def print_table(folded: Sequence[states.RunState]) -> None:
+    """One line a run."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "state", "attempt", "iteration", "epoch", "loss", "AP", "why"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("attempt", "iteration", "epoch", "loss", "AP")
+                         else "left")
+    for s in folded:
+        table.add_row(s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
+                      "" if s.loss is None else f"{s.loss:.3f}", headline(s), s.reason)
+    console = Console(width=None if _on_terminal() else 160)
+    console.print(table)
+
+
+def _on_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
+
+
+def progress(s: states.RunState) -> str:
+    """``300/900``, or what of it is known."""
+    if s.iteration is None:
+        return ""
+    return f"{s.iteration}/{s.iterations}" if s.iterations else str(s.iteration)
+
+
+def headline(s: states.RunState) -> str:
+    """Box AP in percent, if the run is scored."""
+    value = s.evaluation.get("bbox_AP")
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def story(run: Run) -> list[dict[str, Any]]:
+    """Every event of the run and of its evaluations, in order."""
+    rows = [{"work": "train", "attempt": e.attempt, "writer": e.writer, "kind": e.kind, "time": e.time, **e.fields}
+            for e in run.events()]
+    for evaluation in run.evaluations():
+        rows += [{"work": evaluation.key, "attempt": e.attempt, "writer": e.writer, "kind": e.kind, "time": e.time,
+                  **e.fields} for e in evaluation.events()]
+    return rows
+
+
+def print_story(run: Run, s: states.RunState) -> None:
+    """State, reason, next step, then what happened, attempt by attempt."""
+    print(f"{s.run}: {s.state}: {s.reason}")
+    if s.next:
+        print(f"next: {s.next}")
+    print(f"folder: {s.path}")
+    if s.jobs:
+        print("jobs: " + ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items()))
+    if s.iteration is not None:
+        speed = f", {s.seconds_per_iteration:.2f} s an iteration" if s.seconds_per_iteration else ""
+        loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
+        print(f"progress: iteration {progress(s)}, epoch {s.epoch}{loss}{speed}")
+    for row in story(run):
+        text = tell(row)
+        if text:
+            when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
+            label = row["work"] + (f" attempt {row['attempt']}" if row["attempt"] else "")
+            print(f"  {when}  {label:<18} {text}")
+    for evaluation in run.evaluations():
+        if evaluation.table_file.exists() and evaluation.metrics() is not None:
+            print(f"\n{evaluation.key}\n{evaluation.table_file.read_text().rstrip()}")
+
+
+def tell(row: dict[str, Any]) -> str | None:
+    """One event in words, or None for what only rank 0's line need say."""
+    kind = row["kind"]
+    if kind == "submitted":
+        return f"{row['stage']} submitted as job {row['job_id']}" + (" (found again)" if row.get("adopted") else "")
+    if kind == "start":
+        return f"started on {row['host']}" if row.get("rank") == 0 else None
+    if kind == "commit":
+        return f"committed {row['checkpoint']} in {row['seconds']:.1f} s"
+    if kind == "quarantine":
+        return f"put {row['checkpoint']} into quarantine: {row['reason']}"
+    if kind == "requeue":
+        return "requeued" if row["accepted"] else f"Slurm refused to requeue ({row['cause']})"
+    if kind == "end":
+        known = recovery.ENDINGS.get(row["cause"])
+        return f"ended: {row['cause']}: {row.get('detail') or (known.text if known else '')}"
+    return None
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

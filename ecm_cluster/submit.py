@@ -1,0 +1,222 @@
+"""Submit a training run and the evaluation behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__, cli
+from . import job as jobs
+from .errors import UserError
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
+  python -m ecm_cluster.submit jobs/r50_1x.yaml --nodes 2 --gpus 8 --dry-run
+  python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
+  python -m ecm_cluster.submit demo --cluster local --wait
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.submit", description=__doc__, epilog=EPILOG)
+    made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
+    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
+                      help="slurm, or local: this machine, without Slurm (default: slurm)")
+    jobs.add_flags(made)
+    made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
+                      help="mmdet option, e.g. optimizer.lr=0.01; may be repeated")
+    made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
+    made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
+    made.add_argument("--dry-run", action="store_true", help="print plan and sbatch scripts, write nothing")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    job = read_job(args)
+    if args.cluster == "slurm" and not args.dry_run:
+        require_slurm()
+    run_dir = Path(job.runs_dir).expanduser().absolute()
+    if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
+        return go_on_submitting(Run(run_dir / job.name), args)
+
+    from . import planning
+
+    plan = planning.make(job, args.cluster)
+    run = Run(run_dir / (job.name or next_name(run_dir, plan.config_path)))
+    print(f"run {run.path}\n{planning.describe(plan)}")
+    for text in plan.warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    if args.dry_run:
+        return dry_run(run, plan)
+    if plan.problems:
+        raise UserError(plan.problems[0])
+    create(run, plan)
+    return start(run, plan.job, args)
+
+
+def read_job(args: argparse.Namespace) -> jobs.Job:
+    """The validated job of a command line."""
+    from . import config
+
+    flags: dict[str, Any] = jobs.given_flags(args)
+    if args.options:
+        flags["options"] = dict(config.parse_option(text) for text in args.options)
+    if args.no_eval:
+        flags["evaluation"] = {"enabled": False}
+    job = jobs.load(args.job, flags)
+    if job.name and (os.sep in job.name or job.name.startswith(".")):
+        raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
+    return job
+
+
+def require_slurm() -> None:
+    from . import cluster
+
+    if not cluster.slurm_available():
+        raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); give --cluster local to run "
+                        "here, or submit from a login node")
+
+
+def next_name(runs_dir: Path, config_path: str) -> str:
+    """The config's name and the first free number."""
+    stem = Path(config_path).stem
+    number = 1
+    while (runs_dir / f"{stem}-{number:03d}").exists():
+        number += 1
+    return f"{stem}-{number:03d}"
+
+
+def dry_run(run: Run, plan: Any) -> int:
+    """The scripts that would be submitted, and what would be refused."""
+    from . import chain, cluster
+
+    if plan.cluster == "slurm":
+        for stage in chain.stages(plan.job):
+            after = "TRAIN_JOB_ID" if stage != chain.TRAIN else None
+            asked = chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN", after)
+            print(f"\n# ---- sbatch script: {stage}\n{cluster.render(asked)}")
+    for text in plan.problems:
+        print(f"would be refused: {text}", file=sys.stderr)
+    print("dry run: nothing was written or submitted")
+    return cli.EXIT_OK
+
+
+def create(run: Run, plan: Any) -> None:
+    """Make the run directory; run.json comes last, and makes it a run."""
+    from . import config, files, planning, snapshot, weights
+
+    cfg = plan.cfg
+    counts = planning.freeze_class_counts(cfg)
+    fetched = weights.fetch(plan.weights, progress=_progress())
+    cfg = weights.rewrite(cfg, fetched)
+    text = config.dump(cfg)
+    run.path.mkdir(parents=True, exist_ok=True)
+    if any(run.path.iterdir()) and not run.config_file.exists() and not run.code_dir.exists():
+        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
+    for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
+        folder.mkdir(exist_ok=True)
+    home = jobs.resource_dir("configs").parent
+    code = snapshot.freeze(run.code_dir, [home / "ecm_cluster", home / "mmdet_ext"] if (home / "ecm_cluster").is_dir()
+                           else package_dirs(), plan.config_files, Path(plan.job.code) if plan.job.code else None)
+    files.write_text(run.config_file, text)
+    digests = {"config": files.digest_text(text)}
+    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
+        if split in plan.annotations:
+            digests[name] = files.digest(plan.annotations[split])
+    files.write_json(run.run_file, {
+        "name": run.name, "submitted": round(time.time(), 3), "cluster": plan.cluster, "cwd": os.getcwd(),
+        "threads": plan.job.threads_per_rank, "config": plan.config_path, "job": plan.job.as_dict(),
+        "batch": plan.batch, "digests": digests, "class_counts": counts, "code": code,
+        "weights": [_weight_record(w) for w in fetched], "versions": versions()})
+
+
+def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
+    """Submit the chain, say what was done and what to type next, wait if asked to."""
+    from . import chain
+
+    if args.cluster == "local":
+        ids = {"driver": chain.submit_local(run, job)}
+    else:
+        ids = chain.submit(run, job)
+    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    stop = f"kill {ids['driver']}" if args.cluster == "local" else "scancel " + " ".join(ids.values())
+    print(f"next:\n  python -m ecm_cluster.status {shown}\n  tail -F {os.path.join(shown, 'logs', run.train_log.name)}"
+          f"\n  {stop}")
+    if args.wait:
+        from . import waiting
+
+        return waiting.follow(run)
+    return cli.EXIT_OK
+
+
+def go_on_submitting(run: Run, args: argparse.Namespace) -> int:
+    """A run of this name is there: submit what its former submission did not come to, or refuse."""
+    from . import chain
+
+    job = chain.frozen_job(run)
+    cluster_name = run.spec["cluster"]
+    chain.adopt(run)
+    wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
+    recorded = [s.stage for s in run.submissions() if s.job_id]
+    if set(wanted) <= set(recorded):
+        raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it out")
+    print(f"run {run.path}: its submission was interrupted; submitting what is missing")
+    args.cluster = cluster_name
+    return start(run, job, args)
+
+
+def package_dirs() -> list[Path]:
+    """Where the two packages lie when they are installed apart from a checkout."""
+    import importlib.util
+
+    found = []
+    for name in ("ecm_cluster", "mmdet_ext"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.submodule_search_locations
+        found.append(Path(next(iter(spec.submodule_search_locations))))
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of this program, Python, and every library that figures depend on, as far as installed here."""
+    from importlib import metadata
+
+    found = {"ecm-cluster": __version__, "python": platform.python_version()}
+    for name in ("submitit", "torch", "torchvision", "mmcv-full", "mmdet", "lvis", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _weight_record(weight: Any) -> dict[str, Any]:
+    import dataclasses
+
+    record = dataclasses.asdict(weight)
+    return {k: str(v) if isinstance(v, Path) else v for k, v in record.items()}
+
+
+def _progress() -> Any:
+    last = [0.0]
+
+    def show(weight: Any, done: int, total: int | None) -> None:
+        if time.monotonic() - last[0] >= 2.0 or done == total:
+            last[0] = time.monotonic()
+            share = f"{100 * done / total:.0f} %" if total else f"{done >> 20} MiB"
+            print(f"fetching {weight.source}: {share}", file=sys.stderr)
+
+    return show
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,198 @@
+"""synthesize: write a small made-up data set in the LVIS v1 format, to try things without LVIS."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import importlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import cli
+from .errors import UserError
+from .files import TMP_MARK, fsync_dir, kill_point, write_json
+
+if TYPE_CHECKING:
+    from .lvis.synthetic import Spec
+
+MANIFEST = "synthetic.json"  # written last; a folder without it is not ours to touch
+REMEDY = "pip install 'ecm-cluster[train]'"
+
+DESCRIPTION = """\
+Write a data set in exactly the LVIS v1 format: textured shapes on cluttered backgrounds, classes with a Zipf
+tail (rare, common and frequent as LVIS defines them), federated annotations.
+
+  OUT/annotations/lvis_v1_{train,val}.json   OUT/train2017/*.jpg   OUT/val2017/*.jpg
+"""
+EPILOG = """\
+The same arguments give the same bytes. OUT appears whole or not at all; a second call with the same arguments
+leaves a complete OUT as it is and mends a damaged one.
+
+example, enough for a small model to learn from in minutes on a CPU:
+  python -m ecm_cluster.synthesize data/lvis_synthetic --train-images 600 --val-images 100 --classes 24
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = cli.Parser(prog="python -m ecm_cluster.synthesize", description=DESCRIPTION, epilog=EPILOG)
+    p.add_argument("out", metavar="OUT", type=Path, help="the folder to make: the root of the data set")
+    p.add_argument("--train-images", type=int, default=600, metavar="N", help="training images (%(default)s)")
+    p.add_argument("--val-images", type=int, default=100, metavar="M", help="validation images (%(default)s)")
+    p.add_argument("--classes", type=int, default=24, metavar="C", help="classes, up to 1296 (%(default)s)")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="what all draws follow from (%(default)s)"
+    )
+    p.add_argument(
+        "--image-size",
+        type=int,
+        default=128,
+        metavar="PX",
+        help="longer side of an image in pixels (%(default)s)",
+    )
+    p.add_argument(
+        "--min-images", type=int, metavar="K",
+        help="least training images of a class (5, or as many as fit)",
+    )  # fmt: skip
+    p.add_argument(
+        "--force", action="store_true", help="replace OUT if synthesize made it with other arguments"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        # numpy, OpenCV and pycocotools are not part of a login node's install, and --help needs none of them;
+        # numpy first, as OpenCV without it prints lines of its own
+        importlib.import_module("numpy")
+        from .lvis.synthetic import Spec
+    except ImportError as error:
+        raise UserError(f"synthesize needs numpy, OpenCV and pycocotools ({error}): {REMEDY}") from error
+
+    spec = Spec(args.train_images, args.val_images, args.classes, args.seed, args.image_size, args.min_images)
+    manifest, outcome = synthesize(args.out, spec, force=args.force, progress=_progress)
+    _report(args.out, manifest, outcome)
+    return cli.EXIT_OK
+
+
+def synthesize(
+    out: str | os.PathLike, spec: Spec, force: bool = False, progress: Callable[..., Any] | None = None
+) -> tuple[dict[str, Any], str]:
+    """Make the data set at ``out`` unless it is there already.
+
+    Args:
+        force: replace what an earlier call made there with other arguments.
+        progress: context manager, called with the number of images, that gives a function to call for each.
+
+    Returns:
+        The manifest, and what was done: ``written``, ``mended`` (it was damaged) or ``kept``.
+
+    Raises:
+        UserError: ``out`` holds something else, or cannot be written.
+    """
+    from .lvis import synthetic  # heavy: see main
+
+    root = Path(out).resolve()
+    present = _present(root, spec, force)
+    same = present is not None and present["arguments"] == vars(spec)
+    if present is not None and same and synthetic.intact(root, present):
+        return present, "kept"
+    owner = f".{root.name}{TMP_MARK}{socket.gethostname()}-"
+    tmp = root.with_name(f"{owner}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _sweep(root.parent, owner)
+        tmp.mkdir(parents=True)
+        with (progress or _silent)(spec.train_images + spec.val_images) as advance:
+            manifest = synthetic.write(tmp, spec, advance)
+        write_json(tmp / MANIFEST, manifest)
+        kill_point("before-rename", root)
+        _take_place(tmp, root)
+    except OSError as error:
+        raise UserError(f"{root} cannot be written ({error.strerror or error}): give another OUT") from error
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return manifest, "mended" if same else "written"
+
+
+def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
+    """The manifest of what stands at ``root``, None where nothing does; refuse to touch anything else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    try:
+        manifest = json.loads((root / MANIFEST).read_text())
+        arguments = dict(manifest["arguments"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root} holds something that synthesize did not make: give a new folder") from error
+    if arguments != vars(spec) and not force:
+        differ = [k for k, v in vars(spec).items() if arguments.get(k) != v]
+        asked = ", ".join(f"--{k.replace('_', '-')} was {arguments.get(k)}" for k in differ)
+        raise UserError(f"{root} was made with other arguments ({asked}): add --force to replace it")
+    return manifest
+
+
+def _sweep(folder: Path, owner: str) -> None:
+    """Remove what calls on this host left behind that were killed; of other hosts nothing can be known."""
+    for left in folder.glob(f"{glob.escape(owner)}*"):
+        pid = left.name[len(owner) :].partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _take_place(tmp: Path, root: Path) -> None:
+    """Rename ``tmp`` to ``root``; what was there goes aside first, so that no mixture is ever seen."""
+    old = root.with_name(f"{tmp.name}-old")
+    if root.exists():
+        os.replace(root, old)
+    os.replace(tmp, root)
+    fsync_dir(root.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _silent(total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, one line in a log."""
+    if not sys.stderr.isatty():
+        print(f"drawing {total} images", file=sys.stderr)
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("drawing images", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _report(out: Path, manifest: dict[str, Any], outcome: str) -> None:
+    said = {
+        "kept": "already complete, nothing to do",
+        "mended": "was damaged, written anew",
+        "written": "written",
+    }
+    print(f"{out}: {said[outcome]}")
+    for split in ("train", "val"):
+        part = manifest[split]
+        print(f"  {split:<5} {part['images']} images, {part['annotations']} annotations, "
+              f"{part['classes']} classes")  # fmt: skip
+    groups = manifest["frequency"]
+    print(f"  classes by frequency: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent")
+    missing = manifest["arguments"]["classes"] - manifest["val"]["classes"]
+    if missing:
+        print(f"  note: {missing} classes have no validation image; more --val-images give them some")
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,262 @@
+"""The cache of pretrained weights: each URL fetched once, checked, and kept under its published name.
+
+A file can be put there by hand: then nothing is fetched. Beside each file stands ``<file>.json`` with its
+URL, sha256, size and time of change, so that a digest is worked out once and not at every submission.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from . import files, model_urls
+from .errors import UserError
+
+CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
+STALL_SECONDS = 60.0
+
+Progress = Callable[["Weight", int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One file of weights that a config asks for.
+
+    Attributes:
+        key: Where in the config, dotted, list positions as numbers: ``model.backbone.init_cfg.checkpoint``.
+        source: What stands there: a path, a URL or a name such as ``torchvision://resnet50``.
+        url: Where it is fetched from; None for a path.
+        path: Where the file is, or will be: in the cache, or the user's own.
+        present: Whether it is there; then nothing is fetched.
+    """
+
+    key: str
+    source: str
+    url: str | None
+    path: Path
+    present: bool
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A :class:`Weight` whose file is there: ``digest`` is ``sha256:<hex>``, ``size`` in bytes."""
+
+    weight: Weight
+    path: Path
+    digest: str
+    size: int
+    downloaded: bool
+
+
+def cache_folder() -> Path:
+    """``$ECM_CLUSTER_WEIGHTS``, or ``ecm-cluster/weights`` in the user's cache; the nodes must see it too."""
+    given = os.environ.get(CACHE_ENV)
+    if given:
+        return Path(given).expanduser().absolute()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    return home / "ecm-cluster" / "weights"
+
+
+def file_name(url: str) -> str:
+    """Last component of a URL's path, "" if that is no name for a file."""
+    try:
+        name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    except ValueError:
+        return ""
+    return "" if name in (".", "..") or "\0" in name else name
+
+
+def promised(name: str) -> str:
+    """What a published file's sha256 begins with by its name (``…-0676ba61.pth``); "" if it does not say."""
+    if name in model_urls.WRONG_SUFFIX:
+        return model_urls.WRONG_SUFFIX[name]
+    suffix = re.search(r"-([0-9a-f]{8,64})(\.[A-Za-z]\w*)+$", name)
+    # eight digits can be a date: model-20210616.pth
+    date = suffix and re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d{6})?", suffix[1])
+    return suffix[1] if suffix and not date else ""
+
+
+def place(url: str, folder: Path) -> Path:
+    """Where a URL's file lies: under its own name, so that it can be put there by hand.
+
+    Two URLs can end in the same name (``latest.pth``). Where the name holds no digest, the first one has it,
+    and the next gets a name that begins with a digest of its URL.
+    """
+    name = file_name(url)
+    owner = None if promised(name) else _record(folder / name).get("url")
+    if owner in (None, url):
+        return folder / name
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
+def fetch(weights: Iterable[Weight], progress: Progress | None = None) -> list[Fetched]:
+    """Have every file in place and know its digest; what is in the cache is not fetched again.
+
+    Args:
+        weights: From :func:`ecm_cluster.weights.find`.
+        progress: Called with the weight, the bytes so far, and the bytes in all (None if nobody says).
+
+    Raises:
+        UserError: Naming URL, cause, and where to put the file by hand.
+    """
+    done: dict[str, Fetched] = {}
+    result = []
+    for weight in weights:
+        name = weight.url or str(weight.path)
+        if name not in done:
+            url = weight.url
+            done[name] = _fetch_url(weight, url, progress) if url else _take(weight, weight.path)
+        one = done[name]
+        result.append(Fetched(weight, one.path, one.digest, one.size, one.downloaded))
+    return result
+
+
+def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
+    folder = weight.path.parent
+    path = place(url, folder)
+    if path.is_file():
+        return _take(weight, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / f".{file_name(url)}.lock"):
+            # the one that held the lock before may have put it there, or have taken the plain name
+            path = place(url, folder)
+            return _take(weight, path) if path.is_file() else _download(weight, url, path, progress)
+    except OSError as error:
+        raise UserError(f"{weight.key}: the cache of weights {folder} cannot be written "
+                        f"({error.strerror or error}); set {CACHE_ENV} to a folder that can, or give the "
+                        f"file with --set {weight.key}=PATH") from None
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of one file's name: two submissions at once fetch it once."""
+    # NFS grants an exclusive lock on a writable descriptor alone, so others who share the cache must get one
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.fchmod(fd, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            # a file system without locks: two may fetch at once, and each renames a whole file into place
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        yield
+    finally:
+        os.close(fd)
+
+
+def _record_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What is on record about a file in the cache: url, sha256, size, mtime_ns; empty if nothing is."""
+    try:
+        record = files.read_json(_record_file(path))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _take(weight: Weight, path: Path) -> Fetched:
+    """A file that is there: checked, and read again only if it changed since its digest was recorded."""
+    record = _record(path) if weight.url else {}
+    other = f"give another with --set {weight.key}=PATH"
+    try:
+        stat = path.stat()
+        known = (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+        sha = str(record.get("sha256")) if known else files.digest(path).partition(":")[2]
+        fault = _visible_fault(path)
+    except OSError as error:
+        raise UserError(f"{weight.key}: {path} cannot be read ({error.strerror}); {other}") from None
+    begins = promised(path.name) if weight.url else ""
+    if not fault and not sha.startswith(begins):
+        fault = f"not what its name promises: sha256 {sha[:16]}…, not {begins}…"
+    if fault:
+        again = f"delete it to fetch {weight.url} again, or " if weight.url else ""
+        raise UserError(f"{weight.key}: {path} is {fault}; {again}{other}")
+    if record.get("url") == weight.url and record.get("sha256", sha) != sha:
+        raise UserError(f"{weight.key}: {path} has changed since it was fetched from {weight.url}; delete it "
+                        f"to fetch it again, or delete {_record_file(path)} to accept it as it is")
+    if weight.url and not known:
+        with contextlib.suppress(OSError):  # a cache that others own: then the digest is worked out each time
+            _write_record(path, weight.url, sha, stat)
+    return Fetched(weight, path, f"sha256:{sha}", stat.st_size, downloaded=False)
+
+
+def _write_record(path: Path, url: str, sha: str, stat: os.stat_result) -> None:
+    files.write_json(_record_file(path), {"url": url, "sha256": sha, "size": stat.st_size,
+                                          "mtime_ns": stat.st_mtime_ns})
+
+
+def _visible_fault(path: Path) -> str:
+    """What is wrong with a file of weights at first sight, "" if nothing is.
+
+    PyTorch writes zip archives, and one that was cut short lacks its end.
+    """
+    import zipfile  # imported here: --help and a dry run do not owe it
+
+    with open(path, "rb") as handle:
+        start = handle.read(4)
+        if start == b"PK\3\4" and not zipfile.is_zipfile(handle):
+            return "cut short"
+    return "" if start else "empty"
+
+
+def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -> Fetched:
+    sha, size, total = hashlib.sha256(), 0, None
+    what = f"{weight.key}: {url}"
+    by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
+    with files.replacing(path) as handle:
+        for total, block in _blocks(what, url, by_hand):
+            handle.write(block)
+            sha.update(block)
+            size += len(block)
+            if progress:
+                progress(weight, size, total)
+        if total is not None and size != total:
+            raise UserError(f"{what} broke off after {size} of {total} bytes; try again, or {by_hand}")
+        if not sha.hexdigest().startswith(promised(path.name)):
+            raise UserError(f"{what} arrived with sha256 {sha.hexdigest()[:16]}…, but its name promises "
+                            f"{promised(path.name)}…: a corrupt download; try again, or {by_hand}")
+        handle.flush()
+        os.fsync(handle.fileno())
+        # before the file itself: one without a record could be taken for another URL's of the same name
+        _write_record(path, url, sha.hexdigest(), os.fstat(handle.fileno()))
+    return Fetched(weight, path, f"sha256:{sha.hexdigest()}", size, downloaded=True)
+
+
+def _blocks(what: str, url: str, by_hand: str) -> Iterator[tuple[int | None, bytes]]:
+    """(bytes in all or None, next block) of what a URL answers."""
+    # imported here: 30 ms that --help and a dry run do not owe
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        # some hosts refuse Python's default name
+        with urlopen(Request(url, headers={"User-Agent": "ecm-cluster"}), timeout=STALL_SECONDS) as answer:
+            if answer.headers.get_content_type() == "text/html":
+                raise ValueError("the answer is a web page, perhaps a login")
+            length = answer.headers.get("Content-Length", "")
+            total = int(length) if length.isdigit() else None
+            yield total, b""
+            while block := answer.read(1 << 20):
+                yield total, block
+            return
+    except HTTPError as error:
+        reason = f"{error.code} {error.reason}"
+    except (OSError, HTTPException, ValueError) as error:
+        reason = str(getattr(error, "reason", "") or error)
+    raise UserError(f"{what} cannot be fetched ({reason}); {by_hand}")

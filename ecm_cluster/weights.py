@@ -1,0 +1,128 @@
+"""Pretrained weights: found in a config, fetched once on the login node, local paths put in place of URLs.
+
+Compute nodes often have no network, and a hundred ranks that fetch the same file are a burden where they have
+one. So submission fetches each file once into a folder that all nodes see, and the run holds paths alone.
+
+Covered: ``init_cfg=dict(type='Pretrained', checkpoint=…)`` anywhere; ``load_from``, ``resume_from``; in the
+model ``pretrained``, ``teacher_ckpt`` and any other string that mmcv would open over the network. Not
+covered: what a model's own Python code fetches (for that reason ``pretrained=True`` is refused), and what the
+config of a teacher model names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import model_urls
+from .errors import UserError
+from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, place
+
+__all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite"]
+
+TOP_KEYS = ("load_from", "resume_from")
+MODEL_KEYS = ("pretrained", "teacher_ckpt")
+TABLES: dict[str, Callable[[], dict[str, str]]] = {
+    "torchvision": model_urls.torchvision, "modelzoo": model_urls.torchvision,
+    "open-mmlab": model_urls.open_mmlab, "openmmlab": model_urls.open_mmlab, "mmcls": model_urls.mmcls}
+# everything that mmcv 1.x opens over a network, supported here or not
+NETWORK = re.compile(r"(https?|torchvision|modelzoo|open-mmlab|openmmlab|mmcls|pavi|(\S+:)?s3)://")
+
+
+def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
+    """Everything in a resolved config that a rank would open to read weights from, in the config's order.
+
+    Args:
+        cfg: Dicts, lists and tuples; relative paths in it are taken from the working folder.
+        cache: Default: :func:`cache_folder`.
+
+    Raises:
+        UserError: For a path without a file, an unknown name, or a scheme that cannot be fetched.
+    """
+    folder = cache or cache_folder()
+    return [_resolve(key, source, prefixed, folder) for key, source, prefixed in _references(cfg)]
+
+
+def rewrite(cfg: dict[str, Any], fetched: Iterable[Fetched]) -> dict[str, Any]:
+    """A copy of the config that names the local files; :func:`find` on it gives these and no URL."""
+    return _replace(cfg, "", {one.weight.key: one for one in fetched})
+
+
+def _references(value: Any, key: str = "", in_model: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """(key, source, whether a ``prefix`` beside it can cut the wanted part out) of each reference."""
+    if isinstance(value, dict):
+        initializer = value.get("type") == "Pretrained"
+        for name, item in value.items():
+            here = f"{key}.{name}" if key else str(name)
+            named = (initializer and name == "checkpoint") or (not key and name in TOP_KEYS) or (
+                in_model and name in MODEL_KEYS)
+            if in_model and name == "pretrained" and item is True:
+                raise UserError(f"{here}: True lets the model's own code fetch weights on the compute node; "
+                                f"legal are None, a path and a URL: --set {here}=PATH")
+            if isinstance(item, str) and item and (named or (in_model and NETWORK.match(item))):
+                yield here, item, initializer
+            else:
+                yield from _references(item, here, in_model or here == "model")
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            here = f"{key}.{position}"
+            if in_model and isinstance(item, str) and NETWORK.match(item):
+                yield here, item, False
+            else:
+                yield from _references(item, here, in_model)
+
+
+def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:
+    if key in places:
+        return str(places[key].path)
+    if isinstance(value, dict):
+        new = {name: _replace(item, f"{key}.{name}" if key else str(name), places)
+               for name, item in value.items()}
+        here = places.get(f"{key}.checkpoint")
+        if value.get("type") == "Pretrained" and here and here.weight.source.startswith("mmcls://"):
+            # mmcv keeps of mmcls:// what is below "backbone."; of a path it does so by this prefix
+            new["prefix"] = f"backbone.{value.get('prefix') or ''}"
+        return new
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replace(item, f"{key}.{position}", places) for position, item in enumerate(value))
+    return value
+
+
+def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
+    scheme, found, name = source.partition("://")
+    if not found:
+        path = Path(source).expanduser().absolute()
+        if not path.is_file():
+            raise UserError(f"{key}: there is no file {path}; give one with --set {key}=PATH")
+        return Weight(key, source, None, path, True)
+    if scheme in TABLES:
+        url = _look_up(key, source, scheme, name)
+    elif scheme in ("http", "https"):
+        url = source
+    else:
+        raise UserError(f"{key}: {source} cannot be fetched; legal are a path, http://, https://, "
+                        "torchvision://, open-mmlab:// and mmcls://: download the file and give it with "
+                        f"--set {key}=PATH")
+    if scheme == "mmcls" and not prefixed:
+        raise UserError(f"{key}: {source} is a whole classifier, of which only init_cfg=dict("
+                        f"type='Pretrained', checkpoint={source!r}) takes the backbone: move it there")
+    if not file_name(url):
+        raise UserError(f"{key}: {source} names no file; give a URL that ends in one, or --set {key}=PATH")
+    path = place(url, folder)
+    return Weight(key, source, url, path, path.is_file())
+
+
+def _look_up(key: str, source: str, scheme: str, name: str) -> str:
+    table = TABLES[scheme]()
+    if TABLES[scheme] is model_urls.torchvision:
+        # mmcv takes torchvision's own spelling too: ResNet50_Weights.IMAGENET1K_V2
+        name = name.lower().replace("_weights", "")
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"{key}: {source} is unknown{hint}; legal are names of mmcv's model zoo, URLs and "
+                        f"paths: download the file and give it with --set {key}=PATH")
+    return table[name]

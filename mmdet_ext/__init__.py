@@ -1,0 +1,6 @@
+"""What is registered into mmdet: losses, assigners, runners, datasets. It knows nothing of clusters.
+
+Configs load all of it with
+``custom_imports = dict(imports=['mmdet_ext.register'], allow_failed_imports=False)``. This file imports
+nothing, so that parts which need no torch (:mod:`mmdet_ext.class_counts`) load without it.
+"""

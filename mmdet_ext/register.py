@@ -1,0 +1,7 @@
+"""Import this module, and everything in the package is registered into mmdet (``custom_imports`` does it)."""
+
+from __future__ import annotations
+
+from mmdet_ext import assigners, datasets, ecm_loss
+
+__all__ = ["assigners", "datasets", "ecm_loss"]

@@ -1,0 +1,63 @@
+"""What all tests share: fast ones first, nothing leaks in from the shell, Slurm is skipped or required."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIRE_SLURM = "ECM_CLUSTER_REQUIRE_SLURM"
+
+# deadline: the machine may be busy, so no example is judged by its time
+hypothesis.settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("here")
+
+
+def pytest_configure() -> None:
+    # a shell inside an allocation, or a user's own settings, would change what the verbs do
+    for name in list(os.environ):
+        ours = name.startswith("ECM_CLUSTER_") and name != REQUIRE_SLURM
+        if ours or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
+            del os.environ[name]
+
+
+@pytest.hookimpl(trylast=True)  # after the folders' own conftest files have marked their tests
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def _is_about_slurm(node: pytest.Item | pytest.Collector) -> bool:
+    return node.get_closest_marker("slurm") is not None or ROOT / "tests" / "slurm" in node.path.parents
+
+
+def _refuse_skip(report: Any, node: pytest.Item | pytest.Collector) -> None:
+    """Where Slurm is required, a Slurm test that skips itself, for whatever reason, has failed."""
+    required = os.environ.get(REQUIRE_SLURM) == "1"
+    if required and report.skipped and not hasattr(report, "wasxfail") and _is_about_slurm(node):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although {REQUIRE_SLURM}=1: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report, item)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    report = yield
+    _refuse_skip(report, collector)
+    return report
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT

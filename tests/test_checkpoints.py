@@ -1,0 +1,120 @@
+"""Checkpoints as transactions, and the fence between attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecm_cluster import checkpoints, files
+from ecm_cluster.run import Run
+
+
+def begin(run: Run, number: int) -> None:
+    run.attempts_dir.mkdir(parents=True, exist_ok=True)
+    accepts = [m.file for m in checkpoints.accepted(run)]
+    assert files.create_exclusive(run.attempt_file(number), json.dumps({"number": number, "accepts": accepts}))
+
+
+def commit(run: Run, attempt: int, iteration: int, epoch_end: bool = False) -> checkpoints.Manifest:
+    return checkpoints.commit(run, attempt, lambda f: f.write(f"weights {attempt} {iteration}".encode()),
+                              iteration=iteration, epoch=0, position=iteration, epoch_end=epoch_end)
+
+
+def names(run: Run) -> list[str]:
+    return [m.file for m in checkpoints.accepted(run)]
+
+
+def test_a_run_without_checkpoints_starts_from_nothing(tmp_path):
+    assert checkpoints.newest_sound(Run(tmp_path)) == (None, [])
+
+
+def test_the_newest_sound_checkpoint_is_chosen(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    commit(run, 1, 10)
+    last = commit(run, 1, 20)
+    assert checkpoints.newest_sound(run) == (last, [])
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_broken_newest_checkpoint_is_quarantined_and_the_one_before_it_used(tmp_path, damage):
+    run = Run(tmp_path)
+    begin(run, 1)
+    good, bad = commit(run, 1, 10), commit(run, 1, 20)
+    path = bad.path(run)
+    if damage == "remove":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] if damage == "truncate" else bytes([data[0] ^ 1]) + data[1:])
+    chosen, broken = checkpoints.newest_sound(run)
+    assert chosen == good
+    assert [m.file for m, _ in broken] == [bad.file]
+    assert names(run) == [good.file]
+    assert (run.quarantine_dir / path.with_suffix(".json").name).exists()
+
+
+def test_a_checkpoint_without_its_manifest_does_not_count(tmp_path, root):
+    run = Run(tmp_path)
+    begin(run, 1)
+    program = ("import sys; from ecm_cluster import checkpoints; from ecm_cluster.run import Run; "
+               "checkpoints.commit(Run(sys.argv[1]), 1, lambda f: f.write(b'x'), iteration=5, epoch=0, position=5, "
+               "epoch_end=False)")
+    env = {**os.environ, "PYTHONPATH": str(root), files.KILL_ENV: "before-manifest"}
+    code = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=env, check=False).returncode
+    assert code == -signal.SIGKILL
+    assert run.checkpoint_file(5, 1).exists()
+    assert names(run) == []
+
+
+def test_what_an_old_attempt_commits_after_the_next_began_does_not_count(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    before = commit(run, 1, 10)
+    begin(run, 2)
+    commit(run, 1, 20)
+    assert names(run) == [before.file]
+    after = commit(run, 2, 15)
+    assert names(run) == [before.file, after.file]
+
+
+def test_two_attempts_that_reach_the_same_iteration_never_share_a_file(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    begin(run, 2)
+    assert commit(run, 1, 10).path(run) != commit(run, 2, 10).path(run)
+
+
+def test_a_completion_mark_of_a_fenced_attempt_does_not_count(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    files.write_json(run.complete_file, {"attempt": 1})
+    assert run.completion() is not None
+    begin(run, 2)
+    assert run.completion() is None
+
+
+def test_pruning_keeps_the_last_ones_ends_of_epochs_and_what_is_needed(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    kept = [commit(run, 1, i, epoch_end=i == 20).file for i in (10, 20, 30, 40, 50)]
+    gone = checkpoints.prune(run, keep=2, needed=lambda m: m.iteration == 30)
+    assert gone == [kept[0]]
+    assert names(run) == kept[1:]
+    assert not Path(run.checkpoints_dir / kept[0]).exists()
+
+
+def test_pruning_leaves_what_a_later_attempt_committed(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    commit(run, 1, 10)
+    begin(run, 2)
+    later = [commit(run, 2, i).file for i in (20, 30, 40)]
+    checkpoints.prune(run, keep=1)
+    assert names(run) == [later[-1]]

@@ -1,0 +1,91 @@
+"""Writing what must survive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ecm_cluster import files
+
+WRITE = "import sys; from ecm_cluster import files; files.write_text(sys.argv[1], 'new')"
+CREATE = "import sys; from ecm_cluster import files; files.create_exclusive(sys.argv[1], 'mine')"
+
+
+def run(root: Path, program: str, target: Path, kill_at: str = "") -> int:
+    env = {**os.environ, "PYTHONPATH": str(root), files.KILL_ENV: kill_at}
+    return subprocess.run([sys.executable, "-c", program, str(target)], env=env, check=False).returncode
+
+
+@pytest.mark.parametrize("point", ["after-data", "before-fsync", "before-rename"])
+def test_a_kill_before_the_rename_leaves_the_old_content(root, tmp_path, point):
+    target = tmp_path / "state.json"
+    target.write_text("old")
+    assert run(root, WRITE, target, point) == -signal.SIGKILL
+    assert target.read_text() == "old"
+
+
+def test_a_kill_after_the_rename_leaves_the_new_content(root, tmp_path):
+    target = tmp_path / "state.json"
+    target.write_text("old")
+    assert run(root, WRITE, target, "after-rename") == -signal.SIGKILL
+    assert target.read_text() == "new"
+
+
+def test_a_kill_point_can_be_narrowed_to_a_path(root, tmp_path):
+    assert run(root, WRITE, tmp_path / "b.json", "before-rename:a.json") == 0
+    assert run(root, WRITE, tmp_path / "a.json", "before-rename:a.json") == -signal.SIGKILL
+
+
+def test_what_a_kill_leaves_behind_does_not_disturb_the_next_writer(root, tmp_path):
+    target = tmp_path / "state.json"
+    assert run(root, WRITE, target, "before-rename") == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    assert run(root, WRITE, target) == 0
+    assert target.read_text() == "new"
+
+
+def test_an_exception_while_writing_leaves_the_old_content_and_no_temporary_file(tmp_path):
+    target = tmp_path / "state.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), files.replacing(target) as handle:
+        handle.write(b"half")
+        raise RuntimeError("disk full")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_of_many_that_create_exclusively_exactly_one_succeeds(tmp_path):
+    target, won = tmp_path / "0001.json", []
+    start = threading.Barrier(8)
+
+    def attempt(number: int) -> None:
+        start.wait()
+        if files.create_exclusive(target, f"writer {number}"):
+            won.append(number)
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(won) == 1
+    assert target.read_text() == f"writer {won[0]}"
+
+
+def test_a_kill_before_the_link_creates_nothing(root, tmp_path):
+    target = tmp_path / "0001.json"
+    assert run(root, CREATE, target, "before-link") == -signal.SIGKILL
+    assert not target.exists()
+
+
+def test_the_digest_of_a_file_is_that_of_its_text(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("öre")
+    assert files.digest(path) == files.digest_text("öre")
+    assert files.digest(path) != files.digest_text("ore")

@@ -1,0 +1,126 @@
+"""Job files, site file and flags."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecm_cluster import config, job
+from ecm_cluster.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def no_site(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def write(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return str(path)
+
+
+def test_flags_beat_the_job_file_which_beats_the_site_file(tmp_path):
+    write(tmp_path / "config/ecm-cluster/cluster.yaml", "partition: site\naccount: site\nqos: site\n")
+    made = job.load(write(tmp_path / "a.yaml", "partition: file\naccount: file\n"), {"partition": "flag"})
+    assert (made.partition, made.account, made.qos) == ("flag", "file", "site")
+
+
+def test_the_site_file_can_be_named_by_an_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv(job.SITE_ENV, write(tmp_path / "site.yaml", "account: vision\nslurm: {mail-type: END}\n"))
+    made = job.load(write(tmp_path / "a.yaml", "slurm: {nice: 10}\n"), {})
+    assert made.account == "vision"
+    assert made.slurm == {"mail-type": "END", "nice": 10}
+
+
+def test_a_named_site_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv(job.SITE_ENV, str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read"):
+        job.load(None, {})
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("nods: 2", "did you mean nodes?"),
+    ("nodes: 0", "nodes: 0 is not legal; give a whole number, 1 or more"),
+    ("nodes: true", "nodes: True is not legal"),
+    ("gpus: two", "gpus: 'two' is not legal"),
+    ("time: soon", "time: 'soon' is not legal; give [D-]HH:MM:SS or minutes"),
+    ("mem_per_gpu: lots", "mem_per_gpu: 'lots' is not legal; give a size such as 48G"),
+    ("device: tpu", "legal are: cuda, cpu"),
+    ("setup: module load x", "setup: 'module load x' is not legal; give a list of shell lines"),
+    ("evaluation: {gpu: 1}", "legal are: enabled, nodes, gpus, partition, time"),
+    ("evaluation: 3", "evaluation: 3 is not legal; give a block of keys, or true or false"),
+    ("slurm: {output: x}", "slurm: option 'output' is set by the launcher itself"),
+    ("slurm: {job_name: x}", "use name"),
+    ("- a\n- b", "expected a mapping of keys to values"),
+    ("nodes: [", "not valid YAML"),
+])
+def test_a_wrong_job_file_is_told_in_one_line_that_says_what_is_legal(tmp_path, text, said):
+    with pytest.raises(UserError) as caught:
+        job.load(write(tmp_path / "a.yaml", text), {})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_lists_every_legal_one(tmp_path):
+    with pytest.raises(UserError) as caught:
+        job.load(write(tmp_path / "a.yaml", "zzz: 1"), {})
+    for f in fields(job.Job):
+        assert f.name in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "minutes"), [
+    ("90", 90), ("1:30:00", 90), ("90:00", 90), ("0:30", 1), ("1-0", 1440), ("2-12:30", 3630), ("1-00:00:01", 1441)])
+def test_time_limits_are_read_as_sbatch_reads_them(text, minutes):
+    assert job.parse_time(text) == minutes
+
+
+@given(st.integers(0, 9), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
+def test_every_full_time_limit_is_read(days, hours, minutes, seconds):
+    total = days * 1440 + hours * 60 + minutes + 1
+    assert job.parse_time(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == total
+
+
+@pytest.mark.parametrize("text", ["time: 12:00:00", "time: '12:00:00'"])
+def test_a_time_limit_in_yaml_needs_no_quotes(tmp_path, text):
+    assert job.load(write(tmp_path / "a.yaml", text), {}).time_minutes == 720
+
+
+def test_numbers_in_yaml_are_what_they_look_like(tmp_path):
+    made = job.load(write(tmp_path / "a.yaml", "options: {optimizer.lr: 1e-3, a: 010, b: 7, c: -2.5}"), {})
+    assert made.options == {"optimizer.lr": 1e-3, "a": "010", "b": 7, "c": -2.5}
+
+
+@pytest.mark.parametrize(("text", "mib"), [("48G", 49152), ("1.5GB", 1536), ("500M", 500), ("1TiB", 1048576)])
+def test_memory_sizes(text, mib):
+    assert job.parse_memory(text) == mib
+
+
+def test_every_job_file_that_is_shipped_loads_and_names_a_config_that_exists(root):
+    found = sorted((root / "jobs").glob("*.yaml"))
+    assert len(found) >= 8
+    for path in found:
+        made = job.load(str(path), {})
+        assert config.find(job.find_config(made.config)).is_file(), path
+
+
+def test_the_example_job_file_shows_every_key(root):
+    text = (root / "jobs/example.yaml").read_text()
+    for f in fields(job.Job):
+        if f.name not in ("name", "threads"):
+            assert f"{f.name}:" in text, f.name
+
+
+def test_a_job_survives_the_way_through_run_json(tmp_path):
+    made = job.load(None, {"nodes": 2, "evaluation": {"gpus": 4}, "options": {"a": 1}})
+    assert job.make(made.as_dict()) == made
+
+
+def test_an_unknown_job_file_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="did you mean r50_1x"):
+        job.load("r50_1", {})

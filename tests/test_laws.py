@@ -1,0 +1,504 @@
+"""The laws of the code base, held over the source tree itself: a new module is under them at once.
+
+A test that names an exception says why, and fails when the exception is no longer needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import functools
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
+# rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
+HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.staging", "ecm_cluster.lvis")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One module that another one imports; ``lazy`` if only when some function is called."""
+
+    name: str
+    line: int
+    lazy: bool
+
+
+class Module:
+    """A source file: its dotted name, its text, its tree."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        self.is_package = parts[-1] == "__init__"
+        self.name = ".".join(parts[:-1] if self.is_package else parts)
+        self.text = path.read_text()
+        self.tree = ast.parse(self.text, str(path))
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def where(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @functools.cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
+    @functools.cached_property
+    def imports(self) -> list[Import]:
+        return list(self._imports(self.tree, lazy=False))
+
+    def _imports(self, node: ast.AST, lazy: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (Import(alias.name, child.lineno, lazy) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = self._absolute(child)
+                for alias in child.names:
+                    inner = f"{base}.{alias.name}"
+                    yield Import(inner if inner in names() else base, child.lineno, lazy)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue  # never happens at run time
+            else:
+                function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+                yield from self._imports(child, lazy or function)
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        package = self.name.split(".") if self.is_package else self.name.split(".")[:-1]
+        package = package[: len(package) - node.level + 1]
+        return ".".join(package + ([node.module] if node.module else []))
+
+    @functools.cached_property
+    def docstrings(self) -> set[int]:
+        """Identities of the constants that are documentation, not values."""
+        return {id(node.value) for node in self.nodes
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
+
+    @functools.cached_property
+    def is_verb(self) -> bool:
+        found = {node.name for node in self.tree.body if isinstance(node, ast.FunctionDef)}
+        return {"parser", "main"} <= found and self.name.count(".") == 1
+
+
+@functools.cache
+def modules(*packages: str) -> list[Module]:
+    chosen = packages or ("ecm_cluster", "mmdet_ext")
+    return [Module(path) for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@functools.cache
+def names() -> set[str]:
+    """Dotted names of all modules; read from the paths, so that imports can be resolved while parsing."""
+    found = set()
+    for package in ("ecm_cluster", "mmdet_ext"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return found
+
+
+def is_in(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def verbs() -> list[Module]:
+    return [module for module in modules("ecm_cluster") if module.is_verb]
+
+
+def third_party(name: str) -> bool:
+    top = name.split(".")[0]
+    return top not in sys.stdlib_module_names and top not in ("ecm_cluster", "mmdet_ext")
+
+
+@functools.cache
+def setup_cfg() -> configparser.ConfigParser:
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    return parsed
+
+
+def import_names(*requirements: str) -> set[str]:
+    """Top-level modules of the distributions in lists of requirements as setup.cfg writes them."""
+    lines = "\n".join(requirements).strip().splitlines()
+    wanted = {canonical(re.split(r"[\s<>=!~;\[]", line.strip())[0]) for line in lines if line.strip()}
+    by_module = importlib.metadata.packages_distributions()
+    absent = wanted - {canonical(owner) for owners in by_module.values() for owner in owners}
+    assert not absent, f"`make setup` installs {', '.join(sorted(absent))}, which setup.cfg names"
+    return {m for m, owners in by_module.items() if wanted & {canonical(owner) for owner in owners}}
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def holds(violations: list[str]) -> None:
+    assert not violations, "\n" + "\n".join(violations)
+
+
+# -- law 1: what learns knows nothing of clusters, and the login node knows nothing of torch
+
+
+def test_what_is_registered_into_mmdet_knows_nothing_of_clusters() -> None:
+    holds([f"{m.where}:{i.line} imports {i.name}"
+           for m in modules("mmdet_ext") for i in m.imports if is_in(i.name, "ecm_cluster")])
+
+
+def test_every_module_that_registers_something_into_mmdet_is_imported_by_register() -> None:
+    loaded = {i.name for m in modules("mmdet_ext") if m.name == "mmdet_ext.register" for i in m.imports}
+    registering = {m for m in modules("mmdet_ext") if "register_module" in m.text}
+    holds([f"{m.where} registers something and mmdet_ext/register.py does not import it"
+           for m in registering if m.name not in loaded | {"mmdet_ext.register"}])
+
+
+def test_only_the_rooms_that_run_on_nodes_import_torch_or_mmdet() -> None:
+    holds([f"{m.where}:{i.line} imports {i.name}" for m in modules("ecm_cluster") for i in m.imports
+           if i.name.split(".")[0] in HEAVY and not is_in(m.name, *HEAVY_ROOMS)])
+
+
+def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_is_needed() -> None:
+    base = import_names(setup_cfg()["options"]["install_requires"])
+    holds([f"{m.where}:{i.line} imports {i.name} at its top, which a login node need not have"
+           for m in modules("ecm_cluster") for i in m.imports
+           if third_party(i.name) and not i.lazy and not is_in(m.name, *HEAVY_ROOMS)
+           and i.name.split(".")[0] not in base])
+
+
+def test_whatever_is_imported_is_named_in_setup_cfg() -> None:
+    options = setup_cfg()
+    train = options["options.extras_require"]["train"]
+    declared = import_names(options["options"]["install_requires"], train)
+    holds([f"{m.where}:{i.line} imports {i.name}, which neither install_requires nor extra train names"
+           for m in modules() for i in m.imports
+           if third_party(i.name) and i.name.split(".")[0] not in declared])
+
+
+# as in a base install: the import machinery finds the login node's packages and nothing heavier
+BLOCKED = """
+import importlib, io, contextlib, sys, time
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is not there on a login node")
+
+sys.meta_path.insert(0, Blocker())
+for name in {verbs!r}:
+    out = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            importlib.import_module(name).main(["--help"])
+    except SystemExit as end:
+        if not end.code and out.getvalue().startswith("usage:"):
+            continue
+        print(f"{{name}} --help ended with {{end.code!r}}: {{out.getvalue()[:80]!r}}")
+    except ImportError as error:
+        print(f"{{name}} --help: {{error}}")
+    else:
+        print(f"{{name}} --help returned instead of exiting")
+"""
+
+
+def test_the_help_of_every_verb_works_without_torch_mmdet_and_numpy() -> None:
+    options = setup_cfg()
+    base = import_names(options["options"]["install_requires"])
+    blocked = import_names(options["options.extras_require"]["train"]) | HEAVY | {"numpy"}
+    code = BLOCKED.format(blocked=blocked - base, verbs=[verb.name for verb in verbs()])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 0), done.stdout + done.stderr
+
+
+def test_the_command_lists_every_verb() -> None:
+    from ecm_cluster.__main__ import VERBS
+
+    assert set(VERBS) == {verb.name.split(".")[1] for verb in verbs()}
+
+
+def test_every_verb_can_be_run_as_a_module() -> None:
+    assert verbs()
+    holds([f"{verb.where} does not end with: if __name__ == '__main__': raise SystemExit(cli.run(main))"
+           for verb in verbs() if not ends_with_run(verb)])
+
+
+def ends_with_run(verb: Module) -> bool:
+    last = verb.tree.body[-1]
+    return isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'" \
+        and "run(main)" in ast.unparse(last)
+
+
+# -- law 2: only run.py spells the name of a file inside a run directory
+
+
+def path_parts(module: Module) -> Iterator[tuple[int, str, str]]:
+    """(line, first literal text, last literal text) of each component in ``a / component`` or a path call."""
+    for node in module.nodes:
+        parts: list[ast.expr] = []
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts = [node.right]
+        elif isinstance(node, ast.Call) and called(node) in PATH_CALLS:
+            parts = list(node.args)
+        for part in parts:
+            pieces = part.values if isinstance(part, ast.JoinedStr) else [part]
+            texts = [p.value for p in (pieces[0], pieces[-1])
+                     if isinstance(p, ast.Constant) and isinstance(p.value, str)]
+            if texts:
+                first = texts[0] if isinstance(pieces[0], ast.Constant) else ""
+                last = texts[-1] if isinstance(pieces[-1], ast.Constant) else ""
+                yield node.lineno, first, last
+
+
+PATH_CALLS = {"joinpath", "join", "glob", "rglob", "with_name", "Path", "open"}
+
+
+def called(node: ast.Call) -> str:
+    """The last name in what is called: ``run`` for ``subprocess.run(…)``."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+# a word that names something else too, in the modules given
+NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
+
+
+def names_in_a_run() -> set[str]:
+    """Names that run.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
+    (run,) = (m for m in modules("ecm_cluster") if m.name == "ecm_cluster.run")
+    spelled = {text for _, *texts in path_parts(run) for text in texts}
+    return {name for name in spelled if re.search(r"[a-z]{3}", name) and name not in (".json", "*.json")}
+
+
+def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
+    spelled = names_in_a_run()
+    assert {"run.json", "checkpoints", "ledger", "attempts"} <= spelled
+    violations = []
+    for module in modules("ecm_cluster"):
+        for line, *texts in path_parts(module):
+            for part in {part for text in texts for part in text.split("/")} & spelled:
+                if module.name != "ecm_cluster.run" and (module.name, part) not in NOT_OF_A_RUN:
+                    violations.append(f"{module.where}:{line} spells {part!r}; ask Run for the path")
+    holds(violations)
+
+
+# -- law 3: one file talks to Slurm, one reads the rank
+
+
+SLURM_COMMANDS = {"sbatch", "srun", "salloc", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "sinfo",
+                  "sprio", "sshare", "sstat", "sbcast"}
+RANK_VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR",
+                  "MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS",
+                  "SLURM_NPROCS", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SUBMITIT_LOCAL_GLOBALID",
+                  "SUBMITIT_LOCAL_LOCALID", "SUBMITIT_LOCAL_NTASKS"}
+
+
+def commands(module: Module) -> Iterator[tuple[int, str]]:
+    """Words that begin a list or are an argument of a call, where a command to run would stand."""
+    for node in module.nodes:
+        starts: list[ast.expr] = []
+        if isinstance(node, (ast.List, ast.Tuple)):
+            starts = node.elts[:1]
+        elif isinstance(node, ast.Call):
+            starts = node.args[:1]
+        for start in starts:
+            if isinstance(start, ast.Constant) and isinstance(start.value, str) and start.value.strip():
+                yield node.lineno, start.value.split()[0]
+
+
+def test_only_cluster_py_runs_a_slurm_command() -> None:
+    found = {(m.name, m.where, line, word) for m in modules() for line, word in commands(m)
+             if word in SLURM_COMMANDS}
+    assert any(name == "ecm_cluster.cluster" for name, *_ in found)
+    holds([f"{where}:{line} runs {word}" for name, where, line, word in sorted(found)
+           if name != "ecm_cluster.cluster"])
+
+
+def test_only_cluster_py_imports_submitit() -> None:
+    found = {(m.name, f"{m.where}:{i.line}") for m in modules() for i in m.imports
+             if is_in(i.name, "submitit")}
+    assert any(name == "ecm_cluster.cluster" for name, _ in found)
+    holds([where for name, where in sorted(found) if name != "ecm_cluster.cluster"])
+
+
+def looked_up(module: Module) -> Iterator[tuple[int, str]]:
+    """Keys that are looked up: ``environ["RANK"]``, ``environ.get("RANK")``, ``"RANK" in environ``."""
+    for node in module.nodes:
+        keys: list[ast.expr] = []
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            keys = [node.slice]
+        elif isinstance(node, ast.Call):  # whatever the function: it may be one that reads the environment
+            keys = list(node.args)
+        elif isinstance(node, ast.Compare):
+            keys = [node.left]
+        for key in keys:
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield node.lineno, key.value
+
+
+def test_only_world_py_reads_rank_variables() -> None:
+    found = {(m.name, f"{m.where}:{line} reads {key}") for m in modules() for line, key in looked_up(m)
+             if key in RANK_VARIABLES}
+    assert any(name == "ecm_cluster.node.world" for name, _ in found)
+    holds([what for name, what in sorted(found) if name != "ecm_cluster.node.world"])
+
+
+# -- law 4: what must survive is written through files.py
+
+
+WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "savez_compressed", "tofile",
+           "copyfile", "copyfileobj", "copy2", "copytree", "move", "link", "symlink_to", "hardlink_to"}
+# (module, call) -> why it need not survive, or survives otherwise
+WRITTEN_OTHERWISE = {
+    ("ecm_cluster.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
+    ("ecm_cluster.run", "write_text"): "a heartbeat: whole or not at all, but no loss",
+    ("ecm_cluster.run", "replace"): "a heartbeat: whole or not at all, but no loss",
+    ("ecm_cluster.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
+    ("ecm_cluster.cluster", "open"): "a log, appended to by the process that is started",
+    ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",
+    ("ecm_cluster.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
+    ("ecm_cluster.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.synthesize", "replace"): "a folder is renamed as a whole; can be made again from its seed",
+    ("ecm_cluster.lvis.synthetic", "write_bytes"): "can be made again from its seed; sizes are checked",
+}
+
+
+def writes(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, call) of each call that writes or renames a file."""
+    ours = {"files"}  # files.write_text(…) and its siblings are the lawful way
+    for node in module.nodes:
+        if not isinstance(node, ast.Call):
+            continue
+        name, function = called(node), node.func
+        owner = function.value if isinstance(function, ast.Attribute) else None
+        if isinstance(owner, ast.Name) and owner.id in ours:
+            continue
+        if name == "open" and any(is_writing_mode(a) for a in node.args + [k.value for k in node.keywords]):
+            yield node.lineno, "open"
+        elif name in WRITERS and owner is not None and not any(is_handle(a) for a in node.args):
+            yield node.lineno, name
+        elif name == "replace" and owner is not None and not node.keywords \
+                and (ast.unparse(owner) == "os" or len(node.args) == 1):  # str.replace takes two
+            yield node.lineno, "replace"
+
+
+def is_handle(node: ast.expr) -> bool:
+    """What is written to an open file is the business of whoever opened it."""
+    return isinstance(node, ast.Name) and node.id in ("handle", "buffer")
+
+
+def is_writing_mode(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) \
+        and re.fullmatch(r"[rwaxbt+]{1,3}", node.value) is not None and bool(set(node.value) & set("wax+"))
+
+
+def test_files_are_written_through_files_py() -> None:
+    found = {(m.name, call): f"{m.where}:{line} {call}" for m in modules("ecm_cluster")
+             for line, call in writes(m) if m.name != "ecm_cluster.files"}
+    holds([where for key, where in found.items() if key not in WRITTEN_OTHERWISE])
+    stale = [f"{key} is no longer there: take it off WRITTEN_OTHERWISE" for key in WRITTEN_OTHERWISE
+             if key not in found]
+    holds(stale)
+
+
+# -- law 5: imports run one way
+
+
+LAYERS = [  # from the ground up
+    {"errors", "cli", "files"},
+    {"ledger", "checkpoints"},
+    {"run", "cluster"},
+    {"chain", "recovery"},
+]
+TOP = len(LAYERS)  # verbs and node
+UPWARD = {
+    ("ecm_cluster.chain", "ecm_cluster.node.task"): "names what a job runs, when it pickles it",
+}
+
+
+def layer(name: str) -> int | None:
+    """The height of a module; None for one that no law places."""
+    for height, members in enumerate(LAYERS):
+        if any(is_in(name, f"ecm_cluster.{member}") for member in members):
+            return height
+    is_verb = name in {verb.name for verb in verbs()}
+    return TOP if is_verb or is_in(name, "ecm_cluster.node") else None
+
+
+def test_imports_run_from_verbs_and_node_down_to_files() -> None:
+    violations = []
+    for module in modules("ecm_cluster"):
+        height = layer(module.name)
+        for i in module.imports:
+            below = layer(i.name)
+            if height is not None and below is not None and below > height \
+                    and (module.name, i.name) not in UPWARD:
+                violations.append(f"{module.where}:{i.line} imports {i.name}, which stands above it")
+    holds(violations)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {m.name: sorted({i.name for i in m.imports if i.name in names() and i.name != m.name
+                             and (m.name, i.name) not in UPWARD}) for m in modules()}
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, "a circle: " + " -> ".join((*trail[trail.index(name):], name))
+        if name not in done:
+            for following in graph[name]:
+                walk(following, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+# -- size, and what the project says of itself
+
+
+def test_no_source_file_has_outgrown_its_one_job() -> None:
+    sizes = {m.where: len(m.text.splitlines())
+             for m in modules("ecm_cluster", "mmdet_ext", "tools", "benchmarks")}
+    holds([f"{where} has {lines} lines; 300 are the limit: it has two jobs"
+           for where, lines in sizes.items() if lines > 300])
+
+
+def project_files() -> list[Path]:
+    """Text files of the checkout that git has or would take."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    found = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in found if path.is_file() and b"\0" not in path.read_bytes()[:4096]]
+
+
+# spelled in pieces, since this file is under the rule as well
+OUTSIDE = {
+    "a folder of one machine": r"(?<![\w.-])/(?:wo" r"rk|ro" r"ot|ho" r"me/\w+)\b",
+    "a folder beside the checkout": r"\.\./sha" r"red",
+    "the host of a package registry": r"\b(?:py" r"pi\.org|pythonho" r"sted\.org|registry\.npm" r"js\.org|"
+                                      r"deb\.deb" r"ian\.org|archive\.ub" r"untu\.com|"
+                                      r"conda\.ana" r"conda\.org|download\.pyt" r"orch\.org/whl)",
+}
+MAY_NAME = {(".ci/run", "a folder beside the checkout")}  # a wheelhouse may lie there
+
+
+def test_the_project_names_no_path_outside_itself_and_no_package_registry() -> None:
+    violations = []
+    for path in project_files():
+        where = str(path.relative_to(ROOT))
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            for what, pattern in OUTSIDE.items():
+                if (where, what) not in MAY_NAME and re.search(pattern, line):
+                    violations.append(f"{where}:{number} names {what}: {line.strip()[:80]}")
+    holds(violations)

@@ -1,0 +1,186 @@
+"""What an installed copy is: light on a login node, with ranges that old and new environments meet."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / "tools" / "environment"
+# the environment in which such detectors were trained before
+ORIGINAL = {"torch": "1.13.1", "torchvision": "0.14.1", "mmdet": "2.25.2", "mmcv-full": "1.7.0",
+            "numpy": "1.23.1"}
+
+
+@pytest.fixture(scope="module")
+def options() -> configparser.ConfigParser:
+    parsed = configparser.ConfigParser()
+    parsed.read(ROOT / "setup.cfg")
+    return parsed
+
+
+def requirements(text: str) -> dict[str, Requirement]:
+    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines()]
+    return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
+
+
+def pins() -> dict[str, Version]:
+    found = requirements((ENVIRONMENT / "requirements.txt").read_text())
+    return {name: Version(str(r.specifier).removeprefix("==")) for name, r in found.items()}
+
+
+def mmcv_pin() -> Version:
+    source = (ENVIRONMENT / "mmcv_full.py").read_text()
+    return Version(re.search(r'^VERSION = "(.+)"$', source, re.M).group(1))  # type: ignore[union-attr]
+
+
+def test_the_base_install_of_a_login_node_has_neither_torch_nor_numpy(options) -> None:
+    base = requirements(options["options"]["install_requires"])
+    assert set(base) == {"submitit", "pyyaml", "rich"}
+
+
+def test_ranges_admit_the_original_environment(options) -> None:
+    train = requirements(options["options.extras_require"]["train"])
+    assert [name for name, version in ORIGINAL.items() if not train[name].specifier.contains(version)] == []
+
+
+@pytest.mark.parametrize(("name", "version"), [
+    ("mmdet", "3.0.0"), ("mmdet", "2.24.1"), ("mmcv-full", "1.6.2"), ("mmcv-full", "2.0.0")])
+def test_ranges_refuse_what_the_code_cannot_work_with(options, name: str, version: str) -> None:
+    train = requirements(options["options.extras_require"]["train"])
+    assert not train[name].specifier.contains(version)
+
+
+def test_every_pinned_version_lies_in_the_range_that_the_package_declares(options) -> None:
+    declared = requirements(options["options"]["install_requires"])
+    for extra in options["options.extras_require"].values():
+        declared |= requirements(extra)
+    pinned = pins() | {"mmcv-full": mmcv_pin()}
+    wrong = [name for name, r in declared.items()
+             if name not in pinned or not r.specifier.contains(pinned[name])]
+    assert wrong == []
+
+
+def test_the_lock_holds_exactly_one_opencv_and_what_was_asked_for_by_name() -> None:
+    pinned = pins()
+    assert [name for name in pinned if name.startswith("opencv")] == ["opencv-python-headless"]
+    asked = requirements((ENVIRONMENT / "requirements.in").read_text())
+    assert [name for name, r in asked.items() if not r.specifier.contains(pinned[name])] == []
+
+
+def test_the_environment_is_the_one_that_is_pinned() -> None:
+    """Runs in the environment that ``make setup`` made; a package changed by hand shows up here."""
+    installed = {canonicalize_name(d.name): Version(d.version) for d in importlib.metadata.distributions()}
+    changed = {name: installed.get(name) for name, pin in pins().items() if installed.get(name) != pin}
+    assert changed == {}, "`make setup` brings back what tools/environment/requirements.txt pins"
+
+
+def test_pyproject_names_the_build_system_alone() -> None:
+    tables = re.findall(r"^\[.*\]", (ROOT / "pyproject.toml").read_text(), re.M)
+    assert tables == ["[build-system]"]
+
+
+# -- a wheel, installed where nothing but the base requirements is
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that the checkout gets no build folder and no file that git ignores gets in."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("ecm_cluster", "mmdet_ext", "configs", "jobs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
+        "-w", str(out), str(source))
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory) -> Path:
+    """bin/ of a fresh environment with the wheel and what it requires, copied from the environment here."""
+    folder = tmp_path_factory.mktemp("light") / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = (folder / "lib").glob("python*/site-packages")
+    run(sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet",
+        "--no-deps", "--no-index", str(wheel))
+    (own,) = importlib.metadata.distributions(name="ecm-cluster", path=[str(site)])
+    for name in closure(own.requires or []):
+        copy_distribution(name, site)
+    return folder / "bin"
+
+
+def closure(required: list[str]) -> set[str]:
+    """Names of all distributions that a base install of these requirements brings along."""
+    found: set[str] = set()
+    left = [Requirement(text) for text in required]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and name not in found:
+            found.add(name)
+            left += map(Requirement, importlib.metadata.requires(name) or [])
+    return found
+
+
+def copy_distribution(name: str, site: Path) -> None:
+    for file in importlib.metadata.files(name) or []:
+        if ".." not in file.parts and "__pycache__" not in file.parts:
+            target = site / str(file)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(file.locate()), target)
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def verbs() -> list[str]:
+    from ecm_cluster.__main__ import VERBS
+
+    return list(VERBS)
+
+
+@pytest.mark.slow
+def test_a_wheel_answers_for_every_verb_with_the_base_requirements_alone(light: Path, tmp_path: Path) -> None:
+    python = str(light / "python")
+    absent = subprocess.run([python, "-c", "import torch"], capture_output=True, cwd=tmp_path)
+    assert absent.returncode, "torch is in the light environment: the test shows nothing"
+    overview = run(str(light / "ecm-cluster"), "--help", cwd=tmp_path)
+    for verb in verbs():
+        assert verb in overview
+        assert run(python, "-m", f"ecm_cluster.{verb}", "--help", cwd=tmp_path).startswith("usage:")
+
+
+@pytest.mark.slow
+def test_a_wheel_brings_every_config_and_every_job_file(light: Path) -> None:
+    share = light.parent / "share" / "ecm-cluster"
+    here = {path.relative_to(ROOT) for top in ("configs", "jobs") for path in (ROOT / top).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts}
+    there = {path.relative_to(share) for path in share.rglob("*") if path.is_file()}
+    assert here == there, "name the folder under [options.data_files] in setup.cfg"
+
+
+@pytest.mark.slow
+def test_an_import_path_given_first_wins_over_the_installed_checkout(tmp_path: Path) -> None:
+    """Runs import the code that was frozen into them, whatever the checkout has become since."""
+    frozen = tmp_path / "ecm_cluster"
+    frozen.mkdir()
+    (frozen / "__init__.py").write_text("__version__ = 'frozen'\n")
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import ecm_cluster; print(ecm_cluster.__version__)"
+    assert run(sys.executable, "-c", code, str(tmp_path), cwd=tmp_path).strip() == "frozen"
