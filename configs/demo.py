@@ -23,7 +23,7 @@ model = dict(
     rpn_head=dict(
         in_channels=32,
         feat_channels=32,
-        anchor_generator=dict(scales=[6], ratios=[1.0], strides=[4, 8, 16, 32])),
+        anchor_generator=dict(scales=[4], ratios=[1.0], strides=[4, 8, 16, 32])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=32, featmap_strides=[4, 8, 16, 32], finest_scale=28),
         bbox_head=dict(

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from . import files
 from . import job as jobs
 from .errors import UserError
+from .request import Request, code_paths, python_of, sbatch_parameters
 from .run import Run
+from .values import parse_time
 
 # Everything of these prefixes describes the job that the submitting shell may itself run in; inside the new job it
 # would be read as the new job's own (SLURM_CPU_BIND alone has made jobs three times slower).
@@ -54,35 +56,6 @@ def _outside() -> Iterator[None]:
         os.environ.update(saved)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What one job of the chain asks of the cluster.
-
-    Attributes:
-        stage: Name in the chain: ``train``, ``evaluate``.
-        token: The job's comment, by which it is found again.
-        after: Job id that must have ended well before this one starts.
-    """
-
-    run: Run
-    job: jobs.Job
-    stage: str
-    nodes: int
-    gpus: int
-    token: str
-    partition: str | None
-    time: str
-    after: str | None = None
-
-    @property
-    def tasks(self) -> int:
-        return self.nodes * self.gpus
-
-    @property
-    def title(self) -> str:
-        return self.run.name if self.stage == "train" else f"{self.run.name}.{self.stage}"
-
-
 def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
@@ -100,62 +73,6 @@ def _executor(request: Request) -> Any:
     return executor
 
 
-def python_of(job: jobs.Job) -> str:
-    """The interpreter on the compute nodes."""
-    return job.python or sys.executable
-
-
-def sbatch_parameters(request: Request) -> dict[str, Any]:
-    """submitit's parameters for one job: what the job file asks, and what a run needs to come back."""
-    job = request.job
-    extra: dict[str, Any] = {
-        "requeue": True,
-        # jobs that wait for one that failed end instead of waiting for ever
-        "kill-on-invalid-dep": "yes",
-        # not the submitter's folder: Python would import this package from a checkout there, not the run's copy
-        "chdir": str(request.run.logs_dir),
-        **{jobs._sbatch_name(k): v for k, v in job.slurm.items()},
-    }
-    if job.reservation:
-        extra["reservation"] = job.reservation
-    if job.device == "cuda":
-        extra["gpus-per-node"] = f"{job.gpu_type}:{request.gpus}" if job.gpu_type else request.gpus
-    parameters: dict[str, Any] = {
-        "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
-        "cpus_per_task": job.cpus_per_gpu, "mem": f"{jobs.parse_memory(job.mem_per_gpu) * request.gpus}M",
-        "time": jobs.parse_time(request.time), "partition": request.partition, "account": job.account,
-        "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
-        "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
-        "dependency": f"afterok:{request.after}" if request.after else None,
-        "additional_parameters": extra, "setup": setup_lines(request), "stderr_to_stdout": True,
-        # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05.
-        "srun_args": ["-K1", f"--cpus-per-task={job.cpus_per_gpu}"],
-    }
-    return {k: v for k, v in parameters.items() if v is not None}
-
-
-def setup_lines(request: Request) -> list[str]:
-    """Shell lines of the batch script before srun: the user's, the environment, and the task's pickle."""
-    run = request.run
-    paths = os.pathsep.join(code_paths(run))
-    pickle = shlex.quote(str(run.submitit_dir)) + '/"${SLURM_JOB_ID}"_submitted.pkl'
-    spare = shlex.quote(str(run.task_pickle(request.stage)))
-    return [
-        *request.job.setup,
-        *(f"export {name}={shlex.quote(value)}" for name, value in {**request.job.env}.items()),
-        f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
-        # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
-        f"[ -e {pickle} ] || cp {spare} {pickle}",
-    ]
-
-
-def code_paths(run: Run) -> list[str]:
-    """Where a run's own copy of the code is imported from, first to last."""
-    from . import snapshot
-
-    return snapshot.python_path(run.code_dir)
-
-
 def render(request: Request) -> str:
     """The exact sbatch script of one job; nothing is written."""
     executor = _executor(request)
@@ -167,11 +84,8 @@ def write_task(request: Request, task: Callable[[], Any]) -> None:
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(task)
-    delayed.set_timeout(jobs.parse_time(request.time), 1 << 30)
-    path = request.run.task_pickle(request.stage)
-    tmp = path.with_suffix(".pkl.tmp")
-    delayed.dump(tmp)
-    tmp.replace(path)
+    delayed.set_timeout(parse_time(request.time), 1 << 30)
+    files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
 
 
 def submit(request: Request, task: Callable[[], Any]) -> str:
@@ -229,8 +143,8 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState]:
     if missing:
         out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing)) or ""
         for line in out.splitlines():
-            job_id, state, *rest = [*line.split("|"), "", "", ""]
-            found[job_id] = JobState(job_id, state.split(" ")[0], rest[0], rest[1], rest[2])
+            job_id, state, reason, comment, start = [*line.split("|"), "", "", ""][:5]
+            found[job_id] = JobState(job_id, state.split(" ")[0], reason, comment, start)
     return found
 
 
@@ -311,7 +225,7 @@ def local_executor(run: Run, job: jobs.Job, tasks: int) -> Any:
     executor = LocalExecutor(run.submitit_dir, python=shlex.quote(python_of(job)))
     visible = [int(x) for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip().isdigit()]
     on_gpu = job.device == "cuda"
-    parameters: dict[str, Any] = {"tasks_per_node": tasks, "timeout_min": jobs.parse_time(job.time),
+    parameters: dict[str, Any] = {"tasks_per_node": tasks, "timeout_min": parse_time(job.time),
                                   "gpus_per_node": tasks if on_gpu else 0, "stderr_to_stdout": True,
                                   "signal_delay_s": job.signal_lead}
     if on_gpu and visible:

@@ -99,8 +99,11 @@ def _not_found(given: str, home: Path, prefix: str) -> UserError:
     near = difflib.get_close_matches(given, shown, n=3, cutoff=0.6)
     stems = difflib.get_close_matches(Path(given).stem, known.values(), n=3)
     near += [name for name in shown if known[name] in stems]
-    near = list(dict.fromkeys(near))[:3] or shown[:3]
-    return UserError(f"config {given}: there is no such file; near to it: {', '.join(near) or 'nothing'}")
+    if near:
+        near = list(dict.fromkeys(near))[:3]
+        return UserError(f"config {given}: there is no such file; near to it: {', '.join(near)}")
+    there = ", ".join(shown) if len(shown) <= 20 else f"those in {home}"
+    return UserError(f"config {given}: there is no such file; beside your own there are: {there or 'none'}")
 
 
 @dataclass

@@ -44,7 +44,7 @@ def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: s
         MergeError: A dict meets something it cannot be merged into, or a list has no such element.
     """
     if not isinstance(old, (dict, list) if list_keys else dict):
-        raise MergeError(where, f"is a {type(old).__name__} there, which has no keys like "
+        raise MergeError(where, f"is there as {type(old).__name__}, without keys such as "
                                 f"{', '.join(map(str, new))}; give it as a whole, or with {DELETE}=True")
     merged: Any = old.copy()
     for key, value in new.items():

@@ -150,9 +150,10 @@ class Source:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or "."]
             for name in names:
                 if relative or not _importable(name.partition(".")[0]):
-                    raise UserError(f"{self.path}:{node.lineno}: imports {name}, but configs are read on the login "
-                                    f"node without it; move what needs it to a module of yours, name that in "
-                                    f"custom_imports and give it with --code")
+                    place = f"{self.path}:{node.lineno}"
+                    raise UserError(f"{place}: imports {name}, but configs are read on a login node without it; "
+                                    f"move what needs it to a module of yours, name that in custom_imports and "
+                                    f"give it with --code")
 
     def _line_of(self, error: BaseException) -> int:
         trace, line = error.__traceback__, 1

@@ -10,12 +10,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_of
+from .values import RESERVED_SBATCH, check_value, parse_time, sbatch_name
 
 SITE_ENV = "ECM_CLUSTER_SITE"
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
@@ -87,8 +88,9 @@ class Job:
     def __post_init__(self) -> None:
         check(self)
         for key in self.slurm:
-            if _sbatch_name(key) in RESERVED_SBATCH:
-                raise UserError(f"slurm: option {key!r} is set by the launcher itself; {RESERVED_SBATCH[_sbatch_name(key)]}")
+            if sbatch_name(key) in RESERVED_SBATCH:
+                reason = RESERVED_SBATCH[sbatch_name(key)]
+                raise UserError(f"slurm: option {key!r} is set by the launcher itself; {reason}")
 
     @property
     def world_size(self) -> int:
@@ -110,59 +112,6 @@ class Job:
         return asdict(self)
 
 
-RESERVED_SBATCH = {
-    "output": "logs are in the run directory", "error": "logs are in the run directory",
-    "open-mode": "logs are always appended", "array": "evaluations are the only arrays",
-    "dependency": "the chain sets it", "comment": "it holds the token that finds the job again",
-    "job-name": "use name", "nodes": "use nodes", "ntasks-per-node": "use gpus", "gpus-per-node": "use gpus",
-    "time": "use time", "partition": "use partition", "account": "use account", "qos": "use qos",
-    "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
-    "cpus-per-task": "use cpus_per_gpu", "mem": "use mem_per_gpu", "signal": "use signal_lead",
-    "exclusive": "use exclusive", "kill-on-invalid-dep": "the chain sets it",
-}
-
-
-def _sbatch_name(key: str) -> str:
-    return key.lstrip("-").replace("_", "-")
-
-
-def parse_time(text: str) -> int:
-    """Minutes of a Slurm time limit: ``minutes``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``, rounded up.
-
-    Raises:
-        ValueError: It is none of these, or not positive.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if match is None:
-        raise ValueError(text)
-    days, *clock = match.groups()
-    parts = [int(p) for p in clock if p is not None]
-    if days is not None:
-        parts = (parts + [0, 0])[:3]
-        seconds = int(days) * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
-    elif len(parts) == 3:
-        seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
-    elif len(parts) == 2:
-        seconds = parts[0] * 60 + parts[1]  # as sbatch reads it: MM:SS
-    else:
-        seconds = parts[0] * 60
-    if seconds <= 0:
-        raise ValueError(text)
-    return -(-seconds // 60)
-
-
-def parse_memory(text: str) -> int:
-    """MiB of a size such as ``48G``, ``1500M`` or ``1T``.
-
-    Raises:
-        ValueError: It is not such a size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", text.strip(), re.IGNORECASE)
-    if match is None or float(match[1]) <= 0:
-        raise ValueError(text)
-    return max(1, int(float(match[1]) * {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()]))
-
-
 def check(options: Any, prefix: str = "") -> None:
     """Check every field of a job or of its evaluation block against its declaration."""
     for f in fields(options):
@@ -173,40 +122,7 @@ def check(options: Any, prefix: str = "") -> None:
         elif value is None and f.default is None:
             continue
         else:
-            _check_value(what, value, kind, f.metadata["choices"])
-
-
-def _check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
-    def refuse(legal: str) -> UserError:
-        return UserError(f"{what}: {value!r} is not legal; give {legal}")
-
-    if kind in ("int", "positive"):
-        least = 1 if kind == "positive" else 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise refuse(f"a whole number, {least} or more")
-    elif kind == "number":
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise refuse("a number, 0 or more")
-    elif kind == "bool":
-        if not isinstance(value, bool):
-            raise refuse("true or false")
-    elif kind == "choice":
-        if value not in choices:
-            raise one_of(what, value, choices)
-    elif kind in ("time", "memory"):
-        example = "[D-]HH:MM:SS or minutes, e.g. 2-00:00:00" if kind == "time" else "a size such as 48G"
-        try:
-            (parse_time if kind == "time" else parse_memory)(value)
-        except (ValueError, AttributeError, TypeError):
-            raise refuse(example) from None
-    elif kind == "str":
-        if not isinstance(value, str) or not value.strip() or "\n" in value:
-            raise refuse("one line of text")
-    elif kind == "lines":
-        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-            raise refuse("a list of shell lines")
-    elif kind == "map" and (not isinstance(value, dict) or not all(isinstance(k, str) for k in value)):
-        raise refuse("a mapping of names to values")
+            check_value(what, value, kind, f.metadata["choices"])
 
 
 def site_file() -> Path:
@@ -288,13 +204,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _loader(yaml: Any) -> Any:
-    """The safe loader, without YAML 1.1's base-60 integers (``time: 12:00:00`` would be 43200), with ``1e-3`` as a float."""
+    """The safe loader, but ``12:00:00`` is text (YAML 1.1 makes it 43200), ``010`` is text, and ``1e-3`` is a float."""
 
     class Loader(yaml.SafeLoader):
         pass
 
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))

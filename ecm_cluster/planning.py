@@ -26,7 +26,7 @@ class Plan:
     """
 
     job: jobs.Job
-    cluster: str
+    where: str
     cfg: dict[str, Any]
     config_path: str
     config_files: list[Path]
@@ -148,7 +148,9 @@ def check_data(plan: Plan) -> None:
 def check_place(plan: Plan) -> None:
     """What can be known of the place before sbatch is asked."""
     job = plan.job
-    if plan.cluster == "local":
+    if job.scratch:
+        plan.warnings.append("scratch is on record, but nothing is staged there yet: every rank reads from data_root")
+    if plan.where == "local":
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
                             "--device cpu, where ranks of several nodes run side by side")
@@ -213,7 +215,7 @@ def describe(plan: Plan) -> str:
 def describe_place(plan: Plan) -> str:
     """Partition, time limit, and what happens on preemption and at the limit."""
     job = plan.job
-    if plan.cluster == "local":
+    if plan.where == "local":
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
     part = plan.partition
     name = job.partition or (f"{part.name} (the default)" if part else "the cluster's default")
@@ -237,7 +239,8 @@ def describe_checkpoints(job: jobs.Job) -> str:
     every = [f"every {job.checkpoint_every} iterations"] if job.checkpoint_every else []
     if job.checkpoint_minutes:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
-    return ", ".join([*every, "at the end of each epoch", "after a signal"]) + f"; the last {job.keep} and epochs' ends stay"
+    when = ", ".join([*every, "at the end of each epoch", "after a signal"])
+    return f"{when}; the last {job.keep} and epochs' ends stay"
 
 
 def describe_evaluation(plan: Plan) -> str:

@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import files, ledger
+from . import files
+from . import ledger as ledgers
 from .errors import UserError
 
 
@@ -78,11 +79,11 @@ class Work:
     def read_attempt(self, number: int) -> dict[str, Any]:
         return files.read_json(self.attempt_file(number))
 
-    def ledger(self, attempt: int, writer: str) -> ledger.Ledger:
-        return ledger.Ledger(self.ledger_dir, attempt, writer)
+    def ledger(self, attempt: int, writer: str) -> ledgers.Ledger:
+        return ledgers.Ledger(self.ledger_dir, attempt, writer)
 
-    def events(self) -> list[ledger.Event]:
-        return ledger.read(self.ledger_dir)
+    def events(self) -> list[ledgers.Event]:
+        return ledgers.read(self.ledger_dir)
 
     def heartbeat(self, attempt: int, rank: int = 0) -> dict[str, Any] | None:
         """The newest progress of one rank: phase, iteration, loss, …; None before the first."""
@@ -243,6 +244,10 @@ class Evaluation(Work):
     @property
     def table_file(self) -> Path:
         return self.path / "metrics.txt"
+
+    @property
+    def per_class_file(self) -> Path:
+        return self.path / "per_class.txt"
 
     def metrics(self) -> dict[str, Any] | None:
         try:

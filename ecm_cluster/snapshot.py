@@ -53,14 +53,16 @@ def python_path(run_code: Path) -> list[str]:
 
 
 def freeze(target: Path, packages: Iterable[Path], config_files: Iterable[Path],
-           user_code: Path | None = None) -> dict[str, Any]:
+           user_code: Path | None = None, replace: bool = False) -> dict[str, Any]:
     """Copy what runs into ``target``, whole or not at all.
 
     Args:
-        target: Folder of the run's code; must not exist.
+        target: Folder of the run's code.
         packages: Folders of the packages to copy, see :func:`own_packages`.
         config_files: The config and its bases; where they lie relative to each other is kept.
         user_code: Folder that holds the user's modules.
+        replace: Take the place of a folder that is there, say of a submission that died half-way; never of
+            code that an attempt may be importing.
 
     Returns:
         For the record, all JSON: ``digest`` of the tree (paths and contents, see :func:`digest`), ``files``,
@@ -70,10 +72,10 @@ def freeze(target: Path, packages: Iterable[Path], config_files: Iterable[Path],
 
     Raises:
         UserError: Something cannot be read, is far too large, or would hide our own packages.
-        FileExistsError: ``target`` exists.
+        FileExistsError: ``target`` exists and is not to be replaced.
     """
     target, packages = Path(target).absolute(), [Path(p).absolute() for p in packages]
-    if target.exists():
+    if target.exists() and not replace:
         raise FileExistsError(f"{target} exists")
     plan = _Plan(target, {p.name for p in packages})
     for package in packages:
@@ -229,8 +231,12 @@ def _copy(plan: _Plan, target: Path) -> dict[str, Any]:
             contents = list(pool.map(lambda item: _copy_file(item[0], tmp / item[1]), plan.items))
             list(pool.map(files.fsync_dir, folders))
         files.kill_point("before-rename", target)
+        old = tmp.with_name(f"{tmp.name}-old")
+        if target.exists():
+            os.rename(target, old)
         os.rename(tmp, target)
         files.fsync_dir(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise

@@ -63,9 +63,9 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "state", "attempt", "iteration", "epoch", "loss", "AP", "why"):
-        table.add_column(name, overflow="fold", justify="right" if name in ("attempt", "iteration", "epoch", "loss", "AP")
-                         else "left")
+    numbers = ("attempt", "iteration", "epoch", "loss", "AP")
+    for name in ("run", "state", *numbers, "why"):
+        table.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
     for s in folded:
         table.add_row(s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
                       "" if s.loss is None else f"{s.loss:.3f}", headline(s), s.reason)
@@ -93,13 +93,14 @@ def headline(s: states.RunState) -> str:
 
 
 def story(run: Run) -> list[dict[str, Any]]:
-    """Every event of the run and of its evaluations, in order."""
+    """Every event of the run and of its evaluations, as they came."""
     rows = [{"work": "train", "attempt": e.attempt, "writer": e.writer, "kind": e.kind, "time": e.time, **e.fields}
             for e in run.events()]
     for evaluation in run.evaluations():
         rows += [{"work": evaluation.key, "attempt": e.attempt, "writer": e.writer, "kind": e.kind, "time": e.time,
                   **e.fields} for e in evaluation.events()]
-    return rows
+    # across writers only the clock can tell; within one, Python's stable sort keeps the sequence
+    return sorted(rows, key=lambda row: row["time"])
 
 
 def print_story(run: Run, s: states.RunState) -> None:

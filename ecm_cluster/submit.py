@@ -98,7 +98,7 @@ def dry_run(run: Run, plan: Any) -> int:
     """The scripts that would be submitted, and what would be refused."""
     from . import chain, cluster
 
-    if plan.cluster == "slurm":
+    if plan.where == "slurm":
         for stage in chain.stages(plan.job):
             after = "TRAIN_JOB_ID" if stage != chain.TRAIN else None
             asked = chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN", after)
@@ -110,29 +110,33 @@ def dry_run(run: Run, plan: Any) -> int:
 
 
 def create(run: Run, plan: Any) -> None:
-    """Make the run directory; run.json comes last, and makes it a run."""
+    """Make the run directory; run.json comes last, and makes it a run.
+
+    What an interrupted submission of the same name left there is made anew.
+    """
     from . import config, files, planning, snapshot, weights
+
+    folders = (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir)
+    own = {p.name for p in (*folders, run.code_dir, run.config_file)}
+    if run.path.is_dir() and any(p.name not in own and files.TMP_MARK not in p.name for p in run.path.iterdir()):
+        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
 
     cfg = plan.cfg
     counts = planning.freeze_class_counts(cfg)
     fetched = weights.fetch(plan.weights, progress=_progress())
     cfg = weights.rewrite(cfg, fetched)
     text = config.dump(cfg)
-    run.path.mkdir(parents=True, exist_ok=True)
-    if any(run.path.iterdir()) and not run.config_file.exists() and not run.code_dir.exists():
-        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
-    for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
-        folder.mkdir(exist_ok=True)
-    home = jobs.resource_dir("configs").parent
-    code = snapshot.freeze(run.code_dir, [home / "ecm_cluster", home / "mmdet_ext"] if (home / "ecm_cluster").is_dir()
-                           else package_dirs(), plan.config_files, Path(plan.job.code) if plan.job.code else None)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    code = snapshot.freeze(run.code_dir, snapshot.own_packages(), plan.config_files,
+                           Path(plan.job.code) if plan.job.code else None, replace=True)
     files.write_text(run.config_file, text)
     digests = {"config": files.digest_text(text)}
     for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
         if split in plan.annotations:
             digests[name] = files.digest(plan.annotations[split])
     files.write_json(run.run_file, {
-        "name": run.name, "submitted": round(time.time(), 3), "cluster": plan.cluster, "cwd": os.getcwd(),
+        "name": run.name, "submitted": round(time.time(), 3), "cluster": plan.where, "cwd": os.getcwd(),
         "threads": plan.job.threads_per_rank, "config": plan.config_path, "job": plan.job.as_dict(),
         "batch": plan.batch, "digests": digests, "class_counts": counts, "code": code,
         "weights": [_weight_record(w) for w in fetched], "versions": versions()})
@@ -142,15 +146,12 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
     """Submit the chain, say what was done and what to type next, wait if asked to."""
     from . import chain
 
-    if args.cluster == "local":
-        ids = {"driver": chain.submit_local(run, job)}
-    else:
-        ids = chain.submit(run, job)
+    ids = {"driver": chain.submit_local(run, job)} if args.cluster == "local" else chain.submit(run, job)
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     stop = f"kill {ids['driver']}" if args.cluster == "local" else "scancel " + " ".join(ids.values())
-    print(f"next:\n  python -m ecm_cluster.status {shown}\n  tail -F {os.path.join(shown, 'logs', run.train_log.name)}"
-          f"\n  {stop}")
+    log = os.path.join(shown, run.train_log.relative_to(run.path))
+    print(f"next:\n  python -m ecm_cluster.status {shown}\n  tail -F {log}\n  {stop}")
     if args.wait:
         from . import waiting
 
@@ -172,18 +173,6 @@ def go_on_submitting(run: Run, args: argparse.Namespace) -> int:
     print(f"run {run.path}: its submission was interrupted; submitting what is missing")
     args.cluster = cluster_name
     return start(run, job, args)
-
-
-def package_dirs() -> list[Path]:
-    """Where the two packages lie when they are installed apart from a checkout."""
-    import importlib.util
-
-    found = []
-    for name in ("ecm_cluster", "mmdet_ext"):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.submodule_search_locations
-        found.append(Path(next(iter(spec.submodule_search_locations))))
-    return found
 
 
 def versions() -> dict[str, str]:

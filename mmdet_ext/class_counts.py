@@ -144,7 +144,7 @@ def _from_text(path: Path) -> list[str]:
 
 
 def _from_annotations(path: Path, field: str) -> tuple[list[Any], tuple[str, ...]]:
-    listed = _categories_near_an_end(path)
+    listed = categories_near_an_end(path)
     content = None
     if listed is None:
         content = _whole(path)
@@ -198,7 +198,7 @@ def _are_categories(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_one, value))
 
 
-def _categories_near_an_end(path: Path) -> list[dict[str, Any]] | None:
+def categories_near_an_end(path: Path) -> list[dict[str, Any]] | None:
     """The top-level list of categories, if the file's last or first megabytes show it beyond doubt."""
     with open(path, "rb") as handle:
         size = handle.seek(0, os.SEEK_END)

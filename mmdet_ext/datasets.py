@@ -1,8 +1,8 @@
 """A dataset of any file in LVIS's format, whatever its categories.
 
-mmdet's LVIS datasets carry the 1,203 (or 1,230) class names of one LVIS version; with another file their labels
-still follow the file, so names and labels part, and their argument ``classes`` renames labels without choosing
-annotations. Here the file says both. What it says of the images may be of LVIS v1 or v0.5.
+mmdet's LVIS datasets carry the 1,203 (or 1,230) class names of one LVIS version. With another file their
+labels still follow the file, so names and labels part, and their argument ``classes`` renames labels without
+choosing annotations. Here the file says both. Its images may be described as in LVIS v1 or as in v0.5.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LVISFromFile(LVISV1Dataset):
 
     def __init__(self, *args: Any, classes: None = None, **kwargs: Any) -> None:
         if classes is not None:
-            raise ValueError("LVISFromFile: takes its classes from ann_file, all of them; leave out `classes`")
+            raise ValueError("LVISFromFile: takes all classes of ann_file, in its order; leave out classes")
         super().__init__(*args, **kwargs)
 
     def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:

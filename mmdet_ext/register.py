@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mmdet_ext import assigners, datasets, ecm_loss
+from mmdet_ext import assigners, datasets, ecm_loss, runner
 
-__all__ = ["assigners", "datasets", "ecm_loss"]
+__all__ = ["assigners", "datasets", "ecm_loss", "runner"]

@@ -161,7 +161,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
 
 
 def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's persistent buffers, on the CPU: mmdet does not broadcast them, so ranks may hold different ones."""
-    inner = model.module if is_module_wrapper(model) else model
+    """The model's persistent buffers, copied to the CPU; mmdet does not broadcast them, so ranks may differ."""
+    inner: Any = model.module if is_module_wrapper(model) else model
     kept = set(inner.state_dict().keys())
     return {name: b.detach().cpu().clone() for name, b in inner.named_buffers() if name in kept}

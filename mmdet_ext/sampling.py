@@ -38,16 +38,20 @@ class Order:
         world_size: Number of ranks.
         seed: The run's seed.
         shuffle: False: ascending indices, for checks.
+
+    Raises:
+        ValueError: There are no samples: a training would step for ever on nothing.
     """
 
     def __init__(self, flags: np.ndarray, samples_per_rank: int, world_size: int, seed: int,
                  shuffle: bool = True) -> None:
         self.flags = np.asarray(flags)
+        if not len(self.flags):
+            raise ValueError("the training set is empty: no image is left after the dataset's own filtering")
         self.samples_per_rank, self.world_size, self.seed = samples_per_rank, world_size, seed
         self.shuffle = shuffle
         step = samples_per_rank * world_size
-        sizes = np.bincount(self.flags) if len(self.flags) else np.zeros(1, int)
-        self.iterations = int(sum(-(-int(size) // step) for size in sizes))
+        self.iterations = int(sum(-(-int(size) // step) for size in np.bincount(self.flags)))
         """Iterations of one epoch, the same for every rank."""
         self._cache: tuple[int, np.ndarray] | None = None
 
@@ -62,7 +66,7 @@ class Order:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, ORDER, epoch))))
         step = self.samples_per_rank * self.world_size
         parts = []
-        for group in range(int(self.flags.max()) + 1 if len(self.flags) else 0):
+        for group in range(int(self.flags.max()) + 1):
             members = np.flatnonzero(self.flags == group)
             if len(members):
                 members = generator.permutation(members) if self.shuffle else members

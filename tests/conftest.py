@@ -61,3 +61,11 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, A
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 24 training images and 6 classes, made once."""
+    from small import make_data
+
+    return make_data(tmp_path_factory.mktemp("data") / "lvis")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecm_cluster import config, job
+from ecm_cluster import config, job, values
 from ecm_cluster.errors import UserError
 
 
@@ -98,7 +98,7 @@ def test_numbers_in_yaml_are_what_they_look_like(tmp_path):
 
 @pytest.mark.parametrize(("text", "mib"), [("48G", 49152), ("1.5GB", 1536), ("500M", 500), ("1TiB", 1048576)])
 def test_memory_sizes(text, mib):
-    assert job.parse_memory(text) == mib
+    assert values.parse_memory(text) == mib
 
 
 def test_every_job_file_that_is_shipped_loads_and_names_a_config_that_exists(root):

@@ -414,9 +414,11 @@ def test_files_are_written_through_files_py() -> None:
 
 
 LAYERS = [  # from the ground up
-    {"errors", "cli", "files"},
-    {"ledger", "checkpoints"},
-    {"run", "cluster"},
+    {"errors", "cli", "files", "values"},
+    {"ledger"},
+    {"run", "job"},
+    {"checkpoints", "request"},
+    {"cluster"},
     {"chain", "recovery"},
 ]
 TOP = len(LAYERS)  # verbs and node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib.metadata
 import re
@@ -60,6 +61,14 @@ def test_ranges_admit_the_original_environment(options) -> None:
 def test_ranges_refuse_what_the_code_cannot_work_with(options, name: str, version: str) -> None:
     train = requirements(options["options.extras_require"]["train"])
     assert not train[name].specifier.contains(version)
+
+
+def test_the_source_parses_on_the_oldest_python_that_is_declared(options) -> None:
+    oldest = re.fullmatch(r">=3\.(\d+)", options["options"]["python_requires"])
+    assert oldest
+    for package in ("ecm_cluster", "mmdet_ext"):
+        for path in (ROOT / package).rglob("*.py"):
+            ast.parse(path.read_text(), str(path), feature_version=(3, int(oldest[1])))
 
 
 def test_every_pinned_version_lies_in_the_range_that_the_package_declares(options) -> None:
@@ -172,7 +181,8 @@ def test_a_wheel_brings_every_config_and_every_job_file(light: Path) -> None:
     share = light.parent / "share" / "ecm-cluster"
     here = {path.relative_to(ROOT) for top in ("configs", "jobs") for path in (ROOT / top).rglob("*")
             if path.is_file() and "__pycache__" not in path.parts}
-    there = {path.relative_to(share) for path in share.rglob("*") if path.is_file()}
+    there = {path.relative_to(share) for path in share.rglob("*")
+             if path.is_file() and "__pycache__" not in path.parts}
     assert here == there, "name the folder under [options.data_files] in setup.cfg"
 
 

@@ -70,10 +70,10 @@ def python(run_code: Path, code: str, cwd: Path) -> str:
 
 def test_packages_configs_and_modules_are_copied_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
     manifest = freeze(checkout, tmp_path / "run" / "code")
-    assert names(tmp_path / "run") == {
-        "code/ecm_cluster/__init__.py", "code/ecm_cluster/node/task.py", "code/ecm_cluster/data/names.json",
-        "code/mmdet_ext/__init__.py", "code/mmdet_ext/loss.py", "code/configs/_base_/model.py",
-        "code/configs/ecm/r50.py", "code/user/heads/__init__.py", "code/user/heads/box.py", "code/user/tools.py"}
+    assert names(tmp_path / "run/code") == {
+        "ecm_cluster/__init__.py", "ecm_cluster/node/task.py", "ecm_cluster/data/names.json",
+        "mmdet_ext/__init__.py", "mmdet_ext/loss.py", "configs/_base_/model.py", "configs/ecm/r50.py",
+        "user/heads/__init__.py", "user/heads/box.py", "user/tools.py"}
     assert manifest["files"] == 10
     run = tmp_path / "run"
     assert manifest["bytes"] == sum((run / name).stat().st_size for name in names(run))
@@ -177,10 +177,16 @@ def test_a_copy_that_is_killed_leaves_no_code_folder(checkout: Path, tmp_path: P
     assert snapshot.freeze(target, [package], [])["files"] == 2
 
 
-def test_a_folder_that_exists_is_never_replaced(checkout: Path, tmp_path: Path) -> None:
-    freeze(checkout, tmp_path / "code")
+def test_a_folder_that_exists_is_replaced_on_request_alone(checkout: Path, tmp_path: Path) -> None:
+    target = tmp_path / "run" / "code"
+    freeze(checkout, target)
+    before = names(target)
     with pytest.raises(FileExistsError):
-        freeze(checkout, tmp_path / "code")
+        freeze(checkout, target)
+    assert names(target) == before
+    manifest = snapshot.freeze(target, [checkout / "mmdet_ext"], [], replace=True)
+    assert names(target.parent) == {"code/mmdet_ext/__init__.py", "code/mmdet_ext/loss.py"}
+    assert snapshot.digest(target) == manifest["digest"]
 
 
 def test_a_config_that_is_gone_is_named_and_nothing_is_left(checkout: Path, tmp_path: Path) -> None:
@@ -255,9 +261,9 @@ def test_data_other_runs_and_environments_are_left_out_and_named(checkout: Path,
         "heads/__init__.py", "heads/box.py", "tools.py", "ops.cpython-311-x86_64-linux-gnu.so"}
     assert manifest["user"]["modules"] == ["heads", "ops", "tools"]
     assert [text.rpartition("mine/")[2] for text in manifest["left_out"]] == [
-        "data: a link to a folder without modules", "env: a virtual environment", "fork: another run or checkout",
-        "pipe: neither file nor folder", "r50.pth: 6 MB, and no module", "runs/new: the run itself",
-        "runs/old: another run or checkout"]
+        "data: a link to a folder without modules", "env: a virtual environment",
+        "fork: another run or checkout", "pipe: neither file nor folder", "r50.pth: 6 MB, and no module",
+        "runs/new: the run itself", "runs/old: another run or checkout"]
 
 
 @pytest.mark.parametrize("name", ["ecm_cluster/x.py", "mmdet_ext.py"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ecm_cluster import config as config_reader
 from ecm_cluster import model_urls, weight_cache, weights
 from ecm_cluster.errors import UserError
 
@@ -428,13 +430,12 @@ def test_a_backbone_from_mmcls_is_loaded_as_mmcv_loads_it(monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_every_config_that_mmdet_ships_resolves_or_is_refused_in_one_line(tmp_path: Path) -> None:
-    import mmcv
-    import mmdet
-
-    home = Path(mmdet.__file__).parent / ".mim" / "configs"
+    spec = importlib.util.find_spec("mmdet")
+    assert spec is not None and spec.origin is not None
+    home = Path(spec.origin).parent / ".mim" / "configs"
     found, refusals, rest = 0, set(), []
     for file in sorted(home.rglob("*.py")):
-        cfg = mmcv.Config.fromfile(str(file), import_custom_modules=False)._cfg_dict.to_dict()
+        cfg = config_reader.read(file)
         try:
             here = weights.find(cfg)
         except UserError as error:

@@ -34,7 +34,11 @@ model = dict(
         type='CascadeRoIHead',
         num_stages=3,
         stage_loss_weights=[1, 0.5, 0.25],
-        bbox_head=[box_head(0.1, 0.1, 0.2, 0.2), box_head(0.05, 0.05, 0.1, 0.1), box_head(0.033, 0.033, 0.067, 0.067)]),
+        bbox_head=[
+            box_head(0.1, 0.1, 0.2, 0.2),
+            box_head(0.05, 0.05, 0.1, 0.1),
+            box_head(0.033, 0.033, 0.067, 0.067),
+        ]),
     train_cfg=dict(
         rpn=dict(allowed_border=0),
         rpn_proposal=dict(max_per_img=2000),

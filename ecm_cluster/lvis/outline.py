@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmdet_ext.class_counts import _categories_near_an_end as categories_near_an_end
+from mmdet_ext.class_counts import categories_near_an_end
 
 from ..errors import UserError
 
@@ -69,7 +69,7 @@ def _skim(path: Path, end: bytes, annotated: bool) -> dict[str, Any] | None:
                 return None
             content[key] = first
     # cut off between two records the file may still end with a brace; a list of records ends with "}]}"
-    return content
+    return content if b"".join(end.split()).endswith((b"}]}", b"[]}")) else None
 
 
 def _places(data: mmap.mmap, key: str) -> Iterator[int]:

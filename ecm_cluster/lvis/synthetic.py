@@ -28,7 +28,7 @@ from .long_tail import CLASSES_PER_IMAGE, MOST_CLASSES, assign, frequency, image
 
 SPLITS = ("train", "val")
 URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to find the file
-FIRST_ID = {"train": 1, "val": 500_001}  # image and annotation ids of the two splits never meet
+FIRST_ID = {"train": 1, "val": 2_500_001}  # image and annotation ids of the two splits never meet
 MOST_OBJECTS = 6  # an image shows at most so many
 NEGATIVES = 4  # verified absent classes an image lists, where there are so many
 JPEG_QUALITY = 92

@@ -35,8 +35,8 @@ class CPUParallel(MMDistributedDataParallel):
     """DDP over gloo on CPU: mmcv's scatters only where there are GPUs, and DataContainers would reach the model."""
 
     def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        inputs, kwargs = scatter_kwargs(inputs, kwargs, [-1], dim=self.dim)
-        return super().train_step(*inputs[0], **(kwargs[0] if kwargs else {}))
+        args, named = scatter_kwargs(inputs, kwargs, [-1], dim=self.dim)
+        return super().train_step(*args[0], **named[0])
 
 
 @MODULE_WRAPPERS.register_module()
@@ -48,8 +48,9 @@ class OneProcess(torch.nn.Module):
         self.module, self.device_id, self.dim = module, device, 0
 
     def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        inputs, kwargs = scatter_kwargs(inputs, kwargs, [self.device_id], dim=self.dim)
-        return self.module.train_step(*inputs[0], **(kwargs[0] if kwargs else {}))
+        args, named = scatter_kwargs(inputs, kwargs, [self.device_id], dim=self.dim)
+        inner: Any = self.module
+        return inner.train_step(*args[0], **named[0])
 
 
 def loader(cfg: Any, place: Place, seed: int, device: str) -> tuple[Loader, Any]:
@@ -90,7 +91,7 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
     kind = cfg.runner["type"]
     classes = {"EpochBasedRunner": PositionedEpochBasedRunner, "IterBasedRunner": PositionedIterBasedRunner}
     limits = {k: v for k, v in cfg.runner.items() if k != "type"}
-    made = classes[kind](wrapped, optimizer=build_optimizer(wrapped, cfg.optimizer), work_dir=logs_dir,
+    made: Any = classes[kind](wrapped, optimizer=build_optimizer(wrapped, cfg.optimizer), work_dir=logs_dir,
                          logger=logger, meta=meta, **limits)
     made.timestamp = stamp
     distributed = not isinstance(wrapped, OneProcess)

@@ -86,7 +86,7 @@ def score(run: Run, work: Evaluation, attempt: int, cfg: Any, shards: list[Path]
     """Detections to figures; ``metrics.json`` is written last and means that the evaluation is done."""
     from ..lvis import scoring
     from ..lvis.detections import read_shards
-    from ..reporting.tables import metrics_table
+    from ..reporting.tables import metrics_table, per_class_table
 
     mark = run.completion()
     assert mark is not None
@@ -101,6 +101,7 @@ def score(run: Run, work: Evaluation, attempt: int, cfg: Any, shards: list[Path]
     table = metrics_table(document)
     print(table)
     files.write_text(work.table_file, table + "\n")
+    files.write_text(work.per_class_file, per_class_table(document) + "\n")
     work.ledger(attempt, "evaluate000").write("complete", **{k: mark[k] for k in ("checkpoint", "iteration")})
     files.write_json(work.metrics_file, document)
     work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)

@@ -9,7 +9,7 @@ from ..run import Run
 
 
 def training_logger(run: Run, rank: int) -> logging.Logger:
-    """mmdet's logger (its modules and hooks log there), into ``train.log`` on rank 0, appended; errors only elsewhere."""
+    """mmdet's logger, which its modules and hooks use: on rank 0 appended to ``train.log``, elsewhere errors only."""
     from mmcv.utils import logging as mmcv_logging
 
     logger = logging.getLogger("mmdet")

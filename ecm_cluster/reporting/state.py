@@ -139,7 +139,7 @@ def _log_of(run: Run) -> Any:
 
 def _heard_lately(run: Run, attempt: int) -> bool:
     beat = run.heartbeat(attempt) if attempt else None
-    return bool(beat) and time.time() - beat["time"] < SILENT_SECONDS
+    return beat is not None and time.time() - beat["time"] < SILENT_SECONDS
 
 
 def _after_training(run: Run, state: RunState, submission: Any, known: dict[str, cluster.JobState]) -> None:
@@ -180,7 +180,7 @@ def summary(document: dict[str, Any]) -> dict[str, float | None]:
     """The headline figures of a metrics document, 0 to 1, unrounded."""
     found: dict[str, float | None] = {}
     for kind in ("bbox", "segm"):
-        figures = document.get("metrics", {}).get(kind) or {}
+        figures = document.get("figures", {}).get(kind) or {}
         for name in ("AP", "AP50", "APr", "APc", "APf"):
             if name in figures:
                 found[f"{kind}_{name}"] = figures[name]

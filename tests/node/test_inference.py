@@ -21,6 +21,7 @@ from mmdet.datasets import build_dataloader  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
 
 from ecm_cluster.errors import UserError  # noqa: E402
+from ecm_cluster.lvis import scoring  # noqa: E402
 from ecm_cluster.lvis.detections import read_shards  # noqa: E402
 from ecm_cluster.node import inference  # noqa: E402
 
@@ -39,7 +40,7 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven noisy pictures of several sizes, and their annotation file."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "val2017").mkdir()
@@ -57,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(root: Path, masks: bool = True, classes: int = 4) -> Config:
+def config(data: Path, masks: bool = True, classes: int = 4) -> Config:
     """A Mask R-CNN of some ten thousand weights."""
     def bbox_head() -> dict[str, Any]:
         return dict(type="Shared2FCBBoxHead", in_channels=8, fc_out_channels=16, roi_feat_size=3,
@@ -89,7 +90,7 @@ def config(root: Path, masks: bool = True, classes: int = 4) -> Config:
             dict(type="Normalize", mean=[127.0] * 3, std=[60.0] * 3, to_rgb=True),
             dict(type="Pad", size_divisor=8), dict(type="ImageToTensor", keys=["img"]),
             dict(type="Collect", keys=["img"])])]
-    test = dict(type="LVISV1Dataset", ann_file=f"{root}/val.json", img_prefix=f"{root}/", pipeline=pipeline,
+    test = dict(type="LVISV1Dataset", ann_file=f"{data}/val.json", img_prefix=f"{data}/", pipeline=pipeline,
                 classes=CLASSES)
     return Config(dict(model=model, data=dict(workers_per_gpu=0, test=test)))
 
@@ -113,8 +114,8 @@ def shards(folder: Path, cfg: Config, weights: Path, world_size: int, **kwargs: 
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, root, masks):
-    cfg = config(root, masks)
+def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, data, masks):
+    cfg = config(data, masks)
     weights = checkpoint(tmp_path, cfg)
     dataset, _, _ = inference.build_test_set(cfg)
     model = MMDataParallel(inference.build_model(cfg, weights, dataset, "cpu"), device_ids=[-1])
@@ -128,8 +129,8 @@ def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, root, mask
             assert found.to_lvis_results(iou_type) == json.loads(Path(written[iou_type]).read_text())
 
 
-def test_more_ranks_than_images_leave_empty_shards(tmp_path, root):
-    cfg = config(root)
+def test_more_ranks_than_images_leave_empty_shards(tmp_path, data):
+    cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     seen = []
     found = read_shards(shards(tmp_path, cfg, weights, 9, on_progress=lambda *state: seen.append(state)))
@@ -137,8 +138,8 @@ def test_more_ranks_than_images_leave_empty_shards(tmp_path, root):
     assert seen == [(1, 1)] * 7
 
 
-def test_several_images_a_batch_and_loader_processes_are_taken_from_the_config(tmp_path, root):
-    cfg = config(root)
+def test_several_images_a_batch_and_loader_processes_are_taken_from_the_config(tmp_path, data):
+    cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     cfg.data.test_dataloader = dict(samples_per_gpu=3, workers_per_gpu=1)
     seen = []
@@ -146,64 +147,71 @@ def test_several_images_a_batch_and_loader_processes_are_taken_from_the_config(t
     assert seen == [(3, 7), (6, 7), (7, 7)] and found.images.tolist() == [100 - k for k in range(7)]
 
 
-def test_the_config_is_left_as_it_was(tmp_path, root):
-    cfg = config(root)
+def test_the_config_is_left_as_it_was(tmp_path, data):
+    cfg = config(data)
     cfg.data.test.samples_per_gpu = 2
     before = copy.deepcopy(cfg._cfg_dict)
     shards(tmp_path, cfg, checkpoint(tmp_path, cfg), 1)
     assert cfg._cfg_dict == before
 
 
+def test_tensors_reach_the_device_wherever_the_batch_holds_them():
+    batch = {"img": [torch.zeros(1, 3, 4, 4)], "img_metas": [[{"flip": False}]], "proposals": (torch.ones(2, 5),)}
+    moved = inference._to_device(batch, "meta")
+    assert moved["img"][0].is_meta and moved["proposals"][0].is_meta
+    assert moved["img_metas"] == batch["img_metas"] and not batch["img"][0].is_meta
+
+
 @pytest.mark.parametrize(("trained", "complaint"), [
     (("ant", "bee", "cat"), "trained for 3 classes, the test data set has 4"),
     (("ant", "cat", "bee", "dog"), "class 1 was 'cat' in training and is 'bee' in the test data set"),
 ])
-def test_a_checkpoint_of_other_classes_is_refused(tmp_path, root, trained, complaint):
-    cfg = config(root)
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path, data, trained, complaint):
+    cfg = config(data)
     weights = checkpoint(tmp_path, cfg, CLASSES=trained)
     with pytest.raises(UserError, match=f"weights.pth: {complaint}"):
         shards(tmp_path, cfg, weights, 1)
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path, root):
-    weights = checkpoint(tmp_path, config(root))
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, data):
+    weights = checkpoint(tmp_path, config(data))
     with pytest.raises(UserError, match="not of this model .*size mismatch"):
-        shards(tmp_path, config(root, classes=5), weights, 1)
-    weights = checkpoint(tmp_path, config(root, masks=False))
+        shards(tmp_path, config(data, classes=5), weights, 1)
+    weights = checkpoint(tmp_path, config(data, masks=False))
     with pytest.raises(UserError, match="lacks 6 weights of this model .the first is roi_head.mask_head"):
-        shards(tmp_path, config(root), weights, 1)
+        shards(tmp_path, config(data), weights, 1)
     assert not list(tmp_path.glob("*.npz"))
 
 
-def test_weights_beyond_the_model_are_named_in_a_warning(tmp_path, root):
-    weights = checkpoint(tmp_path, config(root))
+def test_weights_beyond_the_model_are_named_in_a_warning(tmp_path, data):
+    weights = checkpoint(tmp_path, config(data))
     with pytest.warns(UserWarning, match="6 of its weights are not in this model"):
-        shards(tmp_path, config(root, masks=False), weights, 1)
+        shards(tmp_path, config(data, masks=False), weights, 1)
 
 
-def test_buffers_of_a_loss_in_the_checkpoint_do_not_matter(tmp_path, root):
-    weights = checkpoint(tmp_path, config(root))
-    before = read_shards(shards(tmp_path, config(root), weights, 1)).to_lvis_results("segm")
+def test_buffers_of_a_loss_in_the_checkpoint_do_not_matter(tmp_path, data):
+    weights = checkpoint(tmp_path, config(data))
+    before = read_shards(shards(tmp_path, config(data), weights, 1)).to_lvis_results("segm")
     content = torch.load(weights)
     content["state_dict"] = {f"module.{name}": value for name, value in content["state_dict"].items()}
     content["state_dict"]["module.roi_head.bbox_head.loss_cls.sample_n"] = torch.ones(77)
     torch.save(content, weights)
-    assert read_shards(shards(tmp_path, config(root), weights, 1)).to_lvis_results("segm") == before
+    assert read_shards(shards(tmp_path, config(data), weights, 1)).to_lvis_results("segm") == before
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
-def test_an_unreadable_checkpoint_is_named(tmp_path, root, content):
+def test_an_unreadable_checkpoint_is_named(tmp_path, data, content):
     path = tmp_path / "weights.pth"
     if content is not None:
         path.write_bytes(content)
     complaint = "weights.pth: (not a checkpoint that can be read|there is no such)"
     with pytest.raises(UserError, match=complaint) as error:
-        shards(tmp_path, config(root), path, 1)
+        shards(tmp_path, config(data), path, 1)
     assert "\n" not in str(error.value)
 
 
-def test_a_data_set_that_cannot_be_scored_is_refused(tmp_path, root):
-    cfg = config(root)
+def test_a_data_set_that_cannot_be_scored_is_refused(tmp_path, data):
+    cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     cfg.data.test.classes = CLASSES[:3]
     with pytest.raises(UserError, match="val.json has 4 categories, the data set names 3 classes"):
@@ -213,8 +221,32 @@ def test_a_data_set_that_cannot_be_scored_is_refused(tmp_path, root):
         shards(tmp_path, cfg, weights, 1)
 
 
-def test_a_model_without_known_classes_has_to_answer_for_as_many(tmp_path, root):
-    cfg = config(root, classes=5)
+def test_a_model_without_known_classes_has_to_answer_for_as_many(tmp_path, data):
+    cfg = config(data, classes=5)
     weights = checkpoint(tmp_path, cfg, CLASSES=None)
     with pytest.raises(UserError, match="boxes for 5 classes, the test data set has 4 categories"):
         shards(tmp_path, cfg, weights, 1)
+
+
+def test_the_demo_scores_the_same_on_one_rank_and_on_three(tmp_path, root, small_data):
+    def relocate(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: relocate(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(relocate(v) for v in value)
+        return value.replace(data_root, f"{small_data}/") if isinstance(value, str) else value
+
+    cfg = Config.fromfile(str(root / "configs" / "demo.py"))
+    data_root = cfg.data_root
+    cfg = Config(relocate(cfg._cfg_dict.to_dict()))
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = 6
+    cfg.data.test.pipeline[1].img_scale = (64, 64)
+    dataset, _, _ = inference.build_test_set(cfg)
+    weights = checkpoint(tmp_path, cfg, CLASSES=dataset.CLASSES)
+    one, three = (read_shards(shards(tmp_path, cfg, weights, n), expected=dataset.img_ids) for n in (1, 3))
+    assert one.to_lvis_results("segm") == three.to_lvis_results("segm") and len(one) > 8
+    metrics = scoring.score(cfg.data.test.ann_file, three)
+    assert metrics == scoring.score(cfg.data.test.ann_file, one)
+    assert metrics["images"] == 8 and len(metrics["per_class"]) == 6
+    assert metrics["figures"]["bbox"]["AP"] is not None

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ def runs(python: Path) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up after `kill` as after Ctrl-C
     try:
         raise SystemExit(main())
     except SetupError as error:

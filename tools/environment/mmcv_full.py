@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ from .uv import Uv
 VERSION = "1.7.2"
 WHEELS = CACHE / "wheels"
 GIB = 1 << 30
+A_DAY = 86400
 
 
 def missing() -> dict[str, str]:
@@ -110,14 +112,18 @@ def build(torch: str, cuda: str | None) -> Path:
     log = target / "build.log"
     say(f"compiling mmcv-full {VERSION} for torch {torch}, operators for {operators}: about 20 minutes on "
         f"2 cores, once for this user; log in {log}")
+    for left in target.glob(".building-*"):  # of a build that was killed
+        if time.time() - left.stat().st_mtime > A_DAY:
+            shutil.rmtree(left, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(dir=target, prefix=".building-"))
     # pip's cache of built wheels knows nothing of the torch they were built against, hence --no-cache-dir
     command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir",
                "--disable-pip-version-check", "--no-binary", "mmcv-full", "-w", str(tmp),
                f"mmcv-full=={VERSION}"]
     try:
-        with open(log, "w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT,
-                                                     env=_build_environment(cuda)) as process:
+        with open(log, "w") as out, \
+                subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_build_environment(cuda),
+                                 start_new_session=True) as process:
             _watch(process, log)
         built = list(tmp.glob("mmcv_full-*.whl"))
         if process.returncode or not built:
@@ -205,7 +211,7 @@ def _watch(process: subprocess.Popen, log: Path) -> None:
                 else:
                     say(line)
     except BaseException:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # pip, ninja and the compilers
         raise
     finally:
         if live:

@@ -7,6 +7,7 @@ num_classes = 1230
 class_counts = data_root + 'annotations/lvis_v0.5_train.json'
 
 train = dict(type=dataset_type, ann_file=class_counts, img_prefix=data_root + 'train2017/')
-val = dict(type=dataset_type, ann_file=data_root + 'annotations/lvis_v0.5_val.json', img_prefix=data_root + 'val2017/')
+val = dict(type=dataset_type, ann_file=data_root + 'annotations/lvis_v0.5_val.json',
+           img_prefix=data_root + 'val2017/')
 data = dict(train=dict(dataset=train), val=val, test=val)
 del train, val

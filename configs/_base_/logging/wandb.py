@@ -1,4 +1,4 @@
-# Weights & Biases beside the text log (pip install wandb). Put it into the _base_ list of a config of your own:
+# Weights & Biases beside the text log (pip install wandb). Name it in the _base_ list of your config:
 #   _base_ = ['ecm/mask_rcnn_r50_1x.py', '_base_/logging/wandb.py']
 # Compute nodes often have no way out, so it writes to disk; `wandb sync` on the login node uploads. With
 # WANDB_RUN_ID set, all attempts of a run are one W&B run.

@@ -1,12 +1,21 @@
-# Mask R-CNN with ResNet-50 and FPN for long-tailed classes: mmdet's own, with cosine classifiers for boxes and
-# masks, the ECM loss, and LVIS's rule of 300 detections an image. The dataset says how many classes there are
-# and how many objects of each, so a config wires these two (see ecm/mask_rcnn_r50_1x.py).
+# Mask R-CNN with ResNet-50 and FPN for long-tailed classes: mmdet's own, with cosine classifiers for boxes
+# and masks, the ECM loss, and LVIS's rule of 300 detections an image. The dataset says how many classes there
+# are and how many objects of each; a config brings the two together (see ecm/mask_rcnn_r50_1x.py).
 
 
-def assigner(pos, neg, least, low_quality=True):
+def assigner(pos, neg, least):
     """mmdet's MaxIoUAssigner within a bound on memory: an image of LVIS may hold hundreds of objects."""
     return dict(type='MemorySafeMaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=least,
-                match_low_quality=low_quality, ignore_iof_thr=-1)
+                match_low_quality=True, ignore_iof_thr=-1)
+
+
+def sampler(num, positive, with_objects):
+    return dict(type='RandomSampler', num=num, pos_fraction=positive, neg_pos_ub=-1,
+                add_gt_as_proposals=with_objects)
+
+
+def nms(iou):
+    return dict(type='nms', iou_threshold=iou)
 
 
 def coder(*stds):
@@ -14,8 +23,8 @@ def coder(*stds):
 
 
 def roi_extractor(size):
-    return dict(type='SingleRoIExtractor', roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0),
-                out_channels=256, featmap_strides=[4, 8, 16, 32])
+    return dict(type='SingleRoIExtractor', out_channels=256, featmap_strides=[4, 8, 16, 32],
+                roi_layer=dict(type='RoIAlign', output_size=size, sampling_ratio=0))
 
 
 model = dict(
@@ -67,17 +76,17 @@ model = dict(
     train_cfg=dict(
         rpn=dict(
             assigner=assigner(0.7, 0.3, 0.3),
-            sampler=dict(type='RandomSampler', num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
+            sampler=sampler(256, 0.5, with_objects=False),
             allowed_border=-1,
             pos_weight=-1,
             debug=False),
-        rpn_proposal=dict(nms_pre=2000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
+        rpn_proposal=dict(nms_pre=2000, max_per_img=1000, nms=nms(0.7), min_bbox_size=0),
         rcnn=dict(
             assigner=assigner(0.5, 0.5, 0.5),
-            sampler=dict(type='RandomSampler', num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
+            sampler=sampler(512, 0.25, with_objects=True),
             mask_size=28,
             pos_weight=-1,
             debug=False)),
     test_cfg=dict(
-        rpn=dict(nms_pre=1000, max_per_img=1000, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0),
-        rcnn=dict(score_thr=1e-4, nms=dict(type='nms', iou_threshold=0.5), max_per_img=300, mask_thr_binary=0.5)))
+        rpn=dict(nms_pre=1000, max_per_img=1000, nms=nms(0.7), min_bbox_size=0),
+        rcnn=dict(score_thr=1e-4, nms=nms(0.5), max_per_img=300, mask_thr_binary=0.5)))

@@ -34,13 +34,15 @@ grace), short (time limit 1 min), and high, which preempts all of them. Preempti
 - Time limits and ``--signal`` are looked at every 30, whatever the configuration.
 - A requeued job waits cred_expire + 1 (here 6; 121 in stock Slurm) before it may start.
 - A dead node is noticed after up to 3 x SlurmdTimeout: ``slurmd_timeout=30`` here, so that a loaded machine
-  loses no node; a test that cuts a node's power asks for 5 and waits 15. ``node_down`` is instant.
+  loses no node (5 makes it about 15). ``kill_node`` then ``node_down`` is a power cut that Slurm notices at
+  once.
 - sacct lags squeue by up to 4.
 
-**Pitfalls.** slurmstepd outlives its slurmd; ``stop`` and ``kill_node`` find steps and tasks by the
-slurm.conf in their environment, never by name. gres needs ``File=`` (a Count alone makes the node INVAL) with
-character devices. slurmdbd.conf has to be of mode 600. PID 1 of a container reaps late, so a zombie is taken
-for dead.
+**Pitfalls.** After ``node_down`` alone, tasks that outlive cred_expire (they ignore SIGTERM) meet the restart
+of their job on the same node, which Slurm drains ("Duplicate jobid"), and holds the job; stock times rule
+that out. slurmstepd outlives its slurmd; ``stop`` and ``kill_node`` find steps and tasks by the slurm.conf in
+their environment, never by name. gres needs ``File=`` (a Count alone makes the node INVAL) with character
+devices. slurmdbd.conf has to be of mode 600. PID 1 of a container reaps late, so a zombie is taken for dead.
 """
 
 from .cluster import SlurmCluster

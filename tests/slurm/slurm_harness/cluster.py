@@ -119,17 +119,28 @@ class SlurmCluster(Commands):
         self._end(f"slurmd.{node}", seconds=0)
 
     def node_down(self, node: str, reason: str = "test") -> None:
-        """Declare a node down: an instant NODE_FAIL of its jobs. It is idle again once its slurmd answers."""
+        """Declare a node down: an instant NODE_FAIL of its jobs. It is idle again once its slurmd answers.
+
+        Its tasks get SIGTERM and live on for up to KillWait. After :meth:`kill_node` it is a power cut that
+        Slurm notices at once.
+        """
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
 
     def clear(self, seconds: float = 60) -> None:
-        """Cancel all jobs, start what was stopped, and wait until every node is idle."""
+        """Cancel all jobs without KillWait, start and resume what was stopped, wait until every node is idle."""
         if self._gone("slurmctld"):
             self.start_controller()
         for node in self.nodes:
             if self._gone(f"slurmd.{node}"):
                 self.start_node(node)
         self.run("scancel", f"--user={config.user_name()}")
+        for node in self.nodes:
+            tasks = processes.members(self.slurm_conf, node)
+            keep = {pid for pid in tasks if processes.command(pid) in ("slurmd", "slurmstepd")}
+            processes.signal_all(tasks - keep, signal.SIGKILL)
+        drained = self.run("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").stdout.split()
+        if drained:
+            self.run("scontrol", "update", f"NodeName={','.join(set(drained))}", "State=RESUME")
         self.wait_idle(seconds)
 
     def wait_idle(self, seconds: float = 60) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(.*?)(?=\s+[A-Za-z][\w/:]*=|\s*$)")
 # what every start of these daemons complains about, without consequence
-_NOISE = re.compile("pmix|MPI: Cannot create|hwloc_topo_load|Domain socket directory|state file")
+_NOISE = re.compile("pmix|MPI: Cannot create|hwloc_topo_load|socket dir|state (save )?file|Unauthorized cred")
 _FINAL = (
     "CANCELLED",
     "COMPLETED",

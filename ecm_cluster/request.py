@@ -1,0 +1,97 @@
+"""What a job of the chain asks of Slurm: resources, options, and the shell lines around the program."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from . import job as jobs
+from . import snapshot
+from .run import Run
+from .values import parse_memory, parse_time, sbatch_name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one job of the chain asks of the cluster.
+
+    Attributes:
+        stage: Name in the chain: ``train``, ``evaluate``.
+        token: The job's comment, by which it is found again.
+        after: Job id that must have ended well before this one starts.
+    """
+
+    run: Run
+    job: jobs.Job
+    stage: str
+    nodes: int
+    gpus: int
+    token: str
+    partition: str | None
+    time: str
+    after: str | None = None
+
+    @property
+    def tasks(self) -> int:
+        return self.nodes * self.gpus
+
+    @property
+    def title(self) -> str:
+        return self.run.name if self.stage == "train" else f"{self.run.name}.{self.stage}"
+
+
+def python_of(job: jobs.Job) -> str:
+    """The interpreter on the compute nodes."""
+    return job.python or sys.executable
+
+
+def sbatch_parameters(request: Request) -> dict[str, Any]:
+    """submitit's parameters for one job: what the job file asks, and what a run needs to come back."""
+    job = request.job
+    extra: dict[str, Any] = {
+        "requeue": True,
+        # jobs that wait for one that failed end instead of waiting for ever
+        "kill-on-invalid-dep": "yes",
+        # not the submitter's folder: Python would import this package from a checkout there, not the run's copy
+        "chdir": str(request.run.logs_dir),
+        **{sbatch_name(k): v for k, v in job.slurm.items()},
+    }
+    if job.reservation:
+        extra["reservation"] = job.reservation
+    if job.device == "cuda":
+        extra["gpus-per-node"] = f"{job.gpu_type}:{request.gpus}" if job.gpu_type else request.gpus
+    parameters: dict[str, Any] = {
+        "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
+        "cpus_per_task": job.cpus_per_gpu, "mem": f"{parse_memory(job.mem_per_gpu) * request.gpus}M",
+        "time": parse_time(request.time), "partition": request.partition, "account": job.account,
+        "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
+        "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
+        "dependency": f"afterok:{request.after}" if request.after else None,
+        "additional_parameters": extra, "setup": setup_lines(request), "stderr_to_stdout": True,
+        # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05.
+        "srun_args": ["-K1", f"--cpus-per-task={job.cpus_per_gpu}"],
+    }
+    return {k: v for k, v in parameters.items() if v is not None}
+
+
+def setup_lines(request: Request) -> list[str]:
+    """Shell lines of the batch script before srun: the user's, the environment, and the task's pickle."""
+    run = request.run
+    paths = os.pathsep.join(code_paths(run))
+    pickle = shlex.quote(str(run.submitit_dir)) + '/"${SLURM_JOB_ID}"_submitted.pkl'
+    spare = shlex.quote(str(run.task_pickle(request.stage)))
+    return [
+        *request.job.setup,
+        *(f"export {name}={shlex.quote(value)}" for name, value in {**request.job.env}.items()),
+        f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
+        f"[ -e {pickle} ] || cp {spare} {pickle}",
+    ]
+
+
+def code_paths(run: Run) -> list[str]:
+    """Where a run's own copy of the code is imported from, first to last."""
+    return snapshot.python_path(run.code_dir)

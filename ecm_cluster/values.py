@@ -1,0 +1,94 @@
+"""Single values of a job: times, sizes, and what is legal for each kind of option."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import UserError, one_of
+
+RESERVED_SBATCH = {
+    "output": "logs are in the run directory", "error": "logs are in the run directory",
+    "open-mode": "logs are always appended", "array": "evaluations are the only arrays",
+    "dependency": "the chain sets it", "comment": "it holds the token that finds the job again",
+    "job-name": "use name", "nodes": "use nodes", "ntasks-per-node": "use gpus", "gpus-per-node": "use gpus",
+    "time": "use time", "partition": "use partition", "account": "use account", "qos": "use qos",
+    "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
+    "cpus-per-task": "use cpus_per_gpu", "mem": "use mem_per_gpu", "signal": "use signal_lead",
+    "exclusive": "use exclusive", "kill-on-invalid-dep": "the chain sets it",
+}
+
+
+def sbatch_name(key: str) -> str:
+    return key.lstrip("-").replace("_", "-")
+
+
+def parse_time(text: str) -> int:
+    """Minutes of a Slurm time limit: ``minutes``, ``HH:MM:SS`` or ``D-HH[:MM[:SS]]``, rounded up.
+
+    Raises:
+        ValueError: It is none of these, or not positive.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if match is None:
+        raise ValueError(text)
+    days, *clock = match.groups()
+    parts = [int(p) for p in clock if p is not None]
+    if days is not None:
+        parts = (parts + [0, 0])[:3]
+        seconds = int(days) * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
+    elif len(parts) == 3:
+        seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    elif len(parts) == 2:
+        seconds = parts[0] * 60 + parts[1]  # as sbatch reads it: MM:SS
+    else:
+        seconds = parts[0] * 60
+    if seconds <= 0:
+        raise ValueError(text)
+    return -(-seconds // 60)
+
+
+def parse_memory(text: str) -> int:
+    """MiB of a size such as ``48G``, ``1500M`` or ``1T``.
+
+    Raises:
+        ValueError: It is not such a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(text)
+    return max(1, int(float(match[1]) * {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()]))
+
+
+def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
+    def refuse(legal: str) -> UserError:
+        return UserError(f"{what}: {value!r} is not legal; give {legal}")
+
+    if kind in ("int", "positive"):
+        least = 1 if kind == "positive" else 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise refuse(f"a whole number, {least} or more")
+    elif kind == "number":
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise refuse("a number, 0 or more")
+    elif kind == "bool":
+        if not isinstance(value, bool):
+            raise refuse("true or false")
+    elif kind == "choice":
+        if value not in choices:
+            raise one_of(what, value, choices)
+    elif kind in ("time", "memory"):
+        example = "[D-]HH:MM:SS or minutes, e.g. 2-00:00:00" if kind == "time" else "a size such as 48G"
+        try:
+            (parse_time if kind == "time" else parse_memory)(value)
+        except (ValueError, AttributeError, TypeError):
+            raise refuse(example) from None
+    elif kind == "str":
+        if not isinstance(value, str) or not value.strip() or "\n" in value:
+            raise refuse("one line of text")
+    elif kind == "lines":
+        if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+            raise refuse("a list of shell lines")
+    elif kind == "map" and (not isinstance(value, dict) or not all(isinstance(k, str) for k in value)):
+        raise refuse("a mapping of names to values")

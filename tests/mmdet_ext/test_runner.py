@@ -1,0 +1,297 @@
+"""Stopped at any step and taken up again, a training ends in the same bits as one that ran through."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmcv.runner import EpochBasedRunner, Hook, load_checkpoint
+from mmcv.runner import epoch_based_runner as mmcv_epochs
+from torch import nn
+
+from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner, persistent_buffers
+from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
+
+SEED, SAMPLES, EPOCHS = 11, 13, 3  # 13 samples, 2 at a time: 7 iterations an epoch, the last one filled up
+PER_EPOCH = 7
+TOTAL = EPOCHS * PER_EPOCH
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    """mmcv sleeps a second at the end of each run."""
+    monkeypatch.setattr(mmcv_epochs, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+
+
+class Stop(Exception):
+    """What a boundary raises to end a training."""
+
+
+class Data(torch.utils.data.Dataset):
+    """Noisy points: each asked-for sample is augmented."""
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((4,), float(index)) / SAMPLES + 0.1 * torch.randn(4) + 0.1 * float(np.random.randn())
+
+
+class Net(nn.Module):
+    """Dropout, noise from two generators, and buffers that change: everything that a wrong resume would shift."""
+
+    CLASSES = ("cat", "dog")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, 1))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+
+    def train_step(self, batch: torch.Tensor, optimizer: Any, **kwargs: Any) -> dict[str, Any]:
+        self.seen += len(batch)
+        noise = torch.randn(len(batch), 1) + float(np.random.rand())
+        loss = (self.layers(batch) - batch.sum(1, keepdim=True) + 0.1 * noise).square().mean()
+        return {"loss": loss, "log_vars": {"loss": loss.item(), "noise": noise.mean().item()},
+                "num_samples": len(batch)}
+
+
+@dataclass
+class Watch(Hook):
+    """Notes the learning rate and the loss of each iteration."""
+
+    seen: dict[int, tuple[float, float]] = field(default_factory=dict)
+    epochs: list[tuple[int, int]] = field(default_factory=list)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self.epochs.append((runner.epoch, runner.position))
+
+    def after_train_iter(self, runner: Any) -> None:
+        self.seen[runner.iter] = (runner.current_lr()[0], runner.outputs["log_vars"]["loss"])
+
+
+class Training:
+    """One start of a training, everything built anew."""
+
+    def __init__(self, folder: Path, kind: str, optimizer: str = "sgd", ends_at: int | None = None,
+                 interval: int = 4, workers: int = 0) -> None:
+        seed_all(SEED, 4)
+        self.net, self.watch, self.ends_at = Net(), Watch(), ends_at
+        made = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
+                "adamw": lambda p: torch.optim.AdamW(p, lr=0.01)}[optimizer](self.net.parameters())
+        folder.mkdir(exist_ok=True)
+        logger = logging.getLogger(f"test.{folder.name}")
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
+        common = dict(optimizer=made, work_dir=str(folder), logger=logger, meta={"seed": SEED, "note": "kept"})
+        by_epoch = kind == "epoch"
+        self.runner: Any = PositionedEpochBasedRunner(self.net, max_epochs=EPOCHS, **common) if by_epoch \
+            else PositionedIterBasedRunner(self.net, max_iters=TOTAL - 2, **common)
+        self.runner.timestamp = "log"
+        step = [1, 2] if by_epoch else [PER_EPOCH, 2 * PER_EPOCH]
+        self.runner.register_training_hooks(
+            dict(policy="step", by_epoch=by_epoch, warmup="linear", warmup_iters=9, warmup_ratio=0.1, step=step),
+            dict(grad_clip=dict(max_norm=0.5, norm_type=2)), None,
+            dict(interval=interval, hooks=[dict(type="TextLoggerHook", by_epoch=by_epoch)]))
+        self.runner.register_hook(self.watch)
+        order = Order(np.zeros(SAMPLES, np.int64), 2, 1, SEED)
+        self.loader = torch.utils.data.DataLoader(
+            SeededDataset(Data(), SEED), batch_sampler=PositionedBatchSampler(order, 0), num_workers=workers,
+            generator=torch.Generator().manual_seed(SEED))
+        self.stored: bytes | None = None
+        self.boundaries: list[tuple[int, int, int, bool]] = []
+        self.runner.prepare(SEED, self.boundary)
+
+    def boundary(self, runner: Any, epoch_end: bool) -> None:
+        self.boundaries.append((runner.iter, runner.epoch, runner.position, epoch_end))
+        if runner.iter == self.ends_at:
+            handle = io.BytesIO()
+            torch.save(runner.state(), handle)
+            self.stored = handle.getvalue()
+            raise Stop
+
+    def go(self, stored: bytes | None = None) -> Training:
+        if stored is not None:
+            self.runner.restore(torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True))
+        try:
+            self.runner.run([self.loader], [("train", 1)])
+        except Stop:
+            assert self.stored is not None
+        return self
+
+
+def bits(value: Any) -> Any:
+    """A state as something that compares bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes())
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return [bits(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The lines of mmcv's JSON log, without what the clock decides and without the headers of each start."""
+    lines = [json.loads(line) for path in folder.glob("*.log.json") for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "memory")}
+            for line in lines if "loss" in line]
+
+
+def whole(tmp_path: Path, kind: str, **options: Any) -> Training:
+    training = Training(tmp_path / "whole", kind, **options).go()
+    assert training.runner.iter == (TOTAL if kind == "epoch" else TOTAL - 2)
+    return training
+
+
+def assert_same_end(one: Training, other: Training, tmp_path: Path, folder: str) -> None:
+    assert bits(other.net.state_dict()) == bits(one.net.state_dict())
+    assert bits(other.runner.optimizer.state_dict()) == bits(one.runner.optimizer.state_dict())
+    assert logged(tmp_path / folder) == logged(tmp_path / "whole")
+    mine, theirs = one.runner.state()["meta"], other.runner.state()["meta"]
+    for meta in (mine, theirs):
+        for key in ("time", "data_time"):
+            meta["log_buffer"]["values"].pop(key)
+    assert mine == theirs
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+@pytest.mark.parametrize("at", [1, 2, 6, 7, 8, 9, 10, 13, 14, 15, 18])
+def test_stopped_once_anywhere_it_ends_in_the_same_bits(tmp_path, kind, at):
+    through = whole(tmp_path, kind)
+    first = Training(tmp_path / "parts", kind, ends_at=at).go()
+    assert first.runner.iter == at
+    second = Training(tmp_path / "parts", kind).go(first.stored)
+    assert_same_end(through, second, tmp_path, "parts")
+    assert {**first.watch.seen, **second.watch.seen} == through.watch.seen
+    assert min(second.watch.seen) == at
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_stopped_at_every_single_step_it_ends_in_the_same_bits(tmp_path, kind):
+    through = whole(tmp_path, kind, optimizer="adamw")
+    stored, seen = None, {}
+    for at in range(1, through.runner.iter):
+        part = Training(tmp_path / "parts", kind, optimizer="adamw", ends_at=at).go(stored)
+        stored, seen = part.stored, {**seen, **part.watch.seen}
+    last = Training(tmp_path / "parts", kind, optimizer="adamw").go(stored)
+    assert {**seen, **last.watch.seen} == through.watch.seen
+    assert_same_end(through, last, tmp_path, "parts")
+
+
+def test_workers_that_fetch_ahead_change_nothing(tmp_path):
+    through = whole(tmp_path, "epoch")
+    first = Training(tmp_path / "parts", "epoch", ends_at=10, workers=1).go()
+    assert_same_end(through, Training(tmp_path / "parts", "epoch", workers=1).go(first.stored), tmp_path, "parts")
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_generators_left_in_any_state_by_others_change_nothing(tmp_path, kind):
+    through = whole(tmp_path, kind)
+    disturbed = Training(tmp_path / "disturbed", kind)
+    torch.manual_seed(123)
+    np.random.seed(123)
+    assert_same_end(through, disturbed.go(), tmp_path, "disturbed")
+
+
+def test_the_learning_rate_warms_up_and_steps_as_in_stock_mmcv(tmp_path):
+    through = whole(tmp_path, "epoch")
+    rates = [through.watch.seen[i][0] for i in range(TOTAL)]
+    expected = [0.05 * 0.1 ** (i // PER_EPOCH) * (1 - (1 - min(i / 9, 1)) * 0.9) for i in range(TOTAL)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_a_boundary_sees_where_the_next_step_belongs(tmp_path, kind):
+    through = whole(tmp_path, kind)
+    places = [(i, i // PER_EPOCH, i % PER_EPOCH) for i in range(1, through.runner.iter + 1)]
+    assert [b[:3] for b in through.boundaries] == places
+    ends = [b[0] for b in through.boundaries if b[3]]
+    assert ends == ([7, 14, 21] if kind == "epoch" else [19])
+
+
+def test_entering_an_epoch_in_its_middle_starts_at_its_position(tmp_path):
+    first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
+    second = Training(tmp_path / "parts", "epoch").go(first.stored)
+    assert second.watch.epochs == [(1, 3), (2, 0)]
+
+
+def test_a_state_holds_plain_values_and_what_the_launcher_put_into_meta(tmp_path):
+    first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
+    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    meta = state["meta"]
+    assert (meta["epoch"], meta["iter"], meta["position"]) == (1, 10, 3)
+    assert (meta["seed"], meta["note"], meta["CLASSES"]) == (SEED, "kept", ["cat", "dog"])
+    assert set(state["state_dict"]) == set(first.net.state_dict())
+    second = Training(tmp_path / "parts", "epoch")
+    second.runner.meta = {"seed": SEED, "own": 1}
+    second.runner.restore(state)
+    assert second.runner.meta["note"] == "kept"
+    assert second.runner.meta["own"] == 1
+
+
+def test_what_a_hook_keeps_in_meta_comes_back(tmp_path):
+    first = Training(tmp_path / "parts", "epoch", ends_at=10)
+    first.runner.meta["fp16"] = {"loss_scaler": {"cur_scale": 512.0}}
+    first.go()
+    second = Training(tmp_path / "parts", "epoch")
+    second.runner.restore(torch.load(io.BytesIO(first.stored), weights_only=True))
+    assert second.runner.meta["fp16"] == {"loss_scaler": {"cur_scale": 512.0}}
+
+
+def test_stock_mmcv_loads_the_weights_and_resumes(tmp_path):
+    first = Training(tmp_path / "parts", "epoch", ends_at=7).go()
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(first.stored)
+    fresh = Net()
+    checkpoint = load_checkpoint(fresh, str(path), map_location="cpu", strict=True)
+    assert checkpoint["meta"]["CLASSES"] == ["cat", "dog"]
+    assert bits(fresh.state_dict()) == bits(first.net.state_dict())
+    fresh = Net()
+    stock = EpochBasedRunner(fresh, optimizer=torch.optim.SGD(fresh.parameters(), lr=0.05, momentum=0.9),
+                             work_dir=str(tmp_path), logger=logging.getLogger("stock"), max_epochs=EPOCHS)
+    stock.resume(str(path), map_location="cpu")
+    assert (stock.epoch, stock.iter) == (1, 7)
+    assert bits(fresh.state_dict()) == bits(first.net.state_dict())
+    assert bits(stock.optimizer.state_dict()) == bits(first.runner.optimizer.state_dict())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    first = Training(tmp_path / "parts", "epoch", ends_at=7).go()
+    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    state["state_dict"].pop("seen")
+    with pytest.raises(RuntimeError, match="seen"):
+        Training(tmp_path / "other", "epoch").runner.restore(state)
+
+
+def test_several_optimizers_come_back_too(tmp_path):
+    def made() -> Any:
+        net = Net()
+        parts = {"body": torch.optim.SGD(net.layers[0].parameters(), lr=0.1, momentum=0.9),
+                 "head": torch.optim.AdamW(net.layers[4].parameters(), lr=0.2)}
+        return PositionedEpochBasedRunner(net, optimizer=parts, work_dir=str(tmp_path), max_epochs=1,
+                                          logger=logging.getLogger("several"))
+
+    one, other = made(), made()
+    one.model.train_step(torch.randn(4, 4), None)["loss"].backward()
+    for optimizer in one.optimizer.values():
+        optimizer.step()
+    handle = io.BytesIO()
+    torch.save(one.state(), handle)
+    other.restore(torch.load(io.BytesIO(handle.getvalue()), weights_only=True))
+    assert {k: bits(o.state_dict()) for k, o in other.optimizer.items()} == {
+        k: bits(o.state_dict()) for k, o in one.optimizer.items()}
+
+
+def test_buffers_of_a_rank_are_those_that_a_checkpoint_keeps():
+    net = Net()
+    found = persistent_buffers(net)
+    assert set(found) == {"seen", "layers.1.running_mean", "layers.1.running_var", "layers.1.num_batches_tracked"}
+    net.seen += 1
+    assert found["seen"] == 0, "a view of the live buffer would change while it is gathered"

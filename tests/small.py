@@ -1,0 +1,83 @@
+"""The main job as small as it gets: 24 images of 6 classes, one short epoch. Used by tests of every kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ecm_cluster.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 6
+
+
+def verb(name: str, *args: object, env: Mapping[str, str] | None = None, cwd: Path | None = None,
+         code: int | None = 0, source: Path = ROOT, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ecm_cluster.NAME`` as a user would; with ``code`` its exit code is checked.
+
+    Args:
+        source: The checkout that it is imported from.
+    """
+    environ = {**os.environ, **(env or {}), "PYTHONPATH": str(source)}
+    done = subprocess.run([sys.executable, "-m", f"ecm_cluster.{name}", *map(str, args)], env=environ,
+                          cwd=cwd or source, capture_output=True, text=True, check=False, timeout=timeout)
+    if code is not None:
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def make_data(folder: Path) -> Path:
+    """A data set of 24 training and 8 validation images."""
+    verb("synthesize", folder, "--train-images", 24, "--val-images", 8, "--classes", CLASSES, "--seed", 1)
+    return folder
+
+
+def job_flags(data: Path, runs: Path, name: str, **options: Any) -> list[str]:
+    """Flags of submit for the demo job on the small data; ``options`` are mmdet options with __ for dots."""
+    sets = {"model.roi_head.bbox_head.num_classes": CLASSES, "model.roi_head.mask_head.num_classes": CLASSES,
+            "runner.max_epochs": 1, "log_config.interval": 1,
+            **{key.replace("__", "."): value for key, value in options.items()}}
+    return ["demo", "--data-root", str(data), "--runs-dir", str(runs), "--name", name, "--gpus", "1",
+            *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
+
+
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = 180, look: Callable[[], str] = str) -> Any:
+    """Poll until ``holds()`` is truthy and return its value; fail with ``look()`` after ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        value = holds()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}\n{look()}"
+        time.sleep(0.2)
+
+
+def state_of(run: Run, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What ``status RUN --json`` says."""
+    return json.loads(verb("status", run.path, "--json", env=env).stdout)
+
+
+def await_state(run: Run, *states: str, env: Mapping[str, str] | None = None, seconds: float = 240) -> dict[str, Any]:
+    """Wait until status says one of ``states``; fails at once where the run has ended otherwise."""
+    ended = {"done", "failed"} - set(states)
+    found: dict[str, Any] = {}
+
+    def there() -> bool:
+        found.update(state_of(run, env))
+        assert found["state"] not in ended, f"{found['state']}: {found['reason']}\n{logs_of(run)}"
+        return found["state"] in states
+
+    wait_until(there, f"state {states}", seconds, lambda: f"{found}\n{logs_of(run)}")
+    return found
+
+
+def logs_of(run: Run) -> str:
+    """The end of each log of a run, for the report of a failing test."""
+    paths = [*run.path.glob("logs/*.log"), *run.path.glob("submitit/*.out"), *run.path.glob("evaluations/*/logs/*")]
+    return "\n".join(f"== {p}\n{p.read_text(errors='replace')[-3000:]}" for p in sorted(paths))
