@@ -41,7 +41,7 @@ model = dict(
         rcnn=dict(sampler=sampler(True), mask_size=14)),
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(score_thr=1e-3, max_per_img=100)))
+        rcnn=dict(score_thr=0.01, max_per_img=50)))  # an image shows at most six objects
 
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 train_pipeline = [

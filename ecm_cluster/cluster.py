@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -64,6 +64,11 @@ def _executor_class() -> type:
         def affinity(cls) -> int:
             return 2  # a dry run renders the script on machines without Slurm too
 
+        def _submit_command(self, command: str) -> Any:
+            submitted = super()._submit_command(command)
+            files.kill_point("sbatch-answered", submitted.paths.folder)
+            return submitted
+
     return Executor
 
 
@@ -103,9 +108,26 @@ def submit(request: Request, task: Callable[[], Any]) -> str:
         try:
             return str(_executor(request).submit(task).job_id)
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            text = " ".join(str(getattr(error, "stderr", None) or error.__cause__ or error).split())
-            words = re.findall(r"sbatch: error: (.*?)(?= sbatch: error: |$)", text)
-            raise UserError(f"sbatch refused the {request.stage} job: {'; '.join(words) or text}") from None
+            text = str(getattr(error, "stderr", None) or error.__cause__ or error)
+            raise UserError(f"sbatch refused the {request.stage} job: {_said(text)}") from None
+
+
+def refusal(request: Request) -> str | None:
+    """Why Slurm would not take a job (``sbatch --test-only``), or None. Dependencies are left out."""
+    script = render(replace(request, after=None))
+    with _outside():
+        try:
+            done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True,
+                                  timeout=COMMAND_TIMEOUT, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    return None if done.returncode == 0 else _said(done.stderr)
+
+
+def _said(text: str) -> str:
+    """sbatch's own words, in one line."""
+    lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(dict.fromkeys(lines))
 
 
 # ---------------------------------------------------------------------------------------------- asking Slurm

@@ -204,9 +204,9 @@ def dump(cfg: Mapping[str, Any]) -> str:
 
 
 def _literal(value: Any, key: str, indent: str) -> str:
-    if value is None or type(value) in (bool, int, bytes):
+    if value is None or type(value) in (bool, int):
         return repr(value)
-    if type(value) is str:
+    if type(value) in (str, bytes):
         # a reader would take {{ name }} for one of its variables
         return repr(value).replace("{{", "{\\x7b")
     if type(value) is float:

@@ -11,6 +11,7 @@ from typing import Any
 from . import chain, cluster, config, files, weights
 from . import job as jobs
 from .errors import UserError, one_of
+from .run import Run
 
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
@@ -143,6 +144,18 @@ def check_data(plan: Plan) -> None:
     if len(names) == 2 and names["train"] != names["test"]:
         plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
                              f"{plan.annotations['train']}; take both from one data set")
+
+
+def check_with_slurm(plan: Plan, run: Run) -> None:
+    """Ask sbatch whether it would take every job of the chain, so that none is submitted where one is refused.
+
+    Raises:
+        UserError: It would not; in sbatch's words.
+    """
+    for stage in chain.stages(plan.job):
+        words = cluster.refusal(chain.request(run, plan.job, stage, chain.new_token(run.name, stage)))
+        if words is not None:
+            raise UserError(f"sbatch would refuse the {stage} job: {words}; mend the job file or the flags")
 
 
 def check_place(plan: Plan) -> None:

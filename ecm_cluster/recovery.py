@@ -91,9 +91,9 @@ def decide(work: Work) -> Decision:
 
 
 def last_end(events: list[Event], attempt: int) -> Event | None:
-    """The end of an attempt: the first cause that was recorded, as later ones follow from it."""
+    """The end of an attempt: the first that was recorded, those last that only followed from another rank's."""
     ends = [e for e in events if e.attempt == attempt and e.kind == "end"]
-    return min(ends, key=lambda e: e.time, default=None)
+    return min(ends, key=lambda e: (bool(e.get("follows")), e.time), default=None)
 
 
 def barren_attempts(work: Work, events: list[Event]) -> int:

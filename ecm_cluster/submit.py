@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return dry_run(run, plan)
     if plan.problems:
         raise UserError(plan.problems[0])
+    if args.cluster == "slurm":
+        planning.check_with_slurm(plan, run)
     create(run, plan)
     return start(run, plan.job, args)
 

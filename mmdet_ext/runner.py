@@ -15,7 +15,7 @@ import torch
 from mmcv.parallel import is_module_wrapper
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info
 from mmcv.runner.builder import RUNNERS
-from mmcv.runner.checkpoint import get_state_dict, weights_to_cpu
+from mmcv.runner.checkpoint import weights_to_cpu
 
 from .sampling import STEP, seed_all
 
@@ -34,6 +34,7 @@ class PositionedRunner:
     position: int = 0
     boundary: Boundary | None = None
     run_seed: int = 0
+    _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
 
     def prepare(self, seed: int, boundary: Boundary | None) -> None:
         """Give the runner the run's seed and what to call after each iteration."""
@@ -58,7 +59,8 @@ class PositionedRunner:
         }
         if getattr(model, "CLASSES", None) is not None:
             meta["CLASSES"] = list(model.CLASSES)
-        state = {"meta": meta, "state_dict": weights_to_cpu(get_state_dict(r.model))}
+        # not mmcv's get_state_dict: it takes buffers along that the model does not want stored, nor loads again
+        state = {"meta": meta, "state_dict": weights_to_cpu(model.state_dict())}
         if isinstance(r.optimizer, dict):
             state["optimizer"] = {name: o.state_dict() for name, o in r.optimizer.items()}
         else:
@@ -78,10 +80,17 @@ class PositionedRunner:
         meta = dict(state["meta"])
         r._epoch, r._iter, self.position = meta["epoch"], meta["iter"], meta["position"]
         history = meta.pop("log_buffer", {"values": {}, "counts": {}})
-        r.log_buffer.val_history.update({k: list(v) for k, v in history["values"].items()})
-        r.log_buffer.n_history.update({k: list(v) for k, v in history["counts"].items()})
+        self._history = history
+        self._fill_log_buffer()
         # what a hook keeps in meta (the loss scaler of fp16, hook messages) must be there before before_run
         r.meta = {**(r.meta or {}), **meta}
+
+    def _fill_log_buffer(self) -> None:
+        """Put back what was logged before the stop: logger hooks empty the buffer whenever an epoch begins."""
+        buffer: Any = self.log_buffer  # type: ignore[attr-defined]
+        if self._history is not None:
+            buffer.val_history.update({k: list(v) for k, v in self._history["values"].items()})
+            buffer.n_history.update({k: list(v) for k, v in self._history["counts"].items()})
 
 
 @RUNNERS.register_module()
@@ -97,6 +106,9 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
         data_loader.batch_sampler.begin(self._epoch, start)
         self._seed_step()
         self.call_hook("before_train_epoch")
+        if start:
+            self._fill_log_buffer()
+        self._history = None
         for i, batch in enumerate(data_loader, start):
             self._seed_step()
             self.data_batch = batch
@@ -127,6 +139,8 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
         self._seed_step()
         self.call_hook("before_run")
         self.call_hook("before_epoch")
+        self._fill_log_buffer()
+        self._history = None
         while self._iter < self._max_iters:
             self._pass_over(loader, **kwargs)
         self.call_hook("after_epoch")

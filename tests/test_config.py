@@ -247,7 +247,7 @@ def test_a_name_that_no_config_can_hold_is_refused(name):
 
 
 def test_text_that_looks_like_a_placeholder_survives_a_dump(tmp_path):
-    cfg = {"a": "{{ fileDirname }}", "b": ["{{ _base_.a }}", "{{{"]}
+    cfg = {"a": "{{ fileDirname }}", "b": ["{{ _base_.a }}", "{{{", b"{{fileBasename}}"]}
     path = write(tmp_path, {"c.py": config.dump(cfg)})
     assert config.read(path) == mmcv_reads(path) == cfg
 

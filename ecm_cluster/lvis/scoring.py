@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_of
-from .columns import IOU_TYPES, Detections
+from .columns import Detections
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,14 +28,14 @@ Progress = Callable[[str, int, int], None]
 Scored = tuple[dict[str, float], "np.ndarray"]
 
 
-def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] = IOU_TYPES,
+def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] | None = None,
           max_dets: int = 300, scorer: str = "lvis", on_progress: Progress | None = None) -> dict[str, Any]:
     """Score detections against an annotation file.
 
     Args:
         annotation_file: LVIS JSON, or COCO JSON.
         found: detections on all images of the file, and on no other.
-        iou_types: ``bbox``, ``segm`` or both (``found.iou_types`` are those it can be scored by).
+        iou_types: ``bbox``, ``segm`` or both; None means what the detections allow, so both if they have masks.
         max_dets: detections that count in an image; LVIS's rule says 300.
         scorer: one of ``SCORERS``.
         on_progress: called with (iou type, categories done, categories in all).
@@ -55,6 +55,7 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
         raise one_of("scorer", scorer, SCORERS)
     if max_dets < 1:
         raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
+    iou_types = found.iou_types if iou_types is None else iou_types
     for iou_type in iou_types:
         found.scores(iou_type)  # refuses an unknown type, and segm without masks, before a long run
     document = read_annotations(annotation_file)

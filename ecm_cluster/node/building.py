@@ -30,27 +30,48 @@ class Loader(torch.utils.data.DataLoader):
             return super().__iter__()
 
 
+def unpack(inputs: Any, kwargs: Any, device: torch.device) -> tuple[Any, Any]:
+    """Take a batch out of its DataContainers, on the device of the model.
+
+    mmcv 1.7 scatters to a GPU through a private function of torch that takes no device number since torch 2.1, so
+    it is asked to scatter to the CPU, which only unpacks.
+    """
+    args, named = scatter_kwargs(inputs, kwargs, [-1], dim=0)
+    return moved(args[0], device), moved(named[0], device)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The same structure with its tensors on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: moved(v, device) for k, v in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(moved(v, device) for v in value)
+    return value
+
+
 @MODULE_WRAPPERS.register_module()
-class CPUParallel(MMDistributedDataParallel):
-    """DDP over gloo on CPU: mmcv's scatters only where there are GPUs, and DataContainers would reach the model."""
+class Parallel(MMDistributedDataParallel):
+    """DDP over NCCL or gloo; without device_ids, so that mmcv leaves the batch to :func:`unpack`."""
 
     def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        args, named = scatter_kwargs(inputs, kwargs, [-1], dim=self.dim)
-        return super().train_step(*args[0], **named[0])
+        args, named = unpack(inputs, kwargs, next(self.parameters()).device)
+        return super().train_step(*args, **named)
 
 
 @MODULE_WRAPPERS.register_module()
 class OneProcess(torch.nn.Module):
-    """A single rank needs no DDP, only its scatter."""
+    """A single rank needs no DDP."""
 
-    def __init__(self, module: torch.nn.Module, device: int) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
-        self.module, self.device_id, self.dim = module, device, 0
+        self.module = module
 
     def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        args, named = scatter_kwargs(inputs, kwargs, [self.device_id], dim=self.dim)
+        args, named = unpack(inputs, kwargs, next(self.parameters()).device)
         inner: Any = self.module
-        return inner.train_step(*args[0], **named[0])
+        return inner.train_step(*args, **named)
 
 
 def loader(cfg: Any, place: Place, seed: int, device: str) -> tuple[Loader, Any]:
@@ -77,12 +98,11 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     if device == "cuda":
         detector = detector.cuda(index)
     if place.world_size == 1:
-        return OneProcess(detector, index if device == "cuda" else -1)
-    if device == "cuda":
-        return MMDistributedDataParallel(detector, device_ids=[index], broadcast_buffers=False,
-                                         find_unused_parameters=cfg.get("find_unused_parameters", False))
-    # with find_unused_parameters DDP keeps the layout of its buckets, so that a resumed run sums in the same order
-    return CPUParallel(detector, broadcast_buffers=False, find_unused_parameters=True)
+        return OneProcess(detector)
+    # with find_unused_parameters DDP keeps the layout of its buckets, so that a resumed run sums in the same order;
+    # it costs a walk over the graph in each step, which a GPU would feel and a CPU does not
+    unused = device == "cpu" or cfg.get("find_unused_parameters", False)
+    return Parallel(detector, broadcast_buffers=False, find_unused_parameters=unused)
 
 
 def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta: dict[str, Any],

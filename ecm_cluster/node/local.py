@@ -7,6 +7,7 @@ complete run. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from .. import chain, cluster, files, recovery
 from ..run import Run, Work
+from .world import DRIVER_ENV
 
 
 class Driver:
@@ -51,6 +53,7 @@ class Driver:
             say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); going on")
 
     def _launch(self, stage: str, tasks: int) -> None:
+        os.environ[DRIVER_ENV] = str(os.getpid())
         executor = cluster.local_executor(self.run, self.job, tasks)
         controller = executor.submit(chain.task(self.run, stage))
         self._process = controller._process

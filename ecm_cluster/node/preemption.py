@@ -37,6 +37,11 @@ def forward_to(call: Callable[[int], None] | None) -> None:
     _forward[:] = [] if call is None else [call]
 
 
+def ask_to_stop(number: int) -> None:
+    """As if the signal had come."""
+    _note(number, None)
+
+
 def asked_to_stop() -> bool:
     """Whether one of the signals has come since the last :func:`clear`."""
     return bool(_received)

@@ -122,6 +122,8 @@ class Supervisor:
                 except subprocess.TimeoutExpired:
                     if self.work.abort_file(attempt).exists():
                         self._end_worker(worker)
+                    elif world.driver_is_gone() and not preemption.asked_to_stop():
+                        preemption.ask_to_stop(signal.SIGTERM)
         finally:
             preemption.forward_to(None)
 

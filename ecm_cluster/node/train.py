@@ -7,6 +7,7 @@ Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. E
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from typing import Any
@@ -15,6 +16,10 @@ from ..run import Run, write_heartbeat
 from . import preemption
 from .supervisor import EXIT_STOPPED
 from .world import Place, device_index, identify, join
+
+# What a rank's collective says when another rank has gone: a consequence, and not why the attempt ended.
+LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|Dist(Backend|Network|Store)Error",
+                       re.IGNORECASE)
 
 
 def main(run_path: str, attempt: int) -> int:
@@ -45,6 +50,7 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
     text = " ".join(str(error).split())[:500]
     work.ledger(attempt, f"{role}{rank:03d}").write(
         "end", cause="crashed", rank=rank, detail=f"rank {rank}: {type(error).__name__}: {text}",
+        follows=bool(LOST_PEER.search(f"{type(error).__name__} {text}")),
         traceback=traceback.format_exc()[-8000:])
 
 

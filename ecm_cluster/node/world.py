@@ -20,6 +20,7 @@ from typing import Any
 from .. import files
 
 RENDEZVOUS_SECONDS = 300.0
+DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that plays Slurm on one machine
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ def identify() -> Place:
                  local_rank=int(env["SLURM_LOCALID"]), node=int(env["SLURM_NODEID"]),
                  nodes=int(env["SLURM_JOB_NUM_NODES"]), job_id=env["SLURM_JOB_ID"],
                  restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm")
+
+
+def driver_is_gone() -> bool:
+    """Whether the local driver that started this task has died: then nobody would look after the run."""
+    driver = os.environ.get(DRIVER_ENV)
+    return driver is not None and not os.path.exists(f"/proc/{driver}")
 
 
 # ---------------------------------------------------------------------------------------------- rendezvous

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,14 @@ def test_the_document_survives_json_and_says_where_the_figures_came_from(tmp_pat
     assert document["provenance"]["versions"]["lvis"] == "0.5.3" and document["figures"] == scored["figures"]
     with pytest.raises(ValueError, match="provenance lacks config_digest"):
         scoring.metrics_document(scored, {**provenance, "config_digest": None})
+
+
+def test_boxes_without_masks_are_scored_by_boxes_unless_masks_are_asked_for(tmp_path):
+    annotation_file, found = scored_files(tmp_path)
+    both, boxes = scoring.score(annotation_file, found), dataclasses.replace(found, masks=None)
+    assert scoring.score(annotation_file, boxes)["figures"] == {"bbox": both["figures"]["bbox"]}
+    with pytest.raises(UserError, match="segm: these detections have no masks"):
+        scoring.score(annotation_file, boxes, ["bbox", "segm"])
 
 
 def test_numpy_is_left_as_it_was(tmp_path):

@@ -26,9 +26,13 @@ TOTAL = EPOCHS * PER_EPOCH
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    """mmcv sleeps a second at the end of each run."""
+def quick(monkeypatch):
+    """mmcv sleeps a second at the end of each run; threads cost more than they bring on batches of two."""
     monkeypatch.setattr(mmcv_epochs, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Stop(Exception):
@@ -162,7 +166,7 @@ def assert_same_end(one: Training, other: Training, tmp_path: Path, folder: str)
 
 
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
-@pytest.mark.parametrize("at", [1, 2, 6, 7, 8, 9, 10, 13, 14, 15, 18])
+@pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 14])
 def test_stopped_once_anywhere_it_ends_in_the_same_bits(tmp_path, kind, at):
     through = whole(tmp_path, kind)
     first = Training(tmp_path / "parts", kind, ends_at=at).go()

@@ -97,7 +97,7 @@ def test_a_node_that_is_declared_down_fails_its_job_which_runs_again(slurm: Slur
 
 
 def test_a_node_whose_power_is_cut_loses_its_tasks_and_its_job_at_once(slurm: SlurmCluster) -> None:
-    job = slurm.submit("-N2", "--no-requeue", "--wrap", f'srun sh -c "{STAY}"')
+    job = slurm.submit("-N2", "--no-requeue", "--wrap", "srun sleep 1000")
     slurm.wait_for(job, "RUNNING")
     until(lambda: sum(name == "sleep" for name in slurm.pids().values()) == 2, "a task on each node")
     slurm.kill_node("n2")

@@ -151,15 +151,17 @@ def test_breaking_the_checkout_while_the_job_waits_changes_nothing(slurm, small_
     await_state(run, "done", env=slurm.env)
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize(("stage", "point"), [("train", "sbatch-answered"), ("evaluate", "after-sbatch:evaluate")])
 def test_a_submission_killed_before_the_id_is_recorded_leads_to_one_job_of_each_kind(
-    slurm, small_data, tmp_path, stage
+    slurm, small_data, tmp_path, stage, point
 ):
     flags = job_flags(small_data, tmp_path, f"crash-{stage}")
-    env = {**slurm.env, files.KILL_ENV: f"after-sbatch:{stage}"}
+    env = {**slurm.env, files.KILL_ENV: point}
     assert verb("submit", *flags, env=env, code=None).returncode == -signal.SIGKILL
     run = Run(tmp_path / f"crash-{stage}")
     assert job_ids(run)[stage] is None
+    if stage == "train":
+        assert not list(run.submitit_dir.glob("[0-9]*_submitted.pkl"))  # the job will have to help itself
     verb("submit", *flags, env=slurm.env)
     names = slurm.run("squeue", "-h", "-o", "%j").stdout.split()
     assert sorted(n for n in names if n.startswith(run.name)) == [run.name, f"{run.name}.evaluate"]

@@ -127,7 +127,7 @@ class SlurmCluster(Commands):
         self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
 
     def clear(self, seconds: float = 60) -> None:
-        """Cancel all jobs without KillWait, start and resume what was stopped, wait until every node is idle."""
+        """Cancel all jobs (KILL at once), start and resume what was stopped, wait until all nodes are idle."""
         if self._gone("slurmctld"):
             self.start_controller()
         for node in self.nodes:
