@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
+import shlex
 from collections.abc import Callable
 from typing import Any
 
-from . import cluster, files
+from . import cluster, driver, files
 from . import job as jobs
 from .errors import UserError
 from .run import Evaluation, Run
@@ -74,9 +75,15 @@ def _submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str
         files.kill_point("before-sbatch", path)
         try:
             found = cluster.submit(asked, work)
-        except UserError:
-            path.unlink()  # nothing was submitted under this token
-            raise
+        except UserError as refused:
+            # sbatch can give up (a time-out) on a job that slurmctld takes all the same
+            try:
+                found = cluster.find_by_token(record["token"])
+            except UserError:
+                raise refused from None  # the token stays: who comes next looks for it
+            if found is None:
+                path.unlink()  # nothing was submitted under this token
+                raise
         files.kill_point("after-sbatch", path)
     assert record is not None
     files.write_json(path, {**record, "job_id": found})
@@ -92,7 +99,9 @@ def submit_local(run: Run, job: jobs.Job) -> str:
     """
     path = run.submission_file(TRAIN)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pid = cluster.start_local_driver(run, job)
+    # a former submission may have died after it started one
+    pid = driver.find(run) or driver.start(run, job)
+    files.kill_point("after-driver", path)
     files.write_json(path, {"token": new_token(run.name, TRAIN), "cluster": "local", "job_id": pid})
     run.ledger(0, "submit").write("submitted", stage=TRAIN, job_id=pid)
     return pid
@@ -104,10 +113,13 @@ def adopt(run: Run) -> list[str]:
     Returns:
         The stages that were found.
     """
-    found = []
+    found: list[str] = []
     for submission in run.submissions():
         if submission.job_id is None and submission.cluster == "slurm":
-            job_id = cluster.find_by_token(submission.token)
+            try:
+                job_id = cluster.find_by_token(submission.token)
+            except UserError:
+                return found
             if job_id is not None:
                 path = run.submission_file(submission.stage)
                 files.write_json(path, {**files.read_json(path), "job_id": job_id})
@@ -134,6 +146,13 @@ def last_evaluation(run: Run) -> Evaluation:
 def frozen_job(run: Run) -> jobs.Job:
     """The job that a run was submitted with."""
     return jobs.make(run.spec["job"])
+
+
+def line_to_go_on(run: Run) -> str:
+    """What the user types to submit what an interrupted submission did not come to."""
+    flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
+    flags += ["--cluster", "local"] if run.spec["cluster"] == "local" else []
+    return "python -m ecm_cluster.submit " + shlex.join(flags)
 
 
 def with_name(job: jobs.Job, name: str) -> jobs.Job:

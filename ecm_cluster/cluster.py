@@ -6,6 +6,7 @@ submitit is imported inside the functions (0.1 s that ``--help`` need not wait f
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import re
@@ -20,28 +21,16 @@ from typing import Any
 from . import files
 from . import job as jobs
 from .errors import UserError
-from .request import Request, code_paths, python_of, sbatch_parameters
+from .request import Request, outside_environment, python_of, sbatch_parameters
 from .run import Run
 from .values import parse_time
 
-# Everything of these prefixes describes the job that the submitting shell may itself run in; inside the new job it
-# would be read as the new job's own (SLURM_CPU_BIND alone has made jobs three times slower).
-LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_", "TORCHELASTIC_")
-LEAKING_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
-                 "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
-KEPT = ("SLURM_CONF",)  # where the commands find their cluster
 COMMAND_TIMEOUT = 60  # seconds
 
 
 def slurm_available() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("sbatch") is not None
-
-
-def outside_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment without the traces of a job that this process may run in."""
-    return {k: v for k, v in environ.items()
-            if k in KEPT or not (k.startswith(LEAKING) or k in LEAKING_NAMES)}
 
 
 @contextlib.contextmanager
@@ -104,11 +93,12 @@ def submit(request: Request, task: Callable[[], Any]) -> str:
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    with _outside():
+    # submitit prints what sbatch says, which the error says again
+    with _outside(), contextlib.redirect_stderr(io.StringIO()):
         try:
             return str(_executor(request).submit(task).job_id)
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            text = str(getattr(error, "stderr", None) or error.__cause__ or error)
+        except (FailedJobError, FailedSubmissionError) as error:
+            text = str(getattr(error.__cause__, "stderr", None) or error)
             raise UserError(f"sbatch refused the {request.stage} job: {_said(text)}") from None
 
 
@@ -160,7 +150,7 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState]:
     A job that neither knows is not in the answer.
     """
     wanted = set(job_ids)
-    found = {j.job_id: j for j in _queue() if j.job_id in wanted}
+    found = {j.job_id: j for j in _queue() or [] if j.job_id in wanted}
     missing = sorted(wanted - set(found))
     if missing:
         out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing)) or ""
@@ -170,8 +160,11 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState]:
     return found
 
 
-def _queue() -> list[JobState]:
-    out = _slurm("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k") or ""
+def _queue() -> list[JobState] | None:
+    """The user's jobs; None where Slurm does not answer, which is not the same as none."""
+    out = _slurm("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k")
+    if out is None:
+        return None
     jobs_found = []
     for line in out.splitlines():
         job_id, state, reason, start, comment = [*line.split("|", 4), "", "", "", ""][:5]
@@ -180,8 +173,16 @@ def _queue() -> list[JobState]:
 
 
 def find_by_token(token: str) -> str | None:
-    """The id of the job that carries this comment, if Slurm still knows one."""
-    for state in _queue():
+    """The id of the job that carries this comment, if Slurm still knows one.
+
+    Raises:
+        UserError: Slurm does not answer; then a job may be there, and submitting another would make two.
+    """
+    known = _queue()
+    if known is None:
+        raise UserError("cluster: squeue does not answer, so it is not known whether a job was submitted already; "
+                        "submit again when it does")
+    for state in known:
         if state.comment == token:
             return state.job_id
     return None
@@ -254,25 +255,3 @@ def local_executor(run: Run, job: jobs.Job, tasks: int) -> Any:
         parameters["visible_gpus"] = visible
     executor.update_parameters(**parameters)
     return executor
-
-
-def start_local_driver(run: Run, job: jobs.Job) -> str:
-    """Start the process that carries a run through on this machine; it outlives the caller.
-
-    Returns:
-        Its pid, which is the run's job id.
-    """
-    env = outside_environment(os.environ)
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
-    paths = [*code_paths(run), *filter(None, [env.get("PYTHONPATH")])]
-    env.update(job.env)
-    env["PYTHONPATH"] = os.pathsep.join(paths)
-    run.logs_dir.mkdir(parents=True, exist_ok=True)
-    command = [python_of(job), "-m", "ecm_cluster.node.local", str(run.path)]
-    script = "\n".join([*job.setup, "exec " + shlex.join(command)])
-    with open(run.local_log, "ab") as log:
-        process = subprocess.Popen(["bash", "-c", f"set -e\n{script}"] if job.setup else command, env=env,
-                                   cwd=run.logs_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True)
-    return str(process.pid)

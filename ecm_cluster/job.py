@@ -91,6 +91,9 @@ class Job:
             if sbatch_name(key) in RESERVED_SBATCH:
                 reason = RESERVED_SBATCH[sbatch_name(key)]
                 raise UserError(f"slurm: option {key!r} is set by the launcher itself; {reason}")
+        for name in self.env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise UserError(f"env: {name!r} is no name of a variable; give letters, digits and underscores")
 
     @property
     def world_size(self) -> int:

@@ -81,7 +81,8 @@ class Ledger:
 
 def read(folder: Path) -> list[Event]:
     """All events under ``folder``, in the order (attempt, writer, sequence)."""
-    events = [event for path in sorted(folder.glob("[0-9]*-*.jsonl")) for event in _read_file(path)]
+    events = [event for path in sorted(folder.glob("[0-9]*-*.jsonl"))
+              if path.name.partition("-")[0].isdigit() for event in _read_file(path)]
     return sorted(events, key=lambda e: (e.attempt, e.writer, e.sequence))
 
 

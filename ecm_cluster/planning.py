@@ -140,10 +140,32 @@ def check_data(plan: Plan) -> None:
                 layout.check_images(summaries[split], plan.images[split], f"data.{split}.img_prefix")
         except UserError as error:
             plan.problems.append(str(error))
+    plan.problems += wrong_class_numbers(plan.cfg, summaries)
     names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in summaries.items()}
     if len(names) == 2 and names["train"] != names["test"]:
         plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
                              f"{plan.annotations['train']}; take both from one data set")
+
+
+def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
+    """Heads that have another number of classes than the annotation file which their labels come from."""
+    if "train" not in summaries or not any(b.get("type") == "LVISFromFile" for b in nested(cfg["data"].get("train"))):
+        return []  # other datasets bring their class names themselves; the trainer checks them
+    there = len(summaries["train"].categories)
+    heads = {key: value for key, value in paths(cfg["model"].get("roi_head") or {}, "model.roi_head")
+             if key.endswith("num_classes") and value != there}
+    remedy = " ".join(f"--set {key}={there}" for key in heads)
+    return [f"config: num_classes is {sorted(set(heads.values()))[0]}, and {summaries['train'].path} has {there} "
+            f"categories; give {remedy}"] if heads else []
+
+
+def paths(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(dotted key, leaf) of everything in a config value."""
+    if isinstance(value, (dict, list, tuple)):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths(inner, f"{key}.{name}")
+    else:
+        yield key, value
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:
@@ -219,7 +241,7 @@ def describe(plan: Plan) -> str:
          + f"; seed {job.seed}"),
         ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
-        ("checkpoints", describe_checkpoints(job)),
+        ("checkpoints", describe_checkpoints(plan)),
         ("evaluation", describe_evaluation(plan)),
     ]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
@@ -248,12 +270,23 @@ def describe_weight(weight: weights.Weight) -> str:
     return f"{weight.source} " + (f"(in {weight.path})" if weight.present else f"(to fetch: {weight.url})")
 
 
-def describe_checkpoints(job: jobs.Job) -> str:
-    every = [f"every {job.checkpoint_every} iterations"] if job.checkpoint_every else []
+def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:
+    """Iterations between checkpoints: the job's, else the config's where it counts iterations, else 0."""
+    stock = cfg.get("checkpoint_config") or {}
+    by_epoch = stock.get("by_epoch", cfg["runner"]["type"] == "EpochBasedRunner")
+    return job.checkpoint_every or (0 if by_epoch else int(stock.get("interval", 0)))
+
+
+def describe_checkpoints(plan: Plan) -> str:
+    """When checkpoints are written, and which stay."""
+    job, interval = plan.job, checkpoint_interval(plan.cfg, plan.job)
+    every = [f"every {interval} iterations"] if interval else []
     if job.checkpoint_minutes:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
-    when = ", ".join([*every, "at the end of each epoch", "after a signal"])
-    return f"{when}; the last {job.keep} and epochs' ends stay"
+    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
+    end = "at the end of each epoch" if epochs else "at the end"
+    kept = f"the last {job.keep}" + (" and epochs' ends stay" if epochs else " stay")
+    return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 
 def describe_evaluation(plan: Plan) -> str:

@@ -55,12 +55,13 @@ def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, 
         return "unknown"
     state = answer.get("JobState", "")
     again = int(answer.get("Restarts", 0) or 0) > restarts
+    # RUNNING too: then it is the next start of this job, and this task outlived a node that Slurm took for dead
+    if again and state in ("RUNNING", "CONFIGURING", "COMPLETING", "PENDING"):
+        return "requeued"
     if state == "RUNNING":
         if answer.get("PreemptTime", "None") not in ("None", "", "N/A", "Unknown"):
             return "preempted"
         return "time limit" if remaining is not None and remaining <= lead + 60 else "signalled"
-    if state in ("COMPLETING", "PENDING") and again:
-        return "requeued"
     if state == "COMPLETING" and answer.get("Reason") == "TimeLimit":
         return "time limit"
     return "cancelled"

@@ -7,6 +7,7 @@ on a file system that all nodes share, and each verb and each rank works from it
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -202,6 +203,8 @@ class Run(Work):
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
                             "give the folder that `submit` printed") from None
+        except OSError as error:
+            raise UserError(f"{self.run_file}: cannot be read ({error.strerror}); ask its owner") from None
         except ValueError as error:
             raise UserError(f"{self.run_file} is not valid JSON ({error}); the run cannot be read") from None
 
@@ -217,8 +220,11 @@ class Run(Work):
         """Jobs of the chain, training first."""
         found = []
         for path in self.submission_file("x").parent.glob("*.json"):
-            record = files.read_json(path)
-            found.append(Submission(path.stem, record["token"], record.get("job_id"), record["cluster"]))
+            try:
+                record = files.read_json(path)
+                found.append(Submission(path.stem, record["token"], record.get("job_id"), record["cluster"]))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                continue  # refused meanwhile, or none of ours: these files are written whole
         return sorted(found, key=lambda s: s.stage != "train")
 
 
@@ -279,8 +285,15 @@ def find(path: str, runs_dir: Path) -> Run:
 
 
 def list_runs(runs_dir: Path) -> list[Run]:
-    """All runs directly under ``runs_dir``, oldest submission first."""
+    """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before."""
     if not runs_dir.is_dir():
         return []
-    runs = [Run(p) for p in runs_dir.iterdir() if Run(p).run_file.exists()]
-    return sorted(runs, key=lambda r: (r.spec["submitted"], r.name))
+
+    def submitted(run: Run) -> float:
+        try:
+            return float(run.spec["submitted"])
+        except (UserError, LookupError, TypeError, ValueError):
+            return 0.0
+
+    runs = [Run(p) for p in runs_dir.iterdir() if os.path.exists(Run(p).run_file)]
+    return sorted(runs, key=lambda r: (submitted(r), r.name))

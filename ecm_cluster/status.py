@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     if args.run:
         found = [runs.find(args.run, runs_dir)]
+        _ = found[0].spec  # of one run alone, what cannot be read is an error
     elif args.runs_dir and not runs_dir.is_dir():
         raise UserError(f"runs-dir: {runs_dir} is no folder; give the one that --runs-dir of submit named")
     else:
@@ -61,14 +63,16 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = ("attempt", "iteration", "epoch", "loss", "AP")
     for name in ("run", "state", *numbers, "why"):
         table.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
     for s in folded:
-        table.add_row(s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
-                      "" if s.loss is None else f"{s.loss:.3f}", headline(s), s.reason)
+        cells = (s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
+                 "" if s.loss is None else f"{s.loss:.3f}", headline(s), s.reason)
+        table.add_row(*map(Text, cells))  # not markup: a reason may hold [brackets]
     console = Console(width=None if _on_terminal() else 160)
     console.print(table)
 
@@ -108,7 +112,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     print(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
         print(f"next: {s.next}")
-    print(f"folder: {s.path}")
+    print(f"folder: {nearer(s.path)}")
     if s.jobs:
         print("jobs: " + ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items()))
     if s.iteration is not None:
@@ -119,11 +123,17 @@ def print_story(run: Run, s: states.RunState) -> None:
         text = tell(row)
         if text:
             when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
-            label = row["work"] + (f" attempt {row['attempt']}" if row["attempt"] else "")
-            print(f"  {when}  {label:<18} {text}")
+            label = ("train" if row["work"] == "train" else "evaluate") + (f" attempt {row['attempt']}" if row["attempt"] else "")
+            print(f"  {when}  {label:<20} {text}")
     for evaluation in run.evaluations():
         if evaluation.table_file.exists() and evaluation.metrics() is not None:
             print(f"\n{evaluation.key}\n{evaluation.table_file.read_text().rstrip()}")
+
+
+def nearer(path: str) -> str:
+    """The path from here, where that is shorter and stays below."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def tell(row: dict[str, Any]) -> str | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import platform
+import secrets
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_slurm()
     run_dir = Path(job.runs_dir).expanduser().absolute()
     if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
-        return go_on_submitting(Run(run_dir / job.name), args)
+        return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import planning
 
@@ -60,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(plan.problems[0])
     if args.cluster == "slurm":
         planning.check_with_slurm(plan, run)
-    create(run, plan)
-    return start(run, plan.job, args)
+    return start(create(run, plan), plan.job, args)
 
 
 def read_job(args: argparse.Namespace) -> jobs.Job:
@@ -111,15 +114,27 @@ def dry_run(run: Run, plan: Any) -> int:
     return cli.EXIT_OK
 
 
-def create(run: Run, plan: Any) -> None:
+def claim(runs_dir: Path, config_path: str) -> Run:
+    """A new folder under the next free name, this process's alone: others may be submitting at the same time."""
+    while True:
+        run = Run(runs_dir / next_name(runs_dir, config_path))
+        with contextlib.suppress(FileExistsError):
+            run.path.mkdir(parents=True)
+            return run
+
+
+def create(run: Run, plan: Any) -> Run:
     """Make the run directory; run.json comes last, and makes it a run.
 
     What an interrupted submission of the same name left there is made anew.
+
+    Returns:
+        The run that was made: where the user gave no name, under the next one that is still free.
     """
     from . import config, files, planning, snapshot, weights
 
-    folders = (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir)
-    own = {p.name for p in (*folders, run.code_dir, run.config_file)}
+    own = {p.name for p in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir, run.code_dir,
+                            run.config_file)}
     if run.path.is_dir() and any(p.name not in own and files.TMP_MARK not in p.name for p in run.path.iterdir()):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
 
@@ -128,20 +143,32 @@ def create(run: Run, plan: Any) -> None:
     fetched = weights.fetch(plan.weights, progress=_progress())
     cfg = weights.rewrite(cfg, fetched)
     text = config.dump(cfg)
-    for folder in folders:
+    if plan.job.name is None:
+        run = claim(run.path.parent, plan.config_path)
+    try:
+        code = snapshot.freeze(run.code_dir, snapshot.own_packages(), plan.config_files,
+                               Path(plan.job.code) if plan.job.code else None, replace=True)
+    except UserError:
+        with contextlib.suppress(OSError):
+            run.path.rmdir()  # as claimed, and empty
+        raise
+    for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    code = snapshot.freeze(run.code_dir, snapshot.own_packages(), plan.config_files,
-                           Path(plan.job.code) if plan.job.code else None, replace=True)
     files.write_text(run.config_file, text)
     digests = {"config": files.digest_text(text)}
     for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
         if split in plan.annotations:
             digests[name] = files.digest(plan.annotations[split])
-    files.write_json(run.run_file, {
-        "name": run.name, "submitted": round(time.time(), 3), "cluster": plan.where, "cwd": os.getcwd(),
-        "threads": plan.job.threads_per_rank, "config": plan.config_path, "job": plan.job.as_dict(),
+    record = {
+        "name": run.name, "run_id": secrets.token_hex(8), "submitted": round(time.time(), 3), "cluster": plan.where,
+        "cwd": os.getcwd(),
+        "threads": plan.job.threads_per_rank, "checkpoint_every": planning.checkpoint_interval(cfg, plan.job),
+        "config": plan.config_path, "job": plan.job.as_dict(),
         "batch": plan.batch, "digests": digests, "class_counts": counts, "code": code,
-        "weights": [_weight_record(w) for w in fetched], "versions": versions()})
+        "weights": [_weight_record(w) for w in fetched], "versions": versions()}
+    if not files.create_exclusive(run.run_file, json.dumps(record, indent=1) + "\n"):
+        raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
+    return run
 
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
@@ -150,10 +177,10 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
 
     ids = {"driver": chain.submit_local(run, job)} if args.cluster == "local" else chain.submit(run, job)
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     stop = f"kill {ids['driver']}" if args.cluster == "local" else "scancel " + " ".join(ids.values())
-    log = os.path.join(shown, run.train_log.relative_to(run.path))
-    print(f"next:\n  python -m ecm_cluster.status {shown}\n  tail -F {log}\n  {stop}")
+    print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n  tail -F {log}\n  {stop}")
     if args.wait:
         from . import waiting
 
@@ -161,7 +188,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
     return cli.EXIT_OK
 
 
-def go_on_submitting(run: Run, args: argparse.Namespace) -> int:
+def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> int:
     """A run of this name is there: submit what its former submission did not come to, or refuse."""
     from . import chain
 
@@ -172,9 +199,22 @@ def go_on_submitting(run: Run, args: argparse.Namespace) -> int:
     recorded = [s.stage for s in run.submissions() if s.job_id]
     if set(wanted) <= set(recorded):
         raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it out")
+    refuse_other_settings(run, job, asked, args)
     print(f"run {run.path}: its submission was interrupted; submitting what is missing")
-    args.cluster = cluster_name
     return start(run, job, args)
+
+
+def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
+    """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
+    from . import chain
+
+    other = {"cluster"} if args.cluster != run.spec["cluster"] else set()
+    if args.job or args.options or args.no_eval or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
+        old, new = begun.as_dict(), asked.as_dict()
+        other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}
+    if other:
+        raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
+                        f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")
 
 
 def versions() -> dict[str, str]:
@@ -190,11 +230,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _weight_record(weight: Any) -> dict[str, Any]:
-    import dataclasses
-
-    record = dataclasses.asdict(weight)
-    return {k: str(v) if isinstance(v, Path) else v for k, v in record.items()}
+def _weight_record(fetched: Any) -> dict[str, Any]:
+    return {"key": fetched.weight.key, "source": fetched.weight.source, "url": fetched.weight.url,
+            "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
 
 
 def _progress() -> Any:

@@ -17,6 +17,8 @@ RESERVED_SBATCH = {
     "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
     "cpus-per-task": "use cpus_per_gpu", "mem": "use mem_per_gpu", "signal": "use signal_lead",
     "exclusive": "use exclusive", "kill-on-invalid-dep": "the chain sets it",
+    "requeue": "a run comes back by being requeued", "no-requeue": "a run comes back by being requeued",
+    "chdir": "jobs start in the run directory, where no checkout can hide the run's own code",
 }
 
 

@@ -55,6 +55,7 @@ def test_fast_tests_run_first_and_nothing_leaks_in_from_the_shell(suite: Path) -
     assert done.stdout.index("test_sees_no_settings") < done.stdout.index("test_first_in_the_file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [SLURM_TESTS, "import pytest; pytest.skip('no', allow_module_level=True)"],
                          ids=["in a test", "of a file"])
 def test_a_slurm_test_may_skip_itself_except_where_slurm_is_required(suite: Path, body: str) -> None:

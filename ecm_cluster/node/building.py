@@ -10,7 +10,7 @@ from mmcv.parallel import MMDistributedDataParallel, collate
 from mmcv.parallel.registry import MODULE_WRAPPERS
 from mmcv.parallel.scatter_gather import scatter_kwargs
 from mmcv.runner import Fp16OptimizerHook, OptimizerHook, build_optimizer
-from mmdet.datasets import build_dataset
+from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
 
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
@@ -122,6 +122,8 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
         optimizer_config = OptimizerHook(**(cfg.get("optimizer_config") or {}))
     else:
         optimizer_config = cfg.get("optimizer_config") or {}
+    # a head with another number of classes than the dataset learns nonsense without a word
+    made.register_hook(NumClassCheckHook())
     made.register_training_hooks(cfg.lr_config, optimizer_config, None, cfg.get("log_config"),
                                  cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
     return made

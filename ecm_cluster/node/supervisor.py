@@ -109,7 +109,7 @@ class Supervisor:
             log.flush()
             worker = subprocess.Popen(
                 [sys.executable, "-m", self.module, str(self.training.path), str(attempt)], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env={**os.environ, **world.export(self.place)},
+                stdout=log, stderr=log, env={**os.environ, **world.export(self.place), **self._logging()},
                 preexec_fn=preemption.prepare_child)
         # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
         preemption.forward_to(lambda number: _send(worker, number))
@@ -126,6 +126,12 @@ class Supervisor:
                         preemption.ask_to_stop(signal.SIGTERM)
         finally:
             preemption.forward_to(None)
+
+    def _logging(self) -> dict[str, str]:
+        """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
+        names = {"WANDB_RUN_ID": self.training.spec["run_id"], "WANDB_NAME": self.training.name,
+                 "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
+        return {k: v for k, v in names.items() if k not in os.environ}
 
     def _end_worker(self, worker: subprocess.Popen) -> None:
         worker.kill()

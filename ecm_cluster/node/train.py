@@ -97,7 +97,7 @@ def train(run: Run, place: Place, attempt: int) -> int:
     def max_iterations() -> int:
         return runner.max_iters or runner.max_epochs * len(loader)
 
-    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=checkpoint_interval(spec, cfg),
+    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
                         minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
                         max_iterations=max_iterations)
     runner.prepare(seed, boundary)
@@ -116,13 +116,6 @@ def train(run: Run, place: Place, attempt: int) -> int:
     dist.barrier(group)
     dist.destroy_process_group()
     return code
-
-
-def checkpoint_interval(spec: dict[str, Any], cfg: Any) -> int:
-    """Iterations between checkpoints: the job's, else the config's where it counts iterations."""
-    stock = cfg.get("checkpoint_config") or {}
-    by_iterations = not stock.get("by_epoch", cfg.runner["type"] == "EpochBasedRunner")
-    return spec["job"]["checkpoint_every"] or (int(stock.get("interval", 0)) if by_iterations else 0)
 
 
 def restore(run: Run, attempt: int, rank: int, runner: Any, cfg: Any, logger: Any) -> None:

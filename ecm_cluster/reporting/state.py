@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import checkpoints, cluster, recovery
-from ..run import Evaluation, Run, Work
+from .. import chain, checkpoints, cluster, driver, recovery
+from ..errors import UserError
+from ..run import Evaluation, Run
 
 SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
 ENDED_WELL = ("COMPLETED",)
@@ -23,7 +24,7 @@ class RunState:
 
     Attributes:
         state: ``submitting``, ``waiting``, ``running``, ``evaluating``, ``done``, ``complete`` (trained, and not
-            scored yet), ``stopped`` or ``failed``.
+            scored yet), ``stopped``, ``failed``, or ``unreadable`` (the directory is damaged).
         reason: Why it is in this state, in a few words.
         next: What the user may type, if there is something to do.
         seconds_per_iteration, loss: Of the newest heartbeat.
@@ -52,11 +53,25 @@ def fold(runs: Sequence[Run]) -> list[RunState]:
     """The states of many runs, with one question to Slurm for all of them."""
     ids = [s.job_id for r in runs for s in r.submissions() if s.cluster == "slurm" and s.job_id]
     known = cluster.query(ids) if ids and cluster.slurm_available() else {}
-    return [fold_one(run, known) for run in runs]
+    return [_fold_or_say_why_not(run, known) for run in runs]
+
+
+def _fold_or_say_why_not(run: Run, known: dict[str, cluster.JobState]) -> RunState:
+    try:
+        return fold_one(run, known)
+    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # files that others made or broke: one run that cannot be read must not hide the rest
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return RunState(run.name, str(run.path), "unreadable", " ".join(reason.split()))
 
 
 def fold_one(run: Run, known: dict[str, cluster.JobState]) -> RunState:
-    """The state of one run, given what Slurm knows."""
+    """The state of one run, given what Slurm knows.
+
+    Raises:
+        UserError: run.json cannot be read.
+    """
+    _ = run.spec
     submissions = {s.stage: s for s in run.submissions()}
     state = RunState(run.name, str(run.path), "", "", jobs={k: s.job_id for k, s in submissions.items()})
     _progress(run, state)
@@ -67,7 +82,7 @@ def fold_one(run: Run, known: dict[str, cluster.JobState]) -> RunState:
         _after_training(run, state, submissions.get("evaluate") or train, known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
-        state.next = f"python -m ecm_cluster.submit --name {run.name} --runs-dir {run.path.parent}"
+        state.next = chain.line_to_go_on(run)
     else:
         alive, text = liveness(run, train.job_id, train.cluster, known)
         _unfinished(run, state, alive, text)
@@ -87,10 +102,10 @@ def _progress(run: Run, state: RunState) -> None:
         state.loss, state.seconds_per_iteration = beat.get("loss"), beat.get("seconds_per_iteration")
 
 
-def liveness(run: Work, job_id: str, where: str, known: dict[str, cluster.JobState]) -> tuple[str, str]:
+def liveness(run: Run, job_id: str, where: str, known: dict[str, cluster.JobState]) -> tuple[str, str]:
     """Whether a job is ``waiting``, ``live``, ``ended`` or ``unknown``, and Slurm's own words for it."""
     if where == "local":
-        return ("live", f"local driver {job_id}") if pid_alive(job_id, str(run.path)) else ("ended", "")
+        return ("live", f"local driver {job_id}") if driver.alive(run, job_id) else ("ended", "")
     told = known.get(job_id)
     if told is None:
         return "unknown", f"Slurm knows no job {job_id}"
@@ -100,15 +115,6 @@ def liveness(run: Work, job_id: str, where: str, known: dict[str, cluster.JobSta
     if told.state in LIVE:
         return "live", f"job {job_id} on Slurm"
     return "ended", f"job {job_id} {told.state.lower()}{reason}"
-
-
-def pid_alive(pid: str, mark: str) -> bool:
-    """Whether the driver with this pid lives on this machine: its command line names the run."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as handle:
-            return mark.encode() in handle.read()
-    except OSError:
-        return False
 
 
 def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:

@@ -151,7 +151,7 @@ def test_breaking_the_checkout_while_the_job_waits_changes_nothing(slurm, small_
     await_state(run, "done", env=slurm.env)
 
 
-@pytest.mark.parametrize(("stage", "point"), [("train", "sbatch-answered"), ("evaluate", "after-sbatch:evaluate")])
+@pytest.mark.parametrize(("stage", "point"), [("train", "sbatch-answered"), ("evaluate", "after-sbatch:evaluate.json")])
 def test_a_submission_killed_before_the_id_is_recorded_leads_to_one_job_of_each_kind(
     slurm, small_data, tmp_path, stage, point
 ):

@@ -1,0 +1,51 @@
+"""The process that carries a run through on this machine, where Slurm would on a cluster: start it, find it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import subprocess
+
+from . import job as jobs
+from .request import environment_lines, outside_environment, python_of
+from .run import Run
+
+MODULE = "ecm_cluster.node.local"
+
+
+def alive(run: Run, pid: str) -> bool:
+    """Whether a process of this machine carries the run: its command line ends with the run's path, however spelled."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            line = os.fsdecode(handle.read()).rstrip("\0")
+    except OSError:
+        return False
+    last = line.split("\0")[-1].split("\n")[-1]
+    with contextlib.suppress(ValueError):
+        path = shlex.split(last)[-1] if last.startswith("exec ") else last  # still the shell, with the job's setup
+        return MODULE in line and os.path.realpath(path) == os.path.realpath(run.path)
+    return False
+
+
+def find(run: Run) -> str | None:
+    """The pid of the driver that carries the run on this machine, if there is one."""
+    return next((pid for pid in os.listdir("/proc") if pid.isdigit() and alive(run, pid)), None)
+
+
+def start(run: Run, job: jobs.Job) -> str:
+    """Start the process that carries a run through on this machine; it outlives the caller.
+
+    Returns:
+        Its pid, which is the run's job id.
+    """
+    env = outside_environment(os.environ)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
+    run.logs_dir.mkdir(parents=True, exist_ok=True)
+    command = [python_of(job), "-m", MODULE, str(run.path)]
+    script = "\n".join(["set -e", *environment_lines(run, job), "exec " + shlex.join(command)])
+    with open(run.local_log, "ab") as log:
+        process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=log, start_new_session=True)
+    return str(process.pid)

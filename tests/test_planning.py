@@ -1,0 +1,298 @@
+"""From a job to a plan: what is trained, with which batch and learning rate, and what is refused before it starts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import Answers
+from small import CLASSES, ROOT
+
+from ecm_cluster import config, job, planning
+from ecm_cluster.errors import UserError
+from ecm_cluster.run import Run
+
+HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
+PARTITIONS = ("PartitionName=low Default=YES GraceTime=30 MaxTime=UNLIMITED PreemptMode=REQUEUE State=UP\n"
+              "PartitionName=lowc Default=NO GraceTime=5 MaxTime=UNLIMITED PreemptMode=CANCEL State=UP\n"
+              "PartitionName=high Default=NO GraceTime=0 MaxTime=UNLIMITED PreemptMode=OFF State=UP\n")
+
+
+def planned(data: Path, where: str = "local", options: dict[str, Any] | None = None, **values: Any) -> planning.Plan:
+    """The plan of the demo's config on a data set."""
+    return planning.make(job.make({"config": "configs/demo.py", "device": "cpu", "data_root": str(data),
+                                   "options": {**HEADS, **(options or {})}, **values}), where)
+
+
+def test_the_plan_of_a_sound_job_has_no_problems_and_says_where_everything_is(small_data):
+    plan = planned(small_data)
+    assert (plan.problems, plan.warnings) == ([], [])
+    assert plan.annotations == {"train": small_data / "annotations/lvis_v1_train.json",
+                                "test": small_data / "annotations/lvis_v1_val.json"}
+    assert plan.cfg["data"]["train"]["dataset"]["img_prefix"] == f"{small_data}/"
+    assert plan.config_files[0] == ROOT / "configs/demo.py"
+    assert plan.config_files[1:], "the config's bases are part of it"
+
+
+def test_planning_writes_nothing(small_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planning.describe(planned(small_data, runs_dir=str(tmp_path / "runs")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_root_may_be_relative_or_in_the_home_folder(small_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(small_data.parent))
+    monkeypatch.chdir(small_data.parent)
+    for spelled in (small_data.name, f"~/{small_data.name}", f"{small_data}/"):
+        plan = planned(Path(), data_root=spelled)
+        assert plan.annotations["train"] == small_data / "annotations/lvis_v1_train.json"
+        assert plan.problems == []
+
+
+# ---------------------------------------------------------------------------------------------- batch and rate
+
+RULE = {"auto_scale_lr.base_batch_size": 16, "optimizer.lr": 0.02}
+
+
+def test_the_batch_is_the_sum_over_all_ranks(small_data):
+    batch = planned(small_data, nodes=2, gpus=3).batch
+    assert (batch["per_gpu"], batch["global"]) == (4, 24)
+    batch = planned(small_data, gpus=3, options={"data.train_dataloader": {"samples_per_gpu": 5}}).batch
+    assert batch["global"] == 15, "train_dataloader beats data.samples_per_gpu, as in mmdet"
+
+
+def test_a_batch_that_the_config_was_not_written_for_is_named_with_the_rate_that_fits(small_data):
+    plan = planned(small_data, gpus=8, options=RULE)
+    assert plan.cfg["optimizer"]["lr"] == 0.02
+    (warning,) = plan.warnings
+    assert "learning rate 0.02 is for a batch of 16, this run's batch is 32" in warning
+    assert "--set optimizer.lr=0.04" in warning
+    assert "32 = 8 × 4; learning rate 0.02 (as in the config)" in planning.describe(plan)
+
+
+def test_the_linear_rule_is_followed_where_the_config_asks_for_it(small_data):
+    plan = planned(small_data, gpus=8, options={**RULE, "auto_scale_lr.enable": True})
+    assert plan.cfg["optimizer"]["lr"] == plan.batch["lr"] == 0.04
+    assert plan.warnings == []
+    assert "learning rate 0.04 (linear: 0.02 × 32/16)" in planning.describe(plan)
+
+
+@pytest.mark.parametrize("enable", [True, False])
+def test_the_batch_that_the_config_was_written_for_changes_nothing(small_data, enable):
+    plan = planned(small_data, gpus=4, options={**RULE, "auto_scale_lr.enable": enable})
+    assert plan.cfg["optimizer"]["lr"] == 0.02
+    assert plan.warnings == []
+
+
+def test_a_config_that_names_no_batch_is_left_alone(small_data):
+    plan = planned(small_data, gpus=8)
+    assert plan.cfg["optimizer"]["lr"] == 1e-3
+    assert plan.warnings == []
+
+
+def test_several_optimizers_keep_their_rates(small_data, tmp_path):
+    path = tmp_path / "two.py"
+    path.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\n"
+                    "optimizer = dict(_delete_=True, backbone=dict(type='SGD', lr=1), head=dict(type='SGD', lr=2))\n"
+                    "auto_scale_lr = dict(enable=True, base_batch_size=1)\n")
+    plan = planned(small_data, config=str(path))
+    assert [plan.cfg["optimizer"][k]["lr"] for k in ("backbone", "head")] == [1, 2]
+
+
+# ---------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"workflow": [("train", 1), ("val", 1)]}, "config: workflow: only [('train', 1)] is legal"),
+    ({"workflow": [("train", 2)]}, "config: workflow: only [('train', 1)] is legal"),
+    ({"runner.type": "EpochBasedRuner"}, "did you mean EpochBasedRunner?"),
+    ({"runner.type": "DynamicIterBasedRunner"}, "legal are: EpochBasedRunner, IterBasedRunner"),
+    ({"data.train_dataloader": {"class_aware_sampler": {"num_sample_class": 1}}}, "use ClassBalancedDataset"),
+])
+def test_what_the_launcher_does_not_carry_out_is_refused_in_one_line(small_data, options, said):
+    with pytest.raises(UserError) as caught:
+        planned(small_data, options=options)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "runner", "optimizer", "lr_config"])
+def test_half_a_config_is_refused_by_what_it_lacks(small_data, missing):
+    cfg = config.read("configs/demo.py")
+    cfg.pop(missing)
+    with pytest.raises(UserError, match=missing):
+        planning.refuse_what_is_not_covered(cfg)
+
+
+def test_a_workflow_may_be_written_with_lists(small_data):
+    assert planned(small_data, options={"workflow": [["train", 1]]}).problems == []
+
+
+def test_on_one_machine_gpus_of_several_nodes_are_refused_and_partitions_mean_nothing(small_data):
+    with pytest.raises(UserError, match="nodes: 2 is not legal on one machine with device cuda"):
+        planned(small_data, nodes=2, device="cuda")
+    assert planned(small_data, nodes=2, partition="x").warnings == [
+        "partition and gpu_type have no meaning with --cluster local"]
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@pytest.fixture
+def damaged(small_data, tmp_path) -> Path:
+    """A copy of the data set, without its pictures' weight, to be broken."""
+    shutil.copytree(small_data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_every_problem_of_the_data_is_listed_not_the_first_alone(damaged):
+    (damaged / "annotations/lvis_v1_train.json").write_text('{"images": [')
+    (damaged / "annotations/lvis_v1_val.json").unlink()
+    plan = planned(damaged)
+    assert len(plan.problems) == 2
+    assert plan.problems[0].startswith("data.train.ann_file:")
+    assert plan.problems[1].startswith("data.test.ann_file:")
+    assert not any("\n" in problem for problem in plan.problems)
+
+
+def test_missing_pictures_are_a_problem(damaged):
+    shutil.rmtree(damaged / "train2017")
+    (problem,) = planned(damaged).problems
+    assert "data.train.img_prefix" in problem
+
+
+def test_annotations_of_two_data_sets_are_a_problem(damaged):
+    path = damaged / "annotations/lvis_v1_val.json"
+    content = json.loads(path.read_text())
+    content["categories"][0]["name"] = "something else"
+    path.write_text(json.dumps(content))
+    (problem,) = planned(damaged).problems
+    assert "has other categories than" in problem
+
+
+def test_heads_with_another_number_of_classes_than_the_file_are_a_problem_with_its_remedy(small_data):
+    (problem,) = planned(small_data, options={"model.roi_head.mask_head.num_classes": 24}).problems
+    assert f"--set model.roi_head.mask_head.num_classes={CLASSES}" in problem
+    assert "bbox_head" not in problem
+    assert planned(small_data, options={f"{k}": 24 for k in HEADS}).problems[0].count("--set") == 2
+
+
+def test_no_data_set_at_all_is_a_problem_that_names_the_file(tmp_path):
+    plan = planned(tmp_path / "none")
+    assert len(plan.problems) == 2
+    assert str(tmp_path / "none/annotations/lvis_v1_train.json") in plan.problems[0]
+
+
+# ---------------------------------------------------------------------------------------------- class counts
+
+
+def test_class_counts_are_frozen_into_the_config_as_the_file_says_them(small_data):
+    plan = planned(small_data)
+    loss = plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]
+    path = Path(loss["class_counts"])
+    assert path == small_data / "annotations/lvis_v1_train.json", "until submission the plan names the file"
+    digests = planning.freeze_class_counts(plan.cfg)
+    categories = sorted(json.loads(path.read_text())["categories"], key=lambda c: c["id"])
+    assert loss["class_counts"] == [c["instance_count"] for c in categories]
+    assert all(type(n) is int for n in loss["class_counts"])
+    assert list(digests) == [loss["type"]]
+    assert planning.freeze_class_counts(plan.cfg) == {}, "what is frozen stays as it is"
+
+
+def test_counts_from_another_field_and_from_a_text_file(small_data, tmp_path):
+    text = tmp_path / "counts.txt"
+    text.write_text("".join(f"{n}\n" for n in range(1, CLASSES + 1)))
+    plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.class_counts": str(text)})
+    planning.freeze_class_counts(plan.cfg)
+    assert plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"] == list(range(1, CLASSES + 1))
+    plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.count_field": "image_count"})
+    before = copy.deepcopy(plan.cfg)
+    planning.freeze_class_counts(plan.cfg)
+    found = plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]
+    stored = json.loads(Path(before["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]).read_text())
+    assert found == [c["image_count"] for c in sorted(stored["categories"], key=lambda c: c["id"])]
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("3\n0\n5\n", "class_counts"), ("3\nx\n", "class_counts"), (None, "none.txt")])
+def test_counts_that_cannot_be_used_are_refused_in_one_line(small_data, tmp_path, content, said):
+    path = tmp_path / ("counts.txt" if content else "none.txt")
+    if content:
+        path.write_text(content)
+    plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.class_counts": str(path)})
+    with pytest.raises(UserError) as caught:
+        planning.freeze_class_counts(plan.cfg)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- the place
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Answers:
+    answers = Answers(tmp_path, monkeypatch)
+    answers(scontrol=PARTITIONS, sbatch="")
+    return answers
+
+
+def test_a_partition_that_does_not_exist_is_refused_with_those_that_do(small_data, slurm):
+    with pytest.raises(UserError) as caught:
+        planned(small_data, "slurm", partition="hihg")
+    assert str(caught.value) == "partition: 'hihg' is unknown (did you mean high?); legal are: low, lowc, high"
+    with pytest.raises(UserError, match="'other' is unknown"):
+        planned(small_data, "slurm", partition="low,other")
+
+
+def test_without_an_answer_of_slurm_a_partition_is_left_to_sbatch(small_data, slurm):
+    slurm(scontrol=None)
+    plan = planned(small_data, "slurm", partition="whatever")
+    assert plan.partition is None
+    assert "partition whatever" in planning.describe(plan)
+
+
+@pytest.mark.parametrize(("partition", "said"), [
+    (None, "partition low (the default), time limit 24:00:00; when preempted (grace 30 s)"),
+    ("low", "partition low, time limit 24:00:00; when preempted (grace 30 s) or out of time: commit, requeue, go on"),
+    ("high,low", "partition high,low, time limit 24:00:00; never preempted"),
+    ("lowc", "preemption mode CANCEL (grace 5 s)"),
+])
+def test_the_plan_says_what_the_partition_will_do(small_data, slurm, partition, said):
+    assert said in planning.describe(planned(small_data, "slurm", partition=partition))
+
+
+def test_what_sbatch_would_not_take_is_refused_in_its_own_words(small_data, slurm, tmp_path):
+    slurm.script("sbatch", "echo 'sbatch: error: Invalid qos specification' >&2\n"
+                           "echo 'allocation failure: Invalid qos specification' >&2\nexit 1\n")
+    plan = planned(small_data, "slurm", qos="none")
+    with pytest.raises(UserError) as caught:
+        planning.check_with_slurm(plan, Run(tmp_path / "run"))
+    assert "sbatch would refuse the train job: Invalid qos specification" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------- on a login node
+
+BLOCKED = ("torch", "torchvision", "mmcv", "mmdet", "numpy", "cv2", "pycocotools", "lvis")
+
+
+def test_a_plan_with_frozen_counts_needs_nothing_that_a_login_node_lacks(small_data):
+    program = (
+        "import sys\n"
+        f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
+        "from ecm_cluster import config, job, planning\n"
+        "values = {'config': 'configs/demo.py', 'device': 'cpu', 'data_root': sys.argv[1]}\n"
+        "plan = planning.make(job.make(values), 'local')\n"
+        "planning.freeze_class_counts(plan.cfg)\n"
+        "print(len(config.dump(plan.cfg)), planning.describe(plan))\n")
+    done = subprocess.run([sys.executable, "-c", program, str(small_data)], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert "configs/demo.py" in done.stdout

@@ -1,0 +1,222 @@
+"""Why a signal came, what follows an end, and within which budget."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from ecm_cluster import cluster, files, recovery
+from ecm_cluster.run import Run
+
+SET, UNSET = "2024-05-03T11:20:31", "None"
+
+
+def answer(state: str, restarts: int = 0, reason: str = "None", preempt: str | None = UNSET) -> dict[str, str]:
+    """The fields of ``scontrol show job`` that matter, spelled as Slurm 22.05 prints them."""
+    fields = {"JobId": "7", "JobState": state, "Reason": reason, "Restarts": str(restarts), "Requeue": "1",
+              "PreemptEligibleTime": "2024-05-03T11:17:02", "PreemptTime": preempt}
+    return {k: v for k, v in fields.items() if v is not None}
+
+
+# each row of the table of what the first answer after a signal means; R0 = 0 unless said otherwise
+ROWS = [
+    # RUNNING, PreemptTime set: in grace, whatever else holds
+    ("preempted", answer("RUNNING", preempt=SET), 0, 7200.0),
+    ("preempted", answer("RUNNING", preempt=SET), 0, 20.0),
+    ("preempted", answer("RUNNING", 3, preempt=SET), 3, None),
+    # RUNNING near EndTime: the user signal before the time limit, which may come 60 s early
+    ("time limit", answer("RUNNING"), 0, 119.0),
+    ("time limit", answer("RUNNING"), 0, 180.0),
+    ("time limit", answer("RUNNING"), 0, -25.0),
+    ("time limit", answer("RUNNING", 2, preempt=None), 2, 60.0),
+    # RUNNING otherwise: somebody's signal
+    ("signalled", answer("RUNNING"), 0, 181.0),
+    ("signalled", answer("RUNNING", preempt=None), 0, 7200.0),
+    ("signalled", answer("RUNNING"), 0, None),
+    ("signalled", answer("RUNNING", 1), 1, 7200.0),
+    # requeued already: the counter has gone up
+    ("requeued", answer("COMPLETING", 1), 0, 7200.0),
+    ("requeued", answer("PENDING", 1, "BeginTime", preempt=None), 0, None),
+    ("requeued", answer("COMPLETING", 1, preempt=SET), 0, 7200.0),
+    ("requeued", answer("COMPLETING", 4, "TimeLimit"), 3, None),
+    ("requeued", answer("PENDING", 3, "NodeDown"), 2, None),
+    # COMPLETING for the time limit
+    ("time limit", answer("COMPLETING", reason="TimeLimit"), 0, -31.0),
+    ("time limit", answer("COMPLETING", 2, "TimeLimit", preempt=None), 2, None),
+    # COMPLETING otherwise: cancelled, or preempted for good
+    ("cancelled", answer("COMPLETING"), 0, 7200.0),
+    ("cancelled", answer("COMPLETING", preempt=SET), 0, 7200.0),
+    ("cancelled", answer("COMPLETING", preempt=None), 0, 30.0),
+    ("cancelled", answer("COMPLETING", 2), 2, None),
+    # ended: a rank that asks late, or a task that outlived its job on a node that Slurm took for dead
+    ("cancelled", answer("CANCELLED"), 0, None),
+    ("cancelled", answer("PREEMPTED", preempt=SET), 0, None),
+    # no answer
+    ("unknown", None, 0, None),
+    ("unknown", {}, 0, None),
+]
+
+
+@pytest.mark.parametrize(("cause", "told", "restarts", "remaining"), ROWS)
+def test_each_answer_of_slurm_has_one_meaning(cause, told, restarts, remaining):
+    assert recovery.why_signalled(told, restarts, lead=120, remaining=remaining) == cause
+
+
+def test_the_next_start_of_a_requeued_job_does_not_count_as_this_ones():
+    """An old attempt on a node that Slurm took for dead asks while its successor runs."""
+    assert recovery.why_signalled(answer("RUNNING", 1), 0, 120, 7200.0) == "requeued"
+
+
+def test_the_time_limit_is_told_from_the_lead_that_the_job_asked_for():
+    assert recovery.why_signalled(answer("RUNNING"), 0, lead=600, remaining=590) == "time limit"
+    assert recovery.why_signalled(answer("RUNNING"), 0, lead=60, remaining=590) == "signalled"
+
+
+def test_only_what_is_meant_to_go_on_is_ever_requeued():
+    for cause, told, restarts, remaining in ROWS:
+        if told and told["JobState"] not in ("RUNNING", "PENDING") and told["Reason"] != "TimeLimit":
+            assert cause not in ("preempted", "time limit", "signalled"), (told, restarts, remaining)
+
+
+# ---------------------------------------------------------------------------------------------- decisions
+
+
+def attempt(run: Run, number: int, *events: tuple[str, dict]) -> None:
+    run.attempts_dir.mkdir(parents=True, exist_ok=True)
+    assert files.create_exclusive(run.attempt_file(number), json.dumps({"number": number, "accepts": []}))
+    ledger = run.ledger(number, "task000")
+    ledger.write("start", rank=0)
+    for kind, fields in events:
+        ledger.write(kind, **fields)
+
+
+@pytest.mark.parametrize(("cause", "action"), [
+    ("complete", "done"), ("preempted", "continue"), ("time limit", "continue"), ("signalled", "continue"),
+    ("requeued", "wait"), ("cancelled", "stop"), ("crashed", "stop"), ("killed", "stop"), ("lost", "stop"),
+    ("not startable", "stop")])
+def test_what_follows_each_kind_of_end(tmp_path, cause, action):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {"checkpoint": "x"}), ("end", {"cause": cause, "detail": "what was seen"}))
+    decision = recovery.decide(run)
+    assert decision.action == action
+    if cause != "complete":
+        assert decision.reason == "what was seen"
+
+
+def test_an_end_without_words_says_the_causes_own(tmp_path):
+    attempt(Run(tmp_path), 1, ("end", {"cause": "preempted"}))
+    assert recovery.decide(Run(tmp_path)).reason == recovery.ENDINGS["preempted"].text
+
+
+def test_every_ending_has_an_action_that_someone_carries_out():
+    assert {e.action for e in recovery.ENDINGS.values()} <= {"none", "continue", "wait", "stop"}
+
+
+def test_an_attempt_that_ended_without_a_word_stops_the_run(tmp_path):
+    attempt(Run(tmp_path), 1, ("commit", {"checkpoint": "x"}))
+    decision = recovery.decide(Run(tmp_path))
+    assert (decision.action, decision.reason) == ("stop", recovery.ENDINGS["lost"].text)
+
+
+def test_no_attempt_at_all_stops_too(tmp_path):
+    assert recovery.decide(Run(tmp_path)).action == "stop"
+
+
+def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
+    run = Run(tmp_path)
+    attempt(run, 1, ("end", {"cause": "preempted"}))
+    attempt(run, 2)
+    assert recovery.decide(run).action == "stop"
+
+
+def test_the_first_cause_counts_as_the_others_follow_from_it(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {}))
+    clock = iter([200.0, 100.0])
+    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: next(clock))
+    run.ledger(1, "task000").write("end", cause="crashed", detail="connection closed by peer", rank=0)
+    run.ledger(1, "train001").write("end", cause="crashed", detail="rank 1: the loss is not a number", rank=1)
+    assert recovery.decide(run).reason == "rank 1: the loss is not a number"
+    end = recovery.last_end(run.events(), 1)
+    assert recovery.describe_end(end) == {"cause": "crashed", "detail": "rank 1: the loss is not a number", "rank": 1,
+                                          "time": 100.0}
+    assert recovery.describe_end(None) is None
+
+
+def test_three_attempts_in_a_row_without_a_commit_stop_a_run_whatever_the_cause(tmp_path):
+    run = Run(tmp_path)
+    for number, cause in enumerate(["preempted", "time limit", "signalled"], 1):
+        attempt(run, number, ("end", {"cause": cause}))
+        if number < recovery.BARREN_LIMIT:
+            assert recovery.decide(run).action == "continue"
+    decision = recovery.decide(run)
+    assert decision.action == "stop"
+    assert decision.reason == "3 attempts in a row ended without a new checkpoint"
+
+
+def test_a_commit_between_begins_the_count_anew(tmp_path):
+    run = Run(tmp_path)
+    for number in range(1, 9):
+        events = [("commit", {"checkpoint": "x"})] if number % 3 == 0 else []
+        attempt(run, number, *events, ("end", {"cause": "preempted"}))
+        assert recovery.decide(run).action == "continue", number
+
+
+def test_an_evaluation_commits_nothing_and_is_not_stopped_for_it(tmp_path):
+    work = Run(tmp_path).evaluation("key")
+    for number in range(1, 6):
+        attempt(work, number, ("end", {"cause": "preempted"}))
+    assert recovery.decide(work).action == "continue"
+
+
+# ---------------------------------------------------------------------------------------------- the code's causes
+
+
+def literals(node: ast.expr) -> list[str]:
+    """The strings that an expression may be, as far as it is written out."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if isinstance(node, ast.IfExp):
+        return literals(node.body) + literals(node.orelse)
+    return []
+
+
+def causes(path: Path) -> list[tuple[int, str]]:
+    """Every string that a file gives as ``cause=…``, ``cause = …`` or ``{"cause": …}``, with its line."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        values: list[ast.expr] = []
+        if isinstance(node, ast.keyword):
+            values = [node.value] if node.arg == "cause" else []
+        elif isinstance(node, ast.Assign):
+            values = [node.value] if any(isinstance(t, ast.Name) and t.id == "cause" for t in node.targets) else []
+        elif isinstance(node, ast.Dict):
+            values = [v for k, v in zip(node.keys, node.values) if isinstance(k, ast.Constant) and k.value == "cause"]
+        found += [(value.lineno, text) for value in values for text in literals(value)]
+    return found
+
+
+def test_every_cause_that_the_code_writes_has_an_ending(root):
+    found = {(str(path.relative_to(root)), line, cause) for path in (root / "ecm_cluster").rglob("*.py")
+             for line, cause in causes(path)}
+    assert {"crashed", "killed", "complete", "cancelled", "signalled"} <= {cause for _, _, cause in found}
+    # what Slurm did not answer is never an end: it is asked again
+    assert {(f, n, c) for f, n, c in found if c not in recovery.ENDINGS and c != "unknown"} == set()
+
+
+def test_every_answer_to_a_signal_has_an_ending(root):
+    tree = ast.parse((root / "ecm_cluster/recovery.py").read_text())
+    function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "why_signalled")
+    answers = {text for n in ast.walk(function) if isinstance(n, ast.Return) and n.value for text in literals(n.value)}
+    assert answers - {"unknown"} <= set(recovery.ENDINGS)
+    assert len(answers) >= 6
+
+
+def test_slurms_end_time_is_read_as_seconds_from_now():
+    left = cluster.seconds_left({"EndTime": "2999-01-01T00:00:00"})
+    assert left is not None and left > 1e9
+    for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
+        assert cluster.seconds_left(none) is None
