@@ -7,6 +7,7 @@ its top, so that ``--help`` answers at once on a login node without torch.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,7 +26,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str):  # noqa: D102 (argparse's own)
-        self.exit(EXIT_USAGE, f"error: {message} (see {self.prog} --help)\n")
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        near = difflib.get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.exit(EXIT_USAGE, f"error: {message}{hint} (see {self.prog} --help)\n")
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

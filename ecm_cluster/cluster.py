@@ -144,17 +144,20 @@ class JobState:
     start: str
 
 
-def query(job_ids: Sequence[str]) -> dict[str, JobState]:
+def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
     """The states of many jobs, in one squeue call, and one sacct call for those that squeue has forgotten.
 
-    A job that neither knows is not in the answer.
+    A job that neither knows is not in the answer; None where neither answers.
     """
     wanted = set(job_ids)
-    found = {j.job_id: j for j in _queue() or [] if j.job_id in wanted}
+    queue = _queue()
+    found = {j.job_id: j for j in queue or [] if j.job_id in wanted}
     missing = sorted(wanted - set(found))
     if missing:
-        out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing)) or ""
-        for line in out.splitlines():
+        out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing))
+        if queue is None and out is None:
+            return None
+        for line in (out or "").splitlines():
             job_id, state, reason, comment, start = [*line.split("|"), "", "", ""][:5]
             found[job_id] = JobState(job_id, state.split(" ")[0], reason, comment, start)
     return found

@@ -236,7 +236,7 @@ def find_job_file(given: str) -> Path:
     for candidate in (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given):
         if candidate.is_file():
             return candidate.resolve()
-    names = sorted(p.name for p in shipped.glob("*.yaml"))
+    names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise one_of("JOB", given, names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folded = states.fold(found)
     if args.json:
         values: Any = [{**s.as_dict(), **({"events": story(r)} if args.run else {})} for r, s in zip(found, folded)]
-        print(json.dumps(values[0] if args.run else values, indent=1))
+        print(json.dumps(finite(values[0] if args.run else values), indent=1))
     elif args.run:
         print_story(found[0], folded[0])
     elif folded:
@@ -56,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
     return cli.EXIT_OK
+
+
+def finite(value: Any) -> Any:
+    """The same with null for each number that JSON does not know, such as the loss of a training that diverged."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(folded: Sequence[states.RunState]) -> None:
@@ -123,7 +133,8 @@ def print_story(run: Run, s: states.RunState) -> None:
         text = tell(row)
         if text:
             when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
-            label = ("train" if row["work"] == "train" else "evaluate") + (f" attempt {row['attempt']}" if row["attempt"] else "")
+            label = "train" if row["work"] == "train" else "evaluate"
+            label += f" attempt {row['attempt']}" if row["attempt"] else ""
             print(f"  {when}  {label:<20} {text}")
     for evaluation in run.evaluations():
         if evaluation.table_file.exists() and evaluation.metrics() is not None:

@@ -64,7 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(plan.problems[0])
     if args.cluster == "slurm":
         planning.check_with_slurm(plan, run)
-    return start(create(run, plan), plan.job, args)
+    try:
+        run = create(run, plan)
+    except OSError as error:
+        raise UserError(f"runs-dir: {run.path} cannot be made ({error.strerror or error}); give a place to write to "
+                        "by --runs-dir") from None
+    return start(run, plan.job, args)
 
 
 def read_job(args: argparse.Namespace) -> jobs.Job:
@@ -135,7 +140,8 @@ def create(run: Run, plan: Any) -> Run:
 
     own = {p.name for p in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir, run.code_dir,
                             run.config_file)}
-    if run.path.is_dir() and any(p.name not in own and files.TMP_MARK not in p.name for p in run.path.iterdir()):
+    there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+    if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
 
     cfg = plan.cfg
@@ -164,7 +170,8 @@ def create(run: Run, plan: Any) -> Run:
         "cwd": os.getcwd(),
         "threads": plan.job.threads_per_rank, "checkpoint_every": planning.checkpoint_interval(cfg, plan.job),
         "config": plan.config_path, "job": plan.job.as_dict(),
-        "batch": plan.batch, "digests": digests, "class_counts": counts, "code": code,
+        "batch": plan.batch, "annotations": {split: str(path) for split, path in plan.annotations.items()},
+        "digests": digests, "class_counts": counts, "code": code,
         "weights": [_weight_record(w) for w in fetched], "versions": versions()}
     if not files.create_exclusive(run.run_file, json.dumps(record, indent=1) + "\n"):
         raise UserError(f"name: another submission made {run.path} at the same time; give another --name")

@@ -95,16 +95,15 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("argv", "said"), [
-    (["--nods", "2"], "unrecognized arguments: --nods 2"),
-    (["--node", "2"], "unrecognized arguments: --node 2"),
+    (["--nods", "2"], "unrecognized arguments: --nods; did you mean --nodes?"),
+    (["--node", "2"], "unrecognized arguments: --node; did you mean --nodes?"),
     (["--nodes", "two"], "argument --nodes: invalid int value: 'two'"),
     (["--nodes", "0"], "nodes: 0 is not legal; give a whole number, 1 or more"),
     (["--cluster", "slrum"], "invalid choice: 'slrum'"),
-    (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo.yaml?)"),
+    (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo?)"),
     (["demo", "one-more"], "unrecognized arguments: one-more"),
     (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
-    (["demo", "--set", "optimizer.lrr.x.0=1"], "optimizer.lrr"),
     (["demo", "--time", "soon"], "time: 'soon' is not legal"),
     (["demo", "--name", "a/b"], "name: 'a/b' is not legal; give a plain folder name, and --runs-dir for its place"),
     (["demo", "--name", "../a"], "name: '../a' is not legal"),
@@ -147,7 +146,10 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, small_data, id
 def test_a_file_in_the_place_of_the_run_is_left_alone(capsys, small_data, idle, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/a-run").write_text("years of work")
-    assert "a-run" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
+    assert "holds something else" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
+    said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
+    assert "cannot be made (Not a directory); give a place to write to by --runs-dir" in said
+    assert (tmp_path / "runs/a-run").read_text() == "years of work"
 
 
 def test_a_run_that_was_submitted_is_never_submitted_again(capsys, small_data, idle, tmp_path):
@@ -173,7 +175,7 @@ def test_a_dry_run_needs_neither_slurm_nor_torch_and_writes_nothing(small_data, 
                           env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
                                "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
     assert f"run {tmp_path}/runs/mask_rcnn_r50_1x-001" in done.stdout
     assert "to fetch: https://" in done.stdout
     assert done.stdout.count("#!/bin/bash") == 2
@@ -202,7 +204,8 @@ def test_a_dry_run_on_one_machine_shows_no_script(capsys, small_data, idle, tmp_
 def test_a_run_holds_everything_that_it_needs(capsys, small_data, idle, tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code/mine.py").write_text("x = 1\n")
-    code, out, _ = call(capsys, *flags_for(idle, small_data, tmp_path / "runs"), "--code", tmp_path / "code", "--seed", 7)
+    flags = flags_for(idle, small_data, tmp_path / "runs")
+    code, out, _ = call(capsys, *flags, "--code", tmp_path / "code", "--seed", 7)
     assert code == 0
     run = Run(tmp_path / "runs/a-run")
     spec = run.spec
@@ -296,7 +299,8 @@ def test_a_driver_whose_submitter_died_is_found_and_no_second_one_started(capsys
     assert [p for p in os.listdir("/proc") if p.isdigit() and driver.alive(run, p)] == [pid]
 
 
-def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_others(capsys, small_data, idle, tmp_path):
+def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_others(
+        capsys, small_data, idle, tmp_path, monkeypatch):
     flags = flags_for(idle, small_data, tmp_path / "runs")
     killed("after-driver", flags)
     run = Run(tmp_path / "runs/a-run")
@@ -304,16 +308,10 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     assert "had another options, seed;" in said
     line = f"python -m ecm_cluster.submit --name a-run --runs-dir {tmp_path}/runs --cluster local"
     assert line in said
-    assert "had another cluster" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs", "--cluster", "slurm") \
-        if submit_needs_slurm() else True
+    Answers(tmp_path, monkeypatch)(sbatch="", squeue="")
+    assert "had another cluster;" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs")
     told = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
     assert (told["state"], told["next"]) == ("submitting", line)
     code, out, _ = call(capsys, *line.split()[3:])
     assert code == 0, out
     assert [s.stage for s in run.submissions()] == ["train"]
-
-
-def submit_needs_slurm() -> bool:
-    from ecm_cluster import cluster
-
-    return cluster.slurm_available()

@@ -45,7 +45,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int) -> None:
         shards = [work.shard_file(rank, place.world_size) for rank in range(place.world_size)]
         await_files(shards)
         write_heartbeat(work, attempt, 0, phase="scoring")
-        score(run, work, attempt, cfg, shards)
+        score(run, work, attempt, shards)
 
 
 def infer(run: Run, work: Evaluation, place: Place, attempt: int, cfg: Any) -> None:
@@ -62,17 +62,23 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, cfg: Any) -> N
         index = device_index(place, torch.cuda.device_count())
         torch.cuda.set_device(index)
         device = f"cuda:{index}"
-    beat = [0.0]
-
-    def progress(done: int, total: int) -> None:
-        if time.monotonic() - beat[0] >= 1.0 or done == total:
-            beat[0] = time.monotonic()
-            write_heartbeat(work, attempt, place.rank, phase="inference", done=done, total=total)
-
     mark = run.completion()
     assert mark is not None
     work.detections_dir.mkdir(parents=True, exist_ok=True)
-    infer_shard(cfg, run.checkpoints_dir / mark["checkpoint"], shard, place.rank, place.world_size, device, progress)
+    infer_shard(cfg, run.checkpoints_dir / mark["checkpoint"], shard, place.rank, place.world_size, device,
+                Beat(work, attempt, place.rank))
+
+
+class Beat:
+    """A heartbeat with progress, about once a second."""
+
+    def __init__(self, work: Evaluation, attempt: int, rank: int) -> None:
+        self.work, self.attempt, self.rank, self._last = work, attempt, rank, 0.0
+
+    def __call__(self, done: int, total: int, phase: str = "inference") -> None:
+        if time.monotonic() - self._last >= 1.0 or done == total:
+            self._last = time.monotonic()
+            write_heartbeat(self.work, self.attempt, self.rank, phase=phase, done=done, total=total)
 
 
 def await_files(paths: list[Path]) -> None:
@@ -82,7 +88,7 @@ def await_files(paths: list[Path]) -> None:
         time.sleep(0.2)
 
 
-def score(run: Run, work: Evaluation, attempt: int, cfg: Any, shards: list[Path]) -> None:
+def score(run: Run, work: Evaluation, attempt: int, shards: list[Path]) -> None:
     """Detections to figures; ``metrics.json`` is written last and means that the evaluation is done."""
     from ..lvis import scoring
     from ..lvis.detections import read_shards
@@ -90,8 +96,10 @@ def score(run: Run, work: Evaluation, attempt: int, cfg: Any, shards: list[Path]
 
     mark = run.completion()
     assert mark is not None
-    annotation_file = Path(cfg.data.test.ann_file)
-    figures = scoring.score(annotation_file, read_shards(shards))
+    annotation_file = Path(run.spec["annotations"]["test"])
+    beat = Beat(work, attempt, 0)
+    figures = scoring.score(annotation_file, read_shards(shards), on_progress=lambda kind, done, total: beat(
+        done, total, phase=f"scoring {kind}"))
     provenance = {"run": run.name, **{k: mark[k] for k in ("checkpoint", "iteration", "epoch")},
                   "checkpoint_digest": mark["digest"], "annotations": str(annotation_file),
                   "annotations_digest": files.digest(annotation_file),

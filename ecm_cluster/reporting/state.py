@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 from .. import chain, checkpoints, cluster, driver, recovery
 from ..errors import UserError
-from ..run import Evaluation, Run
+from ..run import Evaluation, Run, Work
 
 SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
 ENDED_WELL = ("COMPLETED",)
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING")
+Known = Optional[dict[str, cluster.JobState]]  # what Slurm says of jobs; None: it does not answer
 LIVE = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")
 
 
@@ -24,7 +25,8 @@ class RunState:
 
     Attributes:
         state: ``submitting``, ``waiting``, ``running``, ``evaluating``, ``done``, ``complete`` (trained, and not
-            scored yet), ``stopped``, ``failed``, or ``unreadable`` (the directory is damaged).
+            scored yet), ``stopped``, ``failed``, ``unknown`` (nobody can be asked), or ``unreadable`` (the
+            directory is damaged).
         reason: Why it is in this state, in a few words.
         next: What the user may type, if there is something to do.
         seconds_per_iteration, loss: Of the newest heartbeat.
@@ -52,11 +54,13 @@ class RunState:
 def fold(runs: Sequence[Run]) -> list[RunState]:
     """The states of many runs, with one question to Slurm for all of them."""
     ids = [s.job_id for r in runs for s in r.submissions() if s.cluster == "slurm" and s.job_id]
-    known = cluster.query(ids) if ids and cluster.slurm_available() else {}
+    known: Known = {}
+    if ids:
+        known = cluster.query(ids) if cluster.slurm_available() else None
     return [_fold_or_say_why_not(run, known) for run in runs]
 
 
-def _fold_or_say_why_not(run: Run, known: dict[str, cluster.JobState]) -> RunState:
+def _fold_or_say_why_not(run: Run, known: Known) -> RunState:
     try:
         return fold_one(run, known)
     except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -65,8 +69,8 @@ def _fold_or_say_why_not(run: Run, known: dict[str, cluster.JobState]) -> RunSta
         return RunState(run.name, str(run.path), "unreadable", " ".join(reason.split()))
 
 
-def fold_one(run: Run, known: dict[str, cluster.JobState]) -> RunState:
-    """The state of one run, given what Slurm knows.
+def fold_one(run: Run, known: Known) -> RunState:
+    """The state of one run, given what Slurm knows; None where it does not answer.
 
     Raises:
         UserError: run.json cannot be read.
@@ -102,10 +106,12 @@ def _progress(run: Run, state: RunState) -> None:
         state.loss, state.seconds_per_iteration = beat.get("loss"), beat.get("seconds_per_iteration")
 
 
-def liveness(run: Run, job_id: str, where: str, known: dict[str, cluster.JobState]) -> tuple[str, str]:
-    """Whether a job is ``waiting``, ``live``, ``ended`` or ``unknown``, and Slurm's own words for it."""
+def liveness(run: Run, job_id: str, where: str, known: Known) -> tuple[str, str]:
+    """Whether a job is ``waiting``, ``live``, ``ended``, ``unknown`` or ``unasked``, and Slurm's own words for it."""
     if where == "local":
         return ("live", f"local driver {job_id}") if driver.alive(run, job_id) else ("ended", "")
+    if known is None:
+        return "unasked", "Slurm does not answer here"
     told = known.get(job_id)
     if told is None:
         return "unknown", f"Slurm knows no job {job_id}"
@@ -127,8 +133,10 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:
         phase = (beat or {}).get("phase", "starting")
         going_on = f", after: {why}" if end else ""
         state.state, state.reason = "running", f"{phase}{going_on}"
-    elif alive == "unknown" and end is None and _heard_lately(run, state.attempt):
-        state.state, state.reason = "running", "by its heartbeat; Slurm does not answer"
+    elif alive in ("unknown", "unasked") and end is None and _heard_lately(run, state.attempt):
+        state.state, state.reason = "running", f"by its heartbeat; {text}"
+    elif alive == "unasked":
+        state.state, state.reason = "unknown", text + (f"; attempt {state.attempt} ended: {why}" if why else "")
     elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
         state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
     else:
@@ -143,12 +151,12 @@ def _log_of(run: Run) -> Any:
     return logs[-1] if logs else run.local_log
 
 
-def _heard_lately(run: Run, attempt: int) -> bool:
-    beat = run.heartbeat(attempt) if attempt else None
+def _heard_lately(work: Work, attempt: int) -> bool:
+    beat = work.heartbeat(attempt) if attempt else None
     return beat is not None and time.time() - beat["time"] < SILENT_SECONDS
 
 
-def _after_training(run: Run, state: RunState, submission: Any, known: dict[str, cluster.JobState]) -> None:
+def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
     finished = [e for e in run.evaluations() if e.metrics() is not None]
     wanted = run.spec["job"]["evaluation"]["enabled"]
     if finished:
@@ -165,10 +173,13 @@ def _after_training(run: Run, state: RunState, submission: Any, known: dict[str,
     pending = run.evaluations()
     if alive == "waiting":
         state.state, state.reason = "complete", f"trained; evaluation: {text}"
-    elif alive == "live" or (alive == "unknown" and pending):
+    elif alive == "live" or (alive in ("unknown", "unasked") and pending
+                             and _heard_lately(pending[-1], pending[-1].newest_attempt())):
         state.state, state.reason = "evaluating", _evaluation_phase(pending)
+    elif alive == "unasked":
+        state.state, state.reason = "complete", f"trained; evaluation: {text}"
     else:
-        end = next((recovery.last_end(e.events(), e.newest_attempt()) for e in pending), None)
+        end = recovery.last_end(pending[-1].events(), pending[-1].newest_attempt()) if pending else None
         state.state, state.reason = "failed", "evaluation: " + ((end.get("detail") if end else None) or text)
         if pending:
             state.next = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}"
@@ -178,7 +189,7 @@ def _evaluation_phase(pending: list[Evaluation]) -> str:
     beat = pending[-1].heartbeat(pending[-1].newest_attempt()) if pending else None
     if not beat:
         return "starting"
-    share = f" {beat['done']}/{beat['total']} images" if "done" in beat else ""
+    share = f" {beat['done']}/{beat['total']}" if "done" in beat else ""
     return f"{beat['phase']}{share}"
 
 
