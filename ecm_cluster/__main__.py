@@ -12,6 +12,8 @@ from .errors import one_of
 VERBS = {
     "submit": "submit a training run and the evaluation behind it",
     "status": "say what every run is doing, and why",
+    "cancel": "cancel runs and what waits behind them; they stay resumable",
+    "resume": "bring a run back that has ended, was cancelled, or crashed",
     "synthesize": "write a synthetic data set in the LVIS v1 format",
     "demo": "the whole main job on this machine, in a few minutes",
 }

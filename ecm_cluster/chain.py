@@ -2,19 +2,20 @@
 
 A chain survives a crash of its submitter. Before each sbatch a token is written into the run, and given to Slurm
 as the job's comment; whoever comes later finds a job whose id was never recorded by it, and submits what is
-missing. One job for each stage, never two.
+missing. One job for each stage, never two. A run that goes on in a new job keeps the ids of its former ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import secrets
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import cluster, driver, files
+from . import cluster, driver, files, lead
 from . import job as jobs
 from .errors import UserError
 from .run import Evaluation, Run
@@ -30,7 +31,8 @@ def stages(job: jobs.Job) -> list[str]:
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None) -> cluster.Request:
     """What a stage asks of the cluster; an evaluation inherits what its block does not say."""
     if stage == TRAIN:
-        return cluster.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time)
+        job = dataclasses.replace(job, signal_lead=lead.lead_of(run, job.signal_lead))
+        return cluster.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after)
     block = job.evaluation
     return cluster.Request(run, job, stage, block.nodes or 1, block.gpus or job.gpus, token,
                            block.partition or job.partition, block.time or job.time, after)
@@ -55,7 +57,8 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
     """
     ids: dict[str, str] = {}
     for stage in stages(job):
-        ids[stage] = _submit_stage(run, job, stage, after=ids.get(TRAIN))
+        # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
+        ids[stage] = _submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
     return ids
 
 
@@ -67,7 +70,8 @@ def _submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str
         return record["job_id"]
     found = cluster.find_by_token(record["token"]) if record else None
     if found is None:
-        record = {"token": new_token(run.name, stage), "cluster": "slurm"}
+        former = (record or {}).get("former", [])
+        record = {"token": new_token(run.name, stage), "cluster": "slurm", "former": former}
         asked = request(run, job, stage, record["token"], after)
         work = task(run, stage)
         cluster.write_task(asked, work)
@@ -82,13 +86,22 @@ def _submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str
             except UserError:
                 raise refused from None  # the token stays: who comes next looks for it
             if found is None:
-                path.unlink()  # nothing was submitted under this token
+                _take_back(run, stage, former)  # nothing was submitted under this token
                 raise
         files.kill_point("after-sbatch", path)
     assert record is not None
     files.write_json(path, {**record, "job_id": found})
     run.ledger(0, "submit").write("submitted", stage=stage, job_id=found, token=record["token"])
     return found
+
+
+def _take_back(run: Run, stage: str, former: list[dict[str, Any]]) -> None:
+    """The record of a stage as it was before the token that Slurm refused."""
+    path = run.submission_file(stage)
+    if former:
+        files.write_json(path, {**former[-1], "cluster": "slurm", "former": former[:-1]})
+    else:
+        path.unlink()
 
 
 def submit_local(run: Run, job: jobs.Job) -> str:
@@ -102,7 +115,8 @@ def submit_local(run: Run, job: jobs.Job) -> str:
     # a former submission may have died after it started one
     pid = driver.find(run) or driver.start(run, job)
     files.kill_point("after-driver", path)
-    files.write_json(path, {"token": new_token(run.name, TRAIN), "cluster": "local", "job_id": pid})
+    former = record_of(run, TRAIN).get("former", [])
+    files.write_json(path, {"token": new_token(run.name, TRAIN), "cluster": "local", "job_id": pid, "former": former})
     run.ledger(0, "submit").write("submitted", stage=TRAIN, job_id=pid)
     return pid
 
@@ -143,16 +157,136 @@ def last_evaluation(run: Run) -> Evaluation:
     return run.evaluation(f"iter_{mark['iteration']:07d}-{hashlib.sha256(text.encode()).hexdigest()[:10]}")
 
 
+def overrides(run: Run) -> dict[str, Any]:
+    """What resumes have changed since the submission.
+
+    Returns:
+        ``job``: options of the job, as they are now; ``from``: ``iteration``, ``after``, see
+        :func:`resume_point`; ``virtual_ranks``: of a rescaled run; ``code``: the record of a newer snapshot.
+    """
+    try:
+        return files.read_json(run.overrides_file)
+    except FileNotFoundError:
+        return {}
+
+
 def frozen_job(run: Run) -> jobs.Job:
-    """The job that a run was submitted with."""
-    return jobs.make(run.spec["job"])
+    """The job that a run was submitted with, on the resources that its last resume gave it."""
+    return jobs.make({**run.spec["job"], **overrides(run).get("job", {})})
+
+
+def virtual_ranks(run: Run) -> int:
+    """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
+    submitted = run.spec["job"]["nodes"] * run.spec["job"]["gpus"]
+    return overrides(run).get("virtual_ranks") or run.spec.get("virtual_ranks") or submitted
+
+
+def resume_point(run: Run) -> int | None:
+    """The iteration beyond which the next attempt accepts no checkpoint; None: it accepts all that count.
+
+    ``resume --from`` names it. It holds for one attempt: later ones accept what that one has listed and committed.
+    """
+    point = overrides(run).get("from")
+    return point["iteration"] if point and point["after"] == run.newest_attempt() else None
+
+
+def resume_line(run: Run) -> str:
+    """What the user types to bring a run back."""
+    return f"python -m ecm_cluster.resume {shlex.quote(str(run.path))}"
 
 
 def line_to_go_on(run: Run) -> str:
     """What the user types to submit what an interrupted submission did not come to."""
+    if record_of(run, TRAIN).get("former"):
+        return resume_line(run)
     flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
     flags += ["--cluster", "local"] if run.spec["cluster"] == "local" else []
     return "python -m ecm_cluster.submit " + shlex.join(flags)
+
+
+# ---------------------------------------------------------------------------------------------- going on in a new job
+
+
+def record_of(run: Run, stage: str) -> dict[str, Any]:
+    """The submission record of a stage; empty where there is none."""
+    try:
+        return files.read_json(run.submission_file(stage))
+    except (OSError, ValueError):
+        return {}
+
+
+def job_ids(run: Run, stage: str) -> list[str]:
+    """Every job that a stage has had, oldest first, with the present one last."""
+    record = record_of(run, stage)
+    ids = [old["job_id"] for old in record.get("former", [])]
+    return [*ids, record["job_id"]] if record.get("job_id") else ids
+
+
+def renew(run: Run, stage: str) -> None:
+    """Put the job on record into the stage's history, so that :func:`submit` makes a new one: the token comes first."""
+    record = record_of(run, stage)
+    former = record.get("former", [])
+    if record.get("job_id"):
+        former = [*former, {"token": record["token"], "job_id": record["job_id"]}]
+    path = run.submission_file(stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"token": new_token(run.name, stage), "cluster": run.spec["cluster"], "former": former})
+    files.kill_point("renewed", path)
+
+
+@contextlib.contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Hold the right to submit and cancel jobs of a run.
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    try:
+        with files.locked(run.run_file):
+            yield
+    except BlockingIOError:
+        raise UserError(f"RUN: another process is submitting or cancelling jobs of {run.name}; try again when it is "
+                        "done") from None
+    except PermissionError as error:
+        raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
+
+
+def successor(run: Run, attempt: int, job_id: str) -> str | None:
+    """Submit a job that carries the training on once this one has ended, where Slurm refuses to requeue it.
+
+    Called on a compute node, by the job of the attempt. Calling it again submits no second job.
+
+    Args:
+        attempt: The caller's attempt: only the newest may do this.
+        job_id: The caller's job.
+
+    Returns:
+        The successor's job id; None where the run must not go on: fenced, cancelled, or complete.
+
+    Raises:
+        UserError: Slurm refuses that too; the run is stopped, and can be resumed.
+    """
+    with alone(run):
+        if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
+            return None
+        job = frozen_job(run)
+        if record_of(run, TRAIN).get("job_id") == job_id:
+            renew(run, TRAIN)
+        train = _submit_stage(run, job, TRAIN, after=f"afterany:{job_id}")
+        if EVALUATE in stages(job):
+            _evaluate_after(run, job, train)
+        return train
+
+
+def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
+    """Make the evaluation wait for another training job; its own job is kept where it still waits."""
+    old = record_of(run, EVALUATE).get("job_id")
+    if old and cluster.depend(old, f"afterok:{train}"):
+        return
+    if old:
+        cluster.cancel(old)
+        renew(run, EVALUATE)
+    _submit_stage(run, job, EVALUATE, after=train)
 
 
 def with_name(job: jobs.Job, name: str) -> jobs.Job:

@@ -7,9 +7,12 @@ writer that outlived its attempt (a node that Slurm took for dead) cannot slip o
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -46,23 +49,81 @@ class Manifest:
         return run.checkpoints_dir / self.file
 
 
-def commit(run: Run, attempt: int, save: Callable[[IO[bytes]], None], *, iteration: int, epoch: int,
-           position: int, epoch_end: bool) -> Manifest:
-    """Write a checkpoint and, last, its manifest.
+class Overtaken(RuntimeError):
+    """A newer attempt has begun: what this one would commit does not count any more."""
+
+
+class Digesting:
+    """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self._sha, self.size = handle, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        """``data``: anything with a contiguous buffer; returns its length in bytes."""
+        view = memoryview(data).cast("B")
+        self._handle.write(view)
+        self._sha.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self._handle.flush()
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._sha.hexdigest()}"
+
+
+def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: int, epoch: int,
+           position: int, epoch_end: bool, last_check: Callable[[], None] = lambda: None) -> Manifest:
+    """Write a checkpoint and, last, its manifest; either all of it counts or nothing of it stays.
 
     Args:
-        save: Writes the checkpoint into the binary file that it is given.
+        save: Writes the checkpoint into the :class:`Digesting` file that it is given.
+        last_check: Called before the manifest; what it raises ends the commit.
+
+    Raises:
+        OSError: It could not be written, e.g. as the disk is full.
     """
     target = run.checkpoint_file(iteration, attempt)
     run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     with files.replacing(target) as handle:
-        save(handle)
-    manifest = Manifest(target.name, target.stat().st_size, files.digest(target), iteration, epoch, position,
-                        attempt, epoch_end)
-    files.kill_point("before-manifest", target)
-    files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
+        counted = Digesting(handle)
+        save(counted)
+    manifest = Manifest(target.name, counted.size, counted.digest, iteration, epoch, position, attempt, epoch_end)
+    try:
+        files.kill_point("before-manifest", target)
+        last_check()
+        files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
+    except BaseException:
+        _delete(run, target)
+        raise
     files.kill_point("after-manifest", target)
     return manifest
+
+
+def check_fence(run: Run, attempt: int) -> None:
+    """Spare an overtaken attempt a commit for nothing. Readers do not count on this: see :func:`accepted`.
+
+    Raises:
+        Overtaken: A newer attempt has begun.
+    """
+    newest = run.newest_attempt()
+    if newest > attempt:
+        raise Overtaken(f"attempt {newest} has begun")
+
+
+def committed(run: Run, iteration: int, attempt: int) -> Manifest | None:
+    """The manifest of one checkpoint, if it was written: its writer may have died before it could say so."""
+    name = run.checkpoint_file(iteration, attempt).name
+    return next((m for m in manifests(run) if m.file == name), None)
+
+
+def _delete(run: Run, checkpoint: Path) -> None:
+    """The manifest first, so that no reader takes up a checkpoint whose file is gone."""
+    run.manifest_of(checkpoint).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def manifests(run: Run) -> list[Manifest]:
@@ -72,19 +133,23 @@ def manifests(run: Run) -> list[Manifest]:
         try:
             record = files.read_json(path)
             found.append(Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__}))
-        except (ValueError, KeyError, FileNotFoundError):
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
             continue  # pruned meanwhile, or not a manifest
     return sorted(found, key=lambda m: (m.iteration, m.attempt))
 
 
-def accepted(run: Run) -> list[Manifest]:
+def accepted(run: Run, until: int | None = None) -> list[Manifest]:
     """The checkpoints that count, by iteration: those of the newest attempt and those it listed when it began.
 
     What an older attempt committed after the newest began is not among them: that is the fence.
+
+    Args:
+        until: Leave out those of later iterations.
     """
     newest = run.newest_attempt()
     listed = set(run.read_attempt(newest)["accepts"]) if newest else set()
-    return [m for m in manifests(run) if m.attempt == newest or m.file in listed]
+    counting = [m for m in manifests(run) if m.attempt == newest or m.file in listed]
+    return [m for m in counting if until is None or m.iteration <= until]
 
 
 def problem(run: Run, manifest: Manifest) -> str | None:
@@ -99,10 +164,10 @@ def problem(run: Run, manifest: Manifest) -> str | None:
         return "the file is missing"
 
 
-def newest_sound(run: Run) -> tuple[Manifest | None, list[tuple[Manifest, str]]]:
+def newest_sound(run: Run, until: int | None = None) -> tuple[Manifest | None, list[tuple[Manifest, str]]]:
     """The checkpoint to go on from, and the broken ones that were passed over, moved to quarantine."""
     broken: list[tuple[Manifest, str]] = []
-    for manifest in reversed(accepted(run)):
+    for manifest in reversed(accepted(run, until)):
         reason = problem(run, manifest)
         if reason is None:
             return manifest, broken
@@ -126,18 +191,62 @@ def prune(run: Run, keep: int, needed: Callable[[Manifest], bool] = lambda m: Fa
     Returns:
         Names of the deleted files.
     """
+    # listed before what counts: a checkpoint that another attempt commits meanwhile is not judged
+    newest, there = run.newest_attempt(), manifests(run)
     counting = accepted(run)
     names = {m.file for m in counting[-max(keep, 1):]} | {m.file for m in counting if m.epoch_end or needed(m)}
-    newest = run.newest_attempt()
     gone = []
-    for manifest in manifests(run):
+    for manifest in there:
         # what a later attempt has committed is not this process's to judge
         if manifest.file not in names and manifest.attempt <= newest:
-            path = manifest.path(run)
-            run.manifest_of(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _delete(run, manifest.path(run))
             gone.append(manifest.file)
     return gone
+
+
+def awaited_by_evaluations(run: Run) -> set[str]:
+    """Names of the checkpoints that evaluations have begun with and not ended."""
+    open_ones = [e for e in run.evaluations() if e.newest_attempt() and e.metrics() is None]
+    return {str(e.read_attempt(e.newest_attempt()).get("from")) for e in open_ones}
+
+
+def sweep(run: Run, attempt: int) -> list[str]:
+    """Delete what writers that died left behind: temporary files, and checkpoints without a manifest.
+
+    Args:
+        attempt: Only what older attempts left is touched; a writer of a newer one may be at work.
+
+    Returns:
+        Names of the deleted files.
+    """
+    return _remove(path for path in run.checkpoints_dir.glob("*-a[0-9]*.*") if _writer_of(path) < attempt
+                   and (files.TMP_MARK in path.name or not run.manifest_of(path).exists()))
+
+
+def discard(run: Run, iteration: int, attempt: int) -> list[str]:
+    """Delete what the writer of one checkpoint left behind when it died before the manifest.
+
+    Returns:
+        Names of the deleted files.
+    """
+    target = run.checkpoint_file(iteration, attempt)
+    return _remove([*run.checkpoints_dir.glob(f".{target.name}{files.TMP_MARK}*"),
+                    *run.checkpoints_dir.glob(f".{run.manifest_of(target).name}{files.TMP_MARK}*"), target])
+
+
+def _remove(paths: Iterable[Path]) -> list[str]:
+    gone = []
+    for path in list(paths):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            gone.append(path.name)
+    return gone
+
+
+def _writer_of(path: Path) -> int:
+    """The attempt in a checkpoint's name, temporary or not."""
+    found = re.search(r"-a(\d+)\.", path.name)
+    return int(found.group(1)) if found else 1 << 30
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

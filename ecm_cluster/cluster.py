@@ -21,7 +21,7 @@ from typing import Any
 from . import files
 from . import job as jobs
 from .errors import UserError
-from .request import Request, outside_environment, python_of, sbatch_parameters
+from .request import Request, outside_environment, python_of, sbatch_parameters, task_command
 from .run import Run
 from .values import parse_time
 
@@ -62,7 +62,7 @@ def _executor_class() -> type:
 
 
 def _executor(request: Request) -> Any:
-    executor = _executor_class()(request.run.submitit_dir, python=shlex.quote(python_of(request.job)))
+    executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
     return executor
 
@@ -207,9 +207,25 @@ def seconds_left(answer: Mapping[str, str] | None) -> float | None:
         return None
 
 
+def past_states(job_id: str) -> list[str]:
+    """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
+    out = _slurm("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
+    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
+    return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]
+
+
 def requeue(job_id: str) -> bool:
     """Ask Slurm to run the job again under the same id; False where it refuses."""
     return _slurm("scontrol", "requeue", job_id) is not None
+
+
+def depend(job_id: str, dependency: str) -> bool:
+    """Let a job that has not started wait for another one, e.g. ``afterok:7``; False where it does not."""
+    if _slurm("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}") is None:
+        return False
+    answer = show_job(job_id) or {}
+    # Slurm also takes the change for a job that it is about to end, since what it waited for has failed
+    return answer.get("JobState") == "PENDING" and dependency in answer.get("Dependency", "")
 
 
 def cancel(job_id: str) -> bool:

@@ -33,6 +33,22 @@ def find(run: Run) -> str | None:
     return next((pid for pid in os.listdir("/proc") if pid.isdigit() and alive(run, pid)), None)
 
 
+def ranks(run: Run) -> list[str]:
+    """Pids of the run's supervisors and workers on this machine: they outlive a driver that was killed, to commit."""
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_rank(run, pid)]
+
+
+def _is_rank(run: Run, pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            words = os.fsdecode(handle.read()).split("\0")
+    except OSError:
+        return False
+    ours = any(word.startswith(("submitit.", "ecm_cluster.node.")) for word in words)
+    folders = {os.path.realpath(run.path), os.path.realpath(run.submitit_dir)}
+    return ours and any(os.path.isabs(word) and os.path.realpath(word) in folders for word in words)
+
+
 def start(run: Run, job: jobs.Job) -> str:
     """Start the process that carries a run through on this machine; it outlives the caller.
 

@@ -8,11 +8,13 @@ an out-of-memory killer would.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -64,6 +66,35 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(tmp)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, patience: float = 10.0) -> Iterator[None]:
+    """Hold the lock of a file that exists; the kernel takes it back from a process that dies.
+
+    Args:
+        patience: Seconds to wait for another process.
+
+    Raises:
+        BlockingIOError: Another process held it all the time.
+    """
+    # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+            except OSError:
+                break  # a file system without locks: as if there were no other
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

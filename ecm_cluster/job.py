@@ -74,6 +74,9 @@ class Job:
     checkpoint_minutes: float = _option(15.0, "number", "minutes between checkpoints; 0: never by time",
                                         "--checkpoint-minutes")
     keep: int = _option(2, "positive", "checkpoints to keep besides those at epochs' ends", "--keep")
+    hang_minutes: float = _option(30.0, "number", "minutes of silence after which a start or a save counts as hung; "
+                                  "a step after a sixth of it, if 20 times the usual is less; 0: never",
+                                  "--hang-minutes")
     signal_lead: int = _option(120, "positive", "seconds before the time limit at which Slurm warns the job",
                                "--signal-lead")
     evaluation: Evaluation = field(default_factory=Evaluation, metadata={
@@ -251,13 +254,17 @@ def find_config(given: str) -> str:
     return given  # the config reader says what is wrong, with near matches
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser one flag for each field that has one, with the field's help and default."""
+def add_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
+    """Give a parser one flag for each field that has one, with the field's help and default.
+
+    Args:
+        only: Names of the fields that are meant, for a job that has values already: then no default is shown.
+    """
     for f in fields(Job):
         meta, flag = f.metadata, f.metadata["flag"]
-        if flag is None:
+        if flag is None or (only is not None and f.name not in only):
             continue
-        default = None if f.default is MISSING else f.default
+        default = None if f.default is MISSING or only is not None else f.default
         text = meta["help"] + ("" if default in (None, False) else f" (default: {default})")
         kind = meta["kind"]
         if kind == "bool":
@@ -271,4 +278,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """What the user gave of the flags made by :func:`add_flags`, by field name."""
     names = [f.name for f in fields(Job) if f.metadata["flag"]]
-    return {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}

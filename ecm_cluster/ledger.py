@@ -97,7 +97,7 @@ def _read_file(path: Path) -> list[Event]:
         try:
             record = json.loads(line)
             sequence, kind, stamp = record.pop("sequence"), record.pop("kind"), record.pop("time")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue  # empty, or torn by a kill
         events.append(Event(int(attempt), writer, sequence, kind, stamp, record))
     return events

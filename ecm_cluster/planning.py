@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, files, weights
+from . import chain, cluster, config, exactness, files, lead, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .run import Run
@@ -58,6 +58,8 @@ def make(job: jobs.Job, where: str) -> Plan:
     scale_learning_rate(plan)
     check_data(plan)
     check_place(plan)
+    if where == "slurm":
+        plan.warnings += lead.at_submission(job, path, plan.partition)
     return plan
 
 
@@ -242,6 +244,7 @@ def describe(plan: Plan) -> str:
         ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
         ("checkpoints", describe_checkpoints(plan)),
+        ("exact", exactness.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
     ]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)

@@ -1,11 +1,13 @@
 """Why something ended, what to do next, and within which budget.
 
-Two tables. :data:`ENDINGS` maps the cause of an attempt's end to the next action; :func:`why_signalled` maps
-Slurm's answer after a signal to a cause. Everything that restarts or refuses to restart a run asks here.
+Two tables. :data:`ENDINGS` maps the cause of an attempt's end to the next action and its budget;
+:func:`why_signalled` maps Slurm's answer after a signal to a cause. Everything that restarts or refuses to restart
+a run asks here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +21,17 @@ BARREN_LIMIT = 3
 
 @dataclass(frozen=True)
 class Ending:
-    """What follows a cause: go on (``continue``) or stop; in the user's words why."""
+    """What follows a cause.
+
+    Attributes:
+        action: ``continue`` (start again), ``wait`` (Slurm starts it again), ``stop``, or ``none``.
+        text: The cause in the user's words.
+        budget: How many ends of this kind since the last new checkpoint are answered by a new start; None: any number.
+    """
 
     action: str
     text: str
+    budget: int | None = None
 
 
 ENDINGS: dict[str, Ending] = {
@@ -31,12 +40,20 @@ ENDINGS: dict[str, Ending] = {
     "time limit": Ending("continue", "the time limit was near"),
     "signalled": Ending("continue", "somebody sent a signal"),
     "requeued": Ending("wait", "Slurm had requeued the job already"),
+    "node failure": Ending("wait", "a node failed"),
     "cancelled": Ending("stop", "the job was cancelled"),
-    "crashed": Ending("stop", "the program failed"),
-    "killed": Ending("stop", "a rank was killed"),
-    "lost": Ending("stop", "the attempt ended without a word"),
+    "crashed": Ending("continue", "the program failed", budget=2),
+    "killed": Ending("continue", "a rank was killed", budget=2),
+    "out of memory": Ending("continue", "a rank needed more memory than the job has", budget=1),
+    "hung": Ending("continue", "nothing was heard of the program", budget=2),
+    "lost": Ending("continue", "the attempt ended without a word", budget=2),
     "not startable": Ending("stop", "the program cannot start"),
 }
+
+# What Slurm's accounting calls the end of one start of a job, and what that is here.
+ACCOUNTED = {"PREEMPTED": "preempted", "TIMEOUT": "time limit", "NODE_FAIL": "node failure",
+             "BOOT_FAIL": "node failure", "OUT_OF_MEMORY": "out of memory", "CANCELLED": "cancelled",
+             "REQUEUED": "requeued", "FAILED": "crashed"}
 
 
 def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, remaining: float | None) -> str:
@@ -67,6 +84,19 @@ def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, 
     return "cancelled"
 
 
+def why_step_ended(answer: Mapping[str, str] | None, restarts: int, code: int | None) -> str:
+    """The cause of a job step's end that none of its tasks has recorded, as the batch shell sees it.
+
+    Args:
+        code: What srun returned; None where the shell itself was ended before.
+    """
+    if not answer:
+        return "lost"
+    if answer.get("JobState") == "RUNNING" and int(answer.get("Restarts", 0) or 0) <= restarts:
+        return "killed" if code is not None and code > 128 else "crashed"
+    return why_signalled(answer, restarts, lead=0, remaining=None)
+
+
 @dataclass(frozen=True)
 class Decision:
     """What is next for a piece of work: ``done``, ``continue``, ``wait`` or ``stop``, and why."""
@@ -78,17 +108,75 @@ class Decision:
 def decide(work: Work) -> Decision:
     """What to do after the newest attempt has ended, from the ledger alone."""
     newest = work.newest_attempt()
+    if newest == 0:
+        return Decision("stop", "no attempt began; see the job's log")
     events = work.events()
     end = last_end(events, newest)
-    if end is not None and end["cause"] == "complete":
+    cause = end["cause"] if end else "lost"
+    ending = ENDINGS[cause]
+    reason = (end.get("detail") if end else None) or ending.text
+    if cause == "complete":
         return Decision("done", "complete")
-    barren = barren_attempts(work, events)
-    if barren >= BARREN_LIMIT and isinstance(work, Run):
-        return Decision("stop", f"{barren} attempts in a row ended without a new checkpoint")
-    if end is None:
-        return Decision("stop", ENDINGS["lost"].text)
-    ending = ENDINGS[end["cause"]]
-    return Decision(ending.action, end.get("detail") or ending.text)
+    if ending.action != "continue":
+        return Decision(ending.action, reason)
+    spent = over_budget(work, events)
+    return Decision("stop", f"{reason}; {spent}") if spent else Decision("continue", reason)
+
+
+def over_budget(work: Work, events: list[Event]) -> str | None:
+    """Why nothing may start again after the newest attempt, or None."""
+    ends = _trail(work, events)
+    newest = ends[0]
+    if newest and newest["cause"] == "crashed" and len(ends) > 1 and _same_error(newest, ends[1]):
+        return f"the same error twice at iteration {newest.get('iteration') or 0}, so it is not tried again"
+    cause = newest["cause"] if newest else "lost"
+    count = sum((end["cause"] if end else "lost") == cause for end in ends)
+    budget = ENDINGS[cause].budget
+    if budget is not None and count > budget:
+        return f"{cause} {count} times since the last new checkpoint, so it is not tried again"
+    # an evaluation commits no checkpoints, but one that does not fit into its time limit never will
+    return barren_run(work, always=cause == "time limit")
+
+
+def barren_run(work: Work, always: bool = False) -> str | None:
+    """Why a run stops, whatever the causes were: its newest attempts have brought nothing. None: it need not.
+
+    Args:
+        always: Whether an evaluation counts too.
+    """
+    barren = barren_attempts(work, work.events())
+    if barren < BARREN_LIMIT or not (always or isinstance(work, Run)):
+        return None
+    return f"{barren} attempts in a row ended without a new " + ("checkpoint" if isinstance(work, Run) else "result")
+
+
+def _trail(work: Work, events: list[Event]) -> list[Event | None]:
+    """The ends of the attempts since the last progress, newest first: an attempt that committed ended after it."""
+    fruitful, ends = _fruitful(events), []
+    for attempt in range(work.newest_attempt(), _counted_from(events), -1):
+        ends.append(last_end(events, attempt))
+        if attempt in fruitful:
+            break
+    return ends or [None]
+
+
+def _same_error(one: Event | None, other: Event | None) -> bool:
+    """Whether two crashes are the same traceback at the same iteration."""
+    def mark(end: Event | None) -> Any:
+        text = (end.get("traceback") or "") if end else ""
+        # addresses of objects differ from process to process
+        return end and text and (end.get("iteration"), re.sub(r"0x[0-9a-f]+", "0x", text))
+
+    return bool(mark(one)) and mark(one) == mark(other)
+
+
+def _fruitful(events: list[Event]) -> set[int]:
+    return {e.attempt for e in events if e.kind in ("commit", "complete")}
+
+
+def _counted_from(events: list[Event]) -> int:
+    """Attempts up to this one are forgiven: the user has resumed the run after them."""
+    return max((e.attempt for e in events if e.kind == "resumed"), default=0)
 
 
 def last_end(events: list[Event], attempt: int) -> Event | None:
@@ -99,13 +187,21 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
 
 def barren_attempts(work: Work, events: list[Event]) -> int:
     """How many attempts in a row, the newest included, brought nothing that counts."""
-    fruitful = {e.attempt for e in events if e.kind in ("commit", "complete")}
-    count = 0
-    for attempt in range(work.newest_attempt(), 0, -1):
+    fruitful, count = _fruitful(events), 0
+    for attempt in range(work.newest_attempt(), _counted_from(events), -1):
         if attempt in fruitful:
             break
         count += 1
     return count
+
+
+def failed_commit(events: list[Event], attempt: int) -> str | None:
+    """In words: that the last commit which an attempt tried failed, why, and what stands; None if it did not."""
+    tried = [e for e in events if e.attempt == attempt and e.kind in ("commit", "commit-failed")]
+    if not tried or tried[-1].kind == "commit":
+        return None
+    last = tried[-1]
+    return f"the checkpoint of iteration {last['iteration']} could not be written ({last['reason']}); {last['stands']}"
 
 
 def describe_end(end: Event | None) -> dict[str, Any] | None:

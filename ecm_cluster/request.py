@@ -29,7 +29,7 @@ class Request:
     Attributes:
         stage: Name in the chain: ``train``, ``evaluate``.
         token: The job's comment, by which it is found again.
-        after: Job id that must have ended well before this one starts.
+        after: Job id that must have ended well before this one starts, or a dependency in Slurm's own words.
     """
 
     run: Run
@@ -78,7 +78,7 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         "time": parse_time(request.time), "partition": request.partition, "account": job.account,
         "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
         "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
-        "dependency": f"afterok:{request.after}" if request.after else None,
+        "dependency": f"afterok:{request.after}" if request.after and ":" not in request.after else request.after,
         "additional_parameters": extra, "setup": setup_lines(request), "stderr_to_stdout": True,
         # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05.
         "srun_args": ["-K1", f"--cpus-per-task={job.cpus_per_gpu}"],
@@ -95,7 +95,34 @@ def setup_lines(request: Request) -> list[str]:
         *environment_lines(run, request.job),
         # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
         f"[ -e {pickle} ] || cp {spare} {pickle}",
+        *trap_lines(request),
     ]
+
+
+def trap_lines(request: Request) -> list[str]:
+    """Shell lines that look after the attempt once the job step is gone: no task is alive to do it.
+
+    A bash that SIGTERM ends runs its EXIT trap with ``$?`` 0, even while srun runs, so srun's own code is kept. The
+    trap has KillWait seconds when the job is being ended, and no limit when only its tasks are.
+    """
+    run = request.run
+    tell = shlex.join([python_of(request.job), "-m", "ecm_cluster.node.batch", str(run.path), request.stage])
+    line = 'job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} code ${step_code:-none}'
+    return [
+        'srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }',
+        # a second SIGTERM must not end it half-way
+        "after_step() { trap '' TERM",
+        f'  {tell} "${{step_code:-none}}" || echo "$(date +%FT%T) {line}" >> {shlex.quote(str(run.batch_log))}; }}',
+        "trap after_step EXIT",
+    ]
+
+
+def task_command(job: jobs.Job) -> str:
+    """The shell words that start Python in a task.
+
+    SIGTERM and SIGUSR2 are ignored until the task's own handlers stand: before, they would end it and so the job.
+    """
+    return """sh -c 'trap "" TERM USR2; exec "$0" "$@"' """ + shlex.quote(python_of(job))
 
 
 def environment_lines(run: Run, job: jobs.Job) -> list[str]:

@@ -7,7 +7,6 @@ on a file system that all nodes share, and each verb and each rank works from it
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +19,7 @@ from .errors import UserError
 
 
 class Work:
-    """A folder in which attempts do something until it is done: a run (training) or one evaluation.
-
-    Args:
-        path: The folder; it need not exist yet.
-    """
+    """A folder, not yet made perhaps, in which attempts do something until it is done: a run, or one evaluation."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
@@ -64,6 +59,10 @@ class Work:
         """Rewritten by a rank's trainer as it goes; progress for the supervisor and for ``status``."""
         return self.attempts_dir / f"{number:04d}.rank{rank:03d}.heartbeat.json"
 
+    def stacks_file(self, number: int, rank: int) -> Path:
+        """Where a rank's threads stood when its attempt was given up as hung; empty or absent otherwise."""
+        return self.logs_dir / f"attempt{number:04d}.rank{rank:03d}.stacks.txt"
+
     def rank_log(self, rank: int) -> Path:
         """What a rank's worker process prints, appended over all attempts."""
         return self.logs_dir / f"rank{rank:03d}.log"
@@ -99,10 +98,9 @@ class Submission:
     """One job of the chain as recorded on the login node.
 
     Attributes:
-        stage: ``train`` or ``evaluate``.
+        stage, cluster: ``train`` or ``evaluate``; ``slurm`` or ``local``.
         token: Passed to Slurm as the job's comment; finds a job whose id was never recorded.
         job_id: None between the token and sbatch's answer.
-        cluster: ``slurm`` or ``local``.
     """
 
     stage: str
@@ -146,6 +144,11 @@ class Run(Work):
         return self.path / "complete.json"
 
     @property
+    def overrides_file(self) -> Path:
+        """What resumes have changed since the submission."""
+        return self.path / "overrides.json"
+
+    @property
     def cancel_file(self) -> Path:
         """Present once the user has cancelled the run: nothing starts it again by itself."""
         return self.path / "cancelled.json"
@@ -155,10 +158,24 @@ class Run(Work):
         """The readable log of the training, over all attempts."""
         return self.logs_dir / "train.log"
 
+    @staticmethod
+    def log_stamp(attempt: int) -> str:
+        """What mmcv's logger hooks put before ``.log.json``."""
+        return f"attempt{attempt:04d}"
+
+    def json_log(self, attempt: int) -> Path:
+        """What mmcv's text logger writes for programs to read, a line for each log line of one attempt."""
+        return self.logs_dir / f"{self.log_stamp(attempt)}.log.json"
+
     @property
     def submitit_dir(self) -> Path:
         """submitit's folder: scripts, pickles, what each task of each job prints."""
         return self.path / "submitit"
+
+    @property
+    def batch_log(self) -> Path:
+        """One line for each end of a batch script that could not be told to the ledger."""
+        return self.logs_dir / "batch.log"
 
     @property
     def local_log(self) -> Path:
@@ -199,14 +216,13 @@ class Run(Work):
             UserError: The directory is not a run.
         """
         try:
-            return files.read_json(self.run_file)
+            record = files.read_json(self.run_file)
+            return {**record, "job": record["job"], "cluster": record["cluster"]}
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
                             "give the folder that `submit` printed") from None
-        except OSError as error:
-            raise UserError(f"{self.run_file}: cannot be read ({error.strerror}); ask its owner") from None
-        except ValueError as error:
-            raise UserError(f"{self.run_file} is not valid JSON ({error}); the run cannot be read") from None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{self.run_file} is no record of a run that can be read ({error})") from None
 
     def completion(self) -> dict[str, Any] | None:
         """The completion mark, if the newest attempt wrote it: a fenced attempt's mark does not count."""
@@ -269,31 +285,3 @@ def write_heartbeat(work: Work, attempt: int, rank: int, **progress: Any) -> Non
     # no fsync: a heartbeat lost in a power cut is no loss, and this runs inside the training loop
     tmp.write_text(json.dumps({"time": time.time(), **progress}))
     tmp.replace(target)
-
-
-def find(path: str, runs_dir: Path) -> Run:
-    """The run that a user means by a path or by a bare name under ``runs_dir``.
-
-    Raises:
-        UserError: Neither is a run directory.
-    """
-    for candidate in (Path(path), runs_dir / path):
-        if Run(candidate).run_file.exists():
-            return Run(candidate.resolve())
-    raise UserError(f"RUN: {path!r} is neither a run directory nor the name of one under {runs_dir}; "
-                    "`python -m ecm_cluster.status` lists the runs there are")
-
-
-def list_runs(runs_dir: Path) -> list[Run]:
-    """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before."""
-    if not runs_dir.is_dir():
-        return []
-
-    def submitted(run: Run) -> float:
-        try:
-            return float(run.spec["submitted"])
-        except (UserError, LookupError, TypeError, ValueError):
-            return 0.0
-
-    runs = [Run(p) for p in runs_dir.iterdir() if os.path.exists(Run(p).run_file)]
-    return sorted(runs, key=lambda r: (submitted(r), r.name))

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, recovery
+from . import chain, cli, cluster, recovery, runs
 from . import job as jobs
-from . import run as runs
 from .errors import UserError
 from .reporting import state as states
 from .run import Run
@@ -155,7 +154,13 @@ def tell(row: dict[str, Any]) -> str | None:
     if kind == "start":
         return f"started on {row['host']}" if row.get("rank") == 0 else None
     if kind == "commit":
-        return f"committed {row['checkpoint']} in {row['seconds']:.1f} s"
+        seconds = row.get("write_seconds", row.get("seconds"))
+        return f"committed {row['checkpoint']}" + ("" if seconds is None else f" in {seconds:.1f} s")
+    if kind == "cancelled":
+        return f"cancelled {row['what']}"
+    if kind == "resumed":
+        changed = [f"{k} {v}" for k, v in {**row["overrides"], **row["overrides"].get("job", {})}.items() if k != "job"]
+        return f"resumed: {', '.join(row['stages'])}" + (f" with {', '.join(changed)}" if changed else "")
     if kind == "quarantine":
         return f"put {row['checkpoint']} into quarantine: {row['reason']}"
     if kind == "requeue":

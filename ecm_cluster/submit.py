@@ -168,6 +168,7 @@ def create(run: Run, plan: Any) -> Run:
     record = {
         "name": run.name, "run_id": secrets.token_hex(8), "submitted": round(time.time(), 3), "cluster": plan.where,
         "cwd": os.getcwd(),
+        "virtual_ranks": plan.job.world_size,
         "threads": plan.job.threads_per_rank, "checkpoint_every": planning.checkpoint_interval(cfg, plan.job),
         "config": plan.config_path, "job": plan.job.as_dict(),
         "batch": plan.batch, "annotations": {split: str(path) for split, path in plan.annotations.items()},
@@ -201,13 +202,13 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> int
 
     job = chain.frozen_job(run)
     cluster_name = run.spec["cluster"]
-    chain.adopt(run)
+    found = chain.adopt(run)
     wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
     recorded = [s.stage for s in run.submissions() if s.job_id]
-    if set(wanted) <= set(recorded):
+    if set(wanted) <= set(recorded) and not found:
         raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it out")
     refuse_other_settings(run, job, asked, args)
-    print(f"run {run.path}: its submission was interrupted; submitting what is missing")
+    print(f"run {run.path}: its submission was interrupted; going on with it")
     return start(run, job, args)
 
 

@@ -1,28 +1,31 @@
 """mmcv's epoch- and iteration-based runners, made to stop and go on at any optimizer step.
 
 Differences from mmcv 1.7: the position inside an epoch is part of the state, and going on starts there instead of
-at the epoch's first batch; every iteration starts with generators seeded from (seed, iteration, rank); after each
-iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the state that a
-checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
+at the epoch's first batch; every micro-batch starts with generators seeded from (seed, iteration, virtual rank);
+after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the state
+that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
+
+An iteration is an optimizer step. Where a process plays several virtual ranks (:mod:`mmdet_ext.virtual_ranks`), it
+takes as many batches, adds up their gradients, and hands the last one's loss to the optimizer hook.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from mmcv.parallel import is_module_wrapper
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info
 from mmcv.runner.builder import RUNNERS
-from mmcv.runner.checkpoint import weights_to_cpu
+from mmcv.runner.hooks import LoggerHook
 
-from .sampling import STEP, seed_all
+from .accumulation import AccumulatingRunner
+from .virtual_ranks import RankBuffers, Share
 
 Boundary = Callable[[Any, bool], None]
 
 
-class PositionedRunner:
+class PositionedRunner(AccumulatingRunner):
     """What both runners add to mmcv's; mixed in before them.
 
     Attributes:
@@ -33,34 +36,47 @@ class PositionedRunner:
 
     position: int = 0
     boundary: Boundary | None = None
-    run_seed: int = 0
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
+    _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
 
-    def prepare(self, seed: int, boundary: Boundary | None) -> None:
-        """Give the runner the run's seed and what to call after each iteration."""
+    def prepare(self, seed: int, boundary: Boundary | None, share: Share | None = None) -> None:
+        """Give the runner the run's seed, what to call after each iteration, and the virtual ranks that it plays."""
+        r: Any = self
         self.run_seed, self.boundary = seed, boundary
+        self.share = share or Share(r.world_size, r.world_size, r.rank)
+        self.rank_buffers = RankBuffers(self._bare_model(), self.share.count)
 
-    def _seed_step(self) -> None:
-        seed_all(self.run_seed, STEP, self._iter, self.rank)  # type: ignore[attr-defined]
+    def call_hook(self, fn_name: str) -> None:
+        """As mmcv's; but the weights of a restored state outlive what hooks do to them on the way in.
+
+        Entering an epoch in its middle is an event of its own: a hook that has ``before_resumed_epoch`` gets that
+        one instead of ``before_train_epoch``. What the others do to weights at an epoch's start (EMA swaps them)
+        was done when the epoch began, so the restored weights are put back after it.
+        """
+        r: Any = self
+        resumed = self._restored is not None and self.position > 0 and fn_name == "before_train_epoch"
+        for hook in r.hooks:
+            handler = getattr(hook, "before_resumed_epoch", None) if resumed else None
+            (handler or getattr(hook, fn_name))(self)
+        if self._restored is not None and (resumed or fn_name in ("before_run", "before_epoch")):
+            # strict only now: hooks (EMA) have added their buffers to the model in before_run
+            self._bare_model().load_state_dict(self._restored, strict=True)
 
     def _at_boundary(self, epoch_end: bool) -> None:
         if self.boundary is not None:
             self.boundary(self, epoch_end)
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint holds, tensors on the CPU; ``torch.load(weights_only=True)`` reads it back."""
+        """What a checkpoint holds; the tensors are the living ones. ``torch.load(weights_only=True)`` reads it back."""
         r: Any = self
-        model = r.model.module if is_module_wrapper(r.model) else r.model
-        buffer = r.log_buffer
-        meta = {
-            **(r.meta or {}), "epoch": r._epoch, "iter": r._iter, "position": self.position,
-            "log_buffer": {"values": {k: [float(x) for x in v] for k, v in buffer.val_history.items()},
-                           "counts": {k: [int(x) for x in v] for k, v in buffer.n_history.items()}},
-        }
+        model = self._bare_model()
+        meta = {**(r.meta or {}), "epoch": r._epoch, "iter": r._iter, "position": self.position,
+                "virtual_ranks": self.share.virtual, "log_buffer": self._logged()}
         if getattr(model, "CLASSES", None) is not None:
-            meta["CLASSES"] = list(model.CLASSES)
+            meta["CLASSES"] = list(cast("Any", model).CLASSES)
         # not mmcv's get_state_dict: it takes buffers along that the model does not want stored, nor loads again
-        state = {"meta": meta, "state_dict": weights_to_cpu(model.state_dict())}
+        weights = model.state_dict() if self._restored is None else self._restored
+        state = {"meta": meta, "state_dict": weights}
         if isinstance(r.optimizer, dict):
             state["optimizer"] = {name: o.state_dict() for name, o in r.optimizer.items()}
         else:
@@ -68,10 +84,17 @@ class PositionedRunner:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up a state made by :meth:`state`; the counters, too."""
+        """Take up a state made by :meth:`state`; the counters, too.
+
+        Raises:
+            RuntimeError: It is another model's. What the state has and the model has not may belong to a hook, and
+                is an error only when the hooks have begun.
+        """
         r: Any = self
-        model = r.model.module if is_module_wrapper(r.model) else r.model
-        model.load_state_dict(state["state_dict"], strict=True)
+        found = self._bare_model().load_state_dict(state["state_dict"], strict=False)
+        if found.missing_keys:
+            raise RuntimeError(f"the checkpoint is another model's: it lacks {', '.join(found.missing_keys[:5])}")
+        self._restored = state["state_dict"]
         if isinstance(r.optimizer, dict):
             for name, optimizer in r.optimizer.items():
                 optimizer.load_state_dict(state["optimizer"][name])
@@ -79,11 +102,21 @@ class PositionedRunner:
             r.optimizer.load_state_dict(state["optimizer"])
         meta = dict(state["meta"])
         r._epoch, r._iter, self.position = meta["epoch"], meta["iter"], meta["position"]
+        # of a run that was rescaled on request: the same share of the epoch is done
+        self.position = self.position * meta.get("virtual_ranks", self.share.virtual) // self.share.virtual
         history = meta.pop("log_buffer", {"values": {}, "counts": {}})
         self._history = history
         self._fill_log_buffer()
         # what a hook keeps in meta (the loss scaler of fp16, hook messages) must be there before before_run
         r.meta = {**(r.meta or {}), **meta}
+
+    def _logged(self) -> dict[str, Any]:
+        """What later log lines may still average over: mmcv's logger hooks look back one interval at most."""
+        r: Any = self
+        longest = max((h.interval for h in r.hooks if isinstance(h, LoggerHook)), default=1)
+        values, counts = r.log_buffer.val_history, r.log_buffer.n_history
+        return {"values": {k: [float(x) for x in v[-longest:]] for k, v in values.items()},
+                "counts": {k: [int(x) for x in v[-longest:]] for k, v in counts.items()}}
 
     def _fill_log_buffer(self) -> None:
         """Put back what was logged before the stop: logger hooks empty the buffer whenever an epoch begins."""
@@ -97,24 +130,28 @@ class PositionedRunner:
 class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
     """mmcv's EpochBasedRunner that goes on in the middle of an epoch; training workflow only."""
 
+    def last_iteration(self, per_epoch: int) -> int:
+        """Where the training is complete, in optimizer steps; ``per_epoch`` of them make an epoch from here on."""
+        return self._iter + (self._max_epochs - self._epoch) * per_epoch - self.position
+
     def train(self, data_loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
         self.data_loader = data_loader
-        self._max_iters = self._max_epochs * len(data_loader)
-        start = self.position
+        start = self.position = min(self.position, len(data_loader) - 1)
+        self._max_iters = self.last_iteration(len(data_loader))
         data_loader.batch_sampler.begin(self._epoch, start)
         self._seed_step()
         self.call_hook("before_train_epoch")
         if start:
             self._fill_log_buffer()
-        self._history = None
-        for i, batch in enumerate(data_loader, start):
+        self._history = self._restored = None
+        for i, batches in enumerate(self._steps(data_loader), start):
             self._seed_step()
-            self.data_batch = batch
+            self.data_batch = batches[0]
             self._inner_iter = i
             self.call_hook("before_train_iter")
-            self.run_iter(batch, train_mode=True, **kwargs)
+            self._forward(batches, **kwargs)
             self.call_hook("after_train_iter")
             del self.data_batch
             self._iter += 1
@@ -131,6 +168,10 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
 class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
     """mmcv's IterBasedRunner that knows its place in the data; training workflow only."""
 
+    def last_iteration(self, per_epoch: int) -> int:
+        """Where the training is complete, in optimizer steps."""
+        return self._max_iters
+
     def run(self, data_loaders: list[Any], workflow: list[tuple[str, int]], max_iters: int | None = None,
             **kwargs: Any) -> None:
         assert len(data_loaders) == 1 and [mode for mode, _ in workflow] == ["train"]
@@ -140,7 +181,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
         self.call_hook("before_run")
         self.call_hook("before_epoch")
         self._fill_log_buffer()
-        self._history = None
+        self._history = self._restored = None
         while self._iter < self._max_iters:
             self._pass_over(loader, **kwargs)
         self.call_hook("after_epoch")
@@ -149,18 +190,14 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
     def _pass_over(self, loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
+        self.position = min(self.position, len(loader) - 1)
         loader.batch_sampler.begin(self._epoch, self.position)
-        for i, batch in enumerate(loader, self.position):
+        for i, batches in enumerate(self._steps(loader), self.position):
             self._seed_step()
-            self.data_batch = batch
+            self.data_batch = batches[0]
             self._inner_iter = self._iter
             self.call_hook("before_train_iter")
-            outputs = self.model.train_step(batch, self.optimizer, **kwargs)
-            if not isinstance(outputs, dict):
-                raise TypeError("model.train_step() must return a dict")
-            if "log_vars" in outputs:
-                self.log_buffer.update(outputs["log_vars"], outputs["num_samples"])
-            self.outputs = outputs
+            self._forward(batches, **kwargs)
             self.call_hook("after_train_iter")
             del self.data_batch
             self._iter += 1
@@ -172,10 +209,3 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
             self._at_boundary(last)
             if last:
                 return
-
-
-def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The model's persistent buffers, copied to the CPU; mmdet does not broadcast them, so ranks may differ."""
-    inner: Any = model.module if is_module_wrapper(model) else model
-    kept = set(inner.state_dict().keys())
-    return {name: b.detach().cpu().clone() for name, b in inner.named_buffers() if name in kept}

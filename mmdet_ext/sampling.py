@@ -12,7 +12,7 @@ by repeats). Not covered: class-aware sampling.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,13 +80,17 @@ class Order:
 
 
 class PositionedBatchSampler:
-    """Batches of one rank as lists of (epoch, position, index), from any place of any epoch.
+    """Batches of one process as lists of (epoch, position, index), from any place of any epoch.
 
     ``position`` numbers the samples of an epoch over all ranks: the key of a sample's random draws.
+
+    Args:
+        rank: The rank whose batches these are, or several (the virtual ranks that a process plays): then each
+            iteration of the training takes one batch of each, in this order.
     """
 
-    def __init__(self, order: Order, rank: int) -> None:
-        self.order, self.rank = order, rank
+    def __init__(self, order: Order, rank: int | Sequence[int]) -> None:
+        self.order, self.ranks = order, [rank] if isinstance(rank, int) else list(rank)
         self._epoch, self._start = 0, 0
 
     def begin(self, epoch: int, start: int = 0) -> None:
@@ -94,7 +98,7 @@ class PositionedBatchSampler:
         self._epoch, self._start = epoch, start
 
     def __len__(self) -> int:
-        """Iterations of a whole epoch, wherever the next iteration starts."""
+        """Iterations of a whole epoch (not batches), wherever the next iteration starts."""
         return self.order.iterations
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
@@ -102,8 +106,9 @@ class PositionedBatchSampler:
         size, world = self.order.samples_per_rank, self.order.world_size
         table = self.order.epoch(epoch)
         for iteration in range(start, self.order.iterations):
-            base = (iteration * world + self.rank) * size
-            yield [(epoch, base + k, int(index)) for k, index in enumerate(table[iteration, self.rank])]
+            for rank in self.ranks:
+                base = (iteration * world + rank) * size
+                yield [(epoch, base + k, int(index)) for k, index in enumerate(table[iteration, rank])]
 
 
 class SeededDataset(torch.utils.data.Dataset):

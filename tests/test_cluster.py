@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from answers import Answers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import wait_until
 
@@ -69,11 +69,18 @@ export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
 [ -e '/shared/my runs/a run/submitit'/"${SLURM_JOB_ID}"_submitted.pkl ] || \
 cp '/shared/my runs/a run/submissions/train.pkl' '/shared/my runs/a run/submitit'/"${SLURM_JOB_ID}"_submitted.pkl
+srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
+after_step() { trap '' TERM
+  '/opt/my env/bin/python' -m ecm_cluster.node.batch '/shared/my runs/a run' train "${step_code:-none}" || \
+echo "$(date +%FT%T) job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} code ${step_code:-none}" >> \
+'/shared/my runs/a run/logs/batch.log'; }
+trap after_step EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output '/shared/my runs/a run/submitit/%j_%t_log.out' -K1 --cpus-per-task=6 \
-'/opt/my env/bin/python' -u -m submitit.core._submit '/shared/my runs/a run/submitit'
+sh -c 'trap "" TERM USR2; exec "$0" "$@"' '/opt/my env/bin/python' -u -m submitit.core._submit \
+'/shared/my runs/a run/submitit'
 """
 
 
@@ -174,7 +181,8 @@ def test_every_value_reaches_the_program_as_it_was_written(tmp_path):
     assert seen["FROM_SETUP"] == "a  b"
     assert seen["PYTHONPATH"] == f"{run.code_dir}:{run.code_dir}/user"
     assert arguments == ["--unbuffered", "--output", f"{run.submitit_dir}/%j_%t_log.out", "-K1", "--cpus-per-task=8",
-                         "/opt/my env/python", "-u", "-m", "submitit.core._submit", str(run.submitit_dir)]
+                         "sh", "-c", 'trap "" TERM USR2; exec "$0" "$@"', "/opt/my env/python",
+                         "-u", "-m", "submitit.core._submit", str(run.submitit_dir)]
 
 
 def test_a_pythonpath_of_the_users_stays_behind_the_runs_own_code(tmp_path):
@@ -201,6 +209,7 @@ def test_a_task_that_submit_put_there_is_left_alone(tmp_path):
     assert (run.submitit_dir / "77_submitted.pkl").read_bytes() == b"by submit"
 
 
+@settings(max_examples=25)  # each runs a shell
 @given(st.dictionaries(st.from_regex(r"X[A-Z_]{0,5}", fullmatch=True),
                        st.text(st.characters(exclude_characters="\0", codec="utf-8")), max_size=4))
 def test_any_text_survives_as_the_value_of_a_variable(env):

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from small import await_state, job_flags, logs_of, verb, wait_until
+from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
 from ecm_cluster.run import Run
 
@@ -55,14 +55,14 @@ def test_a_signalled_run_goes_on_in_mid_epoch_and_ends_bit_identical_to_an_unint
             assert torch.equal(value, second["optimizer"]["state"][index][slot])
 
 
-def test_a_killed_worker_fails_the_run_and_status_says_so(small_data, tmp_path):
-    run = start(small_data, tmp_path, "killed", "--gpus", 2, runner__max_epochs=50)
-    training(run, 1, 1)
-    with open(f"/proc/{task_pid(run, 1, rank=1)}/task/{task_pid(run, 1, rank=1)}/children") as handle:
-        worker = int(handle.read().split()[0])
-    os.kill(worker, signal.SIGKILL)
+def test_a_killed_worker_ends_the_others_and_the_run_goes_on_within_its_budget(small_data, tmp_path):
+    run = start(small_data, tmp_path, "killed", "--gpus", 2, runner__max_epochs=500)
+    for attempt in (1, 2, 3):
+        training(run, attempt, 1)
+        task = task_pid(run, attempt, rank=1)
+        os.kill(int(Path(f"/proc/{task}/task/{task}/children").read_text().split()[0]), signal.SIGKILL)
     found = await_state(run, "failed")
-    assert "rank 1" in found["reason"] and "SIGKILL" in found["reason"]
+    assert "rank 1" in found["reason"] and "SIGKILL" in found["reason"] and "killed 3 times" in found["reason"]
     assert run.completion() is None and run.evaluations() == []
 
 
@@ -90,3 +90,50 @@ def test_two_nodes_side_by_side_on_one_machine(small_data, tmp_path):
     run = start(small_data, tmp_path, "virtual", "--nodes", 2, "--no-eval")
     await_state(run, "done")
     assert run.read_attempt(1)["world_size"] == 2
+
+
+HANGING = """
+import time
+from pathlib import Path
+from mmcv.runner import HOOKS, Hook
+
+
+@HOOKS.register_module()
+class Hanging(Hook):
+    def __init__(self, mark):
+        self.mark = Path(mark)
+
+    def after_train_iter(self, runner):
+        if runner.rank == 1 and runner.iter == 3 and not self.mark.exists():
+            self.mark.touch()
+            time.sleep(3600)
+"""
+
+
+def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_goes_on(small_data, tmp_path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "hanging.py").write_text(HANGING)
+    config = tmp_path / "hanging_config.py"
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/demo.py']\ncustom_hooks = [dict(type='Hanging', mark='{tmp_path}/mark')]\n"
+        "custom_imports = dict(imports=['mmdet_ext.register', 'hanging'], allow_failed_imports=False)\n")
+    run = start(small_data, tmp_path, "hanging", "--gpus", 2, "--no-eval", "--code", code, "--config", config,
+                "--hang-minutes", 3)
+    await_state(run, "done")
+    ends = [e for e in run.events() if e.kind == "end" and e.attempt == 1]
+    assert {e["cause"] for e in ends} == {"hung"}
+    assert "training" in ends[0]["detail"]
+    assert "hanging.py" in run.stacks_file(1, 1).read_text()
+    assert "Thread" in run.stacks_file(1, 0).read_text()
+    assert not run.stacks_file(2, 0).exists()
+
+
+def test_a_task_that_is_killed_with_its_supervisor_ends_the_others_and_the_run_goes_on(small_data, tmp_path):
+    run = start(small_data, tmp_path, "task-killed", "--gpus", 2, "--no-eval", runner__max_epochs=4)
+    training(run, 1, 2)
+    os.kill(task_pid(run, 1, rank=1), signal.SIGKILL)
+    await_state(run, "done")
+    ended = next(e for e in run.events() if e.kind == "end" and e.attempt == 1)
+    assert (ended["cause"], ended["rank"]) in {("killed", 1), ("crashed", 0)}
+    assert run.newest_attempt() == 2

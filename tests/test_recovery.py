@@ -95,7 +95,8 @@ def attempt(run: Run, number: int, *events: tuple[str, dict]) -> None:
 
 @pytest.mark.parametrize(("cause", "action"), [
     ("complete", "done"), ("preempted", "continue"), ("time limit", "continue"), ("signalled", "continue"),
-    ("requeued", "wait"), ("cancelled", "stop"), ("crashed", "stop"), ("killed", "stop"), ("lost", "stop"),
+    ("requeued", "wait"), ("node failure", "wait"), ("cancelled", "stop"), ("crashed", "continue"),
+    ("killed", "continue"), ("out of memory", "continue"), ("hung", "continue"), ("lost", "continue"),
     ("not startable", "stop")])
 def test_what_follows_each_kind_of_end(tmp_path, cause, action):
     run = Run(tmp_path)
@@ -115,10 +116,74 @@ def test_every_ending_has_an_action_that_someone_carries_out():
     assert {e.action for e in recovery.ENDINGS.values()} <= {"none", "continue", "wait", "stop"}
 
 
-def test_an_attempt_that_ended_without_a_word_stops_the_run(tmp_path):
+def test_an_attempt_that_ended_without_a_word_is_followed_by_another(tmp_path):
     attempt(Run(tmp_path), 1, ("commit", {"checkpoint": "x"}))
     decision = recovery.decide(Run(tmp_path))
-    assert (decision.action, decision.reason) == ("stop", recovery.ENDINGS["lost"].text)
+    assert (decision.action, decision.reason) == ("continue", recovery.ENDINGS["lost"].text)
+
+
+@pytest.mark.parametrize(("cause", "budget"), [("crashed", 2), ("killed", 2), ("hung", 2), ("out of memory", 1)])
+def test_each_kind_of_failure_has_its_own_budget_since_the_last_checkpoint(tmp_path, cause, budget):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted"}))
+    for number in range(2, 2 + budget):
+        attempt(run, number, ("commit", {}) if number == 2 else ("start", {}), ("end", {"cause": cause, "detail": "x"}))
+        assert recovery.decide(run).action == "continue", number
+    attempt(run, 2 + budget, ("end", {"cause": cause, "detail": "x"}))
+    decision = recovery.decide(run)
+    assert decision.action == "stop"
+    assert decision.reason == f"x; {cause} {budget + 1} times since the last new checkpoint, so it is not tried again"
+
+
+def test_failures_that_each_came_after_progress_are_not_counted_together(tmp_path):
+    run = Run(tmp_path)
+    for number in range(1, 9):
+        attempt(run, number, ("commit", {}), ("end", {"cause": "crashed", "iteration": number, "traceback": "same"}))
+        assert recovery.decide(run).action == "continue", number
+
+
+def test_preemptions_do_not_use_up_the_budget_of_crashes(tmp_path):
+    run = Run(tmp_path)
+    for number, cause in enumerate(["crashed", "preempted"], 1):
+        attempt(run, number, ("end", {"cause": cause, "traceback": str(number)}))
+    attempt(run, 3, ("commit", {}), ("end", {"cause": "crashed", "traceback": "3"}))
+    assert recovery.decide(run).action == "continue"
+
+
+def test_the_same_error_twice_at_the_same_iteration_stops_at_once(tmp_path):
+    run = Run(tmp_path)
+    for number, address in enumerate(["0x7f12", "0x9a44"], 1):
+        attempt(run, number, ("end", {"cause": "crashed", "iteration": 7, "detail": "ValueError",
+                                      "traceback": f"ValueError: <object at {address}>"}))
+    assert recovery.decide(run).reason == "ValueError; the same error twice at iteration 7, so it is not tried again"
+    assert recovery.decide(run).action == "stop"
+
+
+@pytest.mark.parametrize("other", [{"iteration": 8, "traceback": "a"}, {"iteration": 7, "traceback": "b"}])
+def test_another_error_or_the_same_elsewhere_is_tried_again(tmp_path, other):
+    run = Run(tmp_path)
+    attempt(run, 1, ("end", {"cause": "crashed", "iteration": 7, "traceback": "a"}))
+    attempt(run, 2, ("end", {"cause": "crashed", **other}))
+    assert recovery.decide(run).action == "continue"
+
+
+def test_resuming_forgives_what_was_before(tmp_path):
+    run = Run(tmp_path)
+    for number in (1, 2, 3):
+        attempt(run, number, ("end", {"cause": "killed"}))
+    assert recovery.decide(run).action == "stop"
+    run.ledger(3, "resume").write("resumed")
+    assert recovery.barren_run(run) is None
+    attempt(run, 4, ("end", {"cause": "killed"}))
+    assert recovery.decide(run).action == "continue"
+
+
+@pytest.mark.parametrize(("told", "code", "cause"), [
+    (answer("RUNNING"), 137, "killed"), (answer("RUNNING"), 1, "crashed"), (answer("COMPLETING"), None, "cancelled"),
+    (answer("COMPLETING", 1), 143, "requeued"), (answer("COMPLETING", reason="TimeLimit"), None, "time limit"),
+    (None, 137, "lost")])
+def test_the_batch_shell_knows_why_a_step_ended(told, code, cause):
+    assert recovery.why_step_ended(told, 0, code) == cause
 
 
 def test_no_attempt_at_all_stops_too(tmp_path):
@@ -127,9 +192,9 @@ def test_no_attempt_at_all_stops_too(tmp_path):
 
 def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
     run = Run(tmp_path)
-    attempt(run, 1, ("end", {"cause": "preempted"}))
+    attempt(run, 1, ("end", {"cause": "preempted", "detail": "the first"}))
     attempt(run, 2)
-    assert recovery.decide(run).action == "stop"
+    assert recovery.decide(run).reason == recovery.ENDINGS["lost"].text
 
 
 def test_the_first_cause_counts_as_the_others_follow_from_it(tmp_path, monkeypatch):
@@ -154,7 +219,7 @@ def test_three_attempts_in_a_row_without_a_commit_stop_a_run_whatever_the_cause(
             assert recovery.decide(run).action == "continue"
     decision = recovery.decide(run)
     assert decision.action == "stop"
-    assert decision.reason == "3 attempts in a row ended without a new checkpoint"
+    assert decision.reason.endswith("3 attempts in a row ended without a new checkpoint")
 
 
 def test_a_commit_between_begins_the_count_anew(tmp_path):

@@ -17,7 +17,8 @@ from answers import Answers
 from small import CLASSES, ROOT, job_flags, verb, wait_until
 
 from ecm_cluster import cli, config, driver, files, snapshot, submit
-from ecm_cluster.run import Run, list_runs
+from ecm_cluster.run import Run
+from ecm_cluster.runs import list_runs
 
 LOCAL = ("--cluster", "local")
 BLOCKED = ("torch", "torchvision", "mmcv", "mmdet", "numpy", "cv2", "pycocotools", "lvis")
@@ -294,7 +295,7 @@ def test_a_driver_whose_submitter_died_is_found_and_no_second_one_started(capsys
     assert run.submissions() == []
     code, out, _ = call(capsys, *flags)
     assert code == 0
-    assert "its submission was interrupted; submitting what is missing" in out
+    assert "its submission was interrupted; going on with it" in out
     assert [s.job_id for s in run.submissions()] == [pid]
     assert [p for p in os.listdir("/proc") if p.isdigit() and driver.alive(run, p)] == [pid]
 

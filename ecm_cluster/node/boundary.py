@@ -6,6 +6,7 @@ ranks reduce their wishes (stop, save) over a small gloo group, and all of them 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +14,21 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmdet_ext.runner import persistent_buffers
-
 from .. import checkpoints, files
 from ..run import Run, write_heartbeat
-from . import preemption
+from . import preemption, rank_buffers
+from .saving import Saver
 
 
 class AgreedStop(Exception):
-    """All ranks have committed the same step and end now."""
+    """All ranks end now, at the same step; the text says whether its checkpoint was committed (on rank 0)."""
 
 
 class Boundary:
     """Called by the runner after each iteration, with all its counters advanced.
+
+    A commit blocks the training while the state is copied; a process of its own writes it. The training waits for
+    that process where somebody counts on the checkpoint: at a stop, at the end of an epoch, and at completion.
 
     Args:
         group: A gloo group over all ranks, for agreements only.
@@ -42,15 +45,30 @@ class Boundary:
         self.ledger = run.ledger(attempt, f"train{rank:03d}")
         self._committed_at = self._beat_at = time.monotonic()
         self._began: tuple[float, int] | None = None
+        self._step_began: float | None = None
+        self.slowest_step = 0.0
         self.committed: int | None = None
+        # started before the training touches much memory; the other ranks write nothing
+        self.saver = Saver(run, attempt, keep, self.ledger) if rank == 0 else None
 
     def __call__(self, runner: Any, epoch_end: bool) -> None:
+        self._time_step()
         self._heartbeat(runner)
+        if self.saver is not None:
+            self.saver.settle(runner.logger, wait=False)
         stop, save = self._agree(runner)
         if save or stop or epoch_end:
-            self.commit(runner, epoch_end)
+            self.commit(runner, epoch_end, wait=stop or epoch_end)
+        self._step_began = time.monotonic()
         if stop and runner._iter < self.max_iterations():
-            raise AgreedStop
+            failure = self.saver.failure if self.saver is not None else None
+            raise AgreedStop(f"its checkpoint could not be written ({failure}); {self.saver.stands()}"
+                             if failure and self.saver is not None else "the checkpoint is committed")
+
+    def _time_step(self) -> None:
+        # from boundary to boundary; so the first step of an attempt, which also warms up, is not among them
+        if self._step_began is not None:
+            self.slowest_step = max(self.slowest_step, time.monotonic() - self._step_began)
 
     def _agree(self, runner: Any) -> tuple[bool, bool]:
         by_time = bool(self.seconds) and time.monotonic() - self._committed_at >= self.seconds
@@ -60,35 +78,23 @@ class Boundary:
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self.group)
         return bool(wishes[0]), bool(wishes[1])
 
-    def commit(self, runner: Any, epoch_end: bool) -> None:
-        """Collective: every rank contributes what is its own, rank 0 writes."""
-        if self.committed == runner._iter:
-            return
-        own = self._rank_buffers(runner)
-        if self.rank == 0:
-            began = time.monotonic()
-            state = {**runner.state(), "rank_buffers": own}
-            manifest = checkpoints.commit(
-                self.run, self.attempt, lambda handle: torch.save(state, handle), iteration=runner._iter,
-                epoch=runner._epoch, position=runner.position, epoch_end=epoch_end)
-            self.ledger.write("commit", **checkpoints.describe(manifest), epoch_end=epoch_end,
-                              seconds=round(time.monotonic() - began, 3))
-            checkpoints.prune(self.run, self.keep)
-        self.committed = runner._iter
-        self._committed_at = time.monotonic()
+    def commit(self, runner: Any, epoch_end: bool, wait: bool) -> None:
+        """Collective: every rank contributes what is its own, rank 0 has it written.
 
-    def _rank_buffers(self, runner: Any) -> list[dict[str, torch.Tensor]]:
-        """Rank 0: for each rank the buffers that differ between ranks (SeesawLoss counts its own samples)."""
-        if self.world_size == 1:
-            return []
-        mine = persistent_buffers(runner.model)
-        sums: list[Any] = [None] * self.world_size
-        dist.all_gather_object(sums, {k: _checksum(v) for k, v in mine.items()}, group=self.group)
-        differing = [k for k in mine if any(other[k] != sums[0][k] for other in sums)]
-        gathered: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
-        if differing:
-            dist.gather_object({k: mine[k] for k in differing}, gathered, dst=0, group=self.group)
-        return [g or {} for g in gathered or []]
+        Args:
+            wait: Until it is written, or has failed.
+        """
+        if self.committed != runner._iter:
+            self._beat(runner, "saving")
+            own = rank_buffers.gather(runner, self.group)
+            if self.saver is not None:
+                self.saver.commit({**runner.state(), "rank_buffers": own}, runner.logger, iteration=runner._iter,
+                                  epoch=runner._epoch, position=runner.position, epoch_end=epoch_end,
+                                  slowest_step=round(self.slowest_step, 4))
+            self.committed = runner._iter
+            self._committed_at = time.monotonic()
+        if wait and self.saver is not None:
+            self.saver.settle(runner.logger, wait=True)
 
     def _heartbeat(self, runner: Any) -> None:
         now = time.monotonic()
@@ -96,27 +102,36 @@ class Boundary:
             self._began = (now, runner._iter)
         if now - self._beat_at < 1.0 and runner._iter < self.max_iterations():
             return
-        self._beat_at = now
-        since, first = self._began
+        self._beat(runner, "training")
+
+    def _beat(self, runner: Any, phase: str) -> None:
+        self._beat_at = now = time.monotonic()
+        since, first = self._began or (now, runner._iter)
         done = runner._iter - first
-        loss = runner.outputs.get("log_vars", {}).get("loss") if isinstance(runner.outputs, dict) else None
-        write_heartbeat(self.run, self.attempt, self.rank, phase="training", iteration=runner._iter,
-                        iterations=self.max_iterations(), epoch=runner._epoch, loss=loss,
-                        seconds_per_iteration=(now - since) / done if done else None)
+        outputs = getattr(runner, "outputs", None)  # not there where an attempt has nothing left to train
+        loss = outputs.get("log_vars", {}).get("loss") if isinstance(outputs, dict) else None
+        measured = {} if self.saver is None else {"blocked_seconds": self.saver.blocked_seconds,
+                                                  "write_seconds": self.saver.write_seconds}
+        with contextlib.suppress(OSError):  # a full disk takes no heartbeat; that is no reason to end
+            write_heartbeat(self.run, self.attempt, self.rank, phase=phase, iteration=runner._iter,
+                            iterations=self.max_iterations(), epoch=runner._epoch, loss=loss,
+                            seconds_per_iteration=(now - since) / done if done else None,
+                            slowest_step=self.slowest_step, **measured)
 
     def complete(self, runner: Any) -> None:
-        """The end of the training: last checkpoint, then the completion mark."""
-        self.commit(runner, epoch_end=True)
-        if self.rank == 0:
-            newest = checkpoints.accepted(self.run)[-1]
+        """The end of the training: last checkpoint, then the completion mark.
+
+        Raises:
+            RuntimeError: The last checkpoint cannot be written, not at a second try either.
+        """
+        self.commit(runner, epoch_end=True, wait=True)
+        if self.saver is not None:
+            if self.saver.failure:
+                self.saver.again(runner.logger)
+            newest = self.saver.last
+            if self.saver.failure or newest is None:
+                raise RuntimeError(f"the last checkpoint could not be written: {self.saver.failure}")
             files.write_json(self.run.complete_file, {"attempt": self.attempt, "time": round(time.time(), 3),
                                                       **checkpoints.describe(newest)})
             self.ledger.write("complete", **checkpoints.describe(newest))
             self.ledger.write("end", cause="complete", detail=f"iteration {runner._iter}", rank=0)
-
-
-def _checksum(tensor: torch.Tensor) -> bytes:
-    import hashlib
-
-    return hashlib.blake2b(tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"",
-                           digest_size=16).digest()

@@ -15,6 +15,7 @@ from mmdet.models import build_detector
 
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
+from mmdet_ext.virtual_ranks import Share
 
 from . import preemption
 from .world import Place
@@ -74,15 +75,15 @@ class OneProcess(torch.nn.Module):
         return inner.train_step(*args, **named)
 
 
-def loader(cfg: Any, place: Place, seed: int, device: str) -> tuple[Loader, Any]:
-    """The training loader of one rank, and the dataset."""
+def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[Loader, Any]:
+    """The training loader of the virtual ranks that a process plays, and the dataset."""
     dataset = build_dataset(cfg.data.train)
     options = {"samples_per_gpu": cfg.data.get("samples_per_gpu", 1),
                "workers_per_gpu": cfg.data.get("workers_per_gpu", 0), **cfg.data.get("train_dataloader", {})}
-    order = Order(group_flags(dataset), options["samples_per_gpu"], place.world_size, seed)
+    order = Order(group_flags(dataset), options["samples_per_gpu"], share.virtual, seed)
     workers = options["workers_per_gpu"]
     return Loader(
-        SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, place.rank), num_workers=workers,
+        SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, share.ranks), num_workers=workers,
         collate_fn=partial(collate, samples_per_gpu=options["samples_per_gpu"]), pin_memory=device == "cuda",
         persistent_workers=bool(options.get("persistent_workers")) and workers > 0,
         # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws

@@ -21,9 +21,9 @@ from .world import Place, device_index, identify
 
 def main(run_path: str, attempt: int) -> int:
     """Evaluate; 0 when this rank's part is done."""
-    preemption.watch()
     run, place = Run(run_path), identify()
     work = chain.last_evaluation(run)
+    preemption.watch(work.stacks_file(attempt, place.rank))
     write_heartbeat(work, attempt, place.rank, phase="starting")
     try:
         enter(run)
@@ -43,6 +43,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int) -> None:
     infer(run, work, place, attempt, cfg)
     if place.rank == 0:
         shards = [work.shard_file(rank, place.world_size) for rank in range(place.world_size)]
+        write_heartbeat(work, attempt, 0, phase="waiting for other ranks")
         await_files(shards)
         write_heartbeat(work, attempt, 0, phase="scoring")
         score(run, work, attempt, shards)

@@ -41,6 +41,8 @@ class Driver:
     def _stage(self, stage: str) -> recovery.Decision:
         asked = chain.request(self.run, self.job, stage, token="local")
         while True:
+            if self._cancelled or self.run.cancel_file.exists():
+                return recovery.Decision("stop", "cancelled")
             self._launch(stage, asked.tasks)
             work: Work = self.run
             if stage == chain.EVALUATE:

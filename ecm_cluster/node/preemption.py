@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
+import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
+_stacks: list[int] = []
 _received: list[int] = []
 _forward: list[Callable[[int], None]] = []
 
 
-def watch() -> None:
-    """Install the handlers and let the signals in."""
+def watch(stacks: Path | None = None) -> None:
+    """Install the handlers and let the signals in.
+
+    Args:
+        stacks: Where SIGUSR1 writes what every thread is doing; without it SIGUSR1 is ignored.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if stacks is not None:
+        # written by the C handler itself, so also when Python hangs in a collective or a lock
+        _stacks.append(os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666))
+        faulthandler.register(signal.SIGUSR1, file=_stacks[-1], all_threads=True)
     for number in SIGNALS:
         signal.signal(number, _note)
     signal.signal(signal.SIGCONT, signal.SIG_DFL)
@@ -30,6 +43,11 @@ def _note(number: int, frame: object) -> None:
     _received.append(number)
     for call in _forward:
         call(number)
+
+
+def hold_back() -> None:
+    """Keep the signals pending until :func:`watch`: nobody else's handlers get them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def forward_to(call: Callable[[int], None] | None) -> None:

@@ -15,13 +15,14 @@ import sys
 import time
 from typing import Any
 
-from .. import checkpoints, cluster, files, recovery
+from .. import chain, checkpoints, files, recovery
 from ..run import Run, Work
-from . import preemption, world
+from . import closing, preemption, requeue, watchdog, world
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
 JOIN_SECONDS = 600.0
 STAY_SECONDS = 3600.0
+STACKS_SECONDS = 1.0
 
 
 class AttemptFailed(RuntimeError):
@@ -51,7 +52,10 @@ class Supervisor:
 
     def run(self) -> None:
         """Until the work is done; raises :class:`AttemptFailed` in every other case."""
+        self.look_for_missed_signals()
         while not self.already_done():
+            if self.training.cancel_file.exists():
+                raise AttemptFailed("not started: the run is cancelled")
             attempt = self.take_attempt()
             if attempt is None:
                 return
@@ -67,7 +71,18 @@ class Supervisor:
                              rank=0)
                 raise AttemptFailed("the worker ended without completing its work")
             else:
+                ledger.write("left", rank=self.place.rank)
                 return
+
+    def look_for_missed_signals(self) -> None:
+        """A signal that came while Python started was ignored: rank 0 asks Slurm whether there was one."""
+        if self.place.cluster != "slurm" or self.place.rank != 0:
+            return
+        cause = requeue.missed_signal(self.place)
+        if cause == "preempted":
+            preemption.ask_to_stop(signal.SIGTERM)
+        elif cause == "requeued":
+            raise AttemptFailed("Slurm has started this job again: this start is too late")
 
     def take_attempt(self) -> int | None:
         """The attempt's number: rank 0 creates its file, the others wait for it. None: the work is done."""
@@ -86,6 +101,10 @@ class Supervisor:
 
     def _create_attempt(self, mark: str) -> int:
         self.work.attempts_dir.mkdir(parents=True, exist_ok=True)
+        closing.close_open(self.work, self.place)
+        stop = recovery.barren_run(self.work)
+        if stop:
+            raise AttemptFailed(f"not started: {stop}")
         while True:
             number = self.work.newest_attempt() + 1
             ledger = self.work.ledger(number, "task000")
@@ -115,17 +134,40 @@ class Supervisor:
         preemption.forward_to(lambda number: _send(worker, number))
         if preemption.asked_to_stop():
             _send(worker, signal.SIGTERM)
+        minutes = float(self.training.spec["job"].get("hang_minutes", 0))
+        dog = watchdog.Watchdog(self.work, attempt, self.place.rank, self.place.world_size, 60 * minutes)
+        near = watchdog.Neighbours(self.work, attempt, self.place.rank, self.place.world_size)
         try:
             while True:
                 try:
                     return worker.wait(timeout=0.5)
                 except subprocess.TimeoutExpired:
-                    if self.work.abort_file(attempt).exists():
-                        self._end_worker(worker)
-                    elif world.driver_is_gone() and not preemption.asked_to_stop():
-                        preemption.ask_to_stop(signal.SIGTERM)
+                    self._look_around(attempt, ledger, worker, dog, near)
         finally:
             preemption.forward_to(None)
+            watchdog.drop_if_empty(self.work.stacks_file(attempt, self.place.rank))
+
+    def _look_around(self, attempt: int, ledger: Any, worker: subprocess.Popen, dog: watchdog.Watchdog,
+                     near: watchdog.Neighbours) -> None:
+        """What may happen while the worker works: another rank fails, nothing is heard any more, the driver dies."""
+        abort = self.work.abort_file(attempt)
+        if not abort.exists():
+            silence = dog.silent()
+            lost = near.lost() if silence is None and self.place.cluster == "local" else None
+            if silence is not None:
+                ledger.write("end", cause="hung", rank=self.place.rank, detail=f"rank {self.place.rank}: {silence}; "
+                             f"see {self.work.stacks_file(attempt, self.place.rank)}")
+                files.write_json(abort, {"rank": self.place.rank, "cause": "hung"})
+            elif lost is not None:
+                ledger.write("end", cause="killed", rank=lost, detail=f"rank {lost}: its task is gone without a word")
+                files.write_json(abort, {"rank": lost, "cause": "killed"})
+            elif world.driver_is_gone() and not preemption.asked_to_stop():
+                preemption.ask_to_stop(signal.SIGTERM)
+        if abort.exists():
+            if files.read_json(abort).get("cause") == "hung":
+                _send(worker, signal.SIGUSR1)  # each rank says where it stands: those that wait, and the one that hangs
+                time.sleep(STACKS_SECONDS)
+            self._end_worker(worker)
 
     def _logging(self) -> dict[str, str]:
         """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
@@ -158,56 +200,43 @@ class Supervisor:
     def after_stop(self, attempt: int, ledger: Any) -> None:
         """All ranks have stopped at the same step: rank 0 finds out why, and they do the same thing."""
         path = self.work.decision_file(attempt)
+        heard = preemption.received()
+        preemption.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
         if self.place.rank == 0:
-            decision = self._decide(attempt, ledger)
+            decision = self._decide(attempt, ledger, heard)
             files.write_json(path, decision)
         else:
-            decision = _await_json(path, 120.0) or {"action": "stop", "cause": "unknown"}
-        preemption.clear()
+            # as long as rank 0 asks: a rank that gave up would fail the job, which Slurm then does not requeue
+            decision = _await_json(path, STAY_SECONDS) or {"action": "stop", "cause": "unknown"}
         if decision["action"] == "again":
             self.generation += 1
             return
         if decision["action"] == "stay":
             if self.place.rank == 0 and decision["cause"] in ("preempted", "time limit"):
-                self._requeue(ledger)
+                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger)
+                if refused:
+                    raise AttemptFailed(refused)
             # exiting 0 here would complete the job for Slurm, and start what waits for it; Slurm ends the task
             time.sleep(STAY_SECONDS)
         raise AttemptFailed(f"stopped: {decision['cause']}")
 
-    def _decide(self, attempt: int, ledger: Any) -> dict[str, Any]:
+    def _decide(self, attempt: int, ledger: Any, heard: list[str]) -> dict[str, Any]:
         if self.place.cluster == "local":
             cancelled = self.training.cancel_file.exists()
             cause = "cancelled" if cancelled else "signalled"
-            ledger.write("end", cause=cause, detail=f"{', '.join(preemption.received()) or 'signal'} received",
-                         rank=0)
+            detail = f"{', '.join(heard) or 'signal'} received"
+            ledger.write("end", cause=cause, detail=detail + self._lost_commit(attempt), rank=0)
             return {"action": "stop", "cause": cause}
-        cause = self._ask_slurm()
+        cause = requeue.why_signalled(self.training, self.place)
         action = {"signalled": "again", "cancelled": "stop"}.get(cause, "stay")
-        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text, rank=0, next=action)
+        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text + self._lost_commit(attempt), rank=0,
+                     next=action)
         return {"action": action, "cause": cause}
 
-    def _ask_slurm(self) -> str:
-        lead = float(self.training.spec["job"]["signal_lead"])
-        while True:
-            answer = cluster.show_job(self.place.job_id)
-            cause = recovery.why_signalled(answer, self.place.restart, lead, cluster.seconds_left(answer))
-            if cause != "unknown":
-                return cause
-            time.sleep(5)  # slurmctld is down or restarting; until it answers there is nothing right to do
-
-    def _requeue(self, ledger: Any) -> None:
-        # asked again, since a scancel may have come meanwhile: a requeue would bring the cancelled job back to life
-        cause = self._ask_slurm()
-        if cause in ("preempted", "time limit"):
-            accepted = cluster.requeue(self.place.job_id)
-            ledger.write("requeue", accepted=accepted, cause=cause)
-            if accepted:
-                return
-        elif cause != "requeued":
-            ledger.write("requeue", accepted=False, cause=cause)
-            raise AttemptFailed(f"not requeued: {cause}")
-        if cause != "requeued":
-            raise AttemptFailed("Slurm refused the requeue; the run is stopped and can be resumed")
+    def _lost_commit(self, attempt: int) -> str:
+        """What an end adds where the commit at the stop failed."""
+        failed = recovery.failed_commit(self.work.events(), attempt)
+        return f"; {failed}" if failed else ""
 
 
 class TrainingSupervisor(Supervisor):
@@ -222,11 +251,12 @@ class TrainingSupervisor(Supervisor):
         return self.training.completion() is not None
 
     def basis(self, ledger: Any) -> dict[str, Any]:
-        newest, broken = checkpoints.newest_sound(self.training)
+        until = chain.resume_point(self.training)  # `resume --from`: later checkpoints count no more
+        newest, broken = checkpoints.newest_sound(self.training, until)
         for manifest, reason in broken:
             ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
         return {"from": newest.file if newest else None,
-                "accepts": [m.file for m in checkpoints.accepted(self.training)]}
+                "accepts": [m.file for m in checkpoints.accepted(self.training, until)]}
 
 
 class EvaluationSupervisor(Supervisor):

@@ -6,6 +6,7 @@ A fresh start and a restart are the same call; all progress lives in the run dir
 from __future__ import annotations
 
 import os
+from typing import Any
 
 
 class Train:
@@ -13,6 +14,10 @@ class Train:
 
     def __init__(self, run: str) -> None:
         self.run = run
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _hold_signals_back()
+        self.__dict__.update(state)
 
     def __call__(self) -> None:
         _answer_signals_from_here_on()
@@ -28,12 +33,23 @@ class Evaluate:
     def __init__(self, run: str) -> None:
         self.run = run
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        _hold_signals_back()
+        self.__dict__.update(state)
+
     def __call__(self) -> None:
         _answer_signals_from_here_on()
         from ..run import Run
         from . import supervisor
 
         supervisor.evaluation_supervisor(Run(self.run)).run()
+
+
+def _hold_signals_back() -> None:
+    # called when submitit reads the task, before it installs its handlers: no signal meets them
+    from . import preemption
+
+    preemption.hold_back()
 
 
 def _answer_signals_from_here_on() -> None:

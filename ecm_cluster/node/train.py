@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any
 
+from .. import chain, training_log
 from ..run import Run, write_heartbeat
 from . import preemption
 from .supervisor import EXIT_STOPPED
@@ -24,8 +25,8 @@ LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe
 
 def main(run_path: str, attempt: int) -> int:
     """Train; see the module's docstring for what is returned."""
-    preemption.watch()
     run, place = Run(run_path), identify()
+    preemption.watch(run.stacks_file(attempt, place.rank))
     write_heartbeat(run, attempt, place.rank, phase="starting")
     try:
         enter(run)
@@ -49,7 +50,8 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
     traceback.print_exc()
     text = " ".join(str(error).split())[:500]
     work.ledger(attempt, f"{role}{rank:03d}").write(
-        "end", cause="crashed", rank=rank, detail=f"rank {rank}: {type(error).__name__}: {text}",
+        "end", cause="crashed", rank=rank, iteration=(work.heartbeat(attempt, rank) or {}).get("iteration"),
+        detail=f"rank {rank}: {type(error).__name__}: {text}",
         follows=bool(LOST_PEER.search(f"{type(error).__name__} {text}")),
         traceback=traceback.format_exc()[-8000:])
 
@@ -72,12 +74,15 @@ def train(run: Run, place: Place, attempt: int) -> int:
     import torch
     import torch.distributed as dist
 
+    from mmdet_ext.virtual_ranks import Share
+
     from . import building
     from .boundary import AgreedStop, Boundary
     from .logs import training_logger
 
     spec, cfg = run.spec, load_config(run)
     device, seed = spec["job"]["device"], spec["job"]["seed"]
+    share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec["threads"])
     cv2.setNumThreads(0)
     index = device_index(place, torch.cuda.device_count()) if device == "cuda" else 0
@@ -87,21 +92,22 @@ def train(run: Run, place: Place, attempt: int) -> int:
     group = join(place, run.rendezvous_file(attempt), device, timeout=1800.0)
     logger = training_logger(run, place.rank)
     if place.rank == 0:
-        logger.info("attempt %d: %d ranks on %d nodes, job %s", attempt, place.world_size, place.nodes, place.job_id)
+        logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
+                    "" if share.count == 1 else f"; {share.count} batches each for every optimizer step")
 
-    loader, dataset = building.loader(cfg, place, seed, device)
+    loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
     meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
-    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, f"attempt{attempt:04d}")
+    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
 
     def max_iterations() -> int:
-        return runner.max_iters or runner.max_epochs * len(loader)
+        return runner.last_iteration(len(loader))
 
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
                         minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
                         max_iterations=max_iterations)
-    runner.prepare(seed, boundary)
-    restore(run, attempt, place.rank, runner, cfg, logger)
+    runner.prepare(seed, boundary, share)
+    restore(run, attempt, runner, cfg, len(loader), logger)
     write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,
                     iterations=max_iterations(), epoch=runner.epoch)
     try:
@@ -109,36 +115,41 @@ def train(run: Run, place: Place, attempt: int) -> int:
             runner.run([loader], [("train", 1)])
         boundary.complete(runner)
         code = 0
-    except AgreedStop:
-        logger.info("stopped at iteration %d after a signal; the checkpoint is committed", runner.iter)
+    except AgreedStop as stop:
+        logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
         code = EXIT_STOPPED
+    except Exception:
+        write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
+        raise
     # rank 0 holds the store: nobody leaves before all have arrived
     dist.barrier(group)
     dist.destroy_process_group()
     return code
 
 
-def restore(run: Run, attempt: int, rank: int, runner: Any, cfg: Any, logger: Any) -> None:
+def restore(run: Run, attempt: int, runner: Any, cfg: Any, per_epoch: int, logger: Any) -> None:
     """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
     import torch
     from mmcv.runner import load_checkpoint
 
+    from . import rank_buffers
+
     source = run.read_attempt(attempt)["from"]
-    if source is None:
-        if cfg.get("load_from"):
-            load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
-        return
-    state = torch.load(run.checkpoints_dir / source, map_location="cpu", weights_only=True)
-    own = state.get("rank_buffers") or []
-    if own:
-        if len(own) != runner.world_size:
-            raise RuntimeError(f"{source} holds the buffers of {len(own)} ranks, and this attempt has "
-                               f"{runner.world_size}: continue with the number of ranks that the run began with")
-        state["state_dict"].update(own[rank])
-    runner.restore(state)
-    if rank == 0:
-        logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
-                    runner.position)
+    if source is not None:
+        state = torch.load(run.checkpoints_dir / source, map_location="cpu", weights_only=True)
+        rank_buffers.restore(runner, state, source)
+        if runner.rank == 0:
+            logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
+                        runner.position)
+    elif cfg.get("load_from"):
+        load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    # mmcv's logger writes meta as the first line of the attempt's JSON log
+    runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
+                   "position": runner.position, "iterations_per_epoch": per_epoch,
+                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner"}
+    if runner.rank == 0:
+        for line in training_log.redone(run, attempt, runner.iter):
+            logger.info("%s", line)
 
 
 if __name__ == "__main__":

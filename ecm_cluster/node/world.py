@@ -62,6 +62,11 @@ def identify() -> Place:
                  restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm")
 
 
+def batch_start() -> tuple[str, int]:
+    """Job id and restart count of the batch shell that this process runs in."""
+    return os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
 def driver_is_gone() -> bool:
     """Whether the local driver that started this task has died: then nobody would look after the run."""
     driver = os.environ.get(DRIVER_ENV)

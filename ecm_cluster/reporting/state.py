@@ -139,11 +139,16 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:
         state.state, state.reason = "unknown", text + (f"; attempt {state.attempt} ended: {why}" if why else "")
     elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
         state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
+        state.next = chain.resume_line(run)
     else:
-        stopped = end is not None and recovery.ENDINGS[end["cause"]].action in ("continue", "wait")
+        known = recovery.ENDINGS[end["cause"]] if end else recovery.ENDINGS["lost"]
+        # what has a budget would have been started again if it could
+        stopped = known.action in ("continue", "wait") and known.budget is None
         state.state = "stopped" if stopped else "failed"
-        state.reason = why or text or recovery.ENDINGS["lost"].text
-        state.next = f"less {run.rank_log(end.get('rank') or 0) if end else _log_of(run)}"
+        state.reason = recovery.decide(run).reason if end else text or known.text
+        log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
+        # what failed wants to be read, and perhaps mended, before it is tried again
+        state.next = chain.resume_line(run) if stopped else f"less {log}; {chain.resume_line(run)}"
 
 
 def _log_of(run: Run) -> Any:
@@ -179,10 +184,17 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     elif alive == "unasked":
         state.state, state.reason = "complete", f"trained; evaluation: {text}"
     else:
+        _ended_unscored(run, state, pending, text)
+
+
+def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: str) -> None:
+    if run.cancel_file.exists():
+        state.state, state.reason, state.next = "stopped", "trained; evaluation cancelled", chain.resume_line(run)
+    else:
         end = recovery.last_end(pending[-1].events(), pending[-1].newest_attempt()) if pending else None
         state.state, state.reason = "failed", "evaluation: " + ((end.get("detail") if end else None) or text)
-        if pending:
-            state.next = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}"
+        read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""
+        state.next = read + chain.resume_line(run)
 
 
 def _evaluation_phase(pending: list[Evaluation]) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcv.runner import EpochBasedRunner, Hook, load_checkpoint
+from mmcv.runner import EpochBasedRunner, Fp16OptimizerHook, Hook, OptimizerHook, load_checkpoint
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
-from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner, persistent_buffers
+from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
 
 SEED, SAMPLES, EPOCHS = 11, 13, 3  # 13 samples, 2 at a time: 7 iterations an epoch, the last one filled up
@@ -88,7 +88,7 @@ class Training:
     def __init__(self, folder: Path, kind: str, optimizer: str = "sgd", ends_at: int | None = None,
                  interval: int = 4, workers: int = 0) -> None:
         seed_all(SEED, 4)
-        self.net, self.watch, self.ends_at = Net(), Watch(), ends_at
+        self.net, self.watch, self.ends_at, self.folder = Net(), Watch(), ends_at, folder
         made = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
                 "adamw": lambda p: torch.optim.AdamW(p, lr=0.01)}[optimizer](self.net.parameters())
         folder.mkdir(exist_ok=True)
@@ -148,16 +148,25 @@ def logged(folder: Path) -> list[dict[str, Any]]:
             for line in lines if "loss" in line]
 
 
-def whole(tmp_path: Path, kind: str, **options: Any) -> Training:
-    training = Training(tmp_path / "whole", kind, **options).go()
-    assert training.runner.iter == (TOTAL if kind == "epoch" else TOTAL - 2)
-    return training
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Trainings that ran through, each made once: ``whole(kind, optimizer)``."""
+    made: dict[tuple[str, str], Training] = {}
+
+    def through(kind: str, optimizer: str = "sgd") -> Training:
+        if (kind, optimizer) not in made:
+            training = Training(tmp_path_factory.mktemp("whole"), kind, optimizer).go()
+            assert training.runner.iter == (TOTAL if kind == "epoch" else TOTAL - 2)
+            made[kind, optimizer] = training
+        return made[kind, optimizer]
+
+    return through
 
 
-def assert_same_end(one: Training, other: Training, tmp_path: Path, folder: str) -> None:
+def assert_same_end(one: Training, other: Training) -> None:
     assert bits(other.net.state_dict()) == bits(one.net.state_dict())
     assert bits(other.runner.optimizer.state_dict()) == bits(one.runner.optimizer.state_dict())
-    assert logged(tmp_path / folder) == logged(tmp_path / "whole")
+    assert logged(other.folder) == logged(one.folder) != []
     mine, theirs = one.runner.state()["meta"], other.runner.state()["meta"]
     for meta in (mine, theirs):
         for key in ("time", "data_time"):
@@ -167,53 +176,53 @@ def assert_same_end(one: Training, other: Training, tmp_path: Path, folder: str)
 
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
 @pytest.mark.parametrize("at", [1, 3, 6, 7, 8, 14])
-def test_stopped_once_anywhere_it_ends_in_the_same_bits(tmp_path, kind, at):
-    through = whole(tmp_path, kind)
+def test_stopped_once_anywhere_it_ends_in_the_same_bits(whole, tmp_path, kind, at):
+    through = whole(kind)
     first = Training(tmp_path / "parts", kind, ends_at=at).go()
     assert first.runner.iter == at
     second = Training(tmp_path / "parts", kind).go(first.stored)
-    assert_same_end(through, second, tmp_path, "parts")
+    assert_same_end(through, second)
     assert {**first.watch.seen, **second.watch.seen} == through.watch.seen
     assert min(second.watch.seen) == at
 
 
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
-def test_stopped_at_every_single_step_it_ends_in_the_same_bits(tmp_path, kind):
-    through = whole(tmp_path, kind, optimizer="adamw")
+def test_stopped_at_every_single_step_it_ends_in_the_same_bits(whole, tmp_path, kind):
+    through = whole(kind, "adamw")
     stored, seen = None, {}
     for at in range(1, through.runner.iter):
         part = Training(tmp_path / "parts", kind, optimizer="adamw", ends_at=at).go(stored)
         stored, seen = part.stored, {**seen, **part.watch.seen}
     last = Training(tmp_path / "parts", kind, optimizer="adamw").go(stored)
     assert {**seen, **last.watch.seen} == through.watch.seen
-    assert_same_end(through, last, tmp_path, "parts")
+    assert_same_end(through, last)
 
 
-def test_workers_that_fetch_ahead_change_nothing(tmp_path):
-    through = whole(tmp_path, "epoch")
+def test_workers_that_fetch_ahead_change_nothing(whole, tmp_path):
+    through = whole("epoch")
     first = Training(tmp_path / "parts", "epoch", ends_at=10, workers=1).go()
-    assert_same_end(through, Training(tmp_path / "parts", "epoch", workers=1).go(first.stored), tmp_path, "parts")
+    assert_same_end(through, Training(tmp_path / "parts", "epoch", workers=1).go(first.stored))
 
 
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
-def test_generators_left_in_any_state_by_others_change_nothing(tmp_path, kind):
-    through = whole(tmp_path, kind)
+def test_generators_left_in_any_state_by_others_change_nothing(whole, tmp_path, kind):
+    through = whole(kind)
     disturbed = Training(tmp_path / "disturbed", kind)
     torch.manual_seed(123)
     np.random.seed(123)
-    assert_same_end(through, disturbed.go(), tmp_path, "disturbed")
+    assert_same_end(through, disturbed.go())
 
 
-def test_the_learning_rate_warms_up_and_steps_as_in_stock_mmcv(tmp_path):
-    through = whole(tmp_path, "epoch")
+def test_the_learning_rate_warms_up_and_steps_as_in_stock_mmcv(whole):
+    through = whole("epoch")
     rates = [through.watch.seen[i][0] for i in range(TOTAL)]
     expected = [0.05 * 0.1 ** (i // PER_EPOCH) * (1 - (1 - min(i / 9, 1)) * 0.9) for i in range(TOTAL)]
     assert rates == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
-def test_a_boundary_sees_where_the_next_step_belongs(tmp_path, kind):
-    through = whole(tmp_path, kind)
+def test_a_boundary_sees_where_the_next_step_belongs(whole, kind):
+    through = whole(kind)
     places = [(i, i // PER_EPOCH, i % PER_EPOCH) for i in range(1, through.runner.iter + 1)]
     assert [b[:3] for b in through.boundaries] == places
     ends = [b[0] for b in through.boundaries if b[3]]
@@ -293,9 +302,70 @@ def test_several_optimizers_come_back_too(tmp_path):
         k: bits(o.state_dict()) for k, o in one.optimizer.items()}
 
 
-def test_buffers_of_a_rank_are_those_that_a_checkpoint_keeps():
-    net = Net()
-    found = persistent_buffers(net)
-    assert set(found) == {"seen", "layers.1.running_mean", "layers.1.running_var", "layers.1.num_batches_tracked"}
-    net.seen += 1
-    assert found["seen"] == 0, "a view of the live buffer would change while it is gathered"
+def test_a_log_buffer_in_a_checkpoint_reaches_back_one_interval_only(tmp_path):
+    first = Training(tmp_path / "parts", "iter", ends_at=14).go()
+    meta = torch.load(io.BytesIO(first.stored), weights_only=True)["meta"]
+    assert {len(values) for values in meta["log_buffer"]["values"].values()} == {4}
+
+
+class Swapping(Hook):
+    """As EMA hooks do it: a buffer added when the run begins, swapped with a weight when an epoch begins or ends."""
+
+    def before_run(self, runner: Any) -> None:
+        runner.model.register_buffer("mean", runner.model.layers[0].weight.detach().clone())
+
+    def after_train_iter(self, runner: Any) -> None:
+        runner.model.mean.mul_(0.9).add_(runner.model.layers[0].weight.detach(), alpha=0.1)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        kept = runner.model.mean.clone()
+        runner.model.mean.copy_(runner.model.layers[0].weight.detach())
+        runner.model.layers[0].weight.data.copy_(kept)
+
+    after_train_epoch = before_train_epoch
+
+
+@pytest.mark.parametrize("at", [3, 7, 10])
+def test_an_epoch_entered_in_its_middle_swaps_no_weights_twice(tmp_path, at):
+    def swapping(folder: str, **options: Any) -> Training:
+        training = Training(tmp_path / folder, "epoch", **options)
+        training.runner.register_hook(Swapping())
+        return training
+
+    through = swapping("whole").go()
+    first = swapping("parts", ends_at=at).go()
+    assert_same_end(through, swapping("parts").go(first.stored))
+
+
+def test_a_hook_may_tell_an_epoch_it_resumes_from_one_it_begins(tmp_path):
+    class Telling(Hook):
+        told: list[str] = []
+
+        def before_train_epoch(self, runner: Any) -> None:
+            self.told.append(f"begins {runner.epoch}")
+
+        def before_resumed_epoch(self, runner: Any) -> None:
+            self.told.append(f"resumes {runner.epoch} at {runner.position}")
+
+    first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
+    second = Training(tmp_path / "parts", "epoch")
+    second.runner.register_hook(Telling())
+    second.go(first.stored)
+    assert Telling.told == ["resumes 1 at 3", "begins 2"]
+
+
+def test_a_growing_loss_scale_comes_back(tmp_path):
+    def scaled(folder: str, **options: Any) -> Training:
+        training = Training(tmp_path / folder, "epoch", **options)
+        hook = Fp16OptimizerHook(grad_clip=dict(max_norm=0.5), loss_scale=2.0, distributed=False)
+        hook.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=4)
+        hook._scale_update_param = None
+        for other in [h for h in training.runner.hooks if isinstance(h, OptimizerHook)]:
+            training.runner.hooks.remove(other)
+        training.runner.register_hook(hook, priority="ABOVE_NORMAL")
+        return training
+
+    through = scaled("whole").go()
+    assert through.runner.meta["fp16"]["loss_scaler"]["scale"] == 2.0 ** (1 + TOTAL // 4)
+    first = scaled("parts", ends_at=10).go()
+    assert_same_end(through, scaled("parts").go(first.stored))

@@ -1,0 +1,154 @@
+"""Cancel runs: the training and what waits behind it. They stay resumable, and nothing starts them again by itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import chain, checkpoints, cli, cluster, driver, files, liveness, runs
+from . import job as jobs
+from .errors import UserError
+from .reporting import state as states
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.cancel runs/mask_rcnn_r50_1x-001
+  python -m ecm_cluster.cancel first second
+"""
+SETTLING = 90.0  # seconds for the ranks of a job to end; Slurm kills them KillWait (30 s by default) after scancel
+COMMITTING = 180.0  # seconds for the ranks of a local run to commit and end
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.cancel", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", nargs="+", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    found = [runs.find(name, runs_dir) for name in args.run]
+    for run in found:
+        _ = run.spec  # a run that is none is an error before anything is cancelled
+    return max([cancel(run) for run in found])
+
+
+def cancel(run: Run) -> int:
+    """Cancel one run, and say what was done.
+
+    Returns:
+        0 if nothing of it runs or waits any more, 1 otherwise.
+    """
+    try:
+        return _cancel_local(run) if run.spec["cluster"] == "local" else _cancel_on_slurm(run)
+    except UserError as error:
+        # one that cannot be cancelled must not save the others
+        print(f"error: {run.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return cli.EXIT_FAILED
+
+
+def mark(run: Run) -> None:
+    """Put the cancel mark into the run, before anything is ended: who sees the end must not start the run again."""
+    files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "cancel"})
+    files.kill_point("cancel-marked", run.cancel_file)
+
+
+def _say_nothing_to_do(run: Run) -> int:
+    state = states.fold([run])[0]
+    print(f"{run.name}: nothing to cancel ({state.state}: {state.reason})")
+    return cli.EXIT_OK
+
+
+def _say_done(run: Run, what: str) -> None:
+    run.ledger(run.newest_attempt(), "cancel").write("cancelled", what=what)
+    print(f"{run.name}: cancelled {what}")
+    committed = checkpoints.accepted(run)
+    if run.completion() is None:
+        print(f"  newest checkpoint: {committed[-1].file}" if committed else "  no checkpoint was committed yet")
+    print(f"  to bring it back: {chain.resume_line(run)}")
+
+
+# ---------------------------------------------------------------------------------------------- Slurm
+
+
+def _cancel_on_slurm(run: Run) -> int:
+    with chain.alone(run):
+        if not cluster.slurm_available():
+            raise UserError("cluster: there is no Slurm on this machine (no scancel in PATH); cancel from a login node")
+        live = liveness.on_slurm(run)
+        if live is None:
+            mark(run)
+            raise UserError("cluster: Slurm does not answer; the run is marked, so that it will not start again, but "
+                            "what runs goes on; cancel again when Slurm answers")
+        if not live:
+            return _say_nothing_to_do(run)
+        mark(run)
+        # the last of the chain first, so that none of it starts while the others end
+        for job_id in reversed(live):
+            cluster.cancel(job_id)
+        back = _settle(run)
+        stage_of = {job_id: stage for stage in (chain.TRAIN, chain.EVALUATE) for job_id in chain.job_ids(run, stage)}
+        _say_done(run, ", ".join(f"{stage_of[job_id]} {job_id}" for job_id in live))
+    if back:
+        print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will end itself as soon as it starts",
+              file=sys.stderr)
+    return cli.EXIT_FAILED if back else cli.EXIT_OK
+
+
+def _settle(run: Run) -> list[str]:
+    """Wait until the ranks have ended, and cancel again what a requeue brought back at the same moment.
+
+    Returns:
+        Jobs that are still neither gone nor ending.
+    """
+    ids = [job_id for stage in (chain.TRAIN, chain.EVALUATE) for job_id in chain.job_ids(run, stage)]
+    began, told = time.monotonic(), False
+    while True:
+        known = cluster.query(ids) or {}
+        back = [j.job_id for j in known.values() if j.state in (*states.WAITING, "RUNNING")]
+        ending = [j.job_id for j in known.values() if j.state in states.LIVE]
+        passed = time.monotonic() - began
+        if not (back or ending) or passed > SETTLING:
+            return back
+        if passed > 2 and not told:
+            print(f"{run.name}: waiting for the ranks to end", flush=True)
+            told = True
+        if passed > 1:
+            for job_id in back:
+                cluster.cancel(job_id)
+        time.sleep(0.3)
+
+
+# ---------------------------------------------------------------------------------------------- one machine
+
+
+def _cancel_local(run: Run) -> int:
+    with chain.alone(run):
+        pid = driver.find(run)
+        if pid is None:
+            return _say_nothing_to_do(run)
+        mark(run)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGTERM)
+        print(f"{run.name}: the ranks commit and end", flush=True)
+        end = time.monotonic() + COMMITTING
+        while driver.alive(run, pid):
+            if time.monotonic() > end:
+                raise UserError(f"RUN: its driver {pid} is still there after {COMMITTING:.0f} s; see {run.local_log}")
+            time.sleep(0.1)
+        if run.completion() and any(e.metrics() for e in run.evaluations()):
+            return _say_nothing_to_do(run)  # it came to its end before the signal came to it
+        _say_done(run, f"driver {pid}")
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,114 @@
+"""How much time a run needs between a signal and its death, from what its commits cost before.
+
+After a signal the ranks finish the step they are in, agree, take at most one more, wait for a checkpoint that may be
+under way, and commit. Both the warning before a time limit (``--signal``) and the grace of a preemption must be
+longer than that. What a step and a commit take is on record with every commit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .cluster import Partition
+from .job import Job
+from .run import Run
+from .runs import list_runs
+
+MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
+SHORTEST = 60
+# where nothing was measured: weights and momentum of Cascade R-CNN with ResNet-101, to a busy network file system
+ASSUMED_BYTES, ASSUMED_BYTES_PER_SECOND, ASSUMED_STEP = 800e6, 200e6, 2.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stop costs.
+
+    Attributes:
+        slowest_step: Seconds.
+        commit: Seconds of the slowest commit, from the first copied byte to the manifest.
+        source: Whose figures these are, in words.
+    """
+
+    slowest_step: float
+    commit: float
+    source: str
+
+    @property
+    def stop_seconds(self) -> float:
+        """From the signal to the manifest, at worst: two steps, the commit under way, and one more."""
+        return 2 * self.slowest_step + 2 * self.commit
+
+
+ASSUMED = Cost(ASSUMED_STEP, ASSUMED_BYTES / ASSUMED_BYTES_PER_SECOND,
+               f"assumed: {ASSUMED_BYTES / 1e6:.0f} MB at {ASSUMED_BYTES_PER_SECOND / 1e6:.0f} MB/s")
+
+
+def signal_lead(slowest_step_s: float, commit_s: float) -> int:
+    """Seconds before a time limit at which Slurm must warn, in whole tens.
+
+    Slurm may warn up to 60 s earlier, never later.
+    """
+    seconds = Cost(slowest_step_s, commit_s, "").stop_seconds + MARGIN
+    return max(SHORTEST, math.ceil(seconds / 10) * 10)
+
+
+def measured(run: Run) -> Cost | None:
+    """The slowest that a run has seen so far, so it never shrinks; None before its first commit."""
+    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields]
+    if not commits:
+        return None
+    return Cost(max(float(e.get("slowest_step", 0.0)) for e in commits),
+                max(float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits),
+                f"measured in {run.name}")
+
+
+def lead_of(run: Run, asked: int) -> int:
+    """The lead for the next job of a run: what the job asks for, or longer where the run's commits need it."""
+    cost = measured(run)
+    return asked if cost is None else max(asked, signal_lead(cost.slowest_step, cost.commit))
+
+
+def expected(runs_dir: Path, config: str, job: Mapping[str, Any]) -> Cost:
+    """What a new run will cost: as the newest run of the same config, options and device, else :data:`ASSUMED`."""
+    for run in reversed(list_runs(runs_dir)):
+        try:
+            then = run.spec["job"]
+            same = run.spec["config"] == config and all(then[k] == job[k] for k in ("options", "device", "gpu_type"))
+            cost = measured(run) if same else None
+        except Exception:  # a run that cannot be read says nothing, and stops no other from being planned
+            continue
+        if cost is not None:
+            return cost
+    return ASSUMED
+
+
+def at_submission(job: Job, config: str, partition: Partition | None) -> list[str]:
+    """The warnings for a new run; see :func:`warnings`."""
+    off = partition is None or partition.preempt_mode.startswith("OFF")
+    return warnings(expected(Path(job.runs_dir), config, job.as_dict()), job.signal_lead,
+                    None if off or partition is None else partition.grace)
+
+
+def warnings(cost: Cost, lead: int, grace: int | None) -> list[str]:
+    """What a user should know at submission.
+
+    Args:
+        lead: Seconds of the warning before the time limit.
+        grace: Seconds that a preemption leaves; None where nothing is preempted.
+    """
+    need, said = cost.stop_seconds, f"({cost.source}: step {cost.slowest_step:.3g} s, commit {cost.commit:.3g} s)"
+    found = []
+    if grace is not None and need > grace:
+        found.append(f"a stop may take {need:.0f} s {said}, and a preempted job of this partition has {grace} s and "
+                     "Slurm's KillWait: what was done since the last checkpoint may be lost; let them be more frequent "
+                     "(checkpoint_minutes), or ask for another partition")
+    wanted = signal_lead(cost.slowest_step, cost.commit)
+    if wanted > lead:
+        found.append(f"signal_lead: {lead} s before the time limit is short for a stop that may take {need:.0f} s "
+                     f"{said}; give --signal-lead {wanted}")
+    return found

@@ -1,0 +1,99 @@
+"""What the batch shell does when its job step is gone: record the end if nobody has, and requeue where that is right.
+
+Run by the batch script's EXIT trap as ``python -m ecm_cluster.node.batch RUN STAGE CODE``, CODE being what srun
+returned, or ``none`` where the shell was ended before srun. Imports nothing heavy: it may have seconds only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from .. import chain, cluster, files, recovery
+from .. import ledger as ledgers
+from ..errors import UserError
+from ..run import Run, Work
+from . import world
+
+
+def main(run_path: str, stage: str, code: str) -> int:
+    """Always 0: the script's own exit code stays."""
+    run = Run(run_path)
+    work = work_of(run, stage)
+    if work is not None:
+        after_step(run, work, stage, int(code) if code.isdigit() else None)
+    return 0
+
+
+def work_of(run: Run, stage: str) -> Work | None:
+    """What the stage's job works on; None where an evaluation has found no complete run."""
+    if stage == chain.TRAIN:
+        return run
+    return chain.last_evaluation(run) if run.completion() is not None else None
+
+
+def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
+    """Close the attempt, ask what follows, and do it if this job may."""
+    job_id, restart = world.batch_start()
+    newest = work.newest_attempt()
+    # the fence: a start that took part in nothing, or that a later one has overtaken, decides nothing
+    if not newest or not is_of(work, newest, job_id, restart):
+        return
+    answer = cluster.show_job(job_id)
+    ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
+    if recovery.last_end(work.events(), newest) is None:
+        cause = recovery.why_step_ended(answer, restart, code)
+        seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
+        state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
+        ledger.write("end", cause=cause, rank=None, code=code, state=state,
+                     detail=f"{recovery.ENDINGS[cause].text}: {seen}, job state {state}")
+    decision = recovery.decide(work)
+    if decision.action == "continue" and may_requeue(answer, restart) and not run.cancel_file.exists():
+        go_on(run, work, newest, stage, ledger, decision.reason)
+
+
+def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
+    """Whether the job is still this start's, and not one that its user has cancelled."""
+    told = answer or {}
+    at_limit = told.get("JobState") == "COMPLETING" and told.get("Reason") == "TimeLimit"
+    return (told.get("JobState") == "RUNNING" or at_limit) and int(told.get("Restarts") or 0) == restart
+
+
+def is_of(work: Work, attempt: int, job_id: str, restart: int) -> bool:
+    """Whether an attempt belongs to this start of this job."""
+    record = work.read_attempt(attempt)
+    return str(record.get("job_id")) == job_id and int(record.get("restart") or 0) == restart
+
+
+def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger, reason: str) -> bool:
+    """Requeue this job; where Slurm refuses, submit a successor; where that fails too, say what the user can type.
+
+    Returns:
+        Whether something will go on.
+    """
+    job_id, _ = world.batch_start()
+    done = {e.kind for e in work.events() if e.attempt == attempt}
+    if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
+        return False  # overtaken, or a task has seen to it
+    accepted = cluster.requeue(job_id)
+    files.kill_point("after-requeue", run.path)
+    ledger.write("requeue", accepted=accepted, cause=reason)
+    return accepted or (stage == chain.TRAIN and succeed(run, attempt, job_id, ledger))
+
+
+def succeed(run: Run, attempt: int, job_id: str, ledger: ledgers.Ledger) -> bool:
+    """Submit a job in place of this one, which Slurm will not run again, with the evaluation behind it."""
+    try:
+        successor = chain.successor(run, attempt, job_id)
+    except (UserError, OSError, subprocess.SubprocessError) as error:
+        ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
+                     next=chain.resume_line(run))
+        return False
+    if successor is not None:
+        ledger.write("successor", job_id=successor)
+    return successor is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

@@ -1,0 +1,61 @@
+"""Buffers that differ between ranks (SeesawLoss counts its own samples): into a checkpoint and back."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def gather(runner: Any, group: Any) -> list[dict[str, torch.Tensor]]:
+    """Collective: for each virtual rank the buffers that are not the same for all, on rank 0; elsewhere nothing."""
+    mine, share = runner.rank_buffers.each(), runner.share
+    if share.virtual == 1:
+        return []
+    sums = _collect([{name: _digest(value) for name, value in own.items()} for own in mine], share, group, to_all=True)
+    differing = [name for name in sums[0] if any(other[name] != sums[0][name] for other in sums)]
+    if not differing:
+        return []
+    return _collect([{name: own[name] for name in differing} for own in mine], share, group, to_all=False)
+
+
+def _collect(mine: list[Any], share: Any, group: Any, to_all: bool) -> list[Any]:
+    """What each virtual rank has, in their order."""
+    if share.world_size == 1:
+        return mine
+    parts: list[Any] = [None] * share.world_size
+    if to_all:
+        dist.all_gather_object(parts, mine, group=group)
+    else:
+        dist.gather_object(mine, parts if share.rank == 0 else None, dst=0, group=group)
+    return [own for part in parts for own in part or []]
+
+
+def restore(runner: Any, state: dict[str, Any], source: str) -> None:
+    """Take up a checkpoint, each virtual rank with its own buffers.
+
+    Raises:
+        RuntimeError: It holds the buffers of another number of ranks than the run is laid out for.
+    """
+    share, own = runner.share, state.get("rank_buffers") or []
+    if not own:
+        runner.restore(state)
+        return
+    if len(own) != share.virtual:
+        laid_out = state["meta"].get("virtual_ranks")
+        if laid_out == share.virtual:
+            raise RuntimeError(f"{source} holds the buffers of {len(own)} ranks instead of {share.virtual}; "
+                               "go on from another checkpoint")
+        # rescaled on request: counts and statistics of the former ranks are dealt out anew
+        own = [own[v % len(own)] for v in range(share.virtual)]
+    mine = [own[v] for v in share.ranks]
+    runner.restore({**state, "state_dict": {**state["state_dict"], **mine[0]}})
+    runner.rank_buffers.give(mine)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    # flat: a single number (BatchNorm counts its batches) cannot be seen as bytes otherwise
+    data = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return hashlib.blake2b(data, digest_size=16).digest()

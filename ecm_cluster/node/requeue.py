@@ -1,0 +1,63 @@
+"""Why a signal came, as rank 0 asks Slurm, and the requeue that may follow it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .. import cluster, files, lead, recovery
+from ..run import Run, Work
+from . import batch
+from .world import Place
+
+UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
+
+
+def why_signalled(run: Run, place: Place) -> str:
+    """The cause of a signal: a key of :data:`recovery.ENDINGS`. Stays here while Slurm does not answer."""
+    # not less than what the job was submitted with: what a run has measured only grows
+    warned = lead.lead_of(run, int(run.spec["job"]["signal_lead"]))
+    asked = time.monotonic()
+    while time.monotonic() - asked < UNANSWERED_SECONDS:
+        answer = cluster.show_job(place.job_id)
+        cause = recovery.why_signalled(answer, place.restart, warned, cluster.seconds_left(answer))
+        if cause != "unknown":
+            return cause
+        time.sleep(5)  # slurmctld is down or restarting, or this node has no scontrol: stay until killed
+    return "signalled"
+
+
+def missed_signal(place: Place) -> str:
+    """What happened to the job while this task started, when signals were ignored: ``preempted``, ``requeued``, …"""
+    return recovery.why_signalled(cluster.show_job(place.job_id), place.restart, 0, None)
+
+
+def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any) -> str | None:
+    """Have Slurm run this job again after its commit; where it refuses, submit a successor.
+
+    Returns:
+        None where this task is to stay until Slurm ends it; else why it must fail.
+    """
+    # asked again, since a scancel may have come meanwhile: a requeue would bring the cancelled job back to life
+    cause = "cancelled" if run.cancel_file.exists() else why_signalled(run, place)
+    if cause == "requeued":
+        return None
+    if cause not in ("preempted", "time limit") or work.newest_attempt() != attempt:
+        ledger.write("requeue", accepted=False, cause=cause)
+        return f"not requeued: {cause}"
+    files.kill_point("before-requeue", work.path)
+    accepted = cluster.requeue(place.job_id)
+    files.kill_point("after-requeue", work.path)
+    ledger.write("requeue", accepted=accepted, cause=cause)
+    if accepted or (cause == "preempted" and slurm_requeues(place)):
+        return None
+    if work is run:
+        batch.succeed(run, attempt, place.job_id, ledger)
+    return "Slurm refused the requeue; the run is stopped and can be resumed"
+
+
+def slurm_requeues(place: Place) -> bool:
+    """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
+    job = cluster.show_job(place.job_id) or {}
+    modes = {p.name: p.preempt_mode.upper() for p in cluster.partitions()}
+    return job.get("Requeue") == "1" and "REQUEUE" in modes.get(job.get("Partition", ""), "")

@@ -1,0 +1,182 @@
+"""The trainer's side of a commit: copy the state, hand it to the writer, take up what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import mmap
+import os
+import pickle
+import time
+from typing import Any
+
+import torch
+
+from .. import checkpoints, files, ledger
+from ..run import Run
+from .writer import ALIGNMENT, Outcome, Request, Writer
+
+GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
+
+
+class SharedCopy:
+    """Memory shared with the writer, into which each state is copied; it grows and is used again.
+
+    It has no name that could be left behind, and does not count against the size of ``/dev/shm``.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
+        self.size = 0
+        self._bytes: torch.Tensor | None = None
+        self._pinned = False
+
+    def take(self, state: Any) -> tuple[bytes, list[tuple[int, int]]]:
+        """Copy a state; when this returns, the training may change its tensors.
+
+        Returns:
+            The pickled rest of the state, and (offset, bytes) of each storage in the memory.
+        """
+        rest = io.BytesIO()
+        pickler = _StoragePickler(rest)
+        pickler.dump(state)
+        spans, end = [], 0
+        for storage in pickler.storages:
+            spans.append((end, storage.nbytes()))
+            end += -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
+        on_gpu = any(storage.device.type == "cuda" for storage in pickler.storages)
+        self._reserve(end, on_gpu)
+        assert self._bytes is not None
+        for storage, (offset, size) in zip(pickler.storages, spans, strict=True):
+            if size:
+                source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+                self._bytes[offset:offset + size].copy_(source, non_blocking=True)
+        if on_gpu:
+            copied = torch.cuda.Event()
+            copied.record()
+            copied.synchronize()
+        return rest.getvalue(), spans
+
+    def _reserve(self, size: int, pin: bool) -> None:
+        if size > self.size or self._bytes is None:
+            self._unpin()
+            self._bytes = None
+            self.size = max(GRAIN, -(-size // GRAIN) * GRAIN)
+            os.ftruncate(self.descriptor, self.size)
+            self._bytes = torch.frombuffer(mmap.mmap(self.descriptor, self.size), dtype=torch.uint8)
+        if pin and not self._pinned:
+            # without pinned pages the copies still work, one after the other and slower
+            failed = torch.cuda.cudart().cudaHostRegister(self._bytes.data_ptr(), self.size, 0)
+            self._pinned = int(failed) == 0
+
+    def _unpin(self) -> None:
+        if self._pinned and self._bytes is not None:
+            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
+        self._pinned = False
+
+
+class _StoragePickler(pickle.Pickler):
+    """Pickles as ``torch.save`` does: a storage becomes a reference, and is collected once."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, protocol=2)
+        self.storages: list[torch.UntypedStorage] = []
+        self._numbers: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        if not isinstance(obj, torch.storage.TypedStorage):
+            return None
+        storage = obj._untyped_storage
+        if storage._cdata not in self._numbers:
+            self._numbers[storage._cdata] = len(self.storages)
+            self.storages.append(storage)  # which also keeps it, so that no other gets its address
+        kind = getattr(torch, obj._pickle_storage_type())
+        # wherever the tensor lived, it is read back on the CPU, which any machine has
+        return ("storage", kind, str(self._numbers[storage._cdata]), "cpu", obj._size())
+
+
+class Saver:
+    """Commits checkpoints of one attempt, one at a time, while the training goes on.
+
+    Args:
+        keep: Checkpoints to retain besides epochs' ends.
+        record: Takes the events.
+
+    Attributes:
+        last: The newest checkpoint that this attempt committed.
+        failure: Why the newest one could not be committed, if so.
+        blocked_seconds: How long the training stood still for the newest one.
+        write_seconds: How long the newest committed one took the writer.
+    """
+
+    def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger) -> None:
+        self.run, self.attempt, self.keep, self.record = run, attempt, keep, record
+        self.last: checkpoints.Manifest | None = None
+        self.failure: str | None = None
+        self.blocked_seconds = self.write_seconds = 0.0
+        self._request: Request | None = None
+        self._facts: dict[str, Any] = {}
+        self._memory = SharedCopy()
+        self.writer = Writer(run, attempt, self._memory.descriptor)
+
+    def commit(self, state: Any, logger: logging.Logger, *, iteration: int, epoch: int, position: int,
+               epoch_end: bool, **facts: Any) -> None:
+        """Begin to commit a state; waits for the one before it, if that is still being written.
+
+        Args:
+            facts: Fields for the event of the commit.
+        """
+        began = time.monotonic()
+        self.settle(logger, wait=True)
+        structure, spans = self._memory.take(state)
+        self._request = Request(iteration, epoch, position, epoch_end, structure, spans, self._memory.size, self.keep)
+        self._facts = facts
+        self.writer.send(self._request)
+        self.blocked_seconds = time.monotonic() - began
+
+    def again(self, logger: logging.Logger) -> None:
+        """Try the newest state once more; its copy is still there. Waits."""
+        assert self._request is not None
+        self.writer.send(self._request)
+        self.settle(logger, wait=True)
+
+    def settle(self, logger: logging.Logger, wait: bool) -> None:
+        """Take up what became of the checkpoint under way, if that is known.
+
+        Raises:
+            checkpoints.Overtaken: A newer attempt has begun, and this one works for nothing.
+        """
+        outcome = self.writer.outcome(wait)
+        if outcome is None or self._request is None:
+            return
+        if outcome.overtaken:
+            raise checkpoints.Overtaken(outcome.reason)
+        if outcome.manifest is None:
+            self._say_failed(outcome, self._request, logger)
+            return
+        manifest, self.failure = outcome.manifest, None
+        self.last, self.write_seconds = manifest, outcome.seconds
+        files.kill_point("before-commit-event", manifest.path(self.run))
+        self._write("commit", logger, **checkpoints.describe(manifest), epoch_end=manifest.epoch_end,
+                    blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
+                    bytes=manifest.size, **self._facts)
+
+    def _say_failed(self, outcome: Outcome, request: Request, logger: logging.Logger) -> None:
+        self.failure = outcome.reason
+        stands = self.stands()
+        logger.warning("the checkpoint of iteration %d could not be written: %s; %s", request.iteration,
+                       outcome.reason, stands)
+        self._write("commit-failed", logger, iteration=request.iteration, reason=outcome.reason, stands=stands)
+
+    def stands(self) -> str:
+        """Which checkpoint a restart would go on from, in words."""
+        counting = checkpoints.accepted(self.run)
+        return f"iteration {counting[-1].iteration} stands" if counting else "there is none yet"
+
+    def _write(self, kind: str, logger: logging.Logger, **fields: Any) -> None:
+        try:
+            self.record.write(kind, **fields)
+        except OSError as error:  # a full disk takes no event either; the training goes on all the same
+            with contextlib.suppress(OSError):
+                logger.warning("%s: not in the ledger (%s)", kind, error.strerror)

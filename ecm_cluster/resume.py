@@ -1,0 +1,295 @@
+"""Bring a run back that has ended for good, was cancelled, or crashed: in a new job, from its newest checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import chain, checkpoints, cli, cluster, config, files, liveness, runs, snapshot
+from . import job as jobs
+from .errors import UserError, one_of
+from .reporting import state as states
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.resume runs/mask_rcnn_r50_1x-001
+  python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
+  python -m ecm_cluster.resume first --from 30000
+"""
+PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
+         "exclude", "reservation", "exclusive", "time")
+ON_ONE_MACHINE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.resume", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
+                      help="go on from the checkpoint of this iteration; what was committed after it counts no more")
+    made.add_argument("--rescale", action="store_true",
+                      help="let as many ranks share the work as there now are, where the former number cannot be kept: "
+                           "batch and order change")
+    made.add_argument("--code", choices=("current",), help="replace the run's code by that which is installed here")
+    jobs.add_flags(made, PLACE)
+    made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
+    made.add_argument("--dry-run", action="store_true", help="print what would be submitted, write nothing")
+    return made
+
+
+@dataclass
+class Plan:
+    """What a resume will do.
+
+    Attributes:
+        stages: What gets a new job; empty: nothing is left to do.
+        job: On the resources that it will have.
+        overrides: What will be on record.
+        dropped: Jobs of Slurm that still wait for what has failed.
+    """
+
+    stages: list[str]
+    job: jobs.Job
+    overrides: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    run = runs.find(args.run, runs_dir)
+    local = run.spec["cluster"] == "local"
+    if not local and not cluster.slurm_available():
+        raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); resume from a login node")
+    with chain.alone(run):
+        plan = make_plan(run, args)
+        print(f"run {run.path}")
+        if not plan.stages:
+            print(f"nothing to do: {states.fold([run])[0].reason}")
+            return cli.EXIT_OK
+        print("\n".join(f"  {line}" for line in plan.lines))
+        if not local:
+            check_with_slurm(run, plan)
+        if args.dry_run:
+            return dry_run(run, plan)
+        carry_out(run, plan, args)
+    if args.wait:
+        from . import waiting
+
+        return waiting.follow(run)
+    return cli.EXIT_OK
+
+
+# ---------------------------------------------------------------------------------------------- what to do
+
+
+def make_plan(run: Run, args: argparse.Namespace) -> Plan:
+    """Look at the run, and at what lives of it; writes nothing but the ids of jobs that are found again.
+
+    Raises:
+        UserError: An attempt is alive, or what was asked for cannot be.
+    """
+    changes = {name: value for name, value in jobs.given_flags(args).items() if name in PLACE}
+    local = run.spec["cluster"] == "local"
+    live = liveness.on_this_machine(run) if local else liveness.on_slurm(run)
+    if live is None:
+        raise UserError(f"cluster: Slurm does not answer, so it is not known whether {run.name} is alive"
+                        f"{liveness.last_sign(run)}; resume it when Slurm does")
+    # on one machine one process carries the whole chain
+    training = live if local else set(live) & set(chain.job_ids(run, chain.TRAIN))
+    behind = [] if local else [job_id for job_id in chain.job_ids(run, chain.EVALUATE) if job_id in live]
+    begun = chain.frozen_job(run)
+    wanted = chain.stages(begun)
+    asked = bool(changes or args.rescale or args.code or args.iteration is not None)
+    if run.completion() is not None:
+        scored = chain.EVALUATE not in wanted or any(e.metrics() is not None for e in run.evaluations())
+        if scored:
+            return Plan([], begun, {})
+        if live:
+            raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); cancel it first by "
+                            f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
+        stages = [chain.EVALUATE]
+        if args.iteration is not None or args.rescale:
+            raise UserError(f"RUN: the training of {run.name} is complete; only its evaluation is left, so leave out "
+                            "--from and --rescale")
+    elif training:
+        lost = chain.EVALUATE in wanted and not behind
+        if local or not lost or asked:
+            raise UserError(f"RUN: {run.name} is alive ({', '.join(live.values())}); cancel it first by "
+                            f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
+        stages = [chain.EVALUATE]
+    else:
+        stages = wanted
+    return _detail(run, args, changes, stages, behind)
+
+
+def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str], dropped: list[str]) -> Plan:
+    begun = chain.frozen_job(run)
+    record = chain.overrides(run)
+    if changes:
+        record["job"] = {**record.get("job", {}), **changes}
+    job = jobs.make({**begun.as_dict(), **changes})
+    check_place(run, changes, job)
+    lines = []
+    if chain.TRAIN in stages:
+        check_ranks(run, job, args.rescale, record)
+        interrupted = chain.record_of(run, chain.TRAIN).get("job_id") is None
+        if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
+            record.pop("from", None)
+        elif args.iteration is not None:
+            record["from"] = {"iteration": args.iteration, "after": run.newest_attempt()}
+        lines.append(f"{'train':<12}{_start(run, record.get('from'))}")
+    else:
+        lines.append(f"{'evaluate':<12}the training is "
+                     + ("complete" if run.completion() else "alive, and its evaluation is lost"))
+    unit = "GPU" if job.device == "cuda" else "CPU rank"
+    place = f", partition {job.partition}" if job.partition and run.spec["cluster"] != "local" else ""
+    lines.append(f"{'where':<12}{job.nodes} node(s) × {job.gpus} {unit}(s){place}, time limit {job.time}"
+                 + (f" (changed: {', '.join(changes)})" if changes else ""))
+    if args.code:
+        lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshot.own_packages())}")
+    return Plan(stages, job, record, lines, dropped)
+
+
+def _start(run: Run, point: dict[str, Any] | None) -> str:
+    """Where the training goes on, in words.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    there = checkpoints.accepted(run)
+    if point is not None:
+        there = [m for m in there if m.iteration <= point["iteration"]]
+        if not there or there[-1].iteration != point["iteration"]:
+            known = sorted({m.iteration for m in checkpoints.accepted(run)})
+            raise UserError(f"from: {run.name} has no checkpoint of iteration {point['iteration']}; it has "
+                            f"{', '.join(map(str, known)) or 'none'}")
+    if not there:
+        return "from the beginning: there is no checkpoint yet"
+    return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
+
+
+def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
+    """Refuse what the run's place cannot give."""
+    if run.spec["cluster"] != "local":
+        known = [p.name for p in cluster.partitions()]
+        for name in (changes.get("partition") or "").split(","):
+            if name and known and name not in known:
+                raise one_of("partition", name, known)
+        return
+    for name in changes:
+        if name not in ON_ONE_MACHINE:
+            raise UserError(f"{name}: has no meaning for {run.name}, which runs on one machine without Slurm; "
+                            "leave it out")
+    if job.device == "cuda" and job.nodes > 1:
+        raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1")
+
+
+def check_ranks(run: Run, job: jobs.Job, rescale: bool, record: dict[str, Any]) -> None:
+    """The work is cut for a number of ranks, which those that there are must be able to share evenly."""
+    virtual = chain.virtual_ranks(run)
+    if virtual % job.world_size == 0:
+        return
+    if not rescale:
+        legal = ", ".join(str(w) for w in range(1, virtual + 1) if virtual % w == 0)
+        raise UserError(f"nodes, gpus: {run.name} was submitted with {virtual} ranks, which {job.world_size} cannot "
+                        f"share evenly; give a number of ranks (nodes × gpus) out of {legal}, or --rescale, which "
+                        "changes batch and order")
+    record["virtual_ranks"] = job.world_size
+
+
+# ---------------------------------------------------------------------------------------------- doing it
+
+
+def requests(run: Run, plan: Plan) -> list[cluster.Request]:
+    """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
+    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else chain.record_of(run, chain.TRAIN).get("job_id")
+    train = None if run.completion() else train
+    return [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
+                          train if stage != chain.TRAIN else None) for stage in plan.stages]
+
+
+def check_with_slurm(run: Run, plan: Plan) -> None:
+    """Ask sbatch first, so that nothing is changed where it refuses."""
+    for asked in requests(run, plan):
+        words = cluster.refusal(asked)
+        if words is not None:
+            raise UserError(f"sbatch would refuse the {asked.stage} job: {words}; give other flags")
+
+
+def dry_run(run: Run, plan: Plan) -> int:
+    """The scripts that would be submitted."""
+    if run.spec["cluster"] != "local":
+        for asked in requests(run, plan):
+            print(f"\n# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}")
+    print("dry run: nothing was written or submitted")
+    return cli.EXIT_OK
+
+
+def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
+    """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
+    before, cancelled = chain.overrides(run), run.cancel_file.exists()
+    if args.code:
+        plan.overrides["code"] = replace_code(run)
+    if plan.overrides != before:
+        files.write_json(run.overrides_file, plan.overrides)
+        files.kill_point("overridden", run.overrides_file)
+    attempt = run.newest_attempt()
+    # what came before this does not count against the run any more, see recovery
+    brief = {**plan.overrides, **({"code": plan.overrides["code"]["digest"]} if "code" in plan.overrides else {})}
+    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled)
+    for job_id in plan.dropped:
+        cluster.cancel(job_id)
+    # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
+    for stage in reversed(plan.stages) if run.spec["cluster"] != "local" else [chain.TRAIN]:
+        chain.renew(run, stage)
+    run.cancel_file.unlink(missing_ok=True)
+    try:
+        ids = submit(run, plan)
+    except UserError:
+        files.write_json(run.overrides_file, before)
+        if cancelled:
+            files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "resume, which was refused"})
+        raise
+    say_done(run, ids)
+
+
+def submit(run: Run, plan: Plan) -> dict[str, str]:
+    """Job ids of what is new, by stage; on one machine the driver's pid."""
+    if run.spec["cluster"] == "local":
+        return {"driver": chain.submit_local(run, plan.job)}
+    return {stage: job_id for stage, job_id in chain.submit(run, plan.job).items() if stage in plan.stages}
+
+
+def replace_code(run: Run) -> dict[str, Any]:
+    """A fresh snapshot in the place of the run's code.
+
+    Returns:
+        Its record, see :func:`ecm_cluster.snapshot.freeze`.
+    """
+    try:
+        bases = config.bases(run.spec["config"])
+    except UserError:
+        bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
+    own = run.spec["job"].get("code")
+    return snapshot.freeze(run.code_dir, snapshot.own_packages(), bases, Path(run.spec["cwd"], own) if own else None,
+                           replace=True)
+
+
+def say_done(run: Run, ids: dict[str, str]) -> None:
+    """What was submitted, and what to type next."""
+    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
+          f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

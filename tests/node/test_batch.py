@@ -1,0 +1,149 @@
+"""The batch shell's last words, and the next start's: an attempt that no task has closed is on record all the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from answers import Answers
+
+from ecm_cluster import cluster, files, job, recovery
+from ecm_cluster.node import batch, closing
+from ecm_cluster.node.world import Place
+from ecm_cluster.run import Run
+
+
+def told(state: str, restarts: int = 0, reason: str = "None", requeue: int = 1) -> str:
+    return (f"JobId=77 JobName=run JobState={state} Reason={reason} Requeue={requeue} Restarts={restarts} "
+            "PreemptTime=None Partition=low \n")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Answers:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    return Answers(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    made = Run(tmp_path / "run")
+    made.attempts_dir.mkdir(parents=True)
+    files.write_json(made.run_file, {"name": "run", "run_id": "ab", "cluster": "slurm",
+                                     "job": job.make({"name": "run"}).as_dict()})
+    return made
+
+
+def began(run: Run, number: int, job_id: str = "77", restart: int = 0, where: str = "slurm") -> None:
+    assert files.create_exclusive(run.attempt_file(number), json.dumps(
+        {"number": number, "job_id": job_id, "restart": restart, "cluster": where, "accepts": []}))
+
+
+def found(run: Run, kind: str) -> list:
+    return [e for e in run.events() if e.kind == kind]
+
+
+def requeues(slurm: Answers) -> int:
+    return slurm.calls().count("requeue 77")
+
+
+def test_an_open_attempt_is_closed_with_what_srun_returned_and_the_job_runs_again(run, slurm):
+    began(run, 1)
+    slurm(scontrol=told("RUNNING"))
+    assert batch.main(str(run.path), "train", "137") == 0
+    (end,) = found(run, "end")
+    assert (end["cause"], end["code"], end["state"]) == ("killed", 137, "RUNNING")
+    assert requeues(slurm) == 1
+    assert [e["accepted"] for e in found(run, "requeue")] == [True]
+
+
+def test_what_a_task_has_recorded_is_not_recorded_again(run, slurm):
+    began(run, 1)
+    run.ledger(1, "task000").write("end", cause="crashed", detail="rank 0: ValueError", rank=0)
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "1")
+    assert [e.writer for e in found(run, "end")] == ["task000"]
+    assert requeues(slurm) == 1
+
+
+@pytest.mark.parametrize("state", [told("COMPLETING"), told("COMPLETING", 1), told("PENDING", 1), told("RUNNING", 1)])
+def test_a_job_that_is_being_ended_or_runs_again_already_is_left_alone(run, slurm, state):
+    began(run, 1)
+    slurm(scontrol=state)
+    batch.main(str(run.path), "train", "none")
+    assert requeues(slurm) == 0
+    assert len(found(run, "end")) == 1
+
+
+def test_a_job_at_its_time_limit_runs_again_unless_the_run_is_cancelled(run, slurm):
+    began(run, 1)
+    slurm(scontrol=told("COMPLETING", reason="TimeLimit"))
+    files.write_json(run.cancel_file, {"time": 1.0})
+    batch.main(str(run.path), "train", "none")
+    assert requeues(slurm) == 0
+    run.cancel_file.unlink()
+    batch.main(str(run.path), "train", "none")
+    assert requeues(slurm) == 1
+
+
+@pytest.mark.parametrize(("job_id", "restart"), [("76", 0), ("77", 1)])
+def test_a_start_that_is_not_the_newest_attempts_decides_nothing(run, slurm, job_id, restart):
+    began(run, 1)
+    began(run, 2, job_id, restart)
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "137")
+    assert requeues(slurm) == 0
+    assert run.events() == []
+
+
+def test_a_spent_budget_is_not_requeued(run, slurm):
+    for number in (1, 2, 3):
+        began(run, number)
+        run.ledger(number, "task000").write("end", cause="killed", rank=0)
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "137")
+    assert requeues(slurm) == 0
+
+
+def test_where_requeue_and_submission_are_refused_the_line_to_type_is_on_record(run, slurm):
+    began(run, 1)
+    slurm.script("scontrol", f'case "$*" in requeue*) exit 1;; esac\necho "{told("RUNNING", requeue=0).strip()}"\n')
+    slurm.script("sbatch", "echo 'sbatch: error: Access/permission denied' >&2\nexit 1\n")
+    slurm(squeue="")
+    batch.main(str(run.path), "train", "137")
+    (stopped,) = found(run, "stopped")
+    assert stopped["next"] == f"python -m ecm_cluster.resume {run.path}"
+    batch.main(str(run.path), "train", "137")
+    assert len(found(run, "requeue")) == 1
+
+
+# ---------------------------------------------------------------------------------------------- the next start
+
+
+PLACE = Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="77", restart=1, cluster="slurm")
+
+
+@pytest.mark.parametrize(("states", "cause"), [
+    ("NODE_FAIL", "node failure"), ("PREEMPTED", "preempted"), ("REQUEUED", "requeued"), (None, "requeued")])
+def test_an_attempt_of_a_former_start_of_this_job_is_closed_from_accounting_or_as_requeued(run, slurm, states, cause):
+    began(run, 1)
+    rows = None if states is None else f"77|{states}|2024-01-01T00:00:00\n77|RUNNING|2024-01-01T00:05:00\n"
+    slurm(sacct=rows, scontrol=told("RUNNING", 1))
+    closing.close_open(run, PLACE)
+    closing.close_open(run, PLACE)
+    assert [e["cause"] for e in found(run, "end")] == [cause]
+
+
+@pytest.mark.parametrize(("state", "cause"), [
+    ("OUT_OF_MEMORY", "out of memory"), ("TIMEOUT", "time limit"), ("CANCELLED", "cancelled"), (None, "lost")])
+def test_an_attempt_of_another_job_is_closed_as_slurm_remembers_that_job(run, slurm, state, cause):
+    began(run, 1, "70")
+    slurm(sacct=None, scontrol=told(state) if state else None)
+    closing.close_open(run, PLACE)
+    (end,) = found(run, "end")
+    assert end["cause"] == cause
+    assert end["detail"].startswith(recovery.ENDINGS[cause].text)
+
+
+def test_the_starts_of_a_job_are_told_apart_by_their_time(slurm):
+    slurm(sacct="77|RUNNING|2024-01-03T00:00:00\n77|PREEMPTED|2024-01-01T00:00:00\n77|NODE_FAIL|2024-01-02T00:00:00\n")
+    assert cluster.past_states("77") == ["PREEMPTED", "NODE_FAIL", "RUNNING"]

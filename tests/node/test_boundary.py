@@ -1,0 +1,186 @@
+"""Between two optimizer steps: when a commit is waited for, and what follows when it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from ecm_cluster import checkpoints, files, recovery
+from ecm_cluster.node import preemption
+from ecm_cluster.run import Run
+
+TOO_LARGE = os.strerror(errno.EFBIG)
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(600, 600)  # 1.4 MB
+
+    def train_step(self, data, optimizer):
+        raise AssertionError("the boundary is called by hand")
+
+
+class Training:
+    """A real runner whose counters are moved by hand, and a real boundary."""
+
+    def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100) -> None:
+        from ecm_cluster.node.boundary import Boundary
+        from mmdet_ext.runner import PositionedIterBasedRunner
+
+        run.attempts_dir.mkdir(parents=True, exist_ok=True)
+        accepts = [m.file for m in checkpoints.accepted(run)]
+        files.create_exclusive(run.attempt_file(attempt), json.dumps({"number": attempt, "accepts": accepts}))
+        model = Model()
+        self.run = run
+        self.runner = PositionedIterBasedRunner(
+            model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), logger=logging.getLogger("boundary"),
+            meta={}, max_iters=last)
+        self.boundary = Boundary(run, attempt, 0, 1, None, every=every, minutes=0, keep=2, max_iterations=lambda: last)
+        self.runner.prepare(0, self.boundary)
+        self.saver = self.boundary.saver
+
+    def step(self, epoch_end: bool = False) -> None:
+        self.runner._iter += 1
+        self.runner.position += 1
+        self.runner.model.layer.weight.data += 1
+        self.boundary(self.runner, epoch_end)
+
+    def fill_the_disk(self) -> None:
+        """No file of the writer may grow beyond 1 MB from now on."""
+        hard = resource.prlimit(self.saver.writer.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(self.saver.writer.pid, resource.RLIMIT_FSIZE, (1 << 20, hard))
+
+    def kinds(self, *wanted: str) -> list[tuple[str, int]]:
+        return [(e.kind, e["iteration"]) for e in self.run.events() if e.kind in wanted]
+
+
+@pytest.fixture
+def training(tmp_path: Path):
+    made: list[Training] = []
+
+    def make(**options: int) -> Training:
+        made.append(Training(Run(tmp_path / "run"), **options))
+        return made[-1]
+
+    preemption.clear()
+    yield make
+    preemption.clear()
+    for each in made:
+        os.kill(each.saver.writer.pid, signal.SIGCONT)
+        each.saver.writer.close()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_the_event_follows(training):
+    t = training(every=1)
+    os.kill(t.saver.writer.pid, signal.SIGSTOP)
+    t.step()
+    assert t.saver.writer.busy and t.kinds("commit") == []
+    os.kill(t.saver.writer.pid, signal.SIGCONT)
+    t.step()
+    assert t.kinds("commit") == [("commit", 1)]
+    t.saver.settle(t.runner.logger, wait=True)
+    weights = [torch.load(m.path(t.run), weights_only=True)["state_dict"]["layer.weight"][0, 0].item()
+               for m in checkpoints.accepted(t.run)]
+    assert weights[1] - weights[0] == pytest.approx(1)
+
+
+def test_the_end_of_an_epoch_and_an_agreed_stop_wait_for_the_writer(training):
+    from ecm_cluster.node.boundary import AgreedStop
+
+    t = training()
+    t.step(epoch_end=True)
+    assert t.kinds("commit") == [("commit", 1)]
+    preemption.ask_to_stop(signal.SIGTERM)
+    with pytest.raises(AgreedStop, match="committed"):
+        t.step()
+    assert t.kinds("commit") == [("commit", 1), ("commit", 2)]
+
+
+def test_completion_waits_and_marks_the_checkpoint_of_the_last_iteration(training):
+    t = training(last=2)
+    t.step()
+    t.step(epoch_end=True)
+    t.boundary.complete(t.runner)
+    mark = t.run.completion()
+    assert mark["iteration"] == 2 and mark["digest"] == checkpoints.accepted(t.run)[-1].digest
+    assert t.kinds("commit", "commit-failed") == [("commit", 2)]
+
+
+def test_training_goes_on_when_a_checkpoint_does_not_fit_on_the_disk(training, caplog):
+    t = training(every=1)
+    t.step()
+    t.saver.settle(t.runner.logger, wait=True)
+    t.fill_the_disk()
+    t.step()
+    t.step()
+    t.saver.settle(t.runner.logger, wait=True)
+    assert t.kinds("commit", "commit-failed") == [("commit", 1), ("commit-failed", 2), ("commit-failed", 3)]
+    assert [m.iteration for m in checkpoints.accepted(t.run)] == [1]
+    assert f"iteration 2 could not be written: {TOO_LARGE}; iteration 1 stands" in caplog.text
+    assert not list(t.run.checkpoints_dir.glob(f"*{files.TMP_MARK}*"))
+
+
+def test_when_the_commit_at_a_stop_fails_the_last_one_stands_and_the_end_says_so(training):
+    from ecm_cluster.node.boundary import AgreedStop
+
+    t = training()
+    t.step(epoch_end=True)
+    t.fill_the_disk()
+    preemption.ask_to_stop(signal.SIGTERM)
+    with pytest.raises(AgreedStop, match="could not be written .* iteration 1 stands"):
+        t.step()
+    said = recovery.failed_commit(t.run.events(), 1)
+    assert said == f"the checkpoint of iteration 2 could not be written ({TOO_LARGE}); iteration 1 stands"
+    assert checkpoints.newest_sound(t.run)[0].iteration == 1
+
+
+def test_an_attempt_whose_newest_commit_succeeded_has_lost_none(training):
+    t = training()
+    assert recovery.failed_commit(t.run.events(), 1) is None
+    t.step(epoch_end=True)
+    assert recovery.failed_commit(t.run.events(), 1) is None
+
+
+def test_the_last_checkpoint_is_tried_twice_and_without_it_nothing_is_complete(training, monkeypatch):
+    t = training(last=1)
+    t.fill_the_disk()
+    t.step(epoch_end=True)
+    with pytest.raises(RuntimeError, match=f"the last checkpoint could not be written: {TOO_LARGE}"):
+        t.boundary.complete(t.runner)
+    assert t.run.completion() is None
+    assert t.kinds("commit-failed") == [("commit-failed", 1)] * 2
+
+
+def test_a_writer_that_died_at_the_last_checkpoint_is_replaced_and_the_run_completes(training):
+    t = training(last=1)
+    os.kill(t.saver.writer.pid, signal.SIGKILL)
+    t.step(epoch_end=True)
+    t.boundary.complete(t.runner)
+    assert t.run.completion()["iteration"] == 1
+
+
+def test_an_attempt_that_was_overtaken_ends(training):
+    t = training()
+    t.step(epoch_end=True)
+    files.create_exclusive(t.run.attempt_file(2), json.dumps({"number": 2, "accepts": []}))
+    with pytest.raises(checkpoints.Overtaken):
+        t.step(epoch_end=True)
+
+
+def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
+    t = training()
+    for _ in range(2):
+        t.step(epoch_end=True)
+    t.boundary._beat(t.runner, "training")
+    beat = t.run.heartbeat(1)
+    assert beat["slowest_step"] > 0 and beat["write_seconds"] > 0 and beat["blocked_seconds"] > 0
+    assert [e["slowest_step"] for e in t.run.events() if e.kind == "commit"][0] == 0

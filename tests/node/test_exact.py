@@ -1,0 +1,130 @@
+"""A real detector on real ranks, stopped anywhere and taken up again, ends in the same bits; on fewer ranks, too."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import detector, notes, state_file, train
+
+from ecm_cluster import training_log
+from ecm_cluster.run import Run
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 10  # of both orientations
+
+
+@pytest.fixture(scope="module")
+def few(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first images of the small data: an epoch of a few iterations."""
+    root = tmp_path_factory.mktemp("few")
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        name = f"annotations/lvis_v1_{split}.json"
+        table = json.loads((small_data / name).read_text())
+        kept = {image["id"] for image in table["images"][:IMAGES]}
+        table["images"] = table["images"][:IMAGES]
+        table["annotations"] = [a for a in table["annotations"] if a["image_id"] in kept]
+        (root / name).write_text(json.dumps(table))
+        (root / f"{split}2017").symlink_to(small_data / f"{split}2017")
+    return root
+
+
+def bits(value: Any) -> Any:
+    """A state as something that compares bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return [bits(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def end(run: Run) -> dict[str, Any]:
+    """The last state of a run, without what the clock and the attempts decide."""
+    state = torch.load(state_file(run, run.newest_attempt()), weights_only=True)
+    for key in ("attempt", "starts_after"):
+        state["meta"].pop(key)
+    for part in state["meta"]["log_buffer"].values():
+        for key in ("time", "data_time"):
+            part.pop(key, None)
+    for key in ("epoch", "position"):
+        assert key in state["meta"]
+    return state
+
+
+def log_lines(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "attempt")}
+            for line in training_log.fold(run)]
+
+
+def hooks(kind: str) -> list[dict[str, Any]]:
+    # before the logger, after the optimizer: as mmdet's configs place it
+    return [{"type": kind, "momentum": 0.1, "priority": 49}]
+
+
+CASES: dict[str, tuple[int, list[int], str, dict[str, Any]]] = {
+    "1 rank, ECM, two workers that stay": (1, [1, 9], "ecm", {
+        "data__workers_per_gpu": 2, "data__train_dataloader": {"persistent_workers": True}}),
+    "2 ranks, seesaw, EMA": (2, [2, 6], "seesaw", {"custom_hooks": hooks("ExpMomentumEMAHook")}),
+    "3 ranks, cross-entropy, two workers": (3, [1, 4], "ce", {"data__workers_per_gpu": 2}),
+    "4 ranks, ECM, EMA": (4, [2], "ecm", {"custom_hooks": hooks("LinearMomentumEMAHook")}),
+    "3 ranks, seesaw, by iterations": (3, [3], "seesaw", {"iterations": True}),
+    "2 ranks, ECM, EMA, by iterations": (2, [4], "ecm", {
+        "iterations": True, "custom_hooks": hooks("ExpMomentumEMAHook")}),
+}
+
+
+def config_of(data: Path, loss: str, options: dict[str, Any]) -> dict[str, Any]:
+    options = {**options, "data__train__oversample_thr": 0.6}
+    by_iteration = options.pop("iterations", False)
+    cfg = detector(data, loss, **options)
+    if by_iteration:
+        cfg["runner"] = {"type": "IterBasedRunner", "max_iters": 9}
+    return cfg
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_and_taken_up_again_it_ends_in_the_same_bits_and_logs_the_same(few, tmp_path, case):
+    ranks, stops, loss, options = CASES[case]
+    cfg = config_of(few, loss, options)
+    through = train(cfg, tmp_path / "through", [(ranks, None)], ranks)
+    broken = train(cfg, tmp_path / "broken", [(ranks, at) for at in stops] + [(ranks, None)], ranks)
+    assert bits(end(broken)) == bits(end(through))
+    assert notes(broken, "losses") == notes(through, "losses")
+    assert log_lines(broken) == log_lines(through)
+    assert len(log_lines(through)) > 1
+    drawn = Counter(map(tuple, notes(through, "samples"))) if not options.get("data__workers_per_gpu") else Counter()
+    assert Counter(map(tuple, notes(broken, "samples"))) == drawn
+    if loss == "seesaw":
+        assert len(end(broken)["rank_buffers"]) == ranks
+
+
+def test_four_ranks_one_and_two_learn_the_same_up_to_the_order_of_summation(few, tmp_path):
+    cfg = config_of(few, "seesaw", {"optimizer": {"_delete_": True, "type": "SGD", "lr": 0.01, "momentum": 0.9},
+                                    "optimizer_config": {}})
+    runs = {name: train(cfg, tmp_path / name, parts, virtual=4) for name, parts in {
+        "four": [(4, None)], "one": [(1, None)], "changing": [(4, 1), (2, 3), (1, 4), (4, None)]}.items()}
+    four = end(runs.pop("four")), notes(Run(tmp_path / "four"), "samples"), notes(Run(tmp_path / "four"), "losses")
+    assert len(four[0]["rank_buffers"]) == 4
+    for name, run in runs.items():
+        state = end(run)
+        assert Counter(map(tuple, notes(run, "samples"))) == Counter(map(tuple, four[1])), name
+        assert [(i, lr) for i, lr, _ in notes(run, "losses")] == [(i, lr) for i, lr, _ in four[2]], name
+        for (i, _, one), (_, _, other) in zip(notes(run, "losses"), four[2], strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-4), f"{name}, iteration {i}"
+        close(state["state_dict"], four[0]["state_dict"], name)
+        for mine, theirs in zip(state["rank_buffers"], four[0]["rank_buffers"], strict=True):
+            close(mine, theirs, name)
+            counts = next(key for key in mine if key.endswith("cum_samples"))
+            assert torch.equal(mine[counts], theirs[counts])
+
+
+def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], name: str) -> None:
+    assert one.keys() == other.keys()
+    for key, value in other.items():
+        torch.testing.assert_close(one[key], value, rtol=1e-3, atol=1e-5, msg=lambda m, k=key: f"{name}: {k}: {m}")

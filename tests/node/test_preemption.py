@@ -1,0 +1,177 @@
+"""Signals set a flag where they are meant to, and hurt nobody else. Real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from small import ROOT, wait_until
+
+from ecm_cluster.node import preemption
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """This process takes its own handlers and mask back after each test."""
+    numbers = (*preemption.SIGNALS, signal.SIGCONT)
+    before = {n: signal.getsignal(n) for n in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    preemption.forward_to(None)
+    preemption.clear()
+
+
+def python(program: str, **options) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, **options)
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as handle:
+            return handle.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_each_of_the_signals_sets_the_flag_and_nothing_else(number):
+    preemption.watch()
+    assert not preemption.asked_to_stop()
+    os.kill(os.getpid(), number)
+    assert preemption.asked_to_stop()
+    assert preemption.received() == [signal.Signals(number).name]
+    preemption.clear()
+    assert not preemption.asked_to_stop()
+
+
+def test_slurms_sigcont_before_a_signal_means_nothing():
+    signal.signal(signal.SIGCONT, lambda *_: pytest.fail("a handler of before"))
+    preemption.watch()
+    os.kill(os.getpid(), signal.SIGCONT)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert preemption.received() == ["SIGTERM", "SIGUSR2"]
+
+
+def test_signals_are_forwarded_until_that_is_ended():
+    preemption.watch()
+    seen: list[int] = []
+    preemption.forward_to(seen.append)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    preemption.ask_to_stop(signal.SIGTERM)
+    preemption.forward_to(None)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert seen == [signal.SIGUSR2, signal.SIGTERM]
+    assert preemption.received() == ["SIGUSR2", "SIGTERM", "SIGTERM"]
+
+
+def test_a_signal_that_comes_before_the_handlers_stand_is_kept():
+    program = ("from ecm_cluster.node import preemption\nprint('imported', flush=True)\ninput()\n"
+               "preemption.watch()\nprint(preemption.received())\n")
+    child = python(program, preexec_fn=preemption.prepare_child)
+    # at once, while Python itself is still starting
+    child.send_signal(signal.SIGTERM)
+    assert line(child) == "imported"
+    out, _ = child.communicate("go\n", timeout=30)
+    assert (child.returncode, out.strip()) == (0, "['SIGTERM']")
+
+
+def test_a_child_made_while_they_are_blocked_is_not_hurt_and_the_parent_hears_them_again():
+    preemption.watch()
+    with preemption.blocked():
+        child = subprocess.Popen(["sleep", "60"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not preemption.asked_to_stop()
+    assert preemption.received() == ["SIGTERM"]
+    try:
+        for number in preemption.SIGNALS:
+            child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+    finally:
+        child.kill()
+    assert child.wait(30) == -signal.SIGKILL
+
+
+def test_what_was_blocked_before_stays_blocked():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    with preemption.blocked():
+        pass
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGTERM}
+    assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_child_dies_with_its_parent():
+    program = ("import subprocess, sys\nfrom ecm_cluster.node import preemption\n"
+               "child = subprocess.Popen(['sleep', '60'], preexec_fn=preemption.prepare_child)\n"
+               "print(child.pid, flush=True)\ninput()\n")
+    parent = python(program)
+    child = int(line(parent))
+    assert alive(child)
+    parent.kill()
+    parent.wait(30)
+    wait_until(lambda: not alive(child), "the child dies with its parent", 30)
+
+
+def test_a_child_is_deaf_to_the_signals_until_it_listens():
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=preemption.prepare_child)
+    try:
+        for number in preemption.SIGNALS:
+            child.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2)
+        with open(f"/proc/{child.pid}/status") as handle:
+            blocked = int(next(row.split()[1] for row in handle if row.startswith("SigBlk:")), 16)
+        assert all(blocked >> (number - 1) & 1 for number in preemption.SIGNALS)
+    finally:
+        child.kill()
+        child.wait()
+
+
+LOADING = """
+import os, signal, sys
+import torch
+from ecm_cluster.node import preemption
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, index):
+        return torch.tensor([index, os.getpid()])
+
+preemption.watch()
+loader = torch.utils.data.DataLoader(Data(), num_workers=2, prefetch_factor=1)
+seen = []
+with preemption.blocked():
+    batches = iter(loader)
+for batch in batches:
+    index, pid = batch[0].tolist()
+    seen.append(index)
+    assert pid != os.getpid()
+    for number in preemption.SIGNALS:
+        os.kill(pid, number)
+assert not preemption.asked_to_stop()
+print(seen)
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_loader_survive_signals_and_still_bring_every_sample():
+    done = subprocess.run([sys.executable, "-c", LOADING], cwd=ROOT, capture_output=True, text=True, check=False,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(list(range(12)))

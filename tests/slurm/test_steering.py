@@ -1,0 +1,181 @@
+"""Cancel and resume on a real Slurm: one job of each kind, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_harness import SlurmCluster
+from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
+
+from ecm_cluster import chain, files
+from ecm_cluster.run import Run
+
+
+def submit(slurm: SlurmCluster, data: Path, runs: Path, name: str, *flags: object, job: Path | None = None,
+           **options: object) -> Run:
+    given = job_flags(data, runs, name, **options)
+    verb("submit", *([job, *given[1:]] if job else given), *flags, env=slurm.env)
+    return Run(runs / name)
+
+
+def held_job(folder: Path) -> Path:
+    """A job that Slurm keeps until somebody releases it: what is submitted stays to be looked at."""
+    path = folder / "held.yaml"
+    path.write_text((ROOT / "jobs/demo.yaml").read_text() + "slurm: {hold: true}\n")
+    return path
+
+
+def present(run: Run) -> dict[str, str]:
+    return {stage: chain.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
+
+
+def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
+    """(name, id) of the run's jobs that wait or run."""
+    rows = [line.split() for line in slurm.run("squeue", "-h", "-t", "PD,R,CF,CG", "-o", "%j %i").stdout.splitlines()]
+    return sorted((name, job_id) for name, job_id in rows if name.split(".")[0] == run.name)
+
+
+def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_to_its_scores(
+    slurm, small_data, tmp_path
+):
+    run = submit(slurm, small_data, tmp_path, "steered", "--gpus", 2, runner__max_epochs=3)
+    first = present(run)
+    wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 1, "training", look=lambda: logs_of(run))
+    told = verb("resume", run.path, env=slurm.env, code=2).stderr
+    assert "steered is alive" in told and len(told.splitlines()) == 1
+
+    told = verb("cancel", run.path, env=slurm.env).stdout
+    assert f"cancelled train {first['train']}, evaluate {first['evaluate']}" in told
+    assert slurm.wait_for(first["train"])["JobState"] == "CANCELLED"
+    # even where somebody brings the job itself back
+    slurm.run("scontrol", "requeue", first["train"])
+    slurm.wait_for(first["train"])
+    assert run.attempts() == [1]
+    found = state_of(run, slurm.env)
+    assert found["state"] == "stopped" and found["reason"].startswith("cancelled")
+    assert "nothing to cancel" in verb("cancel", run.path, env=slurm.env).stdout
+
+    told = verb("resume", run.path, "--nodes", 2, "--gpus", 1, env=slurm.env).stdout
+    second = present(run)
+    assert f"submitted: train {second['train']}, evaluate {second['evaluate']}" in told
+    assert not set(first.values()) & set(second.values())
+    found = await_state(run, "done", env=slurm.env)
+    assert found["reason"] == "trained and scored"
+    assert (run.read_attempt(2)["nodes"], run.read_attempt(2)["world_size"]) == (2, 2)
+    assert run.read_attempt(2)["job_id"] == second["train"]
+    assert "nothing to do" in verb("resume", run.path, env=slurm.env).stdout
+
+
+def test_a_run_that_failed_goes_on_once_what_failed_is_mended(slurm, small_data, tmp_path):
+    mended = tmp_path / "mended"
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "breaking.py").write_text(
+        "import os\nfrom mmcv.runner import HOOKS, Hook\n\n\n@HOOKS.register_module()\nclass Breaking(Hook):\n"
+        "    def after_train_iter(self, runner):\n"
+        f"        if not os.path.exists({str(mended)!r}):\n            raise ArithmeticError('not a number')\n")
+    config = tmp_path / "failing.py"
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/demo.py']\ncustom_hooks = [dict(type='Breaking')]\n"
+        "custom_imports = dict(imports=['mmdet_ext.register', 'breaking'], allow_failed_imports=False)\n")
+    run = submit(slurm, small_data, tmp_path, "failing", "--code", code, "--config", config)
+    found = await_state(run, "failed", env=slurm.env)
+    assert found["next"].endswith(f"python -m ecm_cluster.resume {run.path}")
+    mended.touch()
+    verb("resume", run.path, env=slurm.env)
+    await_state(run, "done", env=slurm.env)
+
+
+@pytest.mark.parametrize("point", [
+    "renewed:evaluate.json", "renewed:train.json", "before-sbatch:train.json", "sbatch-answered",
+    "after-sbatch:train.json", "after-sbatch:evaluate.json"])
+def test_a_resume_killed_at_any_point_leads_to_one_job_of_each_kind(slurm, small_data, tmp_path, point):
+    run = submit(slurm, small_data, tmp_path, "crash", job=held_job(tmp_path))
+    verb("cancel", run.path, env=slurm.env)
+    assert in_queue(slurm, run) == []
+    env = {**slurm.env, files.KILL_ENV: point}
+    assert verb("resume", run.path, "--time", 20, env=env, code=None).returncode == -signal.SIGKILL
+    again = verb("resume", run.path, env=slurm.env, code=None)
+    if again.returncode:
+        assert "crash is alive" in again.stderr
+    ids = present(run)
+    assert in_queue(slurm, run) == [("crash", ids["train"]), ("crash.evaluate", ids["evaluate"])]
+    assert slurm.job(ids["evaluate"])["Dependency"].startswith(f"afterok:{ids['train']}")
+    assert slurm.job(ids["train"])["TimeLimit"] == "00:20:00"
+    verb("cancel", run.path, env=slurm.env)
+    assert in_queue(slurm, run) == []
+
+
+def test_a_cancel_killed_after_its_mark_is_taken_up_by_the_next(slurm, small_data, tmp_path):
+    run = submit(slurm, small_data, tmp_path, "marked", job=held_job(tmp_path))
+    env = {**slurm.env, files.KILL_ENV: "cancel-marked"}
+    assert verb("cancel", run.path, env=env, code=None).returncode == -signal.SIGKILL
+    assert len(in_queue(slurm, run)) == 2 and run.cancel_file.exists()
+    verb("cancel", run.path, env=slurm.env)
+    assert in_queue(slurm, run) == []
+
+
+def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, small_data, tmp_path):
+    run = submit(slurm, small_data, tmp_path, "rearmed", job=held_job(tmp_path))
+    first = present(run)
+    slurm.run("scancel", first["evaluate"])
+    told = verb("resume", run.path, env=slurm.env).stdout
+    second = present(run)
+    assert second["train"] == first["train"] and f"submitted: evaluate {second['evaluate']}\n" in told
+    assert slurm.job(second["evaluate"])["Dependency"].startswith(f"afterok:{first['train']}")
+    verb("cancel", run.path, env=slurm.env)
+
+
+def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
+    run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
+    verb("cancel", run.path, env=slurm.env)
+    records = {stage: chain.record_of(run, stage) for stage in ("train", "evaluate")}
+    assert "sbatch would refuse" in verb("resume", run.path, "--nodes", 99, "--rescale", env=slurm.env, code=2).stderr
+    assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
+    assert {stage: chain.record_of(run, stage) for stage in records} == records
+    assert run.cancel_file.exists() and not run.overrides_file.exists()
+
+
+def successor(slurm: SlurmCluster, run: Run, attempt: int, job_id: str) -> str:
+    """What chain.successor answers inside a job of Slurm's, whose variables must not reach the new one."""
+    line = (f"from ecm_cluster import chain, run; "
+            f"print(chain.successor(run.Run({str(run.path)!r}), {attempt}, {job_id!r}))")
+    leaking = {"SLURM_JOB_ID": job_id, "SLURM_NTASKS": "7", "SBATCH_PARTITION": "none", "SLURM_CPU_BIND": "none"}
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True,
+                          env={**os.environ, **slurm.env, **leaking, "PYTHONPATH": str(ROOT)})
+    return done.stdout.strip()
+
+
+def test_a_successor_waits_for_its_job_takes_the_evaluation_over_and_comes_once(slurm, small_data, tmp_path):
+    run = submit(slurm, small_data, tmp_path, "heir", job=held_job(tmp_path))
+    first = present(run)
+    files.write_json(run.attempt_file(1), {"number": 1, "job_id": first["train"], "accepts": []})
+    assert successor(slurm, run, 0, first["train"]) == "None"  # fenced: a newer attempt has begun
+    heir = successor(slurm, run, 1, first["train"])
+    assert slurm.job(heir)["Dependency"].startswith(f"afterany:{first['train']}")
+    assert slurm.job(heir)["NumTasks"] == "1"
+    assert slurm.job(first["evaluate"])["Dependency"].startswith(f"afterok:{heir}")
+    assert present(run) == {"train": heir, "evaluate": first["evaluate"]}
+    assert successor(slurm, run, 1, first["train"]) == heir
+    assert len(in_queue(slurm, run)) == 3
+    # cancel ends the former job too, and what is cancelled gets no successor
+    verb("cancel", run.path, env=slurm.env)
+    assert in_queue(slurm, run) == []
+    assert successor(slurm, run, 1, heir) == "None"
+
+
+def test_a_successor_brings_a_new_evaluation_where_the_old_one_is_gone(slurm, small_data, tmp_path):
+    run = submit(slurm, small_data, tmp_path, "heir", job=held_job(tmp_path))
+    first = present(run)
+    files.write_json(run.attempt_file(1), {"number": 1, "job_id": first["train"], "accepts": []})
+    slurm.run("scancel", first["train"], first["evaluate"])
+    heir = successor(slurm, run, 1, first["train"])
+    ids = present(run)
+    assert ids["train"] == heir and ids["evaluate"] != first["evaluate"]
+    assert slurm.job(ids["evaluate"])["Dependency"].startswith(f"afterok:{heir}")
+    verb("cancel", run.path, env=slurm.env)

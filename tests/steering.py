@@ -1,0 +1,32 @@
+"""Run directories as an ended run leaves them, made without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ecm_cluster import checkpoints, files
+from ecm_cluster import job as jobs
+from ecm_cluster.run import Run
+
+
+def ended_run(folder: Path, cluster: str = "local", attempts: int = 1, iterations: tuple[int, ...] = (),
+              **job: Any) -> Run:
+    """A run whose newest attempt crashed, with a checkpoint of each of ``iterations``, all of attempt 1."""
+    run = Run(folder)
+    for part in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
+        part.mkdir(parents=True)
+    settings = jobs.make({"device": "cpu", "name": run.name, **job}).as_dict()
+    files.write_json(run.run_file, {"name": run.name, "run_id": "0", "submitted": 1.0, "cluster": cluster,
+                                    "cwd": str(folder), "config": "configs/demo.py", "job": settings})
+    run.submission_file("train").parent.mkdir()
+    files.write_json(run.submission_file("train"), {"token": "ecm-cluster:t", "cluster": cluster, "job_id": "4194304"})
+    for number in range(1, attempts + 1):
+        accepts = [m.file for m in checkpoints.accepted(run)]
+        record = {"number": number, "host": "elsewhere", "accepts": accepts}
+        files.write_json(run.attempt_file(number), record)
+        for iteration in iterations if number == 1 else ():
+            checkpoints.commit(run, 1, lambda handle: handle.write(b"weights"), iteration=iteration, epoch=0,
+                               position=iteration, epoch_end=False)
+        run.ledger(number, "task000").write("end", cause="crashed", detail="rank 0: ValueError: x", rank=0)
+    return run

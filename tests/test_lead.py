@@ -1,0 +1,68 @@
+"""How long before its death a run must be told, from what its commits cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ecm_cluster import files, lead
+from ecm_cluster.run import Run
+
+JOB = {"options": {"a": 1}, "device": "cuda", "gpu_type": None, "signal_lead": 120}
+
+
+def make(path: Path, submitted: float = 0.0, config: str = "c.py", **job: Any) -> Run:
+    path.mkdir()
+    run = Run(path)
+    files.write_json(run.run_file, {"job": {**JOB, **job}, "cluster": "slurm", "config": config,
+                                    "submitted": submitted})
+    return run
+
+
+def commits(run: Run, *costs: tuple[float, float, float]) -> Run:
+    ledger = run.ledger(1, "train000")
+    for step, blocked, write in costs:
+        ledger.write("commit", slowest_step=step, blocked_seconds=blocked, write_seconds=write)
+    return run
+
+
+def test_the_lead_holds_two_steps_and_two_commits_and_a_margin():
+    assert lead.signal_lead(20, 41) == 160
+    assert lead.signal_lead(0.1, 0.1) == 60
+
+
+def test_the_slowest_step_and_commit_of_all_attempts_count(tmp_path):
+    run = commits(make(tmp_path / "r"), (2.0, 0.5, 3.0), (1.0, 0.1, 9.9))
+    cost = lead.measured(run)
+    assert cost is not None and (cost.slowest_step, cost.commit) == (2.0, 10.0)
+
+
+def test_a_run_that_never_committed_keeps_the_lead_it_was_submitted_with(tmp_path):
+    assert lead.lead_of(make(tmp_path / "r"), 120) == 120
+
+
+def test_the_next_job_of_a_run_is_warned_earlier_where_its_commits_need_it_and_never_later(tmp_path):
+    assert lead.lead_of(commits(make(tmp_path / "slow"), (30.0, 1.0, 59.0)), 120) == 210
+    assert lead.lead_of(commits(make(tmp_path / "fast"), (0.1, 0.1, 0.1)), 120) == 120
+
+
+def test_a_new_run_is_judged_by_the_newest_one_of_the_same_config_options_and_device(tmp_path):
+    commits(make(tmp_path / "old", 1), (1.0, 0.0, 5.0))
+    commits(make(tmp_path / "new", 2), (1.0, 0.0, 7.0))
+    make(tmp_path / "newer-but-empty", 3)
+    commits(make(tmp_path / "other-device", 4, device="cpu"), (1.0, 0.0, 8.0))
+    commits(make(tmp_path / "other-config", 5, config="d.py"), (1.0, 0.0, 9.0))
+    (tmp_path / "broken").mkdir()
+    Run(tmp_path / "broken").run_file.write_text("{")
+    found = lead.expected(tmp_path, "c.py", JOB)
+    assert (found.commit, found.source) == (7.0, "measured in new")
+    assert lead.expected(tmp_path / "nowhere", "c.py", JOB) is lead.ASSUMED
+
+
+def test_a_grace_or_a_lead_that_is_too_short_is_warned_of_with_the_figures():
+    cost = lead.Cost(10.0, 50.0, "measured in r")
+    grace, before_limit = lead.warnings(cost, lead=90, grace=60)
+    assert "may take 120 s" in grace and "has 60 s" in grace and "measured in r" in grace
+    assert "--signal-lead 150" in before_limit
+    assert lead.warnings(cost, lead=150, grace=None) == []
+    assert lead.warnings(cost, lead=150, grace=120) == []

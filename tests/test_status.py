@@ -1,0 +1,510 @@
+"""What status says of a run, from its directory and Slurm's answer, whatever else lies there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import Answers
+
+from ecm_cluster import chain, checkpoints, cli, driver, files, job, status
+from ecm_cluster.cluster import JobState
+from ecm_cluster.ledger import Event
+from ecm_cluster.reporting import state as states
+from ecm_cluster.run import Evaluation, Run, write_heartbeat
+
+
+def make_run(path: Path, where: str = "slurm", submitted: float = 1.0, jobs: dict[str, str | None] | None = None,
+             **values: Any) -> Run:
+    """A run directory as submit leaves it, with the jobs that were recorded."""
+    run = Run(path)
+    made = job.make({"name": run.name, "device": "cpu", **values})
+    path.mkdir(parents=True)
+    files.write_json(run.run_file, {"name": run.name, "run_id": "ab", "submitted": submitted, "cluster": where,
+                                    "cwd": str(path), "threads": 1, "job": made.as_dict(),
+                                    "digests": {"config": "sha256:0"}})
+    for stage, job_id in ({"train": "7", "evaluate": "8"} if jobs is None else jobs).items():
+        record_job(run, stage, job_id, where)
+    return run
+
+
+def record_job(run: Run, stage: str, job_id: str | None, where: str = "slurm") -> None:
+    run.submission_file(stage).parent.mkdir(exist_ok=True)
+    files.write_json(run.submission_file(stage), {"token": f"token {run.name} {stage}", "cluster": where,
+                                                  **({"job_id": job_id} if job_id else {})})
+
+
+def begin(work: Run | Evaluation, number: int, rank: int = 0) -> None:
+    work.attempts_dir.mkdir(parents=True, exist_ok=True)
+    accepts = [m.file for m in checkpoints.accepted(work)] if isinstance(work, Run) else []
+    assert files.create_exclusive(work.attempt_file(number), json.dumps({"number": number, "accepts": accepts}))
+    work.ledger(number, "task000").write("start", pid=1, host="n1", rank=rank)
+
+
+def commit(run: Run, attempt: int, iteration: int, epoch: int = 0) -> checkpoints.Manifest:
+    manifest = checkpoints.commit(run, attempt, lambda f: f.write(b"weights"), iteration=iteration, epoch=epoch,
+                                  position=iteration, epoch_end=False)
+    run.ledger(attempt, "train000").write("commit", **checkpoints.describe(manifest), epoch_end=False, seconds=0.1)
+    return manifest
+
+
+def end(work: Run | Evaluation, attempt: int, cause: str, **fields: Any) -> Event:
+    return work.ledger(attempt, "task000").write("end", cause=cause, **fields)
+
+
+def complete(run: Run, attempt: int = 1) -> None:
+    manifest = commit(run, attempt, 30, epoch=2)
+    files.write_json(run.complete_file, {"attempt": attempt, "time": 1.0, **checkpoints.describe(manifest)})
+
+
+def known(*answers: tuple[str, str] | tuple[str, str, str]) -> dict[str, JobState]:
+    """Slurm's answer: (job id, state, reason) each."""
+    return {a[0]: JobState(a[0], a[1], a[2] if len(a) > 2 else "None", "", "") for a in answers}
+
+
+def told(run: Run, *answers: Any) -> states.RunState:
+    return states.fold_one(run, known(*answers))
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("jobs", [{}, {"train": None}])
+def test_an_interrupted_submission_says_how_to_go_on(tmp_path, jobs):
+    run = make_run(tmp_path / "it's a run", jobs=jobs)
+    found = told(run)
+    assert (found.state, found.reason) == ("submitting", "the submission was interrupted")
+    assert found.next == f"""python -m ecm_cluster.submit --name 'it'"'"'s a run' --runs-dir {tmp_path}"""
+    local = make_run(tmp_path / "local", "local", jobs={})
+    assert str(told(local).next).endswith(f"--name local --runs-dir {tmp_path} --cluster local")
+
+
+def test_a_pending_job_waits_for_what_slurm_says(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert told(run, ("7", "PENDING", "Priority")) == states.RunState(
+        "run", str(run.path), "waiting", "job 7 pending (Priority)", jobs={"train": "7", "evaluate": "8"})
+    assert told(run, ("7", "CONFIGURING")).reason == "job 7 configuring"
+
+
+def test_a_requeued_job_waits_and_says_what_happened_before(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    commit(run, 1, 12, epoch=1)
+    end(run, 1, "preempted", detail="Slurm preempted the job", rank=0)
+    found = told(run, ("7", "PENDING", "BeginTime"))
+    assert found.state == "waiting"
+    assert found.reason == "job 7 pending (BeginTime), after attempt 1: Slurm preempted the job"
+    assert (found.attempt, found.iteration, found.epoch) == (1, 12, 1)
+    assert found.checkpoint == "iter_0000012-a0001.pth"
+
+
+def test_a_running_job_shows_how_far_it_is(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert told(run, ("7", "RUNNING")).reason == "starting"
+    begin(run, 1)
+    write_heartbeat(run, 1, 0, phase="training", iteration=5, iterations=30, epoch=0, loss=1.25,
+                    seconds_per_iteration=0.4)
+    found = told(run, ("7", "RUNNING"))
+    assert (found.state, found.reason, found.iteration, found.iterations, found.loss, found.seconds_per_iteration) == (
+        "running", "training", 5, 30, 1.25, 0.4)
+    assert told(run, ("7", "COMPLETING")).state == "running"
+
+
+def test_a_new_attempt_begins_where_the_last_checkpoint_is(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    commit(run, 1, 12)
+    write_heartbeat(run, 1, 0, phase="training", iteration=17, iterations=30, epoch=0)
+    end(run, 1, "preempted")
+    begin(run, 2)
+    found = told(run, ("7", "RUNNING"))
+    assert (found.attempt, found.iteration) == (2, 12)
+
+
+def test_what_a_fenced_attempt_commits_is_not_shown(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    commit(run, 1, 12)
+    begin(run, 2)
+    with contextlib.suppress(RuntimeError):  # as it notices that it was overtaken
+        commit(run, 1, 20)
+    assert told(run, ("7", "RUNNING")).checkpoint == "iter_0000012-a0001.pth"
+
+
+def test_a_failed_job_says_why_and_where_to_read_on(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    end(run, 1, "crashed", detail="rank 3: ValueError: the loss is not a number", rank=3)
+    found = told(run, ("7", "FAILED", "NonZeroExitCode"))
+    assert (found.state, found.reason) == ("failed", "rank 3: ValueError: the loss is not a number")
+    assert found.next == f"less {run.rank_log(3)}; python -m ecm_cluster.resume {run.path}"
+
+
+def test_a_job_that_failed_before_any_attempt_says_slurms_words_and_its_log(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.submitit_dir.mkdir()
+    (run.submitit_dir / "7_0_log.out").write_text("module: command not found")
+    found = told(run, ("7", "FAILED", "NonZeroExitCode"))
+    assert (found.state, found.reason) == ("failed", "job 7 failed (NonZeroExitCode)")
+    assert found.next == f"less {run.submitit_dir}/7_0_log.out; python -m ecm_cluster.resume {run.path}"
+
+
+@pytest.mark.parametrize(("cause", "state"), [
+    ("preempted", "stopped"), ("time limit", "stopped"), ("signalled", "stopped"), ("requeued", "stopped"),
+    ("crashed", "failed"), ("killed", "failed")])
+def test_an_ended_job_is_stopped_where_it_could_go_on_and_failed_where_not(tmp_path, cause, state):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    end(run, 1, cause)
+    assert told(run, ("7", "FAILED")).state == state
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_a_cancelled_run_is_stopped_and_says_so(tmp_path, mark):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    end(run, 1, "signalled" if mark else "cancelled", detail="SIGTERM received")
+    if mark:
+        files.write_json(run.cancel_file, {"time": 1.0})
+    found = told(run, ("7", "CANCELLED"))
+    assert (found.state, found.reason) == ("stopped", "cancelled; SIGTERM received")
+    assert found.next == f"python -m ecm_cluster.resume {run.path}"
+
+
+def test_an_attempt_that_ended_without_a_word_has_failed(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    found = told(run, ("7", "NODE_FAIL"))
+    assert (found.state, found.reason) == ("failed", "job 7 node_fail")
+
+
+def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    assert told(run).state == "failed"
+    assert told(run).reason == "Slurm knows no job 7"
+    write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=30, epoch=0)
+    assert told(run).state == "running"
+    later = json.loads(run.heartbeat_file(1, 0).read_text())["time"] + states.SILENT_SECONDS
+    monkeypatch.setattr(states.time, "time", lambda: later)
+    assert told(run).state == "failed"
+
+
+def test_where_slurm_does_not_answer_nothing_is_said_to_have_failed(tmp_path):
+    run = make_run(tmp_path / "run")
+    found = states.fold_one(run, None)
+    assert (found.state, found.reason) == ("unknown", "Slurm does not answer here")
+    begin(run, 1)
+    end(run, 1, "preempted", detail="Slurm preempted the job")
+    found = states.fold_one(run, None)
+    assert found.reason == "Slurm does not answer here; attempt 1 ended: Slurm preempted the job"
+    begin(run, 2)
+    write_heartbeat(run, 2, 0, phase="training", iteration=1, iterations=30, epoch=0)
+    assert states.fold_one(run, None).state == "running"
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+def test_a_trained_run_whose_evaluation_waits_is_complete(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    complete(run)
+    found = told(run, ("7", "COMPLETED"), ("8", "PENDING", "Dependency"))
+    assert (found.state, found.reason) == ("complete", "trained; evaluation: job 8 pending (Dependency)")
+    assert (found.iteration, found.epoch, found.checkpoint) == (30, 2, "iter_0000030-a0001.pth")
+    assert states.fold_one(run, None).state == "complete"
+
+
+def test_without_an_evaluation_asked_for_a_trained_run_is_done(tmp_path):
+    run = make_run(tmp_path / "run", evaluation={"enabled": False}, jobs={"train": "7"})
+    begin(run, 1)
+    complete(run)
+    assert (told(run).state, told(run).reason) == ("done", "trained; no evaluation was asked for")
+
+
+def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    complete(run)
+    assert told(run, ("8", "RUNNING")).reason == "starting"
+    work = chain.last_evaluation(run)
+    begin(work, 1)
+    write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)
+    found = told(run, ("8", "RUNNING"))
+    assert (found.state, found.reason) == ("evaluating", "inference 3/8")
+    files.write_json(work.metrics_file, {"figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
+    found = told(run, ("8", "COMPLETED"))
+    assert (found.state, found.reason) == ("done", "trained and scored")
+    assert found.evaluation == {"metrics_file": f"evaluations/{work.key}/metrics.json", "bbox_AP": 0.269,
+                                "bbox_APr": None, "segm_AP": 0.25}
+    assert status.headline(found) == "26.9"
+
+
+def test_a_failed_evaluation_says_why_and_where_to_read_on(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    complete(run)
+    found = told(run, ("8", "CANCELLED"))
+    resume = f"python -m ecm_cluster.resume {run.path}"
+    assert (found.state, found.reason, found.next) == ("failed", "evaluation: job 8 cancelled", resume)
+    work = chain.last_evaluation(run)
+    begin(work, 1)
+    end(work, 1, "crashed", detail="rank 1: MemoryError", rank=1)
+    found = told(run, ("8", "FAILED"))
+    assert (found.state, found.reason) == ("failed", "evaluation: rank 1: MemoryError")
+    assert found.next == f"less {work.rank_log(1)}; {resume}"
+
+
+def test_an_evaluation_that_slurm_has_forgotten_runs_only_while_its_heart_beats(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    complete(run)
+    work = chain.last_evaluation(run)
+    begin(work, 1)
+    assert told(run).state == "failed"
+    write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)
+    assert told(run).state == "evaluating"
+
+
+def test_a_completion_mark_of_a_fenced_attempt_is_none(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    complete(run)
+    begin(run, 2)
+    assert told(run, ("7", "RUNNING")).state == "running"
+
+
+# ---------------------------------------------------------------------------------------------- one machine
+
+
+def test_a_local_run_lives_as_long_as_its_driver(tmp_path):
+    run = make_run(tmp_path / "runs" / "run", "local", jobs={})
+    pid = driver.start(run, job.make({"name": "run", "setup": ["sleep 100"]}))
+    try:
+        record_job(run, "train", pid, "local")
+        (tmp_path / "link").symlink_to(tmp_path / "runs")
+        for path in (run.path, tmp_path / "link/run"):
+            found = states.fold([Run(path)])[0]
+            assert (found.state, found.reason) == ("running", "starting")
+    finally:
+        os.killpg(int(pid), signal.SIGKILL)
+        os.waitpid(int(pid), 0)
+    found = states.fold([run])[0]
+    assert (found.state, found.next) == ("failed", f"less {run.local_log}; python -m ecm_cluster.resume {run.path}")
+
+
+# ---------------------------------------------------------------------------------------------- the verb
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Answers:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    answers = Answers(tmp_path, monkeypatch)
+    answers(sbatch="", sacct=None, squeue="7|RUNNING|None|N/A|x\n")
+    return answers
+
+
+def call(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    code = cli.run(status.main, [str(a) for a in argv])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_table_has_a_line_for_each_run_oldest_first_and_asks_slurm_once(capsys, slurm, tmp_path):
+    for number, name in enumerate(["b-last", "a-middle", "c-first"]):
+        make_run(tmp_path / "runs" / name, submitted=9.0 - number, jobs={"train": str(7 + number)})
+    code, out, err = call(capsys, "--runs-dir", tmp_path / "runs")
+    assert (code, err) == (0, "")
+    lines = [line for line in out.splitlines() if "-" in line and "──" not in line]
+    assert [line.split()[0] for line in lines] == ["c-first", "a-middle", "b-last"]
+    assert slurm.calls().count("squeue") == slurm.calls().count("sacct") == 1
+
+
+def test_json_has_the_same_fields_for_every_run_and_the_story_for_one(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    commit(run, 1, 12)
+    make_run(tmp_path / "runs/other", submitted=2.0)
+    listed = json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])
+    assert [r["run"] for r in listed] == ["run", "other"]
+    names = set(states.RunState.__dataclass_fields__)
+    assert all(set(r) == names for r in listed)
+    one = json.loads(call(capsys, "run", "--json", "--runs-dir", tmp_path / "runs")[1])
+    assert set(one) == names | {"events"}
+    assert [(e["kind"], e["attempt"], e["writer"]) for e in one["events"]] == [
+        ("start", 1, "task000"), ("commit", 1, "train000")]
+    assert one["jobs"] == {"train": "7", "evaluate": "8"}
+    assert json.loads(call(capsys, run.path, "--json")[1]) == one, "a path means the same as a name"
+
+
+def test_a_loss_that_is_not_a_number_leaves_json_readable(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=3, epoch=0, loss=math.nan)
+    out = call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1]
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    assert json.loads(out, parse_constant=refuse)[0]["loss"] is None
+    assert " nan " in call(capsys, "--runs-dir", tmp_path / "runs")[1]
+
+
+def test_the_story_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    run.ledger(0, "submit").write("submitted", stage="train", job_id="7")
+    begin(run, 1)
+    commit(run, 1, 12)
+    end(run, 1, "preempted")
+    run.ledger(1, "task000").write("requeue", accepted=True, cause="preempted")
+    run.ledger(2, "task000").write("quarantine", checkpoint="iter_0000012-a0001.pth", reason="3 bytes instead of 7")
+    begin(run, 2)
+    code, out, _ = call(capsys, run.path)
+    assert code == 0
+    told_in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
+                     "train submitted as job 7", "started on n1", "committed iter_0000012-a0001.pth in 0.1 s",
+                     "ended: preempted: Slurm preempted the job", "requeued",
+                     "put iter_0000012-a0001.pth into quarantine: 3 bytes instead of 7"]
+    places = [out.index(text) for text in told_in_order]
+    assert places == sorted(places)
+
+
+def test_an_unrecorded_job_is_found_by_status(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run", jobs={"train": None})
+    slurm(squeue="41|PENDING|Priority|N/A|token run train\n")
+    listed = json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])
+    assert (listed[0]["state"], listed[0]["jobs"]) == ("waiting", {"train": "41"})
+    assert run.submissions()[0].job_id == "41"
+
+
+def test_status_works_while_slurm_is_down(capsys, slurm, tmp_path):
+    make_run(tmp_path / "runs/run")
+    make_run(tmp_path / "runs/interrupted", jobs={"train": None})
+    slurm(squeue=None, sacct=None)
+    code, out, err = call(capsys, "--json", "--runs-dir", tmp_path / "runs")
+    assert (code, err) == (0, "")
+    assert {r["run"]: r["state"] for r in json.loads(out)} == {"run": "unknown", "interrupted": "submitting"}
+
+
+@pytest.mark.parametrize("name", ["none", "runs", "../runs", "runs/empty", "runs/run/run.json"])
+def test_what_is_no_run_is_refused_in_one_line(capsys, slurm, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs/run")
+    (tmp_path / "runs/empty").mkdir()
+    code, out, err = call(capsys, name)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert f"RUN: {name!r} is neither a run directory nor the name of one under" in err
+
+
+def test_a_runs_folder_that_is_none_is_refused_where_it_was_named(capsys, slurm, tmp_path, monkeypatch):
+    code, _, err = call(capsys, "--runs-dir", tmp_path / "none")
+    assert code == 2
+    assert f"runs-dir: {tmp_path}/none is no folder" in err
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert "no runs in" in out
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def damage(run: Run, what: str) -> None:
+    """Something that no writer of ours leaves there."""
+    begin(run, 1)
+    commit(run, 1, 5)
+    if what == "run.json torn":
+        run.run_file.write_text(run.run_file.read_text()[:40])
+    elif what == "run.json a list":
+        run.run_file.write_text("[]")
+    elif what == "run.json empty":
+        run.run_file.write_text("{}")
+    elif what == "run.json a folder":
+        run.run_file.unlink()
+        run.run_file.mkdir()
+    elif what == "run.json of other bytes":
+        run.run_file.write_bytes(b"\xff\xfe\x00")
+    elif what == "completion torn":
+        run.complete_file.write_text('{"attempt": 1, ')
+    elif what == "completion without fields":
+        run.complete_file.write_text('{"attempt": 1}')
+    elif what == "attempt torn":
+        run.attempt_file(1).write_text("")
+    elif what == "submission torn":
+        run.submission_file("train").write_text('{"token": ')
+    elif what == "another submission":
+        run.submission_file("x").write_text("[1, 2]")
+    elif what == "heartbeat a list":
+        run.heartbeat_file(1, 0).write_text("[1]")
+    elif what == "ledger of another":
+        (run.ledger_dir / "1st-notes.jsonl").write_text("{}\n[1]\nnull\n")
+    elif what == "ledger torn":
+        (run.ledger_dir / "0001-task001.jsonl").write_bytes(b'{"sequence": 1, "kind": "e\n\xff\n[1]\n7\nnull\n{}\n')
+    elif what == "end of an unknown cause":
+        end(run, 1, "abducted")
+    elif what == "manifest of another":
+        (run.checkpoints_dir / "iter_9.json").write_text("[]")
+    elif what == "evaluations a file":
+        run.evaluations_dir.write_text("")
+    elif what == "ledger gone":
+        shutil.rmtree(run.ledger_dir)
+
+
+DAMAGES = ["run.json torn", "run.json a list", "run.json empty", "run.json a folder", "run.json of other bytes",
+           "completion torn", "completion without fields", "attempt torn", "submission torn", "another submission",
+           "heartbeat a list", "ledger of another", "ledger torn", "end of an unknown cause", "manifest of another",
+           "evaluations a file", "ledger gone"]
+HARMLESS = {"another submission", "ledger of another", "ledger torn", "manifest of another", "evaluations a file",
+            "ledger gone"}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_one_damaged_run_does_not_hide_the_others(capsys, slurm, tmp_path, what):
+    damage(make_run(tmp_path / "runs/damaged"), what)
+    make_run(tmp_path / "runs/sound")
+    code, out, err = call(capsys, "--json", "--runs-dir", tmp_path / "runs")
+    assert (code, err) == (0, "")
+    found = {r["run"]: r for r in json.loads(out)}
+    assert found["sound"]["state"] == "running"
+    assert found["damaged"]["state"] == "running" if what in HARMLESS else found["damaged"]["state"] != "done"
+    assert call(capsys, "--runs-dir", tmp_path / "runs")[0] == 0
+
+
+@pytest.mark.parametrize("what", [d for d in DAMAGES if d.startswith("run.json")])
+def test_a_run_whose_record_cannot_be_read_says_so(capsys, slurm, tmp_path, what):
+    damage(make_run(tmp_path / "runs/damaged"), what)
+    (found,) = json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])
+    assert found["state"] == "unreadable"
+    assert "run.json" in found["reason"]
+    code, out, err = call(capsys, "damaged", "--runs-dir", tmp_path / "runs")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "run.json" in err
+
+
+def test_foreign_things_beside_the_runs_are_passed_over(capsys, slurm, tmp_path):
+    make_run(tmp_path / "runs/run")
+    (tmp_path / "runs/notes.txt").write_text("x")
+    (tmp_path / "runs/empty").mkdir()
+    (tmp_path / "runs/nowhere").symlink_to(tmp_path / "none")
+    (tmp_path / "runs/circle").symlink_to(tmp_path / "runs/circle")
+    assert [r["run"] for r in json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])] == ["run"]
+
+
+def test_a_reason_with_brackets_is_shown_as_it_is(capsys, slurm, tmp_path):
+    slurm(squeue="7|FAILED|None|N/A|x\n")
+    run = make_run(tmp_path / "runs/run [v2]")
+    begin(run, 1)
+    detail = "IndexError: [/image] and [red] of shape [batch, 4]"
+    end(run, 1, "crashed", detail=detail, rank=0)
+    out = call(capsys, "--runs-dir", tmp_path / "runs")[1]
+    assert detail in out
+    assert "run [v2]" in out

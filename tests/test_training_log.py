@@ -1,0 +1,56 @@
+"""The logs of several attempts read as one: what came after the checkpoint that an attempt went back to is void."""
+
+from __future__ import annotations
+
+import json
+
+from ecm_cluster import training_log
+from ecm_cluster.run import Run, write_heartbeat
+
+
+def attempt(run: Run, number: int, starts_after: int, iterations: range, by_epoch: bool = True,
+            per_epoch: int = 10) -> None:
+    """An attempt's JSON log as mmcv writes it: a header, and a line for each iteration."""
+    run.logs_dir.mkdir(parents=True, exist_ok=True)
+    run.attempts_dir.mkdir(exist_ok=True)
+    run.attempt_file(number).write_text("{}")
+    rows = [{"seed": 0, "attempt": number, "starts_after": starts_after, "epoch": starts_after // per_epoch,
+             "position": starts_after % per_epoch, "iterations_per_epoch": per_epoch, "by_epoch": by_epoch}]
+    for i in iterations:
+        place = {"epoch": (i - 1) // per_epoch + 1, "iter": (i - 1) % per_epoch + 1 if by_epoch else i}
+        rows.append({"mode": "train", **place, "loss": number + i / 1000})
+    run.json_log(number).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_lines_after_the_checkpoint_that_an_attempt_goes_back_to_count_once(tmp_path):
+    for by_epoch in (True, False):
+        run = Run(tmp_path / str(by_epoch))
+        attempt(run, 1, 0, range(1, 18), by_epoch)
+        attempt(run, 2, 12, range(13, 25), by_epoch)
+        attempt(run, 3, 9, range(10, 12), by_epoch)
+        folded = training_log.fold(run)
+        assert [line["iteration"] for line in folded] == list(range(1, 12))
+        assert [line["attempt"] for line in folded] == [1] * 9 + [3] * 2
+
+
+def test_a_line_torn_by_a_kill_and_an_attempt_that_logged_nothing_are_passed_over(tmp_path):
+    run = Run(tmp_path / "run")
+    attempt(run, 1, 0, range(1, 5))
+    with run.json_log(1).open("a") as handle:
+        handle.write('{"mode": "train", "epoch": 1, "it')
+    attempt(run, 2, 4, range(0))
+    run.json_log(2).unlink()
+    attempt(run, 3, 4, range(5, 7))
+    assert [line["iteration"] for line in training_log.fold(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_readable_log_says_which_iterations_are_redone(tmp_path):
+    run = Run(tmp_path / "run")
+    attempt(run, 1, 0, range(1, 116))
+    write_heartbeat(run, 1, 0, phase="training", iteration=117)
+    attempt(run, 2, 100, range(0))
+    assert training_log.redone(run, 1, 0) == []
+    assert training_log.redone(run, 2, 100) == [
+        "attempt 2 goes on after iteration 100",
+        "iterations 101 to 117 of attempt 1 are redone: its lines on them are void"]
+    assert training_log.redone(run, 2, 117) == ["attempt 2 goes on after iteration 117"]
