@@ -161,6 +161,12 @@ def tell(row: dict[str, Any]) -> str | None:
     if kind == "resumed":
         changed = [f"{k} {v}" for k, v in {**row["overrides"], **row["overrides"].get("job", {})}.items() if k != "job"]
         return f"resumed: {', '.join(row['stages'])}" + (f" with {', '.join(changed)}" if changed else "")
+    if kind == "commit-failed":
+        return f"could not commit iteration {row['iteration']}: {row['reason']}"
+    if kind == "successor":
+        return f"job {row['job_id']} submitted in place of this one"
+    if kind == "stopped":
+        return f"stopped: {row['detail']}"
     if kind == "quarantine":
         return f"put {row['checkpoint']} into quarantine: {row['reason']}"
     if kind == "requeue":

@@ -187,8 +187,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
-    stop = f"kill {ids['driver']}" if args.cluster == "local" else "scancel " + " ".join(ids.values())
-    print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n  tail -F {log}\n  {stop}")
+    name = shlex.quote(shown)
+    print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     if args.wait:
         from . import waiting
 

@@ -27,6 +27,7 @@ def test_an_unknown_run_is_an_error_before_any_other_is_cancelled(tmp_path):
     assert len(done.stderr.splitlines()) == 1 and "neither a run directory nor the name" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_that_steer_a_run_at_once_do_not_meet(tmp_path):
     run = ended_run(tmp_path / "busy")
     with files.locked(run.run_file):

@@ -228,7 +228,8 @@ class Supervisor:
             ledger.write("end", cause=cause, detail=detail + self._lost_commit(attempt), rank=0)
             return {"action": "stop", "cause": cause}
         cause = requeue.why_signalled(self.training, self.place)
-        action = {"signalled": "again", "cancelled": "stop"}.get(cause, "stay")
+        # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
+        action = {"signalled": "again", "cancelled": "stop", "requeued": "stop"}.get(cause, "stay")
         ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text + self._lost_commit(attempt), rank=0,
                      next=action)
         return {"action": action, "cause": cause}
