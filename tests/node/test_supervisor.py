@@ -408,12 +408,11 @@ def test_a_cancelled_job_ends_at_once_without_a_requeue(run, start, slurm):
     assert [(e["cause"], e["next"]) for e in events(run, "end")] == [("cancelled", "stop")]
 
 
-def test_a_job_that_slurm_requeued_itself_waits_for_its_end(run, start, slurm):
+def test_a_job_that_slurm_requeued_itself_ends_at_once_and_not_as_complete(run, start, slurm):
     (task,) = stop_on_slurm(run, start, slurm, answer("COMPLETING", restarts=3), SLURM_RESTART_COUNT="2")
     wait_until(lambda: run.decision_file(1).exists(), "the decision", 60)
-    assert files.read_json(run.decision_file(1)) == {"action": "stay", "cause": "requeued"}
-    with pytest.raises(subprocess.TimeoutExpired):
-        task.wait(0.3)
+    assert files.read_json(run.decision_file(1)) == {"action": "stop", "cause": "requeued"}
+    assert ended(task)[0] != 0
     assert "requeue 77" not in slurm.calls()
     assert run.read_attempt(1)["identity"] == "slurm:77:2:0"
 
