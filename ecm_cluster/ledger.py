@@ -64,7 +64,7 @@ class Ledger:
         """Append one event, durable when this returns."""
         self._sequence += 1
         event = Event(self.attempt, self.writer, self._sequence, kind, time.time(), fields)
-        line = json.dumps({"sequence": event.sequence, "kind": kind, "time": round(event.time, 3), **fields})
+        line = json.dumps({"sequence": event.sequence, "kind": kind, "time": round(event.time, 6), **fields})
         with open(self.path, "ab") as handle:
             # a former process of this name may have died within a line: its rest must not swallow ours
             torn = handle.tell() > 0 and not self._ends_with_newline()

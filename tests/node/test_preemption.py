@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def alive(pid: int) -> bool:
 def test_each_of_the_signals_sets_the_flag_and_nothing_else(number):
     preemption.watch()
     assert not preemption.asked_to_stop()
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)
     assert preemption.asked_to_stop()
     assert preemption.received() == [signal.Signals(number).name]
     preemption.clear()
@@ -61,9 +60,9 @@ def test_each_of_the_signals_sets_the_flag_and_nothing_else(number):
 def test_slurms_sigcont_before_a_signal_means_nothing():
     signal.signal(signal.SIGCONT, lambda *_: pytest.fail("a handler of before"))
     preemption.watch()
-    os.kill(os.getpid(), signal.SIGCONT)
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    signal.raise_signal(signal.SIGCONT)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGUSR2)
     assert preemption.received() == ["SIGTERM", "SIGUSR2"]
 
 
@@ -71,10 +70,10 @@ def test_signals_are_forwarded_until_that_is_ended():
     preemption.watch()
     seen: list[int] = []
     preemption.forward_to(seen.append)
-    os.kill(os.getpid(), signal.SIGUSR2)
+    signal.raise_signal(signal.SIGUSR2)
     preemption.ask_to_stop(signal.SIGTERM)
     preemption.forward_to(None)
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
     assert seen == [signal.SIGUSR2, signal.SIGTERM]
     assert preemption.received() == ["SIGUSR2", "SIGTERM", "SIGTERM"]
 
@@ -94,7 +93,7 @@ def test_a_child_made_while_they_are_blocked_is_not_hurt_and_the_parent_hears_th
     preemption.watch()
     with preemption.blocked():
         child = subprocess.Popen(["sleep", "60"])
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # in this thread: those of libraries do not block it
         assert not preemption.asked_to_stop()
     assert preemption.received() == ["SIGTERM"]
     try:
