@@ -287,8 +287,3 @@ def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
         cluster.cancel(old)
         renew(run, EVALUATE)
     _submit_stage(run, job, EVALUATE, after=train)
-
-
-def with_name(job: jobs.Job, name: str) -> jobs.Job:
-    """The same job under a name of its own."""
-    return dataclasses.replace(job, name=name)

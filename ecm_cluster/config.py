@@ -13,7 +13,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from .config_edit import (
 )
 from .config_source import Source
 from .errors import UserError
+from .job import resource_dir
 
 __all__ = ["apply_options", "bases", "dump", "find", "parse_option", "read", "rewrite_data_root"]
 
@@ -64,18 +64,13 @@ def find(path: str | os.PathLike) -> Path:
     given = os.fspath(path)
     if given.startswith(SHIPPED):
         return _find_in_mmdet(given)
-    home = _home()
+    home = resource_dir("configs")
     for candidate in (Path(given).expanduser(), home.parent / given, home / given):
         if candidate.is_file():
             return Path(os.path.abspath(candidate))
     if Path(given).is_dir():
         raise UserError(f"config {given}: is a directory; name a file in it")
     raise _not_found(given, home, home.name + "/")
-
-
-def _home() -> Path:
-    beside = Path(__file__).resolve().parent.parent / "configs"
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "ecm-cluster" / "configs"
 
 
 def _find_in_mmdet(given: str) -> Path:

@@ -16,11 +16,7 @@ MODULE = "ecm_cluster.node.local"
 
 def alive(run: Run, pid: str) -> bool:
     """Whether a process of this machine carries the run: its command line ends with the run's path, however spelled."""
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as handle:
-            line = os.fsdecode(handle.read()).rstrip("\0")
-    except OSError:
-        return False
+    line = _command_line(pid).rstrip("\0")
     last = line.split("\0")[-1].split("\n")[-1]
     with contextlib.suppress(ValueError):
         path = shlex.split(last)[-1] if last.startswith("exec ") else last  # still the shell, with the job's setup
@@ -39,14 +35,19 @@ def ranks(run: Run) -> list[str]:
 
 
 def _is_rank(run: Run, pid: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as handle:
-            words = os.fsdecode(handle.read()).split("\0")
-    except OSError:
-        return False
+    words = _command_line(pid).split("\0")
     ours = any(word.startswith(("submitit.", "ecm_cluster.node.")) for word in words)
     folders = {os.path.realpath(run.path), os.path.realpath(run.submitit_dir)}
     return ours and any(os.path.isabs(word) and os.path.realpath(word) in folders for word in words)
+
+
+def _command_line(pid: str) -> str:
+    """The words of a process with a NUL behind each; empty where it has gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as handle:
+            return os.fsdecode(handle.read())
+    except OSError:
+        return ""
 
 
 def start(run: Run, job: jobs.Job) -> str:
