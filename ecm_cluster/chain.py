@@ -30,12 +30,14 @@ def stages(job: jobs.Job) -> list[str]:
 
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None) -> cluster.Request:
     """What a stage asks of the cluster; an evaluation inherits what its block does not say."""
-    if stage == TRAIN:
-        job = dataclasses.replace(job, signal_lead=lead.lead_of(run, job.signal_lead))
-        return cluster.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after)
     block = job.evaluation
-    return cluster.Request(run, job, stage, block.nodes or 1, block.gpus or job.gpus, token,
-                           block.partition or job.partition, block.time or job.time, after)
+    nodes, gpus, partition, time = job.nodes, job.gpus, job.partition, job.time
+    if stage != TRAIN:
+        nodes, gpus = block.nodes or 1, block.gpus or gpus
+        partition, time = block.partition or partition, block.time or time
+    asked = lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
+    job = dataclasses.replace(job, signal_lead=lead.within(asked, time))
+    return cluster.Request(run, job, stage, nodes, gpus, token, partition, time, after)
 
 
 def new_token(run_name: str, stage: str) -> str:
@@ -157,28 +159,15 @@ def last_evaluation(run: Run) -> Evaluation:
     return run.evaluation(f"iter_{mark['iteration']:07d}-{hashlib.sha256(text.encode()).hexdigest()[:10]}")
 
 
-def overrides(run: Run) -> dict[str, Any]:
-    """What resumes have changed since the submission.
-
-    Returns:
-        ``job``: options of the job, as they are now; ``from``: ``iteration``, ``after``, see
-        :func:`resume_point`; ``virtual_ranks``: of a rescaled run; ``code``: the record of a newer snapshot.
-    """
-    try:
-        return files.read_json(run.overrides_file)
-    except FileNotFoundError:
-        return {}
-
-
 def frozen_job(run: Run) -> jobs.Job:
     """The job that a run was submitted with, on the resources that its last resume gave it."""
-    return jobs.make({**run.spec["job"], **overrides(run).get("job", {})})
+    return jobs.make({**run.spec["job"], **run.overrides().get("job", {})})
 
 
 def virtual_ranks(run: Run) -> int:
     """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
     submitted = run.spec["job"]["nodes"] * run.spec["job"]["gpus"]
-    return overrides(run).get("virtual_ranks") or run.spec.get("virtual_ranks") or submitted
+    return run.overrides().get("virtual_ranks") or run.spec.get("virtual_ranks") or submitted
 
 
 def resume_point(run: Run) -> int | None:
@@ -186,7 +175,7 @@ def resume_point(run: Run) -> int | None:
 
     ``resume --from`` names it. It holds for one attempt: later ones accept what that one has listed and committed.
     """
-    point = overrides(run).get("from")
+    point = run.overrides().get("from")
     return point["iteration"] if point and point["after"] == run.newest_attempt() else None
 
 

@@ -20,6 +20,8 @@ from typing import IO, Any
 from . import files
 from .run import Run
 
+FEWEST = 2  # checkpoints that are there at any time, see prune
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -164,6 +166,22 @@ def problem(run: Run, manifest: Manifest) -> str | None:
         return "the file is missing"
 
 
+def choose(run: Run, until: int | None = None
+           ) -> tuple[Manifest | None, list[Manifest], list[tuple[Manifest, str]]]:
+    """What a new attempt goes on from, what it accepts, and what was broken; see :func:`newest_sound`.
+
+    To read a large checkpoint takes a while, in which an attempt that is not dead yet may commit and prune. So what
+    is accepted is listed last, and when there is news in it, the choice is made again.
+    """
+    broken: list[tuple[Manifest, str]] = []
+    while True:
+        newest, found = newest_sound(run, until)
+        broken += found
+        accepts = accepted(run, until)
+        if accepts[-1:] == ([newest] if newest else []):
+            return newest, accepts, broken
+
+
 def newest_sound(run: Run, until: int | None = None) -> tuple[Manifest | None, list[tuple[Manifest, str]]]:
     """The checkpoint to go on from, and the broken ones that were passed over, moved to quarantine."""
     broken: list[tuple[Manifest, str]] = []
@@ -185,20 +203,26 @@ def quarantine(run: Run, manifest: Manifest) -> None:
             os.replace(source, run.quarantine_dir / source.name)
 
 
-def prune(run: Run, keep: int, needed: Callable[[Manifest], bool] = lambda m: False) -> list[str]:
+def prune(run: Run, attempt: int, keep: int, needed: Callable[[Manifest], bool] = lambda m: False) -> list[str]:
     """Delete old checkpoints, never the last ``keep``, never an epoch's end, never what ``needed`` holds on to.
+
+    Two stay in any case (:data:`FEWEST`). The one before the newest is there for when the newest is broken, and a new
+    attempt may just be taking it up that has not seen the newest yet.
+
+    Args:
+        attempt: The caller's. Once a newer one has begun, that one decides what goes.
 
     Returns:
         Names of the deleted files.
     """
     # listed before what counts: a checkpoint that another attempt commits meanwhile is not judged
-    newest, there = run.newest_attempt(), manifests(run)
-    counting = accepted(run)
-    names = {m.file for m in counting[-max(keep, 1):]} | {m.file for m in counting if m.epoch_end or needed(m)}
+    there, counting = manifests(run), accepted(run)
+    names = {m.file for m in counting[-max(keep, FEWEST):]} | {m.file for m in counting if m.epoch_end or needed(m)}
     gone = []
     for manifest in there:
-        # what a later attempt has committed is not this process's to judge
-        if manifest.file not in names and manifest.attempt <= newest:
+        if run.newest_attempt() > attempt:
+            break
+        if manifest.file not in names:
             _delete(run, manifest.path(run))
             gone.append(manifest.file)
     return gone

@@ -19,7 +19,7 @@ HOOKS = _names("""
     EMAHook ExpMomentumEMAHook LinearMomentumEMAHook SyncBuffersHook SyncNormHook SetEpochInfoHook
     NumClassCheckHook CheckInvalidLossHook EmptyCacheHook IterTimerHook MemoryProfilerHook DistSamplerSeedHook
     TextLoggerHook TensorboardLoggerHook WandbLoggerHook MlflowLoggerHook NeptuneLoggerHook OptimizerHook
-    Fp16OptimizerHook""")
+    Fp16OptimizerHook GradientCumulativeOptimizerHook GradientCumulativeFp16OptimizerHook""")
 
 DATASETS = _names("""
     LVISFromFile LVISDataset LVISV05Dataset LVISV1Dataset CocoDataset CustomDataset CityscapesDataset
@@ -37,8 +37,6 @@ TRANSFORMS = _names("""
 REASONS = {
     "SyncRandomSizeHook": "it draws the next epoch's image size and keeps it in the data set",
     "YOLOXModeSwitchHook": "it changes the data set for the last epochs, and does it again only at their begin",
-    "GradientCumulativeOptimizerHook": "it keeps gradients between optimizer steps; more ranks do the same",
-    "GradientCumulativeFp16OptimizerHook": "it keeps gradients between optimizer steps; more ranks do the same",
     "Albu": "albumentations draws from generators of its own",
     "YOLOX": "it keeps the image size and its own count of iterations",
     "DynamicRoIHead": "it keeps a history of overlaps",
@@ -65,7 +63,12 @@ def problems(cfg: dict[str, Any]) -> list[str]:
 
 
 def describe(cfg: dict[str, Any], device: str) -> str:
-    """The line of the plan: yes, or no with the first reason."""
+    """The line of the plan: yes, or no with the first reason; and what another number of ranks would change."""
+    lost = elastic_problems(cfg)
+    return _resumed(cfg, device) + (f"; another number of ranks would change it: {lost[0]}" if lost else "")
+
+
+def _resumed(cfg: dict[str, Any], device: str) -> str:
     found = problems(cfg)
     if found:
         more = f" (and {len(found) - 1} more: {'; '.join(found[1:])})" if found[1:] else ""

@@ -2,7 +2,10 @@
 
 Every step has a name. A test can kill the process at any of them by setting ``ECM_CLUSTER_KILL_AT`` to
 ``<name>`` or ``<name>:<substring of the path>``: the process then sends itself SIGKILL there, as a power cut or
-an out-of-memory killer would.
+an out-of-memory killer would. That holds for every process that inherits the variable, each time it comes there. With
+``@<file>`` the file says so instead, and the process that dies takes it away (it becomes ``<file>.taken``): one
+process dies once, and a test can name the next point, in the same file, while all others go on.
+``ECM_CLUSTER_STOP_AT`` is spelled alike: the process stands still by SIGSTOP, as one on a node that Slurm gave up.
 """
 
 from __future__ import annotations
@@ -20,16 +23,29 @@ from pathlib import Path
 from typing import IO, Any
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
+STOP_ENV = "ECM_CLUSTER_STOP_AT"
+TAKEN = ".taken"
 TMP_MARK = ".tmp-"
 
 
 def kill_point(name: str, path: str | os.PathLike = "") -> None:
-    """Die here by SIGKILL if a test asked for it; otherwise nothing."""
-    asked = os.environ.get(KILL_ENV)
-    if asked:
-        point, _, part = asked.partition(":")
-        if point == name and part in str(path):
-            os.kill(os.getpid(), signal.SIGKILL)
+    """Die here by SIGKILL, or stand still by SIGSTOP, if a test asked for it; otherwise nothing."""
+    for variable, number in ((STOP_ENV, signal.SIGSTOP), (KILL_ENV, signal.SIGKILL)):
+        asked = os.environ.get(variable)
+        if asked and _meant(asked, name, str(path)):
+            os.kill(os.getpid(), number)
+
+
+def _meant(asked: str, name: str, path: str) -> bool:
+    if asked.startswith("@"):
+        order = Path(asked[1:])
+        try:
+            # of several that come here at once, the one that can rename it
+            return _meant(order.read_text(), name, path) and bool(order.rename(f"{order}{TAKEN}"))
+        except OSError:
+            return False
+    point, _, part = asked.partition(":")
+    return point == name and part in path
 
 
 def fsync_dir(folder: str | os.PathLike) -> None:

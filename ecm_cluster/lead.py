@@ -17,6 +17,7 @@ from .cluster import Partition
 from .job import Job
 from .run import Run
 from .runs import list_runs
+from .values import parse_time
 
 MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
 SHORTEST = 60
@@ -73,6 +74,11 @@ def lead_of(run: Run, asked: int) -> int:
     return asked if cost is None else max(asked, signal_lead(cost.slowest_step, cost.commit))
 
 
+def within(lead: int, limit: str) -> int:
+    """The lead that a job of a time limit is given: half of it at most, or it would be told to stop as it begins."""
+    return min(lead, 30 * parse_time(limit))
+
+
 def expected(runs_dir: Path, config: str, job: Mapping[str, Any]) -> Cost:
     """What a new run will cost: as the newest run of the same config, options and device, else :data:`ASSUMED`."""
     for run in reversed(list_runs(runs_dir)):
@@ -91,15 +97,16 @@ def at_submission(job: Job, config: str, partition: Partition | None) -> list[st
     """The warnings for a new run; see :func:`warnings`."""
     off = partition is None or partition.preempt_mode.startswith("OFF")
     return warnings(expected(Path(job.runs_dir), config, job.as_dict()), job.signal_lead,
-                    None if off or partition is None else partition.grace)
+                    None if off or partition is None else partition.grace, job.time)
 
 
-def warnings(cost: Cost, lead: int, grace: int | None) -> list[str]:
+def warnings(cost: Cost, lead: int, grace: int | None, limit: str) -> list[str]:
     """What a user should know at submission.
 
     Args:
-        lead: Seconds of the warning before the time limit.
+        lead: Seconds of the warning before the time limit that the job asks for.
         grace: Seconds that a preemption leaves; None where nothing is preempted.
+        limit: The time limit.
     """
     need, said = cost.stop_seconds, f"({cost.source}: step {cost.slowest_step:.3g} s, commit {cost.commit:.3g} s)"
     found = []
@@ -108,7 +115,10 @@ def warnings(cost: Cost, lead: int, grace: int | None) -> list[str]:
                      "Slurm's KillWait: what was done since the last checkpoint may be lost; let them be more frequent "
                      "(checkpoint_minutes), or ask for another partition")
     wanted = signal_lead(cost.slowest_step, cost.commit)
-    if wanted > lead:
+    if wanted > within(wanted, limit):
+        found.append(f"time: {limit} is short: of the {60 * parse_time(limit)} s of each start "
+                     f"{within(wanted, limit)} s are kept for a stop that may take {need:.0f} s {said}; ask for more")
+    elif wanted > lead:
         found.append(f"signal_lead: {lead} s before the time limit is short for a stop that may take {need:.0f} s "
                      f"{said}; give --signal-lead {wanted}")
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, exactness, files, lead, weights
+from . import chain, checkpoints, cluster, config, exactness, files, lead, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .run import Run
@@ -288,7 +288,7 @@ def describe_checkpoints(plan: Plan) -> str:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
     epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
-    kept = f"the last {job.keep}" + (" and epochs' ends stay" if epochs else " stay")
+    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 

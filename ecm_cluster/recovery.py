@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .ledger import Event
-from .run import Run, Work
+from .run import Evaluation, Run, Work
 
 # Consecutive attempts without a commit after which a run stops, whatever the causes were.
 BARREN_LIMIT = 3
@@ -84,14 +84,22 @@ def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, 
     return "cancelled"
 
 
-def why_step_ended(answer: Mapping[str, str] | None, restarts: int, code: int | None) -> str:
+# The words of slurmstepd and srun for a step that the kernel, or Slurm's own polling, has killed for its memory.
+SAYS_OUT_OF_MEMORY = re.compile(r"^(srun|slurmstepd\S*): error: .*(Out Of Memory|oom-kill|exceeded \w* ?memory limit)",
+                                re.MULTILINE)
+
+
+def why_step_ended(answer: Mapping[str, str] | None, restarts: int, code: int | None, said: str = "") -> str:
     """The cause of a job step's end that none of its tasks has recorded, as the batch shell sees it.
 
     Args:
         code: What srun returned; None where the shell itself was ended before.
+        said: The last lines of the job's log.
     """
     if not answer:
         return "lost"
+    if code and SAYS_OUT_OF_MEMORY.search(said) and answer.get("JobState") == "RUNNING":
+        return "out of memory"
     if answer.get("JobState") == "RUNNING" and int(answer.get("Restarts", 0) or 0) <= restarts:
         return "killed" if code is not None and code > 128 else "crashed"
     return why_signalled(answer, restarts, lead=0, remaining=None)
@@ -110,6 +118,8 @@ def decide(work: Work) -> Decision:
     newest = work.newest_attempt()
     if newest == 0:
         return Decision("stop", "no attempt began; see the job's log")
+    if is_done(work):  # whatever became of its processes after that
+        return Decision("done", "complete")
     events = work.events()
     end = last_end(events, newest)
     cause = end["cause"] if end else "lost"
@@ -121,6 +131,13 @@ def decide(work: Work) -> Decision:
         return Decision(ending.action, reason)
     spent = over_budget(work, events)
     return Decision("stop", f"{reason}; {spent}") if spent else Decision("continue", reason)
+
+
+def is_done(work: Work) -> bool:
+    """Whether its completion mark stands, or its metrics do."""
+    if isinstance(work, Run):
+        return work.completion() is not None
+    return isinstance(work, Evaluation) and work.metrics() is not None
 
 
 def over_budget(work: Work, events: list[Event]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, config, files, liveness, runs, snapshot
+from . import chain, checkpoints, cli, cluster, config, elastic, files, liveness, runs, snapshot
 from . import job as jobs
 from .errors import UserError, one_of
 from .reporting import state as states
@@ -34,9 +35,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
                       help="go on from the checkpoint of this iteration; what was committed after it counts no more")
     made.add_argument("--rescale", action="store_true",
-                      help="let as many ranks share the work as there now are, where the former number cannot be kept: "
-                           "batch and order change")
-    made.add_argument("--code", choices=("current",), help="replace the run's code by that which is installed here")
+                      help="go on with a number of ranks with which the run cannot stay the same: batch and order "
+                           "change, and that is on record")
+    made.add_argument("--code", choices=("current",),
+                      help="go on with the code that is installed here; the run's former code is kept beside it")
     jobs.add_flags(made, PLACE)
     made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
     made.add_argument("--dry-run", action="store_true", help="print what would be submitted, write nothing")
@@ -132,20 +134,21 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
 
 def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str], dropped: list[str]) -> Plan:
     begun = chain.frozen_job(run)
-    record = chain.overrides(run)
+    record = run.overrides()
     if changes:
         record["job"] = {**record.get("job", {}), **changes}
     job = jobs.make({**begun.as_dict(), **changes})
     check_place(run, changes, job)
     lines = []
     if chain.TRAIN in stages:
-        check_ranks(run, job, args.rescale, record)
+        ranks = elastic.check(run, begun, job, args.rescale, record)
         interrupted = chain.record_of(run, chain.TRAIN).get("job_id") is None
         if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
             record.pop("from", None)
         elif args.iteration is not None:
             record["from"] = {"iteration": args.iteration, "after": run.newest_attempt()}
         lines.append(f"{'train':<12}{_start(run, record.get('from'))}")
+        lines += [f"{'ranks':<12}{text}" for text in ranks]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
@@ -192,19 +195,6 @@ def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
         raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1")
 
 
-def check_ranks(run: Run, job: jobs.Job, rescale: bool, record: dict[str, Any]) -> None:
-    """The work is cut for a number of ranks, which those that there are must be able to share evenly."""
-    virtual = chain.virtual_ranks(run)
-    if virtual % job.world_size == 0:
-        return
-    if not rescale:
-        legal = ", ".join(str(w) for w in range(1, virtual + 1) if virtual % w == 0)
-        raise UserError(f"nodes, gpus: {run.name} was submitted with {virtual} ranks, which {job.world_size} cannot "
-                        f"share evenly; give a number of ranks (nodes × gpus) out of {legal}, or --rescale, which "
-                        "changes batch and order")
-    record["virtual_ranks"] = job.world_size
-
-
 # ---------------------------------------------------------------------------------------------- doing it
 
 
@@ -235,9 +225,9 @@ def dry_run(run: Run, plan: Plan) -> int:
 
 def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
-    before, cancelled = chain.overrides(run), run.cancel_file.exists()
+    before, cancelled = run.overrides(), run.cancel_file.exists()
     if args.code:
-        plan.overrides["code"] = replace_code(run)
+        plan.overrides["code"] = renew_code(run)
     if plan.overrides != before:
         files.write_json(run.overrides_file, plan.overrides)
         files.kill_point("overridden", run.overrides_file)
@@ -268,19 +258,20 @@ def submit(run: Run, plan: Plan) -> dict[str, str]:
     return {stage: job_id for stage, job_id in chain.submit(run, plan.job).items() if stage in plan.stages}
 
 
-def replace_code(run: Run) -> dict[str, Any]:
-    """A fresh snapshot in the place of the run's code.
+def renew_code(run: Run) -> dict[str, Any]:
+    """A fresh snapshot beside the run's code, which later attempts import once it is on record.
 
     Returns:
-        Its record, see :func:`ecm_cluster.snapshot.freeze`.
+        Its record, see :func:`ecm_cluster.snapshot.freeze`, with the ``number`` of its folder.
     """
+    number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
     try:
         bases = config.bases(run.spec["config"])
     except UserError:
         bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
     own = run.spec["job"].get("code")
-    return snapshot.freeze(run.code_dir, snapshot.own_packages(), bases, Path(run.spec["cwd"], own) if own else None,
-                           replace=True)
+    return {"number": number, **snapshot.freeze(run.code_folder(number), snapshot.own_packages(), bases,
+                                                Path(run.spec["cwd"], own) if own else None)}
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:

@@ -127,7 +127,12 @@ class Run(Work):
 
     @property
     def code_dir(self) -> Path:
-        return self.path / "code"
+        """The code that attempts import: the submission's, or what a resume has put in its place."""
+        return self.code_folder(self.overrides().get("code", {}).get("number", 1))
+
+    def code_folder(self, number: int) -> Path:
+        """Each code that the run has had keeps its folder: 1 is the submission's."""
+        return self.path / ("code" if number == 1 else f"code-{number}")
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -138,10 +143,9 @@ class Run(Work):
         """Checkpoints that do not match their manifest."""
         return self.checkpoints_dir / "quarantine"
 
-    @property
-    def complete_file(self) -> Path:
-        """The completion mark: written last, by the attempt that reached the end."""
-        return self.path / "complete.json"
+    def complete_file(self, attempt: int) -> Path:
+        """The completion mark, written last; each attempt's own, so that none can replace a later one's."""
+        return self.attempts_dir / f"{attempt:04d}.complete.json"
 
     @property
     def overrides_file(self) -> Path:
@@ -227,10 +231,17 @@ class Run(Work):
     def completion(self) -> dict[str, Any] | None:
         """The completion mark, if the newest attempt wrote it: a fenced attempt's mark does not count."""
         try:
-            mark = files.read_json(self.complete_file)
+            return files.read_json(self.complete_file(self.newest_attempt()))
         except FileNotFoundError:
             return None
-        return mark if mark.get("attempt") == self.newest_attempt() else None
+
+    def overrides(self) -> dict[str, Any]:
+        """What resumes have changed: ``job`` (options as they are now), ``from`` (see ``chain.resume_point``),
+        ``virtual_ranks`` (of a rescaled run), ``code`` (record of a newer snapshot, ``number`` of its folder)."""
+        try:
+            return files.read_json(self.overrides_file)
+        except FileNotFoundError:
+            return {}
 
     def submissions(self) -> list[Submission]:
         """Jobs of the chain, training first."""

@@ -138,7 +138,7 @@ def create(run: Run, plan: Any) -> Run:
     """
     from . import config, files, planning, snapshot, weights
 
-    own = {p.name for p in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir, run.code_dir,
+    own = {p.name for p in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir, run.code_folder(1),
                             run.config_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
@@ -152,7 +152,7 @@ def create(run: Run, plan: Any) -> Run:
     if plan.job.name is None:
         run = claim(run.path.parent, plan.config_path)
     try:
-        code = snapshot.freeze(run.code_dir, snapshot.own_packages(), plan.config_files,
+        code = snapshot.freeze(run.code_folder(1), snapshot.own_packages(), plan.config_files,
                                Path(plan.job.code) if plan.job.code else None, replace=True)
     except UserError:
         with contextlib.suppress(OSError):

@@ -50,8 +50,10 @@ def _iteration(line: dict[str, Any], header: dict[str, Any]) -> int:
     """Optimizer steps done at a log line; by-epoch loggers count ``iter`` from 1 in each epoch."""
     if not header["by_epoch"]:
         return line["iter"]
-    done = (line["epoch"] - 1 - header["epoch"]) * header["iterations_per_epoch"] - header["position"]
-    return header["starts_after"] + done + line["iter"]
+    later = line["epoch"] - 1 - header["epoch"]
+    # the epoch that it starts in may be of another length, where the run was rescaled
+    before = header["iterations_this_epoch"] + (later - 1) * header["iterations_per_epoch"] if later else 0
+    return header["starts_after"] + before - header["position"] + line["iter"]
 
 
 def redone(run: Run, attempt: int, start: int) -> list[str]:

@@ -5,13 +5,15 @@ at the epoch's first batch; every micro-batch starts with generators seeded from
 after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the state
 that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
 
-An iteration is an optimizer step. Where a process plays several virtual ranks (:mod:`mmdet_ext.virtual_ranks`), it
-takes as many batches, adds up their gradients, and hands the last one's loss to the optimizer hook.
+An iteration is an optimizer step; with mmcv's hooks that gather gradients over several iterations it is a part of one,
+and the boundary is called when the step is taken. Where a process plays several virtual ranks
+(:mod:`mmdet_ext.virtual_ranks`), it takes as many batches, adds up their gradients, and hands the last one's loss to
+the optimizer hook.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -30,11 +32,13 @@ class PositionedRunner(AccumulatingRunner):
 
     Attributes:
         position: Iterations of the current epoch that are done.
-        boundary: Called as ``boundary(runner, epoch_end)`` after each iteration, with all counters advanced;
+        former: (ranks, iterations) of each other number of virtual ranks that has had a part of the current epoch.
+        boundary: Called as ``boundary(runner, epoch_end)`` after each optimizer step, with all counters advanced;
             it ends the training by raising.
     """
 
     position: int = 0
+    former: Sequence[Sequence[int]] = ()
     boundary: Boundary | None = None
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
     _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
@@ -57,13 +61,26 @@ class PositionedRunner(AccumulatingRunner):
         resumed = self._restored is not None and self.position > 0 and fn_name == "before_train_epoch"
         for hook in r.hooks:
             handler = getattr(hook, "before_resumed_epoch", None) if resumed else None
-            (handler or getattr(hook, fn_name))(self)
+            try:
+                (handler or getattr(hook, fn_name))(self)
+            except OSError as error:
+                if not isinstance(hook, LoggerHook) or fn_name == "before_run":
+                    raise
+                # a full disk takes no log lines, which is no reason to end a training
+                r.logger.warning("%s: a log line is lost (%s)", type(hook).__name__, error.strerror)
+                r.log_buffer.clear_output()
         if self._restored is not None and (resumed or fn_name in ("before_run", "before_epoch")):
             # strict only now: hooks (EMA) have added their buffers to the model in before_run
             self._bare_model().load_state_dict(self._restored, strict=True)
 
+    @property
+    def iterations_per_step(self) -> int:
+        """Iterations over which an optimizer hook gathers gradients: until its step, they are in no checkpoint."""
+        return max((getattr(hook, "cumulative_iters", 1) for hook in cast("Any", self).hooks), default=1)
+
     def _at_boundary(self, epoch_end: bool) -> None:
-        if self.boundary is not None:
+        r: Any = self
+        if self.boundary is not None and (r._iter % self.iterations_per_step == 0 or r._iter >= r._max_iters):
             self.boundary(self, epoch_end)
 
     def state(self) -> dict[str, Any]:
@@ -71,7 +88,8 @@ class PositionedRunner(AccumulatingRunner):
         r: Any = self
         model = self._bare_model()
         meta = {**(r.meta or {}), "epoch": r._epoch, "iter": r._iter, "position": self.position,
-                "virtual_ranks": self.share.virtual, "log_buffer": self._logged()}
+                "virtual_ranks": self.share.virtual, "former": [list(part) for part in self.former],
+                "log_buffer": self._logged()}
         if getattr(model, "CLASSES", None) is not None:
             meta["CLASSES"] = list(cast("Any", model).CLASSES)
         # not mmcv's get_state_dict: it takes buffers along that the model does not want stored, nor loads again
@@ -102,8 +120,11 @@ class PositionedRunner(AccumulatingRunner):
             r.optimizer.load_state_dict(state["optimizer"])
         meta = dict(state["meta"])
         r._epoch, r._iter, self.position = meta["epoch"], meta["iter"], meta["position"]
-        # of a run that was rescaled on request: the same share of the epoch is done
-        self.position = self.position * meta.get("virtual_ranks", self.share.virtual) // self.share.virtual
+        self.former = meta.pop("former", [])
+        own = self.position - sum(iterations for _, iterations in self.former)
+        if meta.get("virtual_ranks", self.share.virtual) != self.share.virtual and own:
+            # rescaled on request: what these ranks have not done of the epoch is dealt out among the present ones
+            self.former = [*self.former, [meta["virtual_ranks"], own]]
         history = meta.pop("log_buffer", {"values": {}, "counts": {}})
         self._history = history
         self._fill_log_buffer()
@@ -130,17 +151,18 @@ class PositionedRunner(AccumulatingRunner):
 class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
     """mmcv's EpochBasedRunner that goes on in the middle of an epoch; training workflow only."""
 
-    def last_iteration(self, per_epoch: int) -> int:
-        """Where the training is complete, in optimizer steps; ``per_epoch`` of them make an epoch from here on."""
-        return self._iter + (self._max_epochs - self._epoch) * per_epoch - self.position
+    def last_iteration(self, sampler: Any) -> int:
+        """Where the training is complete, in iterations, with a sampler that has been told of the current epoch."""
+        current = len(sampler) - self.position if self.position else sampler.per_epoch
+        return self._iter + current + (self._max_epochs - self._epoch - 1) * sampler.per_epoch
 
     def train(self, data_loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
         self.data_loader = data_loader
-        start = self.position = min(self.position, len(data_loader) - 1)
-        self._max_iters = self.last_iteration(len(data_loader))
-        data_loader.batch_sampler.begin(self._epoch, start)
+        start = self.position
+        data_loader.batch_sampler.begin(self._epoch, start, self.former)
+        self._max_iters = self.last_iteration(data_loader.batch_sampler)
         self._seed_step()
         self.call_hook("before_train_epoch")
         if start:
@@ -160,7 +182,7 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
                 self._at_boundary(False)
         self.call_hook("after_train_epoch")
         self._epoch += 1
-        self.position = 0
+        self.position, self.former = 0, ()
         self._at_boundary(True)
 
 
@@ -168,8 +190,8 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
 class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
     """mmcv's IterBasedRunner that knows its place in the data; training workflow only."""
 
-    def last_iteration(self, per_epoch: int) -> int:
-        """Where the training is complete, in optimizer steps."""
+    def last_iteration(self, sampler: Any) -> int:
+        """Where the training is complete, in iterations."""
         return self._max_iters
 
     def run(self, data_loaders: list[Any], workflow: list[tuple[str, int]], max_iters: int | None = None,
@@ -190,8 +212,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
     def _pass_over(self, loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
-        self.position = min(self.position, len(loader) - 1)
-        loader.batch_sampler.begin(self._epoch, self.position)
+        loader.batch_sampler.begin(self._epoch, self.position, self.former)
         for i, batches in enumerate(self._steps(loader), self.position):
             self._seed_step()
             self.data_batch = batches[0]
@@ -204,7 +225,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
             self.position = i + 1
             if self.position == len(loader):
                 self._epoch += 1
-                self.position = 0
+                self.position, self.former = 0, ()
             last = self._iter >= self._max_iters
             self._at_boundary(last)
             if last:

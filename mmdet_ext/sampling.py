@@ -78,6 +78,42 @@ class Order:
         self._cache = (epoch, order)
         return order
 
+    def length(self, former: Sequence[Sequence[int]] = ()) -> int:
+        """Iterations of an epoch that other numbers of ranks have begun; see :meth:`rest`."""
+        left = self._first(former).batches - sum(ranks * iterations for ranks, iterations in former)
+        return sum(iterations for _, iterations in former) + -(-left // self.world_size)
+
+    def rest(self, epoch: int, former: Sequence[Sequence[int]] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """What is left of an epoch that other numbers of ranks have begun, dealt out among those of this order.
+
+        Every batch keeps its place in the order that the epoch began with, and so its samples their draws. What fills
+        up the last iteration repeats some, at places behind all others.
+
+        Args:
+            former: (ranks, iterations) of each number of ranks before this one; none: all of the epoch is left.
+
+        Returns:
+            Indices, shape (iterations, world_size, samples_per_rank), and the position in the epoch of the first
+            sample of each batch, shape (iterations, world_size); both int64.
+        """
+        batches = self._first(former).epoch(epoch).reshape(-1, self.samples_per_rank)
+        done = sum(ranks * iterations for ranks, iterations in former)
+        fill = -(len(batches) - done) % self.world_size
+        left = np.concatenate([batches[done:], np.resize(batches[done:], (fill, self.samples_per_rank))])
+        places = np.arange(done, len(batches) + fill) * self.samples_per_rank
+        return left.reshape(-1, self.world_size, self.samples_per_rank), places.reshape(-1, self.world_size)
+
+    def _first(self, former: Sequence[Sequence[int]]) -> Order:
+        """The order that an epoch began with."""
+        ranks = former[0][0] if former else self.world_size
+        return self if ranks == self.world_size else Order(self.flags, self.samples_per_rank, ranks, self.seed,
+                                                           self.shuffle)
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch, of all ranks together."""
+        return self.iterations * self.world_size
+
 
 class PositionedBatchSampler:
     """Batches of one process as lists of (epoch, position, index), from any place of any epoch.
@@ -91,23 +127,32 @@ class PositionedBatchSampler:
 
     def __init__(self, order: Order, rank: int | Sequence[int]) -> None:
         self.order, self.ranks = order, [rank] if isinstance(rank, int) else list(rank)
-        self._epoch, self._start = 0, 0
+        self.begin(0)
 
-    def begin(self, epoch: int, start: int = 0) -> None:
-        """The next iteration over this sampler yields ``epoch`` from its iteration ``start`` on."""
-        self._epoch, self._start = epoch, start
+    def begin(self, epoch: int, start: int = 0, former: Sequence[Sequence[int]] = ()) -> None:
+        """The next iteration over this sampler yields ``epoch`` from its iteration ``start`` on.
 
-    def __len__(self) -> int:
-        """Iterations of a whole epoch (not batches), wherever the next iteration starts."""
+        Args:
+            former: (ranks, iterations) of each other number of ranks that has had a part of this epoch.
+        """
+        self._epoch, self._start, self._former = epoch, start, tuple(former)
+        self._length = self.order.length(self._former)
+
+    @property
+    def per_epoch(self) -> int:
+        """Iterations of an epoch that begins with these ranks."""
         return self.order.iterations
 
+    def __len__(self) -> int:
+        """Iterations of the whole epoch (not batches), wherever the next iteration starts."""
+        return self._length
+
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        epoch, start = self._epoch, self._start
-        size, world = self.order.samples_per_rank, self.order.world_size
-        table = self.order.epoch(epoch)
-        for iteration in range(start, self.order.iterations):
+        epoch = self._epoch
+        table, places = self.order.rest(epoch, self._former)
+        for iteration in range(self._start - sum(iterations for _, iterations in self._former), len(table)):
             for rank in self.ranks:
-                base = (iteration * world + rank) * size
+                base = int(places[iteration, rank])
                 yield [(epoch, base + k, int(index)) for k, index in enumerate(table[iteration, rank])]
 
 

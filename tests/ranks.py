@@ -44,15 +44,18 @@ def detector(data: Path, loss: str = "ecm", **options: Any) -> dict[str, Any]:
     return cfg
 
 
-def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | None]], virtual: int) -> Run:
+def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | None]], virtual: int,
+          rescaled: Sequence[int] = ()) -> Run:
     """Train in attempts.
 
     Args:
         folder: For the run directory.
         parts: For each attempt how many processes play it, and the iteration that it ends after; None: the end.
         virtual: Ranks that the training is laid out for.
+        rescaled: Ranks that each attempt after the first lays it out for instead.
     """
     run = Run(folder)
+    laid_out = [virtual, *rescaled, *[rescaled[-1] if rescaled else virtual] * len(parts)]
     for made in (run.attempts_dir, run.checkpoints_dir, run.logs_dir):
         made.mkdir(parents=True)
     run.config_file.write_text(config.dump(cfg))
@@ -60,7 +63,7 @@ def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | No
     source = None
     for number, (world, ends_at) in enumerate(parts, 1):
         run.attempt_file(number).write_text(json.dumps({"from": source, "accepts": []}))
-        ranks = [context.Process(target=play, args=(str(folder), number, rank, world, virtual, ends_at))
+        ranks = [context.Process(target=play, args=(str(folder), number, rank, world, laid_out[number - 1], ends_at))
                  for rank in range(world)]
         for process in ranks:
             process.start()

@@ -76,7 +76,7 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
             raise Stop
 
     runner.prepare(SEED, boundary, share)
-    trainer.restore(run, attempt, runner, cfg, len(loader), logger)
+    trainer.restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     try:
         runner.run([loader], [("train", 1)])
         save()

@@ -38,6 +38,20 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
+def first_images(data: Path, folder: Path, images: int) -> Path:
+    """A data set in ``folder``, which exists, of the first images of another."""
+    (folder / "annotations").mkdir()
+    for split in ("train", "val"):
+        name = f"annotations/lvis_v1_{split}.json"
+        table = json.loads((data / name).read_text())
+        table["images"] = table["images"][:images]
+        kept = {image["id"] for image in table["images"]}
+        table["annotations"] = [a for a in table["annotations"] if a["image_id"] in kept]
+        (folder / name).write_text(json.dumps(table))
+        (folder / f"{split}2017").symlink_to(data / f"{split}2017")
+    return folder
+
+
 def job_flags(data: Path, runs: Path, name: str, **options: Any) -> list[str]:
     """Flags of submit for the demo job on the small data; ``options`` are mmdet options with __ for dots."""
     sets = {"model.roi_head.bbox_head.num_classes": CLASSES, "model.roi_head.mask_head.num_classes": CLASSES,

@@ -17,6 +17,9 @@ def ended_run(folder: Path, cluster: str = "local", attempts: int = 1, iteration
     for part in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         part.mkdir(parents=True)
     settings = jobs.make({"device": "cpu", "name": run.name, **job}).as_dict()
+    run.config_file.write_text("model = {'type': 'MaskRCNN'}\ndata = {'samples_per_gpu': 4}\n"
+                               "optimizer = {'type': 'SGD', 'lr': 0.1}\n"
+                               "runner = {'type': 'EpochBasedRunner', 'max_epochs': 2}\n")
     files.write_json(run.run_file, {"name": run.name, "run_id": "0", "submitted": 1.0, "cluster": cluster,
                                     "cwd": str(folder), "config": "configs/demo.py", "job": settings})
     run.submission_file("train").parent.mkdir()

@@ -94,7 +94,7 @@ def test_two_attempts_that_reach_the_same_iteration_never_share_a_file(tmp_path)
 def test_a_completion_mark_of_a_fenced_attempt_does_not_count(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
-    files.write_json(run.complete_file, {"attempt": 1})
+    files.write_json(run.complete_file(1), {"attempt": 1})
     assert run.completion() is not None
     begin(run, 2)
     assert run.completion() is None
@@ -104,17 +104,44 @@ def test_pruning_keeps_the_last_ones_ends_of_epochs_and_what_is_needed(tmp_path)
     run = Run(tmp_path)
     begin(run, 1)
     kept = [commit(run, 1, i, epoch_end=i == 20).file for i in (10, 20, 30, 40, 50)]
-    gone = checkpoints.prune(run, keep=2, needed=lambda m: m.iteration == 30)
+    gone = checkpoints.prune(run, 1, keep=2, needed=lambda m: m.iteration == 30)
     assert gone == [kept[0]]
     assert names(run) == kept[1:]
     assert not Path(run.checkpoints_dir / kept[0]).exists()
 
 
-def test_pruning_leaves_what_a_later_attempt_committed(tmp_path):
+def test_two_checkpoints_stay_however_few_are_asked_for(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    kept = [commit(run, 1, i).file for i in (10, 20, 30)]
+    checkpoints.prune(run, 1, keep=1)
+    assert names(run) == kept[1:]
+
+
+def test_an_overtaken_attempt_prunes_nothing_and_the_newest_clears_up_behind_it(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    first = [commit(run, 1, i).file for i in (10, 20, 30)]
+    begin(run, 2)
+    zombie = commit(run, 1, 40)
+    assert checkpoints.prune(run, 1, keep=2) == []
+    assert names(run) == first
+    last = commit(run, 2, 50).file
+    assert checkpoints.prune(run, 2, keep=2) == [*first[:2], zombie.file]
+    assert names(run) == [first[2], last]
+
+
+def test_a_checkpoint_that_is_committed_while_the_newest_is_read_is_the_one_that_is_chosen(tmp_path, monkeypatch):
     run = Run(tmp_path)
     begin(run, 1)
     commit(run, 1, 10)
-    begin(run, 2)
-    later = [commit(run, 2, i).file for i in (20, 30, 40)]
-    checkpoints.prune(run, keep=1)
-    assert names(run) == [later[-1]]
+    read, late = files.digest, []
+
+    def slowly(path):
+        if not late:  # as an attempt that is not dead yet would, while 800 MB are being read
+            late.append(commit(run, 1, 20))
+        return read(path)
+
+    monkeypatch.setattr(files, "digest", slowly)
+    chosen, accepts, broken = checkpoints.choose(run)
+    assert (chosen, accepts[-1], broken) == (late[0], late[0], [])

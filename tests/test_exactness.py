@@ -34,7 +34,7 @@ def test_a_hook_that_keeps_state_elsewhere_is_named_with_its_reason():
     ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks: MyHook"),
     ({"data.train.type": "MyData"}, "data.train: MyData"),
     ({"data.train.dataset.pipeline": [{"type": "LoadImageFromFile"}, {"type": "Albu"}]}, "data.train: Albu"),
-    ({"optimizer_config.type": "GradientCumulativeOptimizerHook"}, "optimizer_config: GradientCumulative"),
+    ({"optimizer_config.type": "MyOptimizerHook"}, "optimizer_config: MyOptimizerHook"),
     ({"model.roi_head.type": "DynamicRoIHead"}, "model: DynamicRoIHead"),
 ])
 def test_what_is_not_known_to_be_exact_is_not(changes, named):
@@ -51,6 +51,8 @@ def test_a_gpu_is_promised_the_same_samples_but_not_the_same_bits():
 def test_statistics_over_processes_depend_on_their_number():
     cfg = demo(**{"model.backbone.norm_cfg": {"type": "SyncBN"}, "model.rpn_head.type": "ATSSHead"})
     assert [text.split()[0] for text in exactness.elastic_problems(cfg)] == ["SyncBN", "ATSSHead"]
+    assert "; another number of ranks would change it: SyncBN takes its statistics" in exactness.describe(cfg, "cpu")
+    assert "another number" not in exactness.describe(demo(), "cpu")
 
 
 def test_every_name_that_counts_as_exact_is_registered_in_mmcv_or_mmdet():

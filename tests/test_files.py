@@ -42,6 +42,20 @@ def test_a_kill_point_can_be_narrowed_to_a_path(root, tmp_path):
     assert run(root, WRITE, tmp_path / "a.json", "before-rename:a.json") == -signal.SIGKILL
 
 
+def test_of_many_that_come_to_a_point_named_in_a_file_one_dies_once_and_the_next_point_can_be_named(root, tmp_path):
+    order, target = tmp_path / "order", tmp_path / "state.json"
+    order.write_text("before-rename:state.json")
+    together = [subprocess.Popen([sys.executable, "-c", WRITE, str(target)],
+                                 env={**os.environ, "PYTHONPATH": str(root), files.KILL_ENV: f"@{order}"})
+                for _ in range(4)]
+    assert sorted(process.wait() for process in together) == [-signal.SIGKILL, 0, 0, 0]
+    assert not order.exists() and Path(f"{order}{files.TAKEN}").read_text() == "before-rename:state.json"
+    order.write_text("after-rename:other.json")
+    assert run(root, WRITE, target, f"@{order}") == 0
+    assert run(root, WRITE, tmp_path / "other.json", f"@{order}") == -signal.SIGKILL
+    assert run(root, WRITE, tmp_path / "other.json", f"@{order}") == 0
+
+
 def test_what_a_kill_leaves_behind_does_not_disturb_the_next_writer(root, tmp_path):
     target = tmp_path / "state.json"
     assert run(root, WRITE, target, "before-rename") == -signal.SIGKILL

@@ -40,6 +40,13 @@ def test_the_plan_of_a_sound_job_has_no_problems_and_says_where_everything_is(sm
     assert plan.config_files[1:], "the config's bases are part of it"
 
 
+def test_the_plan_says_whether_a_resumed_run_is_the_same_one_and_if_not_why(small_data):
+    assert "exact       yes: a resumed run ends in the same bits" in planning.describe(planned(small_data))
+    plan = planned(small_data, options={"custom_hooks": [{"type": "SyncRandomSizeHook"}]})
+    assert ("exact       no, because custom_hooks: SyncRandomSizeHook: it draws the next epoch's image size"
+            in planning.describe(plan))
+
+
 def test_planning_writes_nothing(small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     planning.describe(planned(small_data, runs_dir=str(tmp_path / "runs")))

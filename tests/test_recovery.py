@@ -186,8 +186,34 @@ def test_the_batch_shell_knows_why_a_step_ended(told, code, cause):
     assert recovery.why_step_ended(told, 0, code) == cause
 
 
+@pytest.mark.parametrize(("said", "code", "cause"), [
+    ("srun: error: n1: task 0: Out Of Memory\n", 1, "out of memory"),
+    ("slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=1.0.\n", 1, "out of memory"),
+    ("slurmstepd-n1: error: StepId=1.0 exceeded memory limit (9 > 8), being killed\n", 137, "out of memory"),
+    ("slurmstepd-n1: error: Exceeded job memory limit\n", 137, "killed"),
+    ("RuntimeError: CUDA error: Out Of Memory\n", 1, "crashed"),
+    ("srun: error: n1: task 0: Killed\n", 137, "killed"),
+])
+def test_what_slurm_says_of_the_memory_tells_a_step_that_it_killed_from_others(said, code, cause):
+    """As Slurm 22.05 says it, with task/cgroup and with OverMemoryKill."""
+    assert recovery.why_step_ended(answer("RUNNING"), 0, code, f"a line before\n{said}") == cause
+    assert recovery.why_step_ended(answer("COMPLETING"), 0, code, said) == "cancelled"
+
+
 def test_no_attempt_at_all_stops_too(tmp_path):
     assert recovery.decide(Run(tmp_path)).action == "stop"
+
+
+def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
+    files.write_json(run.complete_file(1), {"attempt": 1})
+    assert recovery.decide(run).action == "done"
+    evaluation = run.evaluation("iter_0000008-abc")
+    attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))
+    assert recovery.decide(evaluation).action == "continue"
+    files.write_json(evaluation.metrics_file, {})
+    assert recovery.decide(evaluation).action == "done"
 
 
 def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):

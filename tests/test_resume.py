@@ -32,11 +32,29 @@ def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can
     run = ended_run(tmp_path / "run", gpus=4)
     before = snapshot(run)
     told = verb("resume", run.path, "--gpus", 3, code=2).stderr
-    assert "submitted with 4 ranks, which 3 cannot share evenly" in told and "out of 1, 2, 4, or --rescale" in told
+    assert "laid out for 4 ranks, which 3 cannot share evenly" in told and "out of 1, 2, 4, or --rescale" in told
     assert snapshot(run) == before
-    verb("resume", run.path, "--gpus", 3, "--rescale", "--dry-run")
-    verb("resume", run.path, "--nodes", 2, "--gpus", 2, "--dry-run")
-    verb("resume", run.path, "--gpus", 2, "--dry-run")
+    told = verb("resume", run.path, "--gpus", 3, "--rescale", "--dry-run").stdout
+    assert ("rescaled from 4 to 3: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay\n" in told
+            and "what is left of the epoch in progress is dealt out among the 3" in told)
+    told = verb("resume", run.path, "--gpus", 2, "--dry-run").stdout
+    assert "2 play the 4 that the run is laid out for, with 2 batches each in every optimizer step" in told
+    assert "ranks  " not in verb("resume", run.path, "--nodes", 2, "--gpus", 2, "--dry-run").stdout
+
+
+def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_them_unasked(tmp_path):
+    from ecm_cluster import elastic
+    from ecm_cluster import job as jobs
+
+    run = ended_run(tmp_path / "run", gpus=4)
+    run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\n")
+    begun, fewer = (jobs.make({"name": "run", "gpus": number}) for number in (4, 2))
+    with pytest.raises(UserError, match="with 2 ranks run would be another run than with 4: SyncBN takes its stat"):
+        elastic.check(run, begun, fewer, False, {})
+    record: dict = {}
+    assert "not kept: SyncBN takes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
+    assert record["not_kept"] == ["SyncBN takes its statistics over the processes of one forward pass"]
+    assert elastic.check(run, begun, begun, False, {}) == []
 
 
 def test_what_has_no_meaning_on_one_machine_is_refused(tmp_path):
@@ -88,6 +106,16 @@ def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     files.write_json(run.submission_file("train"), {**chain.record_of(run, "train"), "job_id": "9"})
     assert chain.job_ids(run, "train") == ["4194304", "9"]
     assert chain.line_to_go_on(run) == f"python -m ecm_cluster.resume {run.path}"
+
+
+def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):
+    run = ended_run(tmp_path / "run", "slurm", attempts=2)
+    before = snapshot(run)
+    assert chain.successor(run, 1, "4194304") is None
+    files.write_json(run.cancel_file, {"time": 1.0})
+    assert chain.successor(run, 2, "4194304") is None
+    run.cancel_file.unlink()
+    assert snapshot(run) == before
 
 
 def test_where_slurm_does_not_answer_nothing_is_resumed(tmp_path, monkeypatch):

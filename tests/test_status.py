@@ -61,7 +61,7 @@ def end(work: Run | Evaluation, attempt: int, cause: str, **fields: Any) -> Even
 
 def complete(run: Run, attempt: int = 1) -> None:
     manifest = commit(run, attempt, 30, epoch=2)
-    files.write_json(run.complete_file, {"attempt": attempt, "time": 1.0, **checkpoints.describe(manifest)})
+    files.write_json(run.complete_file(attempt), {"attempt": attempt, "time": 1.0, **checkpoints.describe(manifest)})
 
 
 def known(*answers: tuple[str, str] | tuple[str, str, str]) -> dict[str, JobState]:
@@ -181,8 +181,26 @@ def test_a_cancelled_run_is_stopped_and_says_so(tmp_path, mark):
 def test_an_attempt_that_ended_without_a_word_has_failed(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
-    found = told(run, ("7", "NODE_FAIL"))
-    assert (found.state, found.reason) == ("failed", "job 7 node_fail")
+    found = told(run, ("7", "FAILED"))
+    assert (found.state, found.reason) == ("failed", "job 7 failed")
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize(("said", "state", "reason"), [
+    ("NODE_FAIL", "stopped", "a node failed: job 7 node_fail"),
+    ("PREEMPTED", "stopped", "Slurm preempted the job: job 7 preempted"),
+    ("TIMEOUT", "stopped", "the time limit was near: job 7 timeout"),
+    ("CANCELLED", "stopped", "cancelled; job 7 cancelled"),
+    ("OUT_OF_MEMORY", "failed", "a rank needed more memory than the job has: job 7 out_of_memory"),
+])
+def test_an_end_without_a_word_is_told_in_slurms(tmp_path, closed, said, state, reason):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    if closed:  # by a batch shell that could not ask Slurm
+        run.ledger(1, "batch.7.0").write("end", cause="lost", rank=None, detail="Slurm does not answer")
+    found = told(run, ("7", said))
+    assert (found.state, found.reason) == (state, reason)
+    assert (found.next or "").endswith(f"python -m ecm_cluster.resume {run.path}")
 
 
 def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_path, monkeypatch):
@@ -434,9 +452,9 @@ def damage(run: Run, what: str) -> None:
     elif what == "run.json of other bytes":
         run.run_file.write_bytes(b"\xff\xfe\x00")
     elif what == "completion torn":
-        run.complete_file.write_text('{"attempt": 1, ')
+        run.complete_file(1).write_text('{"attempt": 1, ')
     elif what == "completion without fields":
-        run.complete_file.write_text('{"attempt": 1}')
+        run.complete_file(1).write_text('{"attempt": 1}')
     elif what == "attempt torn":
         run.attempt_file(1).write_text("")
     elif what == "submission torn":

@@ -15,7 +15,8 @@ def attempt(run: Run, number: int, starts_after: int, iterations: range, by_epoc
     run.attempts_dir.mkdir(exist_ok=True)
     run.attempt_file(number).write_text("{}")
     rows = [{"seed": 0, "attempt": number, "starts_after": starts_after, "epoch": starts_after // per_epoch,
-             "position": starts_after % per_epoch, "iterations_per_epoch": per_epoch, "by_epoch": by_epoch}]
+             "position": starts_after % per_epoch, "iterations_per_epoch": per_epoch,
+             "iterations_this_epoch": per_epoch, "by_epoch": by_epoch}]
     for i in iterations:
         place = {"epoch": (i - 1) // per_epoch + 1, "iter": (i - 1) % per_epoch + 1 if by_epoch else i}
         rows.append({"mode": "train", **place, "loss": number + i / 1000})
@@ -31,6 +32,18 @@ def test_lines_after_the_checkpoint_that_an_attempt_goes_back_to_count_once(tmp_
         folded = training_log.fold(run)
         assert [line["iteration"] for line in folded] == list(range(1, 12))
         assert [line["attempt"] for line in folded] == [1] * 9 + [3] * 2
+
+
+def test_the_epoch_in_which_a_run_was_rescaled_has_a_length_of_its_own(tmp_path):
+    run = Run(tmp_path)
+    attempt(run, 1, 0, range(1, 5))
+    attempt(run, 2, 4, range(0))
+    header = json.loads(run.json_log(2).read_text())
+    lines = [{"mode": "train", "epoch": epoch, "iter": i, "loss": 1.0} for epoch, i in
+             [(1, 5), (1, 12), (2, 1), (2, 20), (3, 1)]]
+    rows = [{**header, "iterations_this_epoch": 12, "iterations_per_epoch": 20}, *lines]
+    run.json_log(2).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [line["iteration"] for line in training_log.fold(run)] == [1, 2, 3, 4, 5, 12, 13, 32, 33]
 
 
 def test_a_line_torn_by_a_kill_and_an_attempt_that_logged_nothing_are_passed_over(tmp_path):

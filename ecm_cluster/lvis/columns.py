@@ -9,7 +9,9 @@ numpy is imported inside the functions: this module has to import on a login nod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -167,3 +169,31 @@ def concatenate(parts: Sequence[Detections]) -> Detections:
                       category_id=joined((p.category_id for p in filled), "int64"),
                       score=joined((p.score for p in filled), "float64"),
                       bbox=joined((p.bbox for p in filled), "float64", (4,)), masks=masks)
+
+
+def strongest(image_id: np.ndarray, scores: np.ndarray, max_dets: int) -> np.ndarray:
+    """(N,) bool, True for the ``max_dets`` highest scores of each image; of equal scores the first ones stay.
+
+    This is lvis-api's limit, over all categories of an image.
+    """
+    import numpy as np
+
+    sizes = np.unique(image_id, return_counts=True)[1]
+    keep = np.ones(len(image_id), bool)
+    if (sizes > max_dets).any():
+        order = np.lexsort((-scores, image_id))
+        ends = np.cumsum(sizes)
+        keep[order] = np.arange(len(order)) - np.repeat(ends - sizes, sizes) < max_dets
+    return keep
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """For a million small objects that are no garbage: the collector would look at them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 
-from .columns import Detections
+from .columns import Detections, strongest
 
 
 def _with_numpy_float(function: types.FunctionType) -> types.FunctionType:
@@ -72,20 +72,6 @@ class Evaluation(LVISEval):
     """lvis-api's evaluation on a numpy without ``np.float``."""
 
     accumulate = _with_numpy_float(LVISEval.accumulate)
-
-
-def strongest(image_id: np.ndarray, scores: np.ndarray, max_dets: int) -> np.ndarray:
-    """(N,) bool, True for the ``max_dets`` highest scores of each image; of equal scores the first ones stay.
-
-    This is lvis-api's limit, over all categories of an image.
-    """
-    order = np.lexsort((-scores, image_id))
-    ids = image_id[order]
-    begins = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))
-    rank = np.arange(len(ids)) - np.repeat(begins, np.diff(np.append(begins, len(ids))))
-    keep = np.zeros(len(ids), bool)
-    keep[order] = rank < max_dets
-    return keep
 
 
 def evaluate(ground_truth: GroundTruth, found: Detections, iou_type: str, max_dets: int = 300,

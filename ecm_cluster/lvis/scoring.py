@@ -1,9 +1,10 @@
 """Average precision of a set of detections, and the document that keeps it with where it came from.
 
-The scorer is lvis-api's own code (:mod:`.lvis_api`); an annotation file in plain COCO form is scored by
-pycocotools instead, without APr, APc and APf. Another scorer takes its place in ``SCORERS``.
+hotcoco scores (:mod:`.hotcoco_api`), which gives the arrays of lvis-api to the last bit; where it is not installed,
+or on request, lvis-api's own code does (:mod:`.lvis_api`), the reference. An annotation file in plain COCO form is
+scored by pycocotools, without APr, APc and APf. What scored is in the result.
 
-numpy, lvis and pycocotools are imported inside the functions: this module has to import on a login node.
+numpy, hotcoco, lvis and pycocotools are imported inside the functions: this module has to import on a login node.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, one_of
-from .columns import Detections
+from . import figures as lvis_figures
+from .columns import Detections, no_collection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +31,8 @@ Scored = tuple[dict[str, float], "np.ndarray"]
 
 
 def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] | None = None,
-          max_dets: int = 300, scorer: str = "lvis", on_progress: Progress | None = None) -> dict[str, Any]:
+          max_dets: int = 300, scorer: str | None = None, on_progress: Progress | None = None,
+          replicates: int = 0, seed: int = 0, confidence: float = 0.95) -> dict[str, Any]:
     """Score detections against an annotation file.
 
     Args:
@@ -37,8 +40,11 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
         found: detections on all images of the file, and on no other.
         iou_types: ``bbox``, ``segm`` or both; None means what the detections allow, so both if they have masks.
         max_dets: detections that count in an image; LVIS's rule says 300.
-        scorer: one of ``SCORERS``.
+        scorer: one of ``SCORERS``; None means hotcoco where it is installed, else lvis.
         on_progress: called with (iou type, categories done, categories in all).
+        replicates: of the bootstrap over images (:mod:`.bootstrap`); 0 leaves the intervals out.
+        seed: of the bootstrap.
+        confidence: of its intervals.
 
     Returns:
         A dict that is JSON as it stands, floats unrounded, None where a figure is undefined:
@@ -46,26 +52,79 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
         ``figures``: for each iou type AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@n, ARs@n, ARm@n, ARl@n
         as fractions of one;
         ``per_class``: for each category, by ascending id, its id, name, frequency, image_count and
-        instance_count (LVIS counts both in its *training* set; None in plain COCO), and AP for each iou type.
+        instance_count (LVIS counts both in its *training* set; None in plain COCO), and AP for each iou type;
+        with replicates ``bootstrap``: its settings and, for each iou type, the ``intervals`` of the figures.
 
     Raises:
         UserError: detections and annotation file do not go together, or the file lacks what scoring needs.
     """
-    if scorer not in SCORERS:
-        raise one_of("scorer", scorer, SCORERS)
+    scorer = _known_scorer(scorer)
     if max_dets < 1:
         raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
     iou_types = found.iou_types if iou_types is None else iou_types
     for iou_type in iou_types:
         found.scores(iou_type)  # refuses an unknown type, and segm without masks, before a long run
+    _check_finite(found, iou_types)
     document = read_annotations(annotation_file)
+    _check_annotations(document, iou_types, annotation_file)
     _check_images(document, found, annotation_file)
     if not is_lvis(document, annotation_file):
         scorer = "coco"
+    if replicates:
+        _check_bootstrap(scorer, replicates, confidence)
     scored = SCORERS[scorer](document, found, iou_types, max_dets, on_progress)
-    return {"scorer": scorer, "max_dets": max_dets, "images": len(found.images), "detections": len(found),
-            "figures": {t: _figures(figures, max_dets) for t, (figures, _) in scored.items()},
-            "per_class": _per_class(document, {t: precision for t, (_, precision) in scored.items()})}
+    result = {"scorer": scorer, "max_dets": max_dets, "images": len(found.images), "detections": len(found),
+              "figures": {t: _figures(figures, max_dets) for t, (figures, _) in scored.items()},
+              "per_class": _per_class(document, {t: precision for t, (_, precision) in scored.items()})}
+    if replicates:
+        result["bootstrap"] = {
+            "replicates": replicates, "seed": seed, "confidence": confidence,
+            "intervals": _intervals(document, found, iou_types, max_dets, replicates, seed, confidence)}
+    return result
+
+
+def _known_scorer(scorer: str | None) -> str:
+    installed = util.find_spec("hotcoco") is not None
+    if scorer is None:
+        return "hotcoco" if installed else "lvis"
+    if scorer not in SCORERS:
+        raise one_of("scorer", scorer, SCORERS)
+    if scorer == "hotcoco" and not installed:
+        raise UserError("scorer: hotcoco is not installed here; install it (Python 3.10 or newer) or ask for lvis")
+    return scorer
+
+
+def _score_hotcoco(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
+                   on_progress: Progress | None) -> dict[str, Scored]:
+    from . import hotcoco_api
+
+    ground_truth, groups = hotcoco_api.GroundTruth(document), lvis_figures.groups(document["categories"])
+    scored = {}
+    for iou_type in iou_types:
+        precision, recall = hotcoco_api.evaluate(ground_truth, found, iou_type, max_dets)
+        scored[iou_type] = (lvis_figures.summarize(precision, recall, groups, max_dets), precision)
+        if on_progress:
+            on_progress(iou_type, len(ground_truth.categories), len(ground_truth.categories))
+    return scored
+
+
+def _intervals(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
+               replicates: int, seed: int, confidence: float) -> dict[str, Any]:
+    from . import bootstrap, hotcoco_api
+
+    ground_truth, groups = hotcoco_api.GroundTruth(document), lvis_figures.groups(document["categories"])
+    return {iou_type: bootstrap.bootstrap(hotcoco_api.find_matches(ground_truth, found, iou_type, max_dets), groups,
+                                          max_dets, replicates, seed, confidence) for iou_type in iou_types}
+
+
+def _check_bootstrap(scorer: str, replicates: int, confidence: float) -> None:
+    from . import bootstrap
+
+    bootstrap.check(replicates, confidence)
+    if scorer == "coco":
+        raise UserError("bootstrap: only for annotation files of LVIS form; leave the replicates out")
+    if util.find_spec("hotcoco") is None:
+        raise UserError("bootstrap: needs hotcoco, which is not installed here (it wants Python 3.10 or newer)")
 
 
 def _score_lvis(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
@@ -91,13 +150,14 @@ def _score_coco(document: dict[str, Any], found: Detections, iou_types: Sequence
     return {iou_type: coco_api.evaluate(document, found, iou_type, max_dets) for iou_type in iou_types}
 
 
-SCORERS = {"lvis": _score_lvis, "coco": _score_coco}
+SCORERS = {"hotcoco": _score_hotcoco, "lvis": _score_lvis, "coco": _score_coco}
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
     """Parse an annotation file and see that it is one."""
     try:
-        document = json.loads(Path(path).read_bytes())
+        with no_collection():
+            document = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such annotation file") from None
     except (ValueError, OSError) as error:
@@ -125,6 +185,33 @@ def is_lvis(document: dict[str, Any], path: str | Path) -> bool:
     return True
 
 
+def _check_finite(found: Detections, iou_types: Sequence[str]) -> None:
+    import numpy as np
+
+    wrong = ~np.isfinite(found.bbox).all(axis=1)
+    for iou_type in iou_types:
+        wrong |= ~np.isfinite(found.scores(iou_type))
+    if wrong.any():
+        raise UserError(f"detections: {int(wrong.sum())} of {len(found)} have a box or a score that is no finite "
+                        f"number (the first is on image {int(found.image_id[np.argmax(wrong)])}); the model that "
+                        "found them has diverged: evaluate an earlier checkpoint")
+
+
+def _check_annotations(document: dict[str, Any], iou_types: Sequence[str], path: str | Path) -> None:
+    fields = ["id", "image_id", "category_id", "area"]
+    fields += ["bbox"] if "bbox" in iou_types else []
+    fields += ["segmentation"] if "segm" in iou_types else []
+    for field in fields:
+        lacking = sum(field not in annotation for annotation in document["annotations"])
+        if lacking:
+            raise UserError(f"{path}: annotations: {field} is missing in {lacking} of {len(document['annotations'])} "
+                            "entries; scoring needs it in all")
+    for kind in ("images", "annotations", "categories"):
+        ids = [entry["id"] for entry in document[kind]]
+        if len(set(ids)) < len(ids):
+            raise UserError(f"{path}: {kind}: {len(ids) - len(set(ids))} ids are there twice; give each its own")
+
+
 def _check_images(document: dict[str, Any], found: Detections, path: str | Path) -> None:
     known, seen = {image["id"] for image in document["images"]}, set(found.images.tolist())
     if known != seen:
@@ -139,30 +226,21 @@ def _defined(value: float) -> float | None:
 
 
 def _figures(figures: dict[str, float], max_dets: int) -> dict[str, float | None]:
-    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf",
-             *(f"AR{area}@{max_dets}" for area in ("", "s", "m", "l"))]
-    return {name: _defined(figures.get(name, -1)) for name in names}
+    return {name: _defined(figures.get(name, -1)) for name in lvis_figures.names(max_dets)}
 
 
 def _per_class(document: dict[str, Any], precisions: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    import numpy as np
-
-    rows = []
-    for at, category in enumerate(sorted(document["categories"], key=lambda c: c["id"])):
-        row = {"id": category["id"], "name": category["name"],
-               **{key: category.get(key) for key in ("frequency", "image_count", "instance_count")}}
-        for iou_type, precision in precisions.items():
-            values = precision[:, :, at, 0]  # area 0 is all areas
-            values = values[values > -1]
-            row[iou_type] = float(np.mean(values)) if len(values) else None
-        rows.append(row)
-    return rows
+    by_type = {iou_type: lvis_figures.per_class(precision).tolist() for iou_type, precision in precisions.items()}
+    return [{"id": category["id"], "name": category["name"],
+             **{key: category.get(key) for key in ("frequency", "image_count", "instance_count")},
+             **{iou_type: _defined(values[at]) for iou_type, values in by_type.items()}}
+            for at, category in enumerate(sorted(document["categories"], key=lambda c: c["id"]))]
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides the figures: Python and each library that is installed."""
     found = {"python": platform.python_version()}
-    for name in ("lvis", "pycocotools", "numpy", "torch", "torchvision", "mmcv-full", "mmdet"):
+    for name in ("hotcoco", "lvis", "pycocotools", "numpy", "torch", "torchvision", "mmcv-full", "mmdet"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -6,6 +6,7 @@ returned, or ``none`` where the shell was ended before srun. Imports nothing hea
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from .. import ledger as ledgers
 from ..errors import UserError
 from ..run import Run, Work
 from . import world
+
+LAST_WORDS_BYTES = 4000
+STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
 def main(run_path: str, stage: str, code: str) -> int:
@@ -41,16 +45,31 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     if not newest or not is_of(work, newest, job_id, restart):
         return
     answer = cluster.show_job(job_id)
+    if answer is None and code is None:
+        return  # nothing is known here: the next start tells from its restart count why this one ended
     ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
     if recovery.last_end(work.events(), newest) is None:
-        cause = recovery.why_step_ended(answer, restart, code)
+        cause = recovery.why_step_ended(answer, restart, code, last_words(answer))
         seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
         state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
         ledger.write("end", cause=cause, rank=None, code=code, state=state,
                      detail=f"{recovery.ENDINGS[cause].text}: {seen}, job state {state}")
     decision = recovery.decide(work)
-    if decision.action == "continue" and may_requeue(answer, restart) and not run.cancel_file.exists():
+    # a job whose work is done must end well too, as what comes behind it waits for that
+    again = decision.action == "continue" or (decision.action == "done" and code != 0)
+    if again and may_requeue(answer, restart) and not run.cancel_file.exists():
         go_on(run, work, newest, stage, ledger, decision.reason)
+
+
+def last_words(answer: Mapping[str, str] | None) -> str:
+    """The end of this start's log, where srun says what became of its step; empty where it cannot be read."""
+    try:
+        with open((answer or {}).get("StdErr", ""), "rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - LAST_WORDS_BYTES))
+            return log.read().decode(errors="replace").rpartition(STARTED)[2]
+    except OSError:
+        return ""
 
 
 def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:

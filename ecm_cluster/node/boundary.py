@@ -72,7 +72,9 @@ class Boundary:
 
     def _agree(self, runner: Any) -> tuple[bool, bool]:
         by_time = bool(self.seconds) and time.monotonic() - self._committed_at >= self.seconds
-        by_count = bool(self.every) and runner._iter % self.every == 0
+        # since the last step, which may have taken several iterations
+        before = runner._iter - runner.iterations_per_step
+        by_count = bool(self.every) and runner._iter // self.every > before // self.every
         wishes = torch.tensor([preemption.asked_to_stop(), by_time or by_count], dtype=torch.int32)
         if self.world_size > 1:
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self.group)
@@ -99,8 +101,8 @@ class Boundary:
     def _heartbeat(self, runner: Any) -> None:
         now = time.monotonic()
         if self._began is None:
-            self._began = (now, runner._iter)
-        if now - self._beat_at < 1.0 and runner._iter < self.max_iterations():
+            self._began = (now, runner._iter)  # said at once: from here on it is the ranks that answer signals
+        elif now - self._beat_at < 1.0 and runner._iter < self.max_iterations():
             return
         self._beat(runner, "training")
 
@@ -124,14 +126,23 @@ class Boundary:
         Raises:
             RuntimeError: The last checkpoint cannot be written, not at a second try either.
         """
-        self.commit(runner, epoch_end=True, wait=True)
+        # an attempt that finds nothing left to train takes the checkpoint that it began with: what hooks add to a model
+        # when a training begins (EMA's buffers) is not there, and another commit would lack it
+        trained = runner._iter != (runner.meta or {}).get("starts_after")
+        if trained:
+            self.commit(runner, epoch_end=True, wait=True)
         if self.saver is not None:
             if self.saver.failure:
                 self.saver.again(runner.logger)
-            newest = self.saver.last
+            newest = self.saver.last if trained else self._source()
             if self.saver.failure or newest is None:
                 raise RuntimeError(f"the last checkpoint could not be written: {self.saver.failure}")
-            files.write_json(self.run.complete_file, {"attempt": self.attempt, "time": round(time.time(), 3),
-                                                      **checkpoints.describe(newest)})
+            files.write_json(self.run.complete_file(self.attempt), {
+                "attempt": self.attempt, "time": round(time.time(), 3), **checkpoints.describe(newest)})
             self.ledger.write("complete", **checkpoints.describe(newest))
             self.ledger.write("end", cause="complete", detail=f"iteration {runner._iter}", rank=0)
+
+    def _source(self) -> checkpoints.Manifest | None:
+        """The checkpoint that the attempt began with."""
+        name = self.run.read_attempt(self.attempt)["from"]
+        return next((m for m in checkpoints.manifests(self.run) if m.file == name), None)

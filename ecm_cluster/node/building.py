@@ -24,7 +24,10 @@ INIT = 4  # the stream of random numbers for initialisation
 
 
 class Loader(torch.utils.data.DataLoader):
-    """A DataLoader whose workers Slurm's signals do not hurt."""
+    """A DataLoader whose workers Slurm's signals do not hurt, and who end with the process that started them."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "worker_init_fn": preemption.prepare_loader_worker})
 
     def __iter__(self) -> Any:
         with preemption.blocked():

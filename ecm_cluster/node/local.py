@@ -40,21 +40,31 @@ class Driver:
 
     def _stage(self, stage: str) -> recovery.Decision:
         asked = chain.request(self.run, self.job, stage, token="local")
+        idle = 0
         while True:
             if self._cancelled or self.run.cancel_file.exists():
                 return recovery.Decision("stop", "cancelled")
-            self._launch(stage, asked.tasks)
-            work: Work = self.run
-            if stage == chain.EVALUATE:
-                work = chain.last_evaluation(self.run)
+            work: Work = self.run if stage == chain.TRAIN else chain.last_evaluation(self.run)
+            before = work.newest_attempt()
+            job_id = self._launch(stage, asked.tasks)
+            newest = work.newest_attempt()
+            # the fence: what another machine has begun meanwhile is not this driver's to decide on
+            if newest > before and str(work.read_attempt(newest)["job_id"]) != job_id:
+                return recovery.Decision("stop", f"attempt {newest} of another start carries it on")
             decision = recovery.decide(work)
             if self._cancelled:
                 return recovery.Decision("stop", "cancelled")
             if decision.action != "continue":
                 return decision
+            # an end counts in its budget once only: a start that began no attempt counts here
+            idle = idle + 1 if newest == before else 0
+            if idle == recovery.BARREN_LIMIT:
+                why = f"{idle} starts in a row began no attempt; see {self.run.submitit_dir}"
+                return recovery.Decision("stop", why)
             say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); going on")
 
-    def _launch(self, stage: str, tasks: int) -> None:
+    def _launch(self, stage: str, tasks: int) -> str:
+        """Run a stage's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
         executor = cluster.local_executor(self.run, self.job, tasks)
         controller = executor.submit(chain.task(self.run, stage))
@@ -62,6 +72,7 @@ class Driver:
         while self._process.poll() is None:
             time.sleep(0.2)
         self._process = None
+        return str(controller.job_id)
 
     def _cancel(self, number: int, frame: object) -> None:
         self._cancelled = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -91,5 +92,22 @@ def prepare_child() -> None:
     committing, beside the next attempt.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    die_with_parent()
+
+
+def die_with_parent() -> None:
+    """SIGKILL to this process when the thread that started it ends."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def prepare_loader_worker(number: int) -> None:
+    """In a worker of a DataLoader: die with the trainer.
+
+    torch's own watchdog sees that the trainer has gone, and then waits for ever for a thread that writes into a full
+    pipe: its reading end is open in the other workers, which do the same.
+    """
+    die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before this process could ask to die with it
+        os._exit(1)

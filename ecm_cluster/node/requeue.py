@@ -13,14 +13,19 @@ from .world import Place
 UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
 
 
-def why_signalled(run: Run, place: Place) -> str:
-    """The cause of a signal: a key of :data:`recovery.ENDINGS`. Stays here while Slurm does not answer."""
+def ask(run: Run, place: Place) -> str:
+    """The cause of a signal: a key of :data:`recovery.ENDINGS`, or ``unknown`` where Slurm does not answer."""
     # not less than what the job was submitted with: what a run has measured only grows
     warned = lead.lead_of(run, int(run.spec["job"]["signal_lead"]))
+    answer = cluster.show_job(place.job_id)
+    return recovery.why_signalled(answer, place.restart, warned, cluster.seconds_left(answer))
+
+
+def why_signalled(run: Run, place: Place) -> str:
+    """The cause of a signal: a key of :data:`recovery.ENDINGS`. Stays here while Slurm does not answer."""
     asked = time.monotonic()
     while time.monotonic() - asked < UNANSWERED_SECONDS:
-        answer = cluster.show_job(place.job_id)
-        cause = recovery.why_signalled(answer, place.restart, warned, cluster.seconds_left(answer))
+        cause = ask(run, place)
         if cause != "unknown":
             return cause
         time.sleep(5)  # slurmctld is down or restarting, or this node has no scontrol: stay until killed

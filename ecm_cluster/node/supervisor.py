@@ -15,14 +15,15 @@ import sys
 import time
 from typing import Any
 
-from .. import chain, checkpoints, files, recovery
+from .. import files, recovery
 from ..run import Run, Work
-from . import closing, preemption, requeue, watchdog, world
+from . import closing, memory, preemption, requeue, watchdog, world
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
 JOIN_SECONDS = 600.0
 STAY_SECONDS = 3600.0
 STACKS_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 5.0
 
 
 class AttemptFailed(RuntimeError):
@@ -37,7 +38,7 @@ class Supervisor:
     def __init__(self, work: Work, run: Run) -> None:
         self.work, self.training = work, run
         self.place = world.identify()
-        self.generation = 0
+        self.generation, self.memory_kills = 0, 0
 
     # -- what the two kinds of work answer differently
 
@@ -46,6 +47,10 @@ class Supervisor:
 
     def basis(self, ledger: Any) -> dict[str, Any]:
         """Rank 0: what the attempt starts from, as fields of its file."""
+        raise NotImplementedError
+
+    def heed(self, attempt: int, ledger: Any) -> None:
+        """What this process does about a signal itself, asked twice a second while the worker works."""
         raise NotImplementedError
 
     # -- the life of a task
@@ -62,7 +67,11 @@ class Supervisor:
             ledger = self.work.ledger(attempt, f"task{self.place.rank:03d}")
             ledger.write("start", pid=os.getpid(), host=socket.gethostname(), rank=self.place.rank)
             code = self.watch_worker(attempt, ledger)
-            if code == EXIT_STOPPED:
+            if code != 0 and self.already_done():  # it died after the completion mark, or as rank 0 did
+                ledger.write("end" if self.place.rank == 0 else "left", rank=self.place.rank, cause="complete",
+                             detail=f"the worker ended with code {code} when the work was done")
+                return
+            if code == EXIT_STOPPED or (code < 0 and self.stopped_early(attempt)):
                 self.after_stop(attempt, ledger)
             elif code != 0:
                 self.after_failure(attempt, ledger, code)
@@ -89,13 +98,15 @@ class Supervisor:
         mark = f"{self.place.identity}:{self.generation}"
         if self.place.rank == 0:
             return self._create_attempt(mark)
-        end = time.monotonic() + JOIN_SECONDS
+        end, near = time.monotonic() + JOIN_SECONDS, watchdog.Siblings(self.place.world_size)
         while time.monotonic() < end:
             newest = self.work.newest_attempt()
             if newest and self.work.read_attempt(newest).get("identity") == mark:
                 return newest
             if self.already_done():
                 return None
+            if self.place.cluster == "local" and near.gone():
+                raise AttemptFailed("another rank's task is gone, and no attempt began")
             time.sleep(0.1)
         raise AttemptFailed(f"rank 0 began no attempt within {JOIN_SECONDS:.0f} s")
 
@@ -122,6 +133,7 @@ class Supervisor:
             Its exit code, negative for a signal.
         """
         self.work.logs_dir.mkdir(parents=True, exist_ok=True)
+        self.memory_kills = memory.kills()
         with open(self.work.rank_log(self.place.rank), "ab") as log:
             log.write(f"---- attempt {attempt}, job {self.place.job_id} on {socket.gethostname()}, "
                       f"rank {self.place.rank} of {self.place.world_size}\n".encode())
@@ -163,6 +175,7 @@ class Supervisor:
                 files.write_json(abort, {"rank": lost, "cause": "killed"})
             elif world.driver_is_gone() and not preemption.asked_to_stop():
                 preemption.ask_to_stop(signal.SIGTERM)
+            self.heed(attempt, ledger)
         if abort.exists():
             if files.read_json(abort).get("cause") == "hung":
                 _send(worker, signal.SIGUSR1)  # each rank says where it stands: those that wait, and the one that hangs
@@ -188,6 +201,9 @@ class Supervisor:
         if not told and not any(e.get("rank") == self.place.rank for e in ends):
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             cause = "killed" if code < 0 else "crashed"
+            if code == -signal.SIGKILL and memory.kills() > self.memory_kills:
+                cause, how = "out of memory", "killed by the kernel, as the job's memory is used up; give more with " \
+                    "--mem-per-gpu"
             detail = f"rank {self.place.rank} on {socket.gethostname()}: {how}"
             if code > 0:
                 detail += f"; see {self.work.rank_log(self.place.rank)}"
@@ -197,8 +213,13 @@ class Supervisor:
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
 
+    def stopped_early(self, attempt: int) -> bool:
+        """Whether rank 0's supervisor has ended the workers as a signal came, and not as one of them failed."""
+        abort = self.work.abort_file(attempt)
+        return abort.exists() and bool(files.read_json(abort).get("stopped"))
+
     def after_stop(self, attempt: int, ledger: Any) -> None:
-        """All ranks have stopped at the same step: rank 0 finds out why, and they do the same thing."""
+        """All ranks have stopped, at the same step or before any: rank 0 finds out why, and they do the same thing."""
         path = self.work.decision_file(attempt)
         heard = preemption.received()
         preemption.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
@@ -216,9 +237,16 @@ class Supervisor:
                 refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger)
                 if refused:
                     raise AttemptFailed(refused)
-            # exiting 0 here would complete the job for Slurm, and start what waits for it; Slurm ends the task
-            time.sleep(STAY_SECONDS)
+            self._stay(attempt)
         raise AttemptFailed(f"stopped: {decision['cause']}")
+
+    def _stay(self, attempt: int) -> None:
+        """Until Slurm ends the task, or has accepted a requeue: an exit before would be the end of the job."""
+        end = time.monotonic() + STAY_SECONDS
+        while time.monotonic() < end:
+            if any(e.attempt == attempt and e.kind == "requeue" and e["accepted"] for e in self.work.events()):
+                return
+            time.sleep(1.0)
 
     def _decide(self, attempt: int, ledger: Any, heard: list[str]) -> dict[str, Any]:
         if self.place.cluster == "local":
@@ -230,59 +258,15 @@ class Supervisor:
         cause = requeue.why_signalled(self.training, self.place)
         # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
         action = {"signalled": "again", "cancelled": "stop", "requeued": "stop"}.get(cause, "stay")
-        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text + self._lost_commit(attempt), rank=0,
-                     next=action)
+        signals = f" ({', '.join(dict.fromkeys(heard))} received)" if heard else ""
+        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text + signals + self._lost_commit(attempt),
+                     rank=0, next=action)
         return {"action": action, "cause": cause}
 
     def _lost_commit(self, attempt: int) -> str:
         """What an end adds where the commit at the stop failed."""
         failed = recovery.failed_commit(self.work.events(), attempt)
         return f"; {failed}" if failed else ""
-
-
-class TrainingSupervisor(Supervisor):
-    """Supervises a rank of a training."""
-
-    module = "ecm_cluster.node.train"
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run, run)
-
-    def already_done(self) -> bool:
-        return self.training.completion() is not None
-
-    def basis(self, ledger: Any) -> dict[str, Any]:
-        until = chain.resume_point(self.training)  # `resume --from`: later checkpoints count no more
-        newest, broken = checkpoints.newest_sound(self.training, until)
-        for manifest, reason in broken:
-            ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
-        return {"from": newest.file if newest else None,
-                "accepts": [m.file for m in checkpoints.accepted(self.training, until)]}
-
-
-class EvaluationSupervisor(Supervisor):
-    """Supervises a rank of an evaluation."""
-
-    module = "ecm_cluster.node.evaluate"
-
-    def already_done(self) -> bool:
-        return self.work.metrics() is not None  # type: ignore[attr-defined]
-
-    def basis(self, ledger: Any) -> dict[str, Any]:
-        return {"from": self.training.completion()["checkpoint"], "accepts": []}  # type: ignore[index]
-
-
-def evaluation_supervisor(run: Run) -> EvaluationSupervisor:
-    """The supervisor of the evaluation of a run's last checkpoint.
-
-    Raises:
-        AttemptFailed: The run is not complete; a half-trained model is never scored as if it were the result.
-    """
-    if run.completion() is None:
-        raise AttemptFailed(f"{run.name} is not complete: its evaluation does not run")
-    from ..chain import last_evaluation
-
-    return EvaluationSupervisor(last_evaluation(run), run)
 
 
 def _send(worker: subprocess.Popen, number: int) -> None:

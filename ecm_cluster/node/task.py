@@ -22,9 +22,9 @@ class Train:
     def __call__(self) -> None:
         _answer_signals_from_here_on()
         from ..run import Run
-        from . import supervisor
+        from . import supervise_training
 
-        supervisor.TrainingSupervisor(Run(self.run)).run()
+        supervise_training.TrainingSupervisor(Run(self.run)).run()
 
 
 class Evaluate:
@@ -40,9 +40,9 @@ class Evaluate:
     def __call__(self) -> None:
         _answer_signals_from_here_on()
         from ..run import Run
-        from . import supervisor
+        from . import supervise_evaluation
 
-        supervisor.evaluation_supervisor(Run(self.run)).run()
+        supervise_evaluation.evaluation_supervisor(Run(self.run)).run()
 
 
 def _hold_signals_back() -> None:

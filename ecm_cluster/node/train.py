@@ -101,13 +101,13 @@ def train(run: Run, place: Place, attempt: int) -> int:
     runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
 
     def max_iterations() -> int:
-        return runner.last_iteration(len(loader))
+        return runner.last_iteration(loader.batch_sampler)
 
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
                         minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
                         max_iterations=max_iterations)
     runner.prepare(seed, boundary, share)
-    restore(run, attempt, runner, cfg, len(loader), logger)
+    restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,
                     iterations=max_iterations(), epoch=runner.epoch)
     try:
@@ -127,7 +127,7 @@ def train(run: Run, place: Place, attempt: int) -> int:
     return code
 
 
-def restore(run: Run, attempt: int, runner: Any, cfg: Any, per_epoch: int, logger: Any) -> None:
+def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
     """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
     import torch
     from mmcv.runner import load_checkpoint
@@ -143,9 +143,11 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, per_epoch: int, logge
                         runner.position)
     elif cfg.get("load_from"):
         load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    sampler.begin(runner.epoch, runner.position, runner.former)
     # mmcv's logger writes meta as the first line of the attempt's JSON log
     runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
-                   "position": runner.position, "iterations_per_epoch": per_epoch,
+                   "position": runner.position, "iterations_this_epoch": len(sampler),
+                   "iterations_per_epoch": sampler.per_epoch,
                    "by_epoch": cfg.runner["type"] == "EpochBasedRunner"}
     if runner.rank == 0:
         for line in training_log.redone(run, attempt, runner.iter):

@@ -100,6 +100,30 @@ class Neighbours:
         return [e for e in self.work.events() if e.attempt == self.attempt]
 
 
+class Siblings:
+    """The tasks of a start on this machine before there is an attempt: children of one process, submitit's controller.
+
+    Args:
+        count: How many there are, the caller included.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.parent, self.count, self._looked = os.getppid(), count, time.monotonic()
+
+    def gone(self) -> bool:
+        """Whether one has ended, or their parent has; cheap, to be asked often."""
+        if time.monotonic() - self._looked < 2.0:  # the first answer comes when all have started
+            return False
+        self._looked = time.monotonic()
+        if os.getppid() != self.parent:
+            return True
+        pids: set[str] = set()
+        for path in Path(f"/proc/{self.parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                pids |= set(path.read_text().split())
+        return sum(_alive(int(pid)) for pid in pids) < self.count
+
+
 def _alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:

@@ -182,7 +182,7 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError):  # the next commit will prune, too
         awaited = checkpoints.awaited_by_evaluations(run)
-        checkpoints.prune(run, request.keep, needed=lambda m: m.file in awaited)
+        checkpoints.prune(run, attempt, request.keep, needed=lambda m: m.file in awaited)
     return Outcome(manifest, seconds)
 
 

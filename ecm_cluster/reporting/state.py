@@ -89,7 +89,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         state.next = chain.line_to_go_on(run)
     else:
         alive, text = liveness(run, train.job_id, train.cluster, known)
-        _unfinished(run, state, alive, text)
+        _unfinished(run, state, alive, text, accounted(train.job_id, known))
     return state
 
 
@@ -123,8 +123,18 @@ def liveness(run: Run, job_id: str, where: str, known: Known) -> tuple[str, str]
     return "ended", f"job {job_id} {told.state.lower()}{reason}"
 
 
-def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:
+def accounted(job_id: str, known: Known) -> str | None:
+    """The cause of a job's end in Slurm's own words: where its nodes have no scontrol, only they tell why it ended."""
+    told = (known or {}).get(job_id)
+    cause = recovery.ACCOUNTED.get(told.state) if told else None
+    return None if cause == "crashed" else cause  # a job that the run itself has ended is FAILED too
+
+
+def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str | None) -> None:
     end = recovery.last_end(run.events(), state.attempt) if state.attempt else None
+    if alive == "ended" and accounted and (end is None or end["cause"] == "lost"):
+        _ended_for_slurm(run, state, accounted, text)
+        return
     why = (end.get("detail") or end["cause"]) if end else ""
     if alive == "waiting":
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
@@ -149,6 +159,14 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str) -> None:
         log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
         # what failed wants to be read, and perhaps mended, before it is tried again
         state.next = chain.resume_line(run) if stopped else f"less {log}; {chain.resume_line(run)}"
+
+
+def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
+    """An end that none of the job's processes could tell the reason of."""
+    known, stopped = recovery.ENDINGS[cause], recovery.ENDINGS[cause].budget is None
+    state.state = "stopped" if stopped else "failed"
+    state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
+    state.next = chain.resume_line(run) if stopped else f"less {_log_of(run)}; {chain.resume_line(run)}"
 
 
 def _log_of(run: Run) -> Any:
@@ -184,15 +202,18 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     elif alive == "unasked":
         state.state, state.reason = "complete", f"trained; evaluation: {text}"
     else:
-        _ended_unscored(run, state, pending, text)
+        _ended_unscored(run, state, pending, text, accounted(submission.job_id, known) if submission else None)
 
 
-def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: str) -> None:
+def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: str, accounted: str | None) -> None:
     if run.cancel_file.exists():
         state.state, state.reason, state.next = "stopped", "trained; evaluation cancelled", chain.resume_line(run)
     else:
         end = recovery.last_end(pending[-1].events(), pending[-1].newest_attempt()) if pending else None
-        state.state, state.reason = "failed", "evaluation: " + ((end.get("detail") if end else None) or text)
+        cause = end["cause"] if end and end["cause"] != "lost" else accounted or "lost"
+        known = recovery.ENDINGS[cause]
+        state.state = "stopped" if known.action in ("continue", "wait") and known.budget is None else "failed"
+        state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""
         state.next = read + chain.resume_line(run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def test_the_document_survives_json_and_says_where_the_figures_came_from(tmp_pat
     annotation_file, found = scored_files(tmp_path)
     said = []
     scored = scoring.score(annotation_file, found, on_progress=lambda *state: said.append(state))
-    assert said == [(t, k, LABELS) for t in ("bbox", "segm") for k in range(1, LABELS + 1)]
+    assert said == [(t, LABELS, LABELS) for t in ("bbox", "segm")]
     first = scored["per_class"][0]
     assert {k: first[k] for k in ("id", "name", "frequency", "image_count", "instance_count")} == {
         "id": 1, "name": "class_5", "frequency": "f", "image_count": 50, "instance_count": 125}
@@ -254,6 +255,10 @@ def broken(document: dict[str, Any], how: str) -> None:
         del document["images"][0]["neg_category_ids"]
     elif how == "image":
         document["images"].pop()
+    elif how == "area":
+        del document["annotations"][1]["area"]
+    elif how == "twice":
+        document["annotations"][1]["id"] = document["annotations"][0]["id"]
     else:
         del document["categories"]
 
@@ -262,6 +267,8 @@ def broken(document: dict[str, Any], how: str) -> None:
     ("frequency", "categories: frequency is missing or wrong in 1 of 9 entries"),
     ("negatives", "images: neg_category_ids is missing or wrong in 1 of 6 entries"),
     ("image", "0 of its 5 images were not looked at, and 1 that were are not in it"),
+    ("area", r"annotations: area is missing in 1 of \d+ entries"),
+    ("twice", "annotations: 1 ids are there twice"),
     ("categories", "not an LVIS or COCO file"),
 ])
 def test_annotations_that_do_not_fit_are_refused_with_what_is_missing(tmp_path, how, complaint):
@@ -272,6 +279,33 @@ def test_annotations_that_do_not_fit_are_refused_with_what_is_missing(tmp_path, 
     with pytest.raises(UserError, match=complaint) as error:
         scoring.score(annotation_file, found)
     assert "\n" not in str(error.value) and str(annotation_file) in str(error.value)
+
+
+def test_the_reference_gives_the_very_document_of_the_fast_scorer(tmp_path):
+    annotation_file, found = scored_files(tmp_path)
+    said: list[Any] = []
+    reference = scoring.score(annotation_file, found, scorer="lvis", on_progress=lambda *state: said.append(state))
+    assert said == [(t, k, LABELS) for t in ("bbox", "segm") for k in range(1, LABELS + 1)]
+    fast = scoring.score(annotation_file, found, scorer="hotcoco")
+    assert (fast.pop("scorer"), reference.pop("scorer")) == ("hotcoco", "lvis") and fast == reference
+
+
+def test_without_the_fast_scorer_the_reference_scores_and_is_named(tmp_path, monkeypatch):
+    annotation_file, found = scored_files(tmp_path)
+    assert scoring.score(annotation_file, found)["scorer"] == "hotcoco"
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # as where it is not installed
+    assert scoring.score(annotation_file, found)["scorer"] == "lvis"
+    for arguments in ({"scorer": "hotcoco"}, {"replicates": 9}):
+        with pytest.raises(UserError, match="hotcoco.*is not installed here"):
+            scoring.score(annotation_file, found, **arguments)
+
+
+def test_detections_of_a_diverged_model_are_refused(tmp_path):
+    annotation_file, found = scored_files(tmp_path)
+    found.score[5] = np.nan
+    found.bbox[7, 2] = np.inf
+    with pytest.raises(UserError, match=f"2 of {len(found)} have a box or a score that is no finite number"):
+        scoring.score(annotation_file, found)
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [

@@ -13,16 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmcv.runner import EpochBasedRunner, Fp16OptimizerHook, Hook, OptimizerHook, load_checkpoint
+from mmcv.runner import (
+    EpochBasedRunner,
+    Fp16OptimizerHook,
+    GradientCumulativeOptimizerHook,
+    Hook,
+    LoggerHook,
+    OptimizerHook,
+    load_checkpoint,
+)
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
+from mmdet_ext.virtual_ranks import Share
 
 SEED, SAMPLES, EPOCHS = 11, 13, 3  # 13 samples, 2 at a time: 7 iterations an epoch, the last one filled up
 PER_EPOCH = 7
 TOTAL = EPOCHS * PER_EPOCH
+CLIP = dict(max_norm=0.5, norm_type=2)
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +57,18 @@ class Data(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.full((4,), float(index)) / SAMPLES + 0.1 * torch.randn(4) + 0.1 * float(np.random.randn())
+
+
+class Drawn(SeededDataset):
+    """Notes what was asked for; in workers this is lost."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        super().__init__(dataset, seed)
+        self.keys: list[tuple[int, int, int]] = []
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        self.keys.append(key)
+        return super().__getitem__(key)
 
 
 class Net(nn.Module):
@@ -86,7 +108,7 @@ class Training:
     """One start of a training, everything built anew."""
 
     def __init__(self, folder: Path, kind: str, optimizer: str = "sgd", ends_at: int | None = None,
-                 interval: int = 4, workers: int = 0) -> None:
+                 interval: int = 4, workers: int = 0, virtual: int = 1, together: int = 1) -> None:
         seed_all(SEED, 4)
         self.net, self.watch, self.ends_at, self.folder = Net(), Watch(), ends_at, folder
         made = {"sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=1e-3),
@@ -103,16 +125,17 @@ class Training:
         step = [1, 2] if by_epoch else [PER_EPOCH, 2 * PER_EPOCH]
         self.runner.register_training_hooks(
             dict(policy="step", by_epoch=by_epoch, warmup="linear", warmup_iters=9, warmup_ratio=0.1, step=step),
-            dict(grad_clip=dict(max_norm=0.5, norm_type=2)), None,
+            OptimizerHook(grad_clip=CLIP) if together == 1
+            else GradientCumulativeOptimizerHook(cumulative_iters=together, grad_clip=CLIP), None,
             dict(interval=interval, hooks=[dict(type="TextLoggerHook", by_epoch=by_epoch)]))
         self.runner.register_hook(self.watch)
-        order = Order(np.zeros(SAMPLES, np.int64), 2, 1, SEED)
+        order, self.drawn = Order(np.zeros(SAMPLES, np.int64), 2, virtual, SEED), Drawn(Data(), SEED)
         self.loader = torch.utils.data.DataLoader(
-            SeededDataset(Data(), SEED), batch_sampler=PositionedBatchSampler(order, 0), num_workers=workers,
+            self.drawn, batch_sampler=PositionedBatchSampler(order, range(virtual)), num_workers=workers,
             generator=torch.Generator().manual_seed(SEED))
         self.stored: bytes | None = None
         self.boundaries: list[tuple[int, int, int, bool]] = []
-        self.runner.prepare(SEED, self.boundary)
+        self.runner.prepare(SEED, self.boundary, Share(virtual))
 
     def boundary(self, runner: Any, epoch_end: bool) -> None:
         self.boundaries.append((runner.iter, runner.epoch, runner.position, epoch_end))
@@ -369,3 +392,52 @@ def test_a_growing_loss_scale_comes_back(tmp_path):
     assert through.runner.meta["fp16"]["loss_scaler"]["scale"] == 2.0 ** (1 + TOTAL // 4)
     first = scaled("parts", ends_at=10).go()
     assert_same_end(through, scaled("parts").go(first.stored))
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_where_gradients_are_gathered_over_iterations_it_stops_between_optimizer_steps_and_ends_in_the_same_bits(
+        tmp_path, kind):
+    through = Training(tmp_path / "whole", kind, together=4).go()
+    stops = [i for i, *_ in through.boundaries]
+    total = through.runner.iter
+    assert stops == [*range(4, total, 4), total], "also across the ends of epochs, and once the last few are in"
+    stored = None
+    for at in (4, 12, 16):  # 12: in the middle of the second epoch
+        stored = Training(tmp_path / "parts", kind, together=4, ends_at=at).go(stored).stored
+    assert_same_end(through, Training(tmp_path / "parts", kind, together=4).go(stored))
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_rescaled_in_mid_epoch_the_rest_of_it_is_dealt_out_among_the_new_ranks(tmp_path, kind):
+    first = Training(tmp_path / "first", kind, virtual=2, ends_at=2).go()  # 4 of 8 batches of the first epoch
+    parts = {"at once": (), "stopped once more": (3,)}
+    ends = {}
+    for name, stops in parts.items():
+        stored, drawn = first.stored, list(first.drawn.keys)
+        for at in (*stops, None):
+            part = Training(tmp_path / name, kind, virtual=3, ends_at=at).go(stored)
+            stored = part.stored
+            drawn += part.drawn.keys
+        ends[name] = part
+        epochs = [[key for key in drawn if key[0] == epoch] for epoch in range(3)]
+        assert len(set(epochs[0])) == len(epochs[0]) == (2 * 2 + 2 * 3) * 2, "two batches fill up the last iteration"
+        assert {index for _, _, index in epochs[0]} == set(range(SAMPLES))
+        assert [len(keys) for keys in epochs[1:]] == [18, 18], "3 iterations of 3 ranks from then on"
+    if kind == "epoch":
+        assert ends["at once"].runner.iter == 2 + 2 + 2 * 3
+        assert [(i, e, p) for i, e, p, _ in ends["at once"].boundaries][:3] == [(3, 0, 3), (4, 1, 0), (5, 1, 1)]
+    assert_same_end(ends["at once"], ends["stopped once more"])
+
+
+def test_a_log_line_that_a_full_disk_does_not_take_ends_no_training(tmp_path, whole):
+    class Filling(Hook):
+        def before_train_iter(self, runner: Any) -> None:
+            log = next(hook for hook in runner.hooks if isinstance(hook, LoggerHook))
+            log.json_log_path = "/dev/full" if 5 <= runner.iter < 14 else str(tmp_path / "full/log.log.json")
+
+    training = Training(tmp_path / "full", "epoch")
+    training.runner.register_hook(Filling())
+    training.go()
+    assert logged(training.folder) == [line for line in logged(whole("epoch").folder) if line["epoch"] != 2], \
+        "what could not be written is lost, and nothing else"
+    assert bits(training.net.state_dict()) == bits(whole("epoch").net.state_dict())

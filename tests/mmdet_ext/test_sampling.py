@@ -121,6 +121,52 @@ def test_the_ranks_share_the_positions_of_an_epoch_out_among_them(sizes, per_ran
     assert [seen[p] for p in range(len(table))] == table.tolist()
 
 
+@FEW
+@given(GROUPS, st.integers(1, 3), st.sampled_from([1, 2, 3, 4, 6]), st.data())
+def test_an_epoch_played_by_changing_numbers_of_processes_draws_the_same_multiset(sizes, per_rank, virtual, data):
+    order = Order(flags_of(sizes), per_rank, virtual, 5)
+    whole = Counter(key for rank in range(virtual) for batch in from_(order, [rank]) for key in batch)
+    stops = data.draw(st.lists(st.integers(0, order.iterations), max_size=3).map(sorted))
+    found: Counter[tuple[int, int, int]] = Counter()
+    for start, stop in pairwise([0, *stops, order.iterations]):
+        count = data.draw(st.sampled_from([n for n in range(1, virtual + 1) if virtual % n == 0]))
+        for first in range(0, virtual, count):
+            batches = from_(order, range(first, first + count), start=start)
+            found.update(key for batch in batches[:(stop - start) * count] for key in batch)
+    assert found == whole
+
+
+def from_(order: Order, ranks: Any, epoch: int = 2, start: int = 0, former: Any = ()) -> list[Any]:
+    sampler = PositionedBatchSampler(order, list(ranks))
+    sampler.begin(epoch, start, former)
+    return list(sampler)
+
+
+@FEW
+@given(GROUPS, st.integers(1, 3), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=3),
+       st.integers(1, 5))
+def test_the_rest_of_an_epoch_is_dealt_out_anew_and_only_the_last_iteration_repeats_any(sizes, per_rank, former, now):
+    flags = flags_of(sizes)
+    done: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int]] = []
+    for ranks, iterations in former:  # as rescaled again and again within one epoch
+        order = Order(flags, per_rank, ranks, 5)
+        begun = sum(n for _, n in done)
+        batches = from_(order, range(ranks), start=begun, former=done)
+        iterations = min(iterations, len(batches) // ranks - 1)  # an epoch that is over is no epoch to go on in
+        seen += [key for batch in batches[:iterations * ranks] for key in batch]
+        done += [(ranks, iterations)] if iterations else []
+    order = Order(flags, per_rank, now, 5)
+    rest = from_(order, range(now), start=sum(n for _, n in done), former=done)
+    seen += [key for batch in rest for key in batch]
+    whole = {key for batch in from_(Order(flags, per_rank, (done or [(now, 0)])[0][0], 5), range(
+        (done or [(now, 0)])[0][0])) for key in batch}
+    assert whole <= set(seen), "each sample of the epoch, with the draws that it would have had"
+    assert len(seen) == len(set(seen)), "no draw comes twice"
+    assert len(seen) - len(whole) < now * per_rank
+    assert len(rest) == (order.length(done) - sum(n for _, n in done)) * now
+
+
 def test_a_begun_iteration_is_not_disturbed_by_the_next_begin():
     sampler = PositionedBatchSampler(Order(flags_of([8]), 2, 1, 0), 0)
     sampler.begin(0)

@@ -56,6 +56,16 @@ def test_an_open_attempt_is_closed_with_what_srun_returned_and_the_job_runs_agai
     assert [e["accepted"] for e in found(run, "requeue")] == [True]
 
 
+@pytest.mark.parametrize(("code", "again"), [("0", 0), ("137", 1)])
+def test_a_job_that_fails_when_its_work_is_done_runs_again_as_others_wait_for_it_to_end_well(run, slurm, code, again):
+    began(run, 1)
+    run.ledger(1, "task001").write("end", cause="killed", detail="rank 1: its task is gone", rank=1)
+    files.write_json(run.complete_file(1), {"attempt": 1})
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", code)
+    assert requeues(slurm) == again
+
+
 def test_what_a_task_has_recorded_is_not_recorded_again(run, slurm):
     began(run, 1)
     run.ledger(1, "task000").write("end", cause="crashed", detail="rank 0: ValueError", rank=0)
@@ -63,6 +73,25 @@ def test_what_a_task_has_recorded_is_not_recorded_again(run, slurm):
     batch.main(str(run.path), "train", "1")
     assert [e.writer for e in found(run, "end")] == ["task000"]
     assert requeues(slurm) == 1
+
+
+def test_a_shell_that_is_ended_and_cannot_ask_slurm_leaves_the_attempt_to_the_next_start(run, slurm):
+    began(run, 1)
+    slurm(scontrol=None)
+    batch.main(str(run.path), "train", "none")
+    assert found(run, "end") == []
+
+
+@pytest.mark.parametrize(("before", "now", "cause"), [("", "srun: error: n1: task 0: Out Of Memory\n", "out of memory"),
+                                                      ("srun: error: n1: task 0: Out Of Memory\n", "", "crashed")])
+def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, tmp_path, before, now, cause):
+    began(run, 1)
+    log = tmp_path / "log.out"
+    log.write_text(f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
+                   f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
+    slurm(scontrol=told("RUNNING").strip() + f" StdErr={log}\n")
+    batch.main(str(run.path), "train", "1")
+    assert [e["cause"] for e in found(run, "end")] == [cause]
 
 
 @pytest.mark.parametrize("state", [told("COMPLETING"), told("COMPLETING", 1), told("PENDING", 1), told("RUNNING", 1)])

@@ -93,6 +93,18 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_event_follows(tr
     assert weights[1] - weights[0] == pytest.approx(1)
 
 
+def test_where_a_step_takes_several_iterations_the_first_one_at_or_after_the_interval_is_committed(training):
+    from mmcv.runner import GradientCumulativeOptimizerHook
+
+    t = training(every=5)
+    t.runner.register_hook(GradientCumulativeOptimizerHook(cumulative_iters=4))
+    for _ in range(5):
+        t.runner._iter += 3  # the iterations of which the boundary hears nothing
+        t.step()
+    t.saver.settle(t.runner.logger, wait=True)
+    assert t.kinds("commit") == [("commit", 8), ("commit", 12), ("commit", 16), ("commit", 20)]
+
+
 def test_the_end_of_an_epoch_and_an_agreed_stop_wait_for_the_writer(training):
     from ecm_cluster.node.boundary import AgreedStop
 
@@ -184,3 +196,17 @@ def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
     beat = t.run.heartbeat(1)
     assert beat["slowest_step"] > 0 and beat["write_seconds"] > 0 and beat["blocked_seconds"] > 0
     assert [e["slowest_step"] for e in t.run.events() if e.kind == "commit"][0] == 0
+
+
+def test_an_attempt_that_finds_nothing_left_to_train_completes_with_the_checkpoint_it_began_with(training):
+    t = training(last=2)
+    t.step()
+    t.step(epoch_end=True)
+    (last,) = checkpoints.accepted(t.run)
+    t.run.attempt_file(2).write_text(json.dumps({"number": 2, "from": last.file, "accepts": [last.file]}))
+    again = training(attempt=2, last=2)
+    again.runner._iter, again.runner.meta = 2, {"starts_after": 2}
+    again.boundary.complete(again.runner)
+    assert checkpoints.accepted(t.run) == [last]
+    mark = t.run.completion()
+    assert mark is not None and (mark["attempt"], mark["checkpoint"]) == (2, last.file)

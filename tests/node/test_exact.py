@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comparing import bits, log_lines, state_in
 from ranks import detector, notes, state_file, train
+from small import first_images
 
-from ecm_cluster import training_log
 from ecm_cluster.run import Run
 
 pytestmark = pytest.mark.slow
@@ -22,44 +22,12 @@ IMAGES = 10  # of both orientations
 @pytest.fixture(scope="module")
 def few(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first images of the small data: an epoch of a few iterations."""
-    root = tmp_path_factory.mktemp("few")
-    (root / "annotations").mkdir()
-    for split in ("train", "val"):
-        name = f"annotations/lvis_v1_{split}.json"
-        table = json.loads((small_data / name).read_text())
-        kept = {image["id"] for image in table["images"][:IMAGES]}
-        table["images"] = table["images"][:IMAGES]
-        table["annotations"] = [a for a in table["annotations"] if a["image_id"] in kept]
-        (root / name).write_text(json.dumps(table))
-        (root / f"{split}2017").symlink_to(small_data / f"{split}2017")
-    return root
-
-
-def bits(value: Any) -> Any:
-    """A state as something that compares bit by bit."""
-    if isinstance(value, torch.Tensor):
-        return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
-    if isinstance(value, dict):
-        return {k: bits(v) for k, v in value.items()}
-    return [bits(v) for v in value] if isinstance(value, (list, tuple)) else value
+    return first_images(small_data, tmp_path_factory.mktemp("few"), IMAGES)
 
 
 def end(run: Run) -> dict[str, Any]:
     """The last state of a run, without what the clock and the attempts decide."""
-    state = torch.load(state_file(run, run.newest_attempt()), weights_only=True)
-    for key in ("attempt", "starts_after"):
-        state["meta"].pop(key)
-    for part in state["meta"]["log_buffer"].values():
-        for key in ("time", "data_time"):
-            part.pop(key, None)
-    for key in ("epoch", "position"):
-        assert key in state["meta"]
-    return state
-
-
-def log_lines(run: Run) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "attempt")}
-            for line in training_log.fold(run)]
+    return state_in(state_file(run, run.newest_attempt()))
 
 
 def hooks(kind: str) -> list[dict[str, Any]]:
@@ -122,6 +90,22 @@ def test_four_ranks_one_and_two_learn_the_same_up_to_the_order_of_summation(few,
             close(mine, theirs, name)
             counts = next(key for key in mine if key.endswith("cum_samples"))
             assert torch.equal(mine[counts], theirs[counts])
+
+
+def test_rescaled_in_mid_epoch_each_sample_comes_with_its_own_draws_and_the_end_does_not_hang_on_further_stops(
+        few, tmp_path):
+    cfg = config_of(few, "seesaw", {"runner__max_epochs": 1})
+    whole = train(cfg, tmp_path / "whole", [(2, None)], 2)
+    epoch = {tuple(note) for note in notes(whole, "samples") if note[0] == 0}
+    ends = {}
+    for name, stops in {"once": [2], "twice": [2, 3]}.items():
+        run = train(cfg, tmp_path / name, [(2, 2), *[(3, at) for at in stops[1:]], (3, None)], 2, rescaled=[3])
+        drawn = [tuple(note) for note in notes(run, "samples") if note[0] == 0]
+        assert epoch <= set(drawn) and len(drawn) == len({note[:2] for note in drawn})
+        assert len(drawn) - len(epoch) < 3, "only the last iteration is filled up"
+        ends[name] = bits(end(run)), log_lines(run), Counter(map(tuple, notes(run, "samples")))
+    assert ends["once"] == ends["twice"]
+    assert len(end(run)["rank_buffers"]) == 3
 
 
 def close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], name: str) -> None:

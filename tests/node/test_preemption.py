@@ -166,6 +166,24 @@ for batch in batches:
 assert not preemption.asked_to_stop()
 print(seen)
 """
+ABANDONED = """
+import os, signal
+import torch
+from ecm_cluster.node import preemption
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4000
+    def __getitem__(self, index):
+        return torch.zeros(1000)
+
+loader = torch.utils.data.DataLoader(Data(), batch_size=1000, num_workers=2, collate_fn=list,
+                                     worker_init_fn=preemption.prepare_loader_worker)
+batches = iter(loader)
+print(*(worker.pid for worker in batches._workers), flush=True)
+next(batches)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.mark.slow
@@ -174,3 +192,13 @@ def test_workers_of_a_loader_survive_signals_and_still_bring_every_sample():
                           timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(list(range(12)))
+
+
+@pytest.mark.slow
+def test_workers_of_a_loader_end_with_a_trainer_that_is_killed():
+    done = subprocess.run([sys.executable, "-c", ABANDONED], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False,
+                          timeout=300)
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the loader's workers end", 30)

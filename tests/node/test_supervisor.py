@@ -20,15 +20,15 @@ from small import ROOT, wait_until
 
 from ecm_cluster import checkpoints, files, job
 from ecm_cluster.ledger import Event
-from ecm_cluster.node import supervisor, world
+from ecm_cluster.node import supervise_evaluation, supervisor, world
 from ecm_cluster.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import preemption, supervisor
+from ecm_cluster.node import preemption, supervise_training
 from ecm_cluster.run import Run
 
-class Small(supervisor.TrainingSupervisor):
+class Small(supervise_training.TrainingSupervisor):
     module = "small_worker"
 
 preemption.watch()
@@ -56,7 +56,7 @@ def act(what):
         if rank == 0:
             with contextlib.suppress(RuntimeError):
                 commit()
-            files.write_json(run.complete_file, {"attempt": attempt})
+            files.write_json(run.complete_file(attempt), {"attempt": attempt})
         return 0
     if what == "fail and say why":
         try:
@@ -64,7 +64,9 @@ def act(what):
         except ArithmeticError as error:
             record_failure(run, attempt, rank, "train", error)
         return 1
-    if what == "be killed":
+    if what == "complete and be killed":
+        act("complete")
+    if what in ("be killed", "complete and be killed"):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "commit when told":
         while not (run.path / "go").exists():
@@ -140,6 +142,11 @@ def gone(pid: int) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- attempts
+
+
+def test_a_worker_that_dies_after_the_completion_mark_has_completed_the_work(run, start):
+    assert ended(start("complete and be killed")) == (0, "")
+    assert [e["cause"] for e in events(run, "end")] == ["complete"]
 
 
 def test_a_worker_that_completes_ends_its_task_well(run, start):
@@ -368,20 +375,30 @@ def said_to(text: str) -> str:
 PREEMPTED = answer("RUNNING", preempted=True)
 
 
-def test_a_preempted_job_asks_twice_requeues_itself_once_and_stays(run, start, slurm):
+def test_a_preempted_job_asks_twice_requeues_itself_once_and_then_ends(run, start, slurm):
     tasks = stop_on_slurm(run, start, slurm, PREEMPTED, size=2)
     wait_until(lambda: events(run, "requeue"), "the requeue", 60)
     (event,) = events(run, "requeue")
     assert (event["accepted"], event["cause"]) == (True, "preempted")
     calls = [line.split(" ", 1)[1] for line in slurm.calls().splitlines()]
     assert calls == ["-o show job 77", "-o show job 77", "requeue 77"]
-    assert [task.poll() for task in tasks] == [None, None], "exit 0 or 1 now would end the job for Slurm"
     assert [e["cause"] for e in events(run, "end")] == ["preempted"]
+    for task in tasks:
+        code, said = ended(task)
+        assert code != 0 and said.endswith("stopped: preempted")
+
+
+def test_a_preempted_job_that_slurm_itself_runs_again_stays_until_it_is_killed(run, start, slurm):
+    refusing = (f'case "$*" in requeue*) exit 1;; *partition*) echo PartitionName=low PreemptMode=REQUEUE;; '
+                f'*) {said_to(PREEMPTED.strip() + " Partition=low")};; esac')
+    tasks = stop_on_slurm(run, start, slurm, script=refusing, size=2)
+    wait_until(lambda: events(run, "requeue"), "the requeue", 60)
     # a second SIGTERM at the end of the grace time changes nothing
     for task in tasks:
         task.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
-        tasks[0].wait(0.3)
+        tasks[0].wait(1.5)
+    assert tasks[1].poll() is None, "an exit now would be the end of the job for Slurm"
 
 
 def test_a_job_that_is_cancelled_between_the_two_questions_stays_cancelled(run, start, slurm):
@@ -392,6 +409,13 @@ def test_a_job_that_is_cancelled_between_the_two_questions_stays_cancelled(run, 
     assert "requeue 77" not in slurm.calls()
     (event,) = events(run, "requeue")
     assert (event["accepted"], event["cause"]) == (False, "cancelled")
+
+
+def test_an_attempt_that_is_overtaken_while_slurm_is_asked_requeues_nothing(run, start, slurm):
+    newer = f"echo '{{\"number\": 2, \"identity\": \"x\", \"accepts\": []}}' > {run.attempt_file(2)}"
+    (task,) = stop_on_slurm(run, start, slurm, script=f"{newer}; {said_to(PREEMPTED)}")
+    assert "not requeued" in ended(task)[1]
+    assert "requeue 77" not in slurm.calls()
 
 
 def test_a_run_with_a_cancel_mark_is_not_requeued_at_its_time_limit(run, start, slurm):
@@ -459,7 +483,7 @@ def test_an_evaluation_of_an_incomplete_run_does_not_run(run, monkeypatch):
                         "SUBMITIT_LOCAL_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(supervisor.AttemptFailed, match="run is not complete: its evaluation does not run"):
-        supervisor.evaluation_supervisor(run)
+        supervise_evaluation.evaluation_supervisor(run)
     assert not run.evaluations_dir.exists()
 
 

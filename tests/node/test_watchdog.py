@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 
 import pytest
+from small import wait_until
 
 from ecm_cluster.node.watchdog import Neighbours, Watchdog
 from ecm_cluster.run import Run, write_heartbeat
@@ -92,3 +95,34 @@ def test_a_neighbour_that_died_without_a_word_is_lost_and_one_that_left_is_not(r
     run.ledger(1, "task002").write("left", rank=2)
     near._looked = -100.0
     assert near.lost() is None
+
+
+WATCHED = """
+import sys, time
+from ecm_cluster.node.watchdog import Siblings
+
+siblings = Siblings(int(sys.argv[1]))
+for _ in sys.stdin:
+    siblings._looked = 0.0  # it looks every two seconds
+    print(siblings.gone(), flush=True)
+"""
+
+
+def test_a_task_that_waits_for_an_attempt_is_told_when_a_sibling_has_gone(root):
+    # the shell is the parent of both
+    parent = subprocess.Popen(["sh", "-c", 'sleep 60 & echo $!; "$0" -c "$1" 2; true', sys.executable, WATCHED],
+                              cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdin and parent.stdout
+    sibling = int(parent.stdout.readline())
+
+    def asked() -> str:
+        assert parent.stdin and parent.stdout
+        print("?", file=parent.stdin, flush=True)
+        return parent.stdout.readline().strip()
+
+    try:
+        assert asked() == "False"
+    finally:
+        os.kill(sibling, signal.SIGKILL)
+    wait_until(lambda: asked() == "True", "it is told", 30)
+    parent.communicate()

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endings import SHORT, ends, preempt, trained, worker_of
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
 from ecm_cluster.run import Run
-
-SHORT = {"runner__max_epochs": 4}  # 24 steps of about a third of a second
 
 
 @pytest.fixture
@@ -27,26 +26,6 @@ def begin(slurm: SlurmCluster, small_data: Path, tmp_path: Path) -> Iterator[Any
         return run, run.submissions()[0].job_id or ""
 
     yield start
-
-
-def trained(run: Run, attempt: int, steps: int) -> None:
-    wait_until(lambda: (run.heartbeat(attempt) or {}).get("iteration", 0) >= steps, f"attempt {attempt} trains",
-               look=lambda: logs_of(run))
-
-
-def ends(run: Run, attempt: int) -> list[str]:
-    return [e["cause"] for e in run.events() if e.kind == "end" and e.attempt == attempt]
-
-
-def preempt(slurm: SlurmCluster, job_id: str) -> None:
-    node = slurm.job(job_id)["NodeList"]
-    high = slurm.submit("-p", "high", "--exclusive", "--nodelist", node, "--time", "5", "--wrap", "sleep 2")
-    slurm.wait_for(high)
-
-
-def worker_of(run: Run, attempt: int, rank: int) -> int:
-    task = next(e["pid"] for e in run.events() if e.kind == "start" and e.attempt == attempt and e["rank"] == rank)
-    return int(Path(f"/proc/{task}/task/{task}/children").read_text().split()[0])
 
 
 def test_a_cancelled_job_stays_cancelled_and_its_evaluation_too(slurm, begin):

@@ -14,9 +14,10 @@ and none is disturbed.
 By hand, from ``tests/slurm``: ``python -m slurm_harness --dbd -- bash`` (a shell whose sbatch talks to it).
 
 What is real: every daemon and command, munge credentials, scheduling, gres, preemption, requeue,
-dependencies, arrays, time limits, node failures, a restart of slurmctld. What is not: cgroups (no memory or
-device is enforced, no OUT_OF_MEMORY), GPUs (links to /dev/null; CUDA_VISIBLE_DEVICES is set), CPU binding, a
-network between nodes, more than one user.
+dependencies, arrays, time limits, node failures, a restart of slurmctld. What is not: cgroups (no device is
+enforced, and memory only with ``memory_limits=True`` where ``can_limit_memory()``; two such clusters at once
+need another ``prefix``), GPUs (links to /dev/null; CUDA_VISIBLE_DEVICES is set), CPU binding, a network between
+nodes, more than one user.
 
 **Nodes.** As root, and as a plain user where the kernel gives user namespaces, each node has a host name,
 /etc/hosts (all node names), /dev/shm and disk of its own (``cluster.local`` in jobs,
@@ -46,6 +47,6 @@ devices. slurmdbd.conf has to be of mode 600. PID 1 of a container reaps late, s
 """
 
 from .cluster import SlurmCluster
-from .requirements import missing_packages
+from .requirements import can_limit_memory, missing_packages
 
-__all__ = ["SlurmCluster", "missing_packages"]
+__all__ = ["SlurmCluster", "can_limit_memory", "missing_packages"]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from . import config, database, processes
+from . import config, database, processes, requirements
 from .commands import Commands
 
 # read at once: a process that has become a plain user may no longer see this checkout
@@ -73,6 +73,9 @@ class SlurmCluster(Commands):
         for process in self._daemons.values():
             process.wait()
         self._daemons.clear()
+        if self.options.memory_limits:
+            for node in self.nodes:
+                requirements.remove_cgroups(node)
         if self._keeper is not None:
             os.killpg(self._keeper.pid, signal.SIGKILL)
             self._keeper.wait()

@@ -33,11 +33,13 @@ def default_partitions(grace: int) -> dict[str, str]:
 class Options:
     """Options of :class:`SlurmCluster`; every time is in seconds."""
 
-    nodes: int = 4  # named n1, n2, ...
+    nodes: int = 4
     gpus: int = 8  # of each node; 0: the nodes have none
     gpu_type: str = ""  # e.g. a100: the gres is then gpu:a100:8
     cpus: int = 64
-    memory: int = 64000  # MB; not enforced
+    memory: int = 64000  # MB
+    memory_limits: bool = False  # jobs that use more than they asked for are killed, see requirements.cgroups
+    prefix: str = "n"  # of the nodes' names
     dbd: bool = False  # with slurmdbd and MariaDB: sacct works
     grace: int = 5
     kill_wait: int = 10  # 30 in stock Slurm
@@ -53,7 +55,7 @@ class Options:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the nodes: n1, n2, ..."""
-        return tuple(f"n{i + 1}" for i in range(self.nodes))
+        return tuple(f"{self.prefix}{i + 1}" for i in range(self.nodes))
 
 
 def user_name() -> str:
@@ -86,6 +88,9 @@ def write(folder: Path, options: Options) -> tuple[int, int]:
         target = folder / "etc" / name
         target.write_text(text if options.gpus or name != "gres.conf" else "AutoDetect=off\n")
         target.chmod(0o600 if name == "slurmdbd.conf" else 0o644)  # slurmdbd refuses any other mode
+    if options.memory_limits:
+        (folder / "etc" / "cgroup.conf").write_text(
+            "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n")
     hosts = Path("/etc/hosts").read_text() if Path("/etc/hosts").exists() else "127.0.0.1 localhost\n"
     (folder / "etc" / "hosts").write_text(f"{hosts.rstrip()}\n127.0.0.1 {' '.join(options.names)}\n")
     return port, port + 1
@@ -94,7 +99,7 @@ def write(folder: Path, options: Options) -> tuple[int, int]:
 def _values(folder: Path, options: Options, port: int) -> dict[str, object]:
     last, gpu = options.nodes, options.gpus
     partitions = default_partitions(options.grace) if options.partitions is None else options.partitions
-    nodes = f"n[1-{last}]" if last > 1 else "n1"
+    nodes = f"{options.prefix}[1-{last}]" if last > 1 else f"{options.prefix}1"
     gres = f"gpu:{options.gpu_type}:{gpu}" if options.gpu_type else f"gpu:{gpu}"
     return {
         "dir": folder,
@@ -103,6 +108,7 @@ def _values(folder: Path, options: Options, port: int) -> dict[str, object]:
         "nodes": nodes,
         "cpus": options.cpus,
         "memory": options.memory,
+        "task_plugin": "task/cgroup" if options.memory_limits else "task/none",
         "controller_port": port,
         "accounting_port": port + 1,
         "node_ports": f"[{port + 2}-{port + 1 + last}]" if last > 1 else port + 2,

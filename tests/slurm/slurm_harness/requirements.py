@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 _SLURM = {
     "munged": "munge",
@@ -29,3 +30,15 @@ def missing_packages(dbd: bool = False, path: str | None = None) -> list[str]:
     programs = _SLURM | (_ACCOUNTING if dbd else {})
     packages = {package for program, package in programs.items() if shutil.which(program, path=path) is None}
     return sorted({word for package in packages for word in package.split()})
+
+
+def can_limit_memory() -> bool:
+    """Whether Slurm can make memory cgroups here: it needs root and the hierarchy of version 1."""
+    return os.geteuid() == 0 and os.access("/sys/fs/cgroup/memory/release_agent", os.W_OK)
+
+
+def remove_cgroups(node: str) -> None:
+    """Remove what slurmd makes for a node and leaves behind when it is killed; nothing may run in it any more."""
+    top = Path("/sys/fs/cgroup/memory") / f"slurm_{node}"
+    for folder in sorted(top.glob("**/"), reverse=True):  # a cgroup is a folder that only looks filled
+        folder.rmdir()

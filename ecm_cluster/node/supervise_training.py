@@ -1,0 +1,52 @@
+"""The supervisor of a rank of a training: what it goes on from, and its answer to signals that the ranks cannot give.
+
+From its first iteration on a training answers signals itself, all ranks at the same step. Before (imports, rendezvous,
+staging) it cannot, and that may take longer than a grace.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .. import chain, checkpoints, files
+from ..run import Run
+from . import preemption, requeue
+from .supervisor import ASK_AGAIN_SECONDS, Supervisor
+
+BEFORE_TRAINING = ("starting", "staging", "first iteration")  # phases in which a worker cannot stop by itself
+
+
+class TrainingSupervisor(Supervisor):
+    """Supervises a rank of a training."""
+
+    module = "ecm_cluster.node.train"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, run)
+        self._asked = float("-inf")
+
+    def heed(self, attempt: int, ledger: Any) -> None:
+        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
+        phase = (self.work.heartbeat(attempt, 0) or {}).get("phase", "starting")
+        if self.place.rank != 0 or not preemption.asked_to_stop() or phase not in BEFORE_TRAINING \
+                or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
+            return
+        self._asked = time.monotonic()
+        if self.place.cluster == "local":
+            cause = "cancelled" if self.training.cancel_file.exists() else "signalled"
+        else:
+            cause = requeue.ask(self.training, self.place)
+        # in its grace a job that Slurm brings back by itself may come to a first step, and so may one near its limit
+        if cause in ("cancelled", "requeued") or (cause == "preempted" and not requeue.slurm_requeues(self.place)):
+            files.write_json(self.work.abort_file(attempt), {"rank": 0, "cause": cause, "stopped": True})
+
+    def already_done(self) -> bool:
+        return self.training.completion() is not None
+
+    def basis(self, ledger: Any) -> dict[str, Any]:
+        until = chain.resume_point(self.training)  # `resume --from`: later checkpoints count no more
+        newest, accepts, broken = checkpoints.choose(self.training, until)
+        for manifest, reason in broken:
+            ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
+        return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts]}

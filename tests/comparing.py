@@ -1,0 +1,39 @@
+"""Two trainings compared bit by bit, without what clocks and attempts decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecm_cluster import training_log
+from ecm_cluster.run import Run
+
+
+def bits(value: Any) -> Any:
+    """A state as something that compares bit by bit."""
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return [bits(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def state_in(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint, without what the clock and the attempts decide."""
+    state = torch.load(checkpoint, weights_only=True)
+    for key in ("attempt", "starts_after"):
+        state["meta"].pop(key)
+    for part in state["meta"]["log_buffer"].values():
+        for key in ("time", "data_time"):
+            part.pop(key, None)
+    for key in ("epoch", "position"):
+        assert key in state["meta"]
+    return state
+
+
+def log_lines(run: Run) -> list[dict[str, Any]]:
+    """What all attempts of a run have logged, as one series."""
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "attempt")}
+            for line in training_log.fold(run)]

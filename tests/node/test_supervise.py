@@ -1,0 +1,171 @@
+"""What the supervisors themselves answer to a signal: of a training before its ranks can, and of an evaluation."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import Answers
+
+from ecm_cluster import files, job
+from ecm_cluster.node import preemption
+from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor
+from ecm_cluster.node.supervise_training import TrainingSupervisor
+from ecm_cluster.run import Run, Work, write_heartbeat
+
+LATER = "2999-01-01T00:00:00"
+REFUSES = 'case "$*" in requeue*) exit 1;; esac\n'
+
+
+def told(state: str, restarts: int = 0, preempted: bool = False, mode: str = "REQUEUE", end: str = LATER) -> str:
+    """Shell that answers as scontrol does, of the job and of its partition."""
+    when = LATER if preempted else "None"
+    return (f'case "$*" in *partition*) echo PartitionName=low PreemptMode={mode} GraceTime=5;;\n'
+            f"*) echo 'JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} PreemptTime={when} "
+            f"EndTime={end} Partition=low ';; esac\n")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    place = {"SLURM_JOB_ID": "77", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0",
+             "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    made = Run(tmp_path / "run")
+    files.write_json(_folder(made.run_file), {"name": "run", "run_id": "ab", "cluster": "slurm",
+                                              "job": job.make({"name": "run"}).as_dict()})
+    return made
+
+
+def _folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Iterator[Any]:
+    """``slurm(script)`` is what scontrol answers from then on; ``slurm.calls()`` what it was asked."""
+    answers = Answers(tmp_path, monkeypatch)
+
+    class Scontrol:
+        def __call__(self, script: str) -> None:
+            answers.script("scontrol", f'echo "$*" >> {answers.folder}/calls\n{script}')
+
+        def requeues(self) -> int:
+            return answers.calls().count("requeue 77")
+
+        def calls(self) -> str:
+            return answers.calls()
+
+    yield Scontrol()
+    preemption.clear()
+
+
+def began(work: Work) -> None:
+    files.create_exclusive(_folder(work.attempt_file(1)), json.dumps({"number": 1, "job_id": "77"}))
+
+
+def heeds(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
+    """Let it look at a signal; the ends that are on record then, and the order to the workers to end."""
+    preemption.ask_to_stop(signal.SIGTERM)
+    supervisor.heed(1, supervisor.work.ledger(1, "task000"))
+    abort = supervisor.work.abort_file(1)
+    ends = [e["cause"] for e in supervisor.work.events() if e.kind == "end"]
+    return ends, files.read_json(abort) if abort.exists() else None
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+@pytest.fixture
+def evaluation(run) -> EvaluationSupervisor:
+    work = run.evaluation("iter_0000006-ab")
+    began(work)
+    return EvaluationSupervisor(work, run)
+
+
+@pytest.mark.parametrize("script", [
+    told("RUNNING"), told("RUNNING", end="2000-01-01T00:00:00"), told("RUNNING", preempted=True)],
+    ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back"])
+def test_an_evaluation_goes_on_where_nothing_has_to_be_done_for_it_to_come_back(evaluation, slurm, script):
+    slurm(script)
+    assert heeds(evaluation) == ([], None)
+    assert slurm.requeues() == 0 and not preemption.asked_to_stop()
+
+
+def test_an_evaluation_that_was_preempted_ends_as_such_when_its_grace_is_over(evaluation, slurm):
+    slurm(told("RUNNING", preempted=True))
+    heeds(evaluation)
+    slurm(told("COMPLETING", restarts=1))
+    assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
+
+
+def test_an_evaluation_requeues_its_job_where_slurm_would_not(evaluation, slurm):
+    slurm(told("RUNNING", preempted=True, mode="CANCEL"))
+    assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
+    assert slurm.requeues() == 1
+
+
+def test_an_evaluation_that_slurm_will_not_run_again_uses_its_grace(evaluation, slurm):
+    slurm(REFUSES + told("RUNNING", preempted=True, mode="CANCEL"))
+    assert heeds(evaluation) == (["preempted"], None)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_cancelled_evaluation_ends_at_once(run, evaluation, slurm, marked):
+    slurm(told("RUNNING") if marked else told("COMPLETING"))
+    if marked:
+        files.write_json(run.cancel_file, {"time": 1.0})
+    assert heeds(evaluation) == (["cancelled"], {"rank": 0, "cause": "cancelled"})
+    assert slurm.requeues() == 0
+
+
+def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(evaluation, slurm):
+    slurm("exit 1\n")
+    assert heeds(evaluation) == ([], None)
+    asked = len(slurm.calls().splitlines())
+    assert heeds(evaluation) == ([], None)
+    assert len(slurm.calls().splitlines()) == asked == 1 and preemption.asked_to_stop()
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+@pytest.fixture
+def training(run) -> TrainingSupervisor:
+    began(run)
+    return TrainingSupervisor(run)
+
+
+@pytest.mark.parametrize(("script", "cause"), [
+    (told("RUNNING", preempted=True, mode="CANCEL"), "preempted"), (told("COMPLETING"), "cancelled"),
+    (told("COMPLETING", restarts=1), "requeued")])
+@pytest.mark.parametrize("phase", [None, "starting", "first iteration"])
+def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_nothing(
+    run, training, slurm, script, cause, phase
+):
+    slurm(script)
+    if phase:
+        write_heartbeat(run, 1, 0, phase=phase)
+    assert heeds(training) == ([], {"rank": 0, "cause": cause, "stopped": True})
+    assert training.stopped_early(1)
+
+
+@pytest.mark.parametrize("script", [
+    told("RUNNING"), told("RUNNING", end="2000-01-01T00:00:00"), told("RUNNING", preempted=True), "exit 1\n"],
+    ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back", "no answer"])
+def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slurm, script):
+    slurm(script)
+    assert heeds(training) == ([], None)
+    assert preemption.asked_to_stop() and not training.stopped_early(1)
+
+
+def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):
+    slurm(told("COMPLETING"))
+    write_heartbeat(run, 1, 0, phase="training", iteration=1)
+    assert heeds(training) == ([], None)
+    assert slurm.calls() == ""
