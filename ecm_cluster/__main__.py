@@ -11,6 +11,8 @@ from .errors import one_of
 
 VERBS = {
     "submit": "submit a training run and the evaluation behind it",
+    "evaluate": "score checkpoints, also under a grid of test settings",
+    "compare": "say which classes two runs detect better or worse",
     "status": "say what every run is doing, and why",
     "cancel": "cancel runs and what waits behind them; they stay resumable",
     "resume": "bring a run back that has ended, was cancelled, or crashed",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import chain, checkpoints, cli, cluster, driver, files, liveness, runs
+from . import chain, checkpoints, cli, cluster, driver, evaluations, files, liveness, runs
 from . import job as jobs
 from .errors import UserError
 from .reporting import state as states
@@ -95,7 +95,7 @@ def _cancel_on_slurm(run: Run) -> int:
         for job_id in reversed(live):
             cluster.cancel(job_id)
         back = _settle(run)
-        stage_of = {job_id: stage for stage in (chain.TRAIN, chain.EVALUATE) for job_id in chain.job_ids(run, stage)}
+        stage_of = {job_id: stage for stage in chain.recorded_stages(run) for job_id in chain.job_ids(run, stage)}
         _say_done(run, ", ".join(f"{stage_of[job_id]} {job_id}" for job_id in live))
     if back:
         print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will end itself as soon as it starts",
@@ -109,7 +109,7 @@ def _settle(run: Run) -> list[str]:
     Returns:
         Jobs that are still neither gone nor ending.
     """
-    ids = [job_id for stage in (chain.TRAIN, chain.EVALUATE) for job_id in chain.job_ids(run, stage)]
+    ids = chain.chain_ids(run)
     began, told = time.monotonic(), False
     while True:
         known = cluster.query(ids) or {}
@@ -144,7 +144,7 @@ def _cancel_local(run: Run) -> int:
             if time.monotonic() > end:
                 raise UserError(f"RUN: its driver {pid} is still there after {COMMITTING:.0f} s; see {run.local_log}")
             time.sleep(0.1)
-        if run.completion() and any(e.metrics() for e in run.evaluations()):
+        if run.completion() and evaluations.chain_done(run, chain.EVALUATE):
             return _say_nothing_to_do(run)  # it came to its end before the signal came to it
         _say_done(run, f"driver {pid}")
     return cli.EXIT_OK

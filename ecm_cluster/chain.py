@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import cluster, driver, files, lead
+from . import cluster, driver, evaluations, files, lead
 from . import job as jobs
 from .errors import UserError
-from .run import Evaluation, Run
+from .run import Run
 
 TRAIN, EVALUATE = "train", "evaluate"
 
@@ -28,8 +27,13 @@ def stages(job: jobs.Job) -> list[str]:
     return [TRAIN, EVALUATE] if job.evaluation.enabled else [TRAIN]
 
 
-def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None) -> cluster.Request:
-    """What a stage asks of the cluster; an evaluation inherits what its block does not say."""
+def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
+            elements: int | None = None) -> cluster.Request:
+    """What a stage asks of the cluster; an evaluation inherits what its block does not say.
+
+    Args:
+        elements: Of the stage's array; None: as many as are on record.
+    """
     block = job.evaluation
     nodes, gpus, partition, time = job.nodes, job.gpus, job.partition, job.time
     if stage != TRAIN:
@@ -37,7 +41,10 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
         partition, time = block.partition or partition, block.time or time
     asked = lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
     job = dataclasses.replace(job, signal_lead=lead.within(asked, time))
-    return cluster.Request(run, job, stage, nodes, gpus, token, partition, time, after)
+    if elements is None:
+        elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
+    return cluster.Request(run, job, stage, nodes, gpus, token, partition, time, after, elements,
+                           min(block.at_once, elements))
 
 
 def new_token(run_name: str, stage: str) -> str:
@@ -48,7 +55,7 @@ def task(run: Run, stage: str) -> Callable[[], Any]:
     """What each task of a stage's job runs."""
     from .node.task import Evaluate, Train
 
-    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path))
+    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path), stage)
 
 
 def submit(run: Run, job: jobs.Job) -> dict[str, str]:
@@ -60,11 +67,16 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
     ids: dict[str, str] = {}
     for stage in stages(job):
         # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
-        ids[stage] = _submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+        ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
     return ids
 
 
-def _submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
+def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
+    """Submit the job of one stage, or find again the one that it has.
+
+    Returns:
+        The job id.
+    """
     path = run.submission_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = files.read_json(path) if path.exists() else None
@@ -144,21 +156,6 @@ def adopt(run: Run) -> list[str]:
     return found
 
 
-def evaluation_settings(run: Run) -> dict[str, Any]:
-    """What an evaluation's figures depend on besides the checkpoint."""
-    return {"config": run.spec["digests"]["config"], "annotations": run.spec["digests"].get("val_annotations"),
-            "iou_types": "as the model gives", "scorer": "lvis"}
-
-
-def last_evaluation(run: Run) -> Evaluation:
-    """The evaluation of a complete run's last checkpoint; its key is made of checkpoint and settings."""
-    mark = run.completion()
-    assert mark is not None, "only a complete run has a last checkpoint"
-    settings = evaluation_settings(run)
-    text = repr((mark["digest"], sorted(settings.items(), key=str)))
-    return run.evaluation(f"iter_{mark['iteration']:07d}-{hashlib.sha256(text.encode()).hexdigest()[:10]}")
-
-
 def frozen_job(run: Run) -> jobs.Job:
     """The job that a run was submitted with, on the resources that its last resume gave it."""
     return jobs.make({**run.spec["job"], **run.overrides().get("job", {})})
@@ -204,6 +201,21 @@ def record_of(run: Run, stage: str) -> dict[str, Any]:
         return {}
 
 
+def recorded_stages(run: Run) -> list[str]:
+    """Every stage that has a job, the training first."""
+    return [submission.stage for submission in run.submissions()]
+
+
+def next_sweep(run: Run) -> str:
+    """The name of one more stage of evaluations."""
+    return f"sweep{1 + sum(stage.startswith('sweep') for stage in run.stages_with_elements()):03d}"
+
+
+def chain_ids(run: Run) -> list[str]:
+    """Every job that a run has had, sweeps included, those of the training first."""
+    return [job_id for stage in recorded_stages(run) for job_id in job_ids(run, stage)]
+
+
 def job_ids(run: Run, stage: str) -> list[str]:
     """Every job that a stage has had, oldest first, with the present one last."""
     record = record_of(run, stage)
@@ -238,41 +250,3 @@ def alone(run: Run) -> Iterator[None]:
                         "done") from None
     except PermissionError as error:
         raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
-
-
-def successor(run: Run, attempt: int, job_id: str) -> str | None:
-    """Submit a job that carries the training on once this one has ended, where Slurm refuses to requeue it.
-
-    Called on a compute node, by the job of the attempt. Calling it again submits no second job.
-
-    Args:
-        attempt: The caller's attempt: only the newest may do this.
-        job_id: The caller's job.
-
-    Returns:
-        The successor's job id; None where the run must not go on: fenced, cancelled, or complete.
-
-    Raises:
-        UserError: Slurm refuses that too; the run is stopped, and can be resumed.
-    """
-    with alone(run):
-        if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
-            return None
-        job = frozen_job(run)
-        if record_of(run, TRAIN).get("job_id") == job_id:
-            renew(run, TRAIN)
-        train = _submit_stage(run, job, TRAIN, after=f"afterany:{job_id}")
-        if EVALUATE in stages(job):
-            _evaluate_after(run, job, train)
-        return train
-
-
-def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
-    """Make the evaluation wait for another training job; its own job is kept where it still waits."""
-    old = record_of(run, EVALUATE).get("job_id")
-    if old and cluster.depend(old, f"afterok:{train}"):
-        return
-    if old:
-        cluster.cancel(old)
-        renew(run, EVALUATE)
-    _submit_stage(run, job, EVALUATE, after=train)

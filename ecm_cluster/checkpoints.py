@@ -228,12 +228,6 @@ def prune(run: Run, attempt: int, keep: int, needed: Callable[[Manifest], bool] 
     return gone
 
 
-def awaited_by_evaluations(run: Run) -> set[str]:
-    """Names of the checkpoints that evaluations have begun with and not ended."""
-    open_ones = [e for e in run.evaluations() if e.newest_attempt() and e.metrics() is None]
-    return {str(e.read_attempt(e.newest_attempt()).get("from")) for e in open_ones}
-
-
 def sweep(run: Run, attempt: int) -> list[str]:
     """Delete what writers that died left behind: temporary files, and checkpoints without a manifest.
 

@@ -21,6 +21,7 @@ from typing import Any
 from . import files
 from . import job as jobs
 from .errors import UserError
+from .job_states import JobState, of_arrays
 from .request import Request, outside_environment, python_of, sbatch_parameters, task_command
 from .run import Run
 from .values import parse_time
@@ -70,6 +71,8 @@ def _executor(request: Request) -> Any:
 def render(request: Request) -> str:
     """The exact sbatch script of one job; nothing is written."""
     executor = _executor(request)
+    if request.elements > 1:
+        executor.parameters["map_count"] = request.elements  # as submitit's own array does
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
@@ -83,10 +86,10 @@ def write_task(request: Request, task: Callable[[], Any]) -> None:
 
 
 def submit(request: Request, task: Callable[[], Any]) -> str:
-    """sbatch one job.
+    """sbatch one job, or one array.
 
     Returns:
-        The job id.
+        The job id; of an array, that of the whole.
 
     Raises:
         UserError: sbatch refused; its own words are in the message.
@@ -96,7 +99,12 @@ def submit(request: Request, task: Callable[[], Any]) -> str:
     # submitit prints what sbatch says, which the error says again
     with _outside(), contextlib.redirect_stderr(io.StringIO()):
         try:
-            return str(_executor(request).submit(task).job_id)
+            executor = _executor(request)
+            if request.elements == 1:
+                return str(executor.submit(task).job_id)
+            with executor.batch():
+                elements = [executor.submit(task) for _ in range(request.elements)]
+            return str(elements[0].job_id).partition("_")[0]
         except (FailedJobError, FailedSubmissionError) as error:
             text = str(getattr(error.__cause__, "stderr", None) or error)
             raise UserError(f"sbatch refused the {request.stage} job: {_said(text)}") from None
@@ -133,17 +141,6 @@ def _slurm(*command: str, timeout: float = COMMAND_TIMEOUT) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-@dataclass(frozen=True)
-class JobState:
-    """What Slurm says of a job: its state (``PENDING``, ``RUNNING``, …), the reason, and the comment."""
-
-    job_id: str
-    state: str
-    reason: str
-    comment: str
-    start: str
-
-
 def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
     """The states of many jobs, in one squeue call, and one sacct call for those that squeue has forgotten.
 
@@ -157,9 +154,8 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
         out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing))
         if queue is None and out is None:
             return None
-        for line in (out or "").splitlines():
-            job_id, state, reason, comment, start = [*line.split("|"), "", "", ""][:5]
-            found[job_id] = JobState(job_id, state.split(" ")[0], reason, comment, start)
+        rows = [[*line.split("|"), "", "", ""][:5] for line in (out or "").splitlines()]
+        found |= {j.job_id: j for j in of_arrays(JobState(r[0], r[1].split(" ")[0], *r[2:]) for r in rows)}
     return found
 
 
@@ -168,11 +164,8 @@ def _queue() -> list[JobState] | None:
     out = _slurm("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k")
     if out is None:
         return None
-    jobs_found = []
-    for line in out.splitlines():
-        job_id, state, reason, start, comment = [*line.split("|", 4), "", "", "", ""][:5]
-        jobs_found.append(JobState(job_id.strip(), state, reason, comment, start))
-    return jobs_found
+    rows = [[*line.split("|", 4), "", "", "", ""][:5] for line in out.splitlines()]
+    return of_arrays(JobState(r[0].strip(), r[1], r[2], r[4], r[3]) for r in rows)
 
 
 def find_by_token(token: str) -> str | None:
@@ -220,12 +213,21 @@ def requeue(job_id: str) -> bool:
 
 
 def depend(job_id: str, dependency: str) -> bool:
-    """Let a job that has not started wait for another one, e.g. ``afterok:7``; False where it does not."""
-    if _slurm("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}") is None:
-        return False
-    answer = show_job(job_id) or {}
+    """Let a job that has not started wait for another one, e.g. ``afterok:7``; False where it does not.
+
+    Of an array, those elements that have not started.
+    """
+    # of an array Slurm changes what it can, and says that it failed where an element has ended
+    _slurm("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
+    answers = (_slurm("scontrol", "-o", "show", "job", job_id) or "").splitlines()
     # Slurm also takes the change for a job that it is about to end, since what it waited for has failed
-    return answer.get("JobState") == "PENDING" and dependency in answer.get("Dependency", "")
+    pending = [line for line in answers if "JobState=PENDING" in line]
+    return bool(pending) and all(f"Dependency={dependency}" in line for line in pending)
+
+
+def release(job_id: str) -> bool:
+    """Let a job wait for no other job any more; False where Slurm refuses, or cannot be asked from here."""
+    return _slurm("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
 
 
 def cancel(job_id: str) -> bool:

@@ -12,6 +12,7 @@ from .request import environment_lines, outside_environment, python_of
 from .run import Run
 
 MODULE = "ecm_cluster.node.local"
+CHAIN = "chain"  # the training and what stands behind it, as a stage to play
 
 
 def alive(run: Run, pid: str) -> bool:
@@ -50,8 +51,8 @@ def _command_line(pid: str) -> str:
         return ""
 
 
-def start(run: Run, job: jobs.Job) -> str:
-    """Start the process that carries a run through on this machine; it outlives the caller.
+def start(run: Run, job: jobs.Job, stage: str = CHAIN) -> str:
+    """Start the process that carries a run, or one stage of it, through on this machine; it outlives the caller.
 
     Returns:
         Its pid, which is the run's job id.
@@ -60,7 +61,7 @@ def start(run: Run, job: jobs.Job) -> str:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
-    command = [python_of(job), "-m", MODULE, str(run.path)]
+    command = [python_of(job), "-m", MODULE, stage, str(run.path)]
     script = "\n".join(["set -e", *environment_lines(run, job), "exec " + shlex.join(command)])
     with open(run.local_log, "ab") as log:
         process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,

@@ -41,6 +41,12 @@ class Evaluation:
     gpus: int = _option(0, "int", "GPUs per node of the evaluation job; 0: as the training")
     partition: str | None = _option(None, "str", "partition of the evaluation job; default: as the training")
     time: str | None = _option(None, "time", "time limit of the evaluation job; default: as the training")
+    epochs: Any = _option(None, "epochs", "besides the last checkpoint: all, or a list of epochs")
+    every: int = _option(0, "int", "besides the last checkpoint: every n-th epoch, or iteration where the config "
+                         "counts those (IterBasedRunner); 0: none")
+    settings: dict[str, Any] = _option({}, "map", "test settings to try, e.g. {nms_iou: [0.5, 0.6]}: every combination")
+    at_once: int = _option(4, "positive", "evaluations of a run that may be at work at once")
+    while_training: bool = _option(False, "bool", "score checkpoints as they are committed, not after the training")
 
 
 @dataclass(frozen=True)
@@ -149,10 +155,10 @@ def load(job_file: str | None, flags: Mapping[str, Any]) -> Job:
     merged: dict[str, Any] = {}
     site = site_file()
     if site.exists() or os.environ.get(SITE_ENV):
-        _merge(merged, _read_yaml(site), f"{site}: ")
+        _merge(merged, read_yaml(site), f"{site}: ")
     if job_file is not None:
         path = find_job_file(job_file)
-        _merge(merged, _read_yaml(path), f"{path}: ")
+        _merge(merged, read_yaml(path), f"{path}: ")
     _merge(merged, flags, "")
     return make(merged)
 
@@ -189,7 +195,7 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
 
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # 30 ms that --help need not wait for
 
     try:

@@ -19,7 +19,7 @@ def on_slurm(run: Run) -> dict[str, str] | None:
         Slurm's words by job id, in the order of the chain; None where Slurm does not answer.
     """
     chain.adopt(run)
-    ids = [job_id for stage in (chain.TRAIN, chain.EVALUATE) for job_id in chain.job_ids(run, stage)]
+    ids = chain.chain_ids(run)
     known = cluster.query(ids) if ids else {}
     if known is None:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cluster, config, exactness, files, lead, weights
+from . import chain, cluster, config, evaluations, files, lead, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .run import Run
@@ -22,6 +22,7 @@ class Plan:
 
     Attributes:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
+        elements: What will be scored.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
     """
@@ -35,6 +36,7 @@ class Plan:
     images: dict[str, Path]
     weights: list[weights.Weight]
     batch: dict[str, Any]
+    elements: list[evaluations.Element] = field(default_factory=list)
     partition: cluster.Partition | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -55,6 +57,7 @@ def make(job: jobs.Job, where: str) -> Plan:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
                 weights.find(cfg), global_batch(cfg, job))
+    plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
     check_place(plan)
@@ -177,7 +180,9 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
         UserError: It would not; in sbatch's words.
     """
     for stage in chain.stages(plan.job):
-        words = cluster.refusal(chain.request(run, plan.job, stage, chain.new_token(run.name, stage)))
+        elements = 1 if stage == chain.TRAIN else len(plan.elements)
+        words = cluster.refusal(chain.request(run, plan.job, stage, chain.new_token(run.name, stage),
+                                              elements=elements))
         if words is not None:
             raise UserError(f"sbatch would refuse the {stage} job: {words}; mend the job file or the flags")
 
@@ -228,73 +233,8 @@ def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
     return digests
 
 
-def describe(plan: Plan) -> str:
-    """The plan as text, a line for each question a user has."""
-    job, batch = plan.job, plan.batch
-    unit = "GPU" if job.device == "cuda" else "CPU rank"
-    lines = [
-        ("config", plan.config_path),
-        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs and {job.mem_per_gpu} each, "
-                  f"{job.threads_per_rank} thread(s) a rank"),
-        ("where", describe_place(plan)),
-        ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
-                  f"({batch['rule']})"),
-        ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
-         + f"; seed {job.seed}"),
-        ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
-        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
-        ("checkpoints", describe_checkpoints(plan)),
-        ("exact", exactness.describe(plan.cfg, job.device)),
-        ("evaluation", describe_evaluation(plan)),
-    ]
-    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
-
-
-def describe_place(plan: Plan) -> str:
-    """Partition, time limit, and what happens on preemption and at the limit."""
-    job = plan.job
-    if plan.where == "local":
-        return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
-    part = plan.partition
-    name = job.partition or (f"{part.name} (the default)" if part else "the cluster's default")
-    text = f"partition {name}, time limit {job.time}"
-    if part is None:
-        return text + "; when preempted or out of time: commit, requeue, go on"
-    if part.preempt_mode.startswith("REQUEUE"):
-        return text + f"; when preempted (grace {part.grace} s) or out of time: commit, requeue, go on"
-    if part.preempt_mode.startswith("OFF"):
-        return text + "; never preempted; when out of time: commit, requeue, go on"
-    return text + f"; preemption mode {part.preempt_mode} (grace {part.grace} s): commit, ask for a requeue"
-
-
-def describe_weight(weight: weights.Weight) -> str:
-    if weight.url is None:
-        return str(weight.path)
-    return f"{weight.source} " + (f"(in {weight.path})" if weight.present else f"(to fetch: {weight.url})")
-
-
 def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:
     """Iterations between checkpoints: the job's, else the config's where it counts iterations, else 0."""
     stock = cfg.get("checkpoint_config") or {}
     by_epoch = stock.get("by_epoch", cfg["runner"]["type"] == "EpochBasedRunner")
     return job.checkpoint_every or (0 if by_epoch else int(stock.get("interval", 0)))
-
-
-def describe_checkpoints(plan: Plan) -> str:
-    """When checkpoints are written, and which stay."""
-    job, interval = plan.job, checkpoint_interval(plan.cfg, plan.job)
-    every = [f"every {interval} iterations"] if interval else []
-    if job.checkpoint_minutes:
-        every.append(f"every {job.checkpoint_minutes:g} minutes")
-    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
-    end = "at the end of each epoch" if epochs else "at the end"
-    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
-    return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
-
-
-def describe_evaluation(plan: Plan) -> str:
-    if chain.EVALUATE not in chain.stages(plan.job):
-        return "none"
-    block = plan.job.evaluation
-    return (f"the last checkpoint, after the training is complete, on {block.nodes or 1} node(s) × "
-            f"{block.gpus or plan.job.gpus}")

@@ -134,10 +134,11 @@ def decide(work: Work) -> Decision:
 
 
 def is_done(work: Work) -> bool:
-    """Whether its completion mark stands, or its metrics do."""
+    """Whether its completion mark stands, or all the metrics do that its newest attempt was begun for."""
     if isinstance(work, Run):
         return work.completion() is not None
-    return isinstance(work, Evaluation) and work.metrics() is not None
+    ways = work.read_attempt(work.newest_attempt()).get("ways", [""])
+    return isinstance(work, Evaluation) and all(work.metrics(way) is not None for way in ways)
 
 
 def over_budget(work: Work, events: list[Event]) -> str | None:

@@ -30,6 +30,8 @@ class Request:
         stage: Name in the chain: ``train``, ``evaluate``.
         token: The job's comment, by which it is found again.
         after: Job id that must have ended well before this one starts, or a dependency in Slurm's own words.
+        elements: Elements of a job array; 1: a plain job.
+        at_once: How many of them may run at the same time.
     """
 
     run: Run
@@ -41,6 +43,8 @@ class Request:
     partition: str | None
     time: str
     after: str | None = None
+    elements: int = 1
+    at_once: int = 1
 
     @property
     def tasks(self) -> int:
@@ -83,18 +87,23 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05.
         "srun_args": ["-K1", f"--cpus-per-task={job.cpus_per_gpu}"],
     }
+    if request.elements > 1:
+        parameters["array_parallelism"] = request.at_once
     return {k: v for k, v in parameters.items() if v is not None}
 
 
 def setup_lines(request: Request) -> list[str]:
     """Shell lines of the batch script before srun: the user's, the environment, and the task's pickle."""
     run = request.run
-    pickle = shlex.quote(str(run.submitit_dir)) + '/"${SLURM_JOB_ID}"_submitted.pkl'
+    # submitit's name for this job: that of an array's element is made of two numbers
+    job_id = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
+    pickle = shlex.quote(str(run.submitit_dir)) + f'/"{job_id}"_submitted.pkl'
     spare = shlex.quote(str(run.task_pickle(request.stage)))
     return [
         *environment_lines(run, request.job),
         # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
-        f"[ -e {pickle} ] || cp {spare} {pickle}",
+        f"pickle={pickle}",
+        f'[ -e "$pickle" ] || cp {spare} "$pickle"',
         *trap_lines(request),
     ]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, config, elastic, files, liveness, runs, snapshot
+from . import chain, checkpoints, cli, cluster, config, elastic, evaluations, files, liveness, runs, snapshot
 from . import job as jobs
 from .errors import UserError, one_of
 from .reporting import state as states
@@ -111,7 +111,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     wanted = chain.stages(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
     if run.completion() is not None:
-        scored = chain.EVALUATE not in wanted or any(e.metrics() is not None for e in run.evaluations())
+        scored = chain.EVALUATE not in wanted or evaluations.chain_done(run, chain.EVALUATE)
         if scored:
             return Plan([], begun, {})
         if live:

@@ -1,96 +1,21 @@
 """A run directory: every path in it by name, and what can be read from it.
 
-Nothing else in the package spells the name of a file in a run directory. The directory is the only truth: it lies
-on a file system that all nodes share, and each verb and each rank works from it alone.
+Nothing else in the package, but ``work.py``, spells the name of a file in a run directory. The directory is the only
+truth: it lies on a file system that all nodes share, and each verb and each rank works from it alone.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import files
-from . import ledger as ledgers
 from .errors import UserError
+from .work import Evaluation, Work, write_heartbeat
 
-
-class Work:
-    """A folder, not yet made perhaps, in which attempts do something until it is done: a run, or one evaluation."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    @property
-    def attempts_dir(self) -> Path:
-        return self.path / "attempts"
-
-    @property
-    def ledger_dir(self) -> Path:
-        return self.path / "ledger"
-
-    @property
-    def logs_dir(self) -> Path:
-        return self.path / "logs"
-
-    def attempt_file(self, number: int) -> Path:
-        """Made by exclusive creation; its existence fences every lower number."""
-        return self.attempts_dir / f"{number:04d}.json"
-
-    def rendezvous_file(self, number: int) -> Path:
-        """Address of the attempt's store, written by its rank 0."""
-        return self.attempts_dir / f"{number:04d}.rendezvous.json"
-
-    def abort_file(self, number: int) -> Path:
-        """Present once a rank of the attempt has failed: the others end."""
-        return self.attempts_dir / f"{number:04d}.abort.json"
-
-    def decision_file(self, number: int) -> Path:
-        """What rank 0 decided after an agreed stop, for the other ranks."""
-        return self.attempts_dir / f"{number:04d}.decision.json"
-
-    def heartbeat_file(self, number: int, rank: int) -> Path:
-        """Rewritten by a rank's trainer as it goes; progress for the supervisor and for ``status``."""
-        return self.attempts_dir / f"{number:04d}.rank{rank:03d}.heartbeat.json"
-
-    def stacks_file(self, number: int, rank: int) -> Path:
-        """Where a rank's threads stood when its attempt was given up as hung; empty or absent otherwise."""
-        return self.logs_dir / f"attempt{number:04d}.rank{rank:03d}.stacks.txt"
-
-    def rank_log(self, rank: int) -> Path:
-        """What a rank's worker process prints, appended over all attempts."""
-        return self.logs_dir / f"rank{rank:03d}.log"
-
-    def attempts(self) -> list[int]:
-        """Numbers of all attempts so far, ascending."""
-        found = [p.stem for p in self.attempts_dir.glob("[0-9]*.json")]
-        return sorted(int(stem) for stem in found if stem.isdigit())
-
-    def newest_attempt(self) -> int:
-        """Number of the newest attempt, 0 if there was none."""
-        return max(self.attempts(), default=0)
-
-    def read_attempt(self, number: int) -> dict[str, Any]:
-        return files.read_json(self.attempt_file(number))
-
-    def ledger(self, attempt: int, writer: str) -> ledgers.Ledger:
-        return ledgers.Ledger(self.ledger_dir, attempt, writer)
-
-    def events(self) -> list[ledgers.Event]:
-        return ledgers.read(self.ledger_dir)
-
-    def heartbeat(self, attempt: int, rank: int = 0) -> dict[str, Any] | None:
-        """The newest progress of one rank: phase, iteration, loss, …; None before the first."""
-        try:
-            return files.read_json(self.heartbeat_file(attempt, rank))
-        except (FileNotFoundError, ValueError):
-            return None
+__all__ = ["Evaluation", "Run", "Submission", "Work", "write_heartbeat"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +82,15 @@ class Run(Work):
         """Present once the user has cancelled the run: nothing starts it again by itself."""
         return self.path / "cancelled.json"
 
+    def cancelled(self, stage: str = "train") -> bool:
+        """Whether the user has cancelled a stage; a sweep that was submitted after that is not meant."""
+        if not self.cancel_file.exists() or not stage.startswith("sweep"):
+            return self.cancel_file.exists()
+        try:
+            return self.elements_file(stage).stat().st_mtime <= files.read_json(self.cancel_file)["time"]
+        except FileNotFoundError:
+            return self.cancel_file.exists()
+
     @property
     def train_log(self) -> Path:
         """The readable log of the training, over all attempts."""
@@ -203,6 +137,18 @@ class Run(Work):
     @staticmethod
     def manifest_of(checkpoint: Path) -> Path:
         return checkpoint.with_suffix(".json")
+
+    def elements_file(self, stage: str) -> Path:
+        """What each element of a stage's array scores."""
+        return self.evaluations_dir / f"{stage}.json"
+
+    def stages_with_elements(self) -> list[str]:
+        return sorted(path.stem for path in self.evaluations_dir.glob("*.json"))
+
+    @property
+    def results_file(self) -> Path:
+        """All that was scored, as CSV."""
+        return self.evaluations_dir / "results.csv"
 
     def evaluation(self, key: str) -> Evaluation:
         return Evaluation(self.evaluations_dir / key)
@@ -253,46 +199,3 @@ class Run(Work):
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # refused meanwhile, or none of ours: these files are written whole
         return sorted(found, key=lambda s: s.stage != "train")
-
-
-class Evaluation(Work):
-    """One checkpoint scored under one set of settings: done once, whoever asks."""
-
-    @property
-    def key(self) -> str:
-        return self.path.name
-
-    @property
-    def detections_dir(self) -> Path:
-        return self.path / "detections"
-
-    def shard_file(self, rank: int, world_size: int) -> Path:
-        return self.detections_dir / f"{rank:03d}-of-{world_size:03d}.npz"
-
-    @property
-    def metrics_file(self) -> Path:
-        """Written last: its presence means that the evaluation is done."""
-        return self.path / "metrics.json"
-
-    @property
-    def table_file(self) -> Path:
-        return self.path / "metrics.txt"
-
-    @property
-    def per_class_file(self) -> Path:
-        return self.path / "per_class.txt"
-
-    def metrics(self) -> dict[str, Any] | None:
-        try:
-            return files.read_json(self.metrics_file)
-        except FileNotFoundError:
-            return None
-
-
-def write_heartbeat(work: Work, attempt: int, rank: int, **progress: Any) -> None:
-    """Tell the supervisor and ``status`` how far a rank is; cheap, not durable, whole or not at all."""
-    target = work.heartbeat_file(attempt, rank)
-    tmp = target.with_suffix(".tmp")
-    # no fsync: a heartbeat lost in a power cut is no loss, and this runs inside the training loop
-    tmp.write_text(json.dumps({"time": time.time(), **progress}))
-    tmp.replace(target)

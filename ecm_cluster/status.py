@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, recovery, runs
+from . import chain, cli, cluster, handover, recovery, runs
 from . import job as jobs
 from .errors import UserError
+from .reporting import results
 from .reporting import state as states
 from .run import Run
 
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if cluster.slurm_available():
         for run in found:
             chain.adopt(run)
+            release(run)
     folded = states.fold(found)
     if args.json:
         values: Any = [{**s.as_dict(), **({"events": story(r)} if args.run else {})} for r, s in zip(found, folded)]
@@ -56,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
     return cli.EXIT_OK
+
+
+def release(run: Run) -> None:
+    """Let evaluations start that no node could release; a run that cannot be read has none."""
+    with contextlib.suppress(UserError, OSError, ValueError, LookupError):
+        handover.release_due(run)
 
 
 def finite(value: Any) -> Any:
@@ -132,12 +141,14 @@ def print_story(run: Run, s: states.RunState) -> None:
         text = tell(row)
         if text:
             when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
-            label = "train" if row["work"] == "train" else "evaluate"
+            label = "train" if row["work"] == "train" else f"score {row['work'].split('-')[0]}"
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
-            print(f"  {when}  {label:<20} {text}")
-    for evaluation in run.evaluations():
-        if evaluation.table_file.exists() and evaluation.metrics() is not None:
-            print(f"\n{evaluation.key}\n{evaluation.table_file.read_text().rstrip()}")
+            print(f"  {when}  {label:<28} {text}")
+    found = results.rows(run)
+    if len(found) == 1 and found[0].work.table_file().exists():
+        print(f"\n{found[0].work.key}\n{found[0].work.table_file().read_text().rstrip()}")
+    elif found:
+        print(f"\n{results.table(found)}")
 
 
 def nearer(path: str) -> str:
@@ -163,6 +174,8 @@ def tell(row: dict[str, Any]) -> str | None:
         return f"resumed: {', '.join(row['stages'])}" + (f" with {', '.join(changed)}" if changed else "")
     if kind == "commit-failed":
         return f"could not commit iteration {row['iteration']}: {row['reason']}"
+    if kind == "released":
+        return f"evaluation of {row['at']} released"
     if kind == "successor":
         return f"job {row['job_id']} submitted in place of this one"
     if kind == "stopped":

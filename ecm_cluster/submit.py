@@ -37,6 +37,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; may be repeated")
     made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
+    made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
+    made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
+                      "where the config counts those)")
+    made.add_argument("--eval-while-training", action="store_true", help="score checkpoints as they are committed")
     made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
     made.add_argument("--dry-run", action="store_true", help="print plan and sbatch scripts, write nothing")
     return made
@@ -51,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
         return go_on_submitting(Run(run_dir / job.name), job, args)
 
-    from . import planning
+    from . import plan_text, planning
 
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or next_name(run_dir, plan.config_path)))
-    print(f"run {run.path}\n{planning.describe(plan)}")
+    print(f"run {run.path}\n{plan_text.describe(plan)}")
     for text in plan.warnings:
         print(f"warning: {text}", file=sys.stderr)
     if args.dry_run:
@@ -79,12 +83,27 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
         flags["options"] = dict(config.parse_option(text) for text in args.options)
-    if args.no_eval:
-        flags["evaluation"] = {"enabled": False}
+    if evaluation_flags(args):
+        flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags)
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
     return job
+
+
+def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the evaluation block."""
+    block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
+    if args.eval_epochs:
+        words = args.eval_epochs.split(",")
+        if args.eval_epochs != "all" and not all(word.isdigit() for word in words):
+            raise UserError(f"eval-epochs: {args.eval_epochs!r} is not legal; give all, or epochs such as 4,8")
+        block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
+    if args.eval_every is not None:
+        block["every"] = args.eval_every
+    if args.eval_while_training:
+        block["while_training"] = True
+    return block
 
 
 def require_slurm() -> None:
@@ -111,7 +130,8 @@ def dry_run(run: Run, plan: Any) -> int:
     if plan.where == "slurm":
         for stage in chain.stages(plan.job):
             after = "TRAIN_JOB_ID" if stage != chain.TRAIN else None
-            asked = chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN", after)
+            asked = chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN", after,
+                                  elements=1 if stage == chain.TRAIN else len(plan.elements))
             print(f"\n# ---- sbatch script: {stage}\n{cluster.render(asked)}")
     for text in plan.problems:
         print(f"would be refused: {text}", file=sys.stderr)
@@ -136,10 +156,10 @@ def create(run: Run, plan: Any) -> Run:
     Returns:
         The run that was made: where the user gave no name, under the next one that is still free.
     """
-    from . import config, files, planning, snapshot, weights
+    from . import chain, config, evaluations, files, planning, snapshot, weights
 
-    own = {p.name for p in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir, run.code_folder(1),
-                            run.config_file)}
+    own = {p.name for p in (run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir,
+                            run.code_folder(1), run.config_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
@@ -161,6 +181,8 @@ def create(run: Run, plan: Any) -> Run:
     for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         folder.mkdir(parents=True, exist_ok=True)
     files.write_text(run.config_file, text)
+    if plan.elements:
+        evaluations.write(run, chain.EVALUATE, plan.elements, plan.job.evaluation)
     digests = {"config": files.digest_text(text)}
     for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
         if split in plan.annotations:
@@ -217,7 +239,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     from . import chain
 
     other = {"cluster"} if args.cluster != run.spec["cluster"] else set()
-    if args.job or args.options or args.no_eval or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
+    if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
         other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}
     if other:

@@ -86,6 +86,10 @@ def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> Non
             (parse_time if kind == "time" else parse_memory)(value)
         except (ValueError, AttributeError, TypeError):
             raise refuse(example) from None
+    elif kind == "epochs":
+        several = isinstance(value, list) and all(type(n) is int and n > 0 for n in value)
+        if value != "all" and not several:
+            raise refuse("all, or a list of epochs such as [6, 12]")
     elif kind == "str":
         if not isinstance(value, str) or not value.strip() or "\n" in value:
             raise refuse("one line of text")

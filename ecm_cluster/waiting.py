@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from . import cli, cluster
+from .reporting import results
 from .reporting import state as states
 from .run import Run
 
@@ -34,9 +35,9 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         if state.state == "done" or (since is not None and time.monotonic() - since > PATIENCE):
             break
         time.sleep(interval)
-    for evaluation in run.evaluations():
-        if evaluation.metrics() is not None:
-            print(evaluation.table_file.read_text().rstrip())
+    found = results.rows(run)
+    if found:
+        print(found[0].work.table_file().read_text().rstrip() if len(found) == 1 else results.table(found))
     return cli.EXIT_OK if state.state == "done" else cli.EXIT_FAILED
 
 

@@ -67,8 +67,9 @@ source '/opt/my env/activate'
 export NCCL_DEBUG=WARN
 export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
-[ -e '/shared/my runs/a run/submitit'/"${SLURM_JOB_ID}"_submitted.pkl ] || \
-cp '/shared/my runs/a run/submissions/train.pkl' '/shared/my runs/a run/submitit'/"${SLURM_JOB_ID}"_submitted.pkl
+pickle='/shared/my runs/a run/submitit'/\
+"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
+[ -e "$pickle" ] || cp '/shared/my runs/a run/submissions/train.pkl' "$pickle"
 srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
 after_step() { trap '' TERM
   '/opt/my env/bin/python' -m ecm_cluster.node.batch '/shared/my runs/a run' train "${step_code:-none}" || \
@@ -234,7 +235,7 @@ def test_the_traces_of_a_surrounding_job_stay_outside():
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_a_pickle_holds_a_path_and_nothing_else(tmp_path, stage):
+def test_a_pickle_holds_a_path_and_the_name_of_its_stage(tmp_path, stage):
     run = Run(tmp_path / "it's a run")
     path = run.task_pickle(stage)
     path.parent.mkdir(parents=True)
@@ -242,7 +243,7 @@ def test_a_pickle_holds_a_path_and_nothing_else(tmp_path, stage):
     cluster.write_task(wanted, chain.task(run, stage))
     stored = path.read_bytes()
     delayed = pickle.loads(stored)
-    assert vars(delayed.function) == {"run": str(run.path)}
+    assert vars(delayed.function) == {"run": str(run.path), **({} if stage == "train" else {"stage": stage})}
     assert type(delayed.function).__module__ == "ecm_cluster.node.task"
     assert (delayed.args, delayed.kwargs) == ((), {})
     assert delayed._timeout_min == 90

@@ -273,10 +273,13 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
+SPELLERS = ("ecm_cluster.run", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
+
+
 def names_in_a_run() -> set[str]:
     """Names that run.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
-    (run,) = (m for m in modules("ecm_cluster") if m.name == "ecm_cluster.run")
-    spelled = {text for _, *texts in path_parts(run) for text in texts}
+    spelled = {text for m in modules("ecm_cluster") if m.name in SPELLERS for _, *texts in path_parts(m)
+               for text in texts}
     return {name for name in spelled if re.search(r"[a-z]{3}", name) and name not in (".json", "*.json")}
 
 
@@ -287,7 +290,7 @@ def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
     for module in modules("ecm_cluster"):
         for line, *texts in path_parts(module):
             for part in {part for text in texts for part in text.split("/")} & spelled:
-                if module.name != "ecm_cluster.run" and (module.name, part) not in NOT_OF_A_RUN:
+                if module.name not in SPELLERS and (module.name, part) not in NOT_OF_A_RUN:
                     violations.append(f"{module.where}:{line} spells {part!r}; ask Run for the path")
     holds(violations)
 
@@ -361,8 +364,8 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
-    ("ecm_cluster.run", "write_text"): "a heartbeat: whole or not at all, but no loss",
-    ("ecm_cluster.run", "replace"): "a heartbeat: whole or not at all, but no loss",
+    ("ecm_cluster.work", "write_text"): "a heartbeat: whole or not at all, but no loss",
+    ("ecm_cluster.work", "replace"): "a heartbeat: whole or not at all, but no loss",
     ("ecm_cluster.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",
@@ -417,10 +420,10 @@ def test_files_are_written_through_files_py() -> None:
 LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values"},
     {"ledger"},
-    {"run", "job"},
+    {"run", "work", "job", "test_settings"},
     {"checkpoints", "request"},
-    {"cluster", "driver"},
-    {"chain", "recovery"},
+    {"cluster", "driver", "evaluations", "job_states"},
+    {"chain", "handover", "recovery"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

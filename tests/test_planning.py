@@ -14,7 +14,7 @@ import pytest
 from answers import Answers
 from small import CLASSES, ROOT
 
-from ecm_cluster import config, job, planning
+from ecm_cluster import config, job, plan_text, planning
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
@@ -41,15 +41,15 @@ def test_the_plan_of_a_sound_job_has_no_problems_and_says_where_everything_is(sm
 
 
 def test_the_plan_says_whether_a_resumed_run_is_the_same_one_and_if_not_why(small_data):
-    assert "exact       yes: a resumed run ends in the same bits" in planning.describe(planned(small_data))
+    assert "exact       yes: a resumed run ends in the same bits" in plan_text.describe(planned(small_data))
     plan = planned(small_data, options={"custom_hooks": [{"type": "SyncRandomSizeHook"}]})
     assert ("exact       no, because custom_hooks: SyncRandomSizeHook: it draws the next epoch's image size"
-            in planning.describe(plan))
+            in plan_text.describe(plan))
 
 
 def test_planning_writes_nothing(small_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    planning.describe(planned(small_data, runs_dir=str(tmp_path / "runs")))
+    plan_text.describe(planned(small_data, runs_dir=str(tmp_path / "runs")))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,14 +80,14 @@ def test_a_batch_that_the_config_was_not_written_for_is_named_with_the_rate_that
     (warning,) = plan.warnings
     assert "learning rate 0.02 is for a batch of 16, this run's batch is 32" in warning
     assert "--set optimizer.lr=0.04" in warning
-    assert "32 = 8 × 4; learning rate 0.02 (as in the config)" in planning.describe(plan)
+    assert "32 = 8 × 4; learning rate 0.02 (as in the config)" in plan_text.describe(plan)
 
 
 def test_the_linear_rule_is_followed_where_the_config_asks_for_it(small_data):
     plan = planned(small_data, gpus=8, options={**RULE, "auto_scale_lr.enable": True})
     assert plan.cfg["optimizer"]["lr"] == plan.batch["lr"] == 0.04
     assert plan.warnings == []
-    assert "learning rate 0.04 (linear: 0.02 × 32/16)" in planning.describe(plan)
+    assert "learning rate 0.04 (linear: 0.02 × 32/16)" in plan_text.describe(plan)
 
 
 @pytest.mark.parametrize("enable", [True, False])
@@ -261,7 +261,7 @@ def test_without_an_answer_of_slurm_a_partition_is_left_to_sbatch(small_data, sl
     slurm(scontrol=None)
     plan = planned(small_data, "slurm", partition="whatever")
     assert plan.partition is None
-    assert "partition whatever" in planning.describe(plan)
+    assert "partition whatever" in plan_text.describe(plan)
 
 
 @pytest.mark.parametrize(("partition", "said"), [
@@ -271,7 +271,7 @@ def test_without_an_answer_of_slurm_a_partition_is_left_to_sbatch(small_data, sl
     ("lowc", "preemption mode CANCEL (grace 5 s)"),
 ])
 def test_the_plan_says_what_the_partition_will_do(small_data, slurm, partition, said):
-    assert said in planning.describe(planned(small_data, "slurm", partition=partition))
+    assert said in plan_text.describe(planned(small_data, "slurm", partition=partition))
 
 
 def test_what_sbatch_would_not_take_is_refused_in_its_own_words(small_data, slurm, tmp_path):
@@ -294,11 +294,11 @@ def test_a_plan_with_frozen_counts_needs_nothing_that_a_login_node_lacks(small_d
     program = (
         "import sys\n"
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
-        "from ecm_cluster import config, job, planning\n"
+        "from ecm_cluster import config, job, plan_text, planning\n"
         "values = {'config': 'configs/demo.py', 'device': 'cpu', 'data_root': sys.argv[1]}\n"
         "plan = planning.make(job.make(values), 'local')\n"
         "planning.freeze_class_counts(plan.cfg)\n"
-        "print(len(config.dump(plan.cfg)), planning.describe(plan))\n")
+        "print(len(config.dump(plan.cfg)), plan_text.describe(plan))\n")
     done = subprocess.run([sys.executable, "-c", program, str(small_data)], cwd=ROOT, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr

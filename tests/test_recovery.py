@@ -212,7 +212,7 @@ def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_proces
     evaluation = run.evaluation("iter_0000008-abc")
     attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))
     assert recovery.decide(evaluation).action == "continue"
-    files.write_json(evaluation.metrics_file, {})
+    files.write_json(evaluation.metrics_file(), {})
     assert recovery.decide(evaluation).action == "done"
 
 

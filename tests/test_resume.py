@@ -8,7 +8,7 @@ import pytest
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster import chain, checkpoints, files
+from ecm_cluster import chain, checkpoints, files, handover
 from ecm_cluster.errors import UserError
 from ecm_cluster.recovery import barren_attempts
 from ecm_cluster.run import Run, write_heartbeat
@@ -111,9 +111,9 @@ def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
 def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):
     run = ended_run(tmp_path / "run", "slurm", attempts=2)
     before = snapshot(run)
-    assert chain.successor(run, 1, "4194304") is None
+    assert handover.successor(run, 1, "4194304") is None
     files.write_json(run.cancel_file, {"time": 1.0})
-    assert chain.successor(run, 2, "4194304") is None
+    assert handover.successor(run, 2, "4194304") is None
     run.cancel_file.unlink()
     assert snapshot(run) == before
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from answers import Answers
 
-from ecm_cluster import chain, checkpoints, cli, driver, files, job, status
+from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, status
 from ecm_cluster.cluster import JobState
 from ecm_cluster.ledger import Event
 from ecm_cluster.reporting import state as states
@@ -53,6 +53,13 @@ def commit(run: Run, attempt: int, iteration: int, epoch: int = 0) -> checkpoint
                                   position=iteration, epoch_end=False)
     run.ledger(attempt, "train000").write("commit", **checkpoints.describe(manifest), epoch_end=False, seconds=0.1)
     return manifest
+
+
+def evaluation_of(run: Run) -> Evaluation:
+    """The evaluation of a complete run's last checkpoint."""
+    work = evaluations.of_element(run, evaluations.Element(evaluations.LAST, {}))
+    assert work is not None
+    return work
 
 
 def end(work: Run | Evaluation, attempt: int, cause: str, **fields: Any) -> Event:
@@ -253,12 +260,12 @@ def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
     begin(run, 1)
     complete(run)
     assert told(run, ("8", "RUNNING")).reason == "starting"
-    work = chain.last_evaluation(run)
+    work = evaluation_of(run)
     begin(work, 1)
     write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)
     found = told(run, ("8", "RUNNING"))
     assert (found.state, found.reason) == ("evaluating", "inference 3/8")
-    files.write_json(work.metrics_file, {"figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
+    files.write_json(work.metrics_file(), {"figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
     found = told(run, ("8", "COMPLETED"))
     assert (found.state, found.reason) == ("done", "trained and scored")
     assert found.evaluation == {"metrics_file": f"evaluations/{work.key}/metrics.json", "bbox_AP": 0.269,
@@ -273,7 +280,7 @@ def test_a_failed_evaluation_says_why_and_where_to_read_on(tmp_path):
     found = told(run, ("8", "CANCELLED"))
     resume = f"python -m ecm_cluster.resume {run.path}"
     assert (found.state, found.reason, found.next) == ("failed", "evaluation: job 8 cancelled", resume)
-    work = chain.last_evaluation(run)
+    work = evaluation_of(run)
     begin(work, 1)
     end(work, 1, "crashed", detail="rank 1: MemoryError", rank=1)
     found = told(run, ("8", "FAILED"))
@@ -285,7 +292,7 @@ def test_an_evaluation_that_slurm_has_forgotten_runs_only_while_its_heart_beats(
     run = make_run(tmp_path / "run")
     begin(run, 1)
     complete(run)
-    work = chain.last_evaluation(run)
+    work = evaluation_of(run)
     begin(work, 1)
     assert told(run).state == "failed"
     write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)

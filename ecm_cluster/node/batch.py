@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from .. import chain, cluster, files, recovery
+from .. import chain, cluster, evaluations, files, handover, recovery
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..run import Run, Work
@@ -31,10 +31,10 @@ def main(run_path: str, stage: str, code: str) -> int:
 
 
 def work_of(run: Run, stage: str) -> Work | None:
-    """What the stage's job works on; None where an evaluation has found no complete run."""
+    """What the stage's job works on; None where an evaluation has found no checkpoint."""
     if stage == chain.TRAIN:
         return run
-    return chain.last_evaluation(run) if run.completion() is not None else None
+    return evaluations.of_element(run, evaluations.read(run, stage)[world.element()])
 
 
 def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
@@ -57,7 +57,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     decision = recovery.decide(work)
     # a job whose work is done must end well too, as what comes behind it waits for that
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
-    if again and may_requeue(answer, restart) and not run.cancel_file.exists():
+    if again and may_requeue(answer, restart) and not run.cancelled(stage):
         go_on(run, work, newest, stage, ledger, decision.reason)
 
 
@@ -104,7 +104,7 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
 def succeed(run: Run, attempt: int, job_id: str, ledger: ledgers.Ledger) -> bool:
     """Submit a job in place of this one, which Slurm will not run again, with the evaluation behind it."""
     try:
-        successor = chain.successor(run, attempt, job_id)
+        successor = handover.successor(run, attempt, job_id)
     except (UserError, OSError, subprocess.SubprocessError) as error:
         ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
                      next=chain.resume_line(run))

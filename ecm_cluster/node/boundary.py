@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -33,15 +33,18 @@ class Boundary:
     Args:
         group: A gloo group over all ranks, for agreements only.
         every: Iterations between checkpoints; 0: none by iterations.
+        also: Further iterations at which to commit.
         minutes: Minutes between checkpoints; 0: none by time.
         keep: Checkpoints to retain besides epochs' ends.
         max_iterations: Where the training is complete.
     """
 
     def __init__(self, run: Run, attempt: int, rank: int, world_size: int, group: Any, *, every: int,
-                 minutes: float, keep: int, max_iterations: Callable[[], int]) -> None:
+                 minutes: float, keep: int, max_iterations: Callable[[], int],
+                 also: Container[int] = ()) -> None:
         self.run, self.attempt, self.rank, self.world_size, self.group = run, attempt, rank, world_size, group
         self.every, self.seconds, self.keep, self.max_iterations = every, minutes * 60, keep, max_iterations
+        self.also = also
         self.ledger = run.ledger(attempt, f"train{rank:03d}")
         self._committed_at = self._beat_at = time.monotonic()
         self._began: tuple[float, int] | None = None

@@ -1,7 +1,7 @@
 """A rank's worker process in an evaluation: infer this rank's images; rank 0 then scores.
 
-Started by the supervisor as ``python -m ecm_cluster.node.evaluate RUN ATTEMPT``. Each rank's detections are one
-shard file, whole or absent; after a restart with the same number of ranks only what is missing is computed.
+Started by the supervisor as ``python -m ecm_cluster.node.evaluate RUN ATTEMPT STAGE INDEX``. Detections are chunks,
+whole or absent; after a restart only what is missing is computed, whatever the number of ranks is now.
 """
 
 from __future__ import annotations
@@ -9,65 +9,86 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import chain, files
+from .. import evaluations, files, test_settings
+from ..errors import UserError
+from ..evaluations import Element
 from ..run import Evaluation, Run, write_heartbeat
 from . import preemption
 from .train import enter, load_config, record_failure
 from .world import Place, device_index, identify
 
 
-def main(run_path: str, attempt: int) -> int:
+def main(run_path: str, attempt: int, stage: str, index: int) -> int:
     """Evaluate; 0 when this rank's part is done."""
     run, place = Run(run_path), identify()
-    work = chain.last_evaluation(run)
+    element = evaluations.read(run, stage)[index]
+    checkpoint = evaluations.resolve(run, element.at)
+    assert checkpoint is not None, "the supervisor has seen it"
+    work = evaluations.evaluation_of(run, checkpoint, element.settings)
     preemption.watch(work.stacks_file(attempt, place.rank))
     write_heartbeat(work, attempt, place.rank, phase="starting")
     try:
         enter(run)
-        evaluate(run, work, place, attempt)
+        evaluate(run, work, place, attempt, element, checkpoint)
         return 0
     except BaseException as error:
         record_failure(work, attempt, place.rank, "evaluate", error)
         return 1
 
 
-def evaluate(run: Run, work: Evaluation, place: Place, attempt: int) -> None:
+def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, element: Element,
+             checkpoint: evaluations.Manifest) -> None:
     """Inference of this rank's share; on rank 0 also the scores of all."""
+    if not evaluations.has_detections(work):
+        infer(run, work, place, attempt, element, checkpoint)
+    if place.rank == 0:
+        write_heartbeat(work, attempt, 0, phase="waiting for other ranks")
+        while not evaluations.has_detections(work):
+            os.listdir(work.detections_dir)  # makes an NFS client look for new names
+            time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
+        for scoring in element.scoring:
+            if work.metrics(evaluations.way_key(scoring)) is None:
+                write_heartbeat(work, attempt, 0, phase="scoring")
+                score(run, work, attempt, element, scoring, checkpoint)
+        work.ledger(attempt, "evaluate000").write("complete", checkpoint=checkpoint.file,
+                                                  iteration=checkpoint.iteration)
+        work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)
+
+
+def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Element,
+          checkpoint: evaluations.Manifest) -> None:
+    """Write this rank's chunks, those that a former start did not."""
     import torch
+
+    from .inference import infer as infer_chunks
 
     torch.set_num_threads(run.spec["threads"])
     cfg = load_config(run)
-    infer(run, work, place, attempt, cfg)
-    if place.rank == 0:
-        shards = [work.shard_file(rank, place.world_size) for rank in range(place.world_size)]
-        write_heartbeat(work, attempt, 0, phase="waiting for other ranks")
-        await_files(shards)
-        write_heartbeat(work, attempt, 0, phase="scoring")
-        score(run, work, attempt, shards)
-
-
-def infer(run: Run, work: Evaluation, place: Place, attempt: int, cfg: Any) -> None:
-    """Write this rank's shard, unless a former start did."""
-    import torch
-
-    from .inference import infer as infer_shard
-
-    shard = work.shard_file(place.rank, place.world_size)
-    if shard.exists():
-        return
+    test_settings.apply(cfg, element.settings)
     device = run.spec["job"]["device"]
     if device == "cuda":
         index = device_index(place, torch.cuda.device_count())
         torch.cuda.set_device(index)
         device = f"cuda:{index}"
-    mark = run.completion()
-    assert mark is not None
-    work.detections_dir.mkdir(parents=True, exist_ok=True)
-    infer_shard(cfg, run.checkpoints_dir / mark["checkpoint"], shard, place.rank, place.world_size, device,
-                Beat(work, attempt, place.rank))
+    counts = class_counts(run, cfg) if element.settings.get("margin") else None
+    infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
+                 Beat(work, attempt, place.rank))
+
+
+def class_counts(run: Run, cfg: Any) -> list[float] | None:
+    """Training instances of each class: those frozen into the loss, else those of the training annotations."""
+    from mmdet_ext.class_counts import ClassCountError, read_class_counts
+
+    frozen = [head["loss_cls"].get("class_counts") for head in test_settings.box_heads(cfg)]
+    source = frozen[0] if frozen and frozen[0] is not None else run.spec["annotations"].get("train")
+    try:
+        return None if source is None else [float(n) for n in read_class_counts(source).counts]
+    except ClassCountError as error:
+        raise UserError(f"margin: {error}") from None
 
 
 class Beat:
@@ -82,42 +103,43 @@ class Beat:
             write_heartbeat(self.work, self.attempt, self.rank, phase=phase, done=done, total=total)
 
 
-def await_files(paths: list[Path]) -> None:
-    """Wait until all are there; a rank that fails ends this one through its supervisor, so there is no limit."""
-    while not all(p.exists() for p in paths):
-        os.listdir(paths[0].parent)  # makes an NFS client look for new names
-        time.sleep(0.2)
-
-
-def score(run: Run, work: Evaluation, attempt: int, shards: list[Path]) -> None:
-    """Detections to figures; ``metrics.json`` is written last and means that the evaluation is done."""
-    from ..lvis import scoring
+def score(run: Run, work: Evaluation, attempt: int, element: Element, scoring: Mapping[str, Any],
+          checkpoint: evaluations.Manifest) -> None:
+    """Detections to figures, in one way; the metrics file is written last and means that they are there."""
+    from ..lvis import scoring as scorers
     from ..lvis.detections import read_shards
-    from ..reporting.tables import metrics_table, per_class_table
+    from ..reporting.tables import metrics_table, per_class_csv, per_class_table
 
-    mark = run.completion()
-    assert mark is not None
     annotation_file = Path(run.spec["annotations"]["test"])
-    beat = Beat(work, attempt, 0)
-    figures = scoring.score(annotation_file, read_shards(shards), on_progress=lambda kind, done, total: beat(
-        done, total, phase=f"scoring {kind}"))
-    provenance = {"run": run.name, **{k: mark[k] for k in ("checkpoint", "iteration", "epoch")},
-                  "checkpoint_digest": mark["digest"], "annotations": str(annotation_file),
-                  "annotations_digest": files.digest(annotation_file),
-                  "config_digest": run.spec["digests"]["config"], "settings": chain.evaluation_settings(run),
-                  "versions": scoring.versions()}
-    document = scoring.metrics_document(figures, provenance)
+    digest = files.digest(annotation_file)
+    recorded = run.spec["digests"].get("val_annotations")
+    if recorded and digest != recorded:
+        raise UserError(f"{annotation_file}: it is not the file that was there when {run.name} was submitted; put "
+                        "that one back")
+    beat, way = Beat(work, attempt, 0), evaluations.way_key(scoring)
+    options = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
+    chunks = [work.chunk_file(number) for number in range(files.read_json(work.chunks_file)["chunks"])]
+    found = read_shards(chunks)
+    if scoring.get("min_score"):
+        found = found.take(found.score >= scoring["min_score"])
+    figures = scorers.score(annotation_file, found, on_progress=lambda kind, done, total: beat(
+        done, total, phase=f"scoring {kind}"), replicates=scoring.get("bootstrap", 0), **options)
+    provenance = {"run": run.name, "checkpoint": checkpoint.file, "iteration": checkpoint.iteration,
+                  "epoch": checkpoint.epoch, "checkpoint_digest": checkpoint.digest,
+                  "annotations": str(annotation_file), "annotations_digest": digest,
+                  "config_digest": run.spec["digests"]["config"], "settings": {**element.settings, **scoring},
+                  "versions": scorers.versions()}
+    document = scorers.metrics_document(figures, provenance)
     table = metrics_table(document)
     print(table)
-    files.write_text(work.table_file, table + "\n")
-    files.write_text(work.per_class_file, per_class_table(document) + "\n")
-    work.ledger(attempt, "evaluate000").write("complete", **{k: mark[k] for k in ("checkpoint", "iteration")})
-    files.write_json(work.metrics_file, document)
-    work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)
+    files.write_text(work.table_file(way), table + "\n")
+    files.write_text(work.per_class_file(way), per_class_table(document) + "\n")
+    files.write_text(work.per_class_csv(way), per_class_csv(document))
+    files.write_json(work.metrics_file(way), document)
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], int(sys.argv[2]))
+    code = main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

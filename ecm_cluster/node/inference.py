@@ -1,18 +1,20 @@
-"""Inference of one rank: a share of the test images through a stock mmdet model, into a shard of columns.
+"""Inference of one rank: a share of the test images through a stock mmdet model, into chunks of columns.
 
-Ranks take every world-size-th image: no image is done twice, large and small ones spread evenly, and ranks
-need not talk to each other. With one image a batch, mmdet's default, an image's detections do not depend on
-the number of ranks. A larger ``samples_per_gpu`` pads images to the largest of their batch, and results then
-depend a little on which images fall into one batch.
+The images are divided into chunks when an evaluation first starts, and ranks take every world-size-th chunk: no image
+is done twice, ranks need not talk to each other, and a later start, of any number of ranks, does what is missing. A
+rank holds the answers of one chunk in memory, whatever the size of the set. A ``samples_per_gpu`` above 1 pads images
+to the largest of their batch, and results then depend a little on which images that are: a batch never goes beyond a
+chunk, so the batches of an evaluation are the same after any restart.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,53 +29,90 @@ from mmdet.datasets import build_dataset, replace_ImageToTensor
 from mmdet.models import build_detector
 from torch.utils.data import DataLoader, Subset
 
+from .. import files
 from ..errors import UserError
 from ..lvis.columns import Detections, of_image
 from ..lvis.detections import DetectionWriter
+from ..run import Evaluation
 from .building import Loader
+from .test_time import adjust
 
 Progress = Callable[[int, int], None]
+CHUNK = 200  # images whose answers a rank holds in memory before it writes them
 
 
-def infer(cfg: Config, checkpoint: Path, shard: Path, rank: int, world_size: int, device: str,
-          on_progress: Progress | None = None) -> Path:
-    """Detect on this rank's images of ``cfg.data.test`` and write its shard.
+def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size: int, device: str,
+          settings: Mapping[str, Any], counts: Sequence[float] | None = None,
+          on_progress: Progress | None = None) -> None:
+    """Detect on this rank's images of ``cfg.data.test``, and write them chunk by chunk; what is there stays.
 
     Args:
-        cfg: resolved mmdet config, its ``custom_imports`` done.
+        cfg: resolved mmdet config, its ``custom_imports`` done and the detection settings applied.
         checkpoint: as mmcv writes it.
-        shard: the file to write.
+        work: where the chunks are.
         rank: 0 <= rank < world_size.
-        world_size: number of ranks that share the images.
+        world_size: number of ranks that share the images, which may differ from that of a former start.
         device: ``cpu`` or ``cuda:<index>``.
+        settings: detection settings; those of the logits are put into the model.
+        counts: training instances of each class, where a setting needs them.
         on_progress: called with (images done, images of this rank).
 
     Raises:
         UserError: config, checkpoint and annotation file do not go together.
     """
     dataset, batch, workers = build_test_set(cfg)
+    chunks = divide(work, len(dataset), world_size)
+    own = {number: positions for number, positions in enumerate(chunks)
+           if number % world_size == rank and not work.chunk_file(number).exists()}
+    if not own:
+        return
     model = build_model(cfg, checkpoint, dataset, device)
-    loader = Loader(Subset(dataset, range(rank, len(dataset), world_size)), batch_size=batch,
-                    num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch))
-    return run_inference(model, loader, shard, device, on_progress)
+    adjust(model, settings, counts)
+    share = Subset(dataset, [position for positions in own.values() for position in positions])
+    batches, begin = [], 0
+    for positions in own.values():
+        end = begin + len(positions)
+        batches += [list(range(at, min(at + batch, end))) for at in range(begin, end, batch)]
+        begin = end
+    loader = Loader(share, batch_sampler=batches, num_workers=workers,
+                    collate_fn=partial(collate, samples_per_gpu=batch))
+    answers = run_inference(model, loader, device)
+    done = 0
+    for number, positions in own.items():
+        writer = DetectionWriter(len(dataset))
+        for position in positions:
+            writer.add(position, next(answers))
+            done += 1
+            if on_progress:
+                on_progress(done, len(share))
+        writer.write(work.chunk_file(number))
 
 
-def run_inference(model: torch.nn.Module, loader: DataLoader, path: Path, device: str,
-                  on_progress: Progress | None = None) -> Path:
-    """Detect on the images of ``loader``, in order, and write them to ``path``.
+def divide(work: Evaluation, images: int, world_size: int) -> list[range]:
+    """The positions of each chunk: as the first start divided them, whatever the number of ranks is now."""
+    wanted = max(-(-images // CHUNK), min(images, 4 * world_size))
+    work.detections_dir.mkdir(parents=True, exist_ok=True)
+    files.create_exclusive(work.chunks_file, json.dumps({"chunks": wanted, "images": images}) + "\n")
+    there = files.read_json(work.chunks_file)
+    if there["images"] != images:
+        raise UserError(f"data.test: it has {images} images, and had {there['images']} when this evaluation began; "
+                        f"remove {work.detections_dir} to begin anew")
+    # every n-th image: large and small ones spread evenly
+    return [range(number, images, there["chunks"]) for number in range(there["chunks"])]
+
+
+def run_inference(model: torch.nn.Module, loader: DataLoader, device: str) -> Iterator[Detections]:
+    """The detections on each image of ``loader``, in its order.
 
     Args:
         model: an mmdet detector in eval mode on ``device``.
         loader: batches of a :class:`Subset` of an mmdet dataset in test mode, not shuffled.
-        path: the shard to write.
         device: where the model is.
-        on_progress: called with (images done, images in all).
     """
     share = loader.dataset
     assert isinstance(share, Subset)
     dataset: Any = share.dataset
-    positions = list(share.indices)
-    writer, done = DetectionWriter(len(dataset)), 0
+    positions = iter(share.indices)
     for data in loader:
         # the scatter of MMDataParallel on CPU unpacks the DataContainers; its way to a GPU passes a device
         # number where torch >= 2.1 wants a device
@@ -81,13 +120,7 @@ def run_inference(model: torch.nn.Module, loader: DataLoader, path: Path, device
         with torch.no_grad():
             results = model(return_loss=False, rescale=True, **data)
         for result in results:
-            position = positions[done]
-            writer.add(position, _columns(dataset.img_ids[position], dataset.cat_ids, result))
-            done += 1
-        if on_progress:
-            on_progress(done, len(positions))
-    assert done == len(positions)
-    return writer.write(path)
+            yield _columns(dataset.img_ids[next(positions)], dataset.cat_ids, result)
 
 
 def build_test_set(cfg: Config) -> tuple[Any, int, int]:

@@ -1,28 +1,34 @@
 """The chain on one machine: what Slurm's requeue and dependency do on a cluster, one step after the other.
 
-Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.local RUN``. It runs each stage
-through submitit's local executor, runs a stage again when it stopped resumably, and starts the evaluation only on a
-complete run. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
+Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.local STAGE RUN``; STAGE is ``chain`` for
+the training and what stands behind it. It runs each stage through submitit's local executor, the elements of an array
+one after the other, runs what stopped resumably again, and starts an evaluation only on a checkpoint that is there.
+SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
 import time
 from typing import Any
 
-from .. import chain, cluster, files, recovery
+from .. import chain, cluster, driver, evaluations, files, recovery
 from ..run import Run, Work
-from .world import DRIVER_ENV
+from .world import DRIVER_ENV, ELEMENT_ENV
 
 
 class Driver:
-    """Plays the chain of one run."""
+    """Plays the chain of one run, or one stage of it."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, stage: str) -> None:
         self.run, self.job = run, chain.frozen_job(run)
+        self.stages = chain.stages(self.job) if stage == driver.CHAIN else [stage]
+        if stage != driver.CHAIN:
+            block = evaluations.block_of(run, stage, self.job.evaluation)
+            self.job = dataclasses.replace(self.job, evaluation=block)
         self._process: Any = None
         self._cancelled = False
 
@@ -30,21 +36,35 @@ class Driver:
         """All stages; 0 when the last is done."""
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
-        for stage in chain.stages(self.job):
-            say(f"{stage}: starting")
-            decision = self._stage(stage)
-            say(f"{stage}: {decision.action}: {decision.reason}")
-            if decision.action != "done":
-                return 1
-        return 0
+        failed = False
+        for stage in self.stages:
+            several = 1 if stage == chain.TRAIN else len(evaluations.read(self.run, stage))
+            for index in range(several):
+                name = stage if several == 1 else f"{stage} {index}"
+                say(f"{name}: starting")
+                decision = self._play(stage, index)
+                say(f"{name}: {decision.action}: {decision.reason}")
+                failed |= decision.action != "done"
+                if failed and (stage == chain.TRAIN or self._cancelled):
+                    return 1
+        return int(failed)
 
-    def _stage(self, stage: str) -> recovery.Decision:
+    def _play(self, stage: str, index: int) -> recovery.Decision:
         asked = chain.request(self.run, self.job, stage, token="local")
+        os.environ[ELEMENT_ENV] = str(index)
         idle = 0
         while True:
-            if self._cancelled or self.run.cancel_file.exists():
+            if self._cancelled or self.run.cancelled(stage):
                 return recovery.Decision("stop", "cancelled")
-            work: Work = self.run if stage == chain.TRAIN else chain.last_evaluation(self.run)
+            work: Work = self.run
+            if stage != chain.TRAIN:
+                element = evaluations.read(self.run, stage)[index]
+                found = evaluations.of_element(self.run, element)
+                if found is None:
+                    return recovery.Decision("stop", f"there is no checkpoint: {element.at}")
+                if evaluations.done(self.run, element):
+                    return recovery.Decision("done", "scored already")
+                work = found
             before = work.newest_attempt()
             job_id = self._launch(stage, asked.tasks)
             newest = work.newest_attempt()
@@ -86,4 +106,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Driver(Run(sys.argv[1])).play())
+    sys.exit(Driver(Run(sys.argv[2]), sys.argv[1]).play())

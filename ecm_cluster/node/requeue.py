@@ -37,14 +37,14 @@ def missed_signal(place: Place) -> str:
     return recovery.why_signalled(cluster.show_job(place.job_id), place.restart, 0, None)
 
 
-def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any) -> str | None:
+def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> str | None:
     """Have Slurm run this job again after its commit; where it refuses, submit a successor.
 
     Returns:
         None where this task is to stay until Slurm ends it; else why it must fail.
     """
     # asked again, since a scancel may have come meanwhile: a requeue would bring the cancelled job back to life
-    cause = "cancelled" if run.cancel_file.exists() else why_signalled(run, place)
+    cause = "cancelled" if run.cancelled(stage) else why_signalled(run, place)
     if cause == "requeued":
         return None
     if cause not in ("preempted", "time limit") or work.newest_attempt() != attempt:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import chain, files, recovery
+from .. import checkpoints, evaluations, files, recovery
+from ..checkpoints import Manifest
 from ..run import Evaluation, Run
 from . import preemption, requeue, world
 from .supervisor import ASK_AGAIN_SECONDS, AttemptFailed, Supervisor
@@ -21,15 +22,24 @@ class EvaluationSupervisor(Supervisor):
     module = "ecm_cluster.node.evaluate"
     work: Evaluation
 
-    def __init__(self, work: Evaluation, run: Run) -> None:
+    def __init__(self, work: Evaluation, run: Run, stage: str, index: int, checkpoint: Manifest) -> None:
         super().__init__(work, run)
+        self.stage, self.index, self.checkpoint = stage, index, checkpoint
+        self.element = evaluations.read(run, stage)[index]
         self._preempted, self._asked = False, float("-inf")
 
     def already_done(self) -> bool:
-        return self.work.metrics() is not None
+        return evaluations.is_done(self.work, self.element.scoring)
+
+    def arguments(self) -> list[str]:
+        return [self.stage, str(self.index)]
 
     def basis(self, ledger: Any) -> dict[str, Any]:
-        return {"from": self.training.completion()["checkpoint"], "accepts": []}  # type: ignore[index]
+        broken = checkpoints.problem(self.training, self.checkpoint) if self.checkpoint.size else None
+        if broken:
+            raise AttemptFailed(f"{self.checkpoint.file} cannot be scored: {broken}")
+        ways = [evaluations.way_key(scoring) for scoring in self.element.scoring]
+        return {"from": self.checkpoint.file, "accepts": [], "ways": ways}
 
     def heed(self, attempt: int, ledger: Any) -> None:
         """Ask why a signal came; end what is cancelled, and have the job run again where that is for us to do."""
@@ -51,7 +61,7 @@ class EvaluationSupervisor(Supervisor):
             self._preempted = True
             if not requeue.slurm_requeues(self.place):
                 self._end(cause, heard, ledger)
-                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger)
+                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused is None:
                     files.write_json(self.work.abort_file(attempt), {"rank": 0, "cause": cause})
 
@@ -60,7 +70,7 @@ class EvaluationSupervisor(Supervisor):
         ledger.write("end", cause=cause, detail=detail, rank=0)
 
     def _cause(self) -> str:
-        if self.training.cancel_file.exists():
+        if self.training.cancelled(self.stage):
             return "cancelled"
         if self.place.cluster != "slurm":
             # whoever asked for it may have been the driver's death, after which nobody starts the evaluation again
@@ -68,12 +78,17 @@ class EvaluationSupervisor(Supervisor):
         return requeue.ask(self.training, self.place)
 
 
-def evaluation_supervisor(run: Run) -> EvaluationSupervisor:
-    """The supervisor of the evaluation of a run's last checkpoint.
+def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:
+    """The supervisor of this job's element of a stage.
 
     Raises:
-        AttemptFailed: The run is not complete; a half-trained model is never scored as if it were the result.
+        AttemptFailed: Its checkpoint is not there; a half-trained model is never scored as if it were the result.
     """
-    if run.completion() is None:
-        raise AttemptFailed(f"{run.name} is not complete: its evaluation does not run")
-    return EvaluationSupervisor(chain.last_evaluation(run), run)
+    index = world.element()
+    element = evaluations.read(run, stage)[index]
+    checkpoint = evaluations.resolve(run, element.at)
+    if checkpoint is None:
+        why = f"{run.name} is not complete" if element.at == evaluations.LAST else f"{run.name} has no checkpoint of it"
+        raise AttemptFailed(f"{element.at}: {why}, so its evaluation does not run")
+    work = evaluations.evaluation_of(run, checkpoint, element.settings)
+    return EvaluationSupervisor(work, run, stage, index, checkpoint)

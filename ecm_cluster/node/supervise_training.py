@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import chain, checkpoints, files
+from .. import chain, checkpoints, files, handover
 from ..run import Run
 from . import preemption, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
+RELEASE_SECONDS = 10.0
 BEFORE_TRAINING = ("starting", "staging", "first iteration")  # phases in which a worker cannot stop by itself
 
 
@@ -24,17 +25,23 @@ class TrainingSupervisor(Supervisor):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, run)
-        self._asked = float("-inf")
+        self._asked = self._released = float("-inf")
 
     def heed(self, attempt: int, ledger: Any) -> None:
-        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
+        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration.
+
+        Between signals, let evaluations of new checkpoints start.
+        """
+        if self.place.rank == 0 and time.monotonic() - self._released > RELEASE_SECONDS:
+            self._released = time.monotonic()
+            handover.release_due(self.training)
         phase = (self.work.heartbeat(attempt, 0) or {}).get("phase", "starting")
         if self.place.rank != 0 or not preemption.asked_to_stop() or phase not in BEFORE_TRAINING \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return
         self._asked = time.monotonic()
         if self.place.cluster == "local":
-            cause = "cancelled" if self.training.cancel_file.exists() else "signalled"
+            cause = "cancelled" if self.training.cancelled() else "signalled"
         else:
             cause = requeue.ask(self.training, self.place)
         # in its grace a job that Slurm brings back by itself may come to a first step, and so may one near its limit

@@ -34,6 +34,7 @@ class Supervisor:
     """Carries one rank of one piece of work through one start of its job."""
 
     module = ""  # the worker's module
+    stage = "train"
 
     def __init__(self, work: Work, run: Run) -> None:
         self.work, self.training = work, run
@@ -49,6 +50,10 @@ class Supervisor:
         """Rank 0: what the attempt starts from, as fields of its file."""
         raise NotImplementedError
 
+    def arguments(self) -> list[str]:
+        """What the worker is told besides run and attempt."""
+        return []
+
     def heed(self, attempt: int, ledger: Any) -> None:
         """What this process does about a signal itself, asked twice a second while the worker works."""
         raise NotImplementedError
@@ -59,7 +64,7 @@ class Supervisor:
         """Until the work is done; raises :class:`AttemptFailed` in every other case."""
         self.look_for_missed_signals()
         while not self.already_done():
-            if self.training.cancel_file.exists():
+            if self.training.cancelled(self.stage):
                 raise AttemptFailed("not started: the run is cancelled")
             attempt = self.take_attempt()
             if attempt is None:
@@ -139,9 +144,9 @@ class Supervisor:
                       f"rank {self.place.rank} of {self.place.world_size}\n".encode())
             log.flush()
             worker = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(self.training.path), str(attempt)], stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env={**os.environ, **world.export(self.place), **self._logging()},
-                preexec_fn=preemption.prepare_child)
+                [sys.executable, "-m", self.module, str(self.training.path), str(attempt), *self.arguments()],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **world.export(self.place), **self._logging()}, preexec_fn=preemption.prepare_child)
         # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
         preemption.forward_to(lambda number: _send(worker, number))
         if preemption.asked_to_stop():
@@ -234,7 +239,7 @@ class Supervisor:
             return
         if decision["action"] == "stay":
             if self.place.rank == 0 and decision["cause"] in ("preempted", "time limit"):
-                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger)
+                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused:
                     raise AttemptFailed(refused)
             self._stay(attempt)
@@ -250,7 +255,7 @@ class Supervisor:
 
     def _decide(self, attempt: int, ledger: Any, heard: list[str]) -> dict[str, Any]:
         if self.place.cluster == "local":
-            cancelled = self.training.cancel_file.exists()
+            cancelled = self.training.cancelled(self.stage)
             cause = "cancelled" if cancelled else "signalled"
             detail = f"{', '.join(heard) or 'signal'} received"
             ledger.write("end", cause=cause, detail=detail + self._lost_commit(attempt), rank=0)

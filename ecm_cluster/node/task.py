@@ -28,10 +28,10 @@ class Train:
 
 
 class Evaluate:
-    """One task (rank) of an evaluation job."""
+    """One task (rank) of an evaluation job, or of an element of an array of them."""
 
-    def __init__(self, run: str) -> None:
-        self.run = run
+    def __init__(self, run: str, stage: str) -> None:
+        self.run, self.stage = run, stage
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         _hold_signals_back()
@@ -42,7 +42,7 @@ class Evaluate:
         from ..run import Run
         from . import supervise_evaluation
 
-        supervise_evaluation.evaluation_supervisor(Run(self.run)).run()
+        supervise_evaluation.evaluation_supervisor(Run(self.run), self.stage).run()
 
 
 def _hold_signals_back() -> None:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-from .. import chain, training_log
+from .. import chain, evaluations, training_log
 from ..run import Run, write_heartbeat
 from . import preemption
 from .supervisor import EXIT_STOPPED
@@ -105,7 +105,8 @@ def train(run: Run, place: Place, attempt: int) -> int:
 
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
                         minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
-                        max_iterations=max_iterations)
+                        max_iterations=max_iterations,
+                        also=evaluations.iterations_wanted(evaluations.read(run, chain.EVALUATE)))
     runner.prepare(seed, boundary, share)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,

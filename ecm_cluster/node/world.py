@@ -21,6 +21,7 @@ from .. import files
 
 RENDEZVOUS_SECONDS = 300.0
 DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that plays Slurm on one machine
+ELEMENT_ENV = "ECM_CLUSTER_ELEMENT"  # what it sets for the elements of an array
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Place:
     """Where one task of a job stands.
 
     Attributes:
-        job_id: Slurm's (of an array element: the raw id), or the local controller's pid.
+        job_id: Slurm's (of an array's element ``ARRAY_INDEX``: the number alone may mean the whole array), or the
+            local controller's pid.
         restart: How often Slurm has restarted this job.
         cluster: ``slurm`` or ``local``.
     """
@@ -58,13 +60,23 @@ def identify() -> Place:
                      job_id=env["SUBMITIT_LOCAL_JOB_ID"], restart=0, cluster="local")
     return Place(rank=int(env["SLURM_PROCID"]), world_size=int(env["SLURM_NTASKS"]),
                  local_rank=int(env["SLURM_LOCALID"]), node=int(env["SLURM_NODEID"]),
-                 nodes=int(env["SLURM_JOB_NUM_NODES"]), job_id=env["SLURM_JOB_ID"],
+                 nodes=int(env["SLURM_JOB_NUM_NODES"]), job_id=_slurm_job(),
                  restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm")
 
 
 def batch_start() -> tuple[str, int]:
     """Job id and restart count of the batch shell that this process runs in."""
-    return os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    return _slurm_job(), int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def _slurm_job() -> str:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def element() -> int:
+    """The index of this job in its array; 0 of a job that is none."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get(ELEMENT_ENV) or 0)
 
 
 def driver_is_gone() -> bool:

@@ -25,7 +25,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints
+from .. import checkpoints, evaluations
+from ..errors import UserError
 from ..run import Run
 from . import preemption
 
@@ -180,8 +181,8 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         return Outcome(None, time.monotonic() - began, reason)
     seconds = time.monotonic() - began
-    with contextlib.suppress(OSError):  # the next commit will prune, too
-        awaited = checkpoints.awaited_by_evaluations(run)
+    with contextlib.suppress(OSError, UserError, ValueError, LookupError):  # the next commit will prune, too
+        awaited = evaluations.awaited(run)
         checkpoints.prune(run, attempt, request.keep, needed=lambda m: m.file in awaited)
     return Outcome(manifest, seconds)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-from .. import chain, checkpoints, cluster, driver, recovery
+from .. import chain, checkpoints, cluster, driver, evaluations, recovery
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
 
@@ -88,6 +88,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         state.state, state.reason = "submitting", "the submission was interrupted"
         state.next = chain.line_to_go_on(run)
     else:
+        _scores(run, state)
         alive, text = liveness(run, train.job_id, train.cluster, known)
         _unfinished(run, state, alive, text, accounted(train.job_id, known))
     return state
@@ -179,30 +180,48 @@ def _heard_lately(work: Work, attempt: int) -> bool:
     return beat is not None and time.time() - beat["time"] < SILENT_SECONDS
 
 
+def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
+    """Put the figures of the last scored checkpoint into the state.
+
+    Returns:
+        Whether all that was asked for is scored, and the evaluations that have begun and are not done.
+    """
+    wanted = evaluations.read(run, chain.EVALUATE) if run.spec["job"]["evaluation"]["enabled"] else []
+    done = [e for e in wanted if evaluations.done(run, e)]
+    works = [work for e in done if (work := evaluations.of_element(run, e)) is not None]
+    works = works or [work for work in run.evaluations() if work.all_metrics()]
+    if works:
+        document = works[-1].all_metrics()[0]
+        state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
+    if len(wanted) > 1:
+        state.evaluation |= {"scored": len(done), "asked": len(wanted)}
+    begun = [work for e in wanted if e not in done and (work := evaluations.of_element(run, e)) is not None]
+    return len(done) == len(wanted), [work for work in begun if work.newest_attempt()]
+
+
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
-    finished = [e for e in run.evaluations() if e.metrics() is not None]
-    wanted = run.spec["job"]["evaluation"]["enabled"]
-    if finished:
-        document = finished[-1].metrics() or {}
-        state.state, state.reason = "done", "trained and scored"
-        state.evaluation = {"metrics_file": os.path.relpath(finished[-1].metrics_file, run.path),
-                            **summary(document)}
-        return
-    if not wanted:
+    scored, pending = _scores(run, state)
+    if not run.spec["job"]["evaluation"]["enabled"]:
         state.state, state.reason = "done", "trained; no evaluation was asked for"
         return
+    if scored:
+        several = f" ({state.evaluation['asked']} evaluations)" if "asked" in state.evaluation else ""
+        state.state, state.reason = "done", f"trained and scored{several}"
+        return
+    figures = state.evaluation
+    share = f"{figures['scored']} of {figures['asked']} scored; " if "asked" in figures else ""
     alive, text = liveness(run, submission.job_id, submission.cluster, known) if submission and submission.job_id \
         else ("ended", "no evaluation job was recorded")
-    pending = run.evaluations()
     if alive == "waiting":
-        state.state, state.reason = "complete", f"trained; evaluation: {text}"
+        state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
     elif alive == "live" or (alive in ("unknown", "unasked") and pending
                              and _heard_lately(pending[-1], pending[-1].newest_attempt())):
-        state.state, state.reason = "evaluating", _evaluation_phase(pending)
+        state.state, state.reason = "evaluating", share + _evaluation_phase(pending)
     elif alive == "unasked":
-        state.state, state.reason = "complete", f"trained; evaluation: {text}"
+        state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
     else:
-        _ended_unscored(run, state, pending, text, accounted(submission.job_id, known) if submission else None)
+        _ended_unscored(run, state, pending, share + text,
+                        accounted(submission.job_id, known) if submission else None)
 
 
 def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: str, accounted: str | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ def metrics_table(document: Mapping[str, Any]) -> str:
     recall = f"AR@{document['max_dets']}"
     rows = [[iou_type, *(percent(figures[name]) for name in (*FIGURES, recall))]
             for iou_type, figures in document["figures"].items()]
-    return _aligned(["", *FIGURES, recall], rows, left=1)
+    return aligned(["", *FIGURES, recall], rows, left=1)
 
 
 def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> str:
@@ -40,14 +42,14 @@ def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> st
     if limit is not None and len(rows) > 2 * limit:
         gap = [f"({len(rows) - 2 * limit} more)", *[""] * (3 + len(iou_types))]
         rows = [*rows[:limit], gap, *rows[len(rows) - limit:]]
-    return _aligned(["class", "freq", "images", "instances", *(f"{t} AP" for t in iou_types)], rows, left=2)
+    return aligned(["class", "freq", "images", "instances", *(f"{t} AP" for t in iou_types)], rows, left=2)
 
 
 def _count(value: int | None) -> str:
     return UNDEFINED if value is None else f"{value}"
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """Columns two spaces apart, the first ``left`` flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
 
@@ -56,3 +58,15 @@ def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) ->
         return "  ".join(padded).rstrip()
 
     return "\n".join(map(line, (header, *rows)))
+
+
+def per_class_csv(document: Mapping[str, Any]) -> str:
+    """Every class with its training counts and its AP as a fraction of one, unrounded; empty where undefined."""
+    iou_types = list(document["figures"])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "name", "frequency", "image_count", "instance_count", *(f"{t}_AP" for t in iou_types)])
+    for c in document["per_class"]:
+        values = [c[k] for k in ("id", "name", "frequency", "image_count", "instance_count", *iou_types)]
+        writer.writerow(["" if value is None else value for value in values])
+    return text.getvalue()

@@ -20,10 +20,12 @@ from mmdet.apis import single_gpu_test  # noqa: E402
 from mmdet.datasets import build_dataloader  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
 
+from ecm_cluster import evaluations  # noqa: E402
 from ecm_cluster.errors import UserError  # noqa: E402
 from ecm_cluster.lvis import scoring  # noqa: E402
 from ecm_cluster.lvis.detections import read_shards  # noqa: E402
 from ecm_cluster.node import inference  # noqa: E402
+from ecm_cluster.run import Evaluation  # noqa: E402
 
 CLASSES = ("ant", "bee", "cat", "dog")
 CATEGORY_IDS = [4, 2, 9, 1]
@@ -106,11 +108,14 @@ def checkpoint(folder: Path, cfg: Config, **meta: Any) -> Path:
     return folder / "weights.pth"
 
 
-def shards(folder: Path, cfg: Config, weights: Path, world_size: int, **kwargs: Any) -> list[Path]:
-    paths = [folder / f"{world_size}-{rank}.npz" for rank in range(world_size)]
-    for rank, path in enumerate(paths):
-        inference.infer(cfg, weights, path, rank, world_size, "cpu", **kwargs)
-    return paths
+def shards(folder: Path, cfg: Config, weights: Path, world_size: int, name: str = "", settings: Any = None,
+           **kwargs: Any) -> list[Path]:
+    """The chunks of an evaluation by ``world_size`` ranks, one rank after the other."""
+    work = Evaluation(folder / (name or f"by-{world_size}-{len(list(folder.iterdir()))}"))
+    for rank in range(world_size):
+        inference.infer(cfg, weights, work, rank, world_size, "cpu", settings or {}, **kwargs)
+    assert evaluations.has_detections(work)
+    return sorted(work.detections_dir.glob("*.npz"))
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -129,7 +134,7 @@ def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, data, mask
             assert found.to_lvis_results(iou_type) == json.loads(Path(written[iou_type]).read_text())
 
 
-def test_more_ranks_than_images_leave_empty_shards(tmp_path, data):
+def test_more_ranks_than_images_leave_some_without_work(tmp_path, data):
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     seen = []
@@ -144,7 +149,61 @@ def test_several_images_a_batch_and_loader_processes_are_taken_from_the_config(t
     cfg.data.test_dataloader = dict(samples_per_gpu=3, workers_per_gpu=1)
     seen = []
     found = read_shards(shards(tmp_path, cfg, weights, 1, on_progress=lambda *state: seen.append(state)))
-    assert seen == [(3, 7), (6, 7), (7, 7)] and found.images.tolist() == [100 - k for k in range(7)]
+    assert seen == [(done, 7) for done in range(1, 8)] and found.images.tolist() == [100 - k for k in range(7)]
+
+
+def test_a_later_start_of_other_ranks_does_what_is_missing_and_nothing_else(tmp_path, data):
+    cfg = config(data)
+    weights = checkpoint(tmp_path, cfg)
+    whole = shards(tmp_path, cfg, weights, 2, name="whole")
+    begun = Evaluation(tmp_path / "begun")
+    inference.infer(cfg, weights, begun, 0, 2, "cpu", {})  # rank 1 was killed before it wrote anything
+    there = {path: path.stat().st_mtime_ns for path in begun.detections_dir.glob("*.npz")}
+    assert 0 < len(there) < len(whole)
+    chunks = shards(tmp_path, cfg, weights, 3, name="begun")
+    assert [path.name for path in chunks] == [path.name for path in whole]
+    assert all(path.stat().st_mtime_ns == then for path, then in there.items())
+    for one, other in zip(chunks, whole):
+        assert read_columns(one) == read_columns(other)
+
+
+def read_columns(path: Path) -> dict[str, Any]:
+    with np.load(path) as archive:
+        return {name: archive[name].tolist() for name in archive.files}
+
+
+def test_a_rank_holds_no_more_than_a_chunk_whatever_the_size_of_the_set(tmp_path, data, monkeypatch):
+    cfg = config(data)
+    weights = checkpoint(tmp_path, cfg)
+    held = []
+    write = inference.DetectionWriter.write
+    monkeypatch.setattr(inference.DetectionWriter, "write",
+                        lambda self, path: (held.append(len(self._parts)), write(self, path))[1])
+    monkeypatch.setattr(inference, "CHUNK", 1)
+    found = read_shards(shards(tmp_path, cfg, weights, 1))
+    assert held == [1] * 7 and len(found.images) == 7
+
+
+def test_a_data_set_that_changed_meanwhile_is_refused(tmp_path, data):
+    cfg = config(data)
+    work = Evaluation(tmp_path / "work")
+    inference.divide(work, 9, 1)
+    with pytest.raises(UserError, match="7 images, and had 9 when this evaluation began"):
+        inference.infer(cfg, checkpoint(tmp_path, cfg), work, 0, 1, "cpu", {})
+
+
+def test_settings_of_the_logits_change_scores_and_usual_ones_change_nothing(tmp_path, data):
+    cfg = config(data)
+    weights = checkpoint(tmp_path, cfg)
+    plain = read_shards(shards(tmp_path, cfg, weights, 1)).to_lvis_results("bbox")
+    same = shards(tmp_path, cfg, weights, 1, settings={"temperature": 1.0, "background": "softmax"})
+    assert read_shards(same).to_lvis_results("bbox") == plain
+    hot = read_shards(shards(tmp_path, cfg, weights, 1, settings={"temperature": 0.5}))
+    assert max(hot.score) > max(result["score"] for result in plain)
+    with pytest.raises(UserError, match="margin: needs a positive count .* and there are none"):
+        shards(tmp_path, cfg, weights, 1, settings={"margin": 1.0})
+    margin = shards(tmp_path, cfg, weights, 1, settings={"margin": 3.0}, counts=[1.0, 1e6, 1e6, 1e6])
+    assert set(read_shards(margin).category_id.tolist()) != {result["category_id"] for result in plain}
 
 
 def test_the_config_is_left_as_it_was(tmp_path, data):
@@ -180,7 +239,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, data):
     weights = checkpoint(tmp_path, config(data, masks=False))
     with pytest.raises(UserError, match="lacks 6 weights of this model .the first is roi_head.mask_head"):
         shards(tmp_path, config(data), weights, 1)
-    assert not list(tmp_path.glob("*.npz"))
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_weights_beyond_the_model_are_named_in_a_warning(tmp_path, data):

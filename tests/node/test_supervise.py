@@ -12,6 +12,7 @@ import pytest
 from answers import Answers
 
 from ecm_cluster import files, job
+from ecm_cluster.checkpoints import Manifest
 from ecm_cluster.node import preemption
 from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor
 from ecm_cluster.node.supervise_training import TrainingSupervisor
@@ -85,7 +86,7 @@ def heeds(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
 def evaluation(run) -> EvaluationSupervisor:
     work = run.evaluation("iter_0000006-ab")
     began(work)
-    return EvaluationSupervisor(work, run)
+    return EvaluationSupervisor(work, run, "evaluate", 0, Manifest("x", 0, "sha256:0", 6, 1, 0, 1, True))
 
 
 @pytest.mark.parametrize("script", [

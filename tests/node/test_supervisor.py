@@ -482,8 +482,8 @@ def test_an_evaluation_of_an_incomplete_run_does_not_run(run, monkeypatch):
     for name, value in {"SUBMITIT_LOCAL_JOB_ID": "1", "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0",
                         "SUBMITIT_LOCAL_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(supervisor.AttemptFailed, match="run is not complete: its evaluation does not run"):
-        supervise_evaluation.evaluation_supervisor(run)
+    with pytest.raises(supervisor.AttemptFailed, match="last: run is not complete, so its evaluation does not run"):
+        supervise_evaluation.evaluation_supervisor(run, "evaluate")
     assert not run.evaluations_dir.exists()
 
 

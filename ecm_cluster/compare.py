@@ -1,0 +1,134 @@
+"""Say which classes two runs detect better or worse, by frequency group."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import cli, files, runs
+from . import job as jobs
+from .errors import UserError
+from .reporting import results
+from .reporting.tables import aligned, percent
+
+EPILOG = """examples:
+  python -m ecm_cluster.compare baseline ecm
+  python -m ecm_cluster.compare runs/a runs/b@24000 --iou bbox --top 20
+"""
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.compare", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", nargs=2, metavar="RUN", help="a run, or RUN@ITERATION for another than its newest scores")
+    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("--iou", choices=("segm", "bbox"), default=None, help="masks or boxes (default: masks, if any)")
+    made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown of each group, both ways (5)")
+    made.add_argument("--csv", metavar="FILE", help="write every class, unrounded")
+    made.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.top < 0:
+        raise UserError(f"top: {args.top} is not legal; give 0 or more")
+    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    one, other = (scores_of(text, runs_dir) for text in args.run)
+    kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
+    kind = args.iou or next(iter(kinds), "bbox")
+    if kind not in kinds:
+        raise UserError(f"iou: {kind} is not scored in both; give {' or '.join(kinds) or 'other runs'}")
+    changes = classes(one, other, kind)
+    if args.csv:
+        files.write_text(Path(args.csv), as_csv(changes, kind))
+    if args.json:
+        print(json.dumps({"iou": kind, "runs": [source(one), source(other)], "classes": changes}, indent=1))
+    else:
+        print(f"{kind} AP\n  A  {source(one)}\n  B  {source(other)}\n")
+        print(summary(one, other, kind, changes))
+        for group, word in GROUPS.items():
+            text = most_changed([c for c in changes if c["frequency"] == group], args.top)
+            if text:
+                print(f"\n{word} classes that changed most\n{text}")
+    return cli.EXIT_OK
+
+
+def scores_of(text: str, runs_dir: Path) -> results.Row:
+    """The figures of ``RUN`` or ``RUN@ITERATION``: as trained, without test settings, where there are such."""
+    name, _, iteration = text.rpartition("@") if "@" in text and text.rpartition("@")[2].isdigit() else (text, "", "")
+    run = runs.find(name, runs_dir)
+    _ = run.spec
+    found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]
+    if not found:
+        raise UserError(f"RUN: nothing of {text} is scored yet; `python -m ecm_cluster.evaluate {name}` scores it")
+    return max(found, key=lambda row: (row.provenance["iteration"], not row.settings))
+
+
+def source(row: results.Row) -> str:
+    return f"{row.run.name}, iteration {row.provenance['iteration']}"
+
+
+def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, Any]]:
+    """Both APs of each class, and their difference; None where one is undefined.
+
+    Raises:
+        UserError: They were scored on other annotations.
+    """
+    if one.provenance["annotations_digest"] != other.provenance["annotations_digest"]:
+        raise UserError(f"RUN: {source(one)} and {source(other)} were scored on other annotations "
+                        f"({one.provenance['annotations']}, {other.provenance['annotations']}); only scores on the "
+                        "same can be compared")
+    theirs = {c["id"]: c for c in other.document["per_class"]}
+    found = []
+    for row in one.document["per_class"]:
+        a, b = row[kind], theirs[row["id"]][kind]
+        found.append({"id": row["id"], "name": row["name"], "frequency": row["frequency"],
+                      "instance_count": row["instance_count"], "a": a, "b": b,
+                      "change": None if a is None or b is None else b - a})
+    return found
+
+
+def summary(one: results.Row, other: results.Row, kind: str, changes: list[dict[str, Any]]) -> str:
+    """AP of each group in both, and how many classes went up and down."""
+    lines = []
+    for name, group in (("AP", None), *((f"AP{g}", g) for g in GROUPS)):
+        a, b = one.figure(f"{kind}_{name}"), other.figure(f"{kind}_{name}")
+        inside = [c["change"] for c in changes if c["change"] is not None and group in (None, c["frequency"])]
+        lines.append([name, percent(a), percent(b), _signed(None if a is None or b is None else b - a),
+                      str(sum(x > 0 for x in inside)), str(sum(x < 0 for x in inside)),
+                      str(sum(x == 0 for x in inside))])
+    return aligned(["", "A", "B", "B - A", "classes up", "down", "same"], lines, left=1)
+
+
+def most_changed(changes: list[dict[str, Any]], top: int) -> str:
+    """The classes with the largest gains and losses."""
+    known = sorted((c for c in changes if c["change"]), key=lambda c: -c["change"])
+    up, down = [c for c in known if c["change"] > 0][:top], [c for c in known if c["change"] < 0][::-1][:top]
+    shown = up + down[::-1]
+    rows = [[c["name"], str(c["instance_count"] if c["instance_count"] is not None else "–"), percent(c["a"]),
+             percent(c["b"]), _signed(c["change"])] for c in shown]
+    return aligned(["class", "instances", "A", "B", "B - A"], rows, left=1) if rows else ""
+
+
+def as_csv(changes: list[dict[str, Any]], kind: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "name", "frequency", "instance_count", f"a_{kind}", f"b_{kind}", "change"])
+    for c in changes:
+        writer.writerow(["" if c[k] is None else c[k]
+                         for k in ("id", "name", "frequency", "instance_count", "a", "b", "change")])
+    return text.getvalue()
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,244 @@
+"""Score checkpoints, under a grid of test settings if asked for; what is scored already is not scored again."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import chain, checkpoints, cli, cluster, config, driver, evaluations, files, liveness, runs, test_settings
+from . import job as jobs
+from .errors import UserError
+from .evaluations import Element
+from .reporting import results
+from .run import Run
+
+EPILOG = """examples:
+  python -m ecm_cluster.evaluate first --checkpoints all
+  python -m ecm_cluster.evaluate first second --sweep jobs/eval_sweep.yaml --sort segm_APr
+  python -m ecm_cluster.evaluate first --vary nms_iou=0.4,0.5,0.6 --vary flip=false,true --gpus 4
+  python -m ecm_cluster.evaluate --config my_config.py model.pth --data-root /datasets/lvis_v1 --gpus 8
+
+settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
+""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.legal})"
+                for name, s in test_settings.SETTINGS.items())
+PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
+         "exclude", "reservation", "time", "device", "data_root", "runs_dir")
+OWN_BLOCK = ("nodes", "gpus", "partition", "time")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.evaluate", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", nargs="+", metavar="RUN", help="run directories or names of runs; with --config: files "
+                      "of checkpoints")
+    made.add_argument("--checkpoints", default="last", metavar="WHICH",
+                      help="last, all, best, or iterations such as 12000,24000 (default: last)")
+    made.add_argument("--sweep", metavar="FILE", help="YAML: values to try of each setting; all combinations")
+    made.add_argument("--vary", action="append", default=[], metavar="SETTING=V1,V2",
+                      help="the same on the command line")
+    made.add_argument("--sort", metavar="METRIC", help="order of the table, and what makes a checkpoint the best, e.g. "
+                      "segm_APr (default: mask AP, or box AP)")
+    made.add_argument("--at-once", type=int, metavar="N", help="elements of the array that may run at once")
+    made.add_argument("--config", help="score plain checkpoint files with this mmdet config")
+    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
+                      help="where plain checkpoints are scored (default: slurm)")
+    made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
+                      help="mmdet option for plain checkpoints; may be repeated")
+    jobs.add_flags(made, PLACE)
+    made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
+    made.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    made.add_argument("--wait", action="store_true", help="wait until everything asked for is scored")
+    made.add_argument("--dry-run", action="store_true", help="say what would be scored, write nothing")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.at_once is not None and args.at_once < 1:
+        raise UserError(f"at-once: {args.at_once} is not legal; give 1 or more")
+    grid = read_grid(args)
+    if args.config:
+        from . import plain_checkpoints
+
+        found = [plain_checkpoints.as_run(Path(name), args) for name in args.run]
+    else:
+        runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+        found = [runs.find(name, runs_dir) for name in args.run]
+    wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
+    said = sys.stderr if args.json else sys.stdout
+    for run, elements in wanted.items():
+        for line in submit(run, elements, args):
+            print(f"{run.name}: {line}", file=said)
+    complete = follow(wanted) if args.wait and not args.dry_run else True
+    show(wanted, args)
+    return cli.EXIT_OK if complete else cli.EXIT_FAILED
+
+
+def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The combinations of settings that the command line asks for."""
+    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep else {}
+    for text in args.vary:
+        name, value = config.parse_option(text)
+        values[name] = value
+    return test_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
+
+
+def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]) -> list[Element]:
+    """Every element that is asked for of a run, done or not.
+
+    Raises:
+        UserError: The run has no such checkpoint, or its config has nothing that a setting could change.
+    """
+    _ = run.spec
+    best = None
+    if args.checkpoints == "best":
+        name = results.best(run, args.sort).provenance["checkpoint"]
+        best = next((m for m in checkpoints.accepted(run) if m.file == name), None)
+        if best is None:
+            raise UserError(f"checkpoints: the best of {run.name} is {name}, which is no longer there; give all")
+    places = evaluations.parse_places(run, args.checkpoints, best)
+    return evaluations.combine(places, evaluations.changing(config.read(run.config_file), grid))
+
+
+# ---------------------------------------------------------------------------------------------- submitting
+
+
+def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
+    """Queue what is neither scored nor queued; what happened, in lines."""
+    local = run.spec["cluster"] == "local"
+    with chain.alone(run):
+        missing = [e for e in wanted if not evaluations.done(run, e)]
+        queued = [] if not missing else waiting(run)
+        new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
+        lines = [f"{len(wanted) - len(missing)} of {len(wanted)} scored already"] if len(missing) < len(wanted) else []
+        if len(new) < len(missing):
+            lines.append(f"{len(missing) - len(new)} queued already")
+        if not new:
+            return lines
+        if not local and not args.dry_run and not cluster.slurm_available():
+            raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); evaluate from a login "
+                            "node")
+        answered = [e for e in new if has_answers(run, e)]
+        parts = [("the model answers on all images", [e for e in new if e not in answered]),
+                 ("no GPU: detections are there", answered)]
+        if local:
+            if driver.find(run) and not args.dry_run:
+                raise UserError(f"RUN: {run.name} is at work on this machine; evaluate it when it has ended, or "
+                                "cancel it")
+            parts = [("on this machine", new)]
+        for words, elements in parts:
+            if elements:
+                lines += _queue(run, words, elements, args, scoring_only=elements is answered)
+    return lines
+
+
+def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespace, scoring_only: bool) -> list[str]:
+    said = f"{len(elements)} to score ({words})"
+    if args.dry_run:
+        return [said + ": " + "; ".join(f"{e.at}: {test_settings.label(e.settings)}" for e in elements)]
+    job = place_of(chain.frozen_job(run), args, scoring_only)
+    stage = chain.next_sweep(run)
+    evaluations.write(run, stage, elements, job.evaluation)
+    if run.spec["cluster"] == "local":
+        pid = driver.start(run, job, stage)
+        return [f"{said}: process {pid}, log {run.local_log}"]
+    job_id = chain.submit_stage(run, job, stage, after=None)
+    return [f"{said}: job {job_id}" + (f"_[0-{len(elements) - 1}]" if len(elements) > 1 else "")]
+
+
+def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> jobs.Job:
+    """The job on the resources that the command line gives it; one process without a GPU where none is needed."""
+    given = {k: v for k, v in jobs.given_flags(args).items() if k in PLACE and k not in ("data_root", "runs_dir")}
+    block = dataclasses.replace(job.evaluation, **{k: v for k, v in given.items() if k in OWN_BLOCK},
+                                **({"at_once": args.at_once} if args.at_once else {}))
+    if scoring_only:
+        block = dataclasses.replace(block, nodes=1, gpus=1)
+        given["device"] = "cpu"
+    return dataclasses.replace(job, evaluation=block, **{k: v for k, v in given.items() if k not in OWN_BLOCK})
+
+
+def waiting(run: Run) -> list[Element]:
+    """Elements of stages whose jobs wait or run."""
+    if run.spec["cluster"] == "local":
+        return []
+    live = liveness.on_slurm(run)
+    if live is None:
+        raise UserError("cluster: Slurm does not answer, so it is not known what is queued already; try again when it "
+                        "does")
+    stages = [stage for stage in chain.recorded_stages(run)
+              if stage != chain.TRAIN and set(chain.job_ids(run, stage)) & set(live)]
+    return [element for stage in stages for element in evaluations.read(run, stage)]
+
+
+def covers(run: Run, queued: Element, asked: Element) -> bool:
+    """Whether a queued element brings all that is asked for."""
+    def where(element: Element) -> Any:
+        work = evaluations.of_element(run, element)
+        return work.path if work is not None else (element.at, json.dumps(element.settings, sort_keys=True))
+
+    return where(queued) == where(asked) and all(way in queued.scoring for way in asked.scoring)
+
+
+def has_answers(run: Run, element: Element) -> bool:
+    work = evaluations.of_element(run, element)
+    return work is not None and evaluations.has_detections(work)
+
+
+def follow(wanted: dict[Run, list[Element]]) -> bool:
+    """Wait until everything is scored, or nobody is left who would; a line whenever more is done.
+
+    Returns:
+        Whether everything is scored.
+    """
+    told, idle = -1, 0
+    total = sum(map(len, wanted.values()))
+    while True:
+        left = {run: [e for e in elements if not evaluations.done(run, e)] for run, elements in wanted.items()}
+        done = total - sum(map(len, left.values()))
+        if done != told:
+            print(f"{done} of {total} scored", file=sys.stderr, flush=True)
+            told = done
+        if done == total:
+            return True
+        busy = any(driver.find(run) if run.spec["cluster"] == "local" else liveness.on_slurm(run) != {}
+                   for run, elements in left.items() if elements)
+        idle = 0 if busy else idle + 1
+        if idle > 2:  # an element that ends and its figures change one by one
+            return False
+        time.sleep(2.0)
+
+
+# ---------------------------------------------------------------------------------------------- showing
+
+
+def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
+    """The table of what is scored of that which was asked for; kept in each run, too."""
+    found = []
+    for run, elements in wanted.items():
+        scored = {(work.path, evaluations.way_key(way)) for e in elements
+                  if (work := evaluations.of_element(run, e)) is not None for way in e.scoring}
+        found += [row for row in results.rows(run)
+                  if (row.work.path, evaluations.way_key(test_settings.split(row.settings)[1])) in scored]
+    metric = results.metric_name(args.sort, found)
+    for run in wanted if not args.dry_run else ():
+        if results.rows(run):
+            files.write_text(run.results_file, results.as_csv(results.rows(run)))
+    found = results.ranked(found, metric)
+    if args.csv:
+        try:
+            files.write_text(Path(args.csv), results.as_csv(found))
+        except OSError as error:
+            raise UserError(f"csv: {args.csv} cannot be written ({error.strerror}); give another file") from None
+    if args.json:
+        print(json.dumps(results.as_records(found), indent=1))
+    elif found:
+        print(f"\n{results.table(found)}\n(by {metric}, best first)")
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

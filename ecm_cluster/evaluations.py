@@ -1,0 +1,249 @@
+"""What of a run is scored: checkpoints under settings, as the elements of an array of jobs, and where results lie.
+
+An element names a checkpoint by what it will be (the last one, the end of an epoch, an iteration), so that it can be
+submitted before there is such a checkpoint. Its result lies in an :class:`~ecm_cluster.run.Evaluation`, whose key is
+made of the checkpoint's digest and of everything else that the model's answers depend on: whoever asks for the same
+again finds it there.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from . import checkpoints, files, test_settings
+from .checkpoints import Manifest
+from .errors import UserError
+from .run import Evaluation, Run
+
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Element:
+    """One checkpoint under one set of detection settings, scored in one way or in several.
+
+    Attributes:
+        at: ``last``, ``epoch N`` or ``iteration N``.
+        settings: Detection settings.
+        scoring: Scoring settings, one dict for each way to score.
+    """
+
+    at: str
+    settings: dict[str, Any]
+    scoring: tuple[dict[str, Any], ...] = ({},)
+
+
+def combine(places: Iterable[str], grid: Sequence[Mapping[str, Any]]) -> list[Element]:
+    """Every checkpoint under every combination; what differs in scoring alone shares an element."""
+    ways: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for settings in grid:
+        detection, scoring = test_settings.split(settings)
+        ways.setdefault(json.dumps(detection, sort_keys=True), (detection, []))[1].append(scoring)
+    return [Element(at, detection, tuple(several)) for at in places for detection, several in ways.values()]
+
+
+def changing(cfg: Mapping[str, Any], grid: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The combinations, seen to be possible with a config, and without what they do not change in it."""
+    found: list[dict[str, Any]] = []
+    for settings in grid:
+        test_settings.apply(copy.deepcopy(dict(cfg)), test_settings.split(settings)[0])
+        less = test_settings.reduced(cfg, settings)
+        found += [] if less in found else [less]
+    return found
+
+
+def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
+    """What a job's evaluation block asks for.
+
+    Args:
+        block: :class:`ecm_cluster.job.Evaluation`.
+        cfg: The resolved config.
+
+    Raises:
+        UserError: An epoch that the training does not have, or a setting that its config does not.
+    """
+    if not block.enabled:
+        return []
+    runner = cfg["runner"]
+    by_epoch = runner.get("type") == "EpochBasedRunner"
+    total, unit = (runner.get("max_epochs", 0), "epoch") if by_epoch else (runner.get("max_iters", 0), "iteration")
+    at: set[int] = set()
+    if block.epochs is not None:
+        if not by_epoch:
+            raise UserError("evaluation.epochs: the config counts iterations (IterBasedRunner); give evaluation.every, "
+                            "in iterations")
+        at |= set(range(1, total)) if block.epochs == "all" else set(block.epochs)
+        if at and max(at) > total:
+            raise UserError(f"evaluation.epochs: {max(at)} is not legal, as the training has {total} epochs; give "
+                            f"epochs from 1 to {total}, or all")
+    if block.every:
+        at |= set(range(block.every, total, block.every))
+    places = [f"{unit} {n}" for n in sorted(at) if n < total] + [LAST]
+    return combine(places, changing(cfg, test_settings.grid(block.settings, "evaluation.settings.")))
+
+
+# ---------------------------------------------------------------------------------------------- on record
+
+
+def write(run: Run, stage: str, elements: Sequence[Element], block: Any) -> None:
+    """Put on record what each element of a stage is; the order is that of the array's indices.
+
+    Args:
+        block: :class:`ecm_cluster.job.Evaluation`, with the resources of this stage.
+    """
+    path = run.elements_file(stage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, {"block": asdict(block), "elements": [asdict(element) for element in elements]})
+
+
+def block_of(run: Run, stage: str, otherwise: Any) -> Any:
+    """The evaluation block that a stage was submitted with; ``otherwise`` where none is on record."""
+    try:
+        record = files.read_json(run.elements_file(stage))["block"]
+    except (FileNotFoundError, NotADirectoryError):
+        return otherwise
+    return type(otherwise)(**record)
+
+
+def read(run: Run, stage: str) -> list[Element]:
+    """The elements of a stage; the last checkpoint as configured where nothing is on record."""
+    try:
+        records = files.read_json(run.elements_file(stage))["elements"]
+    except (FileNotFoundError, NotADirectoryError):
+        return [Element(LAST, {})]
+    return [Element(r["at"], r["settings"], tuple(r["scoring"])) for r in records]
+
+
+def iterations_wanted(elements: Iterable[Element]) -> set[int]:
+    """The iterations at which the training has to commit for them."""
+    return {int(e.at.split()[1]) for e in elements if e.at.startswith("iteration ")}
+
+
+# ---------------------------------------------------------------------------------------------- found
+
+
+def resolve(run: Run, at: str) -> Manifest | None:
+    """The checkpoint that is meant, if it is committed and counts; the last one only of a complete run."""
+    if at == LAST:
+        mark = run.completion()
+        return None if mark is None else Manifest(
+            file=mark["checkpoint"], size=mark.get("size", 0), digest=mark["digest"], iteration=mark["iteration"],
+            epoch=mark["epoch"], position=0, attempt=mark["attempt"], epoch_end=True)
+    unit, number = at.split()
+    counting = checkpoints.accepted(run)
+    if unit == "epoch":
+        found = [m for m in counting if m.epoch_end and m.epoch == int(number)]
+    else:
+        found = [m for m in counting if m.iteration == int(number)]
+    return found[-1] if found else None
+
+
+def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -> Evaluation:
+    """Where a checkpoint's answers under detection settings are, or will be."""
+    digests = run.spec["digests"]
+    basis = [checkpoint.digest, digests["config"], digests.get("val_annotations"), dict(settings)]
+    key = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:10]
+    return run.evaluation(f"iter_{checkpoint.iteration:07d}-{key}")
+
+
+def of_element(run: Run, element: Element) -> Evaluation | None:
+    """The evaluation of an element; None as long as its checkpoint is not committed."""
+    checkpoint = resolve(run, element.at)
+    return None if checkpoint is None else evaluation_of(run, checkpoint, element.settings)
+
+
+def is_done(work: Evaluation, scoring: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether an evaluation has the figures of every one of these ways to score."""
+    return all(work.metrics(way_key(way)) is not None for way in scoring)
+
+
+def way_key(scoring: Mapping[str, Any]) -> str:
+    """A short name for a way to score; empty for the usual one."""
+    if not scoring:
+        return ""
+    return hashlib.sha256(json.dumps(dict(scoring), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def done(run: Run, element: Element) -> bool:
+    """Whether all of an element's figures are there."""
+    work = of_element(run, element)
+    return work is not None and is_done(work, element.scoring)
+
+
+def chain_done(run: Run, stage: str) -> bool:
+    """Whether every element of a stage is scored."""
+    return all(done(run, element) for element in read(run, stage))
+
+
+def has_detections(work: Evaluation) -> bool:
+    """Whether the model has answered on all images already, so that no GPU is needed any more."""
+    try:
+        count = files.read_json(work.chunks_file)["chunks"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return all(work.chunk_file(number).exists() for number in range(count))
+
+
+def awaited(run: Run) -> set[str]:
+    """Names of the checkpoints that an evaluation still needs: begun with and not ended, or on record and to come."""
+    names = set()
+    for stage in run.stages_with_elements():
+        for element in read(run, stage):
+            checkpoint = resolve(run, element.at)
+            if checkpoint is not None and not is_done(evaluation_of(run, checkpoint, element.settings),
+                                                      element.scoring):
+                names.add(checkpoint.file)
+    return names
+
+
+def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str]:
+    """What ``--checkpoints`` names, as elements have it.
+
+    Args:
+        asked: ``last``, ``all``, ``best``, or iterations with commas between them.
+        best: The best checkpoint scored so far.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    counting = checkpoints.accepted(run)
+    mark = run.completion()
+    if asked == LAST:
+        if mark is None:
+            newest = f"its newest checkpoint is of iteration {counting[-1].iteration}" if counting else "it has none"
+            example = counting[-1].iteration if counting else "N"
+            raise UserError(f"checkpoints: {run.name} is not complete ({newest}); a half-trained model is scored only "
+                            f"by its iteration, e.g. --checkpoints {example}")
+        return [LAST]
+    if asked == "all":
+        places = [place_of(run, m) for m in counting]
+        if not places:
+            raise UserError(f"checkpoints: {run.name} has none yet; wait for the first commit")
+        return list(dict.fromkeys(places))
+    if asked == "best":
+        if best is None:
+            raise UserError(f"checkpoints: nothing of {run.name} is scored yet, so none is the best; give all first")
+        return [place_of(run, best)]
+    if not re.fullmatch(r"\d+(,\d+)*", asked):
+        raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")
+    known = {m.iteration: m for m in counting}
+    wanted = [int(n) for n in asked.split(",")]
+    missing = [n for n in wanted if n not in known]
+    if missing:
+        raise UserError(f"checkpoints: {run.name} has none of iteration {missing[0]}; it has "
+                        f"{', '.join(map(str, sorted(known))) or 'none'}")
+    return list(dict.fromkeys(place_of(run, known[n]) for n in wanted))
+
+
+def place_of(run: Run, checkpoint: Manifest) -> str:
+    """How an element names a checkpoint that is there."""
+    mark = run.completion()
+    if mark is not None and mark["checkpoint"] == checkpoint.file:
+        return LAST
+    return f"iteration {checkpoint.iteration}"

@@ -1,0 +1,73 @@
+"""What the job of an attempt does for the rest of the chain: a successor in its own place, evaluations let go."""
+
+from __future__ import annotations
+
+import os
+
+from . import chain, cluster, evaluations
+from . import job as jobs
+from .run import Run
+
+
+def successor(run: Run, attempt: int, job_id: str) -> str | None:
+    """Submit a job that carries the training on once this one has ended, where Slurm refuses to requeue it.
+
+    Called on a compute node, by the job of the attempt. Calling it again submits no second job.
+
+    Args:
+        attempt: The caller's attempt: only the newest may do this.
+        job_id: The caller's job.
+
+    Returns:
+        The successor's job id; None where the run must not go on: fenced, cancelled, or complete.
+
+    Raises:
+        UserError: Slurm refuses that too; the run is stopped, and can be resumed.
+    """
+    with chain.alone(run):
+        if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
+            return None
+        job = chain.frozen_job(run)
+        if chain.record_of(run, chain.TRAIN).get("job_id") == job_id:
+            chain.renew(run, chain.TRAIN)
+        train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
+        if chain.EVALUATE in chain.stages(job):
+            _evaluate_after(run, job, train)
+        return train
+
+
+def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
+    """Make the evaluation wait for another training job; its own job is kept where it still waits."""
+    old = chain.record_of(run, chain.EVALUATE).get("job_id")
+    if old and cluster.depend(old, f"afterok:{train}"):
+        return
+    if old:
+        cluster.cancel(old)
+        chain.renew(run, chain.EVALUATE)
+    chain.submit_stage(run, job, chain.EVALUATE, after=train)
+
+
+def release_due(run: Run) -> list[str]:
+    """Let evaluations start whose checkpoints are committed, where they are wanted while the training goes on.
+
+    Until then they wait for the training with Slurm's own dependency. So those that nobody could release (there is no
+    scontrol on the node) start behind it, and Slurm ends them if the training fails for good.
+
+    Returns:
+        What was released, in the elements' words.
+    """
+    if not run.spec["job"]["evaluation"].get("while_training") or run.spec["cluster"] == "local" or run.completion():
+        return []
+    train, array = (chain.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
+    if not train or not array:
+        return []
+    elements, gone = evaluations.read(run, chain.EVALUATE), []
+    known = {e["mark"] for e in run.events() if e.kind == "released"}
+    for index, element in enumerate(elements):
+        mark = f"{array}_{index}@{train}"  # behind another training job it waits again
+        if element.at == evaluations.LAST or mark in known or evaluations.resolve(run, element.at) is None:
+            continue
+        if cluster.release(f"{array}_{index}"):
+            run.ledger(run.newest_attempt(), f"release{os.getpid()}").write("released", mark=mark, at=element.at)
+            gone.append(element.at)
+    return gone

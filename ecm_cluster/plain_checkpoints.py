@@ -1,0 +1,67 @@
+"""A checkpoint file from anywhere, as a run that has nothing left to train: so it is scored as any other."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from . import checkpoints, config, files, planning, submit
+from . import job as jobs
+from .errors import UserError
+from .run import Run
+
+OUTSIDE = 0  # the attempt of what no attempt has trained
+
+
+def as_run(path: Path, args: argparse.Namespace) -> Run:
+    """The run of a checkpoint file: the one that was made for it before, or a new one.
+
+    The file is not copied: the run's checkpoint is a link to it, with its digest on record.
+
+    Raises:
+        UserError: There is no such file, or the config and the data do not go together.
+    """
+    if not path.is_file():
+        raise UserError(f"RUN: {path} is no file; with --config give checkpoint files")
+    flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
+    job = jobs.load(None, {**flags, "config": args.config,
+                           "options": dict(config.parse_option(text) for text in args.options)})
+    if args.cluster == "slurm" and not args.dry_run:
+        submit.require_slurm()
+    plan = planning.make(job, args.cluster)
+    plan.weights = []  # the checkpoint has them all
+    if plan.problems:
+        raise UserError(plan.problems[0])
+    runs_dir = Path(job.runs_dir).expanduser().absolute()
+    digest = files.digest(path)
+    text = files.digest_text(repr((digest, config.dump(plan.cfg))))
+    run = Run(runs_dir / f"{path.stem}-{text[7:15]}")
+    if run.completion() is None:
+        if args.dry_run:
+            raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
+        if not run.run_file.exists():
+            submit.create(run, _named(plan, run.name))
+        _adopt(run, path, digest)
+    return run
+
+
+def _named(plan: planning.Plan, name: str) -> planning.Plan:
+    plan.job = jobs.make({**plan.job.as_dict(), "name": name})
+    return plan
+
+
+def _adopt(run: Run, path: Path, digest: str) -> None:
+    """Make the file the last checkpoint of a complete run."""
+    target = run.checkpoint_file(0, OUTSIDE)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.is_symlink():
+        os.symlink(path.absolute(), target)
+    manifest = checkpoints.Manifest(target.name, path.stat().st_size, digest, iteration=0, epoch=0, position=0,
+                                    attempt=OUTSIDE, epoch_end=True)
+    files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
+    files.write_json(run.complete_file(OUTSIDE), {"attempt": OUTSIDE, "time": round(time.time(), 3),
+                                                  **checkpoints.describe(manifest)})

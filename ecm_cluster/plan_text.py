@@ -1,0 +1,81 @@
+"""A plan in words, a line for each question that a user has before a submission."""
+
+from __future__ import annotations
+
+from . import checkpoints, exactness, planning, weights
+
+
+def describe(plan: planning.Plan) -> str:
+    """The plan as text, a line for each question a user has."""
+    job, batch = plan.job, plan.batch
+    unit = "GPU" if job.device == "cuda" else "CPU rank"
+    lines = [
+        ("config", plan.config_path),
+        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs and {job.mem_per_gpu} each, "
+                  f"{job.threads_per_rank} thread(s) a rank"),
+        ("where", describe_place(plan)),
+        ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
+                  f"({batch['rule']})"),
+        ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
+         + f"; seed {job.seed}"),
+        ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
+        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
+        ("checkpoints", describe_checkpoints(plan)),
+        ("exact", exactness.describe(plan.cfg, job.device)),
+        ("evaluation", describe_evaluation(plan)),
+    ]
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def describe_place(plan: planning.Plan) -> str:
+    """Partition, time limit, and what happens on preemption and at the limit."""
+    job = plan.job
+    if plan.where == "local":
+        return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
+    part = plan.partition
+    name = job.partition or (f"{part.name} (the default)" if part else "the cluster's default")
+    text = f"partition {name}, time limit {job.time}"
+    if part is None:
+        return text + "; when preempted or out of time: commit, requeue, go on"
+    if part.preempt_mode.startswith("REQUEUE"):
+        return text + f"; when preempted (grace {part.grace} s) or out of time: commit, requeue, go on"
+    if part.preempt_mode.startswith("OFF"):
+        return text + "; never preempted; when out of time: commit, requeue, go on"
+    return text + f"; preemption mode {part.preempt_mode} (grace {part.grace} s): commit, ask for a requeue"
+
+
+def describe_weight(weight: weights.Weight) -> str:
+    if weight.url is None:
+        return str(weight.path)
+    return f"{weight.source} " + (f"(in {weight.path})" if weight.present else f"(to fetch: {weight.url})")
+
+
+def describe_checkpoints(plan: planning.Plan) -> str:
+    """When checkpoints are written, and which stay."""
+    job, interval = plan.job, planning.checkpoint_interval(plan.cfg, plan.job)
+    every = [f"every {interval} iterations"] if interval else []
+    if job.checkpoint_minutes:
+        every.append(f"every {job.checkpoint_minutes:g} minutes")
+    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
+    end = "at the end of each epoch" if epochs else "at the end"
+    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
+    return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
+
+
+def describe_evaluation(plan: planning.Plan) -> str:
+    """Which checkpoints are scored, when, how and where."""
+    if not plan.elements:
+        return "none"
+    block, count = plan.job.evaluation, len(plan.elements)
+    places = list(dict.fromkeys(element.at for element in plan.elements))
+    what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
+    if count > len(places):
+        what += f" × {count // len(places)} settings"
+    early = block.while_training and plan.where == "slurm"
+    when = "as they are committed" if early else "after the training is complete"
+    several = f", {min(block.at_once, count)} at once" if count > 1 and plan.where == "slurm" else ""
+    return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
+
+
+def shortened(places: list[str]) -> str:
+    return ", ".join(places if len(places) < 5 else [*places[:2], "…", *places[-2:]])

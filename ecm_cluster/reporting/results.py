@@ -1,0 +1,124 @@
+"""What has been scored: one row for each checkpoint, set of settings and run; sorted, as a table, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .. import test_settings
+from ..errors import UserError, one_of
+from ..run import Evaluation, Run
+from .tables import UNDEFINED, aligned, percent
+
+SHOWN = ("AP", "AP50", "APr", "APc", "APf")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of figures.
+
+    Attributes:
+        work: Where they lie.
+        document: What ``metrics.json`` holds.
+    """
+
+    run: Run
+    work: Evaluation
+    document: dict[str, Any]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self.document["provenance"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What was varied; older files name other things there, which nobody varied."""
+        return {k: v for k, v in (self.provenance.get("settings") or {}).items() if k in test_settings.SETTINGS}
+
+    def figure(self, name: str) -> float | None:
+        """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""
+        kind, _, figure = name.partition("_")
+        return (self.document["figures"].get(kind) or {}).get(figure)
+
+
+def rows(run: Run) -> list[Row]:
+    """Everything that a run has been scored for, by iteration."""
+    found = [Row(run, work, document) for work in run.evaluations() for document in work.all_metrics()]
+    return sorted(found, key=lambda row: (row.provenance.get("iteration", 0), test_settings.label(row.settings)))
+
+
+def metric_name(asked: str | None, found: Sequence[Row]) -> str:
+    """The full name of a metric: ``APr`` is that of masks where there are masks.
+
+    Raises:
+        UserError: No row has it.
+    """
+    names = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
+                               for name in figures))
+    given = (asked or "AP").replace("/", "_")
+    for candidate in (given, f"segm_{given}", f"bbox_{given}"):
+        if candidate in names or not names:
+            return candidate
+    raise one_of("metric", given, names)
+
+
+def ranked(found: Sequence[Row], metric: str) -> list[Row]:
+    """The best first; what has no such figure last."""
+    def key(row: Row) -> tuple[bool, float]:
+        value = row.figure(metric)
+        return value is None, -(value or 0.0)
+
+    return sorted(found, key=key)
+
+
+def best(run: Run, metric: str | None = None) -> Row:
+    """The best row of a run.
+
+    Raises:
+        UserError: Nothing is scored, or nothing has such a metric.
+    """
+    found = rows(run)
+    if not found:
+        raise UserError(f"RUN: nothing of {run.name} is scored yet; `python -m ecm_cluster.evaluate` scores it")
+    return ranked(found, metric_name(metric, found))[0]
+
+
+def table(found: Sequence[Row]) -> str:
+    """One line a row, percent with one decimal; the run only where there are several."""
+    kinds = list(dict.fromkeys(kind for row in found for kind in row.document["figures"]))
+    several = len({row.run.path for row in found}) > 1
+    header = [*(["run"] if several else []), "checkpoint", "settings",
+              *(f"{kind} {name}" for kind in kinds for name in SHOWN)]
+    lines = []
+    for row in found:
+        place = f"iter {row.provenance['iteration']}"
+        cells = [percent(row.figure(f"{kind}_{name}")) if kind in row.document["figures"] else UNDEFINED
+                 for kind in kinds for name in SHOWN]
+        lines.append([*([row.run.name] if several else []), place, test_settings.label(row.settings), *cells])
+    return aligned(header, lines, left=len(header) - len(kinds) * len(SHOWN))
+
+
+def as_csv(found: Sequence[Row]) -> str:
+    """Every figure, unrounded, with what was varied in a column each."""
+    varied = list(dict.fromkeys(name for row in found for name in row.settings))
+    figures = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, values in row.document["figures"].items()
+                                 for name in values))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "checkpoint", "iteration", "epoch", *varied, *figures, "metrics_file"])
+    for row in found:
+        p = row.provenance
+        writer.writerow([row.run.name, p["checkpoint"], p["iteration"], p.get("epoch"),
+                         *(row.settings.get(name, "") for name in varied),
+                         *("" if (v := row.figure(name)) is None else repr(v) for name in figures), row.work.path])
+    return text.getvalue()
+
+
+def as_records(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """For ``--json``: provenance and figures of each row."""
+    return [{"run": row.run.name, "settings": row.settings,
+             **{k: row.provenance.get(k) for k in ("checkpoint", "iteration", "epoch", "checkpoint_digest")},
+             "figures": row.document["figures"], "folder": str(row.work.path)} for row in found]

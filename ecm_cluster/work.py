@@ -1,0 +1,142 @@
+"""A folder in which attempts do something until it is done: what a run and an evaluation have in common.
+
+With ``run.py`` the only place that spells the name of a file in a run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from . import files
+from . import ledger as ledgers
+
+
+class Work:
+    """A folder, not yet made perhaps, in which attempts do something until it is done: a run, or one evaluation."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    @property
+    def attempts_dir(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def ledger_dir(self) -> Path:
+        return self.path / "ledger"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.path / "logs"
+
+    def attempt_file(self, number: int) -> Path:
+        """Made by exclusive creation; its existence fences every lower number."""
+        return self.attempts_dir / f"{number:04d}.json"
+
+    def rendezvous_file(self, number: int) -> Path:
+        """Address of the attempt's store, written by its rank 0."""
+        return self.attempts_dir / f"{number:04d}.rendezvous.json"
+
+    def abort_file(self, number: int) -> Path:
+        """Present once a rank of the attempt has failed: the others end."""
+        return self.attempts_dir / f"{number:04d}.abort.json"
+
+    def decision_file(self, number: int) -> Path:
+        """What rank 0 decided after an agreed stop, for the other ranks."""
+        return self.attempts_dir / f"{number:04d}.decision.json"
+
+    def heartbeat_file(self, number: int, rank: int) -> Path:
+        """Rewritten by a rank's trainer as it goes; progress for the supervisor and for ``status``."""
+        return self.attempts_dir / f"{number:04d}.rank{rank:03d}.heartbeat.json"
+
+    def stacks_file(self, number: int, rank: int) -> Path:
+        """Where a rank's threads stood when its attempt was given up as hung; empty or absent otherwise."""
+        return self.logs_dir / f"attempt{number:04d}.rank{rank:03d}.stacks.txt"
+
+    def rank_log(self, rank: int) -> Path:
+        """What a rank's worker process prints, appended over all attempts."""
+        return self.logs_dir / f"rank{rank:03d}.log"
+
+    def attempts(self) -> list[int]:
+        """Numbers of all attempts so far, ascending."""
+        found = [p.stem for p in self.attempts_dir.glob("[0-9]*.json")]
+        return sorted(int(stem) for stem in found if stem.isdigit())
+
+    def newest_attempt(self) -> int:
+        """Number of the newest attempt, 0 if there was none."""
+        return max(self.attempts(), default=0)
+
+    def read_attempt(self, number: int) -> dict[str, Any]:
+        return files.read_json(self.attempt_file(number))
+
+    def ledger(self, attempt: int, writer: str) -> ledgers.Ledger:
+        return ledgers.Ledger(self.ledger_dir, attempt, writer)
+
+    def events(self) -> list[ledgers.Event]:
+        return ledgers.read(self.ledger_dir)
+
+    def heartbeat(self, attempt: int, rank: int = 0) -> dict[str, Any] | None:
+        """The newest progress of one rank: phase, iteration, loss, …; None before the first."""
+        try:
+            return files.read_json(self.heartbeat_file(attempt, rank))
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+class Evaluation(Work):
+    """One checkpoint scored under one set of settings: done once, whoever asks."""
+
+    @property
+    def key(self) -> str:
+        return self.path.name
+
+    @property
+    def detections_dir(self) -> Path:
+        return self.path / "detections"
+
+    @property
+    def chunks_file(self) -> Path:
+        """How the images are divided; the first start says it."""
+        return self.detections_dir / "chunks.json"
+
+    def chunk_file(self, number: int) -> Path:
+        """The model's answers on one share of the images, whole or absent."""
+        return self.detections_dir / f"chunk-{number:05d}.npz"
+
+    def metrics_file(self, way: str = "") -> Path:
+        """Written last: its presence means that the figures are there. ``way`` names another way to score."""
+        return self.path / f"metrics{way and '-' + way}.json"
+
+    def table_file(self, way: str = "") -> Path:
+        return self.path / f"metrics{way and '-' + way}.txt"
+
+    def per_class_file(self, way: str = "") -> Path:
+        return self.path / f"per_class{way and '-' + way}.txt"
+
+    def per_class_csv(self, way: str = "") -> Path:
+        return self.path / f"per_class{way and '-' + way}.csv"
+
+    def metrics(self, way: str = "") -> dict[str, Any] | None:
+        try:
+            return files.read_json(self.metrics_file(way))
+        except FileNotFoundError:
+            return None
+
+    def all_metrics(self) -> list[dict[str, Any]]:
+        """The documents of every way that this was scored in, the usual one first."""
+        return [files.read_json(path) for path in sorted(self.path.glob("metrics*.json"), key=lambda p: len(p.name))]
+
+
+def write_heartbeat(work: Work, attempt: int, rank: int, **progress: Any) -> None:
+    """Tell the supervisor and ``status`` how far a rank is; cheap, not durable, whole or not at all."""
+    target = work.heartbeat_file(attempt, rank)
+    tmp = target.with_suffix(".tmp")
+    # no fsync: a heartbeat lost in a power cut is no loss, and this runs inside the training loop
+    tmp.write_text(json.dumps({"time": time.time(), **progress}))
+    tmp.replace(target)

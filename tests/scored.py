@@ -1,0 +1,51 @@
+"""Run directories as scored runs leave them, made without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from steering import ended_run
+
+from ecm_cluster import checkpoints, evaluations, files
+from ecm_cluster.run import Run
+
+CLASSES = {"ant": "r", "bee": "c", "cat": "f", "dog": "f"}
+
+
+def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a", **job: Any) -> Run:
+    """A run with a checkpoint for each iteration of ``aps``, each scored with that AP."""
+    run = ended_run(folder, **job)
+    record = files.read_json(run.run_file)
+    files.write_json(run.run_file, {**record, "digests": {"config": "sha256:c", "val_annotations": annotations}})
+    run = Run(folder)
+    rcnn = "dict(score_thr=0.1, nms=dict(iou_threshold=0.5))"
+    files.write_text(run.config_file, f"model = dict(test_cfg=dict(rcnn={rcnn}), "
+                                      "roi_head=dict(bbox_head=dict(num_classes=4)))\n"
+                                      "data = dict(test=dict(pipeline=[]))\n")
+    for iteration, ap in aps.items():
+        manifest = checkpoints.commit(run, 1, lambda f, i=iteration: f.write(b"weights %d" % i), iteration=iteration,
+                                      epoch=iteration // 10, position=0, epoch_end=True)
+        score(run, manifest, ap)
+    return run
+
+
+def score(run: Run, manifest: checkpoints.Manifest, ap: float, annotations: str | None = None,
+          **settings: Any) -> dict[str, Any]:
+    """Write the figures of a checkpoint under settings: a class's AP is ``ap`` plus a hundredth of its number."""
+    from ecm_cluster import test_settings
+
+    detection, scoring = test_settings.split(settings)
+    work = evaluations.evaluation_of(run, manifest, detection)
+    work.path.mkdir(parents=True, exist_ok=True)
+    figures = {"AP": ap, "AP50": 2 * ap, "APr": ap / 2, "APc": None, "APf": 1.5 * ap}
+    per_class = [{"id": number, "name": name, "frequency": group, "image_count": 3, "instance_count": 10 * number,
+                  "bbox": None if name == "dog" else ap + number / 100, "segm": ap}
+                 for number, (name, group) in enumerate(CLASSES.items())]
+    document = {"format": 1, "figures": {"bbox": figures, "segm": {**figures, "AP": ap / 2}}, "per_class": per_class,
+                "max_dets": 300, "provenance": {
+                    **{k: v for k, v in checkpoints.describe(manifest).items() if k != "digest"},
+                    "checkpoint_digest": manifest.digest, "settings": settings, "annotations": "/data/val.json",
+                    "annotations_digest": annotations or run.spec["digests"]["val_annotations"]}}
+    files.write_json(work.metrics_file(evaluations.way_key(scoring)), document)
+    return document

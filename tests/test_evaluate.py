@@ -1,0 +1,173 @@
+"""The verb that scores: what is asked for, what is done already, what is shown; and whole sweeps on this machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from scored import score, scored_run
+from small import await_state, job_flags, logs_of, verb, wait_until
+
+from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files
+from ecm_cluster.reporting import results
+from ecm_cluster.run import Run
+
+
+def call(capsys, *argv: object) -> tuple[int, str, str]:
+    code = cli.run(evaluate.main, [str(a) for a in argv])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return scored_run(tmp_path / "first", {10: 0.1, 20: 0.3, 30: 0.2})
+
+
+def test_what_is_scored_is_shown_best_first_and_nothing_is_started(capsys, run):
+    code, out, _ = call(capsys, run.path, "--checkpoints", "all")
+    assert code == 0
+    assert "first: 3 of 3 scored already" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("iter")]
+    assert [row[1] for row in rows] == ["20", "30", "10"]
+    assert rows[0][2:] == ["as", "configured", "30.0", "60.0", "15.0", "–", "45.0", "15.0", "60.0", "15.0", "–", "45.0"]
+    assert "(by segm_AP, best first)" in out
+    assert driver.find(run) is None and not list(run.evaluations_dir.glob("sweep*"))
+
+
+def test_the_table_is_kept_unrounded(capsys, run, tmp_path):
+    call(capsys, run.path, "--checkpoints", "10,30", "--csv", tmp_path / "table.csv", "--sort", "APr")
+    kept, asked = (list(csv.DictReader(path.read_text().splitlines()))
+                   for path in (run.results_file, tmp_path / "table.csv"))
+    assert [row["iteration"] for row in kept] == ["10", "20", "30"]
+    assert [(row["iteration"], row["bbox_APr"], row["bbox_APc"]) for row in asked] \
+        == [("30", "0.1", ""), ("10", "0.05", "")]
+
+
+def test_scripts_read_provenance_and_figures(capsys, run):
+    code, out, _ = call(capsys, run.path, "--checkpoints", "best", "--json")
+    (row,) = json.loads(out)
+    assert (row["iteration"], row["figures"]["bbox"]["AP"], row["settings"]) == (20, 0.3, {})
+    assert row["checkpoint_digest"].startswith("sha256:")
+
+
+def test_only_what_is_missing_would_be_scored(capsys, run):
+    newest = checkpoints.accepted(run)[-1]
+    score(run, newest, 0.25, nms_iou=0.6, max_dets=100)
+    code, out, _ = call(capsys, run.path, "--checkpoints", 30, "--vary", "nms_iou=0.5,0.6,0.7", "--vary",
+                        "max_dets=300,100", "--dry-run")
+    assert code == 0
+    assert "first: 3 to score (on this machine): iteration 30: as configured; iteration 30: nms_iou 0.6; " \
+           "iteration 30: nms_iou 0.7" in out
+    code, out, _ = call(capsys, run.path, "--checkpoints", 30, "--vary", "nms_iou=0.6", "--vary", "max_dets=100")
+    assert "1 of 1 scored already" in out
+
+
+def test_the_same_figures_under_a_value_that_the_config_has_are_not_made_twice(capsys, run):
+    _, out, _ = call(capsys, run.path, "--checkpoints", 30, "--vary", "nms_iou=0.5", "--vary", "temperature=1.0")
+    assert "1 of 1 scored already" in out
+
+
+def test_several_runs_make_one_table(capsys, run, tmp_path):
+    scored_run(tmp_path / "second", {10: 0.9})
+    _, out, _ = call(capsys, "first", "second", "--runs-dir", tmp_path, "--checkpoints", "all", "--sort", "bbox_AP50")
+    assert [line.split()[0] for line in out.splitlines() if " iter " in line] == ["second", "first", "first", "first"]
+
+
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--checkpoints", "last"], "first is not complete (its newest checkpoint is of iteration 30)"),
+    (["--checkpoints", "15"], "first has none of iteration 15; it has 10, 20, 30"),
+    (["--vary", "nms=0.5"], "setting: 'nms' is unknown"),
+    (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
+    (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    (["--at-once", "0"], "at-once: 0 is not legal"),
+    (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
+    (["--config", "configs/demo.py"], "is no file; with --config give checkpoint files"),
+])
+def test_a_mistake_is_one_line_and_nothing_is_written(capsys, run, argv, said):
+    before = sorted(run.path.rglob("*"))
+    code, _, err = call(capsys, run.path, *argv)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert said in err
+    assert sorted(run.path.rglob("*")) == before
+
+
+# ---------------------------------------------------------------------------------------------- on this machine
+
+
+def detections(run: Run) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for work in run.evaluations() for path in work.detections_dir.glob("*.npz")}
+
+
+@pytest.mark.slow
+def test_a_run_is_scored_at_every_epoch_and_then_under_a_sweep_in_which_an_element_is_killed(small_data, tmp_path):
+    flags = job_flags(small_data, tmp_path, "swept", runner__max_epochs=2)
+    verb("submit", *flags, "--cluster", "local", "--eval-epochs", "all")
+    run = Run(tmp_path / "swept")
+    found = await_state(run, "done")
+    assert found["reason"] == "trained and scored (2 evaluations)"
+    assert [row.provenance["epoch"] for row in results.rows(run)] == [1, 2]
+
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("nms_iou: [0.5, 0.4]\nmax_dets: [300, 3]\nmargin: 0.1\n")
+    asked = ["evaluate", run.path, "--sweep", sweep, "--gpus", 2]
+    said = verb(*asked)
+    assert "2 to score (on this machine)" in said.stdout
+    work = evaluations.of_element(run, evaluations.read(run, "sweep001")[0])
+    starts = wait_until(lambda: {e["rank"]: e["pid"] for e in work.events() if e.kind == "start"}, "it starts",
+                        look=lambda: logs_of(run))
+    os.kill(starts[max(starts)], signal.SIGKILL)
+    wait_until(lambda: driver.find(run) is None, "the sweep ends", 240, lambda: logs_of(run))
+    again = verb(*asked, "--json")
+    assert "2 of 2 scored already" in again.stderr
+    table = [row["settings"] for row in json.loads(again.stdout)]
+    assert len({json.dumps(settings, sort_keys=True) for settings in table}) == len(table) == 4
+    assert [e["cause"] for e in work.events() if e.kind == "end"][0] in ("killed", "crashed")
+
+    before = detections(run)
+    verb("evaluate", run.path, "--vary", "max_dets=2", "--vary", "min_score=0.2", "--vary", "scorer=lvis", "--wait")
+    assert detections(run) == before, "settings that change scoring alone reuse what the model answered"
+    assert results.rows(run)[-1].document["provenance"]["checkpoint_digest"] == run.completion()["digest"]
+
+
+@pytest.mark.slow
+def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_data, tmp_path):
+    flags = job_flags(small_data, tmp_path, "trained")
+    verb("submit", *flags, "--cluster", "local", "--wait")
+    trained = Run(tmp_path / "trained")
+    file = tmp_path / "model.pth"
+    file.write_bytes((trained.checkpoints_dir / trained.completion()["checkpoint"]).read_bytes())
+    classes = [part for part in flags if part == "--set" or "num_classes" in part]
+    classes = [part for pair in zip(classes, classes[1:]) if "num_classes" in pair[1] for part in pair]
+    asked = ["evaluate", file, "--config", "configs/demo.py", "--cluster", "local", "--data-root", small_data,
+             "--runs-dir", tmp_path / "plain", "--gpus", 1, "--device", "cpu", *classes]
+    first = verb(*asked, "--wait", "--json")
+    (row,) = json.loads(first.stdout)
+    (own,) = results.rows(trained)
+    assert row["figures"] == own.document["figures"]
+    assert row["checkpoint_digest"] == trained.completion()["digest"]
+    assert "1 of 1 scored already" in verb(*asked).stdout
+    other = verb(*(a for a in asked if a not in classes), code=2)
+    assert "num_classes is 24" in other.stderr
+    (made,) = (tmp_path / "plain").iterdir()
+    state = json.loads(verb("status", made, "--json").stdout)
+    assert state["state"] == "done", state
+
+
+def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path, monkeypatch):
+    from ecm_cluster.node import evaluate as worker
+
+    annotations = tmp_path / "val.json"
+    annotations.write_text("{}")
+    files.write_json(run.run_file, {**files.read_json(run.run_file), "annotations": {"test": str(annotations)}})
+    run = Run(run.path)
+    checkpoint = checkpoints.accepted(run)[0]
+    element = evaluations.Element("iteration 10", {"score_thr": 0.5})
+    work = evaluations.of_element(run, element)
+    work.detections_dir.mkdir(parents=True)
+    with pytest.raises(evaluations.UserError, match="it is not the file that was there when first was submitted"):
+        worker.score(run, work, 1, element, {}, checkpoint)

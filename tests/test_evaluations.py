@@ -1,0 +1,141 @@
+"""What is scored of a run: elements, the checkpoints that they mean, where results are, what is still needed."""
+
+from __future__ import annotations
+
+import pytest
+from steering import ended_run
+
+from ecm_cluster import checkpoints, evaluations, files, job
+from ecm_cluster.errors import UserError
+from ecm_cluster.evaluations import LAST, Element
+from ecm_cluster.run import Run
+
+EPOCHS = {"runner": {"type": "EpochBasedRunner", "max_epochs": 4}, "model": {"test_cfg": {"rcnn": {"score_thr": 0.1}}}}
+ITERATIONS = {"runner": {"type": "IterBasedRunner", "max_iters": 100}, "model": {}}
+
+
+def planned(cfg: dict, **block: object) -> list[Element]:
+    return evaluations.planned(job.Evaluation(**block), cfg)
+
+
+def places(cfg: dict, **block: object) -> list[str]:
+    return [element.at for element in planned(cfg, **block)]
+
+
+def commit(run: Run, attempt: int, iteration: int, epoch: int, epoch_end: bool = False) -> checkpoints.Manifest:
+    return checkpoints.commit(run, attempt, lambda f: f.write(b"weights %d" % iteration), iteration=iteration,
+                              epoch=epoch, position=0, epoch_end=epoch_end)
+
+
+def complete(run: Run, manifest: checkpoints.Manifest) -> None:
+    files.write_json(run.complete_file(manifest.attempt), {"attempt": manifest.attempt,
+                                                           **checkpoints.describe(manifest)})
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    """Attempt 1 has the ends of two epochs and a checkpoint between."""
+    made = ended_run(tmp_path / "run")
+    record = files.read_json(made.run_file)
+    files.write_json(made.run_file, {**record, "digests": {"config": "c", "val_annotations": "a"}})
+    made = Run(made.path)
+    for iteration, epoch, at_end in ((10, 1, True), (15, 1, False), (20, 2, True)):
+        commit(made, 1, iteration, epoch, at_end)
+    return made
+
+
+def test_the_last_checkpoint_is_scored_unless_more_is_asked_for():
+    assert places(EPOCHS) == [LAST]
+    assert places(EPOCHS, enabled=False) == []
+    assert places(EPOCHS, epochs="all") == ["epoch 1", "epoch 2", "epoch 3", LAST]
+    assert places(EPOCHS, epochs=[2, 4]) == ["epoch 2", LAST]
+    assert places(EPOCHS, every=2) == ["epoch 2", LAST]
+    assert places(ITERATIONS, every=40) == ["iteration 40", "iteration 80", LAST]
+
+
+def test_an_epoch_that_the_training_has_not_is_refused():
+    with pytest.raises(UserError, match="evaluation.epochs: 5 is not legal, as the training has 4 epochs"):
+        places(EPOCHS, epochs=[5])
+    with pytest.raises(UserError, match="evaluation.epochs: the config counts iterations"):
+        places(ITERATIONS, epochs="all")
+
+
+def test_combinations_that_differ_in_scoring_alone_share_an_element():
+    found = planned(EPOCHS, settings={"score_thr": [0.1, 0.2], "max_dets": [300, 100]})
+    assert [(e.settings, e.scoring) for e in found] == [({}, ({}, {"max_dets": 100})),
+                                                        ({"score_thr": 0.2}, ({}, {"max_dets": 100}))]
+
+
+def test_elements_are_read_back_as_they_were_written(run):
+    elements = planned(EPOCHS, epochs="all", settings={"score_thr": [0.2], "max_dets": [1, 2]})
+    block = job.Evaluation(gpus=3)
+    evaluations.write(run, "evaluate", elements, block)
+    assert evaluations.read(run, "evaluate") == elements
+    assert evaluations.block_of(run, "evaluate", job.Evaluation()) == block
+    assert evaluations.read(run, "sweep001") == [Element(LAST, {})]
+
+
+def test_a_place_means_the_checkpoint_that_counts(run):
+    assert evaluations.resolve(run, "epoch 1").iteration == 10
+    assert evaluations.resolve(run, "iteration 15").iteration == 15
+    assert evaluations.resolve(run, "epoch 3") is None
+    assert evaluations.resolve(run, LAST) is None, "the training is not complete"
+    complete(run, commit(run, 1, 30, 3, True))
+    assert evaluations.resolve(run, LAST).iteration == 30
+
+
+def test_one_checkpoint_under_one_set_of_settings_has_one_place(run):
+    by_epoch, by_iteration = (evaluations.of_element(run, Element(at, {})) for at in ("epoch 2", "iteration 20"))
+    assert by_epoch.path == by_iteration.path
+    assert evaluations.of_element(run, Element("epoch 2", {"flip": True})).path != by_epoch.path
+    assert evaluations.of_element(run, Element("epoch 2", {}, ({"max_dets": 1},))).path == by_epoch.path
+    assert evaluations.of_element(run, Element("epoch 1", {})).path != by_epoch.path
+
+
+def test_an_element_is_done_when_it_is_scored_in_every_way(run):
+    element = Element("epoch 1", {}, ({}, {"max_dets": 1}))
+    work = evaluations.of_element(run, element)
+    work.path.mkdir(parents=True)
+    files.write_json(work.metrics_file(), {})
+    assert not evaluations.done(run, element)
+    files.write_json(work.metrics_file(evaluations.way_key({"max_dets": 1})), {})
+    assert evaluations.done(run, element)
+    assert len(work.all_metrics()) == 2
+
+
+def test_detections_are_there_when_every_chunk_is(run):
+    work = evaluations.of_element(run, Element("epoch 1", {}))
+    assert not evaluations.has_detections(work)
+    work.detections_dir.mkdir(parents=True)
+    files.write_json(work.chunks_file, {"chunks": 2, "images": 5})
+    work.chunk_file(0).touch()
+    assert not evaluations.has_detections(work)
+    work.chunk_file(1).touch()
+    assert evaluations.has_detections(work)
+
+
+def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
+    elements = [Element("iteration 15", {}), Element("iteration 15", {"flip": True})]
+    evaluations.write(run, "evaluate", elements, job.Evaluation())
+    kept = evaluations.resolve(run, "iteration 15").file
+    assert evaluations.awaited(run) == {kept}
+    for element in elements:
+        work = evaluations.of_element(run, element)
+        work.path.mkdir(parents=True)
+        assert evaluations.awaited(run) == {kept}
+        files.write_json(work.metrics_file(), {})
+    assert evaluations.awaited(run) == set()
+    assert evaluations.iterations_wanted(elements) == {15}
+
+
+def test_checkpoints_are_named_as_the_command_line_has_them(run):
+    assert evaluations.parse_places(run, "all") == ["iteration 10", "iteration 15", "iteration 20"]
+    assert evaluations.parse_places(run, "20,10") == ["iteration 20", "iteration 10"]
+    for asked, said in {"11": "none of iteration 11; it has 10, 15, 20", "first": "'first' is not legal",
+                        "best": "nothing of run is scored yet",
+                        LAST: "not complete .its newest checkpoint is of iteration 20.*--checkpoints 20"}.items():
+        with pytest.raises(UserError, match=f"checkpoints: .*{said}"):
+            evaluations.parse_places(run, asked)
+    complete(run, commit(run, 1, 30, 3, True))
+    assert evaluations.parse_places(run, LAST) == [LAST]
+    assert evaluations.parse_places(run, "30,10") == [LAST, "iteration 10"]
