@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import readme
 from small import ROOT
@@ -27,6 +29,17 @@ def test_every_config_in_the_readme_exists_and_every_published_config_is_in_the_
     for folder in ("ecm", "baselines"):
         for path in (ROOT / "configs" / folder).glob("*.py"):
             assert f"`{folder}/{path.stem}`" in text, path
+
+
+def test_each_line_of_what_happens_when_is_held_by_a_test_that_exists():
+    section = (ROOT / "README.md").read_text().split("## What happens when…")[1].split("\n## ")[0]
+    events = re.findall(r"^\| (.+?) \| .+ \|$", section, re.MULTILINE)
+    told = (ROOT / "tests" / "promises.txt").read_text().split("\n\n", 1)[1]
+    promises = dict(re.findall(r"^(\S.*)\n    (\S+)$", told, re.MULTILINE))
+    assert events[1:] == list(promises), "the first row is the head"
+    for event, test in promises.items():
+        file, _, name = test.partition("::")
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), event
 
 
 def test_the_dry_runs_of_the_readme_print_plan_and_script(tmp_path):

@@ -83,7 +83,8 @@ def fold_one(run: Run, known: Known) -> RunState:
     mark = run.completion()
     if mark is not None:
         state.checkpoint, state.iteration, state.epoch = mark["checkpoint"], mark["iteration"], mark["epoch"]
-        _after_training(run, state, submissions.get("evaluate") or train, known)
+        sweeps = [submission for stage, submission in sorted(submissions.items()) if stage.startswith("sweep")]
+        _after_training(run, state, submissions.get("evaluate") or train or (sweeps or [None])[-1], known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
         state.next = chain.line_to_go_on(run)
@@ -210,8 +211,11 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
         return
     figures = state.evaluation
     share = f"{figures['scored']} of {figures['asked']} scored; " if "asked" in figures else ""
-    alive, text = liveness(run, submission.job_id, submission.cluster, known) if submission and submission.job_id \
-        else ("ended", "no evaluation job was recorded")
+    if submission and submission.job_id:
+        alive, text = liveness(run, submission.job_id, submission.cluster, known)
+    else:
+        here = driver.find(run) if run.spec["cluster"] == "local" else None
+        alive, text = ("live", f"local driver {here}") if here else ("ended", "no evaluation job was recorded")
     if alive == "waiting":
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
     elif alive == "live" or (alive in ("unknown", "unasked") and pending

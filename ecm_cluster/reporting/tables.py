@@ -17,14 +17,20 @@ def percent(value: float | None) -> str:
 
 
 def metrics_table(document: Mapping[str, Any]) -> str:
-    """One row for each kind of overlap (bbox, segm), one column for each figure.
+    """One row for each kind of overlap (bbox, segm), one column for each figure; its confidence interval, if known.
 
     Args:
         document: content of ``metrics.json``, or what :func:`ecm_cluster.lvis.scoring.score` returns.
     """
     recall = f"AR@{document['max_dets']}"
-    rows = [[iou_type, *(percent(figures[name]) for name in (*FIGURES, recall))]
-            for iou_type, figures in document["figures"].items()]
+    intervals = (document.get("bootstrap") or {}).get("intervals", {})
+    rows = []
+    for iou_type, figures in document["figures"].items():
+        rows.append([iou_type, *(percent(figures[name]) for name in (*FIGURES, recall))])
+        if iou_type in intervals:
+            for end in ("low", "high"):
+                rows.append([f"  {end}", *(percent((intervals[iou_type].get(name) or {}).get(end))
+                                           for name in (*FIGURES, recall))])
     return aligned(["", *FIGURES, recall], rows, left=1)
 
 
