@@ -197,8 +197,8 @@ def check_place(plan: Plan) -> None:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
                             "--device cpu, where ranks of several nodes run side by side")
         if job.evaluation.while_training:
-            plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are scored "
-                                 "when the training is complete")
+            plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
+                                 "scored when the training is complete")
         if job.gpu_type or job.partition:
             plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
         return

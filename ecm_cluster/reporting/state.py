@@ -84,7 +84,7 @@ def fold_one(run: Run, known: Known) -> RunState:
     if mark is not None:
         state.checkpoint, state.iteration, state.epoch = mark["checkpoint"], mark["iteration"], mark["epoch"]
         sweeps = [submission for stage, submission in sorted(submissions.items()) if stage.startswith("sweep")]
-        _after_training(run, state, submissions.get("evaluate") or train or (sweeps or [None])[-1], known)
+        _after_training(run, state, submissions.get("evaluate") or train or (sweeps[-1] if sweeps else None), known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
         state.next = chain.line_to_go_on(run)
