@@ -128,15 +128,19 @@ def iterations_wanted(elements: Iterable[Element]) -> set[int]:
 # ---------------------------------------------------------------------------------------------- found
 
 
-def resolve(run: Run, at: str) -> Manifest | None:
-    """The checkpoint that is meant, if it is committed and counts; the last one only of a complete run."""
+def resolve(run: Run, at: str, counting: Sequence[Manifest] | None = None) -> Manifest | None:
+    """The checkpoint that is meant, if it is committed and counts; the last one only of a complete run.
+
+    Args:
+        counting: What :func:`checkpoints.accepted` says, to ask it once for many.
+    """
     if at == LAST:
         mark = run.completion()
         return None if mark is None else Manifest(
             file=mark["checkpoint"], size=mark.get("size", 0), digest=mark["digest"], iteration=mark["iteration"],
             epoch=mark["epoch"], position=0, attempt=mark["attempt"], epoch_end=True)
     unit, number = at.split()
-    counting = checkpoints.accepted(run)
+    counting = checkpoints.accepted(run) if counting is None else counting
     if unit == "epoch":
         found = [m for m in counting if m.epoch_end and m.epoch == int(number)]
     else:
@@ -192,10 +196,10 @@ def has_detections(work: Evaluation) -> bool:
 
 def awaited(run: Run) -> set[str]:
     """Names of the checkpoints that an evaluation still needs: begun with and not ended, or on record and to come."""
-    names = set()
+    names, counting = set(), checkpoints.accepted(run)
     for stage in run.stages_with_elements():
         for element in read(run, stage):
-            checkpoint = resolve(run, element.at)
+            checkpoint = resolve(run, element.at, counting)
             if checkpoint is not None and not is_done(evaluation_of(run, checkpoint, element.settings),
                                                       element.scoring):
                 names.add(checkpoint.file)

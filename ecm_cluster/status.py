@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def release(run: Run) -> None:
     """Let evaluations start that no node could release; a run that cannot be read has none."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError):
+    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
         handover.release_due(run)
 
 
