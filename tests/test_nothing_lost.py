@@ -249,7 +249,7 @@ def test_signals_while_it_imports_meets_and_commits_and_a_kill_while_it_evaluate
     os.kill(worker, signal.SIGCONT)
     writer = await_standing(run)
     os.kill(task(3), signal.SIGTERM)
-    order.write_text("before-rename:000-of-001.npz")
+    order.write_text("before-rename:chunk-00001.npz")
     os.kill(writer, signal.SIGCONT)
     worker = await_standing(run)
     os.kill(worker, signal.SIGKILL)
