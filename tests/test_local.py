@@ -122,7 +122,8 @@ def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_goes_on(small_d
                 "--hang-minutes", 3)
     await_state(run, "done")
     ends = [e for e in run.events() if e.kind == "end" and e.attempt == 1]
-    assert {e["cause"] for e in ends} == {"hung"}
+    # the other may see its connection closed before it is ended itself
+    assert {e["cause"] for e in ends if not e.get("follows")} == {"hung"}
     assert "training" in ends[0]["detail"]
     assert "hanging.py" in run.stacks_file(1, 1).read_text()
     assert "boundary.py" in run.stacks_file(1, 0).read_text(), "the rank that waits says where, too"

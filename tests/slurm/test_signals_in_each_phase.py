@@ -9,7 +9,7 @@ from pathlib import Path
 from endings import began, ends, hook, job_file, preempt, submit, trained, with_code, worker_of
 from small import await_state, logs_of, verb, wait_until
 
-from ecm_cluster import chain, checkpoints, files
+from ecm_cluster import checkpoints, evaluations, files
 from ecm_cluster.run import Run
 
 
@@ -56,8 +56,9 @@ def test_a_signal_while_it_imports_meets_begins_or_commits_costs_a_run_nothing(s
     assert told[2] == "signalled", "in the first iteration"
     assert told[3] in ("preempted", "requeued"), "in a commit"
     assert told[4:] == ["complete"]
-    gone_on_from = [m.iteration for m in checkpoints.manifests(run) if m.file == run.read_attempt(5)["from"]]
-    assert gone_on_from and gone_on_from[0] > max(before, default=0), "the commit under way was lost"
+    committed = [e["iteration"] for e in run.events() if e.kind == "commit" and e.attempt == 4]
+    assert run.read_attempt(5)["from"] == run.checkpoint_file(max(committed), 4).name
+    assert max(committed) > max(before, default=0), "the commit under way was lost"
 
 
 def test_a_preemption_while_it_imports_is_answered_by_the_supervisor_where_slurm_would_not_bring_the_run_back(
@@ -104,7 +105,8 @@ def test_an_evaluation_goes_on_after_a_signal_and_comes_back_after_a_preemption_
         wait_until(lambda: (work.heartbeat(attempt) or {}).get("done", 0) >= 1, f"attempt {attempt} infers",
                    seconds=400, look=lambda: logs_of(run))
 
-    work = chain.last_evaluation(run)
+    work = evaluations.of_element(run, evaluations.Element(evaluations.LAST, {}))
+    assert work is not None
     infers(1)
     preempt(slurm, job_id)
     infers(2)
