@@ -232,8 +232,7 @@ class Supervisor:
             decision = self._decide(attempt, ledger, heard)
             files.write_json(path, decision)
         else:
-            # as long as rank 0 asks: a rank that gave up would fail the job, which Slurm then does not requeue
-            decision = _await_json(path, STAY_SECONDS) or {"action": "stop", "cause": "unknown"}
+            decision = self._await_decision(path)
         if decision["action"] == "again":
             self.generation += 1
             return
@@ -244,6 +243,19 @@ class Supervisor:
                     raise AttemptFailed(refused)
             self._stay(attempt)
         raise AttemptFailed(f"stopped: {decision['cause']}")
+
+    def _await_decision(self, path: Any) -> dict[str, Any]:
+        """Rank 0's answer, waited for as long as it asks: a rank that gave up would fail a job that is to be requeued.
+
+        On one machine nobody but the others notices that rank 0's task has died before it could answer.
+        """
+        near, end, lost = watchdog.Siblings(self.place.world_size), time.monotonic() + STAY_SECONDS, False
+        while time.monotonic() < end and not lost:
+            lost = self.place.cluster == "local" and near.gone()
+            decision = _await_json(path, 1.0)
+            if decision is not None:
+                return decision
+        return {"action": "stop", "cause": "unknown"}
 
     def _stay(self, attempt: int) -> None:
         """Until Slurm ends the task, or has accepted a requeue: an exit before would be the end of the job."""

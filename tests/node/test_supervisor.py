@@ -300,6 +300,18 @@ def test_a_signal_to_any_rank_stops_all_with_one_decision(run, start, number):
     assert not run.abort_file(1).exists()
 
 
+def test_a_rank_whose_answer_dies_with_rank_0_does_not_wait_for_it_on_one_machine(run, start):
+    first = start("stop", size=2, **{files.KILL_ENV: "before-rename:decision"})
+    second = start("stop", rank=1, size=2)
+    for rank in (0, 1):
+        working(run, rank=rank)
+    first.send_signal(signal.SIGTERM)
+    assert ended(first)[0] == -signal.SIGKILL
+    assert ended(second)[1].endswith("stopped: unknown")
+    assert not run.decision_file(1).exists()
+
+
+
 def test_a_signal_while_the_worker_is_still_starting_reaches_it(run, start):
     task = start("stop")
     wait_until(lambda: events(run, "start"), "the attempt begins", 60)
