@@ -137,13 +137,16 @@ def print_story(run: Run, s: states.RunState) -> None:
         speed = f", {s.seconds_per_iteration:.2f} s an iteration" if s.seconds_per_iteration else ""
         loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
         print(f"progress: iteration {progress(s)}, epoch {s.epoch}{loss}{speed}")
-    for row in story(run):
+    told = story(run)
+    several = len({row["work"] for row in told}) > 2
+    for row in told:
         text = tell(row)
         if text:
             when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
-            label = "train" if row["work"] == "train" else f"score {row['work'].split('-')[0]}"
+            which = row["work"].split("-")[0] if several else "evaluate"
+            label = "train" if row["work"] == "train" else which
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
-            print(f"  {when}  {label:<28} {text}")
+            print(f"  {when}  {label:<{24 if several else 20}} {text}")
     found = results.rows(run)
     if len(found) == 1 and found[0].work.table_file().exists():
         print(f"\n{found[0].work.key}\n{found[0].work.table_file().read_text().rstrip()}")
