@@ -13,14 +13,14 @@ setup:  ## make .venv (nothing to do if it is up to date)
 demo: setup  ## train, preempt, resume and evaluate a small detector on this machine
 	@$(RUN) ecm_cluster.demo
 
-# two at a time, whole files: tests of one file share what is expensive; most of the slow ones wait half of their time
-PYTEST := $(RUN) pytest --numprocesses 2 --dist loadfile
+# whole files side by side, as tests of one file share what is expensive; the slow ones wait for a third of their time
+PYTEST := $(RUN) pytest --dist loadfile
 
 test: test-fast  ## every test, the fast ones first
-	@$(PYTEST) -m slow
+	@$(PYTEST) --numprocesses 3 -m slow
 
 test-fast: setup  ## the tests that take less than about two seconds each
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) --numprocesses 2 -m "not slow"
 
 lint: setup  ## ruff and mypy
 	@$(RUN) ruff check .
