@@ -30,10 +30,10 @@ UNTIL_WARNED = """
 def test_a_run_longer_than_its_time_limit_takes_as_many_starts_as_it_needs_and_is_then_scored(
     slurm, small_data, tmp_path
 ):
-    run, job_id = submit(slurm, small_data, tmp_path, "long", *with_code(tmp_path, hook(UNTIL_WARNED)), "--partition",
-                         "short", "--time", 1, runner__max_epochs=1, data__samples_per_gpu=12)
+    run, job_id = submit(slurm, small_data, tmp_path, "long", *with_code(tmp_path, hook(UNTIL_WARNED)),
+                         "--time", 2, runner__max_epochs=1, data__samples_per_gpu=12)
     script = (run.submitit_dir / f"{job_id}_submission.sh").read_text()
-    assert "--signal=USR2@30" in script, "the warning must not come before half of the time is over"
+    assert "--signal=USR2@60" in script, "the warning must not come before half of the time is over"
     found = await_state(run, "done", env=slurm.env, seconds=600)
     assert found["reason"] == "trained and scored"
     assert run.newest_attempt() >= 3, "three steps in less than three starts"
