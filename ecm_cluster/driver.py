@@ -17,12 +17,24 @@ CHAIN = "chain"  # the training and what stands behind it, as a stage to play
 
 def alive(run: Run, pid: str) -> bool:
     """Whether a process of this machine carries the run: its command line ends with the run's path, however spelled."""
+    line, words = _last_words(pid)
+    return MODULE in line and bool(words) and os.path.realpath(words[-1]) == os.path.realpath(run.path)
+
+
+def stage_of(pid: str) -> str:
+    """What a driver plays: ``chain``, or one stage; empty where it has gone."""
+    words = _last_words(pid)[1]
+    return words[-2] if len(words) > 1 else ""
+
+
+def _last_words(pid: str) -> tuple[str, list[str]]:
+    """A process's command line, and the words of its end: of the command that a shell is about to become, too."""
     line = _command_line(pid).rstrip("\0")
-    last = line.split("\0")[-1].split("\n")[-1]
+    words = line.split("\0")
+    last = words[-1].split("\n")[-1]
     with contextlib.suppress(ValueError):
-        path = shlex.split(last)[-1] if last.startswith("exec ") else last  # still the shell, with the job's setup
-        return MODULE in line and os.path.realpath(path) == os.path.realpath(run.path)
-    return False
+        return line, shlex.split(last) if last.startswith("exec ") else words
+    return line, []
 
 
 def find(run: Run) -> str | None:

@@ -30,6 +30,7 @@ settings that can be varied, in a sweep file (a YAML mapping of names to lists) 
 PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
          "exclude", "reservation", "time", "device", "data_root", "runs_dir")
 OWN_BLOCK = ("nodes", "gpus", "partition", "time")
+ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,7 +128,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         parts = [("the model answers on all images", [e for e in new if e not in answered]),
                  ("no GPU: detections are there", answered)]
         if local:
-            if driver.find(run) and not args.dry_run:
+            if not args.dry_run and at_work(run):
                 raise UserError(f"RUN: {run.name} is at work on this machine; evaluate it when it has ended, or "
                                 "cancel it")
             parts = [("on this machine", new)]
@@ -135,6 +136,21 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             if elements:
                 lines += _queue(run, words, elements, args, scoring_only=elements is answered)
     return lines
+
+
+def at_work(run: Run) -> bool:
+    """Whether a driver has something left to do for the run; one that has not is waited for, as it ends in a moment."""
+    end = time.monotonic() + ENDING_SECONDS
+    while (pid := driver.find(run)) is not None:
+        if time.monotonic() > end or not _has_done_all(run, driver.stage_of(pid)):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _has_done_all(run: Run, played: str) -> bool:
+    stages = chain.stages(chain.frozen_job(run)) if played == driver.CHAIN else [played]
+    return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)
 
 
 def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespace, scoring_only: bool) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from . import checkpoints, files, test_settings
@@ -156,10 +157,17 @@ def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -
     return run.evaluation(f"iter_{checkpoint.iteration:07d}-{key}")
 
 
+def works(run: Run, elements: Iterable[Element]) -> list[Evaluation | None]:
+    """The evaluation of each element, None as long as its checkpoint is not committed; one look at the checkpoints."""
+    counting = checkpoints.accepted(run)
+    found = [(resolve(run, element.at, counting), element) for element in elements]
+    return [None if checkpoint is None else evaluation_of(run, checkpoint, element.settings)
+            for checkpoint, element in found]
+
+
 def of_element(run: Run, element: Element) -> Evaluation | None:
-    """The evaluation of an element; None as long as its checkpoint is not committed."""
-    checkpoint = resolve(run, element.at)
-    return None if checkpoint is None else evaluation_of(run, checkpoint, element.settings)
+    """The evaluation of one element; None as long as its checkpoint is not committed."""
+    return works(run, [element])[0]
 
 
 def is_done(work: Evaluation, scoring: Iterable[Mapping[str, Any]]) -> bool:
@@ -176,22 +184,33 @@ def way_key(scoring: Mapping[str, Any]) -> str:
 
 def done(run: Run, element: Element) -> bool:
     """Whether all of an element's figures are there."""
-    work = of_element(run, element)
-    return work is not None and is_done(work, element.scoring)
+    return all_done(run, [element])
+
+
+def all_done(run: Run, elements: Sequence[Element]) -> bool:
+    """Whether every element is scored."""
+    return all(work is not None and is_done(work, element.scoring)
+               for element, work in zip(elements, works(run, elements)))
 
 
 def chain_done(run: Run, stage: str) -> bool:
     """Whether every element of a stage is scored."""
-    return all(done(run, element) for element in read(run, stage))
+    return all_done(run, read(run, stage))
+
+
+def chunk_files(work: Evaluation) -> list[Path] | None:
+    """The chunks that the model's answers are divided into, written or not; None before the first start."""
+    try:
+        count = files.read_json(work.chunks_file)["chunks"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return [work.chunk_file(number) for number in range(count)]
 
 
 def has_detections(work: Evaluation) -> bool:
     """Whether the model has answered on all images already, so that no GPU is needed any more."""
-    try:
-        count = files.read_json(work.chunks_file)["chunks"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
-    return all(work.chunk_file(number).exists() for number in range(count))
+    chunks = chunk_files(work)
+    return chunks is not None and all(path.exists() for path in chunks)
 
 
 def awaited(run: Run) -> set[str]:

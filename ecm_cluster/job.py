@@ -241,12 +241,17 @@ def resource_dir(kind: str) -> Path:
 
 def find_job_file(given: str) -> Path:
     """A job file by path, or by its name in ``jobs/`` with or without ``.yaml``."""
+    found = find_in_jobs(given)
+    if found is None:
+        raise one_of("JOB", given, sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")))
+    return found.resolve()
+
+
+def find_in_jobs(given: str) -> Path | None:
+    """A file by path, or by its name in ``jobs/`` with or without ``.yaml``; None where there is none."""
     shipped = resource_dir("jobs")
-    for candidate in (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given):
-        if candidate.is_file():
-            return candidate.resolve()
-    names = sorted(p.stem for p in shipped.glob("*.yaml"))
-    raise one_of("JOB", given, names)
+    candidates = (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def find_config(given: str) -> str:

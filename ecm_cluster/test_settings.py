@@ -133,9 +133,7 @@ def _is_list_of_scales(name: str, given: Any) -> bool:
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """The values to try of each setting, from a sweep file (YAML): a path, or the name of one in ``jobs/``."""
-    found = jobs.resource_dir("jobs")
-    candidates = (path, found / path, found / f"{path}.yaml", found.parent / path)
-    return jobs.read_yaml(next((p for p in candidates if p.is_file()), path))
+    return jobs.read_yaml(jobs.find_in_jobs(str(path)) or path)
 
 
 def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -69,8 +69,12 @@ def test_a_driver_that_finds_the_mark_starts_nothing(small_data, tmp_path):
     # the driver imports for a moment: the mark is there before it begins
     files.write_json(run.cancel_file, {"time": 1.0})
     wait_until(lambda: "cancelled" in run.local_log.read_text(), "the driver ends", 60, lambda: logs_of(run))
+    wait_until(lambda: not _processes_of(run), "its process is gone", 60, lambda: str(_processes_of(run)))
     assert run.attempts() == []
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and str(run.path) in _command(pid)]
+
+
+def _processes_of(run: Run) -> list[str]:
+    return [pid for pid in os.listdir("/proc") if pid.isdigit() and str(run.path) in _command(pid)]
 
 
 def _command(pid: str) -> str:

@@ -165,9 +165,5 @@ def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path
     annotations.write_text("{}")
     files.write_json(run.run_file, {**files.read_json(run.run_file), "annotations": {"test": str(annotations)}})
     run = Run(run.path)
-    checkpoint = checkpoints.accepted(run)[0]
-    element = evaluations.Element("iteration 10", {"score_thr": 0.5})
-    work = evaluations.of_element(run, element)
-    work.detections_dir.mkdir(parents=True)
     with pytest.raises(evaluations.UserError, match="it is not the file that was there when first was submitted"):
-        worker.score(run, work, 1, element, {}, checkpoint)
+        worker.annotations_digest(run)

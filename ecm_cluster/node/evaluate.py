@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import evaluations, files, test_settings
 from ..errors import UserError
 from ..evaluations import Element
+from ..lvis.columns import Detections
 from ..run import Evaluation, Run, write_heartbeat
 from . import preemption
 from .train import enter, load_config, record_failure
@@ -50,10 +51,9 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, element: El
         while not evaluations.has_detections(work):
             os.listdir(work.detections_dir)  # makes an NFS client look for new names
             time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
-        for scoring in element.scoring:
-            if work.metrics(evaluations.way_key(scoring)) is None:
-                write_heartbeat(work, attempt, 0, phase="scoring")
-                score(run, work, attempt, element, scoring, checkpoint)
+        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
+        if missing:
+            score_all(run, work, attempt, element, missing, checkpoint)
         work.ledger(attempt, "evaluate000").write("complete", checkpoint=checkpoint.file,
                                                   iteration=checkpoint.iteration)
         work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)
@@ -103,23 +103,43 @@ class Beat:
             write_heartbeat(self.work, self.attempt, self.rank, phase=phase, done=done, total=total)
 
 
-def score(run: Run, work: Evaluation, attempt: int, element: Element, scoring: Mapping[str, Any],
-          checkpoint: evaluations.Manifest) -> None:
-    """Detections to figures, in one way; the metrics file is written last and means that they are there."""
-    from ..lvis import scoring as scorers
+def score_all(run: Run, work: Evaluation, attempt: int, element: Element, ways: Sequence[Mapping[str, Any]],
+              checkpoint: evaluations.Manifest) -> None:
+    """Detections to figures, in every way; detections and annotations are read through once for all."""
     from ..lvis.detections import read_shards
-    from ..reporting.tables import metrics_table, per_class_csv, per_class_table
 
+    write_heartbeat(work, attempt, 0, phase="scoring")
+    digest = annotations_digest(run)
+    found = read_shards(evaluations.chunk_files(work) or [])
+    for scoring in ways:
+        score(run, work, attempt, found, digest, element, scoring, checkpoint)
+
+
+def annotations_digest(run: Run) -> str:
+    """Digest of the test annotations.
+
+    Raises:
+        UserError: They are not those of the submission.
+    """
     annotation_file = Path(run.spec["annotations"]["test"])
     digest = files.digest(annotation_file)
     recorded = run.spec["digests"].get("val_annotations")
     if recorded and digest != recorded:
         raise UserError(f"{annotation_file}: it is not the file that was there when {run.name} was submitted; put "
                         "that one back")
+    return digest
+
+
+def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: str, element: Element,
+          scoring: Mapping[str, Any], checkpoint: evaluations.Manifest) -> None:
+    """Detections to figures, in one way; the metrics file is written last and means that they are there."""
+    from ..lvis import scoring as scorers
+    from ..reporting.tables import metrics_table, per_class_csv, per_class_table
+
+    write_heartbeat(work, attempt, 0, phase="scoring")
+    annotation_file = Path(run.spec["annotations"]["test"])
     beat, way = Beat(work, attempt, 0), evaluations.way_key(scoring)
     options = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
-    chunks = [work.chunk_file(number) for number in range(files.read_json(work.chunks_file)["chunks"])]
-    found = read_shards(chunks)
     if scoring.get("min_score"):
         found = found.take(found.score >= scoring["min_score"])
     figures = scorers.score(annotation_file, found, on_progress=lambda kind, done, total: beat(

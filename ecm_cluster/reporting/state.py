@@ -188,16 +188,16 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
         Whether all that was asked for is scored, and the evaluations that have begun and are not done.
     """
     wanted = evaluations.read(run, chain.EVALUATE) if run.spec["job"]["evaluation"]["enabled"] else []
-    done = [e for e in wanted if evaluations.done(run, e)]
-    works = [work for e in done if (work := evaluations.of_element(run, e)) is not None]
-    works = works or [work for work in run.evaluations() if work.all_metrics()]
+    found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
+             if work is not None]
+    done = [work for work, scored in found if scored]
+    works = done or [work for work in run.evaluations() if work.all_metrics()]
     if works:
         document = works[-1].all_metrics()[0]
         state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
     if len(wanted) > 1:
         state.evaluation |= {"scored": len(done), "asked": len(wanted)}
-    begun = [work for e in wanted if e not in done and (work := evaluations.of_element(run, e)) is not None]
-    return len(done) == len(wanted), [work for work in begun if work.newest_attempt()]
+    return len(done) == len(wanted), [work for work, scored in found if not scored and work.newest_attempt()]
 
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
