@@ -156,8 +156,8 @@ def read(path: str | os.PathLike) -> Pack:
     try:
         record = files.read_json(folder / MANIFEST)
         if record["format"] != FORMAT:
-            raise UserError(f"pack: {folder} has format {record['format']!r}, this program reads {FORMAT}; pack the data "
-                            "again with `python -m ecm_cluster.stage pack`")
+            raise UserError(f"pack: {folder} has format {record['format']!r}, this program reads {FORMAT}; pack the "
+                            "data again with `python -m ecm_cluster.stage pack`")
         packed = tuple(PackedFile(f["name"], f["size"], f["kind"], f["group"], _unhex(f["blocks"]))
                        for f in record["files"])
         annotated = tuple(AnnotationFile(a["name"], a["digest"], a["columns"], tuple(a["groups"]))
