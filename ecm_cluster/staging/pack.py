@@ -46,6 +46,43 @@ def checksum(data: Any) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
+class BlockWriter:
+    """Writes to an open file, and has the checksum of each block of it when all is written.
+
+    Attributes:
+        size: Bytes written.
+    """
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        import xxhash
+
+        self._handle, self._new = handle, xxhash.xxh3_64
+        self._state, self._done, self.size = self._new(), [], 0
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self._handle.write(view)
+        while len(view):
+            part = view[:BLOCK - self.size % BLOCK]
+            self._state.update(part)
+            self.size += len(part)
+            view = view[len(part):]
+            if self.size % BLOCK == 0:
+                self._done.append(self._state.intdigest())
+                self._state = self._new()
+        return len(data)
+
+    def blocks(self) -> tuple[int, ...]:
+        """xxh3 of each block of what was written so far."""
+        return (*self._done, self._state.intdigest()) if self.size % BLOCK else tuple(self._done)
+
+
+def block_checksums(path: str | os.PathLike) -> tuple[int, ...]:
+    """xxh3 of each block of a file."""
+    with open(path, "rb") as handle:
+        return tuple(checksum(block) for block in iter(lambda: handle.read(BLOCK), b""))
+
+
 @dataclass(frozen=True)
 class PackedFile:
     """One file of a pack.
@@ -132,6 +169,10 @@ class Pack:
             wanted += [f for f in self.files if f.kind == IMAGES and (every or f.group in groups)]
         return wanted
 
+    def has_image(self, name: str) -> bool:
+        """Whether it holds an image, by its path below the data root."""
+        return self.images > 0 and self.open_index().find(name) is not None
+
     def open_index(self, path: Path | None = None) -> Index:
         """The index of its images.
 
@@ -158,7 +199,7 @@ def read(path: str | os.PathLike) -> Pack:
         if record["format"] != FORMAT:
             raise UserError(f"pack: {folder} has format {record['format']!r}, this program reads {FORMAT}; pack the "
                             "data again with `python -m ecm_cluster.stage pack`")
-        packed = tuple(PackedFile(f["name"], f["size"], f["kind"], f["group"], _unhex(f["blocks"]))
+        packed = tuple(PackedFile(f["name"], f["size"], f["kind"], f["group"], from_hex(f["blocks"]))
                        for f in record["files"])
         annotated = tuple(AnnotationFile(a["name"], a["digest"], a["columns"], tuple(a["groups"]))
                           for a in record["annotations"])
@@ -180,7 +221,7 @@ def describe(packed: Sequence[PackedFile], annotations: Sequence[AnnotationFile]
         more: What else is on record, say where the data came from; no part of the pack's digest.
     """
     record = {"format": FORMAT, "images": images,
-              "files": [{"name": f.name, "size": f.size, "kind": f.kind, "group": f.group, "blocks": _hex(f.blocks)}
+              "files": [{"name": f.name, "size": f.size, "kind": f.kind, "group": f.group, "blocks": as_hex(f.blocks)}
                         for f in packed],
               "annotations": [{"name": a.name, "digest": a.digest, "columns": a.columns, "groups": list(a.groups)}
                               for a in annotations]}
@@ -188,11 +229,11 @@ def describe(packed: Sequence[PackedFile], annotations: Sequence[AnnotationFile]
     return {"digest": digest, **more, **record}
 
 
-def _hex(numbers: Iterable[int]) -> str:
+def as_hex(numbers: Iterable[int]) -> str:
     return "".join(f"{n:016x}" for n in numbers)
 
 
-def _unhex(text: str) -> tuple[int, ...]:
+def from_hex(text: str) -> tuple[int, ...]:
     return tuple(int(text[at:at + 16], 16) for at in range(0, len(text), 16))
 
 

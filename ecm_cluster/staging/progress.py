@@ -1,0 +1,59 @@
+"""How far a long copy is: a bar on a terminal, a line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+EVERY = 5.0  # seconds between two lines of a log
+
+
+@contextmanager
+def shown(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told the bytes that are done; it may be called by several threads.
+
+    Args:
+        what: What is done, such as ``packing``.
+        total: Bytes.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(what, total)
+        return
+    from rich.console import Console
+    from rich.progress import (BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn,
+                               TransferSpeedColumn)
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+                  TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda size: bar.advance(task, size)
+
+
+def _lines(what: str, total: int) -> Callable[[int], None]:
+    lock = threading.Lock()
+    began = said = time.monotonic()
+    done = 0
+
+    def advance(size: int) -> None:
+        nonlocal done, said
+        with lock:
+            done += size
+            now = time.monotonic()
+            if now - said < EVERY:
+                return
+            said = now
+        print(f"{what}: {amount(done)} of {amount(total)}, {rate(done, now - began)}", file=sys.stderr, flush=True)
+
+    return advance
+
+
+def amount(size: float) -> str:
+    """Bytes for reading."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:.0f} bytes"
+
+
+def rate(size: float, seconds: float) -> str:
+    return f"{amount(size / max(seconds, 1e-3))}/s"

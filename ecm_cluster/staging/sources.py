@@ -1,0 +1,311 @@
+"""What lies in a data root: images and annotation files, in folders and in zip files, read where they are.
+
+Covered: folders of any depth, symbolic links to folders, COCO's and LVIS's zip files in the root (LVIS's also in
+``annotations/``), stored or deflated. Not covered: other archives, zip files inside other folders, encrypted ones, files
+whose name starts with a dot. What is no image by its suffix is passed over, and listed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import weakref
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from .. import files
+from ..errors import UserError
+from .pack import is_pack
+
+SUFFIXES = frozenset("." + s for s in ("jpg jpeg jpe jp2 png bmp dib tif tiff webp gif ppm pgm pbm pnm avif npy "
+                                       "exr").split())
+ANNOTATIONS = "annotations"
+THREADS = 32  # each waits for a round trip of the network most of the time
+_LOCAL = struct.Struct("<4s22xHH")  # of a zip member's header before its data: magic, lengths of name and extra
+
+
+class Archive:
+    """A zip file, open; members are read by pread, so that threads need not wait for each other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._fd)
+            self._stat = os.fstat(self._fd)
+            with zipfile.ZipFile(path) as opened:
+                self.members = [m for m in opened.infolist() if not m.is_dir()]
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise UserError(f"{path}: is no zip file that can be read ({error}); fetch it again") from None
+
+    def check(self) -> None:
+        """Raise :class:`UserError` where the file is no longer the one that was opened."""
+        try:
+            now = os.stat(self.path)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
+            raise changed(self.path)
+
+    @property
+    def stamp(self) -> int:
+        return self._stat.st_mtime_ns
+
+    def read(self, member: zipfile.ZipInfo) -> bytes:
+        where = f"{self.path}: member {member.filename}"
+        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{where} is encrypted, or compressed otherwise than by deflate; unpack the zip file")
+        try:
+            # its header, and its data most of the time, in one round trip
+            ahead = _LOCAL.size + len(member.filename.encode()) + 64 + member.compress_size
+            found = os.pread(self._fd, ahead, member.header_offset)
+            magic, name, extra = _LOCAL.unpack_from(found)
+            begin = _LOCAL.size + name + extra
+            if begin + member.compress_size > len(found):
+                found = os.pread(self._fd, begin + member.compress_size, member.header_offset)
+            data = found[begin:begin + member.compress_size]
+            if member.compress_type == zipfile.ZIP_DEFLATED:
+                data = zlib.decompressobj(-15).decompress(data, member.file_size + 1)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        except (struct.error, zlib.error):
+            magic = data = b""
+        if magic != b"PK\3\4" or len(data) != member.file_size or zlib.crc32(data) != member.CRC:
+            self.check()
+            raise UserError(f"{where} is corrupt; fetch the zip file again")
+        return data
+
+
+class Source(NamedTuple):
+    """One file of a data root.
+
+    Attributes:
+        name: Path below the data root, with ``/``; of a member of a zip file as if that were unpacked there.
+        size: Bytes.
+        stamp: Changes with the file: when it was modified, in ns; of a member its CRC too.
+        path: The file, or the zip file.
+        archive, member: Of a member of a zip file.
+    """
+
+    name: str
+    size: int
+    stamp: tuple[int, ...]
+    path: Path
+    archive: Archive | None = None
+    member: zipfile.ZipInfo | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}: member {self.member.filename}" if self.member is not None else str(self.path)
+
+    def read(self) -> bytes:
+        """All its bytes.
+
+        Raises:
+            UserError: It cannot be read, is corrupt, or is not as it was when it was found.
+        """
+        if self.archive is not None and self.member is not None:
+            return self.archive.read(self.member)
+        try:
+            with open(self.path, "rb", buffering=0) as handle:
+                data = handle.readall()
+                now = os.fstat(handle.fileno())
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        if (len(data), now.st_mtime_ns) != (self.size, self.stamp[0]):
+            raise changed(self.path)
+        return data
+
+    def copy(self, handle: IO[bytes]) -> None:
+        """Write its bytes to an open file, a piece at a time; raises as :meth:`read` does, and what the writing does."""
+        try:
+            source = self._open()
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        with source:
+            size = 0
+            for piece in self._pieces(source):
+                handle.write(piece)
+                size += len(piece)
+        if self.archive is not None:
+            self.archive.check()
+        elif (size, os.stat(self.path).st_mtime_ns) != (self.size, self.stamp[0]):
+            raise changed(self.path)
+
+    def _open(self) -> IO[bytes]:
+        if self.member is None:
+            return open(self.path, "rb")
+        try:
+            return zipfile.ZipFile(self.path).open(self.member)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise UserError(f"{self.where} cannot be read ({error}); fetch the zip file again") from None
+
+    def _pieces(self, source: IO[bytes]) -> Iterator[bytes]:
+        while True:
+            try:
+                piece = source.read(4 << 20)
+            except OSError as error:
+                raise unreadable(self.path, error) from None
+            except (zipfile.BadZipFile, zlib.error, EOFError):
+                raise UserError(f"{self.where} is corrupt; fetch the zip file again") from None
+            if not piece:
+                return
+            yield piece
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a data root holds.
+
+    Attributes:
+        images: In the order of their names.
+        annotations: Named ``annotations/NAME.json``, in the order of their names.
+        passed_over: Files that are neither.
+    """
+
+    root: Path
+    images: tuple[Source, ...]
+    annotations: tuple[Source, ...]
+    passed_over: tuple[str, ...]
+
+    def fingerprint(self, *more: object) -> str:
+        """Names, sizes and times of all files, and ``more``, as one digest: whether anything changed."""
+        lines = [f"{s.name}\0{s.size}\0{s.stamp}" for s in (*self.images, *self.annotations)]
+        return files.digest_text("\n".join([repr(more), *lines]))
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read ({error.strerror or error}); mend it or take it away")
+
+
+def changed(path: Path) -> UserError:
+    return UserError(f"{path}: changed while it was read; wait until nobody writes there, and give the command again")
+
+
+def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
+    """Find what a data root holds.
+
+    Args:
+        leave_out: Folders that are not looked into.
+
+    Raises:
+        UserError: It is no data root, something in it cannot be read, or a name is there twice with unlike content.
+    """
+    if not root.is_dir():
+        raise UserError(f"DATA_ROOT: {root} {'is a file' if root.exists() else 'does not exist'}; give a folder with "
+                        "images, or their zip files, and annotations/")
+    if is_pack(root):
+        raise UserError(f"DATA_ROOT: {root} is a pack already; use it as it is: --data-root {root}")
+    paths: dict[str, Path] = {}
+    passed: list[str] = []
+    for name, path in _walk(root, {p.absolute() for p in leave_out}):
+        (paths.__setitem__(name, path) if _wanted(name) else passed.append(name))
+    plain = _look_at(paths)
+    images = {s.name: s for s in plain if _kind(s.name) == "image"}
+    annotations = {s.name: s for s in plain if _kind(s.name) == "json"}
+    for zip_name in sorted(s.name for s in plain if _kind(s.name) == "zip"):
+        archive = Archive(paths[zip_name])
+        for source in _members(archive, images_too="/" not in zip_name):
+            _add(annotations if source.name.endswith(".json") else images, source)
+    if not images and not annotations:
+        raise UserError(f"DATA_ROOT: {root} has no images and no annotations; expected folders such as train2017/ or "
+                        "train2017.zip, and annotations/*.json")
+    return Sources(root, *(tuple(found[name] for name in sorted(found)) for found in (images, annotations)),
+                   tuple(sorted(passed)))
+
+
+def _kind(name: str) -> str | None:
+    """Whether a file is an ``image``, ``json`` of annotations, or a ``zip`` file that may hold either."""
+    folder, _, base = name.rpartition("/")
+    suffix = os.path.splitext(base)[1].lower()
+    if folder.split("/")[0] == ANNOTATIONS:
+        return suffix[1:] if folder == ANNOTATIONS and suffix in (".json", ".zip") else None
+    if suffix == ".zip":
+        return "zip" if not folder else None
+    return "image" if suffix in SUFFIXES else None
+
+
+def _wanted(name: str) -> bool:
+    return _kind(name) is not None
+
+
+def _walk(root: Path, leave_out: set[Path]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of each file below a folder; a link that leads back to a folder above it is not followed."""
+    waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        try:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            if here in above or folder.absolute() in leave_out or (prefix and is_pack(folder)):
+                continue
+            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    if prefix != f"{ANNOTATIONS}/":  # COCO's panoptic masks: no images
+                        waiting.append((folder / entry.name, f"{prefix}{entry.name}/", above | {here}))
+                else:
+                    yield f"{prefix}{entry.name}", folder / entry.name
+        except OSError as error:
+            raise unreadable(folder, error) from None
+
+
+def _look_at(paths: dict[str, Path]) -> list[Source]:
+    def look(item: tuple[str, Path]) -> Source:
+        name, path = item
+        try:
+            name.encode()
+            status = os.stat(path)
+        except UnicodeEncodeError:
+            raise UserError(f"{path!r}: its name is no UTF-8; rename it") from None
+        except OSError as error:
+            raise unreadable(path, error) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: is no ordinary file; take it away")
+        return Source(name, status.st_size, (status.st_mtime_ns,), path)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(look, paths.items()))
+
+
+def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
+    for member in archive.members:
+        parts = PurePosixPath(member.filename).parts
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[:1] == ("/",):
+            if ".." in parts or parts[:1] == ("/",):
+                raise UserError(f"{archive.path}: member {member.filename} leads out of the data root; fetch the zip "
+                                "file again")
+            continue
+        stamp = (archive.stamp, member.CRC)
+        if member.filename.lower().endswith(".json"):
+            name = f"{ANNOTATIONS}/{parts[-1]}"
+        elif images_too and _kind(name := "/".join(parts)) == "image":
+            pass
+        else:
+            continue
+        yield Source(name, member.file_size, stamp, archive.path, archive, member)
+
+
+def _add(found: dict[str, Source], source: Source) -> None:
+    """Take a member of a zip file, unless the same file is there already."""
+    other = found.setdefault(source.name, source)
+    crcs = {s.member.CRC for s in (other, source) if s.member is not None}
+    if other.size != source.size or (other.member is not None and len(crcs) > 1):
+        raise UserError(f"{source.name} is there twice, and not the same: {other.where} has {other.size} bytes, "
+                        f"{source.where} has {source.size}; take one of them away")
+
+
+def first_of(names: Iterable[str], count: int = 3) -> str:
+    """The first names, and that there are more."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")
