@@ -1,0 +1,146 @@
+"""Locks on a node's scratch that die with their owner: leases of those who read, the lock of the one who copies.
+
+Both are flock(2): the kernel takes them back from a process that was killed. A lease belongs to an open file, so
+children that are forked (workers of a data loader) hold it too, until the last of them is gone. A program that is
+executed does not inherit it, unless it is given :meth:`Lease.fileno` on purpose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _try(handle: int, kind: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UserError(f"scratch: {path.parent} lies on a file system without locks ({error.strerror}); name a folder "
+                        "on the node's own disk") from None
+
+
+class Lease:
+    """Keeps a staged set from being collected, until it is released or the last process that holds it is gone.
+
+    Args:
+        path: The set's file for leases; its time stamp says when the set was last used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = _open(path)
+        # only a collector excludes others, and only for a moment
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
+        except OSError as error:
+            os.close(self._handle)
+            raise UserError(f"scratch: {path.parent} lies on a file system without locks ({error.strerror}); name a "
+                            "folder on the node's own disk") from None
+
+    def fileno(self) -> int:
+        """The open file, to be passed on to a program that is executed (``pass_fds``)."""
+        if self._handle is None:
+            raise ValueError("the lease was released")
+        return self._handle
+
+    def touch(self) -> None:
+        """Say that the set is used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.fileno())
+
+    def release(self) -> None:
+        """Give it back; children that were forked before still hold theirs."""
+        if self._handle is not None:
+            self.touch()
+            os.close(self._handle)  # not LOCK_UN, which would take it from the children as well
+            self._handle = None
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock of this file, of either kind."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try(handle, fcntl.LOCK_EX, path)
+    finally:
+        os.close(handle)
+
+
+_RECORD = struct.Struct("<3Q")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a copier is, in bytes.
+
+    Attributes:
+        done: There already, or copied and right.
+        total: All that it was asked for.
+        promised: What it will yet write: free space that is spoken for.
+    """
+
+    done: int = 0
+    total: int = 0
+    promised: int = 0
+
+
+class CopyLock:
+    """The right to write into a set, for one process at a time; its file says how far that one is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._handle: int | None = None
+
+    @property
+    def held(self) -> bool:
+        return self._handle is not None
+
+    def take(self) -> bool:
+        """Take it if nobody has it."""
+        handle = _open(self.path)
+        if not _try(handle, fcntl.LOCK_EX, self.path):
+            os.close(handle)
+            return False
+        self._handle = handle
+        self.write(Progress())
+        return True
+
+    def write(self, progress: Progress) -> None:
+        assert self._handle is not None
+        with contextlib.suppress(OSError):  # a disk that is full: those who wait see an older figure
+            os.pwrite(self._handle, _RECORD.pack(progress.done, progress.total, progress.promised), 0)
+
+    def release(self) -> None:
+        if self._handle is not None:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # whoever was forked meanwhile has no part in it
+            os.close(self._handle)
+            self._handle = None
+
+
+def progress_of(path: Path) -> Progress:
+    """What the copier that holds this lock last wrote; nothing where there is none."""
+    try:
+        return Progress(*_RECORD.unpack(path.read_bytes())) if is_held(path) else Progress()
+    except (OSError, struct.error):
+        return Progress()

@@ -1,0 +1,142 @@
+"""Many blocks at once: threads that each read, check and write one block of a file at a time.
+
+The system calls run without the interpreter's lock, and so the latency of shared storage is waited for in parallel. A
+block moves in pieces that stay in the processor's cache from the read over the checksum to the write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .pack import BLOCK, PackedFile
+
+PIECE = 1 << 20
+TICK = 0.2  # seconds between two reports of progress
+T = TypeVar("T")
+
+
+class Stream:
+    """What one thread has to itself: a buffer for a block, and the file that it reads."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, BLOCK)
+        self.buffer = memoryview(self._memory)
+        self._path: Path | None = None
+        self._handle = -1
+
+    def open(self, path: Path) -> int:
+        """The file, opened once as long as this thread reads no other."""
+        if path != self._path:
+            self.close()
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._path = path
+        return self._handle
+
+    def close(self) -> None:
+        if self._path is not None:
+            os.close(self._handle)
+            self._path = None
+
+    def move(self, file: PackedFile, block: int, source: Path, target: int | None = None) -> bool:
+        """Read a block, and write it where it belongs as it comes; whether it was all there and its checksum right.
+
+        Args:
+            source: A copy of ``file``.
+            target: Open file; None: the block is only checked.
+
+        Raises:
+            ReadError: It cannot be read.
+            OSError: It cannot be written.
+        """
+        import xxhash
+
+        offset, length = file.span(block)
+        found = xxhash.xxh3_64()
+        with reading():
+            handle = self.open(source)
+            # all of it at once: a network file system then has its requests under way side by side
+            os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
+        for at in range(0, length, PIECE):
+            piece = self.buffer[:min(PIECE, length - at)]
+            with reading():
+                whole = read_all(handle, piece, offset + at)
+            if not whole:
+                return False
+            found.update(piece)
+            if target is not None:
+                write_all(target, piece, offset + at)
+        return found.intdigest() == file.blocks[block]
+
+
+class ReadError(Exception):
+    """The source of a copy cannot be read."""
+
+
+class reading(contextlib.AbstractContextManager):  # noqa: N801  (reads as a statement)
+    """Tells errors of reading from those of writing."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, OSError):
+            raise ReadError(error.strerror or str(error)) from error
+
+
+def read_all(handle: int, buffer: memoryview, offset: int) -> bool:
+    """Fill a buffer from a file; whether the file was long enough."""
+    while buffer.nbytes:
+        count = os.preadv(handle, [buffer], offset)
+        if not count:
+            return False
+        buffer, offset = buffer[count:], offset + count
+    return True
+
+
+def write_all(handle: int, buffer: memoryview, offset: int) -> None:
+    """Write a buffer into a file."""
+    while buffer.nbytes:
+        count = os.pwrite(handle, buffer, offset)
+        buffer, offset = buffer[count:], offset + count
+
+
+def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: int,
+                tick: Callable[[], None] = lambda: None) -> None:
+    """Do every task in one of several threads, and call ``tick`` in this one about five times a second.
+
+    The first exception of a task ends the others after the block that they are at, and is raised here.
+    """
+    todo, failed, stop, lock = iter(tasks), [], threading.Event(), threading.Lock()
+
+    def run() -> None:
+        stream = Stream()
+        try:
+            while not stop.is_set():
+                with lock:
+                    task = next(todo, None)
+                if task is None:
+                    return
+                work(task, stream)
+        except BaseException as error:
+            failed.append(error)
+            stop.set()
+        finally:
+            stream.close()
+
+    crew = [threading.Thread(target=run, name=f"stage-{n}", daemon=True) for n in range(max(1, threads))]
+    for thread in crew:
+        thread.start()
+    try:
+        for thread in crew:
+            while thread.is_alive():
+                thread.join(TICK)
+                tick()
+    finally:
+        stop.set()
+        for thread in crew:
+            thread.join()
+    if failed:
+        raise failed[0]
