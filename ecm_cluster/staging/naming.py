@@ -19,6 +19,7 @@ from ..errors import UserError
 
 WINDOW = 1 << 20  # bytes that are parsed at once
 LARGEST = 16 << 20  # characters of a record; what is longer is no record of an image
+KEY = b'"images"'
 OTHER = "other"  # the group of images that no annotation file names
 
 
@@ -70,7 +71,7 @@ def named(path: Path, names: Names) -> tuple[set[str], list[str]]:
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The records of images in an annotation file; none where it holds something else.
+    """What an annotation file says of each image, of which the names are kept; none where it holds something else.
 
     Raises:
         UserError: It is no whole JSON file.
@@ -78,10 +79,9 @@ def records(path: Path) -> list[dict[str, Any]]:
     try:
         if path.stat().st_size:
             with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                places = [m.end() - 1 for m in re.finditer(rb'[{,]\s*"images"\s*:\s*\[', data)]
-                closed = data[max(0, len(data) - 4096):].rstrip()[-1:] == b"}"
-                if len(places) == 1 and closed and data[:4096].lstrip()[:1] == b"{":
-                    return list(_records(data, places[0] + 1))
+                begin = _list_of_images(data)
+                if begin is not None:
+                    return [_with_names(record) for record in _records(data, begin)]
     except ValueError:
         pass  # the parser says what is wrong
     try:
@@ -89,7 +89,26 @@ def records(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path}: is no valid JSON ({error}); fetch it again") from None
     listed = content.get("images") if isinstance(content, dict) else None
-    return [record for record in listed if isinstance(record, dict)] if isinstance(listed, list) else []
+    return [_with_names(r) for r in listed if isinstance(r, dict)] if isinstance(listed, list) else []
+
+
+def _with_names(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: record[key] for key in ("file_name", "coco_url") if key in record}
+
+
+def _list_of_images(data: mmap.mmap) -> int | None:
+    """Where the first record of an image begins; None where that is not beyond doubt."""
+    if data[:4096].lstrip()[:1] != b"{" or data[max(0, len(data) - 4096):].rstrip()[-1:] != b"}":
+        return None
+    found, at = None, data.find(KEY)
+    while at >= 0:
+        behind = re.match(rb"\s*:\s*\[", data[at + len(KEY):at + len(KEY) + 64])
+        if behind and data[max(0, at - 64):at].rstrip()[-1:] in (b"{", b","):
+            if found is not None:
+                return None
+            found = at + len(KEY) + behind.end()
+        at = data.find(KEY, at + 1)
+    return found
 
 
 def _records(data: mmap.mmap, at: int) -> Iterator[dict[str, Any]]:

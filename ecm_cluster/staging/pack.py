@@ -20,67 +20,24 @@ They are no protection against somebody who means harm.
 from __future__ import annotations
 
 import json
-import mmap
 import os
-import struct
-import sys
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from .. import files
 from ..errors import UserError
+from .checksums import BLOCK, BlockWriter, as_hex, block_checksums, checksum, from_hex
+from .image_index import Index, Location, write_index
+
+__all__ = ["ANNOTATIONS", "BLOCK", "FORMAT", "IMAGES", "INDEX", "INDEX_FILE", "MANIFEST", "AnnotationFile",
+           "BlockWriter", "Index", "Location", "Pack", "PackedFile", "block_checksums", "checksum", "describe",
+           "is_pack", "read", "write_index"]
 
 FORMAT = 1
-BLOCK = 8 << 20  # bytes that are copied, checked, and repaired at once
 IMAGES, INDEX, ANNOTATIONS = "images", "index", "annotations"  # kinds of files
 MANIFEST, INDEX_FILE = "pack.json", "index.bin"
-
-
-def checksum(data: Any) -> int:
-    """xxh3 of a bytes-like object, as a number of 64 bits."""
-    import xxhash  # not at the top: `submit --help` needs none of this
-
-    return xxhash.xxh3_64_intdigest(data)
-
-
-class BlockWriter:
-    """Writes to an open file, and has the checksum of each block of it when all is written.
-
-    Attributes:
-        size: Bytes written.
-    """
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        import xxhash
-
-        self._handle, self._new = handle, xxhash.xxh3_64
-        self._state, self._done, self.size = self._new(), [], 0
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._handle.write(view)
-        while len(view):
-            part = view[:BLOCK - self.size % BLOCK]
-            self._state.update(part)
-            self.size += len(part)
-            view = view[len(part):]
-            if self.size % BLOCK == 0:
-                self._done.append(self._state.intdigest())
-                self._state = self._new()
-        return len(data)
-
-    def blocks(self) -> tuple[int, ...]:
-        """xxh3 of each block of what was written so far."""
-        return (*self._done, self._state.intdigest()) if self.size % BLOCK else tuple(self._done)
-
-
-def block_checksums(path: str | os.PathLike) -> tuple[int, ...]:
-    """xxh3 of each block of a file."""
-    with open(path, "rb") as handle:
-        return tuple(checksum(block) for block in iter(lambda: handle.read(BLOCK), b""))
 
 
 @dataclass(frozen=True)
@@ -227,98 +184,3 @@ def describe(packed: Sequence[PackedFile], annotations: Sequence[AnnotationFile]
                               for a in annotations]}
     digest = f"{checksum(json.dumps(record, sort_keys=True).encode()):016x}"
     return {"digest": digest, **more, **record}
-
-
-def as_hex(numbers: Iterable[int]) -> str:
-    return "".join(f"{n:016x}" for n in numbers)
-
-
-def from_hex(text: str) -> tuple[int, ...]:
-    return tuple(int(text[at:at + 16], 16) for at in range(0, len(text), 16))
-
-
-# ---------------------------------------------------------------------------------------------- where an image lies
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where an image lies: ``length`` bytes at ``offset`` of image file number ``file``, with their checksum."""
-
-    file: int
-    offset: int
-    length: int
-    checksum: int
-
-
-_MAGIC = b"ECMIDX1\n"
-_HEAD = struct.Struct("<8sQQ")  # magic, number of images, bytes of names
-
-
-class Index:
-    """The images of a pack by name: sorted columns, memory-mapped, so that all ranks of a node share one copy.
-
-    Opening costs a system call, whatever the number of images; finding one a binary search by the checksum of its name.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if sys.byteorder != "little":
-            raise OSError(f"{path}: an index of images can be read on little-endian machines only")
-        with open(path, "rb") as handle:
-            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        whole = memoryview(self._map)
-        try:
-            magic, self._count, names = _HEAD.unpack_from(whole)
-            if magic != _MAGIC or len(whole) != _HEAD.size + self._count * 44 + 8 + names:
-                raise struct.error
-        except struct.error:
-            raise OSError(f"{path}: is no index of images, or not all of it") from None
-        at = _HEAD.size
-
-        def column(kind: str, rows: int) -> memoryview:
-            nonlocal at
-            width = struct.calcsize(kind)
-            begin, at = at, at + rows * width
-            return whole[begin:at].cast(kind)
-
-        self._key, self._offset, self._length, self._sum = (column("Q", self._count) for _ in range(4))
-        self._end = column("Q", self._count + 1)
-        self._file = column("I", self._count)
-        self._names = whole[at:]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._name(row) for row in range(self._count))
-
-    def _name(self, row: int) -> str:
-        return bytes(self._names[self._end[row]:self._end[row + 1]]).decode()
-
-    def location(self, row: int) -> Location:
-        return Location(self._file[row], self._offset[row], self._length[row], self._sum[row])
-
-    def find(self, name: str) -> Location | None:
-        """Where an image lies, by its path below the data root; None where the pack has none of that name."""
-        wanted = name.encode()
-        key = checksum(wanted)
-        row = bisect_left(self._key, key)
-        while row < self._count and self._key[row] == key:  # two names may share a checksum
-            if self._names[self._end[row]:self._end[row + 1]] == wanted:
-                return self.location(row)
-            row += 1
-        return None
-
-
-def write_index(handle: IO[bytes], entries: Iterable[tuple[str, Location]]) -> None:
-    """Write the index of ``entries`` (name below the data root, place) in any order."""
-    rows = sorted((checksum(name.encode()), name.encode(), place) for name, place in entries)
-    names = b"".join(name for _, name, _ in rows)
-    handle.write(_HEAD.pack(_MAGIC, len(rows), len(names)))
-    for column in ([key for key, _, _ in rows], [p.offset for _, _, p in rows], [p.length for _, _, p in rows],
-                   [p.checksum for _, _, p in rows]):
-        handle.write(struct.pack(f"<{len(rows)}Q", *column))
-    end = 0
-    ends = [0] + [end := end + len(name) for _, name, _ in rows]
-    handle.write(struct.pack(f"<{len(ends)}Q", *ends))
-    handle.write(struct.pack(f"<{len(rows)}I", *(p.file for _, _, p in rows)))
-    handle.write(names)

@@ -1,87 +1,35 @@
 """What lies in a data root: images and annotation files, in folders and in zip files, read where they are.
 
 Covered: folders of any depth, symbolic links to folders, COCO's and LVIS's zip files in the root (LVIS's also in
-``annotations/``), stored or deflated. Not covered: other archives, zip files inside other folders, encrypted ones, files
-whose name starts with a dot. What is no image by its suffix is passed over, and listed.
+``annotations/``), stored or deflated. Not covered: other archives, zip files inside other folders, encrypted ones,
+files whose name starts with a dot. What is no image by its suffix is passed over, and listed.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import struct
-import weakref
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 from .. import files
 from ..errors import UserError
+from .archives import Archive, changed, unreadable
 from .pack import is_pack
 
-SUFFIXES = frozenset("." + s for s in ("jpg jpeg jpe jp2 png bmp dib tif tiff webp gif ppm pgm pbm pnm avif npy "
-                                       "exr").split())
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm",
+                      ".pgm", ".pbm", ".pnm", ".avif", ".npy", ".exr"))
 ANNOTATIONS = "annotations"
 THREADS = 32  # each waits for a round trip of the network most of the time
-_LOCAL = struct.Struct("<4s22xHH")  # of a zip member's header before its data: magic, lengths of name and extra
 
 
-class Archive:
-    """A zip file, open; members are read by pread, so that threads need not wait for each other."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._fd)
-            self._stat = os.fstat(self._fd)
-            with zipfile.ZipFile(path) as opened:
-                self.members = [m for m in opened.infolist() if not m.is_dir()]
-        except OSError as error:
-            raise unreadable(path, error) from None
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise UserError(f"{path}: is no zip file that can be read ({error}); fetch it again") from None
-
-    def check(self) -> None:
-        """Raise :class:`UserError` where the file is no longer the one that was opened."""
-        try:
-            now = os.stat(self.path)
-        except OSError as error:
-            raise unreadable(self.path, error) from None
-        if (now.st_size, now.st_mtime_ns) != (self._stat.st_size, self._stat.st_mtime_ns):
-            raise changed(self.path)
-
-    @property
-    def stamp(self) -> int:
-        return self._stat.st_mtime_ns
-
-    def read(self, member: zipfile.ZipInfo) -> bytes:
-        where = f"{self.path}: member {member.filename}"
-        if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{where} is encrypted, or compressed otherwise than by deflate; unpack the zip file")
-        try:
-            # its header, and its data most of the time, in one round trip
-            ahead = _LOCAL.size + len(member.filename.encode()) + 64 + member.compress_size
-            found = os.pread(self._fd, ahead, member.header_offset)
-            magic, name, extra = _LOCAL.unpack_from(found)
-            begin = _LOCAL.size + name + extra
-            if begin + member.compress_size > len(found):
-                found = os.pread(self._fd, begin + member.compress_size, member.header_offset)
-            data = found[begin:begin + member.compress_size]
-            if member.compress_type == zipfile.ZIP_DEFLATED:
-                data = zlib.decompressobj(-15).decompress(data, member.file_size + 1)
-        except OSError as error:
-            raise unreadable(self.path, error) from None
-        except (struct.error, zlib.error):
-            magic = data = b""
-        if magic != b"PK\3\4" or len(data) != member.file_size or zlib.crc32(data) != member.CRC:
-            self.check()
-            raise UserError(f"{where} is corrupt; fetch the zip file again")
-        return data
+class Writable(Protocol):
+    def write(self, data: bytes, /) -> int: ...
 
 
 class Source(NamedTuple):
@@ -124,8 +72,8 @@ class Source(NamedTuple):
             raise changed(self.path)
         return data
 
-    def copy(self, handle: IO[bytes]) -> None:
-        """Write its bytes to an open file, a piece at a time; raises as :meth:`read` does, and what the writing does."""
+    def copy(self, handle: Writable) -> None:
+        """Write its bytes to an open file, a piece at a time; raises as :meth:`read` does, and as writing does."""
         try:
             source = self._open()
         except OSError as error:
@@ -182,14 +130,6 @@ class Sources:
         return files.digest_text("\n".join([repr(more), *lines]))
 
 
-def unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror or error}); mend it or take it away")
-
-
-def changed(path: Path) -> UserError:
-    return UserError(f"{path}: changed while it was read; wait until nobody writes there, and give the command again")
-
-
 def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
     """Find what a data root holds.
 
@@ -207,7 +147,10 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
     paths: dict[str, Path] = {}
     passed: list[str] = []
     for name, path in _walk(root, {p.absolute() for p in leave_out}):
-        (paths.__setitem__(name, path) if _wanted(name) else passed.append(name))
+        if _kind(name) is None:
+            passed.append(name)
+        else:
+            paths[name] = path
     plain = _look_at(paths)
     images = {s.name: s for s in plain if _kind(s.name) == "image"}
     annotations = {s.name: s for s in plain if _kind(s.name) == "json"}
@@ -218,23 +161,19 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
     if not images and not annotations:
         raise UserError(f"DATA_ROOT: {root} has no images and no annotations; expected folders such as train2017/ or "
                         "train2017.zip, and annotations/*.json")
-    return Sources(root, *(tuple(found[name] for name in sorted(found)) for found in (images, annotations)),
-                   tuple(sorted(passed)))
+    return Sources(root, tuple(images[name] for name in sorted(images)),
+                   tuple(annotations[name] for name in sorted(annotations)), tuple(sorted(passed)))
 
 
 def _kind(name: str) -> str | None:
     """Whether a file is an ``image``, ``json`` of annotations, or a ``zip`` file that may hold either."""
     folder, _, base = name.rpartition("/")
-    suffix = os.path.splitext(base)[1].lower()
+    suffix = os.path.splitext(base)[1]
     if folder.split("/")[0] == ANNOTATIONS:
-        return suffix[1:] if folder == ANNOTATIONS and suffix in (".json", ".zip") else None
+        return {".json": "json", ".zip": "zip"}.get(suffix) if folder == ANNOTATIONS else None
     if suffix == ".zip":
         return "zip" if not folder else None
-    return "image" if suffix in SUFFIXES else None
-
-
-def _wanted(name: str) -> bool:
-    return _kind(name) is not None
+    return "image" if suffix.lower() in SUFFIXES else None
 
 
 def _walk(root: Path, leave_out: set[Path]) -> Iterator[tuple[str, Path]]:
@@ -287,7 +226,7 @@ def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
                                 "file again")
             continue
         stamp = (archive.stamp, member.CRC)
-        if member.filename.lower().endswith(".json"):
+        if member.filename.endswith(".json"):
             name = f"{ANNOTATIONS}/{parts[-1]}"
         elif images_too and _kind(name := "/".join(parts)) == "image":
             pass

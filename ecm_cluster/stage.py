@@ -1,0 +1,46 @@
+"""Bring data to the speed of a node's disk: pack it once, check it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from . import cli
+from .staging import pack_verbs
+
+
+class Command(NamedTuple):
+    """What a word behind ``stage`` does: a line of help, more of it, its options, its function."""
+
+    help: str
+    description: str
+    epilog: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "pack": Command("pack a data root into a few large files", pack_verbs.PACK, pack_verbs.PACK_EPILOG,
+                    pack_verbs.add_pack, pack_verbs.run_pack),
+    "verify": Command("check every byte of a pack", pack_verbs.VERIFY, "", pack_verbs.add_verify,
+                      pack_verbs.run_verify),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.stage", description=__doc__)
+    several = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.options(several.add_parser(name, help=command.help, description=command.description,
+                                           epilog=command.epilog))
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    return COMMANDS[args.command].run(args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,212 @@
+"""What goes into a pack, in its order: annotation files, shards of images, their index, columns, and the manifest last.
+
+An annotation file and a shard that are complete have a record in the work folder, and are not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from .. import files
+from ..errors import UserError
+from . import naming, shards
+from .checksums import as_hex, from_hex
+from .pack import (
+    ANNOTATIONS,
+    IMAGES,
+    INDEX,
+    INDEX_FILE,
+    MANIFEST,
+    AnnotationFile,
+    BlockWriter,
+    PackedFile,
+    block_checksums,
+    describe,
+    write_index,
+)
+from .progress import amount
+from .sources import THREADS, Source, Sources, first_of
+
+SHARD_SIZE = 1 << 30
+AT_ONCE = 4  # shards that are written at the same time
+WORK, PLAN = ".packing", "fingerprint"
+
+Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to pack.
+
+    Attributes:
+        shard_size: Bytes of a shard; an image that has more gets one of its own.
+        threads: That read images.
+        strict: An image that an annotation file names and that is not there is an error.
+        replace: Pack again where a pack is there.
+    """
+
+    shard_size: int = SHARD_SIZE
+    threads: int = THREADS
+    strict: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An annotation file that lies in the pack: with its columns, the images that it names, and names not found."""
+
+    name: str
+    digest: str
+    columns: PackedFile | None
+    images: set[str]
+    absent: list[str]
+
+
+def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, show: Show,
+          say: Callable[[str], None]) -> int:
+    """Make all that belongs into a pack; returns the bytes of images that were written now."""
+    names = naming.Names(s.name for s in sources.images)
+    with_names = [_copy_annotations(partial, source, names) for source in sources.annotations]
+    _say_absent(with_names, options.strict, say)
+    by_name = naming.groups({a.name: a.images for a in with_names})
+    group_of = {s.name: by_name.get(s.name, naming.OTHER) for s in sources.images}
+    order = list(dict.fromkeys([*(Path(n).stem for n in naming.in_order(a.name for a in with_names)), naming.OTHER]))
+    planned = shards.divide(sources.images, group_of, order, options.shard_size)
+    packed, entries, written = _shards(partial, planned, options, show)
+    if planned:
+        with files.replacing(partial / INDEX_FILE) as handle:
+            index = BlockWriter(handle)
+            write_index(index, entries)
+        packed.append(PackedFile(INDEX_FILE, index.size, INDEX, "", index.blocks()))
+    with_columns = [_add_columns(partial, a, say) for a in with_names]
+    packed += [a.columns for a in with_columns if a.columns is not None]
+    known = [AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
+                            tuple(g for g in order if g in {group_of[image] for image in a.images}))
+             for a in with_columns]
+    files.write_json(partial / MANIFEST, describe(packed, known, len(sources.images), source=str(sources.root),
+                                                  **{PLAN: fingerprint}))
+    return written
+
+
+def _say_absent(annotated: list[Annotated], strict: bool, say: Callable[[str], None]) -> None:
+    for a in annotated:
+        if a.absent:
+            text = f"{a.name} names {len(a.absent)} images that are not there ({first_of(a.absent)})"
+            if strict:
+                raise UserError(f"{text}; put them into the data root, or leave out --strict")
+            say(f"warning: {text}")
+
+
+class _Hashing:
+    """Writes to a file and digests what is written."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self.sha = handle, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha.update(data)
+        return self._handle.write(data)
+
+
+def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Annotated:
+    """Bring an annotation file into the pack, as published."""
+    target, record = partial / source.name, partial / WORK / source.name
+    if not (record.is_file() and target.is_file()):
+        with files.replacing(target) as handle:
+            hashing = _Hashing(handle)
+            source.copy(hashing)
+        files.write_json(record, {"digest": f"sha256:{hashing.sha.hexdigest()}"})
+    try:
+        present, absent = naming.named(target, names)
+    except UserError as error:  # the copy is whole: the file is broken where it comes from
+        raise UserError(str(error).replace(str(target), source.where)) from None
+    return Annotated(source.name, files.read_json(record)["digest"], None, present, absent)
+
+
+def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]) -> Annotated:
+    """Make the columns of an annotation file, where it has what they are of and numpy is there."""
+    path = partial / annotated.name
+    name = f"{ANNOTATIONS}/{path.stem}.columns"
+    if not naming.has_instances(path):
+        return annotated
+    try:
+        from mmdet_ext import annotations
+
+        with files.replacing(partial / name) as handle:
+            annotations.write(path, cast(BinaryIO, handle))
+    except ImportError as error:
+        say(f"no columns of {annotated.name}: they need numpy ({error}); the nodes will make them")
+        return annotated
+    except (ValueError, LookupError, MemoryError) as error:
+        say(f"no columns of {annotated.name} ({error or 'not enough memory here'})")
+        return annotated
+    made = PackedFile(name, (partial / name).stat().st_size, ANNOTATIONS, annotated.name,
+                      block_checksums(partial / name))
+    return replace(annotated, columns=made)
+
+
+def _shards(partial: Path, planned: list[shards.Shard], options: Options,
+            show: Show) -> tuple[list[PackedFile], list[shards.Entry], int]:
+    """Write the shards that are not there yet; returns all of them, where each image lies, and the bytes written."""
+    found = {shard.name: known for shard in planned if (known := _recorded(partial, shard)) is not None}
+    missing = [shard for shard in planned if shard.name not in found]
+    if missing:
+        (partial / IMAGES).mkdir(exist_ok=True)
+        _check_room(partial, sum(shard.size for shard in missing))
+    total = sum(s.size for shard in missing for s in shard.members)
+    stop = threading.Event()
+    with show("packing", total) as advance, ThreadPoolExecutor(options.threads) as readers, \
+            ThreadPoolExecutor(AT_ONCE) as writers:
+        def one(shard: shards.Shard) -> None:
+            found[shard.name] = shards.write(shard, partial / shard.name, readers, advance, stop)
+            _record(partial, *found[shard.name])
+
+        waiting = [writers.submit(one, shard) for shard in missing]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+        except BaseException as error:
+            stop.set()
+            for future in waiting:
+                future.cancel()
+            if isinstance(error, shards.Stopped):  # raised by one that was told to by another
+                raise next(e for f in waiting if f.done() and not f.cancelled() and (e := f.exception()) is not None
+                           and not isinstance(e, shards.Stopped)) from None
+            raise
+    files.fsync_dir(partial)
+    return ([found[shard.name][0] for shard in planned],
+            [entry for shard in planned for entry in found[shard.name][1]], total)
+
+
+def _record(partial: Path, packed: PackedFile, entries: list[shards.Entry]) -> None:
+    files.write_json(partial / WORK / f"{packed.name}.json", {
+        "size": packed.size, "blocks": as_hex(packed.blocks),
+        "members": [[name, place.offset, place.length, place.checksum] for name, place in entries]})
+
+
+def _recorded(partial: Path, shard: shards.Shard) -> tuple[PackedFile, list[shards.Entry]] | None:
+    """A shard that a former call has completed; None where there is none."""
+    try:
+        record = files.read_json(partial / WORK / f"{shard.name}.json")
+        entries = [(name, shards.Location(shard.number, *place)) for name, *place in record["members"]]
+        right = [name for name, _ in entries] == [s.name for s in shard.members] \
+            and (partial / shard.name).stat().st_size == record["size"]
+    except OSError:
+        return None
+    packed = PackedFile(shard.name, record["size"], IMAGES, shard.group, from_hex(record["blocks"]))
+    return (packed, entries) if right else None
+
+
+def _check_room(partial: Path, size: int) -> None:
+    room = shutil.disk_usage(partial).free
+    if room < size:
+        raise UserError(f"OUT: {partial.parent} has {amount(room)} left, and {amount(size)} are to be written; make "
+                        "room, or give another OUT")

@@ -1,0 +1,121 @@
+"""``stage pack`` and ``stage verify``: their options, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from .. import cli
+from ..errors import UserError
+from .progress import amount, rate, shown
+
+THREADS = 32
+
+PACK = """\
+Pack the images and annotations of a data root into a few large files, which nodes copy at the speed of the network.
+
+DATA_ROOT holds train2017/, val2017/, … or COCO's zip files of them, and annotations/*.json or LVIS's zip files. Nothing
+is unpacked. OUT can then stand in the place of DATA_ROOT, which is not needed any more.
+"""
+PACK_EPILOG = """\
+OUT appears whole or not at all. A call that was ended is given again: it goes on where that one ended.
+
+example:
+  python -m ecm_cluster.stage pack /datasets/lvis_v1 /datasets/lvis_v1.pack
+  python -m ecm_cluster.submit --data-root /datasets/lvis_v1.pack
+"""
+VERIFY = "Read every byte of a pack and check it; with --against compare it with the data root that it was made of."
+SHOWN = 10  # problems that are printed
+
+
+def add_pack(made: argparse.ArgumentParser) -> None:
+    made.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the data to pack")
+    made.add_argument("out", metavar="OUT", type=Path, nargs="?", help="the pack to make (DATA_ROOT.pack)")
+    made.add_argument("--shard-size", default="1G", metavar="SIZE", help="most bytes of a file of images (%(default)s)")
+    made.add_argument("--threads", type=int, default=THREADS, metavar="N", help="files read at once (%(default)s)")
+    made.add_argument("--strict", action="store_true", help="fail where an image that annotations name is not there")
+    made.add_argument("--replace", action="store_true", help="pack again where OUT is a pack")
+
+
+def add_verify(made: argparse.ArgumentParser) -> None:
+    made.add_argument("pack", metavar="PACK", type=Path, help="a pack")
+    made.add_argument("--against", metavar="DATA_ROOT", type=Path, help="compare it with these originals too")
+    made.add_argument("--threads", type=int, default=THREADS, metavar="N", help="blocks read at once (%(default)s)")
+    made.add_argument("--json", action="store_true", help="print JSON, with every problem")
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    from .filling import Options
+    from .packing import pack
+
+    root = Path(os.path.normpath(args.data_root.expanduser()))
+    out = (args.out or root.absolute().with_name(f"{root.absolute().name}.pack")).expanduser()
+    options = Options(size_of(args.shard_size), _threads(args.threads), args.strict, args.replace)
+    began = time.monotonic()
+    try:
+        outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))
+    except OSError as error:
+        print(f"error: OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: give the "
+              "command again when that is mended", file=sys.stderr)
+        return cli.EXIT_FAILED
+    seconds, made = time.monotonic() - began, outcome.pack
+    total = sum(f.size for f in made.files)
+    speed = f" in {seconds:.1f} s ({rate(outcome.written, seconds)})" if outcome.written else ""
+    print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {amount(total)} in "
+          f"{len(made.files)} files{speed}")
+    print(f"next: python -m ecm_cluster.submit --data-root {out}")
+    return cli.EXIT_OK
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    from .checking import compare, verify
+    from .pack import read
+
+    pack, threads = read(args.pack.expanduser()), _threads(args.threads)
+    began = time.monotonic()
+    with shown("verifying", sum(f.size for f in pack.files)) as advance:
+        found = verify(pack, advance, threads)
+    if args.against is not None:
+        with shown("comparing", sum(f.size for f in pack.image_files())) as advance:
+            compare(pack, args.against.expanduser(), found, advance, threads)
+    seconds = time.monotonic() - began
+    if args.json:
+        print(json.dumps({"pack": str(pack.path), "digest": pack.digest, "right": not found.problems,
+                          "problems": found.problems, "images": pack.images, "bytes": found.bytes,
+                          "compared": found.compared, "seconds": round(seconds, 3)}, indent=1))
+    else:
+        for problem in found.problems[:SHOWN]:
+            print(problem)
+        if found.problems:
+            print(f"{pack.path}: {len(found.problems)} problems"
+                  + (f", the first {SHOWN} above" if len(found.problems) > SHOWN else ""))
+        else:
+            against = f", equal to {found.compared} files of {args.against}" if args.against is not None else ""
+            print(f"{pack.path}: right: {pack.images} images, {amount(found.bytes)} read in {seconds:.1f} s{against}")
+    return cli.EXIT_FAILED if found.problems else cli.EXIT_OK
+
+
+def size_of(text: str) -> int:
+    """Bytes of a size such as ``1G`` or ``512K``.
+
+    Raises:
+        UserError: It is no such size.
+    """
+    from ..values import parse_memory
+
+    small = text.strip().upper().rstrip("B").rstrip("I").endswith("K")
+    try:
+        # parse_memory knows no less than a MiB: so many MiB instead are as many KiB
+        return parse_memory(text.upper().replace("K", "M")) << 10 if small else parse_memory(text) << 20
+    except ValueError:
+        raise UserError(f"shard-size: {text!r} is not legal; give a size such as 1G or 512M") from None
+
+
+def _threads(number: int) -> int:
+    if not 1 <= number <= 1024:
+        raise UserError(f"threads: {number} is not legal; give 1 to 1024")
+    return number
