@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mmdet_ext import assigners, datasets, ecm_loss, runner
+from mmdet_ext import assigners, balanced, datasets, ecm_loss, runner
 
-__all__ = ["assigners", "datasets", "ecm_loss", "runner"]
+__all__ = ["assigners", "balanced", "datasets", "ecm_loss", "runner"]
