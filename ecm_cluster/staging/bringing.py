@@ -16,7 +16,7 @@ from .. import files
 from ..errors import UserError
 from .locks import CopyLock, Progress
 from .pack import Pack, PackedFile, checksum
-from .scratch import Scratch
+from .scratch import MARGIN, Scratch
 from .space import FULL, NoRoom, size_text
 from .streams import ReadError, Stream, in_parallel, write_all
 
@@ -76,15 +76,16 @@ class Bringing:
             NoRoom, UserError: As :func:`ecm_cluster.staging.copying.stage`.
         """
         try:
-            self._find_out()
-            while self._missing:
+            steps = [self._find_out, self._copy]
+            while steps:
                 try:
-                    self._copy()
+                    steps[0]()
+                    del steps[0]
                 except OSError as error:
                     # it looked free, but a quota or another program was in the way
                     if error.errno not in FULL:
                         raise
-                    needed = self._needed()
+                    needed = max(MARGIN, self._needed())
                     if not self.scratch.collect(needed, keep=(self.pack.digest,)):
                         raise self.scratch.no_room(needed, self.pack.digest) from None
         except OSError as error:
@@ -93,6 +94,7 @@ class Bringing:
 
     def _find_out(self) -> None:
         """Tell what is whole, what is missing, and what has to be read to know."""
+        self._missing, self._done = {}, 0  # it may be done a second time
         manifest, damaged = self.folder.manifest(), self.folder.damaged()
         self._whole = {name: stamp for name, stamp in manifest["files"].items() if self.folder.stamp(name) == stamp}
         self._reports = {f.name: damaged.get(f.name, set()) for f in self.wanted}
@@ -151,8 +153,9 @@ class Bringing:
                 self._missing[file].add(block)
 
     def _reopen_what_is_wrong(self) -> None:
-        """Files with wrong blocks lose their names, but first their place in the manifest."""
-        wrong = [f for f, blocks in self._missing.items() if blocks and self.folder.stamp(f.name)]
+        """Files that are wrong somewhere, or too long, lose their names, but first their place in the manifest."""
+        stamps = {f: self.folder.stamp(f.name) for f in self._missing}
+        wrong = [f for f, stamp in stamps.items() if stamp and (self._missing[f] or stamp[0] != f.size)]
         for file in wrong:
             self._whole.pop(file.name, None)
         self.folder.write_manifest(self.pack, self._whole)
@@ -183,6 +186,9 @@ class Bringing:
         self._promised = self._done + needed
 
     def _copy(self) -> None:
+        """Bring what is missing; done again, it goes on where it was."""
+        if not self._missing:
+            return
         self._make_room()
         for file in [f for f, blocks in self._missing.items() if not blocks]:
             self._finish(file)
