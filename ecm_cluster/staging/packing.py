@@ -51,15 +51,20 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     """
     root, out = root.absolute(), out.absolute()
     _check_place(root, out)
-    partial, former = Path(f"{out}.partial"), Path(f"{out}.former")
+    partial, former = Path(f"{out}.partial"), out.with_name(f".{out.name}{files.TMP_MARK}former")
     sources = scan(root, leave_out=(out, partial, former))
     if sources.passed_over:
         say(f"passed over, as they are no images: {len(sources.passed_over)} files ({first_of(sources.passed_over)})")
     fingerprint = sources.fingerprint(options.shard_size)
     there = _is_there(out, fingerprint, options.replace)
     if there is not None:
+        shutil.rmtree(former, ignore_errors=True)  # a call was killed while it removed that
         return Outcome(there, "nothing to do", 0)
     with _alone(partial):
+        there = _is_there(out, fingerprint, options.replace)
+        if there is not None:  # another call has made it meanwhile
+            shutil.rmtree(partial, ignore_errors=True)
+            return Outcome(there, "nothing to do", 0)
         _go_on_or_begin(partial, fingerprint, say)
         written = 0
         if not is_pack(partial):
@@ -144,5 +149,5 @@ def _take_place(partial: Path, out: Path, former: Path) -> None:
     partial.rename(out)
     files.kill_point("after-pack", out)
     files.fsync_dir(out.parent)
-    (out / LOCK).unlink()
+    (out / LOCK).unlink(missing_ok=True)
     shutil.rmtree(former, ignore_errors=True)
