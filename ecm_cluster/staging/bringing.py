@@ -225,7 +225,11 @@ class Bringing:
             return False
         offset, length = file.span(block)
         buffer = stream.buffer[:length]
-        if not self.circle.fetch(file, block, buffer) or checksum(buffer) != file.blocks[block]:
+        try:
+            fetched = self.circle.fetch(file, block, buffer)
+        except OSError:
+            return False
+        if not fetched or checksum(buffer) != file.blocks[block]:
             return False
         write_all(target, buffer, offset)
         return True

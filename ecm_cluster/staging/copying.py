@@ -93,7 +93,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
     lease = scratch.enter(pack)
     try:
         bringing = Bringing(pack, list(dict.fromkeys(wanted)), scratch, circle, threads, memory_limit,
-                            on_progress or (lambda done, total, what: None))
+                            _harmless(on_progress))
         began = time.monotonic()
         waiting = 0.0
         if not bringing.is_there():
@@ -109,6 +109,16 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
     except BaseException:
         lease.release()
         raise
+
+
+def _harmless(on_progress: OnProgress | None) -> OnProgress:
+    """Progress that cannot be told, because another disk is full say, is no reason to fail."""
+    def report(done: int, total: int, what: str) -> None:
+        with contextlib.suppress(OSError):
+            if on_progress is not None:
+                on_progress(done, total, what)
+
+    return report
 
 
 @contextlib.contextmanager
@@ -156,7 +166,7 @@ def verify(found: StagedSet, pack: Pack, repair: bool = False, *, threads: int =
         raise UserError(f"pack: {pack.path} is {pack.digest}, what is staged is {found.digest} "
                         f"(from {found.pack or 'an unknown pack'}); give the pack that it was copied from")
     scratch, folder = Scratch(found.folder.parents[2]), SetFolder(found.folder)
-    report = on_progress or (lambda done, total, what: None)
+    report = _harmless(on_progress)
     with scratch.enter(pack):
         listed = folder.manifest()["files"]
         there = [f for f in pack.files if f.name in listed or folder.stamp(f.name)]

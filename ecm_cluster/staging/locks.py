@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +76,25 @@ class Lease:
         self.release()
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock of this file, of either kind."""
+def is_leased(path: Path) -> bool:
+    """Whether a living process holds a lease on this file."""
+    # two that ask at the same moment are in each other's way, and neither is a lease
+    return all(_is_held(path, fcntl.LOCK_EX, pause) for pause in (0.0, 0.001, 0.005))
+
+
+def is_copying(path: Path) -> bool:
+    """Whether a living process holds this copy lock."""
+    return _is_held(path, fcntl.LOCK_SH)
+
+
+def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
+    time.sleep(pause)
     try:
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        return not _try(handle, fcntl.LOCK_EX, path)
+        return not _try(handle, kind, path)
     finally:
         os.close(handle)
 
@@ -141,6 +153,6 @@ class CopyLock:
 def progress_of(path: Path) -> Progress:
     """What the copier that holds this lock last wrote; nothing where there is none."""
     try:
-        return Progress(*_RECORD.unpack(path.read_bytes())) if is_held(path) else Progress()
+        return Progress(*_RECORD.unpack(path.read_bytes())) if is_copying(path) else Progress()
     except (OSError, struct.error):
         return Progress()

@@ -83,7 +83,9 @@ class Scratch:
     def sets(self) -> list[StagedSet]:
         """What is there, the one used longest ago first."""
         try:
-            names = [name for name in os.listdir(self._sets) if re.fullmatch(r"[0-9a-f]{16}", name)]
+            with os.scandir(self._sets) as entries:
+                names = [entry.name for entry in entries
+                         if re.fullmatch(r"[0-9a-f]{16}", entry.name) and entry.is_dir(follow_symlinks=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         found = []
@@ -98,7 +100,7 @@ class Scratch:
         manifest = folder.manifest()
         whole = tuple(name for name, stamp in manifest["files"].items() if folder.stamp(name) == stamp)
         return StagedSet(digest, folder.path, folder.allocated(), whole, bool(folder.partial_files()),
-                         stamped.stat().st_mtime, locks.is_held(folder.lease), locks.is_held(folder.copy_lock),
+                         stamped.stat().st_mtime, locks.is_leased(folder.lease), locks.is_copying(folder.copy_lock),
                          manifest["pack"])
 
     def enter(self, pack: Pack) -> locks.Lease:
@@ -178,14 +180,14 @@ class Scratch:
         """The error that says so."""
         held = [one for one in self.sets() if one.leased and one.digest != keep]
         free = self._free(keep)
-        used = f"{len(held)} sets in use hold {size_text(sum(one.bytes for one in held))}"
+        used = f"sets in use ({len(held)}) hold {size_text(sum(one.bytes for one in held))}"
         return NoRoom(f"scratch: {self.base} ({self.filesystem().kind}) has no room: {size_text(needed)} needed, "
                       f"{size_text(max(0, free))} free, {used if held else 'no other set is in use'}, the rest is not "
                       "ours; free some there, or name another folder as scratch")
 
     def _remove(self, found: StagedSet) -> bool:
         """Remove a set, unless somebody uses it; under the lock, so nobody can begin to."""
-        if found.leased or locks.is_held(self.set_folder(found.digest).lease):
+        if found.leased or locks.is_leased(self.set_folder(found.digest).lease):
             return False
         away = self._trash / f"{found.digest}-{secrets.token_hex(4)}"
         files.kill_point("before-removal", found.folder)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from staging.making import A, B, EMPTY, is_exact, make_pack, stage_in_process, start
+from staging.making import EMPTY, A, B, is_exact, make_pack, stage_in_process, start
 
 from ecm_cluster import files
 from ecm_cluster.errors import UserError
@@ -309,6 +309,8 @@ class Peer:
         offset, length = file.span(block)
         if (file.name, block) == (A, 2):
             return False
+        if (file.name, block) == (A, 1):
+            raise ConnectionResetError
         buffer[:] = (self.of.path / file.name).read_bytes()[offset:offset + length]
         if (file.name, block) == (A, 0):
             buffer[7] ^= 255
@@ -318,7 +320,8 @@ class Peer:
         offset, length = file.span(block)
         with open(path, "rb") as handle:
             handle.seek(offset)
-            self.had[file.name, block] = handle.read(length) == (self.of.path / file.name).read_bytes()[offset:][:length]
+            whole = (self.of.path / file.name).read_bytes()
+            self.had[file.name, block] = handle.read(length) == whole[offset:offset + length]
 
     def moved(self, file, path) -> None:
         self.moves[file.name] = path.exists()
