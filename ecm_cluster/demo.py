@@ -1,4 +1,4 @@
-"""The whole main job on this machine, in a few minutes: data, training, a preemption, resume, evaluation, report."""
+"""The whole main job on this machine, in a few minutes: data, staging, training, a preemption, evaluation, report."""
 
 from __future__ import annotations
 
@@ -43,19 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                             "--classes", str(CLASSES), "--seed", str(SEED)])
     if code:
         return code
-    say("2. submit: ECM Mask R-CNN, two ranks on the CPU of this machine")
+    from . import stage
+
+    say("2. packed, as on shared storage, to be copied to the scratch of a node")
+    data = out / "data.pack"
+    code = stage.main(["pack", str(out / "data"), str(data)])
+    if code:
+        return code
+    say("3. submit: ECM Mask R-CNN, two ranks on the CPU of this machine")
     runs_dir = out / "runs"
     name = submit.next_name(runs_dir, "demo")
     options = [part for text in args.options for part in ("--set", text)]
     code = submit.main(["demo", "--cluster", "local", "--runs-dir", str(runs_dir), "--name", name, "--data-root",
-                        str(out / "data"), *options])
+                        str(data), "--scratch", str(out / "scratch"), *options])
     if code:
         return code
     run = Run(runs_dir / name)
     preemption = None if args.no_preemption else Preemption(run)
-    say("3. training" + ("" if args.no_preemption else ", with a preemption on the way"))
+    say("4. training" + ("" if args.no_preemption else ", with a preemption on the way"))
     code = waiting.follow(run, look=preemption)
-    say(f"4. what happened ({time.monotonic() - began:.0f} s in all)")
+    say(f"5. what happened ({time.monotonic() - began:.0f} s in all)")
     from . import status
 
     status.main([str(run.path)])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_of
+from .staging.planned import BOTH, WHAT
 from .values import RESERVED_SBATCH, check_value, parse_time, sbatch_name
 
 SITE_ENV = "ECM_CLUSTER_SITE"
@@ -71,7 +72,13 @@ class Job:
     time: str = _option("24:00:00", "time", "time limit: [D-]HH:MM:SS, or minutes", "--time")
     data_root: str | None = _option(None, "str", "folder of the data set (annotations/, train2017/, val2017/)",
                                     "--data-root")
-    scratch: str | None = _option(None, "str", "folder on each node's local disk for staged data", "--scratch")
+    stage: str = _option(BOTH, "choice", f"what each node copies to its scratch: {', '.join(WHAT)}", "--stage", WHAT)
+    scratch: str | None = _option(None, "str", "folder on each node's disk for staged data, best one that persists; "
+                                  "default: the node's $SLURM_TMPDIR, or $TMPDIR", "--scratch")
+    stage_or_fail: bool = _option(False, "bool", "end where the data cannot be staged, rather than read it from shared "
+                                  "storage", "--stage-or-fail")
+    broadcast: bool = _option(False, "bool", "nodes pass staged data on to each other, so that shared storage is read "
+                              "once", "--broadcast")
     runs_dir: str = _option("runs", "str", "folder that holds the run directories, on shared storage", "--runs-dir")
     seed: int = _option(0, "int", "seed of order, augmentation and initialisation", "--seed")
     threads: int = _option(0, "int", "CPU threads of each rank; 0: 1 on GPUs, cpus_per_gpu on CPU", "--threads")

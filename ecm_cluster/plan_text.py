@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import checkpoints, exactness, planning, weights
+from .staging import planned
 
 
 def describe(plan: planning.Plan) -> str:
@@ -19,6 +20,7 @@ def describe(plan: planning.Plan) -> str:
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
          + f"; seed {job.seed}"),
         ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
+        ("staging", planned.describe(plan.staging, [str(p) for p in plan.annotations.values()][:1])),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
         ("checkpoints", describe_checkpoints(plan)),
         ("exact", exactness.describe(plan.cfg, job.device)),

@@ -12,6 +12,9 @@ from . import chain, cluster, config, evaluations, files, lead, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .run import Run
+from .staging import pack as packs
+from .staging import planned
+from .values import parse_memory
 
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
@@ -36,6 +39,7 @@ class Plan:
     images: dict[str, Path]
     weights: list[weights.Weight]
     batch: dict[str, Any]
+    staging: planned.Staging
     elements: list[evaluations.Element] = field(default_factory=list)
     partition: cluster.Partition | None = None
     problems: list[str] = field(default_factory=list)
@@ -56,7 +60,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
-                weights.find(cfg), global_batch(cfg, job))
+                weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
@@ -142,7 +146,9 @@ def check_data(plan: Plan) -> None:
         try:
             summaries[split] = layout.check_annotation_file(path, f"data.{split}.ann_file")
             if split in plan.images:
-                layout.check_images(summaries[split], plan.images[split], f"data.{split}.img_prefix")
+                where = plan.images[split]
+                if not _in_pack(plan.staging, summaries[split].first_image, where):
+                    layout.check_images(summaries[split], where, f"data.{split}.img_prefix")
         except UserError as error:
             plan.problems.append(str(error))
     plan.problems += wrong_class_numbers(plan.cfg, summaries)
@@ -150,6 +156,17 @@ def check_data(plan: Plan) -> None:
     if len(names) == 2 and names["train"] != names["test"]:
         plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
                              f"{plan.annotations['train']}; take both from one data set")
+
+
+def _in_pack(staging: planned.Staging, image: dict[str, Any], prefix: Path) -> bool:
+    """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
+    from .lvis import layout
+
+    if not staging.pack:
+        return False
+    index = packs.read(staging.pack).open_index()
+    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(image))
+    return any(index.find(name) is not None for name in names)
 
 
 def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
@@ -190,8 +207,9 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
 def check_place(plan: Plan) -> None:
     """What can be known of the place before sbatch is asked."""
     job = plan.job
-    if job.scratch:
-        plan.warnings.append("scratch is on record, but nothing is staged there yet: every rank reads from data_root")
+    memory = parse_memory(job.mem_per_gpu) * job.gpus << 20
+    size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
+    plan.problems += filter(None, [planned.check_memory(plan.staging, size, memory)])
     if plan.where == "local":
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "

@@ -24,8 +24,8 @@ EPILOG = """examples:
   python -m ecm_cluster.resume first --from 30000
 """
 PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
-         "exclude", "reservation", "exclusive", "time")
-ON_ONE_MACHINE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time")
+         "exclude", "reservation", "exclusive", "time", "stage", "scratch", "stage_or_fail", "broadcast")
+ON_ONE_MACHINE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from .errors import UserError
 from .reporting import results
 from .reporting import state as states
 from .run import Run
+from .values import size_text
 
 EPILOG = """examples:
   python -m ecm_cluster.status
@@ -187,10 +188,27 @@ def tell(row: dict[str, Any]) -> str | None:
         return f"put {row['checkpoint']} into quarantine: {row['reason']}"
     if kind == "requeue":
         return "requeued" if row["accepted"] else f"Slurm refused to requeue ({row['cause']})"
+    if kind == "staged":
+        return f"{row['host']}: {staged(row)}"
+    if kind == "staging":
+        return f"{row['host']}: {row['detail']}"
     if kind == "end":
         known = recovery.ENDINGS.get(row["cause"])
         return f"ended: {row['cause']}: {row.get('detail') or (known.text if known else '')}"
     return None
+
+
+def staged(row: dict[str, Any]) -> str:
+    """What staging on one node came to, and why it took as long as it did."""
+    parts = [f"{size_text(row['copied'])} staged to {row['folder']} in {row['seconds']:.1f} s"
+             f" ({row['copied'] / max(row['seconds'], 1e-3) / 1e6:.0f} MB/s)"] if row["copied"] else []
+    if row["repaired"]:
+        parts.append(f"{size_text(row['repaired'])} of it repaired")
+    if row["found"]:
+        parts.append(f"{size_text(row['found'])} were there" + ("" if parts else f" in {row['folder']}"))
+    if row["waited"] >= 0.5:
+        parts.append(f"{row['waited']:.1f} s waited for another process that copied")
+    return ", ".join(parts) or "nothing to stage"
 
 
 if __name__ == "__main__":

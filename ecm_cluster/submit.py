@@ -164,6 +164,7 @@ def create(run: Run, plan: Any) -> Run:
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
 
+    digests = annotation_digests(plan)
     cfg = plan.cfg
     counts = planning.freeze_class_counts(cfg)
     fetched = weights.fetch(plan.weights, progress=_progress())
@@ -183,10 +184,7 @@ def create(run: Run, plan: Any) -> Run:
     files.write_text(run.config_file, text)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements, plan.job.evaluation)
-    digests = {"config": files.digest_text(text)}
-    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
-        if split in plan.annotations:
-            digests[name] = files.digest(plan.annotations[split])
+    digests["config"] = files.digest_text(text)
     record = {
         "name": run.name, "run_id": secrets.token_hex(8), "submitted": round(time.time(), 3), "cluster": plan.where,
         "cwd": os.getcwd(),
@@ -194,11 +192,29 @@ def create(run: Run, plan: Any) -> Run:
         "threads": plan.job.threads_per_rank, "checkpoint_every": planning.checkpoint_interval(cfg, plan.job),
         "config": plan.config_path, "job": plan.job.as_dict(),
         "batch": plan.batch, "annotations": {split: str(path) for split, path in plan.annotations.items()},
-        "digests": digests, "class_counts": counts, "code": code,
+        "staging": plan.staging.frozen(), "digests": digests, "class_counts": counts, "code": code,
         "weights": [_weight_record(w) for w in fetched], "versions": versions()}
     if not files.create_exclusive(run.run_file, json.dumps(record, indent=1) + "\n"):
         raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
     return run
+
+
+def annotation_digests(plan: Any) -> dict[str, str]:
+    """Digests of the annotation files, for the record and for staging, which names their columns by them.
+
+    Raises:
+        UserError: The data root is a pack that was made with other ones.
+    """
+    from . import files
+    from .staging import planned
+
+    digests = {}
+    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
+        if split in plan.annotations:
+            digests[name] = files.digest(plan.annotations[split])
+            plan.staging.annotations[str(plan.annotations[split])] = digests[name]
+    planned.check_annotations(plan.staging, plan.staging.annotations)
+    return digests
 
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:

@@ -63,6 +63,15 @@ def parse_memory(text: str) -> int:
     return max(1, int(float(match[1]) * {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()]))
 
 
+def size_text(count: float) -> str:
+    """Bytes for people: ``19.3 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
     def refuse(legal: str) -> UserError:
         return UserError(f"{what}: {value!r} is not legal; give {legal}")

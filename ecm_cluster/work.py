@@ -55,6 +55,14 @@ class Work:
         """Rewritten by a rank's trainer as it goes; progress for the supervisor and for ``status``."""
         return self.attempts_dir / f"{number:04d}.rank{rank:03d}.heartbeat.json"
 
+    def staged_file(self, number: int, node: int) -> Path:
+        """Present once a node has its data."""
+        return self.attempts_dir / f"{number:04d}.node{node:03d}.staged.json"
+
+    def staging_contact_file(self, number: int, digest: str, node: int) -> Path:
+        """Where other nodes reach this one for blocks of the pack with this digest."""
+        return self.attempts_dir / f"{number:04d}.node{node:03d}.{digest}.contact.json"
+
     def stacks_file(self, number: int, rank: int) -> Path:
         """Where a rank's threads stood when its attempt was given up as hung; empty or absent otherwise."""
         return self.logs_dir / f"attempt{number:04d}.rank{rank:03d}.stacks.txt"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,12 @@ def pytest_configure() -> None:
         ours = name.startswith("ECM_CLUSTER_") and name != REQUIRE_SLURM
         if ours or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
             del os.environ[name]
+    # what runs keep for others is not put among the user's own
+    os.environ["ECM_CLUSTER_ANNOTATIONS"] = tempfile.mkdtemp(prefix="ecm-cluster-annotations-")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ.pop("ECM_CLUSTER_ANNOTATIONS", ""), ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)  # after the folders' own conftest files have marked their tests

@@ -371,6 +371,7 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
     ("ecm_cluster.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.staging.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",
     ("ecm_cluster.synthesize", "replace"): "a folder is renamed as a whole; can be made again from its seed",
     ("ecm_cluster.lvis.synthetic", "write_bytes"): "can be made again from its seed; sizes are checked",
 }

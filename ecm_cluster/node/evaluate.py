@@ -18,9 +18,11 @@ from ..errors import UserError
 from ..evaluations import Element
 from ..lvis.columns import Detections
 from ..run import Evaluation, Run, write_heartbeat
-from . import preemption
+from . import preemption, staging
 from .train import enter, load_config, record_failure
 from .world import Place, device_index, identify
+
+SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
 
 
 def main(run_path: str, attempt: int, stage: str, index: int) -> int:
@@ -62,12 +64,14 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, element: El
 def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Element,
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's chunks, those that a former start did not."""
-    import torch
+    data = staging.prepare(run, work, place, attempt, "test")
+    import torch  # takes seconds, and copying need not wait for it
 
     from .inference import infer as infer_chunks
 
     torch.set_num_threads(run.spec["threads"])
     cfg = load_config(run)
+    staging.use(cfg, data)
     test_settings.apply(cfg, element.settings)
     device = run.spec["job"]["device"]
     if device == "cuda":
@@ -77,6 +81,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Eleme
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
                  Beat(work, attempt, place.rank))
+    data.close_doors(SERVING_SECONDS)
 
 
 def class_counts(run: Run, cfg: Any) -> list[float] | None:

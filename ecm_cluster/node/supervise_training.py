@@ -15,7 +15,8 @@ from . import preemption, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0
-BEFORE_TRAINING = ("starting", "staging", "first iteration")  # phases in which a worker cannot stop by itself
+# phases in which a worker cannot stop by itself
+BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 
 
 class TrainingSupervisor(Supervisor):

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import chain, evaluations, training_log
 from ..run import Run, write_heartbeat
-from . import preemption
+from . import preemption, staging
 from .supervisor import EXIT_STOPPED
 from .world import Place, device_index, identify, join
 
@@ -30,7 +30,11 @@ def main(run_path: str, attempt: int) -> int:
     write_heartbeat(run, attempt, place.rank, phase="starting")
     try:
         enter(run)
-        return train(run, place, attempt)
+        data = staging.prepare(run, run, place, attempt, "train")
+        cfg = load_config(run)
+        staging.use(cfg, data)
+        staging.await_nodes(run, place, attempt, data)
+        return train(run, place, attempt, cfg)
     except BaseException as error:
         record_failure(run, attempt, place.rank, "train", error)
         return 1
@@ -67,8 +71,12 @@ def load_config(run: Run) -> Any:
     return cfg
 
 
-def train(run: Run, place: Place, attempt: int) -> int:
-    """Build everything, restore, run; collective over all ranks of the attempt."""
+def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
+    """Build everything, restore, run; collective over all ranks of the attempt.
+
+    Args:
+        cfg: The run's config, reading from where the data is now.
+    """
     # torch and mmdet take seconds to import: the signal handlers stand before
     import cv2
     import torch
@@ -80,7 +88,7 @@ def train(run: Run, place: Place, attempt: int) -> int:
     from .boundary import AgreedStop, Boundary
     from .logs import training_logger
 
-    spec, cfg = run.spec, load_config(run)
+    spec = run.spec
     device, seed = spec["job"]["device"], spec["job"]["seed"]
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec["threads"])

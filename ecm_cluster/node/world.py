@@ -88,7 +88,7 @@ def driver_is_gone() -> bool:
 # ---------------------------------------------------------------------------------------------- rendezvous
 
 
-def _addresses(single_node: bool) -> list[str]:
+def addresses(single_node: bool = False) -> list[str]:
     """Addresses under which other nodes may reach this one, the likeliest first.
 
     A host name that resolves to 127.0.1.1 (Debian, Ubuntu) is of no use to another node, so loopback comes last.
@@ -159,9 +159,9 @@ def join(place: Place, rendezvous_file: Path, device: str, timeout: float) -> An
     limit = timedelta(seconds=RENDEZVOUS_SECONDS)
     if place.rank == 0:
         store = dist.TCPStore("127.0.0.1", 0, place.world_size, is_master=True, timeout=limit, wait_for_workers=False)
-        addresses = _addresses(place.nodes == 1)
-        files.write_json(rendezvous_file, {"addresses": addresses, "port": store.port})
-        address, port = _reachable(addresses, store.port) or "127.0.0.1", store.port
+        own = addresses(place.nodes == 1)
+        files.write_json(rendezvous_file, {"addresses": own, "port": store.port})
+        address, port = _reachable(own, store.port) or "127.0.0.1", store.port
     else:
         address, port = _await_address(rendezvous_file, RENDEZVOUS_SECONDS)
         store = dist.TCPStore(address, port, place.world_size, is_master=False, timeout=limit,

@@ -11,6 +11,7 @@ from typing import Any, Optional
 from .. import chain, checkpoints, cluster, driver, evaluations, recovery
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
+from ..values import size_text
 
 SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
 ENDED_WELL = ("COMPLETED",)
@@ -142,7 +143,7 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
     elif alive == "live":
         beat = run.heartbeat(state.attempt) if state.attempt else None
-        phase = (beat or {}).get("phase", "starting")
+        phase = phase_of(beat)
         going_on = f", after: {why}" if end else ""
         state.state, state.reason = "running", f"{phase}{going_on}"
     elif alive in ("unknown", "unasked") and end is None and _heard_lately(run, state.attempt):
@@ -243,10 +244,19 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
 
 def _evaluation_phase(pending: list[Evaluation]) -> str:
     beat = pending[-1].heartbeat(pending[-1].newest_attempt()) if pending else None
+    return phase_of(beat)
+
+
+def phase_of(beat: dict[str, Any] | None) -> str:
+    """What a rank is at, and how far: ``staging 8.1 of 19.3 GB``, ``inference 300/5000``."""
     if not beat:
         return "starting"
-    share = f" {beat['done']}/{beat['total']}" if "done" in beat else ""
-    return f"{beat['phase']}{share}"
+    phase = beat.get("phase", "starting")
+    if not beat.get("total"):
+        return phase
+    if phase == "staging":
+        return f"staging {size_text(beat['done'])} of {size_text(beat['total'])}"
+    return f"{phase} {beat['done']}/{beat['total']}"
 
 
 def summary(document: dict[str, Any]) -> dict[str, float | None]:

@@ -80,11 +80,11 @@ def test_a_driver_is_gone_when_its_process_is(monkeypatch):
 
 
 def test_on_one_node_the_loopback_is_enough():
-    assert world._addresses(single_node=True) == ["127.0.0.1"]
+    assert world.addresses(single_node=True) == ["127.0.0.1"]
 
 
 def test_for_other_nodes_the_loopback_comes_last_and_nothing_twice():
-    found = world._addresses(single_node=False)
+    found = world.addresses(single_node=False)
     assert found
     assert len(set(found)) == len(found)
     loops = [a.startswith("127.") for a in found]
@@ -97,7 +97,7 @@ def test_a_host_name_that_resolves_to_loopback_does_not_hide_the_interfaces(monk
     monkeypatch.setattr(world.socket, "getaddrinfo", lambda *a: [(2, 1, 6, "", ("127.0.1.1", 0))])
     interfaces = [("lo", "127.0.0.1"), ("ib0", "10.1.0.7"), ("eth0", "192.168.0.7")]
     monkeypatch.setattr(world, "_interfaces", lambda: interfaces)
-    assert world._addresses(single_node=False) == ["10.1.0.7", "192.168.0.7", "127.0.1.1", "127.0.0.1"]
+    assert world.addresses(single_node=False) == ["10.1.0.7", "192.168.0.7", "127.0.1.1", "127.0.0.1"]
 
 
 def test_a_host_name_that_resolves_nowhere_is_no_end(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_host_name_that_resolves_nowhere_is_no_end(monkeypatch):
 
     monkeypatch.setattr(world.socket, "getaddrinfo", fail)
     monkeypatch.setattr(world, "_interfaces", lambda: [])
-    assert world._addresses(single_node=False) == ["127.0.0.1"]
+    assert world.addresses(single_node=False) == ["127.0.0.1"]
 
 
 def test_interfaces_have_names_and_addresses():

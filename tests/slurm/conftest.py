@@ -54,6 +54,16 @@ def _cluster(**options: Any) -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture(scope="session")
+def small_data(small_data: Path) -> Path:
+    """The small data set as a pack: on Slurm each node copies it to its scratch."""
+    from small import verb
+
+    pack = small_data.with_suffix(".pack")
+    verb("stage", "pack", small_data, pack)
+    return pack
+
+
+@pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
     """4 nodes with 8 GPUs each, without accounting. Jobs left over are cancelled after each module."""
     with _cluster() as cluster:

@@ -1,0 +1,254 @@
+"""Staging in a rank: its node's copy of the data, and the config that reads from it.
+
+Every rank of a node asks for the data; one of them copies, and the others wait for that. What cannot be staged is read
+from shared storage, where the job allows it: then from the pack, if the data root is one, and else as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import chain, config, files
+from ..errors import UserError
+from ..run import Run, Work, write_heartbeat
+from ..staging import columns, copying, pack, planned
+from ..staging.planned import Staging
+from ..staging.scratch import Scratch
+from ..values import parse_memory
+from . import preemption, world
+from .world import Place
+
+if TYPE_CHECKING:
+    from ..staging.broadcast import Circle
+
+IMAGE_READERS = ("LoadImageFromFile", "LoadMultiChannelImageFromFiles")  # of mmdet, and what takes file_client_args
+LEAD_SECONDS = 60.0  # that a node's first rank has to open its door to the other nodes, before another one copies
+
+
+@dataclass
+class Data:
+    """Where a rank reads its data from.
+
+    Attributes:
+        pack, folder: The pack that holds the images, and its copy on this node.
+        columns: Path of the columns of each annotation file.
+        leases: What keeps the copies from being collected, as long as this process lives.
+        doors: What serves this node's blocks to the others.
+    """
+
+    pack: Path | None = None
+    folder: Path | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    leases: list[Any] = field(default_factory=list)
+    doors: list[Circle] = field(default_factory=list)
+
+    def close_doors(self, grace: float) -> None:
+        """Serve other nodes no longer, after ``grace`` seconds for those that are not done."""
+        for door in self.doors:
+            door.close(grace)
+
+
+def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Data:
+    """Stage what ``data.<split>`` of the run's config reads; :func:`use` then lets the config read from there.
+
+    Nothing heavy is imported for it, so that copying begins at once.
+
+    Args:
+        work: The training or the evaluation that this rank works at.
+        split: ``train`` or ``test``.
+
+    Raises:
+        UserError: It cannot be staged, and the job forbids to go on without.
+    """
+    record = run.spec.get("staging")
+    if record is None:
+        return Data()
+    staging = Staging.of(record, chain.frozen_job(run))
+    beat = Beat(work, attempt, place.rank)
+    beat(0, 0, "")
+    ann_files = annotation_files(config.read(run.config_file), split)
+    data = Data(pack=Path(staging.pack) if staging.pack else None)
+    told = Told(work, attempt, place)
+    packs = _packs(staging, ann_files, data, told)
+    if staging.what != planned.NOTHING:
+        _stage(run, staging, ann_files, packs, data, work, place, attempt, beat, told)
+    write_heartbeat(work, attempt, place.rank, phase="starting")
+    return data
+
+
+def annotation_files(cfg: dict[str, Any], split: str) -> list[str]:
+    """Absolute paths of the annotation files that ``data.<split>`` of a config names."""
+    found = []
+    for block in _blocks(cfg["data"].get(split)):
+        if isinstance(block.get("ann_file"), str):
+            found.append(os.path.abspath(os.path.join(block.get("data_root") or "", block["ann_file"])))
+    return list(dict.fromkeys(found))
+
+
+def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[pack.Pack]:
+    """The packs that hold the data: that of the data root, and one of columns for each annotation file it lacks."""
+    found = [pack.read(staging.pack)] if staging.pack else []
+    for ann_file in ann_files:
+        known = found[0].annotation(staging.within_pack(ann_file)) if staging.pack else None
+        if known is not None and known.columns:
+            data.columns[ann_file] = str(found[0].path / known.columns)
+        elif ann_file in staging.annotations:
+            try:
+                made = columns.ensure(Path(ann_file), staging.annotations[ann_file], Path(staging.columns),
+                                      preemption.prepare_child)
+            except (UserError, OSError) as error:  # then every rank parses the file, as mmdet does
+                told("staging", what="columns", detail=f"annotations are parsed by each rank: {error}")
+                continue
+            data.columns[ann_file] = str(made.path / made.files[0].name)
+            found.append(made)
+    return found
+
+
+def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
+           place: Place, attempt: int, beat: Beat, told: Told) -> None:
+    began = time.time()
+    try:
+        base = planned.scratch_of(staging, os.environ)
+        if base is None:
+            raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "
+                            "one by --scratch")
+        base.mkdir(parents=True, exist_ok=True)
+        scratch, memory = Scratch(base), parse_memory(run.spec["job"]["mem_per_gpu"]) << 20
+        for each in packs:
+            wanted = _wanted(staging, each, ann_files)
+            if not wanted:
+                continue
+            with _circle(staging, each, work, place, attempt, data) as circle:
+                staged = copying.stage(each, wanted, scratch, circle=circle, on_progress=beat,
+                                       memory_limit=memory * max(1, place.world_size // place.nodes))
+            data.leases.append(staged.lease)
+            _point_to(each, staged.folder, data)
+            if place.local_rank == 0 or staged.copied or staged.repaired:
+                told("staged", pack=str(each.path), folder=str(staged.folder), copied=staged.copied, found=staged.found,
+                     repaired=staged.repaired, source=staged.source, waited=round(staged.waited, 3),
+                     seconds=round(staged.seconds, 3), began=round(began, 3))
+    except (UserError, OSError) as error:
+        if staging.or_fail:
+            raise UserError(f"staging: {error}") from error
+        if place.local_rank == 0:
+            told("staging", what="failed", detail=f"read from shared storage: {error}")
+
+
+def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pack.PackedFile]:
+    if str(each.path) != staging.pack:
+        return list(each.files)
+    return each.needed([staging.within_pack(path) for path in ann_files], staging.what == planned.BOTH)
+
+
+def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
+    """Read from the copy what it holds."""
+    for ann_file, path in data.columns.items():
+        copy = folder / os.path.relpath(path, each.path)
+        if path.startswith(f"{each.path}{os.sep}") and copy.exists():
+            data.columns[ann_file] = str(copy)
+    if each.path == data.pack:
+        data.folder = folder
+
+
+@contextlib.contextmanager
+def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt: int,
+            data: Data) -> Iterator[Circle | None]:
+    """The nodes that pass blocks on to each other; a node's first rank speaks for it."""
+    if not staging.broadcast or place.nodes == 1:
+        yield None
+        return
+    contact = partial(work.staging_contact_file, attempt, each.digest)
+    if place.local_rank != 0:
+        end = time.monotonic() + LEAD_SECONDS
+        while not contact(place.node).exists() and time.monotonic() < end:
+            os.listdir(contact(place.node).parent)  # makes an NFS client look for new names
+            time.sleep(0.2)
+        time.sleep(0.5)
+        yield None
+        return
+    from ..staging.broadcast import Circle
+
+    circle = Circle(contact, place.node, place.nodes, each.digest, world.addresses())
+    data.doors.append(circle)
+    yield circle
+
+
+# ---------------------------------------------------------------------------------------------- the config
+
+
+def use(cfg: Any, data: Data) -> None:
+    """Let a config's data sets read columns, and its pipelines a pack; nothing else of it changes."""
+    import mmdet_ext.register  # noqa: F401  (what takes the place of mmdet's own data sets)
+    from mmdet_ext import annotations
+
+    annotations.use(data.columns)
+    arguments: dict[str, Any] = {}
+    if data.pack is not None:
+        from ..staging import backend
+
+        arguments = {"backend": backend.NAME, "pack": str(data.pack),
+                     **({"folder": str(data.folder)} if data.folder else {})}
+    for block in _blocks(cfg.data):
+        if data.columns and block.get("type") in annotations.SUBSTITUTES:
+            block["type"] = annotations.SUBSTITUTES[block["type"]]
+        reads = block.get("type") in IMAGE_READERS or "file_client_args" in block
+        if arguments and reads and (block.get("file_client_args") or {}).get("backend", "disk") == "disk":
+            block["file_client_args"] = dict(arguments)
+
+
+def _blocks(value: Any) -> Iterator[Any]:
+    """Every dict in a part of a config, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _blocks(inner)
+
+
+# ---------------------------------------------------------------------------------------------- all nodes
+
+
+def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
+    """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
+    if place.nodes > 1:
+        if place.local_rank == 0:
+            files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
+        write_heartbeat(work, attempt, place.rank, phase="waiting for data")
+        marks = [work.staged_file(attempt, node) for node in range(place.nodes)]
+        while not all(mark.exists() for mark in marks):
+            os.listdir(work.attempts_dir)
+            time.sleep(0.1)
+    data.close_doors(0.0)
+
+
+class Told:
+    """Events of this rank's staging, in its own file of the ledger."""
+
+    def __init__(self, work: Work, attempt: int, place: Place) -> None:
+        self.work, self.attempt, self.place = work, attempt, place
+
+    def __call__(self, kind: str, **fields: Any) -> None:
+        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}").write(
+            kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
+
+
+class Beat:
+    """A heartbeat about once a second, while bytes arrive: one that stands still counts as silence."""
+
+    def __init__(self, work: Work, attempt: int, rank: int) -> None:
+        self.work, self.attempt, self.rank = work, attempt, rank
+        self._last, self._done = 0.0, -1
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
+            self._last, self._done = time.monotonic(), done
+            write_heartbeat(self.work, self.attempt, self.rank, phase="staging", done=done, total=total)

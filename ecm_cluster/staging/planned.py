@@ -1,0 +1,140 @@
+"""What a run stages, settled at its submission: from which pack, to where, and what happens where there is no room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..values import size_text
+from . import pack as packs
+from .columns import cache_folder
+
+BOTH, ANNOTATIONS, NOTHING = WHAT = ("images+annotations", "annotations", "none")
+MEMORY = ("/", "dev", "shm")
+ON_NODE = ("SLURM_TMPDIR", "TMPDIR")  # where a node's scratch is, where neither job nor site file say
+
+
+@dataclass(frozen=True)
+class Staging:
+    """How the data of a run comes to its nodes.
+
+    Attributes:
+        what: ``images+annotations``, ``annotations`` or ``none``.
+        pack: The data root, where it is a pack; None: images are read where they are.
+        scratch: As the job or the site file says, with variables that are the node's to fill in; None: see
+            :data:`ON_NODE`.
+        or_fail: End with an error where staging is not possible, rather than read from shared storage.
+        broadcast: Nodes pass blocks on to each other.
+        columns: Where the columns of annotation files are kept that no pack brings.
+        annotations: Digest of each annotation file of training and test, by its absolute path.
+    """
+
+    what: str
+    pack: str | None
+    scratch: str | None
+    or_fail: bool
+    broadcast: bool
+    columns: str
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    def frozen(self) -> dict[str, Any]:
+        """What stays as it was submitted; the rest is the job's, which a resume may change."""
+        return {"pack": self.pack, "columns": self.columns, "annotations": self.annotations}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], job: Any) -> Staging:
+        """From :meth:`frozen` and the :class:`ecm_cluster.job.Job` as it is now."""
+        return cls(job.stage, record["pack"], job.scratch, job.stage_or_fail, job.broadcast, record["columns"],
+                   dict(record["annotations"]))
+
+    def within_pack(self, ann_file: str) -> str:
+        """An annotation file's name in the pack: its path below the data root."""
+        assert self.pack is not None
+        return os.path.relpath(ann_file, self.pack).replace(os.sep, "/")
+
+
+def plan(job: Any, root: str | None) -> Staging:
+    """The staging of a :class:`ecm_cluster.job.Job` whose data root is ``root``.
+
+    Raises:
+        UserError: The root is a pack that cannot be read.
+    """
+    folder = os.path.abspath(os.path.expanduser(root)) if root else None
+    pack = folder if folder is not None and packs.is_pack(folder) else None
+    if pack is not None:
+        packs.read(pack)
+    return Staging(job.stage, pack, job.scratch, job.stage_or_fail, job.broadcast, str(cache_folder()))
+
+
+def scratch_of(staging: Staging, environ: Mapping[str, str]) -> Path | None:
+    """The folder on this node's disk, by the job, the site, ``$SLURM_TMPDIR`` or ``$TMPDIR``; None: there is none."""
+    if staging.scratch is not None:
+        return Path(os.path.expandvars(os.path.expanduser(staging.scratch)))
+    return next((Path(environ[name]) for name in ON_NODE if environ.get(name)), None)
+
+
+def lifetime(scratch: str | None) -> str:
+    """Where the copy goes, and whether it is there at the next attempt on the same node."""
+    if scratch is None:
+        return "$SLURM_TMPDIR or $TMPDIR, which sites empty between jobs (--scratch DIR names a folder that persists)"
+    if any(name in scratch for name in ("SLURM_TMPDIR", "SLURM_JOB_ID")):
+        return f"{scratch}, gone with the job"
+    if Path(scratch).parts[:3] == MEMORY:
+        return f"{scratch}, memory that counts against the job's"
+    return f"{scratch}, where the next attempt on the node finds it"
+
+
+def check_memory(staging: Staging, size: int, memory: int) -> str | None:
+    """Why a scratch in memory cannot hold the data, if it is known to be one; None: nothing speaks against it.
+
+    Args:
+        size: Bytes to stage.
+        memory: Bytes of a job's memory on one node.
+    """
+    if staging.scratch is None or Path(staging.scratch).parts[:3] != MEMORY or size < memory:
+        return None
+    return (f"scratch: {staging.scratch} is memory, and counts against the job's: {size_text(size)} to stage do not "
+            f"fit into {size_text(memory)} a node; give a folder on disk by --scratch, or more by --mem-per-gpu")
+
+
+def size_of(staging: Staging, ann_files: list[str]) -> int:
+    """Bytes that a node copies for these annotation files; 0 where that is not known yet."""
+    if staging.pack is None or staging.what == NOTHING:
+        return 0
+    wanted = packs.read(staging.pack).needed([staging.within_pack(path) for path in ann_files], staging.what == BOTH)
+    return sum(f.size for f in wanted)
+
+
+def describe(staging: Staging, ann_files: list[str]) -> str:
+    """The plan's line on staging."""
+    if staging.what == NOTHING:
+        return "nothing: images and annotations are read from shared storage"
+    if staging.pack is None:
+        what = "annotations"
+    else:
+        what = f"{size_text(size_of(staging, ann_files))} ({staging.what}) of {staging.pack}"
+    more = ["nodes pass it on to each other"] if staging.broadcast else []
+    more.append("no start without it" if staging.or_fail else "without room there it is read from shared storage")
+    if staging.pack is None and staging.what == BOTH:
+        more.append("images are read where they are, as the data root is no pack (`python -m ecm_cluster.stage pack`)")
+    return f"{what}, to each node's {lifetime(staging.scratch)}; {'; '.join(more)}"
+
+
+def check_annotations(staging: Staging, digests: Mapping[str, str]) -> None:
+    """Refuse a pack whose annotation files are no longer those that it was made of.
+
+    Args:
+        digests: Of annotation files, by absolute path.
+    """
+    if staging.pack is None:
+        return
+    known = packs.read(staging.pack)
+    for path, digest in digests.items():
+        packed = known.annotation(staging.within_pack(path))
+        if packed is not None and packed.digest != digest:
+            raise UserError(f"data-root: {path} is not the file that the pack {staging.pack} was made with; pack the "
+                            "data again")

@@ -1,0 +1,82 @@
+"""Images out of a pack: from the copy on this node's scratch where there is one, else from shared storage.
+
+Each image is checked as it is read (xxh3, a few microseconds). Where the copy is wrong, or gone, the image is read from
+the pack itself, and the damage is put on record for the next start to repair: training goes on with the right bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from . import scratch
+from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, checksum, read
+
+
+class PackedImages:
+    """Images of a pack by their paths. Safe to use after a fork: nothing is read through a shared file position.
+
+    Args:
+        pack: The pack, on shared storage.
+        folder: Its copy on this node, complete or not; None: there is none.
+    """
+
+    def __init__(self, pack: Pack, folder: Path | None = None) -> None:
+        self.pack, self.folder = pack, folder
+        self._files = pack.image_files()
+        self._descriptors: dict[tuple[bool, int], int] = {}
+        self._index = self._copied_index() or pack.open_index()
+
+    @classmethod
+    def open(cls, pack: str, folder: str | None = None) -> PackedImages:
+        return cls(read(pack), Path(folder) if folder else None)
+
+    def _copied_index(self) -> Index | None:
+        with contextlib.suppress(OSError):
+            return self.pack.open_index(self.folder / INDEX_FILE) if self.folder is not None else None
+        return None
+
+    def find(self, path: str) -> Location | None:
+        """Where an image lies, by its path: from the pack's folder as if that were the data root."""
+        name = os.path.relpath(path, self.pack.path) if os.path.isabs(path) else path
+        return self._index.find(name.replace(os.sep, "/"))
+
+    def get(self, path: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            FileNotFoundError: The pack has none of that name.
+            OSError: Neither the copy nor the pack can be read, or both are wrong.
+        """
+        place = self.find(path)
+        if place is None:
+            raise FileNotFoundError(f"{path}: the pack {self.pack.path} has no such image")
+        if self.folder is not None:
+            found = self._read(self.folder, True, place)
+            if found is not None:
+                return found
+        found = self._read(self.pack.path, False, place)
+        if found is None:
+            raise OSError(f"{path}: {self.pack.path / self._files[place.file].name} cannot be read, or is damaged; see "
+                          f"`python -m ecm_cluster.stage verify {self.pack.path}`")
+        return found
+
+    def _read(self, base: Path, copy: bool, place: Location) -> bytes | None:
+        """The image from one of the two places; None where it is not there, or not right."""
+        packed = self._files[place.file]
+        try:
+            fd = self._descriptors.get((copy, place.file))
+            if fd is None:
+                fd = self._descriptors[copy, place.file] = os.open(base / packed.name, os.O_RDONLY | os.O_CLOEXEC)
+            found = os.pread(fd, place.length, place.offset)
+        except OSError:
+            return None
+        if len(found) == place.length and checksum(found) == place.checksum:
+            return found
+        if copy:
+            first, last = place.offset // BLOCK, (place.offset + max(place.length, 1) - 1) // BLOCK
+            for block in range(first, last + 1):
+                with contextlib.suppress(OSError):  # a scratch that is full or read-only: the image is what matters
+                    scratch.report_damage(base, packed.name, block)
+        return None
