@@ -215,8 +215,8 @@ class CocoFromColumns(FromColumns, CocoDataset):
     def _choose(self, columns: Columns) -> list[int] | None:
         # mmdet refuses repeated annotation ids, and asks pycocotools for the categories by their names
         listed = columns.listed_categories()
-        if columns.repeated_ids or not isinstance(self.CLASSES, (list, tuple)) \
-                or None in dict(listed).values():
+        told = isinstance(self.CLASSES, (list, tuple)) and all(name is not None for _, name in listed)
+        if columns.repeated_ids or not told:
             return None
         return [cat_id for cat_id, name in listed if not self.CLASSES or name in self.CLASSES]
 
