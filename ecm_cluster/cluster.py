@@ -184,6 +184,11 @@ def find_by_token(token: str) -> str | None:
     return None
 
 
+def can_ask() -> bool:
+    """Whether this machine has what asks about a job: some sites leave it out on compute nodes."""
+    return shutil.which("scontrol") is not None
+
+
 def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     """``scontrol show job`` as a dict, or None where Slurm does not answer in time."""
     out = _slurm("scontrol", "-o", "show", "job", job_id, timeout=timeout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 
 from .. import chain, cluster, evaluations, files, handover, recovery
@@ -18,6 +19,7 @@ from ..run import Run, Work
 from . import world
 
 LAST_WORDS_BYTES = 4000
+PATIENCE_SECONDS = 60.0
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
@@ -44,7 +46,8 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     # the fence: a start that took part in nothing, or that a later one has overtaken, decides nothing
     if not newest or not is_of(work, newest, job_id, restart):
         return
-    answer = cluster.show_job(job_id)
+    # a shell that is being ended itself has seconds; one whose step has ended can wait for slurmctld
+    answer = ask(job_id, 0.0 if code is None else PATIENCE_SECONDS)
     if answer is None and code is None:
         return  # nothing is known here: the next start tells from its restart count why this one ended
     ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
@@ -59,6 +62,19 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
     if again and may_requeue(answer, restart) and not run.cancelled(stage):
         go_on(run, work, newest, stage, ledger, decision.reason)
+    elif again and answer is None:
+        ledger.write("stopped", detail="Slurm did not answer, so the job could not be requeued",
+                     next=chain.resume_line(run))
+
+
+def ask(job_id: str, patience: float) -> dict[str, str] | None:
+    """What Slurm says of the job; asked again for ``patience`` seconds where there is no answer, as under load."""
+    end = time.monotonic() + patience
+    while True:
+        answer = cluster.show_job(job_id)
+        if answer is not None or time.monotonic() >= end or not cluster.can_ask():
+            return answer
+        time.sleep(1.0)
 
 
 def last_words(answer: Mapping[str, str] | None) -> str:

@@ -82,6 +82,29 @@ def test_a_shell_that_is_ended_and_cannot_ask_slurm_leaves_the_attempt_to_the_ne
     assert found(run, "end") == []
 
 
+def test_a_shell_whose_step_has_ended_asks_slurm_until_it_answers(run, slurm):
+    began(run, 1)
+    slurm(scontrol=None)
+    answer = slurm.folder / "answer.txt"
+    answer.write_text(told("RUNNING"))
+    slurm.script("scontrol", f"""echo "$0 $*" >> {slurm.folder}/calls
+[ -e {slurm.folder}/asked ] && exec cat {answer}
+: > {slurm.folder}/asked
+exit 1
+""")
+    batch.main(str(run.path), "train", "137")
+    assert requeues(slurm) == 1
+
+
+def test_where_slurm_never_answers_that_is_on_record(run, slurm, monkeypatch):
+    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.5)
+    began(run, 1)
+    slurm(scontrol=None)
+    batch.main(str(run.path), "train", "137")
+    (stopped,) = found(run, "stopped")
+    assert "Slurm did not answer" in stopped["detail"] and "ecm_cluster.resume" in stopped["next"]
+
+
 @pytest.mark.parametrize(("before", "now", "cause"), [("", "srun: error: n1: task 0: Out Of Memory\n", "out of memory"),
                                                       ("srun: error: n1: task 0: Out Of Memory\n", "", "crashed")])
 def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, tmp_path, before, now, cause):
