@@ -16,10 +16,10 @@ from ecm_cluster.staging import pack as packs
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "root"
+    root = tmp_path_factory.mktemp("data") / "lvis"
     small_root(root)
     assert call("pack", root, "--shard-size", "4K") == 0
-    return root.with_name("root.pack")
+    return root.with_name("lvis.pack")
 
 
 @pytest.fixture
@@ -31,60 +31,60 @@ def copy(packed: Path, tmp_path: Path) -> Path:
 
 
 def test_it_says_what_it_packed_and_what_to_type_next(tmp_path, capsys):
-    small_root(tmp_path / "root")
-    put(tmp_path / "root", {"README.md": b"text", ".hidden/1.jpg": b"1"})
-    assert call("pack", tmp_path / "root") == 0
+    small_root(tmp_path / "lvis")
+    put(tmp_path / "lvis", {"README.md": b"text", ".hidden/1.jpg": b"1"})
+    assert call("pack", tmp_path / "lvis") == 0
     out, err = capsys.readouterr()
-    assert out.startswith(f"{tmp_path}/root.pack: packed: 17 images, 2 annotation files, ") and "/s)" in out
-    assert out.endswith(f"next: python -m ecm_cluster.submit --data-root {tmp_path}/root.pack\n")
+    assert out.startswith(f"{tmp_path}/lvis.pack: packed: 17 images, 2 annotation files, ") and "; took " in out
+    assert out.endswith(f"next: python -m ecm_cluster.submit --data-root {tmp_path}/lvis.pack\n")
     assert err == "passed over, as they are no images: 1 files (README.md)\n"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["root", "root.pack"]
-    assert sorted(p.name for p in (tmp_path / "root.pack").iterdir()) == ["annotations", "images", "index.bin",
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
+    assert sorted(p.name for p in (tmp_path / "lvis.pack").iterdir()) == ["annotations", "images", "index.bin",
                                                                          "pack.json"]
 
 
 def test_the_same_call_again_touches_nothing_and_says_so(packed, capsys):
     before = {p: p.stat().st_mtime_ns for p in packed.rglob("*")}
-    assert call("pack", packed.with_name("root"), "--shard-size", "4K") == 0
+    assert call("pack", packed.with_name("lvis"), "--shard-size", "4K") == 0
     assert "nothing to do: 17 images" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in packed.rglob("*")} == before
-    assert sorted(p.name for p in packed.parent.iterdir()) == ["root", "root.pack"]
+    assert sorted(p.name for p in packed.parent.iterdir()) == ["lvis", "lvis.pack"]
 
 
 def test_a_pack_of_other_data_is_replaced_only_if_asked(tmp_path, capsys):
-    small_root(tmp_path / "root")
-    assert call("pack", tmp_path / "root") == 0
-    put(tmp_path / "root", {"train2017/new.jpg": b"new"})
-    assert call("pack", tmp_path / "root") == 2
+    small_root(tmp_path / "lvis")
+    assert call("pack", tmp_path / "lvis") == 0
+    put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
+    assert call("pack", tmp_path / "lvis") == 2
     assert "--replace packs again in its place" in capsys.readouterr().err
-    assert packs.read(tmp_path / "root.pack").images == 17
-    assert call("pack", tmp_path / "root", "--replace") == 0
-    assert packs.read(tmp_path / "root.pack").has_image("train2017/new.jpg")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["root", "root.pack"]
+    assert packs.read(tmp_path / "lvis.pack").images == 17
+    assert call("pack", tmp_path / "lvis", "--replace") == 0
+    assert packs.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
 
 
 def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
-    small_root(tmp_path / "root")
-    assert call("pack", tmp_path / "root") == 0
-    next((tmp_path / "root.pack/images").iterdir()).unlink()
-    assert call("pack", tmp_path / "root") == 2
+    small_root(tmp_path / "lvis")
+    assert call("pack", tmp_path / "lvis") == 0
+    next((tmp_path / "lvis.pack/images").iterdir()).unlink()
+    assert call("pack", tmp_path / "lvis") == 2
     assert "is missing, or has another size" in capsys.readouterr().err
-    assert call("pack", tmp_path / "root", "--replace") == 0
-    assert call("verify", tmp_path / "root.pack") == 0
+    assert call("pack", tmp_path / "lvis", "--replace") == 0
+    assert call("verify", tmp_path / "lvis.pack") == 0
 
 
 @pytest.mark.parametrize("arguments, said", [
     (["pack", "{d}/absent"], "DATA_ROOT: {d}/absent does not exist"),
     (["pack", "{d}/file"], "DATA_ROOT: {d}/file is a file"),
     (["pack", "{d}/empty"], "DATA_ROOT: {d}/empty has no images and no annotations"),
-    (["pack", "{d}/root", "{d}/full"], "OUT: {d}/full is there, and is no pack"),
-    (["pack", "{d}/root", "{d}/file"], "OUT: {d}/file is there, and is no pack"),
-    (["pack", "{d}/root", "{d}/no/where"], "OUT: {d}/no is no folder"),
-    (["pack", "{d}/root", "{d}/root"], "OUT: {d}/root holds the data root"),
-    (["pack", "{d}/root", "{d}"], "OUT: {d} holds the data root"),
-    (["pack", "{d}/root", "--shard-size", "huge"], "shard-size: 'huge' is not legal; give a size such as 1G"),
-    (["pack", "{d}/root", "--threads", "0"], "threads: 0 is not legal"),
-    (["verify", "{d}/root"], "pack: {d}/root is none, it has no pack.json"),
+    (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full is there, and is no pack"),
+    (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file is there, and is no pack"),
+    (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is no folder"),
+    (["pack", "{d}/lvis", "{d}/lvis"], "OUT: {d}/lvis holds the data root"),
+    (["pack", "{d}/lvis", "{d}"], "OUT: {d} holds the data root"),
+    (["pack", "{d}/lvis", "--shard-size", "huge"], "shard-size: 'huge' is not legal; give a size such as 1G"),
+    (["pack", "{d}/lvis", "--threads", "0"], "threads: 0 is not legal"),
+    (["verify", "{d}/lvis"], "pack: {d}/lvis is none, it has no pack.json"),
 ])
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, said):
     put(tmp_path, {"root/a/1.jpg": b"1", "file": b"", "full/a.txt": b""})
@@ -102,19 +102,30 @@ def test_a_pack_is_no_data_root_to_pack(packed, capsys):
 
 
 def test_a_pack_inside_its_data_root_is_not_packed_again(tmp_path):
-    small_root(tmp_path / "root")
+    small_root(tmp_path / "lvis")
     for out in ("pack", "second"):
-        assert call("pack", tmp_path / "root", tmp_path / "root" / out) == 0
-        assert packs.read(tmp_path / "root" / out).images == 17
-    assert call("pack", tmp_path / "root", tmp_path / "root/pack") == 0
+        assert call("pack", tmp_path / "lvis", tmp_path / "lvis" / out) == 0
+        assert packs.read(tmp_path / "lvis" / out).images == 17
+    assert call("pack", tmp_path / "lvis", tmp_path / "lvis/pack") == 0
+
+
+def test_a_link_to_a_pack_stays_a_link_when_the_pack_is_replaced(tmp_path):
+    small_root(tmp_path / "lvis")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk/pack")
+    assert call("pack", tmp_path / "lvis", tmp_path / "link") == 0
+    put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
+    assert call("pack", tmp_path / "lvis", tmp_path / "link", "--replace") == 0
+    assert (tmp_path / "link").is_symlink() and packs.read(tmp_path / "link").images == 18
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["pack"]
 
 
 def test_annotations_without_images_can_be_packed(tmp_path, capsys):
-    put(tmp_path / "root", {"annotations/lvis_v1_val.json": lvis(["val2017/1.jpg"])})
-    assert call("pack", tmp_path / "root") == 0
+    put(tmp_path / "lvis", {"annotations/lvis_v1_val.json": lvis(["val2017/1.jpg"])})
+    assert call("pack", tmp_path / "lvis") == 0
     assert "names 1 images that are not there" in capsys.readouterr().err
-    assert packs.read(tmp_path / "root.pack").image_files() == []
-    assert call("verify", tmp_path / "root.pack", "--against", tmp_path / "root") == 0
+    assert packs.read(tmp_path / "lvis.pack").image_files() == []
+    assert call("verify", tmp_path / "lvis.pack", "--against", tmp_path / "lvis") == 0
 
 
 # -------------------------------------------------------------------------------------------------------------- verify
@@ -187,7 +198,7 @@ def test_verify_finds_what_is_wrong(copy: Path, capsys, damage: Callable[[Path],
 
 def test_verify_says_that_all_is_right(packed, capsys):
     capsys.readouterr()
-    assert call("verify", packed, "--against", packed.with_name("root")) == 0
+    assert call("verify", packed, "--against", packed.with_name("lvis")) == 0
     assert f"{packed}: right: 17 images, " in capsys.readouterr().out
     assert call("verify", packed, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -196,27 +207,27 @@ def test_verify_says_that_all_is_right(packed, capsys):
 
 
 def test_verify_prints_the_first_problems_and_counts_all(tmp_path, capsys):
-    put(tmp_path / "root", {f"a/{i:02}.jpg": b"%d" % i for i in range(15)})
-    assert call("pack", tmp_path / "root") == 0
-    shard = tmp_path / "root.pack/images/other-00000.tar"
+    put(tmp_path / "lvis", {f"a/{i:02}.jpg": b"%d" % i for i in range(15)})
+    assert call("pack", tmp_path / "lvis") == 0
+    shard = tmp_path / "lvis.pack/images/other-00000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
     capsys.readouterr()
-    assert call("verify", tmp_path / "root.pack") == 1
+    assert call("verify", tmp_path / "lvis.pack") == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11 and lines[-1].endswith("31 problems, the first 10 above")
 
 
 def test_verify_against_the_originals_works_in_both_directions(tmp_path, capsys):
-    small_root(tmp_path / "root")
-    assert call("pack", tmp_path / "root") == 0
-    put(tmp_path / "root", {"train2017/new.jpg": b"1", "val2017/000000000003.jpg": b"x" * 21,
+    small_root(tmp_path / "lvis")
+    assert call("pack", tmp_path / "lvis") == 0
+    put(tmp_path / "lvis", {"train2017/new.jpg": b"1", "val2017/000000000003.jpg": b"x" * 21,
                             "annotations/new.json": b"{}"})
-    (tmp_path / "root/val2017/000000000001.jpg").unlink()
-    (tmp_path / "root/annotations/lvis_v1_val.json").write_bytes(lvis(["val2017/1.jpg"]))
+    (tmp_path / "lvis/val2017/000000000001.jpg").unlink()
+    (tmp_path / "lvis/annotations/lvis_v1_val.json").write_bytes(lvis(["val2017/1.jpg"]))
     capsys.readouterr()
-    assert call("verify", tmp_path / "root.pack", "--against", tmp_path / "root", "--json") == 1
+    assert call("verify", tmp_path / "lvis.pack", "--against", tmp_path / "lvis", "--json") == 1
     problems = json.loads(capsys.readouterr().out)["problems"]
-    root = tmp_path / "root"
+    root = tmp_path / "lvis"
     assert sorted(problems) == sorted([
         f"train2017/new.jpg: is in {root} alone", "val2017/000000000001.jpg: is in the pack alone",
         f"annotations/new.json: is in {root} alone",
@@ -232,9 +243,9 @@ def test_every_command_has_its_help():
 
 @pytest.mark.slow
 def test_without_numpy_the_columns_are_left_to_the_nodes(tmp_path):
-    small_root(tmp_path / "root")
+    small_root(tmp_path / "lvis")
     put(tmp_path / "blocked", {"numpy.py": b"raise ImportError('no numpy here')"})
-    done = python("pack", tmp_path / "root", PYTHONPATH=f"{tmp_path}/blocked")
+    done = python("pack", tmp_path / "lvis", PYTHONPATH=f"{tmp_path}/blocked")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("they need numpy (no numpy here); the nodes will make them") == 2
-    assert [a.columns for a in packs.read(tmp_path / "root.pack").annotations] == [None, None]
+    assert [a.columns for a in packs.read(tmp_path / "lvis.pack").annotations] == [None, None]

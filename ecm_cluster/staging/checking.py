@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import files
 from . import shards
-from .pack import BLOCK, INDEX, INDEX_FILE, Location, Pack, PackedFile, checksum
+from .pack import BLOCK, INDEX, INDEX_FILE, MANIFEST, Location, Pack, PackedFile, checksum, describe
 from .sources import THREADS, Source, scan
 
 Placed = tuple[Location, str]
@@ -46,6 +46,8 @@ def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -
     found, lock = Findings(), threading.Lock()
     images = pack.image_files()
     placed = _placed(pack, found.problems)
+    if describe(pack.files, pack.annotations, pack.images)["digest"] != pack.digest:
+        found.problems.append(f"{MANIFEST}: its digest is not that of its content")
     tasks = []
     for number, packed in enumerate(images):
         entries = placed.get(number, [])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from .. import files
 from ..errors import UserError
@@ -36,6 +37,7 @@ from .progress import amount
 from .sources import THREADS, Source, Sources, first_of
 
 SHARD_SIZE = 1 << 30
+LARGE = 64 << 20  # an annotation file whose columns take more than a moment
 AT_ONCE = 4  # shards that are written at the same time
 WORK, PLAN = ".packing", "fingerprint"
 
@@ -59,6 +61,13 @@ class Options:
     replace: bool = False
 
 
+class Written(NamedTuple):
+    """Bytes of images that a call has written, and the seconds that it took."""
+
+    size: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Annotated:
     """An annotation file that lies in the pack: with its columns, the images that it names, and names not found."""
@@ -71,8 +80,8 @@ class Annotated:
 
 
 def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, show: Show,
-          say: Callable[[str], None]) -> int:
-    """Make all that belongs into a pack; returns the bytes of images that were written now."""
+         say: Callable[[str], None]) -> Written:
+    """Make all that belongs into a pack, in the folder that becomes it; what is there from a former call stays."""
     names = naming.Names(s.name for s in sources.images)
     with_names = [_copy_annotations(partial, source, names) for source in sources.annotations]
     _say_absent(with_names, options.strict, say)
@@ -88,9 +97,11 @@ def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, sh
         packed.append(PackedFile(INDEX_FILE, index.size, INDEX, "", index.blocks()))
     with_columns = [_add_columns(partial, a, say) for a in with_names]
     packed += [a.columns for a in with_columns if a.columns is not None]
-    known = [AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
-                            tuple(g for g in order if g in {group_of[image] for image in a.images}))
-             for a in with_columns]
+    known = []
+    for a in with_columns:
+        held = {group_of[image] for image in a.images}
+        known.append(AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
+                                    tuple(group for group in order if group in held)))
     files.write_json(partial / MANIFEST, describe(packed, known, len(sources.images), source=str(sources.root),
                                                   **{PLAN: fingerprint}))
     return written
@@ -140,6 +151,8 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
     try:
         from mmdet_ext import annotations
 
+        if path.stat().st_size > LARGE:
+            say(f"making columns of {annotated.name}")
         with files.replacing(partial / name) as handle:
             annotations.write(path, cast(BinaryIO, handle))
     except ImportError as error:
@@ -154,8 +167,9 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
 
 
 def _shards(partial: Path, planned: list[shards.Shard], options: Options,
-            show: Show) -> tuple[list[PackedFile], list[shards.Entry], int]:
-    """Write the shards that are not there yet; returns all of them, where each image lies, and the bytes written."""
+            show: Show) -> tuple[list[PackedFile], list[shards.Entry], Written]:
+    """Write the shards that are not there yet; returns all of them, where each image lies, and what was written."""
+    began = time.monotonic()
     found = {shard.name: known for shard in planned if (known := _recorded(partial, shard)) is not None}
     missing = [shard for shard in planned if shard.name not in found]
     if missing:
@@ -173,17 +187,15 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
         try:
             for future in as_completed(waiting):
                 future.result()
-        except BaseException as error:
+        except BaseException:
             stop.set()
             for future in waiting:
                 future.cancel()
-            if isinstance(error, shards.Stopped):  # raised by one that was told to by another
-                raise next(e for f in waiting if f.done() and not f.cancelled() and (e := f.exception()) is not None
-                           and not isinstance(e, shards.Stopped)) from None
             raise
     files.fsync_dir(partial)
     return ([found[shard.name][0] for shard in planned],
-            [entry for shard in planned for entry in found[shard.name][1]], total)
+            [entry for shard in planned for entry in found[shard.name][1]],
+            Written(total, time.monotonic() - began))
 
 
 def _record(partial: Path, packed: PackedFile, entries: list[shards.Entry]) -> None:

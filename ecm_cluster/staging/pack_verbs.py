@@ -58,13 +58,15 @@ def run_pack(args: argparse.Namespace) -> int:
     began = time.monotonic()
     try:
         outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))
+    except PermissionError as error:
+        raise UserError(f"OUT: {out} cannot be written ({error.strerror}); give an OUT where you may write") from None
     except OSError as error:
         print(f"error: OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: give the "
               "command again when that is mended", file=sys.stderr)
         return cli.EXIT_FAILED
-    seconds, made = time.monotonic() - began, outcome.pack
+    made, written = outcome.pack, outcome.written
     total = sum(f.size for f in made.files)
-    speed = f" in {seconds:.1f} s ({rate(outcome.written, seconds)})" if outcome.written else ""
+    speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
     print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {amount(total)} in "
           f"{len(made.files)} files{speed}")
     print(f"next: python -m ecm_cluster.submit --data-root {out}")

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from .. import files
 from ..errors import UserError
-from .filling import PLAN, WORK, Options, Show, fill
+from .filling import PLAN, WORK, Options, Show, Written, fill
 from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import first_of, scan
 
+NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
 
 
@@ -29,12 +30,12 @@ class Outcome:
 
     Attributes:
         done: ``packed`` or ``nothing to do``.
-        written: Bytes of images that this call has written.
+        written: Of images, by this call.
     """
 
     pack: Pack
     done: str
-    written: int
+    written: Written
 
 
 def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Outcome:
@@ -49,7 +50,7 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
         UserError: Something that the user can mend; what is complete is kept.
         OSError: The pack cannot be written; what is complete is kept.
     """
-    root, out = root.absolute(), out.absolute()
+    root, out = root.absolute(), Path(os.path.realpath(out))
     _check_place(root, out)
     partial, former = Path(f"{out}.partial"), out.with_name(f".{out.name}{files.TMP_MARK}former")
     sources = scan(root, leave_out=(out, partial, former))
@@ -59,14 +60,14 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     there = _is_there(out, fingerprint, options.replace)
     if there is not None:
         shutil.rmtree(former, ignore_errors=True)  # a call was killed while it removed that
-        return Outcome(there, "nothing to do", 0)
+        return Outcome(there, "nothing to do", NOTHING)
     with _alone(partial):
         there = _is_there(out, fingerprint, options.replace)
         if there is not None:  # another call has made it meanwhile
             shutil.rmtree(partial, ignore_errors=True)
-            return Outcome(there, "nothing to do", 0)
+            return Outcome(there, "nothing to do", NOTHING)
         _go_on_or_begin(partial, fingerprint, say)
-        written = 0
+        written = NOTHING
         if not is_pack(partial):
             written = fill(partial, sources, fingerprint, options, show, say)
         _take_place(partial, out, former)
@@ -74,7 +75,8 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
 
 
 def _check_place(root: Path, out: Path) -> None:
-    if out == root or out in root.parents:
+    real = Path(os.path.realpath(root))
+    if out == real or out in real.parents:
         raise UserError(f"OUT: {out} holds the data root; give a folder of its own")
     if not out.parent.is_dir():
         raise UserError(f"OUT: {out.parent} is no folder; make it first, or give another OUT")

@@ -146,7 +146,7 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
         raise UserError(f"DATA_ROOT: {root} is a pack already; use it as it is: --data-root {root}")
     paths: dict[str, Path] = {}
     passed: list[str] = []
-    for name, path in _walk(root, {p.absolute() for p in leave_out}):
+    for name, path in _walk(root, {os.path.realpath(path) for path in leave_out}):
         if _kind(name) is None:
             passed.append(name)
         else:
@@ -176,7 +176,7 @@ def _kind(name: str) -> str | None:
     return "image" if suffix.lower() in SUFFIXES else None
 
 
-def _walk(root: Path, leave_out: set[Path]) -> Iterator[tuple[str, Path]]:
+def _walk(root: Path, leave_out: set[str]) -> Iterator[tuple[str, Path]]:
     """(name, path) of each file below a folder; a link that leads back to a folder above it is not followed."""
     waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while waiting:
@@ -184,7 +184,7 @@ def _walk(root: Path, leave_out: set[Path]) -> Iterator[tuple[str, Path]]:
         try:
             status = os.stat(folder)
             here = (status.st_dev, status.st_ino)
-            if here in above or folder.absolute() in leave_out or (prefix and is_pack(folder)):
+            if here in above or os.path.realpath(folder) in leave_out or (prefix and is_pack(folder)):
                 continue
             entries = sorted(os.scandir(folder), key=lambda e: e.name)
             for entry in entries:
