@@ -143,7 +143,7 @@ class Bringing:
     def _check(self, task: Task, stream: Stream) -> None:
         file, block = task
         try:
-            right = stream.move(file, block, self._place(file))
+            right = stream.carry(file, block, self._place(file))
         except ReadError:
             right = False
         with self._guard:
@@ -158,7 +158,8 @@ class Bringing:
         wrong = [f for f, stamp in stamps.items() if stamp and (self._missing[f] or stamp[0] != f.size)]
         for file in wrong:
             self._whole.pop(file.name, None)
-        self.folder.write_manifest(self.pack, self._whole)
+        if wrong or self.folder.manifest()["pack"] != str(self.pack.path):
+            self.folder.write_manifest(self.pack, self._whole)
         for file in wrong:
             self._was_there.add(file)
             self.folder.reopen(file)
@@ -238,7 +239,7 @@ class Bringing:
         source = self.pack.path / file.name
         for _ in range(2):
             try:
-                if stream.move(file, block, source, target):
+                if stream.carry(file, block, source, target):
                     return
                 wrong = "has a wrong checksum, or is cut short"
                 # the second time not from this node's memory

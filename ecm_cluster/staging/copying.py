@@ -175,7 +175,7 @@ def verify(found: StagedSet, pack: Pack, repair: bool = False, *, threads: int =
         def check(task: tuple[PackedFile, int], stream: Stream) -> None:
             file, block = task
             try:
-                right = stream.move(file, block, folder.file(file.name))
+                right = stream.carry(file, block, folder.file(file.name))
             except ReadError:
                 right = False
             if not right:

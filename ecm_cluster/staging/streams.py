@@ -43,7 +43,7 @@ class Stream:
             os.close(self._handle)
             self._path = None
 
-    def move(self, file: PackedFile, block: int, source: Path, target: int | None = None) -> bool:
+    def carry(self, file: PackedFile, block: int, source: Path, target: int | None = None) -> bool:
         """Read a block, and write it where it belongs as it comes; whether it was all there and its checksum right.
 
         Args:

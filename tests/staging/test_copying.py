@@ -9,10 +9,11 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from staging.making import EMPTY, A, B, is_exact, make_pack, stage_in_process, start
+from staging.making import EMPTY, A, B, in_memory, is_exact, make_pack, stage_in_process, start
 
 from ecm_cluster import files
 from ecm_cluster.errors import UserError
@@ -34,9 +35,9 @@ def own_pack(packed, tmp_path) -> Pack:
 
 
 @pytest.fixture
-def base(tmp_path) -> Path:
-    (tmp_path / "scratch").mkdir()
-    return tmp_path / "scratch"
+def base(tmp_path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
 
 
 def total(of: Pack) -> int:

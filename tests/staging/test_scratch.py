@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from staging.making import A, B, is_exact, make_pack, stage_in_process, start
+from staging.making import A, B, in_memory, is_exact, make_pack, stage_in_process, start
 
 from ecm_cluster import files
 from ecm_cluster.errors import UserError
@@ -40,9 +40,9 @@ def large(tmp_path_factory) -> list[Pack]:
 
 
 @pytest.fixture
-def base(tmp_path) -> Path:
-    (tmp_path / "scratch").mkdir()
-    return tmp_path / "scratch"
+def base(tmp_path) -> Iterator[Path]:
+    with in_memory(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture
