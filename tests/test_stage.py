@@ -87,7 +87,7 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     (["verify", "{d}/lvis"], "pack: {d}/lvis is none, it has no pack.json"),
 ])
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, said):
-    put(tmp_path, {"root/a/1.jpg": b"1", "file": b"", "full/a.txt": b""})
+    put(tmp_path, {"lvis/a/1.jpg": b"1", "file": b"", "full/a.txt": b""})
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.rglob("*"))
     assert call(*(a.format(d=tmp_path) for a in arguments)) == 2
