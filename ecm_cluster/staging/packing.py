@@ -148,6 +148,7 @@ def _take_place(partial: Path, out: Path, former: Path) -> None:
     files.kill_point("before-pack", out)
     if is_pack(out):
         out.rename(former)
+        files.kill_point("former-aside", out)
     partial.rename(out)
     files.kill_point("after-pack", out)
     files.fsync_dir(out.parent)

@@ -244,6 +244,35 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_pack(tmp_path, point):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("point", ["before-pack", "former-aside", "after-pack"])
+def test_a_call_that_is_killed_while_it_replaces_a_pack_ends_with_the_new_one(tmp_path, point):
+    small_root(tmp_path / "root")
+    assert call("pack", tmp_path / "root", tmp_path / "out") == 0
+    put(tmp_path / "root", {"train2017/new.jpg": b"new"})
+    killed = python("pack", tmp_path / "root", tmp_path / "out", "--replace", ECM_CLUSTER_KILL_AT=point)
+    assert killed.returncode == -signal.SIGKILL
+    again = [] if point == "after-pack" else ["--replace"]
+    assert call("pack", tmp_path / "root", tmp_path / "out", *again) == 0
+    assert packs.read(tmp_path / "out").has_image("train2017/new.jpg")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "root"]
+    assert call("verify", tmp_path / "out", "--against", tmp_path / "root") == 0
+
+
+@pytest.mark.slow
+def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
+    put(tmp_path / "root", {f"a/{i:04}.jpg": bytes(900) for i in range(3000)})
+    process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.stage", "pack", str(tmp_path / "root"),
+                                "--shard-size", "64K"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("root.pack.partial/images/*.tar")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "interrupted\n" and process.returncode == 130
+    assert not list(tmp_path.glob("root.pack.partial/images/.*"))
+    assert call("pack", tmp_path / "root", "--shard-size", "64K") == 0
+    assert call("verify", tmp_path / "root.pack", "--against", tmp_path / "root") == 0
+
+
+@pytest.mark.slow
 def test_a_call_that_is_killed_at_random_moments_comes_to_its_end(tmp_path):
     digest, out, chance = undisturbed(tmp_path), tmp_path / "out", random.Random(1)
     killed = 0
