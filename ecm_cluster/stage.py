@@ -1,4 +1,4 @@
-"""Bring data to the speed of a node's disk: pack it once, check it."""
+"""Bring data to the speed of a node's disk: pack it once, see what is staged, check it, remove it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from . import cli
-from .staging import pack_verbs
+from .staging import pack_verbs, scratch_verbs
 
 
 class Command(NamedTuple):
@@ -23,7 +23,13 @@ class Command(NamedTuple):
 COMMANDS = {
     "pack": Command("pack a data root into a few large files", pack_verbs.PACK, pack_verbs.PACK_EPILOG,
                     pack_verbs.add_pack, pack_verbs.run_pack),
-    "verify": Command("check every byte of a pack", pack_verbs.VERIFY, "", pack_verbs.add_verify,
+    "copy": Command("copy a pack to this node's scratch", scratch_verbs.COPY, "", scratch_verbs.add_copy,
+                    scratch_verbs.run_copy),
+    "status": Command("say what is staged on this node", scratch_verbs.STATUS, "", scratch_verbs.add_status,
+                      scratch_verbs.run_status),
+    "gc": Command("remove what is staged on this node and not in use", scratch_verbs.GC, "", scratch_verbs.add_gc,
+                  scratch_verbs.run_gc),
+    "verify": Command("check every byte of a pack, or of what is staged", pack_verbs.VERIFY, "", pack_verbs.add_verify,
                       pack_verbs.run_verify),
 }
 

@@ -28,7 +28,10 @@ example:
   python -m ecm_cluster.stage pack /datasets/lvis_v1 /datasets/lvis_v1.pack
   python -m ecm_cluster.submit --data-root /datasets/lvis_v1.pack
 """
-VERIFY = "Read every byte of a pack and check it; with --against compare it with the data root that it was made of."
+VERIFY = """\
+Read every byte of a pack and check it; with --against compare it with the data root that it was made of. Of a node's
+scratch: check all that is staged there, and repair what is wrong from its pack.
+"""
 SHOWN = 10  # problems that are printed
 
 
@@ -42,7 +45,7 @@ def add_pack(made: argparse.ArgumentParser) -> None:
 
 
 def add_verify(made: argparse.ArgumentParser) -> None:
-    made.add_argument("pack", metavar="PACK", type=Path, help="a pack")
+    made.add_argument("pack", metavar="PACK|SCRATCH", type=Path, help="a pack, or the scratch of this node")
     made.add_argument("--against", metavar="DATA_ROOT", type=Path, help="compare it with these originals too")
     made.add_argument("--threads", type=int, default=THREADS, metavar="N", help="blocks read at once (%(default)s)")
     made.add_argument("--json", action="store_true", help="print JSON, with every problem")
@@ -74,10 +77,15 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    from . import scratch_verbs
     from .checking import compare, verify
-    from .pack import read
+    from .pack import is_pack, read
+    from .scratch import Scratch
 
-    pack, threads = read(args.pack.expanduser()), _threads(args.threads)
+    path, threads = args.pack.expanduser(), _threads(args.threads)
+    if Scratch(path).sets() and not is_pack(path):
+        return scratch_verbs.verify_scratch(Scratch(path), threads)
+    pack = read(path)
     began = time.monotonic()
     with shown("verifying", sum(f.size for f in pack.files)) as advance:
         found = verify(pack, advance, threads)
@@ -101,7 +109,7 @@ def run_verify(args: argparse.Namespace) -> int:
     return cli.EXIT_FAILED if found.problems else cli.EXIT_OK
 
 
-def size_of(text: str) -> int:
+def size_of(text: str, what: str = "shard-size") -> int:
     """Bytes of a size such as ``1G`` or ``512K``.
 
     Raises:
@@ -114,7 +122,7 @@ def size_of(text: str) -> int:
         # parse_memory knows no less than a MiB: so many MiB instead are as many KiB
         return parse_memory(text.upper().replace("K", "M")) << 10 if small else parse_memory(text) << 20
     except ValueError:
-        raise UserError(f"shard-size: {text!r} is not legal; give a size such as 1G or 512M") from None
+        raise UserError(f"{what}: {text!r} is not legal; give a size such as 1G or 512M") from None
 
 
 def _threads(number: int) -> int:
