@@ -4,7 +4,8 @@ What mmdet does with an annotation (leave it out, take it as a crowd, make a box
 file, so it is done here. An image with anything unusual in it keeps its annotations as JSON text ("raw"), and mmdet's
 own code reads them; the rest becomes numbers, as
 
-    image        image_id, width, height, kind, row_start, polygon_start, point_start; record, raw and two names: texts
+    image        image_id, width, height, kind; where its rows, polygons, numbers and distinct categories start;
+                 record, raw and two names: texts
     row          category (place in category_id), state, box (4 float32: x1, y1, x2, y2), polygons (-1: no mask)
     polygon      polygon_length: numbers in it
     number       points16 (hundredths) or points64, as ``kind`` says
@@ -28,7 +29,7 @@ import numpy as np
 from . import columns
 from .annotation_text import FLOATS, Annotations, Mask, Refusal, decode, integer, is_number, read
 
-KEEP, CROWD, FIRST = 1, 2, 4  # state of a row: a box; a box to ignore; the first of its category in the image
+KEEP, CROWD = 1, 2  # state of a row: a box; a box to ignore
 DOUBLE, WHOLE, RAW, ALL_KEPT = 1, 2, 4, 8  # kind of an image: points64; integers where whole; see above; every row
 NAMES = ("file_name", "coco_url")
 COUNTS = ("instance_count", "image_count")
@@ -138,12 +139,13 @@ def _rows(images: dict[str, np.ndarray], listed: list[int], annotations: Annotat
         * np.maximum(0, np.minimum(bottom, images["height"][image]) - np.maximum(y, 0))
     usable = (inside != 0) & (area > 0) & (w >= 1) & (h >= 1) & (column(annotations.ignored, "i1")[content] == 0)
     state = usable * np.where(column(annotations.crowd, "i1")[content], CROWD, KEEP)
-    first = np.unique(image * len(table) + made["category"], return_index=True)[1]
-    state[first] |= FIRST
     made["state"] = state.astype(np.uint8)
+    pairs = np.unique(image * len(table) + made["category"])
+    made["distinct"] = (pairs % max(1, len(table))).astype(np.int32)
     made["box"] = np.stack([x, y, right, bottom], axis=1).astype(np.float32).reshape(-1)
-    made["row_start"] = np.zeros(len(images["image_id"]) + 1, np.int64)
-    np.cumsum(np.bincount(image, minlength=len(images["image_id"])), out=made["row_start"][1:])
+    for name, of in (("row_start", image), ("distinct_start", pairs // max(1, len(table)))):
+        made[name] = np.zeros(len(images["image_id"]) + 1, np.int64)
+        np.cumsum(np.bincount(of, minlength=len(images["image_id"])), out=made[name][1:])
     return _Rows(made, own, content, len(distinct) < len(ids))
 
 

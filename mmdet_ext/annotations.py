@@ -19,7 +19,7 @@ import numpy as np
 
 from . import columns
 from .annotation_text import decode
-from .annotation_writer import ALL_KEPT, COUNTS, CROWD, DOUBLE, FIRST, KEEP, RAW, WHOLE, write
+from .annotation_writer import ALL_KEPT, COUNTS, CROWD, DOUBLE, KEEP, RAW, WHOLE, write
 from .class_counts import ClassCountError, ClassCounts, read_class_counts
 
 __all__ = ["SUBSTITUTES", "Columns", "columns_of", "use", "write"]
@@ -60,7 +60,7 @@ class Columns:
         row_start: (N + 1,) int64, rows of image i are ``row_start[i]`` to ``row_start[i + 1]``.
         category: (R,) int32, places in ``category_id``.
         category_id: (K,) int64, those that are listed first, in their order.
-        state: (R,) uint8, ``KEEP``, ``CROWD`` and ``FIRST`` of :mod:`mmdet_ext.annotation_writer`.
+        state: (R,) uint8, ``KEEP`` and ``CROWD`` of :mod:`mmdet_ext.annotation_writer`.
         box: (R, 4) float32, corners x1, y1, x2, y2.
 
     Raises:
@@ -76,6 +76,7 @@ class Columns:
             self.state, self.box, self._kind = made["state"], made["box"].reshape(-1, 4), made["kind"]
             self._polygons, self._polygon_length = made["polygons"], made["polygon_length"]
             self._polygon_start, self._point_start = made["polygon_start"], made["point_start"]
+            self._distinct_start, self._distinct = made["distinct_start"], made["distinct"]
             self._points = made["points16"], made["points64"]
             self.filter_category = made.get("filter_category", self.category)
             self._texts = {name: (made[f"{name}_ends"], made[name])
@@ -213,10 +214,7 @@ class Columns:
 
     def distinct(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many categories each of ``images`` (M places) has, (M,), and all of these, places in category_id."""
-        first = self.state & FIRST != 0
-        before = np.zeros(len(first) + 1, np.int64)
-        np.cumsum(first, out=before[1:])
-        start = before[self.row_start[:-1]][images]
-        sizes = before[self.row_start[1:]][images] - start
-        places = np.arange(sizes.sum()) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes)
-        return sizes, self.category[first][places]
+        starts = self._distinct_start[images]
+        sizes = self._distinct_start[images + 1] - starts
+        shift = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+        return sizes, self._distinct[np.arange(len(shift)) + shift]

@@ -39,46 +39,50 @@ class ClassBalancedFromColumns(ClassBalancedDataset):
             return
         self.dataset, self.oversample_thr, self.filter_empty_gt = dataset, oversample_thr, filter_empty_gt
         self.CLASSES, self.PALETTE = dataset.CLASSES, getattr(dataset, "PALETTE", None)
-        sizes, ids = found
-        if not filter_empty_gt and not sizes.all():  # an image without objects has a class of its own, the background
-            ids = np.insert(ids, np.cumsum(sizes)[sizes == 0], len(self.CLASSES))
+        sizes, places, table = found
+        if not filter_empty_gt and not sizes.all():  # an image without objects is of the class of the background
+            background = np.flatnonzero(table == len(self.CLASSES))  # which mmdet counts with one of that id
+            places = np.insert(places, np.cumsum(sizes)[sizes == 0], background[0] if len(background) else len(table))
             sizes = np.maximum(sizes, 1)
-        times = np.ceil(repeat_factors(sizes, ids, oversample_thr)).astype(np.int64)
+        times = np.ceil(repeat_factors(sizes, places, oversample_thr)).astype(np.int64)
         self.repeat_indices = np.repeat(np.arange(len(times)), times).tolist()
         flags: Any = np.repeat(dataset.flag, times) if hasattr(dataset, "flag") else []
         self.flag = np.asarray(flags, dtype=np.uint8)
 
 
-def repeat_factors(sizes: np.ndarray, ids: np.ndarray, threshold: float) -> np.ndarray:
+def repeat_factors(sizes: np.ndarray, places: np.ndarray, threshold: float) -> np.ndarray:
     """The repeat factor of each image, (N,) float64, equal to mmdet's to the last bit.
 
     Args:
         sizes: (N,) number of distinct categories of each image.
-        ids: (sum of sizes,) these categories, image by image.
+        places: (sum of sizes,) these categories, image by image, as small numbers.
         threshold: share of images below which a category is repeated.
     """
-    known, places = np.unique(ids, return_inverse=True)
-    images = np.bincount(places, minlength=len(known)).tolist()
-    of_category = np.array([max(1.0, math.sqrt(threshold / (n / len(sizes)))) for n in images])
+    images = np.bincount(places).tolist()
+    of_category = np.array([max(1.0, math.sqrt(threshold / (n / len(sizes)))) if n else 1.0 for n in images])
     factors = np.ones(len(sizes))
     filled = sizes > 0
-    if len(ids):
+    if len(places):
         starts = np.cumsum(sizes) - sizes
         factors[filled] = np.maximum.reduceat(of_category[places], starts[filled])
     return factors
 
 
-def distinct_categories(dataset: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """(N,) number of distinct categories of each sample, and the ids of all of these; None if columns cannot tell."""
+def distinct_categories(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What :meth:`FromColumns.distinct_categories` says, for wrappers too."""
     if isinstance(dataset, FromColumns):
         mine = type(dataset).get_cat_ids is FromColumns.get_cat_ids
         return dataset.distinct_categories() if mine else None
     if type(dataset) is RepeatDataset:
         inner = distinct_categories(dataset.dataset)
-        return None if inner is None else (np.tile(inner[0], dataset.times), np.tile(inner[1], dataset.times))
+        times = dataset.times
+        return None if inner is None else (np.tile(inner[0], times), np.tile(inner[1], times), inner[2])
     if type(dataset) is ConcatDataset:
         parts = [distinct_categories(part) for part in dataset.datasets]
         told = [part for part in parts if part is not None]
         if len(told) == len(parts):
-            return np.concatenate([part[0] for part in told]), np.concatenate([part[1] for part in told])
+            table, common = np.unique(np.concatenate([part[2] for part in told]), return_inverse=True)
+            begins = np.cumsum([0, *(len(part[2]) for part in told)]).tolist()
+            places = [common[part[1] + begin] for part, begin in zip(told, begins)]
+            return np.concatenate([part[0] for part in told]), np.concatenate(places), table
     return None

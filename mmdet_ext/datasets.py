@@ -177,13 +177,16 @@ class FromColumns(CocoDataset):
             self._labels_of = given = (cat_ids, cat2label, labels, bool((labels >= 0).all()))
         return given[2], given[3]
 
-    def distinct_categories(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """How many categories each sample has, (N,), and the ids of all of these; None if columns cannot tell."""
+    def distinct_categories(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Which categories the N samples have; None if columns cannot tell.
+
+        Returns:
+            How many each has, (N,); all of these, sample by sample, as places in a table; the table of their ids.
+        """
         infos = self.data_infos
         if self._columns is None or not isinstance(infos, Records):
             return None
-        sizes, places = self._columns.distinct(infos.images)
-        return sizes, self._columns.category_id[places]
+        return (*self._columns.distinct(infos.images), self._columns.category_id)
 
     def _filter_imgs(self, min_size: int = 32) -> list[int]:
         """mmdet's: places of the images that are large enough and, if asked for, have an object of the classes."""

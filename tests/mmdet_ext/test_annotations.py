@@ -387,6 +387,19 @@ def test_images_of_rare_classes_are_repeated_as_in_mmdet(kind, shape, tmp_path):
         assert_same_balance(stock, ours)
 
 
+def test_files_with_other_categories_are_balanced_together(tmp_path):
+    made = []
+    (tmp_path / "other").mkdir()
+    other = write(tmp_path / "other", [image(1), image(2)], [box(1, 1, 7), box(2, 2, 55)], CATEGORIES[::-1])
+    first = many(tmp_path)
+    for mapped in (False, True):
+        annotations.use({path: columns_beside(path) for path in (first, other)} if mapped else {})
+        names = annotations.SUBSTITUTES if mapped else {name: name for name in annotations.SUBSTITUTES}
+        inner = [{"type": names["LVISV1Dataset"], "ann_file": path, "pipeline": []} for path in (first, other)]
+        made.append(build_dataset({"type": names["ClassBalancedDataset"], "oversample_thr": 0.6, "dataset": inner}))
+    assert_same_balance(*made)
+
+
 @pytest.mark.parametrize("filter_empty_gt", [True, False])
 def test_images_without_objects_are_a_class_where_that_is_asked_for(filter_empty_gt, tmp_path):
     from mmdet.datasets import ClassBalancedDataset
