@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from . import cli
 from .staging import pack_verbs, scratch_verbs
+from .staging.pack import is_pack
+from .staging.scratch import Scratch
 
 
 class Command(NamedTuple):
@@ -20,6 +22,14 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int]
 
 
+def verify(args: argparse.Namespace) -> int:
+    """Check a pack, or what is staged in a scratch."""
+    scratch = Scratch(args.pack.expanduser())
+    if scratch.sets() and not is_pack(args.pack.expanduser()):
+        return scratch_verbs.verify_scratch(scratch, pack_verbs.checked_threads(args.threads))
+    return pack_verbs.run_verify(args)
+
+
 COMMANDS = {
     "pack": Command("pack a data root into a few large files", pack_verbs.PACK, pack_verbs.PACK_EPILOG,
                     pack_verbs.add_pack, pack_verbs.run_pack),
@@ -30,7 +40,7 @@ COMMANDS = {
     "gc": Command("remove what is staged on this node and not in use", scratch_verbs.GC, "", scratch_verbs.add_gc,
                   scratch_verbs.run_gc),
     "verify": Command("check every byte of a pack, or of what is staged", pack_verbs.VERIFY, "", pack_verbs.add_verify,
-                      pack_verbs.run_verify),
+                      verify),
 }
 
 

@@ -57,7 +57,7 @@ def run_pack(args: argparse.Namespace) -> int:
 
     root = Path(os.path.normpath(args.data_root.expanduser()))
     out = (args.out or root.absolute().with_name(f"{root.absolute().name}.pack")).expanduser()
-    options = Options(size_of(args.shard_size), _threads(args.threads), args.strict, args.replace)
+    options = Options(size_of(args.shard_size), checked_threads(args.threads), args.strict, args.replace)
     began = time.monotonic()
     try:
         outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))
@@ -77,15 +77,10 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from . import scratch_verbs
     from .checking import compare, verify
-    from .pack import is_pack, read
-    from .scratch import Scratch
+    from .pack import read
 
-    path, threads = args.pack.expanduser(), _threads(args.threads)
-    if Scratch(path).sets() and not is_pack(path):
-        return scratch_verbs.verify_scratch(Scratch(path), threads)
-    pack = read(path)
+    pack, threads = read(args.pack.expanduser()), checked_threads(args.threads)
     began = time.monotonic()
     with shown("verifying", sum(f.size for f in pack.files)) as advance:
         found = verify(pack, advance, threads)
@@ -125,7 +120,7 @@ def size_of(text: str, what: str = "shard-size") -> int:
         raise UserError(f"{what}: {text!r} is not legal; give a size such as 1G or 512M") from None
 
 
-def _threads(number: int) -> int:
+def checked_threads(number: int) -> int:
     if not 1 <= number <= 1024:
         raise UserError(f"threads: {number} is not legal; give 1 to 1024")
     return number
