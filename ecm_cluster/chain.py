@@ -126,6 +126,7 @@ def submit_local(run: Run, job: jobs.Job) -> str:
     """
     path = run.submission_file(TRAIN)
     path.parent.mkdir(parents=True, exist_ok=True)
+    files.kill_point("before-driver", path)
     # a former submission may have died after it started one
     pid = driver.find(run) or driver.start(run, job)
     files.kill_point("after-driver", path)

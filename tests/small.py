@@ -56,12 +56,16 @@ def first_images(data: Path, folder: Path, images: int) -> Path:
 
 
 def job_flags(data: Path, runs: Path, name: str, **options: Any) -> list[str]:
-    """Flags of submit for the demo job on the small data; ``options`` are mmdet options with __ for dots."""
+    """Flags of submit for the demo job on the small data, which may be a pack: then each node has a scratch of its own.
+
+    Args:
+        options: mmdet options with __ for dots.
+    """
     sets = {"model.roi_head.bbox_head.num_classes": CLASSES, "model.roi_head.mask_head.num_classes": CLASSES,
             "runner.max_epochs": 1, "log_config.interval": 1,
             **{key.replace("__", "."): value for key, value in options.items()}}
     return ["demo", "--data-root", str(data), "--runs-dir", str(runs), "--name", name, "--gpus", "1",
-            "--scratch", str(runs / "scratch"),
+            "--scratch", str(runs / ("scratch/$SLURMD_NODENAME" if data.suffix == ".pack" else "scratch")),
             *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
 
 

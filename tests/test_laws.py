@@ -372,6 +372,8 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
     ("ecm_cluster.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
     ("ecm_cluster.staging.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.staging.packing", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.staging.sets", "replace"): "of what had its fsync; an fsync of the folder follows",
     ("ecm_cluster.synthesize", "replace"): "a folder is renamed as a whole; can be made again from its seed",
     ("ecm_cluster.lvis.synthetic", "write_bytes"): "can be made again from its seed; sizes are checked",
 }

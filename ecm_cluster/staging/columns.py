@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import files
 from ..errors import UserError
-from .pack import ANNOTATIONS, BLOCK, MANIFEST, AnnotationFile, Pack, PackedFile, checksum, describe, is_pack, read
+from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
 
 CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
 
@@ -72,7 +72,7 @@ def make(ann_file: Path, digest: str, target: Path) -> None:
     try:
         with files.replacing(part / name) as handle:
             annotations.write(ann_file, handle)
-        blocks = tuple(checksums(part / name))
+        blocks = block_checksums(part / name)
         packed = PackedFile(name, (part / name).stat().st_size, ANNOTATIONS, ann_file.name, blocks)
         files.write_json(part / MANIFEST, describe([packed], [AnnotationFile(ann_file.name, digest, name, ())], 0,
                                                    source=str(ann_file)))
@@ -81,15 +81,6 @@ def make(ann_file: Path, digest: str, target: Path) -> None:
             files.fsync_dir(target.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def checksums(path: Path) -> list[int]:
-    """xxh3 of each block of a file."""
-    found = []
-    with open(path, "rb") as handle:
-        while block := handle.read(BLOCK):
-            found.append(checksum(block))
-    return found
 
 
 if __name__ == "__main__":

@@ -50,11 +50,14 @@ def test_one_node_with_two_ranks_trains_and_is_scored_behind_without_accounting(
 
 
 def test_two_nodes_with_two_ranks_each_train_together_with_accounting(slurm_dbd, small_data, tmp_path):
-    run = submit(slurm_dbd, small_data, tmp_path, "two-nodes", "--nodes", 2, "--gpus", 2)
+    run = submit(slurm_dbd, small_data, tmp_path, "two-nodes", "--nodes", 2, "--gpus", 2, "--broadcast")
     await_state(run, "done", env=slurm_dbd.env)
     hosts = {e["host"] for e in run.events() if e.kind == "start"}
     assert hosts == {"n1", "n2"} or os.geteuid() != 0
     assert run.read_attempt(1)["nodes"] == 2
+    staged = {e["node"]: e for e in run.events() if e.kind == "staged"}
+    assert {node: e["source"] for node, e in staged.items()} == {0: "copied", 1: "copied"}
+    assert staged[0]["folder"] != staged[1]["folder"] or os.geteuid() != 0
     # accounting can be asked once squeue has forgotten the job
     assert "COMPLETED" in slurm_dbd.run("sacct", "-n", "-X", "-j", str(job_ids(run)["train"])).stdout
 
@@ -218,4 +221,7 @@ def test_a_preempted_run_comes_back_by_itself_and_goes_on(slurm, small_data, tmp
     ended = [e for e in run.events() if e.kind == "end" and e.attempt == 1]
     assert [e["cause"] for e in ended] == ["preempted"]
     assert run.read_attempt(2)["from"] is not None
+    staged = [(e.attempt, e["host"], e["source"]) for e in run.events() if e.kind == "staged"]
+    assert [(attempt, source) for attempt, _, source in staged][0] == (1, "copied")
+    assert staged[1][2] == ("there" if staged[1][1] == staged[0][1] else "copied")
     assert slurm.job(train)["Restarts"] == "1"
