@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from . import checkpoints, exactness, planning, weights
 from .staging import planned
 
@@ -20,7 +22,7 @@ def describe(plan: planning.Plan) -> str:
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
          + f"; seed {job.seed}"),
         ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
-        ("staging", planned.describe(plan.staging, [str(p) for p in plan.annotations.values()][:1])),
+        ("staging", describe_staging(plan)),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
         ("checkpoints", describe_checkpoints(plan)),
         ("exact", exactness.describe(plan.cfg, job.device)),
@@ -44,6 +46,12 @@ def describe_place(plan: planning.Plan) -> str:
     if part.preempt_mode.startswith("OFF"):
         return text + "; never preempted; when out of time: commit, requeue, go on"
     return text + f"; preemption mode {part.preempt_mode} (grace {part.grace} s): commit, ask for a requeue"
+
+
+def describe_staging(plan: planning.Plan) -> str:
+    """What each node copies for the training, where to, and what happens where there is no room."""
+    train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
+    return planned.describe(plan.staging, train, os.environ if plan.where == "local" else None)
 
 
 def describe_weight(weight: weights.Weight) -> str:

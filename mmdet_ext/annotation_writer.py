@@ -22,7 +22,7 @@ import json
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ NAMES = ("file_name", "coco_url")
 COUNTS = ("instance_count", "image_count")
 
 
-def write(ann_file: Path, handle: BinaryIO) -> None:
+def write(ann_file: Path, handle: IO[bytes]) -> None:
     """Read ``ann_file`` and write its columns into ``handle``; the same JSON gives the same bytes.
 
     Raises:

@@ -13,7 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def _aligned(offset: int) -> int:
     return -(-offset // _ALIGN) * _ALIGN
 
 
-def save(handle: BinaryIO, columns: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+def save(handle: IO[bytes], columns: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
     """Write one-dimensional arrays and JSON values; the same input gives the same bytes.
 
     Args:

@@ -117,6 +117,8 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
     began = time.time()
     try:
         base = planned.scratch_of(staging, os.environ)
+        if base is None and place.cluster == "local" and not staging.or_fail:
+            return  # one machine: the disk that the data is on is as near as any other
         if base is None:
             raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "
                             "one by --scratch")

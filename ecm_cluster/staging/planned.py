@@ -109,10 +109,16 @@ def size_of(staging: Staging, ann_files: list[str]) -> int:
     return sum(f.size for f in wanted)
 
 
-def describe(staging: Staging, ann_files: list[str]) -> str:
-    """The plan's line on staging."""
+def describe(staging: Staging, ann_files: list[str], here: Mapping[str, str] | None = None) -> str:
+    """The plan's line on staging.
+
+    Args:
+        here: The environment, where the job runs on this machine.
+    """
     if staging.what == NOTHING:
         return "nothing: images and annotations are read from shared storage"
+    if here is not None and scratch_of(staging, here) is None and not staging.or_fail:
+        return "nothing: the data is read where it is (--scratch DIR copies it to another disk)"
     if staging.pack is None:
         what = "annotations"
     else:

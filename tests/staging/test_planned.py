@@ -45,6 +45,11 @@ def test_the_plan_of_a_plain_data_root_says_what_makes_its_images_stageable():
     assert planned.describe(staging("/datasets/lvis", stage="none"), []).startswith("nothing")
 
 
+def test_on_one_machine_nothing_is_copied_unless_a_scratch_is_named():
+    assert planned.describe(staging("/datasets/lvis"), [], {}).startswith("nothing: the data is read where it is")
+    assert "/local/me" in planned.describe(staging("/datasets/lvis", scratch="/local/me"), [], {})
+
+
 def test_a_scratch_in_memory_that_the_job_has_not_got_is_refused_with_a_line():
     in_memory = staging(scratch="/dev/shm/me")
     assert planned.check_memory(in_memory, 10 << 30, 48 << 30) is None
