@@ -72,7 +72,8 @@ class FromColumns(CocoDataset):
         self._columns: Columns | None = None
         path = ann_file if data_root is None or os.path.isabs(ann_file) else os.path.join(data_root, ann_file)
         # mmdet filters images one dict at a time; in test mode it does not, and what is left to do is done below
-        mapped = columns_of(path) is not None
+        self._columns_path = columns_of(path)
+        mapped = self._columns_path is not None
         super().__init__(ann_file, pipeline, classes, data_root, img_prefix, seg_prefix, seg_suffix, proposal_file,
                          test_mode or mapped, *args, **kwargs)
         self.test_mode = test_mode
@@ -86,13 +87,14 @@ class FromColumns(CocoDataset):
             self._set_group_flag()
 
     def load_annotations(self, ann_file: str) -> Any:
-        """mmdet's, from the columns of ``ann_file`` where it has some."""
-        path = columns_of(ann_file)
-        columns = None if path is None else Columns(path)
+        """mmdet's, from the columns of the dataset's file where it has some; ``ann_file`` may be a copy of it."""
+        columns = None if self._columns_path is None else Columns(self._columns_path)
         cat_ids = None if columns is None or not self._can_use(columns) else self._choose(columns)
         if columns is None or cat_ids is None:
             return super().load_annotations(ann_file)
-        self._columns, self._read_from = columns, ann_file
+        self._columns = columns
+        # where to find the file later on, from whatever working directory
+        self._read_from = self.ann_file if "://" in self.ann_file else os.path.abspath(self.ann_file)
         self.cat_ids = cat_ids
         self.cat2label = {cat_id: label for label, cat_id in enumerate(cat_ids)}
         self.img_ids = columns.image_id.tolist()
@@ -118,7 +120,8 @@ class FromColumns(CocoDataset):
                 raise AttributeError("coco")
             other: Any = object.__new__(type(self))
             other.CLASSES = self.CLASSES
-            super(FromColumns, other).load_annotations(self._read_from)
+            with self.file_client.get_local_path(self._read_from) as local_path:
+                super(FromColumns, other).load_annotations(local_path)
             self._coco, self._coco_is_made = other._coco, True
         return self._coco
 

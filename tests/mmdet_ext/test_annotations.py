@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -14,6 +15,8 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from mmcv.fileio import FileClient
+from mmcv.fileio.file_client import HardDiskBackend
 from mmdet.datasets import build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the datasets)
@@ -278,6 +281,46 @@ def test_the_api_object_is_there_when_it_is_asked_for(tmp_path):
         assert exact(ours.coco.dataset) == exact(stock.coco.dataset)
         assert_same(stock, ours)
         assert "_coco" not in pickle.loads(pickle.dumps(ours)).__dict__
+
+
+def test_columns_are_found_where_a_file_client_makes_a_copy(tmp_path):
+    @FileClient.register_backend("copies", force=True)
+    class Copies(HardDiskBackend):
+        @contextlib.contextmanager
+        def get_local_path(self, filepath: Any) -> Any:
+            copied = tmp_path / "copy.json"
+            copied.write_bytes(Path(filepath).read_bytes())
+            yield str(copied)
+            copied.unlink()
+
+    ann_file = write(tmp_path, [image(1), image(2, 20)], [box(1, 1, 3), box(2, 1, 7)])
+    for kind in TYPES:
+        compare(ann_file, True, (kind,), file_client_args={"backend": "copies"})
+        ours = build(kind, ann_file, mapped=True, file_client_args={"backend": "copies"})
+        assert exact(ours.coco.dataset) == exact(build(kind, ann_file, mapped=False).coco.dataset)
+
+
+def test_the_api_object_is_found_from_another_folder(tmp_path, monkeypatch):
+    ann_file = write(tmp_path, [image(1)], [box(1, 1)])
+    monkeypatch.chdir(tmp_path)
+    annotations.use({ann_file: columns_beside(ann_file)})
+    dataset = build_dataset({"type": "LVISV1FromColumns", "ann_file": "ann.json", "pipeline": []})
+    monkeypatch.chdir("/")
+    assert dataset._columns is not None and list(dataset.coco.anns) == [1]
+
+
+def test_results_are_scored_as_in_mmdet(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis-api is older than numpy 1.24
+    images = [image(i, not_exhaustive_category_ids=[]) for i in range(3)]
+    ann_file = write(tmp_path, images, [box(i, i % 3, (30, 3, 7)[i // 3]) for i in range(8)],
+                     [{**category, "frequency": "f"} for category in CATEGORIES])
+    found = np.array([[1.25, 2.5, 11.26, 15.49, 0.9], [0, 0, 5, 5, 0.3]], np.float32)
+    results = [[found[: (label + i) % 3] for label in range(4)] for i in range(3)]
+    scored = []
+    for mapped in (False, True):
+        dataset = build("LVISV1Dataset", ann_file, mapped=mapped, test_mode=True)
+        scored.append(dataset.evaluate(results, metric=["bbox", "proposal"]))
+    assert scored[0]["bbox_AP"] > 0 and exact(dict(scored[1])) == exact(dict(scored[0]))
 
 
 def test_a_subclass_that_parses_annotations_its_own_way_is_asked(tmp_path):
