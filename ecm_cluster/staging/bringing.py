@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from .. import files
 from ..errors import UserError
+from ..values import size_text
 from .locks import CopyLock, Progress
 from .pack import Pack, PackedFile, checksum
 from .scratch import MARGIN, Scratch
-from .space import FULL, NoRoom, size_text
+from .space import FULL, NoRoom
 from .streams import ReadError, Stream, in_parallel, write_all
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from pathlib import Path
 
 from .. import files
 from ..errors import UserError
+from ..values import size_text
 from . import locks
 from .pack import Pack
 from .sets import SetFolder, put
-from .space import FULL, Filesystem, NoRoom, filesystem, size_text
+from .space import FULL, Filesystem, NoRoom, filesystem
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
@@ -196,19 +197,22 @@ class Scratch:
         return True
 
     def _empty_trash(self) -> bool:
-        """Remove what a removal that was cut short left behind; whether there was any."""
+        """Remove what a removal that was cut short left behind; whether anything went."""
         try:
             left = list(self._trash.iterdir())
         except FileNotFoundError:
             return False
         for path in left:
             self._empty(path)
-        return bool(left)
+        return not all(os.path.lexists(path) for path in left)
 
     def _empty(self, path: Path) -> None:
-        for entry in sorted(path.iterdir()) if path.is_dir() else []:
+        for entry in sorted(path.iterdir()) if path.is_dir() and not path.is_symlink() else []:
             files.kill_point("removing", entry)
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink()
         shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager

@@ -64,12 +64,3 @@ def _kind(folder: Path, mounts: Path) -> str:
         if inside and len(point) >= best:  # of several on one point the last hides the others
             best, kind = len(point), name
     return kind
-
-
-def size_text(count: float) -> str:
-    """Bytes for people: ``17.4 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

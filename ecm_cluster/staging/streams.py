@@ -105,7 +105,7 @@ def write_all(handle: int, buffer: memoryview, offset: int) -> None:
 
 def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: int,
                 tick: Callable[[], None] = lambda: None) -> None:
-    """Do every task in one of several threads, and call ``tick`` in this one about five times a second.
+    """Do every task in one of several threads, and call ``tick`` in this one about five times a second, and at the end.
 
     The first exception of a task ends the others after the block that they are at, and is raised here.
     """
@@ -140,3 +140,4 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
             thread.join()
     if failed:
         raise failed[0]
+    tick()

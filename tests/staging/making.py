@@ -68,6 +68,27 @@ if sys.argv[4] == "hold":
 """
 
 
+# the process says that it has written a block, and goes on when it is told to; meanwhile no thread of it gets further
+PAUSING = """
+import sys, threading
+from ecm_cluster import files
+gate, passed = threading.Lock(), []
+def pause(name, path=""):
+    with gate:
+        if name == "block-written" and not passed:
+            print("paused", flush=True)
+            passed.append(sys.stdin.readline())
+files.kill_point = pause
+"""
+
+
+def start_and_pause(of: Pack, base: Path, names: str = "") -> subprocess.Popen:
+    """A process that has staged at most three blocks of a pack, and goes on after a line of input."""
+    process = start(of, base, names, preamble=PAUSING)
+    assert process.stdout is not None and process.stdout.readline() == "paused\n"
+    return process
+
+
 def start(of: Pack, base: Path, names: str = "", hold: bool = False, preamble: str = "",
           **env: str) -> subprocess.Popen:
     """A process that stages a pack, and says how; with ``hold`` it keeps the lease until its input ends."""
