@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from .. import files
 from ..errors import UserError
+from ..values import size_text
 from . import naming, shards
 from .checksums import as_hex, from_hex
 from .pack import (
@@ -33,7 +34,6 @@ from .pack import (
     describe,
     write_index,
 )
-from .progress import amount
 from .sources import THREADS, Source, Sources, first_of
 
 SHARD_SIZE = 1 << 30
@@ -220,5 +220,5 @@ def _recorded(partial: Path, shard: shards.Shard) -> tuple[PackedFile, list[shar
 def _check_room(partial: Path, size: int) -> None:
     room = shutil.disk_usage(partial).free
     if room < size:
-        raise UserError(f"OUT: {partial.parent} has {amount(room)} left, and {amount(size)} are to be written; make "
+        raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, {size_text(size)} are to be written; make "
                         "room, or give another OUT")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .. import cli
 from ..errors import UserError
-from .progress import amount, rate, shown
+from ..values import size_text
+from .progress import rate, shown
 
 THREADS = 32
 
@@ -70,8 +71,8 @@ def run_pack(args: argparse.Namespace) -> int:
     made, written = outcome.pack, outcome.written
     total = sum(f.size for f in made.files)
     speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
-    print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {amount(total)} in "
-          f"{len(made.files)} files{speed}")
+    print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {size_text(total)} "
+          f"in {len(made.files)} files{speed}")
     print(f"next: python -m ecm_cluster.submit --data-root {out}")
     return cli.EXIT_OK
 
@@ -100,7 +101,8 @@ def run_verify(args: argparse.Namespace) -> int:
                   + (f", the first {SHOWN} above" if len(found.problems) > SHOWN else ""))
         else:
             against = f", equal to {found.compared} files of {args.against}" if args.against is not None else ""
-            print(f"{pack.path}: right: {pack.images} images, {amount(found.bytes)} read in {seconds:.1f} s{against}")
+            print(f"{pack.path}: right: {pack.images} images, {size_text(found.bytes)} read in {seconds:.1f} s"
+                  + against)
     return cli.EXIT_FAILED if found.problems else cli.EXIT_OK
 
 

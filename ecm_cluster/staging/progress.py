@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..values import size_text
+
 EVERY = 5.0  # seconds between two lines of a log
 
 
@@ -44,15 +46,11 @@ def _lines(what: str, total: int) -> Callable[[int], None]:
             if now - said < EVERY:
                 return
             said = now
-        print(f"{what}: {amount(done)} of {amount(total)}, {rate(done, now - began)}", file=sys.stderr, flush=True)
+        print(f"{what}: {size_text(done)} of {size_text(total)}, {rate(done, now - began)}", file=sys.stderr,
+              flush=True)
 
     return advance
 
 
-def amount(size: float) -> str:
-    """Bytes for reading."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:.0f} bytes"
-
-
 def rate(size: float, seconds: float) -> str:
-    return f"{amount(size / max(seconds, 1e-3))}/s"
+    return f"{size_text(size / max(seconds, 1e-3))}/s"
