@@ -1,285 +1,198 @@
-"""Nodes of one job pass blocks of a pack on to each other, so that shared storage is read about once in all.
+"""Nodes of one job pass blocks on to each other, so that shared storage is read about once, not once for each node.
 
-Every block has an owner among the nodes, which reads it from shared storage; the others ask the owner for it over TCP,
-and each serves what lies in its own scratch. Nobody depends on a peer: one that is gone, slow, silent or wrong costs a
-short wait, and the block is read from shared storage instead. Who gets a block checks it, so a wrong one does no harm.
+Every node reads its share of the blocks from shared storage (with N nodes, every N-th block of each file), and gets the
+others from the nodes whose share they are. Where a node has gone, the next one takes over its share. A node that has
+blocks already, from an attempt before, passes them on at once, and then they are not read from shared storage at all.
 
-Why not Slurm's sbcast: it is the batch script's, copies whole files only, to nodes that lack them and to those that do
-not, and cannot go on where a killed copy was.
+Nodes find each other through a file on shared storage for each of them. It holds a secret that only its owner can
+read, and without it a door stays shut (:mod:`.wire`). Another node that is dead, hung, out of reach, late, or that sends
+wrong bytes (:mod:`.peer`) costs time, within limits, and nothing else: what cannot be fetched is read from shared
+storage by the caller, who also checks every block.
 
-A node serves those who know its token, which stands in its contact file in the run, for its user's eyes alone. What
-passes over the network is not encrypted, as it is not between a node and its network storage.
+Why not Slurm's ``sbcast``: it sends whole files to all nodes alike, from the batch script alone; it does not go on
+where it was, and it does not know what a node has already.
+
+Not covered: networks between nodes that are slower than the shared storage (then do without), and secrecy of the data.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hmac
 import json
 import os
 import secrets
-import socket
-import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import files
+from . import wire
 from .pack import PackedFile
+from .peer import Peer
+from .wire import Kind, Part
 
-CONTACT_SECONDS = 30.0  # that a node may take to open its door
-STALL_SECONDS = 20.0  # in which a peer that is waited for has to come by another block
-CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 30.0  # of silence within an answer
-HOLD_SECONDS = 2.0  # that a server waits for a block that it is about to have
-MOST_PEERS = 256  # connections
-LONGEST_NAME = 4096
+LONGEST = 120.0  # seconds that one block is waited for
+MEETING = 1.0  # seconds to meet the others before anything is read from shared storage
+WAIT = 1.0  # seconds that another node may put off an answer
+PAUSE = 0.05  # seconds between two requests for the same block
+TRIES = 2  # of a node that fails to answer, for one block
+THREADS = 16  # connections that one node may have to another
 
-_HELLO = struct.Struct("<32s16s")  # token, digest of the pack
-_ASK = struct.Struct("<HIB")  # length of the name, block, whether to wait for it; no name: the node ``block`` is done
-_ANSWER = struct.Struct("<BII")  # whether the block follows, its length, how many blocks the peer has in all
-
-
-@dataclass
-class _Peer:
-    """What is known of another node."""
-
-    number: int
-    contact: Path
-    address: tuple[str, int] | None = None
-    token: str = ""
-    blocks: int = -1  # that it has, as it said last
-    progress: float = 0.0  # when that number last grew
-    given_up: bool = False  # asked, but no longer waited for
+Task = tuple[PackedFile, int]  # a block
 
 
 class Circle:
-    """One node's part: its door to the others, and its way to them. See :class:`ecm_cluster.staging.copying.Circle`.
+    """This node among those that bring the same pack; its methods are called from several threads at once.
+
+    It serves others from the moment it is made until it is closed.
 
     Args:
-        contact: Path of the contact file of a node, by its number; on shared storage, one for each attempt and pack.
-        node, nodes: This one's number, and how many there are.
-        digest: The pack's.
+        contact: Where each node says how to reach it, on shared storage; the file is named for one start of one job.
+        node: The number of this one, of ``nodes``.
+        digest: Of the pack; nodes with another one are not talked to.
         addresses: Under which other nodes may reach this one, the likeliest first.
     """
 
     def __init__(self, contact: Callable[[int], Path], node: int, nodes: int, digest: str,
                  addresses: Sequence[str]) -> None:
-        self.node, self.nodes, self.digest = node, nodes, digest
-        self._began = time.monotonic()
-        self._peers = {n: _Peer(n, contact(n), progress=self._began) for n in range(nodes) if n != node}
-        self._links = threading.local()  # a connection to each peer, of each thread that copies
-        self._changed = threading.Condition()  # of what follows
-        self._blocks: dict[str, set[int]] = {}
-        self._paths: dict[str, Path] = {}
-        self._count, self._done = 0, set[int]()
-        self._token = secrets.token_hex(16)
-        self._door = socket.create_server(("", 0), backlog=64)
-        self._served: set[socket.socket] = set()
-        threading.Thread(target=self._welcome, daemon=True).start()
-        record = {"addresses": list(addresses), "port": self._door.getsockname()[1], "token": self._token}
-        with files.replacing(contact(node)) as handle:
-            os.fchmod(handle.fileno(), 0o600)
-            handle.write(json.dumps(record).encode())
+        self.node, self.nodes = node, nodes
+        self._changed = threading.Condition()  # guards all of this
+        self._places: dict[str, Path] = {}
+        self._held: dict[str, dict[int, tuple[int, int]]] = {}  # file -> block -> (offset, length)
+        self._count = 0  # of blocks that were said to be here
+        self._missing: set[tuple[str, int]] | None = None  # None: not known yet
+        self._closing = False
+        self._door: wire.Door | None = None
+        with contextlib.suppress(OSError):  # then the others do without this node's blocks
+            self._door = self._open(contact(node), digest, addresses)
+        self._peers = {n: Peer(contact(n), digest) for n in range(nodes) if n != node}
+
+    def _open(self, contact: Path, digest: str, addresses: Sequence[str]) -> wire.Door:
+        token = secrets.token_hex(32)
+        door = wire.Door(addresses, bytes.fromhex(token), digest, THREADS * self.nodes, self._find, self._overview,
+                         self._stand)
+        try:
+            with files.replacing(contact) as handle:
+                os.fchmod(handle.fileno(), 0o600)  # before the secret is in it
+                handle.write(json.dumps({"addresses": list(addresses), "port": door.port, "token": token}).encode())
+        except OSError:
+            door.close()
+            raise
+        return door
 
     def __enter__(self) -> Circle:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close(0.0)
 
-    # -- what the copier asks
+    # ------------------------------------------------------------------------------------------ for the copier
 
-    def owner(self, file: PackedFile, block: int) -> int:
-        """The node that reads a block from shared storage; all nodes agree, without a word."""
-        return (zlib.crc32(file.name.encode()) + block) % self.nodes
+    def order(self, blocks: list[Task]) -> list[Task]:
+        """Which of the blocks that are missing here to bring first: this node's share, then the next node's, and so on.
 
-    def order(self, blocks: list[tuple[PackedFile, int]]) -> list[tuple[PackedFile, int]]:
-        """This node's own share first, then the next node's, and so on: not all ask the same one at once."""
-        return sorted(blocks, key=lambda task: (self.owner(*task) - self.node) % self.nodes)
+        So no two nodes begin by asking the same one.
+        """
+        end = time.monotonic() + MEETING
+        while time.monotonic() < end and not all(p.met or p.gone for p in self._peers.values()):
+            time.sleep(0.02)
+        with self._changed:
+            self._missing = {(file.name, block) for file, block in blocks}
+            self._changed.notify_all()
+        # a sort keeps the order within each share, and that is the order in which its owner reads it
+        return sorted(blocks, key=lambda task: (self._owner(task[0], task[1]) - self.node) % self.nodes)
 
     def fetch(self, file: PackedFile, block: int, buffer: memoryview) -> bool:
-        """Fill ``buffer`` from the block's owner, or from another peer that has it; False: read it yourself."""
-        owner = self.owner(file, block)
-        if owner == self.node:
-            return False
-        first = self._peers[owner]
-        others = [self._peers[n] for n in sorted(self._peers, key=lambda n: (n - self.node) % self.nodes) if n != owner]
-        if self._ask_patiently(first, file, block, buffer):
-            return True
-        return any(self._ask(peer, file, block, buffer, wait=False) for peer in others if peer.address is not None)
+        """Fill the buffer, as long as the block, from another node; False: read it from shared storage.
+
+        Waits for a node that is on its way to the block, as long as that makes progress. What comes has the block's
+        checksum.
+        """
+        owner = self._owner(file, block)
+        for step in range(self.nodes):
+            number = (owner + step) % self.nodes
+            if number == self.node:
+                break  # it is this node's to read, by its share or in the place of nodes that have gone
+            if self._wait_for(self._peers[number], file, block, buffer):
+                return True
+        return self._from_whoever_has_it(file, block, buffer)
 
     def have(self, file: PackedFile, block: int, path: Path) -> None:
-        """A block that is right lies in ``path``."""
+        """A block that is right lies in ``path``, at its offset in ``file``, and may be passed on."""
         with self._changed:
-            blocks = self._blocks.setdefault(file.name, set())
-            self._count += block not in blocks
-            blocks.add(block)
-            self._paths.setdefault(file.name, path)
+            self._places[file.name] = path
+            self._held.setdefault(file.name, {})[block] = file.span(block)
+            self._count += 1
+            if self._missing is not None:
+                self._missing.discard((file.name, block))
             self._changed.notify_all()
 
     def moved(self, file: PackedFile, path: Path) -> None:
-        """The file lies in ``path`` now."""
+        """What was said to lie elsewhere lies in ``path`` now."""
         with self._changed:
-            self._paths[file.name] = path
+            self._places[file.name] = path
 
     def close(self, grace: float) -> None:
-        """Tell the others that this node is done, and serve them until they are, at most ``grace`` seconds."""
-        for peer in self._peers.values():
-            with contextlib.suppress(OSError):
-                self._link(peer).sendall(_ASK.pack(0, self.node, 0))
+        """Serve until no node asks for anything any more, at most ``grace`` seconds, and then close the door."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
         end = time.monotonic() + grace
-        with self._changed:
-            while len(self._done) < self.nodes - 1 and time.monotonic() < end:
-                self._changed.wait(max(0.0, end - time.monotonic()))
-        self._door.close()
-        for link in list(self._served):
-            with contextlib.suppress(OSError):
-                link.shutdown(socket.SHUT_RDWR)
+        while time.monotonic() < end and any(p.may_ask() for p in self._peers.values()):
+            time.sleep(0.05)
+        if self._door is not None:
+            self._door.close()
+        for peer in self._peers.values():
+            peer.close()
 
-    # -- asking others
+    # ------------------------------------------------------------------------------------------ asking
 
-    def _ask_patiently(self, peer: _Peer, file: PackedFile, block: int, buffer: memoryview) -> bool:
-        """As long as the peer comes by other blocks meanwhile, it will come by this one."""
-        while True:
-            if self._ask(peer, file, block, buffer, wait=not peer.given_up):
-                return True
-            now = time.monotonic()
-            patience = STALL_SECONDS if peer.address is not None else CONTACT_SECONDS
-            peer.given_up |= now - peer.progress > patience
-            if peer.given_up:
+    def _owner(self, file: PackedFile, block: int) -> int:
+        # by the name, since nodes that miss different blocks have to agree, and small files are to be spread as well
+        return (block + zlib.crc32(file.name.encode())) % self.nodes
+
+    def _wait_for(self, peer: Peer, file: PackedFile, block: int, buffer: memoryview) -> bool:
+        end, failed = time.monotonic() + LONGEST, 0
+        while not peer.gone:
+            patient = peer.makes_progress() and time.monotonic() < end
+            if peer.met:
+                answer = peer.get(file, block, buffer, WAIT if patient else 0.0)
+                if answer is Kind.HERE:
+                    return True
+                failed += answer is None
+                if answer is Kind.NEVER or failed == TRIES:
+                    return False
+            if not patient:
                 return False
-            if peer.address is None or not self._linked(peer):
-                time.sleep(0.2)
+            time.sleep(PAUSE)
+        return False
 
-    def _ask(self, peer: _Peer, file: PackedFile, block: int, buffer: memoryview, wait: bool) -> bool:
-        name = file.name.encode()
-        try:
-            link = self._link(peer)
-            link.sendall(_ASK.pack(len(name), block, wait) + name)
-            found, length, blocks = _ANSWER.unpack(_exactly(link, memoryview(bytearray(_ANSWER.size))))
-            if blocks != peer.blocks:
-                peer.blocks, peer.progress = blocks, time.monotonic()
-            if not found:
-                return False
-            if length != len(buffer):
-                raise OSError("a block of another length")
-            _exactly(link, buffer)
-            return True
-        except (OSError, struct.error):
-            self._drop(peer)
-            return False
+    def _from_whoever_has_it(self, file: PackedFile, block: int, buffer: memoryview) -> bool:
+        numbers = sorted(self._peers, key=lambda n: (n + block) % self.nodes)  # spreads the load
+        return any(peer.get(file, block, buffer, 0.0) is Kind.HERE
+                   for peer in map(self._peers.__getitem__, numbers) if peer.has(file.name, block))
 
-    def _linked(self, peer: _Peer) -> bool:
-        return str(peer.number) in vars(self._links)
+    # ------------------------------------------------------------------------------------------ answering
 
-    def _link(self, peer: _Peer) -> socket.socket:
-        """This thread's connection to a peer, made when it is needed."""
-        key, links = str(peer.number), vars(self._links)
-        if key not in links:
-            links[key] = self._connect(peer)
-        return links[key]
-
-    def _drop(self, peer: _Peer) -> None:
-        link = vars(self._links).pop(str(peer.number), None)
-        if link is not None:
-            link.close()
-
-    def _connect(self, peer: _Peer) -> socket.socket:
-        if peer.given_up and peer.address is None:
-            raise OSError("it never came")
-        os.listdir(peer.contact.parent)  # makes an NFS client look for new names
-        try:
-            record = json.loads(peer.contact.read_text())
-            places = [(str(address), int(record["port"])) for address in record["addresses"]]
-            token = str(record["token"]).encode()
-        except (ValueError, LookupError, TypeError) as error:
-            raise OSError(f"{peer.contact}: {error}") from None
-        for place in sorted(places, key=lambda place: place != peer.address):
-            with contextlib.suppress(OSError):
-                link = socket.create_connection(place, timeout=CONNECT_SECONDS)
-                peer.address = place
-                link.settimeout(ANSWER_SECONDS)
-                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                link.sendall(_HELLO.pack(token, self.digest.encode()))
-                return link
-        raise OSError(f"node {peer.number} cannot be reached")
-
-    # -- serving others
-
-    def _welcome(self) -> None:
-        while True:
-            try:
-                link, _ = self._door.accept()
-            except OSError:
-                return  # closed
-            if len(self._served) >= MOST_PEERS:
-                link.close()
-                continue
-            self._served.add(link)
-            threading.Thread(target=self._serve, args=(link,), daemon=True).start()
-
-    def _serve(self, link: socket.socket) -> None:
-        """Answer one connection until it ends; what does not know the token gets nothing."""
-        try:
-            with link:
-                link.settimeout(ANSWER_SECONDS)
-                token, digest = _HELLO.unpack(_exactly(link, memoryview(bytearray(_HELLO.size))))
-                if not hmac.compare_digest(token, self._token.encode()) or digest != self.digest.encode():
-                    return
-                link.settimeout(None)  # a peer may read its own share for long before it asks again
-                for name, block, wait in self._questions(link):
-                    self._answer(link, name, block, wait)
-        except (OSError, struct.error, UnicodeDecodeError):
-            pass
-        finally:
-            self._served.discard(link)
-
-    def _questions(self, link: socket.socket) -> Iterator[tuple[str, int, bool]]:
-        while True:
-            length, block, wait = _ASK.unpack(_exactly(link, memoryview(bytearray(_ASK.size))))
-            if length > LONGEST_NAME:
-                return
-            if length:
-                yield bytes(_exactly(link, memoryview(bytearray(length)))).decode(), block, bool(wait)
-                continue
-            with self._changed:
-                self._done.add(block)
-                self._changed.notify_all()
-
-    def _answer(self, link: socket.socket, name: str, block: int, wait: bool) -> None:
-        end = time.monotonic() + (HOLD_SECONDS if wait else 0.0)
+    def _find(self, name: str, block: int, seconds: float) -> tuple[Kind, Part | None]:
+        end = time.monotonic() + seconds
         with self._changed:
-            while block not in self._blocks.get(name, ()) and time.monotonic() < end:
-                self._changed.wait(max(0.0, end - time.monotonic()))
-            there, count = block in self._blocks.get(name, ()), self._count
-        for _ in range(3 if there else 0):
-            with contextlib.suppress(FileNotFoundError), open(self._paths[name], "rb") as handle:  # renamed just now?
-                offset, length = PackedFile(name, os.fstat(handle.fileno()).st_size, "", "", ()).span(block)
-                if length > 0:
-                    link.sendall(_ANSWER.pack(1, length, count))
-                    link.settimeout(ANSWER_SECONDS)
-                    sent = link.sendfile(handle, offset, length)
-                    link.settimeout(None)
-                    if sent != length:
-                        raise OSError("cut short")
-                    return
-        link.sendall(_ANSWER.pack(0, 0, count))
+            while block not in self._held.get(name, ()):
+                if self._closing or (self._missing is not None and (name, block) not in self._missing):
+                    return Kind.NEVER, None
+                if not self._changed.wait_for(lambda: block in self._held.get(name, ()) or self._closing,
+                                              max(0.0, end - time.monotonic())):
+                    return Kind.LATER, None
+            offset, length = self._held[name][block]
+            return Kind.HERE, Part(self._places[name], offset, length)
 
+    def _overview(self) -> bytes:
+        with self._changed:
+            return json.dumps({name: f"{sum(1 << block for block in blocks):x}"
+                               for name, blocks in self._held.items()}).encode()
 
-def _exactly(link: socket.socket, buffer: memoryview) -> memoryview:
-    """Fill ``buffer`` from a connection.
-
-    Raises:
-        OSError: It ended before.
-    """
-    got = 0
-    while got < len(buffer):
-        size = link.recv_into(buffer[got:])
-        if not size:
-            raise OSError("the connection ended")
-        got += size
-    return buffer
+    def _stand(self) -> tuple[bool, int]:
+        with self._changed:
+            return self._closing or self._missing == set(), self._count

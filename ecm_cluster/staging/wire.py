@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 MAGIC = b"ecm-pass-1\n"
 NONCE, MAC = 16, hashlib.sha256().digest_size
@@ -209,15 +209,26 @@ class Door:
             text = self._overview()
             caller.sendall(ANSWER.pack(Kind.HERE, *self._stand(), len(text)) + text)
             return
-        found, part = self._find(name, block, min(wait / 1000, WAIT_LIMIT))
-        if part is None:
+        found, handle, part = self._lift(name, block, min(wait / 1000, WAIT_LIMIT))
+        if handle is None or part is None:
             caller.sendall(ANSWER.pack(found, *self._stand(), 0))
             return
-        with open(part.path, "rb") as handle:
-            if os.fstat(handle.fileno()).st_size < part.offset + part.length:
-                raise ConnectionError("the copy was cut short")
+        with handle:
             caller.sendall(ANSWER.pack(Kind.HERE, *self._stand(), part.length))
             caller.sendfile(handle, part.offset, part.length)
+
+    def _lift(self, name: str, block: int, wait: float) -> tuple[Kind, BinaryIO | None, Part | None]:
+        for _ in range(2):
+            kind, part = self._find(name, block, wait)
+            if part is None:
+                return kind, None, None
+            with contextlib.suppress(OSError):
+                handle = open(part.path, "rb")  # noqa: SIM115  (whoever sends it closes it)
+                if os.fstat(handle.fileno()).st_size >= part.offset + part.length:
+                    return kind, handle, part
+                handle.close()
+            time.sleep(0.1)  # it may be getting its name this moment
+        return Kind.NEVER, None, None
 
     def close(self) -> None:
         """Answer nobody any more."""
