@@ -92,15 +92,23 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
 # ---------------------------------------------------------------------------------------------- on record
 
 
-def write(run: Run, stage: str, elements: Sequence[Element], block: Any) -> None:
+def write(run: Run, stage: str, elements: Sequence[Element], block: Any, instead_of: str | None = None) -> None:
     """Put on record what each element of a stage is; the order is that of the array's indices.
 
     Args:
         block: :class:`ecm_cluster.job.Evaluation`, with the resources of this stage.
+        instead_of: The job whose place this stage takes, as Slurm will not run that one again.
     """
     path = run.elements_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"block": asdict(block), "elements": [asdict(element) for element in elements]})
+    files.write_json(path, {"block": asdict(block), "elements": [asdict(element) for element in elements],
+                            **({"instead_of": instead_of} if instead_of else {})})
+
+
+def stage_instead_of(run: Run, job_id: str) -> str | None:
+    """The stage that takes the place of a job, if there is one."""
+    return next((stage for stage in run.stages_with_elements()
+                 if files.read_json(run.elements_file(stage)).get("instead_of") == job_id), None)
 
 
 def block_of(run: Run, stage: str, otherwise: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from . import chain, cluster, evaluations
@@ -34,6 +35,30 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
         if chain.EVALUATE in chain.stages(job):
             _evaluate_after(run, job, train)
         return train
+
+
+def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str | None:
+    """Submit a job that does an element of an array once the element's own, which Slurm will not requeue, has ended.
+
+    Called on a compute node, by that job. Calling it again submits no second one.
+
+    Returns:
+        The successor's job id; None where nothing is left to do, or it is cancelled.
+
+    Raises:
+        UserError: Slurm refuses that too.
+    """
+    with chain.alone(run):
+        element = evaluations.read(run, stage)[index]
+        if run.cancelled(stage) or evaluations.done(run, element):
+            return None
+        job = chain.frozen_job(run)
+        job = dataclasses.replace(job, evaluation=evaluations.block_of(run, stage, job.evaluation))
+        new = evaluations.stage_instead_of(run, job_id)
+        if new is None:
+            new = chain.next_sweep(run)
+            evaluations.write(run, new, [element], job.evaluation, instead_of=job_id)
+        return chain.submit_stage(run, job, new, after=f"afterany:{job_id}")
 
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:

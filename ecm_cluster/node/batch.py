@@ -114,13 +114,14 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
     accepted = cluster.requeue(job_id)
     files.kill_point("after-requeue", run.path)
     ledger.write("requeue", accepted=accepted, cause=reason)
-    return accepted or (stage == chain.TRAIN and succeed(run, attempt, job_id, ledger))
+    return accepted or succeed(run, attempt, stage, job_id, ledger)
 
 
-def succeed(run: Run, attempt: int, job_id: str, ledger: ledgers.Ledger) -> bool:
-    """Submit a job in place of this one, which Slurm will not run again, with the evaluation behind it."""
+def succeed(run: Run, attempt: int, stage: str, job_id: str, ledger: ledgers.Ledger) -> bool:
+    """Submit a job in place of this one, which Slurm will not run again; behind a training, with its evaluation."""
     try:
-        successor = handover.successor(run, attempt, job_id)
+        successor = handover.successor(run, attempt, job_id) if stage == chain.TRAIN else \
+            handover.evaluation_successor(run, stage, world.element(), job_id)
     except (UserError, OSError, subprocess.SubprocessError) as error:
         ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
                      next=chain.resume_line(run))

@@ -56,9 +56,8 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     ledger.write("requeue", accepted=accepted, cause=cause)
     if accepted or (cause == "preempted" and slurm_requeues(place)):
         return None
-    if work is run:
-        batch.succeed(run, attempt, place.job_id, ledger)
-    return "Slurm refused the requeue; the run is stopped and can be resumed"
+    batch.succeed(run, attempt, stage, place.job_id, ledger)
+    return "Slurm refused the requeue; a job that was submitted in its place goes on, or `resume` does"
 
 
 def slurm_requeues(place: Place) -> bool:

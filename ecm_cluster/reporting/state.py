@@ -85,7 +85,7 @@ def fold_one(run: Run, known: Known) -> RunState:
     if mark is not None:
         state.checkpoint, state.iteration, state.epoch = mark["checkpoint"], mark["iteration"], mark["epoch"]
         sweeps = [submission for stage, submission in sorted(submissions.items()) if stage.startswith("sweep")]
-        _after_training(run, state, submissions.get("evaluate") or train or (sweeps[-1] if sweeps else None), known)
+        _after_training(run, state, _evaluating(run, submissions, sweeps, known), known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
         state.next = chain.line_to_go_on(run)
@@ -94,6 +94,14 @@ def fold_one(run: Run, known: Known) -> RunState:
         alive, text = liveness(run, train.job_id, train.cluster, known)
         _unfinished(run, state, alive, text, accounted(train.job_id, known))
     return state
+
+
+def _evaluating(run: Run, submissions: dict[str, Any], sweeps: list[Any], known: Known) -> Any:
+    """The submission that evaluates: the chain's own, or one that is at work in its place."""
+    own = submissions.get("evaluate") or submissions.get("train")
+    at_work = [s for s in (own, *sweeps) if s and s.job_id
+               and liveness(run, s.job_id, s.cluster, known)[0] in ("waiting", "live")]
+    return next(iter(at_work), own or (sweeps[-1] if sweeps else None))
 
 
 def _progress(run: Run, state: RunState) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from endings import SHORT, began, ends, hook, job_file, preempt, submit, train_job, trained, with_code
 from slurm_harness import SlurmCluster, can_limit_memory
-from small import await_state, job_flags, state_of, verb, wait_until
+from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 
+from ecm_cluster import chain, evaluations
 from ecm_cluster.run import Run
 
 SLURM_COMMANDS = ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sinfo")
@@ -57,8 +58,15 @@ def test_where_slurm_refuses_to_requeue_a_successor_goes_on_and_the_evaluation_w
     preempt(slurm, first)
     second = wait_until(lambda: train_job(run) not in (first, "") and train_job(run), "a successor is submitted")
     assert slurm.job(evaluation)["Dependency"].startswith(f"afterok:{second}")
+    await_state(run, "evaluating", env=slurm.env)
+    work = wait_until(lambda: evaluations.of_element(run, evaluations.Element(evaluations.LAST, {})), "it is complete")
+    wait_until(lambda: work.heartbeat(1), "the evaluation begins", look=lambda: logs_of(run))
+    slurm.run("scontrol", "update", f"JobId={evaluation}", "Requeue=0")
+    preempt(slurm, evaluation)
+    third = wait_until(lambda: chain.record_of(run, "sweep001").get("job_id"), "an evaluation takes its place")
     found = await_state(run, "done", env=slurm.env)
     assert found["reason"] == "trained and scored"
+    assert slurm.wait_for(third)["JobState"] == "COMPLETED" and slurm.job(evaluation)["Restarts"] == "0"
     assert ends(run, 1) == ["preempted"]
     assert (run.read_attempt(2)["job_id"], run.newest_attempt()) == (second, 2)
     assert run.read_attempt(2)["from"] is not None
