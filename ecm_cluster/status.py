@@ -200,12 +200,14 @@ def tell(row: dict[str, Any]) -> str | None:
 
 def staged(row: dict[str, Any]) -> str:
     """What staging on one node came to, and why it took as long as it did."""
-    parts = [f"{size_text(row['copied'])} staged to {row['folder']} in {row['seconds']:.1f} s"
-             f" ({row['copied'] / max(row['seconds'], 1e-3) / 1e6:.0f} MB/s)"] if row["copied"] else []
+    parts, scratch = [], nearer(row["scratch"])
+    if row["copied"]:
+        speed = size_text(row["copied"] / max(row["seconds"], 1e-3))
+        parts.append(f"{size_text(row['copied'])} staged to {scratch} in {row['seconds']:.1f} s ({speed}/s)")
     if row["repaired"]:
-        parts.append(f"{size_text(row['repaired'])} of it repaired")
+        parts.append(f"{size_text(row['repaired'])} repaired")
     if row["found"]:
-        parts.append(f"{size_text(row['found'])} were there" + ("" if parts else f" in {row['folder']}"))
+        parts.append(f"{size_text(row['found'])} were there" + ("" if row["copied"] else f" in {scratch}"))
     if row["waited"] >= 0.5:
         parts.append(f"{row['waited']:.1f} s waited for another process that copied")
     return ", ".join(parts) or "nothing to stage"

@@ -402,6 +402,30 @@ def test_the_story_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_path):
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize("numbers, words", [
+    ((19_300_000_000, 0, 0, 20.0, 0.0), "n1: 19.3 GB staged to /s/ab in 20.0 s (965.0 MB/s)"),
+    ((0, 19_300_000_000, 0, 0.1, 0.0), "n1: 19.3 GB were there in /s/ab"),
+    ((0, 19_300_000_000, 0, 0.1, 21.5), "n1: 19.3 GB were there in /s/ab, 21.5 s waited for another process"),
+    ((0, 19_291_000_000, 9_000_000, 1.0, 0.0), "n1: 9.0 MB repaired, 19.3 GB were there in /s/ab"),
+])
+def test_the_story_says_how_long_staging_took_and_why(capsys, slurm, tmp_path, numbers, words):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    fields = dict(zip(("copied", "found", "repaired", "seconds", "waited"), numbers))
+    run.ledger(1, "staging000").write("staged", host="n1", node=0, rank=0, scratch="/s/ab", pack="/p", **fields)
+    run.ledger(1, "staging001").write("staging", host="n2", detail="read from shared storage: scratch: no room")
+    told = call(capsys, run.path)[1]
+    assert words in told
+    assert "n2: read from shared storage: scratch: no room" in told
+
+
+def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    write_heartbeat(run, 1, 0, phase="staging", done=8_100_000_000, total=19_300_000_000)
+    assert "running: staging 8.1 GB of 19.3 GB" in call(capsys, run.path)[1]
+
+
 def test_an_unrecorded_job_is_found_by_status(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run", jobs={"train": None})
     slurm(squeue="41|PENDING|Priority|N/A|token run train\n")

@@ -134,8 +134,8 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
             if place.local_rank == 0 or staged.copied or staged.repaired:
-                told("staged", pack=str(each.path), folder=str(staged.folder), copied=staged.copied, found=staged.found,
-                     repaired=staged.repaired, source=staged.source, waited=round(staged.waited, 3),
+                told("staged", pack=str(each.path), scratch=str(base), folder=str(staged.folder),
+                     copied=staged.copied, found=staged.found, repaired=staged.repaired, source=staged.source, waited=round(staged.waited, 3),
                      seconds=round(staged.seconds, 3), began=round(began, 3))
     except (UserError, OSError) as error:
         if staging.or_fail:
