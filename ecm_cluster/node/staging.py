@@ -114,7 +114,6 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
 
 def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
            place: Place, attempt: int, beat: Beat, told: Told) -> None:
-    began = time.time()
     try:
         base = planned.scratch_of(staging, os.environ)
         if base is None and place.cluster == "local" and not staging.or_fail:
@@ -134,9 +133,9 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
             if place.local_rank == 0 or staged.copied or staged.repaired:
-                told("staged", pack=str(each.path), scratch=str(base), folder=str(staged.folder),
-                     copied=staged.copied, found=staged.found, repaired=staged.repaired, source=staged.source, waited=round(staged.waited, 3),
-                     seconds=round(staged.seconds, 3), began=round(began, 3))
+                told("staged", pack=str(each.path), scratch=str(base), folder=str(staged.folder), source=staged.source,
+                     copied=staged.copied, found=staged.found, repaired=staged.repaired,
+                     seconds=round(staged.seconds, 3), waited=round(staged.waited, 3))
     except (UserError, OSError) as error:
         if staging.or_fail:
             raise UserError(f"staging: {error}") from error
