@@ -138,7 +138,7 @@ def print_story(run: Run, s: states.RunState) -> None:
         speed = f", {s.seconds_per_iteration:.2f} s an iteration" if s.seconds_per_iteration else ""
         loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
         print(f"progress: iteration {progress(s)}, epoch {s.epoch}{loss}{speed}")
-    told = story(run)
+    told = without_echoes(story(run))
     several = len({row["work"] for row in told}) > 2
     for row in told:
         text = tell(row)
@@ -153,6 +153,16 @@ def print_story(run: Run, s: states.RunState) -> None:
         print(f"\n{found[0].work.key}\n{found[0].work.table_file().read_text().rstrip()}")
     elif found:
         print(f"\n{results.table(found)}")
+
+
+def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the ranks that found what another rank of their node had just copied."""
+    def where(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["work"], row["attempt"], row.get("node"), row.get("pack")
+
+    copied = {where(row) for row in rows if row["kind"] == "staged" and (row["copied"] or row["repaired"])}
+    return [row for row in rows if row["kind"] != "staged" or row["copied"] or row["repaired"]
+            or where(row) not in copied]
 
 
 def nearer(path: str) -> str:

@@ -419,6 +419,18 @@ def test_the_story_says_how_long_staging_took_and_why(capsys, slurm, tmp_path, n
     assert "n2: read from shared storage: scratch: no room" in told
 
 
+def test_what_a_rank_of_the_same_node_has_just_copied_is_told_once(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    same = {"host": "n1", "node": 0, "scratch": "/s", "pack": "/p", "repaired": 0, "seconds": 1.0, "waited": 0.0}
+    run.ledger(1, "staging000").write("staged", copied=0, found=5000, **same)
+    run.ledger(1, "staging001").write("staged", copied=5000, found=0, **same)
+    run.ledger(1, "staging002").write("staged", copied=0, found=5000, **{**same, "node": 1, "host": "n2"})
+    told = call(capsys, run.path)[1]
+    assert told.count("5.0 kB staged to /s") == 1
+    assert told.count("were there") == 1 and "n2: 5.0 kB were there" in told
+
+
 def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
