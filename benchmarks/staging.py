@@ -1,263 +1,242 @@
-"""Bringing a data set to a node: this project against cp, rsync and tar, from shared storage that answers late.
+"""Bringing a data set from shared storage to a node, by what is at hand and by a pack.
 
-    python benchmarks/staging.py [--files 3000] [--megabytes 476] [--trips 300,1000] [--rounds 3] [--json FILE]
+    python benchmarks/staging.py [--images 3000] [--mean 158.6] [--us 300,1000] [--rounds 5] [--seed 0]
+                                 [--folder DIR] [--target /dev/shm]
 
-Files of random bytes, their sizes spread from a third to three times the median. ``slowfs.c``, compiled here and loaded
-into every program alike, lets names and reads below the source wait for round trips of so many microseconds; nothing
-else about the source is slow, it lies in the page cache. The target is in memory, too. What is compared is how the
-programs wait for the storage, and what they do beside that:
-
-    stage                 ecm_cluster.staging.copying.stage of a pack: checksums, fsync, rename, manifest
-    stage, a process      the same with the start and the end of a Python of its own
-    cp -r, rsync -a       of the folder, and so with tar through a pipe
-    16 x cp               find and xargs over the files of the folder, 48 to each cp
-    cp of a tar, tar -x   an archive, copied and then unpacked at the target
-    cp of a tar           the same without unpacking: no image can be read by its name from that
-
-They take turns in one run, and what arrived is looked at each time. Figures are medians of the rounds; MB are 1e6 bytes
-of images. After that: packing, a second ``stage`` that finds everything there, and reading images one by one.
+Random bytes with the head of a JPEG file, sizes spread by a lognormal law, in ``train2017`` of a data root that has an
+annotation file beside it; the same as one tar file; the same as a pack. Shared storage is imitated by a library that
+adds latency to what is read below that folder (``slowfs.c``, compiled with ``cc`` for the run); its content is in the
+page cache, for all alike. The target is a folder in memory. Each way takes its turn in each round, as a process of its
+own with its start included, into an empty target; medians are compared. ``pack`` is what a job does:
+``ecm_cluster.staging.copying.stage`` with every checksum, its manifest, fsync and lease.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout needs no install
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
-OURS, PROCESS = "stage", "stage, a process"
-IMAGES = "train2017"
-# $0 is the folder of images, $1 the archive, $2 the target
-PEERS = {
-    "cp -r": 'cp -r "$0" "$2"',
-    "rsync -a": 'rsync -a "$0" "$2"',
-    "tar, a pipe": 'tar -C "$0" -cf - . | tar -C "$2" -xf -',
-    "16 x cp": 'find "$0" -type f -print0 | xargs -0 -P16 -n48 cp -t "$2"',
-    "cp of a tar, tar -x": 'cp "$1" "$2/one.tar"; tar -C "$2" -xf "$2/one.tar"; rm "$2/one.tar"',
-    "cp of a tar": 'cp "$1" "$2"',
+from ecm_cluster import files
+from ecm_cluster.staging import copying, packing, reader, scratch
+from ecm_cluster.staging import pack as packs
+
+ANNOTATIONS = "annotations/lvis_v1_train.json"
+HEAD, TAIL = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\xff\xd9"
+OURS = "pack"
+WAYS = {  # shell commands: $S is shared storage, $T an empty folder on the node
+    "cp -r": "cp -r $S/root/train2017 $T",
+    "rsync -a": "rsync -a $S/root/train2017 $T",
+    "tar to tar": "tar -C $S/root -cf - train2017 | tar -C $T -xf -",
+    "16 cp at once": "find $S/root/train2017 -type f -print0 | xargs -0 -P16 -n32 cp -t $T",
+    "one tar, unpacked": "cp $S/images.tar $T && tar -C $T -xf $T/images.tar && rm $T/images.tar",
+    "one tar, left packed": "cp $S/root.pack/images/*.tar $T",
+    OURS: '"$PYTHON" "$PROGRAM" --stage $S/root.pack $T/scratch',
+    "pack, there already": '"$PYTHON" "$PROGRAM" --stage $S/root.pack $T/scratch',
 }
+AGAIN = "pack, there already"  # into the target as the way before it left it
+ALONE = {OURS: "pack, stage() alone", AGAIN: "there, stage() alone"}  # what these processes take in that call
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Shared storage, and the library that makes it slow; ``size`` is the bytes of all images."""
-
-    folder: Path
-    shim: Path
-    size: int
-
-    @property
-    def images(self) -> Path:
-        return self.folder / "data" / IMAGES
-
-    @property
-    def pack(self) -> Path:
-        return self.folder / "data.pack"
-
-    def run(self, trip: int | None, *command: str) -> str:
-        """What a program prints that waits so many microseconds for each round trip; None: without the library."""
-        slow = {"LD_PRELOAD": str(self.shim), "SLOWFS_BELOW": str(self.folder), "SLOWFS_TRIP_US": str(trip)}
-        done = subprocess.run(command, env={**os.environ, **(slow if trip is not None else {})}, cwd=ROOT, text=True,
-                              capture_output=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-        return done.stdout
-
-    def child(self, trip: int | None, what: str, *arguments: object) -> dict[str, Any]:
-        """What this program answers in a process of its own."""
-        return json.loads(self.run(trip, sys.executable, __file__, "--child", what, *map(str, arguments)))
+def make(root: Path, images: int, mean: float, seed: int) -> int:
+    """A data root of ``images`` files of ``mean`` kB on average; returns bytes of images in all."""
+    draw = random.Random(seed)
+    sizes = [min(8.0, draw.lognormvariate(0, 0.5)) for _ in range(images)]
+    scale = 1000 * mean * images / sum(sizes)
+    (root / "train2017").mkdir(parents=True)
+    total = 0
+    for number, size in enumerate(sizes):
+        data = HEAD + draw.randbytes(max(1, int(size * scale) - len(HEAD) - len(TAIL))) + TAIL
+        (root / "train2017" / f"{number:012d}.jpg").write_bytes(data)
+        total += len(data)
+    (root / "annotations").mkdir()
+    files.write_json(root / ANNOTATIONS, {
+        "images": [{"id": n, "height": 480, "width": 640, "not_exhaustive_category_ids": [], "neg_category_ids": [],
+                    "coco_url": f"http://images.cocodataset.org/train2017/{n:012d}.jpg"} for n in range(images)],
+        "annotations": [{"id": n + 1, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81,
+                         "segmentation": [[1, 1, 10, 1, 10, 10]]} for n in range(images)],
+        "categories": [{"id": 1, "name": "thing", "synonyms": [], "def": "", "frequency": "f"}]})
+    return total
 
 
-def prepare(folder: Path, files: int, size: float, seed: int) -> Storage:
-    """Images, the library and the pack, on the disk and in the page cache."""
-    storage = Storage(folder / "shared", folder / "slowfs.so", int(size))
-    storage.images.mkdir(parents=True)
-    drawn = random.Random(seed)
-    shares = [min(3.0, max(1 / 3, drawn.lognormvariate(0, 0.45))) for _ in range(files)]
-    for number, share in enumerate(shares):
-        (storage.images / f"{number:012d}.jpg").write_bytes(drawn.randbytes(round(size * share / sum(shares))))
-    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(storage.shim),
-                    str(Path(__file__).with_name("slowfs.c")), "-ldl"], check=True)
-    pack(storage, 0, storage.pack)
-    os.sync()  # or somebody's turn would be spent on writing this back
-    return Storage(storage.folder, storage.shim, arrived(storage.images))
+def make_pack(root: Path) -> None:
+    packing.pack(root, Path(f"{root}.pack"), packing.Options(),
+                 lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
 
 
-def arrived(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def stage(path: str, base: str) -> None:
+    """What a job does on a node, in a process of its own."""
+    start, cpu = time.perf_counter(), time.process_time()
+    found = packs.read(path)
+    Path(base).mkdir(exist_ok=True)
+    copying.stage(found, found.needed([ANNOTATIONS], images=True), scratch.Scratch(Path(base)))
+    print(time.perf_counter() - start, time.process_time() - cpu)
 
 
-def pack(storage: Storage, trip: int, out: Path) -> float:
-    """Seconds of ``stage pack``, as a process; one archive whatever its size, since cp and tar are given the same."""
-    began = time.perf_counter()
-    storage.run(trip, sys.executable, "-m", "ecm_cluster.stage", "pack", str(storage.images.parent), str(out),
-                "--shard-size", "1024G")
-    return time.perf_counter() - began
+def run(command: str, env: dict[str, str]) -> tuple[tuple[float, float], str]:
+    """(wall, CPU) seconds of a shell command, and what it says."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    said = subprocess.run(["sh", "-c", command], check=True, env=env, stdout=subprocess.PIPE, text=True).stdout
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), said
 
 
-def by_peer(storage: Storage, trip: int, line: str, target: Path) -> float:
-    """Seconds of a line of shell."""
-    archive = next((storage.pack / "images").glob("*.tar"))
-    began = time.perf_counter()
-    storage.run(trip, "bash", "-ec", f"set -o pipefail; {line}", str(storage.images), str(archive), str(target))
-    return time.perf_counter() - began
-
-
-def child_stage(source: str, scratch: str) -> dict[str, Any]:
-    """Stage a pack, as a job does; seconds of reading what it is and of staging it."""
-    from ecm_cluster.staging import copying
-    from ecm_cluster.staging import pack as packs
-    from ecm_cluster.staging.scratch import Scratch
-
-    began = time.perf_counter()
-    found = packs.read(source)
-    staged = copying.stage(found, found.files, Scratch(Path(scratch)))
-    return {"seconds": time.perf_counter() - began, "source": staged.source, "folder": str(staged.folder)}
-
-
-def child_read(images: str, source: str, folder: str) -> dict[str, Any]:
-    """Microseconds for an image, in random order: from a pack and its copy, or where that is empty from plain files."""
-    from ecm_cluster.staging.reader import PackedImages
-
-    names = sorted(os.listdir(images))
-    random.Random(0).shuffle(names)
-    packed = PackedImages.open(source, folder or None) if source else None
-    total, began = 0, time.perf_counter()
-    for name in names:
-        if packed is not None:
-            total += len(packed.get(f"{IMAGES}/{name}"))
-        else:
-            with open(f"{images}/{name}", "rb") as handle:
-                total += len(handle.read())
-    return {"microseconds": 1e6 * (time.perf_counter() - began) / len(names), "bytes": total}
-
-
-def copying_turns(storage: Storage, target: Path, trips: list[int], rounds: int) -> dict[int, dict[str, list[float]]]:
-    """Seconds of each, at each latency, a round after the other."""
-    took: dict[int, dict[str, list[float]]] = {
-        trip: {name: [] for name in (OURS, PROCESS, *PEERS)} for trip in trips}
-    for number in range(rounds):
-        for trip in trips:
-            for name in (PROCESS, *PEERS):
+def compare(shared: Path, target: Path, library: Path, us: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """Median (wall, CPU) seconds of each way."""
+    env = {**os.environ, "S": str(shared), "T": str(target), "PYTHON": sys.executable,
+           "PROGRAM": str(Path(__file__).resolve()), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(us),
+           "LD_PRELOAD": str(library)}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for way in WAYS for name in (way, ALONE.get(way)) if name}
+    for turn in range(rounds):
+        for name, command in WAYS.items():
+            if name != AGAIN:
+                shutil.rmtree(target, ignore_errors=True)
                 target.mkdir()
-                if name == PROCESS:
-                    began = time.perf_counter()
-                    answer = storage.child(trip, "stage", storage.pack, target)
-                    took[trip][PROCESS].append(time.perf_counter() - began)
-                    took[trip][OURS].append(answer["seconds"])
-                else:
-                    took[trip][name].append(by_peer(storage, trip, PEERS[name], target))
-                if arrived(target) < storage.size:
-                    raise SystemExit(f"{name}: not everything arrived")
-                shutil.rmtree(target)
-        print(f"round {number + 1} of {rounds} is over", file=sys.stderr, flush=True)
-    return took
+            seconds, said = run(command, env)
+            took[name].append(seconds)
+            if name in ALONE:
+                wall, cpu = map(float, said.split())
+                took[ALONE[name]].append((wall, cpu))
+        print(f"round {turn + 1} at {us} us, load {os.getloadavg()[0]:.1f}: "
+              + ", ".join(f"{name} {values[-1][0]:.2f}" for name, values in took.items()), file=sys.stderr, flush=True)
+    return {name: (statistics.median(v[0] for v in values), statistics.median(v[1] for v in values))
+            for name, values in took.items()}
 
 
-def other_turns(storage: Storage, target: Path, trips: list[int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of packing, milliseconds of finding everything there, microseconds of reading an image."""
-    plain = target / "plain"
+def table(found: dict[str, tuple[float, float]], total: int) -> None:
+    ours = found[OURS][0]
+    print(f"{'':<22}{'seconds':>10}{'MB/s':>10}{'CPU s':>10}{'pack is faster by':>20}")
+    for name, (wall, cpu) in found.items():
+        copies = name not in (AGAIN, ALONE[AGAIN])
+        speed, ratio = (f"{total / 1e6 / wall:.0f}", f"{wall / ours:.2f}") if copies else ("", "")
+        print(f"{name:<22}{wall:>10.3f}{speed:>10}{cpu:>10.2f}{ratio:>20}")
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_images(kind: str, place: str, pack: str, names: list[str]) -> None:
+    """Read all images once, in a process of its own; prints microseconds of wall and of CPU for each."""
+    get: Callable[[str], bytes]
+    if kind == "files":
+        def get(name: str) -> bytes:
+            with open(f"{place}/{name}", "rb") as handle:
+                return handle.read()
+    else:
+        get = reader.PackedImages.open(pack, place if place != pack else None).get
+    get(names[0])
+    wall, cpu = time.perf_counter(), time.process_time()
+    for name in names:
+        get(name)
+    print(1e6 * (time.perf_counter() - wall) / len(names), 1e6 * (time.process_time() - cpu) / len(names))
+
+
+def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: int) -> None:
+    """Images one by one in random order, from files and from the pack: on the node, and on shared storage."""
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    copy = storage.child(0, "stage", storage.pack, target)["folder"]
-    shutil.copytree(storage.images, plain)
-    took: dict[str, list[float]] = {}
-
-    def note(name: str, value: float) -> None:
-        took.setdefault(name, []).append(value)
-
-    def read(name: str, trip: int | None, images: Path, *where: object) -> None:
-        answer = storage.child(trip, "read", images, *where)
-        assert answer["bytes"] == storage.size
-        note(f"read an image from {name}, µs", answer["microseconds"])
-
-    for _ in range(rounds):
-        read("plain files on the node", None, plain, "", "")
-        read("the staged pack", None, plain, storage.pack, copy)
-        for trip in trips:
-            at = f"at {trip / 1000:g} ms"
-            read(f"plain files on shared storage {at}", trip, storage.images, "", "")
-            read(f"the pack on shared storage {at}", trip, plain, storage.pack, "")
-            began = time.perf_counter()
-            answer = storage.child(trip, "stage", storage.pack, target)
-            assert answer["source"] == "there"
-            note(f"stage again {at}, a process, ms", 1e3 * (time.perf_counter() - began))
-            note(f"stage again {at}, ms", 1e3 * answer["seconds"])
-            out = storage.folder / "again.pack"
-            note(f"pack {at}, MB/s", storage.size / 1e6 / pack(storage, trip, out))
-            shutil.rmtree(out)
-    shutil.rmtree(target)
-    return took
+    shutil.copytree(shared / "root", target / "root")
+    pack = packs.read(shared / "root.pack")
+    (target / "scratch").mkdir()
+    staged = copying.stage(pack, list(pack.files), scratch.Scratch(target / "scratch"))
+    places: dict[str, tuple[Path, Path, dict[str, str]]] = {
+        "the node": (target / "root", staged.folder, {})}
+    for each in us:
+        places[f"shared storage, {each} us"] = (shared / "root", pack.path, {
+            "LD_PRELOAD": str(library), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(each)})
+    print(f"{'one image, from':<28}{'files, us':>12}{'CPU':>8}{'pack, us':>12}{'CPU':>8}")
+    for where, (plain, packed, env) in places.items():
+        took: dict[str, list[list[float]]] = {"files": [], "pack": []}
+        for _ in range(rounds):
+            for kind, place in (("files", plain), ("pack", packed)):
+                said = subprocess.run([sys.executable, __file__, "--read", kind, str(place), str(pack.path)],
+                                      env={**os.environ, **env}, check=True, capture_output=True, text=True).stdout
+                took[kind].append([float(word) for word in said.split()])
+        medians = {kind: [statistics.median(v[i] for v in values) for i in (0, 1)] for kind, values in took.items()}
+        print(f"{where:<28}" + "".join(f"{medians[kind][0]:>12.0f}{medians[kind][1]:>8.0f}" for kind in took))
+    staged.lease.release()
 
 
-def room_at(asked: Path | None, size: float) -> Path:
-    """Where to copy to: a folder in memory, or on a disk where there is no room for what is copied twice."""
-    memory = Path("/dev/shm")
-    if asked is not None:
-        return asked
-    if memory.is_dir() and shutil.disk_usage(memory).free > 2.5 * size:
-        return memory
-    print(f"target: no room in {memory}, so a disk is written to, which is slower and less even")
-    return Path(tempfile.gettempdir())
+# ---------------------------------------------------------------------------------------------- the program
 
 
-def table(seconds: dict[int, dict[str, float]], size: int) -> None:
-    """MB/s of each, and how many times as fast ``stage`` is."""
-    cells = "".join(f" MB/s at {trip / 1000:g} ms | stage is faster by | as a process |" for trip in seconds)
-    print(f"\n| |{cells}\n| --- |{' --- |' * 3 * len(seconds)}")
-    for name in (OURS, PROCESS, *PEERS):
-        row = "".join(f" {size / 1e6 / of[name]:.0f} | {of[name] / of[OURS]:.2f} | {of[name] / of[PROCESS]:.2f} |"
-                      for of in seconds.values())
-        print(f"| {name} |{row}")
+@contextlib.contextmanager
+def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path, Path]]:
+    """(shared storage, target, library that makes the former slow), which are taken away at the end."""
+    with tempfile.TemporaryDirectory(dir=args.folder) as slow, tempfile.TemporaryDirectory(dir=args.target) as fast, \
+            tempfile.TemporaryDirectory() as built:
+        library = Path(built, "slowfs.so")
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("slowfs.c"), "-ldl"],
+                       check=True)
+        yield Path(slow), Path(fast, "target"), library
+
+
+def packing_seconds(shared: Path, library: Path, us: int) -> tuple[float, float]:
+    """(wall, CPU) seconds that the pack takes to be made, with the latency of shared storage."""
+    shutil.rmtree(shared / "root.pack", ignore_errors=True)
+    return run(f'exec "{sys.executable}" "{Path(__file__).resolve()}" --pack "{shared / "root"}"',
+               {**os.environ, "LD_PRELOAD": str(library), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(us)})[0]
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    made.add_argument("--images", type=int, default=3000)
+    made.add_argument("--mean", type=float, default=158.6, help="kB of an image on average (default: 158.6)")
+    made.add_argument("--us", default="300,1000", help="microseconds of a round trip (default: 300,1000)")
+    made.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--folder", help="where shared storage is imitated (default: a temporary folder)")
+    made.add_argument("--target", default="/dev/shm", help="in memory, where the node's disk is imitated")
+    for inner, count in (("--stage", 2), ("--read", 3), ("--pack", 1)):
+        made.add_argument(inner, nargs=count, help=argparse.SUPPRESS)
+    return made
 
 
 def main() -> int:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("--files", type=int, default=3000, help="how many (default: 3000)")
-    parser.add_argument("--megabytes", type=float, default=476, help="of all of them (default: 476)")
-    parser.add_argument("--trips", default="300,1000", help="microseconds, several with commas (default: 300,1000)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: 3)")
-    parser.add_argument("--source", type=Path, help="folder to make the shared storage in (default: a temporary one)")
-    parser.add_argument("--target", type=Path, help="folder to copy to (default: /dev/shm)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write every figure of every round into this file, too")
-    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        what, *arguments = args.child
-        print(json.dumps({"stage": child_stage, "read": child_read}[what](*arguments)))
-        return 0
-    size, trips = args.megabytes * 1e6, [int(trip) for trip in args.trips.split(",")]
-    base = room_at(args.target, size)
-    with tempfile.TemporaryDirectory(dir=args.source) as shared, tempfile.TemporaryDirectory(dir=base) as node:
-        load = os.getloadavg()[0]
-        storage = prepare(Path(shared), args.files, size, args.seed)
-        print(f"{args.files} files, {storage.size / 1e6:.0f} MB; target {base}; {os.cpu_count()} processors, load "
-              f"{load:.1f} before; medians of {args.rounds} rounds", flush=True)
-        copied = copying_turns(storage, Path(node) / "target", trips, args.rounds)
-        others = other_turns(storage, Path(node) / "target", trips, args.rounds)
-    medians = {trip: {name: statistics.median(s) for name, s in of.items()} for trip, of in copied.items()}
-    table(medians, storage.size)
-    print("\n| | |\n| --- | --- |")
-    for name, values in sorted(others.items()):
-        print(f"| {name} | {statistics.median(values):.4g} |")
-    if args.json:
-        args.json.write_text(json.dumps({"files": args.files, "bytes": storage.size, "target": str(base), "load": load,
-                                         "seconds": copied, "others": others}, indent=1) + "\n")
+    args = parser().parse_args()
+    if args.stage:
+        stage(*args.stage)
+    elif args.pack:
+        make_pack(Path(args.pack[0]))
+    elif args.read:
+        kind, place, pack = args.read
+        names = [f"train2017/{n:012d}.jpg" for n in range(packs.read(pack).images)]
+        random.Random(0).shuffle(names)
+        read_images(kind, place, pack, names)
+    else:
+        measure(args)
     return 0
+
+
+def measure(args: argparse.Namespace) -> None:
+    us = [int(each) for each in args.us.split(",")]
+    with folders(args) as (shared, target, library):
+        total = make(shared / "root", args.images, args.mean, args.seed)
+        subprocess.run(["tar", "-C", shared / "root", "-cf", shared / "images.tar", "train2017"], check=True)
+        print(f"{args.images} files, {total / 1e6:.0f} MB, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+        for each in us:
+            wall, cpu = packing_seconds(shared, library, each)
+            print(f"packing at {each} us: {wall:.2f} s, CPU {cpu:.2f} s, {total / 1e6 / wall:.0f} MB/s")
+        for each in us:
+            found = compare(shared, target, library, each, args.rounds)
+            print(f"\nbringing it to the node, {each} us a round trip:")
+            table(found, total)
+        print()
+        reading(shared, target, library, us, args.rounds)
+        print(f"\nload at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ others from the nodes whose share they are. Where a node has gone, the next one 
 blocks already, from an attempt before, passes them on at once, and then they are not read from shared storage at all.
 
 Nodes find each other through a file on shared storage for each of them. It holds a secret that only its owner can
-read, and without it a door stays shut (:mod:`.wire`). Another node that is dead, hung, out of reach, late, or that sends
+read, and without it a door stays shut (:mod:`.wire`). A node that is dead, hung, out of reach, late, or that sends
 wrong bytes (:mod:`.peer`) costs time, within limits, and nothing else: what cannot be fetched is read from shared
 storage by the caller, who also checks every block.
 
