@@ -91,7 +91,7 @@ def _parse(text: str) -> Any:
         text = text[1:-1]
     elif "," not in text:
         return _scalar(text)
-    elif list(_split(text)) == [text]:
+    elif list(_split(text)) == [text] and text == text.strip("'\""):
         raise ValueError(text)  # every comma inside brackets that are the wrong way round, as in "(1),(2)"
     values = [_parse(part) for part in _split(text)]
     return tuple(values) if is_tuple else values

@@ -48,7 +48,7 @@ def mmcv_pin() -> Version:
 
 def test_the_base_install_of_a_login_node_has_neither_torch_nor_numpy(options) -> None:
     base = requirements(options["options"]["install_requires"])
-    assert set(base) == {"submitit", "pyyaml", "rich"}
+    assert set(base) == {"submitit", "pyyaml", "rich", "xxhash"}
 
 
 def test_ranges_admit_the_original_environment(options) -> None:
