@@ -169,7 +169,8 @@ def mmcv_parses(text: str):
 
 @settings(deadline=None, max_examples=400)
 @given(value=st.text(alphabet="a1.,,()[]'\" -e_=", max_size=12) | st.sampled_from(
-    ["true", "FALSE", "None", "none", "1_000", "nan", "0x1", "[(1,2),[a,'b c'],d]", "a,b", "(1,)", "inf", "1e-3", "(,)' ", "[a,b]' "]))
+    ["true", "FALSE", "None", "none", "1_000", "nan", "0x1", "[(1,2),[a,'b c'],d]", "a,b", "(1,)", "inf", "1e-3",
+     "(,)' ", "[a,b]' "]))
 def test_options_parse_as_mmdets_cfg_options_do(value):
     try:
         expected = mmcv_parses(f"k={value}")

@@ -1,8 +1,9 @@
 """Nodes of one job pass blocks on to each other, so that shared storage is read about once, not once for each node.
 
 Every node reads its share of the blocks from shared storage (with N nodes, every N-th block of each file), and gets the
-others from the nodes whose share they are. Where a node has gone, the next one takes over its share. A node that has
-blocks already, from an attempt before, passes them on at once, and then they are not read from shared storage at all.
+others from the nodes whose share they are. Where a node has gone, one of the others takes over its share. A node that
+has blocks already, from an attempt before, passes them on at once, and then they are not read from shared storage at
+all.
 
 Nodes find each other through a file on shared storage for each of them. It holds a secret that only its owner can
 read, and without it a door stays shut (:mod:`.wire`). A node that is dead, hung, out of reach, late, or that sends
@@ -110,12 +111,13 @@ class Circle:
         Waits for a node that is on its way to the block, as long as that makes progress. What comes has the block's
         checksum.
         """
-        owner = self._owner(file, block)
-        for step in range(self.nodes):
-            number = (owner + step) % self.nodes
+        end = time.monotonic() + LONGEST
+        # Where the owner has gone, the lowest number that is left reads its share. An owner waits for nobody, and all
+        # else is waited for from lower numbers only: so nodes never wait for each other in a ring.
+        for number in dict.fromkeys((self._owner(file, block), *range(self.nodes))):
             if number == self.node:
-                break  # it is this node's to read, by its share or in the place of nodes that have gone
-            if self._wait_for(self._peers[number], file, block, buffer):
+                break
+            if self._wait_for(self._peers[number], file, block, buffer, end):
                 return True
         return self._from_whoever_has_it(file, block, buffer)
 
@@ -153,8 +155,8 @@ class Circle:
         # by the name, since nodes that miss different blocks have to agree, and small files are to be spread as well
         return (block + zlib.crc32(file.name.encode())) % self.nodes
 
-    def _wait_for(self, peer: Peer, file: PackedFile, block: int, buffer: memoryview) -> bool:
-        end, failed = time.monotonic() + LONGEST, 0
+    def _wait_for(self, peer: Peer, file: PackedFile, block: int, buffer: memoryview, end: float) -> bool:
+        failed = 0
         while not peer.gone:
             patient = peer.makes_progress() and time.monotonic() < end
             if peer.met:

@@ -88,11 +88,10 @@ def circle_of(of: Pack, base: Path, number: int = 0, nodes: int = 2, digest: str
     return Circle(contact(base), number, nodes, digest or of.digest, LOOPBACK)
 
 
-def pass_all(circle: Circle, of: Pack, but: tuple[str, int] | None = None) -> None:
+def pass_all(circle: Circle, of: Pack) -> None:
     for file in of.files:
         for block in range(len(file.blocks)):
-            if (file.name, block) != but:
-                circle.have(file, block, of.path / file.name)
+            circle.have(file, block, of.path / file.name)
 
 
 def met(circle: Circle) -> None:
@@ -148,6 +147,15 @@ def test_where_a_node_is_killed_the_others_finish(packed, base, point):
 
 
 @pytest.mark.slow
+def test_where_two_of_five_nodes_are_killed_no_two_others_wait_for_each_other(packed, base):
+    victims = [node(packed, base, n, 5, ECM_CLUSTER_KILL_AT="block-written") for n in (1, 3)]
+    found = [ended(each) for each in [node(packed, base, n, 5) for n in (0, 2, 4)]]
+    assert [victim.wait() for victim in victims] == [-signal.SIGKILL] * 2
+    assert all(is_exact(packed, folder) for _, folder in found)
+    assert sum(read for read, _ in found) <= 2 * total(packed)
+
+
+@pytest.mark.slow
 def test_a_node_that_hangs_in_the_middle_does_not_hold_up_the_others(packed, base):
     victim = node(packed, base, 1, 3, ECM_CLUSTER_STOP_AT="block-written")
     try:
@@ -185,7 +193,7 @@ def test_a_block_that_its_owner_does_not_want_comes_from_another_node_or_not_at_
             circle_of(packed, base, 2, 3) as two:
         file, block = next(t for t in others_share(asking, packed) if asking._owner(*t) == 1)
         one.order([])
-        pass_all(two, packed, but=(packed.file(A).name, 0))
+        pass_all(two, packed)
         met(asking)
         assert fetched(asking, packed, file, block)
         two.close(0)
