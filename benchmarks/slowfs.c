@@ -1,184 +1,237 @@
-/* Imitates storage behind a network, for whatever is read below one folder by a program that preloads this.
+/* A network file system, imitated: files below one folder answer only after round trips that are slept for.
  *
  *     cc -O2 -shared -fPIC -o slowfs.so slowfs.c -ldl
- *     LD_PRELOAD=./slowfs.so SLOWFS_FOLDER=/data SLOWFS_US=300 cp -r /data /elsewhere
+ *     SLOWFS_FOLDER=/data SLOWFS_US=300 LD_PRELOAD=./slowfs.so cp -r /data elsewhere
  *
- * SLOWFS_US is a round trip in microseconds. An open costs two (look-up and open); stat, access, opendir one; reading
- * through a descriptor one at its first byte and one at each further MiB. Only latency is imitated: bandwidth is that of
- * the page cache, and there is no reading ahead.
+ * Round trips: to open a file 2 (look up the name, open it), to open a folder or to stat a name 1, of a file that is
+ * read 1 at its first byte and 1 for each further MiB that goes through one descriptor. Free: fstat, what is read of a
+ * folder once it is open, writing, renaming, closing. Each trip is waited for by the thread that asked; nothing is read
+ * ahead.
  *
- * Out of reach: mmap, stdio (fopen and what reads through it), io_uring, descriptors that are duplicated or inherited.
+ * Covered: names that are absolute, relative to the working directory, or to the descriptor of a folder, and
+ * descriptors however they were come by: opened, duplicated, inherited. Not covered: stdio's own reads, mmap, links
+ * from elsewhere that lead below the folder, programs that are linked statically or make system calls themselves.
+ *
+ * With SLOWFS_COUNT=FILE each process adds a line to the file when it exits: its name, and how many opens, stats,
+ * folders, reads and round trips it was charged with.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/types.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-#define DESCRIPTORS 65536
-#define MIB_SHIFT 20
-#define AT_ONCE (16L << MIB_SHIFT) /* of one call that copies inside the kernel, so that its latency is spread */
+#define MANY 65536 /* descriptors above this are looked at each time */
+enum { UNKNOWN, FAST, SLOW };
 
-static long round_trip;    /* nanoseconds; 0: nothing is slow */
-static const char *folder; /* without a slash at the end */
-static size_t folder_length;
-static _Atomic long done[DESCRIPTORS]; /* bytes read through a descriptor, and 1; 0: a descriptor of fast storage */
+static const char *below;
+static size_t below_length;
+static long trip_us;
+static atomic_char state[MANY];  /* of each descriptor */
+static atomic_size_t read_of[MANY]; /* bytes, of each descriptor that is SLOW */
+static atomic_long opens, stats, folders, reads, trips;
 
-__attribute__((constructor)) static void begin(void)
-{
+__attribute__((constructor)) static void begin(void) {
     const char *us = getenv("SLOWFS_US");
-    folder = getenv("SLOWFS_FOLDER");
-    if (us && folder && *folder) {
-        folder_length = strlen(folder);
-        round_trip = atol(us) * 1000;
-        prctl(PR_SET_TIMERSLACK, 1UL); /* 50 us late by default, which is much of 300 */
+    below = getenv("SLOWFS_FOLDER");
+    below_length = below ? strlen(below) : 0;
+    trip_us = us ? atol(us) : 0;
+}
+
+__attribute__((destructor)) static void end(void) {
+    const char *path = getenv("SLOWFS_COUNT");
+    char line[256];
+    if (!path)
+        return;
+    int length = snprintf(line, sizeof line, "%s opens %ld stats %ld folders %ld reads %ld trips %ld\n",
+                          program_invocation_short_name, opens, stats, folders, reads, trips);
+    int fd = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (fd >= 0) {
+        ssize_t written = write(fd, line, length);
+        (void)written;
+        syscall(SYS_close, fd);
     }
 }
 
-static void travel(long times)
-{
-    if (times > 0 && round_trip) {
-        long long all = (long long)times * round_trip;
-        struct timespec rest = {all / 1000000000, all % 1000000000};
-        while (nanosleep(&rest, &rest)) {
-        }
+static void charge(atomic_long *kind, long count) {
+    static __thread int precise;
+    struct timespec left = {count * trip_us / 1000000, count * trip_us % 1000000 * 1000};
+    int before = errno;
+    if (!precise) /* the kernel may wake a sleeper 50 us late, which is much of a short trip */
+        precise = prctl(PR_SET_TIMERSLACK, 1) == 0;
+    atomic_fetch_add(kind, 1);
+    atomic_fetch_add(&trips, count);
+    while (trip_us && nanosleep(&left, &left) && errno == EINTR)
+        ;
+    errno = before;
+}
+
+static void charge_open(int flags) {
+    if (flags & O_DIRECTORY)
+        charge(&folders, 1);
+    else
+        charge(&opens, 2);
+}
+
+static int is_below(const char *path) {
+    return below_length && !strncmp(path, below, below_length) && (path[below_length] == '/' || !path[below_length]);
+}
+
+/* By what the kernel says: right for duplicates, too, and for what was open before this process began. */
+static int link_is_below(const char *link) {
+    char path[PATH_MAX];
+    ssize_t length = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
+    path[length > 0 ? length : 0] = 0;
+    return is_below(path);
+}
+
+static int fd_is_slow(int fd) {
+    char link[48];
+    if (fd < 0 || !below_length)
+        return 0;
+    if (fd < MANY && state[fd] != UNKNOWN)
+        return state[fd] == SLOW;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    int slow = link_is_below(link);
+    if (fd < MANY) {
+        read_of[fd] = 0;
+        state[fd] = slow ? SLOW : FAST;
     }
+    return slow;
 }
 
-static int below(const char *path)
-{
-    return !strncmp(path, folder, folder_length) && (!path[folder_length] || path[folder_length] == '/');
+static void forget(int fd) {
+    if (fd >= 0 && fd < MANY)
+        state[fd] = UNKNOWN;
 }
 
-/* Whether a path, relative to an open folder or to the current one, lies on slow storage. */
-static int slow(int at, const char *path)
-{
-    if (!round_trip || !path || !*path)
+static int name_is_slow(int folder, const char *path) {
+    if (!path || !*path || !below_length) /* without a name it is about the descriptor */
         return 0;
     if (*path == '/')
-        return below(path);
-    if (at == AT_FDCWD) {
-        char here[PATH_MAX];
-        return getcwd(here, sizeof here) && below(here);
-    }
-    return at >= 0 && at < DESCRIPTORS && done[at];
+        return is_below(path);
+    return folder == AT_FDCWD ? link_is_below("/proc/self/cwd") : fd_is_slow(folder);
 }
 
-static int opened(int handle, int is_slow)
-{
-    if (handle >= 0 && handle < DESCRIPTORS)
-        done[handle] = is_slow;
-    return handle;
-}
-
-/* After count bytes came through a descriptor. */
-static ssize_t came(int handle, ssize_t count)
-{
-    if (count > 0 && round_trip && handle >= 0 && handle < DESCRIPTORS && done[handle]) {
-        long before = atomic_fetch_add(&done[handle], count) - 1;
-        travel(((before + count - 1) >> MIB_SHIFT) - (before ? (before - 1) >> MIB_SHIFT : -1));
-    }
+static ssize_t charge_read(int fd, ssize_t count) {
+    if (count <= 0 || !fd_is_slow(fd))
+        return count;
+    size_t before = fd < MANY ? atomic_fetch_add(&read_of[fd], count) : 0;
+    long due = !before + ((before + count) >> 20) - (before >> 20);
+    if (due)
+        charge(&reads, due);
     return count;
 }
 
-/* The function of this name that would have been called. */
-#define REAL(name) \
-    static __typeof__(&name) real; \
-    if (!real) \
-        real = (__typeof__(&name))dlsym(RTLD_NEXT, #name);
+/* The function that would have been called without this one. */
+#define NEXT(name) ({ static __typeof__(&name) next; \
+                      next = next ? next : (__typeof__(&name))dlsym(RTLD_NEXT, #name); next; })
 
-#define MODE(flags) \
-    mode_t mode = 0; \
-    if (flags & (O_CREAT | O_TMPFILE)) { \
-        va_list more; \
-        va_start(more, flags); \
-        mode = va_arg(more, mode_t); \
-        va_end(more); \
-    }
+static int opened(int fd) {
+    forget(fd); /* what this number meant before, if its end was not seen */
+    return fd;
+}
 
-#define OPEN(name) \
-    int name(const char *path, int flags, ...) \
-    { \
-        REAL(name) MODE(flags) \
-        int is_slow = slow(AT_FDCWD, path); \
-        travel(2 * is_slow); \
-        return opened(real(path, flags, mode), is_slow); \
-    }
-OPEN(open)
-OPEN(open64)
+#define MODE(flags) ({ mode_t mode = 0; \
+                       if ((flags) & O_CREAT || ((flags) & O_TMPFILE) == O_TMPFILE) { \
+                           va_list more; va_start(more, flags); mode = va_arg(more, mode_t); va_end(more); } mode; })
+#define OPEN(name) int name(const char *path, int flags, ...) { \
+    mode_t mode = MODE(flags); \
+    if (name_is_slow(AT_FDCWD, path)) charge_open(flags); \
+    return opened(NEXT(name)(path, flags, mode)); }
+#define OPENAT(name) int name(int folder, const char *path, int flags, ...) { \
+    mode_t mode = MODE(flags); \
+    if (name_is_slow(folder, path)) charge_open(flags); \
+    return opened(NEXT(name)(folder, path, flags, mode)); }
+OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64)
 
-#define OPENAT(name) \
-    int name(int at, const char *path, int flags, ...) \
-    { \
-        REAL(name) MODE(flags) \
-        int is_slow = slow(at, path); \
-        travel(2 * is_slow); \
-        return opened(real(at, path, flags, mode), is_slow); \
-    }
-OPENAT(openat)
-OPENAT(openat64)
-
-/* What programs that were compiled with checks call instead. */
+/* Programs that were compiled with checks (-D_FORTIFY_SOURCE), as those of most distributions, call these instead. */
 int __open_2(const char *path, int flags) { return open(path, flags); }
 int __open64_2(const char *path, int flags) { return open64(path, flags); }
-int __openat_2(int at, const char *path, int flags) { return openat(at, path, flags); }
-int __openat64_2(int at, const char *path, int flags) { return openat64(at, path, flags); }
-
-#define ONE_TRIP(type, name, parameters, at, path, ...) \
-    type name parameters \
-    { \
-        REAL(name) \
-        travel(slow(at, path)); \
-        return real(__VA_ARGS__); \
-    }
-ONE_TRIP(int, stat, (const char *restrict p, struct stat *restrict s), AT_FDCWD, p, p, s)
-ONE_TRIP(int, stat64, (const char *restrict p, struct stat64 *restrict s), AT_FDCWD, p, p, s)
-ONE_TRIP(int, lstat, (const char *restrict p, struct stat *restrict s), AT_FDCWD, p, p, s)
-ONE_TRIP(int, lstat64, (const char *restrict p, struct stat64 *restrict s), AT_FDCWD, p, p, s)
-ONE_TRIP(int, fstatat, (int d, const char *restrict p, struct stat *restrict s, int f), d, p, d, p, s, f)
-ONE_TRIP(int, fstatat64, (int d, const char *restrict p, struct stat64 *restrict s, int f), d, p, d, p, s, f)
-ONE_TRIP(int, statx, (int d, const char *restrict p, int f, unsigned m, struct statx *restrict s), d, p, d, p, f, m, s)
-ONE_TRIP(int, access, (const char *p, int m), AT_FDCWD, p, p, m)
-ONE_TRIP(int, faccessat, (int d, const char *p, int m, int f), d, p, d, p, m, f)
-ONE_TRIP(DIR *, opendir, (const char *p), AT_FDCWD, p, p)
-
-#define READ(name, parameters, ...) \
-    ssize_t name parameters \
-    { \
-        REAL(name) \
-        return came(fd, real(__VA_ARGS__)); \
-    }
-READ(read, (int fd, void *b, size_t n), fd, b, n)
-READ(pread, (int fd, void *b, size_t n, off_t o), fd, b, n, o)
-READ(pread64, (int fd, void *b, size_t n, off64_t o), fd, b, n, o)
-READ(readv, (int fd, const struct iovec *v, int n), fd, v, n)
-READ(preadv, (int fd, const struct iovec *v, int n, off_t o), fd, v, n, o)
-READ(preadv64, (int fd, const struct iovec *v, int n, off64_t o), fd, v, n, o)
-READ(preadv2, (int fd, const struct iovec *v, int n, off_t o, int f), fd, v, n, o, f)
-READ(preadv64v2, (int fd, const struct iovec *v, int n, off64_t o, int f), fd, v, n, o, f)
-
-static size_t a_part(size_t count) { return count > AT_ONCE ? AT_ONCE : count; }
-
-READ(copy_file_range, (int fd, off64_t *a, int to, off64_t *b, size_t n, unsigned f), fd, a, to, b, a_part(n), f)
-READ(sendfile, (int to, int fd, off_t *o, size_t n), to, fd, o, a_part(n))
-READ(sendfile64, (int to, int fd, off64_t *o, size_t n), to, fd, o, a_part(n))
-READ(splice, (int fd, off64_t *a, int to, off64_t *b, size_t n, unsigned f), fd, a, to, b, a_part(n), f)
-
-int close(int handle)
-{
-    REAL(close)
-    if (handle >= 0 && handle < DESCRIPTORS)
-        done[handle] = 0;
-    return real(handle);
+int __openat_2(int folder, const char *path, int flags) { return openat(folder, path, flags); }
+int __openat64_2(int folder, const char *path, int flags) { return openat64(folder, path, flags); }
+ssize_t __read_chk(int fd, void *to, size_t count, size_t room) { (void)room; return read(fd, to, count); }
+ssize_t __pread_chk(int fd, void *to, size_t n, off_t at, size_t room) { (void)room; return pread(fd, to, n, at); }
+ssize_t __pread64_chk(int fd, void *to, size_t n, off64_t at, size_t room) {
+    (void)room;
+    return pread64(fd, to, n, at);
 }
+
+#define FOPEN(name) FILE *name(const char *restrict path, const char *restrict mode) { \
+    if (name_is_slow(AT_FDCWD, path)) charge(&opens, 2); \
+    FILE *file = NEXT(name)(path, mode); \
+    if (file) forget(fileno(file)); \
+    return file; }
+FOPEN(fopen) FOPEN(fopen64)
+
+DIR *opendir(const char *path) {
+    if (name_is_slow(AT_FDCWD, path))
+        charge(&folders, 1);
+    DIR *folder = NEXT(opendir)(path);
+    if (folder)
+        forget(dirfd(folder));
+    return folder;
+}
+
+#define STAT(name, kind) int name(const char *restrict path, struct kind *restrict found) { \
+    if (name_is_slow(AT_FDCWD, path)) charge(&stats, 1); \
+    return NEXT(name)(path, found); }
+#define STATAT(name, kind) int name(int folder, const char *restrict path, struct kind *restrict found, int flags) { \
+    if (name_is_slow(folder, path)) charge(&stats, 1); \
+    return NEXT(name)(folder, path, found, flags); }
+STAT(stat, stat) STAT(stat64, stat64) STAT(lstat, stat) STAT(lstat64, stat64)
+STATAT(fstatat, stat) STATAT(fstatat64, stat64)
+
+int statx(int folder, const char *restrict path, int flags, unsigned mask, struct statx *restrict found) {
+    if (name_is_slow(folder, path))
+        charge(&stats, 1);
+    return NEXT(statx)(folder, path, flags, mask, found);
+}
+
+/* The same in programs that were linked with glibc before 2.33. */
+#define XSTAT(name, kind) int name(int version, const char *path, struct kind *found) { \
+    int (*next)(int, const char *, struct kind *) = dlsym(RTLD_NEXT, #name); \
+    if (name_is_slow(AT_FDCWD, path)) charge(&stats, 1); \
+    return next(version, path, found); }
+#define XSTATAT(name, kind) int name(int version, int folder, const char *path, struct kind *found, int flags) { \
+    int (*next)(int, int, const char *, struct kind *, int) = dlsym(RTLD_NEXT, #name); \
+    if (name_is_slow(folder, path)) charge(&stats, 1); \
+    return next(version, folder, path, found, flags); }
+XSTAT(__xstat, stat) XSTAT(__xstat64, stat64) XSTAT(__lxstat, stat) XSTAT(__lxstat64, stat64)
+XSTATAT(__fxstatat, stat) XSTATAT(__fxstatat64, stat64)
+
+#define READ(name, parameters, ...) ssize_t name parameters { return charge_read(fd, NEXT(name)(__VA_ARGS__)); }
+READ(read, (int fd, void *to, size_t count), fd, to, count)
+READ(pread, (int fd, void *to, size_t count, off_t at), fd, to, count, at)
+READ(pread64, (int fd, void *to, size_t count, off64_t at), fd, to, count, at)
+READ(readv, (int fd, const struct iovec *to, int count), fd, to, count)
+READ(preadv, (int fd, const struct iovec *to, int count, off_t at), fd, to, count, at)
+READ(preadv64, (int fd, const struct iovec *to, int count, off64_t at), fd, to, count, at)
+READ(preadv2, (int fd, const struct iovec *to, int count, off_t at, int flags), fd, to, count, at, flags)
+READ(preadv64v2, (int fd, const struct iovec *to, int count, off64_t at, int flags), fd, to, count, at, flags)
+READ(copy_file_range, (int fd, off64_t *from, int out, off64_t *to, size_t count, unsigned flags),
+     fd, from, out, to, count, flags)
+READ(splice, (int fd, off64_t *from, int out, off64_t *to, size_t count, unsigned flags),
+     fd, from, out, to, count, flags)
+READ(sendfile, (int out, int fd, off_t *from, size_t count), out, fd, from, count)
+READ(sendfile64, (int out, int fd, off64_t *from, size_t count), out, fd, from, count)
+
+/* Where a descriptor ends its meaning, it is looked at anew when it is used again. */
+int close(int fd) { forget(fd); return NEXT(close)(fd); }
+int dup2(int fd, int as) { forget(as); return NEXT(dup2)(fd, as); }
+int dup3(int fd, int as, int flags) { forget(as); return NEXT(dup3)(fd, as, flags); }
+int fclose(FILE *file) { forget(fileno(file)); return NEXT(fclose)(file); }
+int closedir(DIR *folder) { forget(dirfd(folder)); return NEXT(closedir)(folder); }

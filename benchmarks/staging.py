@@ -1,14 +1,14 @@
 """Bringing a data set from shared storage to a node, by what is at hand and by a pack.
 
     python benchmarks/staging.py [--images 3000] [--mean 158.6] [--us 300,1000] [--rounds 5] [--seed 0]
-                                 [--folder DIR] [--target /dev/shm]
+                                 [--folder DIR] [--target DIR] [--json FILE]
 
 Random bytes with the head of a JPEG file, sizes spread by a lognormal law, in ``train2017`` of a data root that has an
 annotation file beside it; the same as one tar file; the same as a pack. Shared storage is imitated by a library that
 adds latency to what is read below that folder (``slowfs.c``, compiled with ``cc`` for the run); its content is in the
-page cache, for all alike. The target is a folder in memory. Each way takes its turn in each round, as a process of its
-own with its start included, into an empty target; medians are compared. ``pack`` is what a job does:
-``ecm_cluster.staging.copying.stage`` with every checksum, its manifest, fsync and lease.
+page cache, for all alike. The target is a folder in memory, where there is room. Each way takes its turn in each round,
+as a process of its own with its start included, into an empty target, and what arrived is counted; medians count.
+``pack`` is what a job does: ``ecm_cluster.staging.copying.stage`` with every checksum, its manifest, fsync and lease.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
@@ -47,6 +48,7 @@ WAYS = {  # shell commands: $S is shared storage, $T an empty folder on the node
     "pack, there already": '"$PYTHON" "$PROGRAM" --stage $S/root.pack $T/scratch',
 }
 AGAIN = "pack, there already"  # into the target as the way before it left it
+Medians = dict[str, tuple[float, float]]
 ALONE = {OURS: "pack, stage() alone", AGAIN: "there, stage() alone"}  # what these processes take in that call
 
 
@@ -88,13 +90,14 @@ def stage(path: str, base: str) -> None:
 def run(command: str, env: dict[str, str]) -> tuple[tuple[float, float], str]:
     """(wall, CPU) seconds of a shell command, and what it says."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    said = subprocess.run(["sh", "-c", command], check=True, env=env, stdout=subprocess.PIPE, text=True).stdout
+    said = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, env=env, stdout=subprocess.PIPE,
+                          text=True).stdout
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return (wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), said
 
 
-def compare(shared: Path, target: Path, library: Path, us: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Median (wall, CPU) seconds of each way."""
+def compare(shared: Path, target: Path, library: Path, us: int, rounds: int, total: int) -> Medians:
+    """Median (wall, CPU) seconds of each way; ``total`` is what has to arrive, in bytes."""
     env = {**os.environ, "S": str(shared), "T": str(target), "PYTHON": sys.executable,
            "PROGRAM": str(Path(__file__).resolve()), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(us),
            "LD_PRELOAD": str(library)}
@@ -109,13 +112,15 @@ def compare(shared: Path, target: Path, library: Path, us: int, rounds: int) -> 
             if name in ALONE:
                 wall, cpu = map(float, said.split())
                 took[ALONE[name]].append((wall, cpu))
+            if sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) < total:
+                raise SystemExit(f"{name}: not everything arrived")
         print(f"round {turn + 1} at {us} us, load {os.getloadavg()[0]:.1f}: "
               + ", ".join(f"{name} {values[-1][0]:.2f}" for name, values in took.items()), file=sys.stderr, flush=True)
     return {name: (statistics.median(v[0] for v in values), statistics.median(v[1] for v in values))
             for name, values in took.items()}
 
 
-def table(found: dict[str, tuple[float, float]], total: int) -> None:
+def table(found: Medians, total: int) -> None:
     ours = found[OURS][0]
     print(f"{'':<22}{'seconds':>10}{'MB/s':>10}{'CPU s':>10}{'pack is faster by':>20}")
     for name, (wall, cpu) in found.items():
@@ -143,7 +148,7 @@ def read_images(kind: str, place: str, pack: str, names: list[str]) -> None:
     print(1e6 * (time.perf_counter() - wall) / len(names), 1e6 * (time.process_time() - cpu) / len(names))
 
 
-def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: int) -> None:
+def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: int) -> dict[str, Any]:
     """Images one by one in random order, from files and from the pack: on the node, and on shared storage."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -156,6 +161,7 @@ def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: in
     for each in us:
         places[f"shared storage, {each} us"] = (shared / "root", pack.path, {
             "LD_PRELOAD": str(library), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(each)})
+    found = {}
     print(f"{'one image, from':<28}{'files, us':>12}{'CPU':>8}{'pack, us':>12}{'CPU':>8}")
     for where, (plain, packed, env) in places.items():
         took: dict[str, list[list[float]]] = {"files": [], "pack": []}
@@ -165,17 +171,28 @@ def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: in
                                       env={**os.environ, **env}, check=True, capture_output=True, text=True).stdout
                 took[kind].append([float(word) for word in said.split()])
         medians = {kind: [statistics.median(v[i] for v in values) for i in (0, 1)] for kind, values in took.items()}
+        found[where] = medians
         print(f"{where:<28}" + "".join(f"{medians[kind][0]:>12.0f}{medians[kind][1]:>8.0f}" for kind in took))
     staged.lease.release()
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- the program
 
 
+def room(args: argparse.Namespace) -> str:
+    """A folder in memory, or a temporary one where a copy of the images beside their archive is too much for that."""
+    memory, needed = Path("/dev/shm"), 3000 * args.mean * args.images
+    if args.target or (memory.is_dir() and shutil.disk_usage(memory).free > needed):
+        return args.target or str(memory)
+    print(f"{memory} has no room: copying to {tempfile.gettempdir()}, and so at the speed of that")
+    return tempfile.gettempdir()
+
+
 @contextlib.contextmanager
 def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path, Path]]:
     """(shared storage, target, library that makes the former slow), which are taken away at the end."""
-    with tempfile.TemporaryDirectory(dir=args.folder) as slow, tempfile.TemporaryDirectory(dir=args.target) as fast, \
+    with tempfile.TemporaryDirectory(dir=args.folder) as slow, tempfile.TemporaryDirectory(dir=room(args)) as fast, \
             tempfile.TemporaryDirectory() as built:
         library = Path(built, "slowfs.so")
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("slowfs.c"), "-ldl"],
@@ -199,7 +216,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--folder", help="where shared storage is imitated (default: a temporary folder)")
-    made.add_argument("--target", default="/dev/shm", help="in memory, where the node's disk is imitated")
+    made.add_argument("--target", help="where the node's disk is imitated (default: in memory, if there is room)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     for inner, count in (("--stage", 2), ("--read", 3), ("--pack", 1)):
         made.add_argument(inner, nargs=count, help=argparse.SUPPRESS)
     return made
@@ -226,17 +244,23 @@ def measure(args: argparse.Namespace) -> None:
     with folders(args) as (shared, target, library):
         total = make(shared / "root", args.images, args.mean, args.seed)
         subprocess.run(["tar", "-C", shared / "root", "-cf", shared / "images.tar", "train2017"], check=True)
-        print(f"{args.images} files, {total / 1e6:.0f} MB, {args.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+        os.sync()  # or writing this back would fall on somebody's turn
+        load = os.getloadavg()[0]
+        print(f"{args.images} files, {total / 1e6:.0f} MB, {args.rounds} rounds, load {load:.1f}")
+        packed, brought = {}, {}
         for each in us:
-            wall, cpu = packing_seconds(shared, library, each)
+            packed[each] = wall, cpu = packing_seconds(shared, library, each)
             print(f"packing at {each} us: {wall:.2f} s, CPU {cpu:.2f} s, {total / 1e6 / wall:.0f} MB/s")
         for each in us:
-            found = compare(shared, target, library, each, args.rounds)
+            brought[each] = compare(shared, target, library, each, args.rounds, total)
             print(f"\nbringing it to the node, {each} us a round trip:")
-            table(found, total)
+            table(brought[each], total)
         print()
-        reading(shared, target, library, us, args.rounds)
+        read = reading(shared, target, library, us, args.rounds)
         print(f"\nload at the end {os.getloadavg()[0]:.1f}")
+    if args.json:
+        files.write_json(args.json, {"images": args.images, "bytes": total, "load": load, "packing": packed,
+                                     "bringing": brought, "reading": read})
 
 
 if __name__ == "__main__":
