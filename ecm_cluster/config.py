@@ -24,6 +24,7 @@ from .config_edit import (
     apply_options,
     dump,
     merge,
+    nested,
     parse_option,
     rewrite_data_root,
 )
@@ -31,7 +32,7 @@ from .config_source import Source
 from .errors import UserError
 from .job import resource_dir
 
-__all__ = ["apply_options", "bases", "dump", "find", "parse_option", "read", "rewrite_data_root"]
+__all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "read", "rewrite_data_root"]
 
 SHIPPED = "mmdet::"
 

@@ -143,6 +143,16 @@ def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, 
         raise UserError(f"option {error.key}: {error}") from None
 
 
+def nested(value: Any) -> Iterator[Any]:
+    """Every dict in a config value, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from nested(inner)
+
+
 def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every string inside ``value`` with its dotted key."""
     if isinstance(value, str):

@@ -158,6 +158,14 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
             os.unlink(tmp)
 
 
+def cache_folder(variable: str, name: str) -> Path:
+    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).expanduser().absolute()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
+    return home / "ecm-cluster" / name
+
+
 def digest(path: str | os.PathLike) -> str:
     """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()

@@ -88,21 +88,11 @@ def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
         raise UserError("config: data.train_dataloader.class_aware_sampler is not covered; use ClassBalancedDataset")
 
 
-def nested(value: Any) -> Iterator[dict[str, Any]]:
-    """Every dict in a config value, outer ones first."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from nested(inner)
-
-
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
     """The first ``key`` in data.train and data.test, by split, absolute."""
     found = {}
     for split in ("train", "test"):
-        for block in nested(cfg["data"].get(split)):
+        for block in config.nested(cfg["data"].get(split)):
             if isinstance(block.get(key), str):
                 prefix = block.get("data_root") or ""
                 found[split] = Path(os.path.abspath(os.path.join(prefix, block[key])))
@@ -171,7 +161,8 @@ def _in_pack(staging: planned.Staging, image: dict[str, Any], prefix: Path) -> b
 
 def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
     """Heads that have another number of classes than the annotation file which their labels come from."""
-    if "train" not in summaries or not any(b.get("type") == "LVISFromFile" for b in nested(cfg["data"].get("train"))):
+    types = {block.get("type") for block in config.nested(cfg["data"].get("train"))}
+    if "train" not in summaries or "LVISFromFile" not in types:
         return []  # other datasets bring their class names themselves; the trainer checks them
     there = len(summaries["train"].categories)
     heads = {key: value for key, value in paths(cfg["model"].get("roi_head") or {}, "model.roi_head")
@@ -241,7 +232,7 @@ def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
     from mmdet_ext.class_counts import ClassCountError, read_class_counts
 
     digests = {}
-    for block in nested(cfg["model"]):
+    for block in config.nested(cfg["model"]):
         source = block.get("class_counts")
         if isinstance(source, str):
             try:

@@ -59,11 +59,7 @@ class Fetched:
 
 def cache_folder() -> Path:
     """``$ECM_CLUSTER_WEIGHTS``, or ``ecm-cluster/weights`` in the user's cache; the nodes must see it too."""
-    given = os.environ.get(CACHE_ENV)
-    if given:
-        return Path(given).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / "weights"
+    return files.cache_folder(CACHE_ENV, "weights")
 
 
 def file_name(url: str) -> str:

@@ -87,7 +87,7 @@ def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Dat
 def annotation_files(cfg: dict[str, Any], split: str) -> list[str]:
     """Absolute paths of the annotation files that ``data.<split>`` of a config names."""
     found = []
-    for block in _blocks(cfg["data"].get(split)):
+    for block in config.nested(cfg["data"].get(split)):
         if isinstance(block.get("ann_file"), str):
             found.append(os.path.abspath(os.path.join(block.get("data_root") or "", block["ann_file"])))
     return list(dict.fromkeys(found))
@@ -197,22 +197,12 @@ def use(cfg: Any, data: Data) -> None:
 
         arguments = {"backend": backend.NAME, "pack": str(data.pack),
                      **({"folder": str(data.folder)} if data.folder else {})}
-    for block in _blocks(cfg.data):
+    for block in config.nested(cfg.data):
         if data.columns and block.get("type") in annotations.SUBSTITUTES:
             block["type"] = annotations.SUBSTITUTES[block["type"]]
         reads = block.get("type") in IMAGE_READERS or "file_client_args" in block
         if arguments and reads and (block.get("file_client_args") or {}).get("backend", "disk") == "disk":
             block["file_client_args"] = dict(arguments)
-
-
-def _blocks(value: Any) -> Iterator[Any]:
-    """Every dict in a part of a config, outer ones first."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _blocks(inner)
 
 
 # ---------------------------------------------------------------------------------------------- all nodes

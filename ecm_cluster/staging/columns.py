@@ -24,11 +24,7 @@ CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
 
 def cache_folder() -> Path:
     """``$ECM_CLUSTER_ANNOTATIONS``, or ``ecm-cluster/annotations`` in the user's cache; the nodes must see it too."""
-    given = os.environ.get(CACHE_ENV)
-    if given:
-        return Path(given).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / "annotations"
+    return files.cache_folder(CACHE_ENV, "annotations")
 
 
 def kept(folder: Path, digest: str) -> Path:

@@ -95,9 +95,10 @@ def pass_all(circle: Circle, of: Pack) -> None:
 
 
 def met(circle: Circle) -> None:
-    """Wait until all others have been met."""
+    """Wait until all others have been met, and looked at since."""
+    seen = {p: p._has for p in circle._peers.values()}
     end = time.monotonic() + 10
-    while not all(p.met for p in circle._peers.values()) and time.monotonic() < end:
+    while not all(p.met and p._has is not has for p, has in seen.items()) and time.monotonic() < end:
         time.sleep(0.01)
 
 
