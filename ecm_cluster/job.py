@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_of
-from .staging.planned import BOTH, WHAT
 from .values import RESERVED_SBATCH, check_value, parse_time, sbatch_name
 
 SITE_ENV = "ECM_CLUSTER_SITE"
+# what each node copies to its scratch
+BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "none")
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
 
 
@@ -72,7 +73,8 @@ class Job:
     time: str = _option("24:00:00", "time", "time limit: [D-]HH:MM:SS, or minutes", "--time")
     data_root: str | None = _option(None, "str", "folder of the data set (annotations/, train2017/, val2017/)",
                                     "--data-root")
-    stage: str = _option(BOTH, "choice", f"what each node copies to its scratch: {', '.join(WHAT)}", "--stage", WHAT)
+    stage: str = _option(BOTH, "choice", f"what each node copies to its scratch: {', '.join(STAGED)}", "--stage",
+                         STAGED)
     scratch: str | None = _option(None, "str", "folder on each node's disk for staged data, best one that persists; "
                                   "default: the node's $SLURM_TMPDIR, or $TMPDIR", "--scratch")
     stage_or_fail: bool = _option(False, "bool", "end where the data cannot be staged, rather than read it from shared "
@@ -198,8 +200,6 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
         into["evaluation"]["time"] = str(into["evaluation"]["time"])
     if "time" in into:
         into["time"] = str(into["time"])
-
-
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

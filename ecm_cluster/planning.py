@@ -223,6 +223,21 @@ def check_place(plan: Plan) -> None:
             raise one_of("partition", name, [p.name for p in known])
 
 
+def annotation_digests(plan: Plan) -> dict[str, str]:
+    """Digests of the annotation files, for the record and for staging, which names their columns by them.
+
+    Raises:
+        UserError: The data root is a pack that was made with other ones.
+    """
+    known = plan.staging.annotations
+    for split in ("train", "test"):
+        known.update({path: files.digest(path) for path in planned.annotation_files(plan.cfg, split)
+                      if path not in known and os.path.isfile(path)})
+    planned.check_annotations(plan.staging, known)
+    return {name: known[str(plan.annotations[split])] for split, name in
+            (("train", "train_annotations"), ("test", "val_annotations")) if split in plan.annotations}
+
+
 def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
     """Put the counts themselves where a loss names a file, in place; a run must not change with the file.
 

@@ -164,7 +164,7 @@ def create(run: Run, plan: Any) -> Run:
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
 
-    digests = annotation_digests(plan)
+    digests = planning.annotation_digests(plan)
     cfg = plan.cfg
     counts = planning.freeze_class_counts(cfg)
     fetched = weights.fetch(plan.weights, progress=_progress())
@@ -197,24 +197,6 @@ def create(run: Run, plan: Any) -> Run:
     if not files.create_exclusive(run.run_file, json.dumps(record, indent=1) + "\n"):
         raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
     return run
-
-
-def annotation_digests(plan: Any) -> dict[str, str]:
-    """Digests of the annotation files, for the record and for staging, which names their columns by them.
-
-    Raises:
-        UserError: The data root is a pack that was made with other ones.
-    """
-    from . import files
-    from .staging import planned
-
-    digests = {}
-    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
-        if split in plan.annotations:
-            digests[name] = files.digest(plan.annotations[split])
-            plan.staging.annotations[str(plan.annotations[split])] = digests[name]
-    planned.check_annotations(plan.staging, plan.staging.annotations)
-    return digests
 
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:

@@ -74,7 +74,7 @@ def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Dat
     staging = Staging.of(record, chain.frozen_job(run))
     beat = Beat(work, attempt, place.rank)
     beat(0, 0, "")
-    ann_files = annotation_files(config.read(run.config_file), split)
+    ann_files = planned.annotation_files(config.read(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
     told = Told(work, attempt, place)
     packs = _packs(staging, ann_files, data, told)
@@ -82,15 +82,6 @@ def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Dat
         _stage(run, staging, ann_files, packs, data, work, place, attempt, beat, told)
     write_heartbeat(work, attempt, place.rank, phase="starting")
     return data
-
-
-def annotation_files(cfg: dict[str, Any], split: str) -> list[str]:
-    """Absolute paths of the annotation files that ``data.<split>`` of a config names."""
-    found = []
-    for block in config.nested(cfg["data"].get(split)):
-        if isinstance(block.get("ann_file"), str):
-            found.append(os.path.abspath(os.path.join(block.get("data_root") or "", block["ann_file"])))
-    return list(dict.fromkeys(found))
 
 
 def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[pack.Pack]:

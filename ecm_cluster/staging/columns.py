@@ -20,6 +20,8 @@ from ..errors import UserError
 from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
 
 CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
+LOCK = "lock"
+PATIENCE_SECONDS = 1800.0
 
 
 def cache_folder() -> Path:
@@ -32,21 +34,30 @@ def kept(folder: Path, digest: str) -> Path:
     return folder / digest.partition(":")[2][:32]
 
 
-def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[], None] | None = None) -> Pack:
+def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[], None] | None = None,
+           patience: float = PATIENCE_SECONDS) -> Pack:
     """The columns of an annotation file, made if nobody has made them.
 
     Args:
         digest: What the file's content has to have.
         folder: The cache.
         prepare_child: Called in the process that makes them, before it begins.
+        patience: Seconds to wait for another process that makes some.
 
     Raises:
         UserError: The file has another content now, or is none of annotations.
         OSError: The cache cannot be written.
     """
     target = kept(folder, digest)
-    if not is_pack(target):
-        folder.mkdir(parents=True, exist_ok=True)
+    if is_pack(target):
+        return read(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    lock.touch()
+    # one process for all that wait, on all nodes, as it takes gigabytes; without locks each makes its own
+    with files.locked(lock, patience):
+        if is_pack(target):
+            return read(target)
         done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=prepare_child)
         if not is_pack(target):

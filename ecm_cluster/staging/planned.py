@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import config
 from ..errors import UserError
+from ..job import BOTH, NOTHING
 from ..values import size_text
 from . import pack as packs
 from .columns import cache_folder
 
-BOTH, ANNOTATIONS, NOTHING = WHAT = ("images+annotations", "annotations", "none")
 MEMORY = ("/", "dev", "shm")
 ON_NODE = ("SLURM_TMPDIR", "TMPDIR")  # where a node's scratch is, where neither job nor site file say
 
@@ -68,6 +69,15 @@ def plan(job: Any, root: str | None) -> Staging:
     if pack is not None:
         packs.read(pack)
     return Staging(job.stage, pack, job.scratch, job.stage_or_fail, job.broadcast, str(cache_folder()))
+
+
+def annotation_files(cfg: Mapping[str, Any], split: str) -> list[str]:
+    """Absolute paths of the annotation files that ``data.<split>`` of a config names."""
+    found = []
+    for block in config.nested(cfg["data"].get(split)):
+        if isinstance(block.get("ann_file"), str):
+            found.append(os.path.abspath(os.path.join(block.get("data_root") or "", block["ann_file"])))
+    return list(dict.fromkeys(found))
 
 
 def scratch_of(staging: Staging, environ: Mapping[str, str]) -> Path | None:

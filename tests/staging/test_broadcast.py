@@ -95,11 +95,12 @@ def pass_all(circle: Circle, of: Pack) -> None:
 
 
 def met(circle: Circle) -> None:
-    """Wait until all others have been met, and looked at since."""
-    seen = {p: p._has for p in circle._peers.values()}
-    end = time.monotonic() + 10
-    while not all(p.met and p._has is not has for p, has in seen.items()) and time.monotonic() < end:
-        time.sleep(0.01)
+    """Wait until all others have been met, and looked at since: a look that is under way now may have seen less."""
+    for _ in range(2):
+        seen = {p: p._has for p in circle._peers.values()}
+        end = time.monotonic() + 10
+        while not all(p.met and p._has is not has for p, has in seen.items()) and time.monotonic() < end:
+            time.sleep(0.01)
 
 
 def block_of(of: Pack, file: PackedFile, block: int) -> bytes:
