@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ..staging.broadcast import Circle
 
 IMAGE_READERS = ("LoadImageFromFile", "LoadMultiChannelImageFromFiles")  # of mmdet, and what takes file_client_args
-LEAD_SECONDS = 60.0  # that a node's first rank has to open its door to the other nodes, before another one copies
 
 
 @dataclass
@@ -80,6 +79,8 @@ def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Dat
     packs = _packs(staging, ann_files, data, told)
     if staging.what != planned.NOTHING:
         _stage(run, staging, ann_files, packs, data, work, place, attempt, beat, told)
+    if place.nodes > 1 and place.local_rank == 0:
+        files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
     write_heartbeat(work, attempt, place.rank, phase="starting")
     return data
 
@@ -157,20 +158,27 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
     if not staging.broadcast or place.nodes == 1:
         yield None
         return
-    contact = partial(work.staging_contact_file, attempt, each.digest)
-    if place.local_rank != 0:
-        end = time.monotonic() + LEAD_SECONDS
-        while not contact(place.node).exists() and time.monotonic() < end:
-            os.listdir(contact(place.node).parent)  # makes an NFS client look for new names
-            time.sleep(0.2)
-        time.sleep(0.5)
+    if place.local_rank != 0:  # a rank that copied without its node's door would keep the other nodes waiting
+        _await_marks([work.staged_file(attempt, place.node)])
         yield None
         return
     from ..staging.broadcast import Circle
 
-    circle = Circle(contact, place.node, place.nodes, each.digest, world.addresses())
+    circle = Circle(partial(work.staging_contact_file, attempt, each.digest), place.node, place.nodes, each.digest,
+                    world.addresses())
     data.doors.append(circle)
-    yield circle
+    try:
+        yield circle
+    except BaseException:
+        circle.close(0.0)  # the others need not wait for what will not come
+        raise
+
+
+def _await_marks(marks: list[Path]) -> None:
+    """Wait for files of the attempt; whoever should write one and dies takes this rank along, by its supervisor."""
+    while not all(mark.exists() for mark in marks):
+        os.listdir(marks[0].parent)  # makes an NFS client look for new names
+        time.sleep(0.1)
 
 
 # ---------------------------------------------------------------------------------------------- the config
@@ -202,13 +210,8 @@ def use(cfg: Any, data: Data) -> None:
 def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
     if place.nodes > 1:
-        if place.local_rank == 0:
-            files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
         write_heartbeat(work, attempt, place.rank, phase="waiting for data")
-        marks = [work.staged_file(attempt, node) for node in range(place.nodes)]
-        while not all(mark.exists() for mark in marks):
-            os.listdir(work.attempts_dir)
-            time.sleep(0.1)
+        _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
     data.close_doors(0.0)
 
 
