@@ -13,14 +13,20 @@ setup:  ## make .venv (nothing to do if it is up to date)
 demo: setup  ## train, preempt, resume and evaluate a small detector on this machine
 	@$(RUN) ecm_cluster.demo
 
-# whole files side by side, as tests of one file share what is expensive; the slow ones wait for a third of their time
-PYTEST := $(RUN) pytest --dist loadfile
+# whole files side by side, as tests of one file share what is expensive; the slow ones wait for a third of their time.
+# What fails beside others runs once more by itself: what then fails has failed, and a machine that was too busy has not.
+PYTEST := $(RUN) pytest
+define tests
+@$(PYTEST) --dist loadfile --numprocesses $(1) -m $(2) || { [ $$? = 1 ] \
+	&& echo "-- once more, by themselves, those that failed" \
+	&& $(PYTEST) --last-failed --last-failed-no-failures none -m $(2); }
+endef
 
 test: test-fast  ## every test, the fast ones first
-	@$(PYTEST) --numprocesses 3 -m slow
+	$(call tests,3,slow)
 
 test-fast: setup  ## the tests that take less than about two seconds each
-	@$(PYTEST) --numprocesses 2 -m "not slow"
+	$(call tests,2,"not slow")
 
 lint: setup  ## ruff and mypy
 	@$(RUN) ruff check .
