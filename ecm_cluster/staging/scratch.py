@@ -33,6 +33,7 @@ from .space import FULL, Filesystem, NoRoom, filesystem
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
+SPARE = 100  # one part in so many of the disk stays free: it may be the node's own
 MARGIN = 1 << 20  # bytes for folders, manifests and locks
 PATIENCE = 600.0  # seconds; removing a large set takes some
 
@@ -169,13 +170,14 @@ class Scratch:
             copier.write(locks.Progress(done.done, done.total, needed))
 
     def _free(self, besides: str = "") -> int:
-        """Bytes that are free and not promised to another one that copies."""
+        """Bytes that may be taken: free, not promised to another one that copies, and beyond what stays for others."""
         try:
             others = [name for name in os.listdir(self._sets) if name != besides]
         except FileNotFoundError:
             others = []
         promised = sum(locks.progress_of(self.set_folder(name).copy_lock).promised for name in others)
-        return self.filesystem().free - promised
+        held = self.filesystem()
+        return held.free - held.total // SPARE - promised
 
     def no_room(self, needed: int, keep: str = "") -> NoRoom:
         """The error that says so."""
