@@ -97,7 +97,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
                 made = columns.ensure(Path(ann_file), staging.annotations[ann_file], Path(staging.columns),
                                       preemption.prepare_child)
             except (UserError, OSError) as error:  # then every rank parses the file, as mmdet does
-                told("staging", what="columns", detail=f"annotations are parsed by each rank: {error}")
+                told.trouble("columns", f"annotations are parsed by each rank: {error}")
                 continue
             data.columns[ann_file] = str(made.path / made.files[0].name)
             found.append(made)
@@ -131,8 +131,7 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
     except (UserError, OSError) as error:
         if staging.or_fail:
             raise UserError(f"staging: {error}") from error
-        if place.local_rank == 0:
-            told("staging", what="failed", detail=f"read from shared storage: {error}")
+        told.trouble("failed", f"read from shared storage: {error}")
 
 
 def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pack.PackedFile]:
@@ -220,6 +219,11 @@ class Told:
 
     def __init__(self, work: Work, attempt: int, place: Place) -> None:
         self.work, self.attempt, self.place = work, attempt, place
+
+    def trouble(self, what: str, detail: str) -> None:
+        """What went another way than planned; all ranks of a node meet it, and one says so."""
+        if self.place.local_rank == 0:
+            self("staging", what=what, detail=detail)
 
     def __call__(self, kind: str, **fields: Any) -> None:
         self.work.ledger(self.attempt, f"staging{self.place.rank:03d}").write(
