@@ -258,6 +258,13 @@ def test_a_call_that_is_killed_while_it_replaces_a_pack_ends_with_the_new_one(tm
     assert call("verify", tmp_path / "out", "--against", tmp_path / "root") == 0
 
 
+def stands_still(process: subprocess.Popen) -> None:
+    """Wait until a process has stopped itself; it must not have ended."""
+    while "T (stopped)" not in Path(f"/proc/{process.pid}/status").read_text():
+        assert process.poll() is None
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
 def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
     put(tmp_path / "root", {f"a/{i:04}.jpg": bytes(900) for i in range(3000)})
@@ -266,9 +273,7 @@ def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.stage", "pack", str(tmp_path / "root"),
                                 "--shard-size", "64K"], stderr=subprocess.PIPE, text=True,
                                env={**os.environ, files.STOP_ENV: f"@{order}"})
-    state = Path(f"/proc/{process.pid}/stat")
-    while state.read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)
+    stands_still(process)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     assert process.communicate()[1] == "interrupted\n" and process.returncode == 130
@@ -435,8 +440,7 @@ def test_only_one_process_packs_into_a_folder(tmp_path, capsys):
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.stage", "pack", str(tmp_path / "root")],
                                env={**os.environ, "ECM_CLUSTER_STOP_AT": "before-fsync:index.bin"})
     try:
-        while "T (stopped)" not in Path(f"/proc/{process.pid}/status").read_text():
-            time.sleep(0.01)
+        stands_still(process)
         assert "another process is packing into" in refused(capsys, tmp_path / "root")
         process.send_signal(signal.SIGCONT)
         assert process.wait() == 0
