@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -212,9 +213,24 @@ def past_states(job_id: str) -> list[str]:
     return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]
 
 
-def requeue(job_id: str) -> bool:
-    """Ask Slurm to run the job again under the same id; False where it refuses."""
-    return _slurm("scontrol", "requeue", job_id) is not None
+def requeue(job_id: str, restart: int) -> bool:
+    """Ask Slurm to run the job again under the same id; False where it refuses.
+
+    Asked again where it fails for no reason that Slurm tells: under load an answer gets lost, and the job with it.
+
+    Args:
+        restart: How often Slurm had restarted the job when this start of it began.
+    """
+    for pause in (1.0, 2.0, 0.0):
+        if _slurm("scontrol", "requeue", job_id) is not None:
+            return True
+        answer = show_job(job_id) if can_ask() else {}
+        if answer is not None and int(answer.get("Restarts") or 0) > restart:
+            return True  # it was only the answer that got lost
+        if answer is not None and (answer.get("Requeue") != "1" or answer.get("JobState") != "RUNNING"):
+            return False
+        time.sleep(pause)
+    return False
 
 
 def depend(job_id: str, dependency: str) -> bool:

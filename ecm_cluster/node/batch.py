@@ -107,11 +107,11 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
     Returns:
         Whether something will go on.
     """
-    job_id, _ = world.batch_start()
+    job_id, restart = world.batch_start()
     done = {e.kind for e in work.events() if e.attempt == attempt}
     if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
         return False  # overtaken, or a task has seen to it
-    accepted = cluster.requeue(job_id)
+    accepted = cluster.requeue(job_id, restart)
     files.kill_point("after-requeue", run.path)
     ledger.write("requeue", accepted=accepted, cause=reason)
     return accepted or succeed(run, attempt, stage, job_id, ledger)

@@ -96,6 +96,25 @@ exit 1
     assert requeues(slurm) == 1
 
 
+@pytest.mark.parametrize(("restarts", "asked"), [(0, 2), (1, 1)])
+def test_a_requeue_whose_answer_got_lost_is_asked_for_again_unless_it_has_been_done(run, slurm, restarts, asked):
+    began(run, 1)
+    slurm(scontrol=None)
+    before, after = slurm.folder / "before.txt", slurm.folder / "after.txt"
+    before.write_text(told("RUNNING"))
+    after.write_text(told("COMPLETING" if restarts else "RUNNING", restarts))
+    slurm.script("scontrol", f"""echo "$0 $*" >> {slurm.folder}/calls
+case "$1" in
+  requeue) [ -e {slurm.folder}/lost ] && exit 0; : > {slurm.folder}/lost; exit 1 ;;
+esac
+[ -e {slurm.folder}/lost ] && exec cat {after}
+exec cat {before}
+""")
+    batch.main(str(run.path), "train", "137")
+    assert [e["accepted"] for e in found(run, "requeue")] == [True]
+    assert requeues(slurm) == asked
+
+
 def test_where_slurm_never_answers_that_is_on_record(run, slurm, monkeypatch):
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.5)
     began(run, 1)
