@@ -272,7 +272,9 @@ def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
     order.write_text("in-shard:00020")  # where it stands still, so that it is not done before the signal comes
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.stage", "pack", str(tmp_path / "root"),
                                 "--shard-size", "64K"], stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, files.STOP_ENV: f"@{order}"})
+                               env={**os.environ, files.STOP_ENV: f"@{order}"},
+                               # a shell lets what it starts in the background ignore it
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     stands_still(process)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
