@@ -90,14 +90,8 @@ def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
 
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
     """The first ``key`` in data.train and data.test, by split, absolute."""
-    found = {}
-    for split in ("train", "test"):
-        for block in config.nested(cfg["data"].get(split)):
-            if isinstance(block.get(key), str):
-                prefix = block.get("data_root") or ""
-                found[split] = Path(os.path.abspath(os.path.join(prefix, block[key])))
-                break
-    return found
+    found = {split: planned.data_paths(cfg, split, key) for split in ("train", "test")}
+    return {split: Path(paths[0]) for split, paths in found.items() if paths}
 
 
 def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:

@@ -6,7 +6,6 @@ of, that both hold the same bytes under the same names. Not covered: whether a p
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from .. import files
 from . import shards
+from .checksums import Digesting
 from .pack import BLOCK, INDEX, INDEX_FILE, MANIFEST, Location, Pack, PackedFile, checksum, describe
 from .sources import THREADS, Source, scan
 
@@ -183,7 +183,7 @@ def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], No
         UserError: The root cannot be read.
     """
     root = root.absolute()
-    sources = scan(root, leave_out=(pack.path, Path(f"{pack.path}.partial"), Path(f"{pack.path}.former")))
+    sources = scan(root, leave_out=(pack.path, Path(f"{pack.path}.partial")))
     index = pack.open_index() if pack.images else None
     by_number = pack.image_files()
     named = set(index or ())
@@ -215,18 +215,7 @@ def _only_in(where: str, names: Iterable[str]) -> list[str]:
     return [f"{name}: is in {where} alone" for name in sorted(names)]
 
 
-class _Digest:
-    """Is written to, and digests what is written."""
-
-    def __init__(self) -> None:
-        self.sha = hashlib.sha256()
-
-    def write(self, data: bytes, /) -> int:
-        self.sha.update(data)
-        return len(data)
-
-
 def _digest(source: Source) -> str:
-    taken = _Digest()
+    taken = Digesting()
     source.copy(taken)
-    return f"sha256:{taken.sha.hexdigest()}"
+    return taken.digest()

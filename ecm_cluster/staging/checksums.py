@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from typing import IO, Any
@@ -46,6 +47,21 @@ class BlockWriter:
     def blocks(self) -> tuple[int, ...]:
         """xxh3 of each block of what was written so far."""
         return (*self._done, self._state.intdigest()) if self.size % BLOCK else tuple(self._done)
+
+
+class Digesting:
+    """Is written to, and digests what is written; passes it on where it is given a file."""
+
+    def __init__(self, handle: IO[bytes] | None = None) -> None:
+        self._handle, self._sha = handle, hashlib.sha256()
+
+    def write(self, data: Any, /) -> int:
+        self._sha.update(data)
+        return len(data) if self._handle is None else self._handle.write(data)
+
+    def digest(self) -> str:
+        """As :func:`ecm_cluster.files.digest` has it."""
+        return f"sha256:{self._sha.hexdigest()}"
 
 
 def block_checksums(path: str | os.PathLike) -> tuple[int, ...]:

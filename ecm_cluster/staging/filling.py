@@ -5,7 +5,6 @@ An annotation file and a shard that are complete have a record in the work folde
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import time
@@ -14,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
 from .. import files
 from ..errors import UserError
 from ..values import size_text
 from . import naming, shards
-from .checksums import as_hex, from_hex
+from .checksums import Digesting, as_hex, from_hex
 from .pack import (
     ANNOTATIONS,
     IMAGES,
@@ -116,25 +115,14 @@ def _say_absent(annotated: list[Annotated], strict: bool, say: Callable[[str], N
             say(f"warning: {text}")
 
 
-class _Hashing:
-    """Writes to a file and digests what is written."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self._handle, self.sha = handle, hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.sha.update(data)
-        return self._handle.write(data)
-
-
 def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Annotated:
     """Bring an annotation file into the pack, as published."""
     target, record = partial / source.name, partial / WORK / source.name
     if not (record.is_file() and target.is_file()):
         with files.replacing(target) as handle:
-            hashing = _Hashing(handle)
-            source.copy(hashing)
-        files.write_json(record, {"digest": f"sha256:{hashing.sha.hexdigest()}"})
+            taken = Digesting(handle)
+            source.copy(taken)
+        files.write_json(record, {"digest": taken.digest()})
     try:
         present, absent = naming.named(target, names)
     except UserError as error:  # the copy is whole: the file is broken where it comes from
@@ -154,7 +142,7 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
         if path.stat().st_size > LARGE:
             say(f"making columns of {annotated.name}")
         with files.replacing(partial / name) as handle:
-            annotations.write(path, cast(BinaryIO, handle))
+            annotations.write(path, handle)
     except ImportError as error:
         say(f"no columns of {annotated.name}: they need numpy ({error}); the nodes will make them")
         return annotated

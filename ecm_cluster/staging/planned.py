@@ -73,10 +73,13 @@ def plan(job: Any, root: str | None) -> Staging:
 
 def annotation_files(cfg: Mapping[str, Any], split: str) -> list[str]:
     """Absolute paths of the annotation files that ``data.<split>`` of a config names."""
-    found = []
-    for block in config.nested(cfg["data"].get(split)):
-        if isinstance(block.get("ann_file"), str):
-            found.append(os.path.abspath(os.path.join(block.get("data_root") or "", block["ann_file"])))
+    return data_paths(cfg, split, "ann_file")
+
+
+def data_paths(cfg: Mapping[str, Any], split: str, key: str) -> list[str]:
+    """Absolute paths that stand at ``key`` anywhere in ``data.<split>`` of a config, each once."""
+    found = [os.path.abspath(os.path.join(block.get("data_root") or "", block[key]))
+             for block in config.nested(cfg["data"].get(split)) if isinstance(block.get(key), str)]
     return list(dict.fromkeys(found))
 
 
