@@ -239,12 +239,16 @@ def newest_end(work: Work) -> Event | None:
 
 
 def barren_attempts(work: Work, events: list[Event]) -> int:
-    """How many attempts in a row, the newest included, brought nothing that counts."""
+    """How many attempts in a row, the newest included, brought nothing that counts.
+
+    A GPU that failed says nothing of the run; such attempts have a budget of their own.
+    """
     fruitful, count = _fruitful(events), 0
     for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
         if attempt in fruitful:
             break
-        count += 1
+        end = last_end(events, attempt)
+        count += end is None or end["cause"] != "GPU failure"
     return count
 
 
