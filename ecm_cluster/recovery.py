@@ -141,13 +141,14 @@ def decide(work: Work) -> Decision:
 
 def _after_failed_start(refused: Event, events: list[Event]) -> Decision:
     """Where one node is at fault, another one may do: on Slurm, and for so many nodes."""
+    reason = f"{refused['cause']}: {refused['detail']}"
     if not refused["of_node"] or refused["cluster"] != "slurm":
-        return Decision("stop", refused["detail"])
+        return Decision("stop", reason)
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
     if len(nodes) > starts.NODE_LIMIT:
-        return Decision("stop", f"{refused['detail']}; it could not start on {len(nodes)} nodes, so no other is tried")
-    return Decision("continue", refused["detail"])
+        return Decision("stop", f"{reason}; it could not start on {len(nodes)} nodes, so no other is tried")
+    return Decision("continue", reason)
 
 
 def is_done(work: Work) -> bool:

@@ -1,4 +1,4 @@
-"""A start that could not work, and the nodes that a run leaves out after it: where else, how often, and when it stops."""
+"""A start that could not work, and the nodes that a run leaves out after it: where else, how often, until when."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def run(tmp_path) -> Run:
 def refused(run: Run, node: str, restart: int, of_node: bool = True, cluster: str = "slurm", rank: int = 0) -> None:
     resumes = starts.resumes_of(run.events())
     run.ledger(run.newest_attempt(), f"start{rank:03d}.77.{restart}").write(
-        "not-started", cause="not startable", node=node, rank=rank, detail=f"{node}: no GPU is visible", of_node=of_node,
-        start=f"{cluster}:77:{restart}", cluster=cluster, resumes=resumes)
+        "not-started", cause="not startable", node=node, rank=rank, detail=f"{node}: no GPU is visible",
+        of_node=of_node, start=f"{cluster}:77:{restart}", cluster=cluster, resumes=resumes)
 
 
 def attempt(run: Run, number: int, restart: int = 0, **end: object) -> None:
@@ -37,10 +37,10 @@ def attempt(run: Run, number: int, restart: int = 0, **end: object) -> None:
 def test_a_start_that_a_node_could_not_make_is_made_on_other_nodes_so_many_times(run):
     for restart in range(starts.NODE_LIMIT):
         refused(run, f"n{restart}", restart)
-        assert recovery.decide(run) == recovery.Decision("continue", f"n{restart}: no GPU is visible")
+        assert recovery.decide(run) == recovery.Decision("continue", f"not startable: n{restart}: no GPU is visible")
     refused(run, "n7", 7)
     assert recovery.decide(run) == recovery.Decision(
-        "stop", "n7: no GPU is visible; it could not start on 4 nodes, so no other is tried")
+        "stop", "not startable: n7: no GPU is visible; it could not start on 4 nodes, so no other is tried")
 
 
 def test_the_same_node_again_counts_once(run):
@@ -52,7 +52,7 @@ def test_the_same_node_again_counts_once(run):
 @pytest.mark.parametrize(("of_node", "cluster"), [(False, "slurm"), (True, "local")])
 def test_what_no_other_node_would_mend_stops_the_run_at_once(run, of_node, cluster):
     refused(run, "n1", 0, of_node, cluster)
-    assert recovery.decide(run) == recovery.Decision("stop", "n1: no GPU is visible")
+    assert recovery.decide(run) == recovery.Decision("stop", "not startable: n1: no GPU is visible")
 
 
 def test_a_start_that_another_one_has_followed_counts_no_more(run):
@@ -64,7 +64,7 @@ def test_a_start_that_another_one_has_followed_counts_no_more(run):
 def test_a_rank_that_cannot_start_is_why_the_attempt_ended_that_rank_0_had_taken(run):
     refused(run, "n1", 2, of_node=False, rank=3)
     attempt(run, 1, 2, cause="killed", detail="rank 0 on n1: killed by SIGKILL")
-    assert recovery.decide(run) == recovery.Decision("stop", "n1: no GPU is visible")
+    assert recovery.decide(run) == recovery.Decision("stop", "not startable: n1: no GPU is visible")
 
 
 def test_resuming_gives_all_nodes_another_chance(run):
@@ -90,7 +90,7 @@ def test_status_says_what_kept_the_run_from_starting(run):
     assert starts.failed(run, run.events())["detail"] == "n1: no GPU is visible"
     found = state.RunState("run", str(run.path), "", "")
     state._unfinished(run, found, "ended", "job 77 failed", None)
-    assert (found.state, found.reason) == ("failed", "n1: no GPU is visible")
+    assert (found.state, found.reason) == ("failed", "not startable: n1: no GPU is visible")
     assert found.next == chain.resume_line(run), "there is no log to read"
 
 

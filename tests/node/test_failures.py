@@ -57,7 +57,7 @@ def test_an_exception_becomes_an_end_with_cause_and_remedy():
     end = failures.end_of(RuntimeError(OUT_OF_MEMORY.format(20, 14, 4242)), rank=3)
     assert end["cause"] == "out of GPU memory"
     assert end["detail"].startswith("rank 3: RuntimeError: OutOfMemoryError: CUDA out of memory.")
-    assert end["detail"].endswith("; lower data.samples_per_gpu or the images' size, train with fp16, or use larger GPUs")
+    assert end["detail"].endswith("; " + failures.REMEDY["out of GPU memory"])
     assert failures.end_of(failures.DeviceStuck("x"), 0)["cause"] == "hung"
     assert failures.end_of(failures.NotStartable("x"), 0)["cause"] == "not startable"
     assert failures.end_of(ConnectionResetError("Connection reset by peer"), 0)["follows"]

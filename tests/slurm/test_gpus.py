@@ -34,7 +34,7 @@ def test_a_job_that_can_start_nowhere_ends_with_the_reason_and_its_evaluation_to
     run, job_id = submit(slurm, small_data, tmp_path, "cpu-only", "--device", "cuda")
     found = await_state(run, "failed", env=slurm.env)
     (event,) = of(run, "not-started")
-    assert found["reason"] == event["detail"]
+    assert found["reason"] == f"not startable: {event['detail']}"
     assert event["detail"].startswith(f"{event['node']}: ")
     assert (run.attempts(), of(run, "left-out"), of(run, "requeue")) == ([], [], [])
     assert slurm.wait_for(job_id)["JobState"] == "FAILED"
