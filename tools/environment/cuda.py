@@ -182,7 +182,7 @@ def architectures(torchs: str, toolkit: Toolkit) -> str:
 
 def compiled_for(flags: list[str]) -> tuple[str, ...]:
     """Architectures in nvcc's flags as torch makes them: ``-gencode=arch=compute_90,code=sm_90``."""
-    return tuple(sorted(re.findall(r"code=(\w+)", " ".join(flags)), key=by_number))
+    return tuple(sorted(re.findall(r",code=(\w+)", " ".join(flags)), key=by_number))
 
 
 def refuse_unknown(wanted: tuple[str, ...], toolkit: Toolkit) -> None:
