@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 STAMP = "ecm-cluster.json"  # in the environment's own folder
-NOT_SAID = "architectures unknown"
 
 
 @dataclass(frozen=True)
@@ -35,15 +34,14 @@ class Operators:
     architectures: tuple[str, ...] | None = None
 
     def describe(self) -> str:
+        """As ``1.7.2: operators for CUDA 12.8 (sm_80, sm_90, PTX 90)``."""
         if self.cuda is None:
-            return f"mmcv-full {self.mmcv}: operators for the CPU only"
-        return f"mmcv-full {self.mmcv}: operators for CUDA {self.cuda} ({self._architectures()})"
-
-    def _architectures(self) -> str:
-        if self.architectures is None:
-            return NOT_SAID
-        ptx = [f"PTX {name.removeprefix('compute_')}" for name in self.architectures if name.startswith("compute_")]
-        return ", ".join([name for name in self.architectures if name.startswith("sm_")] + ptx)
+            return f"{self.mmcv}: operators for the CPU only"
+        names = self.architectures
+        shown = "architectures unknown" if names is None else ", ".join(
+            [name for name in names if name.startswith("sm_")]
+            + [f"PTX {name.removeprefix('compute_')}" for name in names if name.startswith("compute_")])
+        return f"{self.mmcv}: operators for CUDA {self.cuda} ({shown})"
 
     def serve(self, wanted: Operators) -> bool:
         """Whether they do all that ``wanted`` asks for: CUDA operators also run on the CPU."""
@@ -53,8 +51,10 @@ class Operators:
 
     def remedy(self) -> str:
         """What brings operators for GPUs, where these are for the CPU alone."""
-        return f"load a CUDA {self.torch_cuda or ''} toolkit (module load cuda) and run `make setup` again; README, " \
-               "\"On a GPU cluster\", has the other ways"
+        if self.torch_cuda is None:
+            return "its torch is a CPU build, too: install one for CUDA, and mmcv-full against it"
+        return (f"load a CUDA {self.torch_cuda} toolkit (module load cuda/{self.torch_cuda}) and run `make setup` "
+                "again; README, \"On a GPU cluster\", has the other ways")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

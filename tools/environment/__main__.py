@@ -80,10 +80,10 @@ def make(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators:
 def report(record: operators.Operators, trouble: str, chosen: Stack) -> None:
     """Say what the operators are compiled for, and what a job on GPUs needs where that is the CPU."""
     if record.cuda:
-        say(record.describe())
+        say(f"mmcv-full {record.describe()}")
         return
-    say(f"{record.describe()}{f' ({trouble})' if trouble else ''}")
-    say(f"a job on GPUs needs more: {cuda.remedy(chosen)}")
+    say(f"mmcv-full {record.describe()}{f' ({trouble})' if trouble else ''}")
+    say(f"for a job on GPUs: {cuda.remedy(chosen)}")
 
 
 def write_stamp(stamp: dict) -> None:

@@ -156,7 +156,8 @@ def build(wanted: Operators, environment: dict[str, str]) -> Path:
     target = WHEELS / folder_name(wanted)
     target.mkdir(parents=True, exist_ok=True)
     log = target / "build.log"
-    say(f"compiling {wanted.describe()}, for torch {wanted.torch}: {_long(wanted)}, once for this user; log in {log}")
+    say(f"compiling mmcv-full {wanted.describe()}, torch {wanted.torch}, once for this user; log in {log}")
+    say(f"that takes {_long(wanted)}")
     for left in target.glob(".building-*"):  # of a build that was killed
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
