@@ -123,6 +123,12 @@ def test_where_cuda_is_forced_no_nvcc_is_an_error(monkeypatch):
         cuda.find(CUDA12)
 
 
+def test_where_cuda_is_not_wanted_a_toolkit_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "a", "12.8")))
+    monkeypatch.setenv("FORCE_CUDA", "0")
+    assert cuda.find(CUDA12).toolkit is None
+
+
 # ------------------------------------------------------------------------------------------ from the package index
 
 

@@ -13,6 +13,7 @@ Environment:
     ECM_CLUSTER_STACK: cuda12 (torch 2.8.0) or cuda13 (torch 2.11.0); default: that of the environment that is there.
     ECM_CLUSTER_CUDA_HOME: The CUDA toolkit to use; default: CUDA_HOME, CUDA_PATH, the nvcc in PATH, /usr/local/cuda.
     ECM_CLUSTER_NVCC: "index" takes nvcc from the package index.
+    FORCE_CUDA: 1: no nvcc that fits is an error; 0: compile for the CPU alone, even if there is one.
     TORCH_CUDA_ARCH_LIST: GPUs to compile for, as "8.0;9.0+PTX"; default: all that torch itself was compiled for.
     MAX_JOBS: Compiler processes at a time while mmcv-full is built.
 """

@@ -67,6 +67,8 @@ def find(stack: Stack) -> Search:
         return Search(toolkit)
     if source:
         return Search(_of_index(stack, source))
+    if os.environ.get("FORCE_CUDA") == "0":
+        return Search(None, "as FORCE_CUDA=0 asks")
     found = list(toolkits())
     for toolkit in found:
         if toolkit.fits(stack):

@@ -157,7 +157,7 @@ def build(wanted: Operators, environment: dict[str, str]) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     log = target / "build.log"
     say(f"compiling mmcv-full {wanted.describe()}, torch {wanted.torch}, once for this user; log in {log}")
-    say(f"that takes {_long(wanted)}")
+    say(how_long(wanted))
     for left in target.glob(".building-*"):  # of a build that was killed
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
@@ -217,10 +217,13 @@ def _torch_says(code: str, environment: dict[str, str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def _long(wanted: Operators) -> str:
+def how_long(wanted: Operators) -> str:
+    """The time that the build takes, and how to make it shorter."""
+    names = wanted.architectures or ()
     if wanted.cuda is None:
-        return "about 20 minutes on 2 cores"
-    return "an hour or more on 2 cores, a few minutes on 32; TORCH_CUDA_ARCH_LIST=9.0 (an H100) makes it shorter"
+        return "that takes about 20 minutes on 2 cores"
+    return (f"that takes about {20 + 4 * len(names)} minutes on 2 cores; TORCH_CUDA_ARCH_LIST (9.0 for an H100) makes "
+            "it shorter, FORCE_CUDA=0 leaves GPUs out")
 
 
 def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
