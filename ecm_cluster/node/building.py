@@ -6,9 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmcv.parallel import MMDistributedDataParallel, collate
+from mmcv.parallel import MMDistributedDataParallel
 from mmcv.parallel.registry import MODULE_WRAPPERS
-from mmcv.parallel.scatter_gather import scatter_kwargs
 from mmcv.runner import Fp16OptimizerHook, OptimizerHook, build_optimizer
 from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
@@ -18,6 +17,7 @@ from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, gro
 from mmdet_ext.virtual_ranks import Share
 
 from . import preemption
+from .batches import collate, unpack
 from .world import Place
 
 INIT = 4  # the stream of random numbers for initialisation
@@ -32,27 +32,6 @@ class Loader(torch.utils.data.DataLoader):
     def __iter__(self) -> Any:
         with preemption.blocked():
             return super().__iter__()
-
-
-def unpack(inputs: Any, kwargs: Any, device: torch.device) -> tuple[Any, Any]:
-    """Take a batch out of its DataContainers, on the device of the model.
-
-    mmcv 1.7 scatters to a GPU through a private function of torch that takes no device number since torch 2.1, so
-    it is asked to scatter to the CPU, which only unpacks.
-    """
-    args, named = scatter_kwargs(inputs, kwargs, [-1], dim=0)
-    return moved(args[0], device), moved(named[0], device)
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """The same structure with its tensors on ``device``."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {k: moved(v, device) for k, v in value.items()}
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(moved(v, device) for v in value)
-    return value
 
 
 @MODULE_WRAPPERS.register_module()
