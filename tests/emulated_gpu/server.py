@@ -24,24 +24,14 @@ from typing import Any
 import mmdet.apis  # noqa: F401
 import torch.distributed as dist
 from emulated_gpu import compute
-from mmcv.runner import HOOKS, Hook, epoch_based_runner, iter_based_runner
+from emulated_gpu.hooks import Signalled
+from mmcv.runner import epoch_based_runner, iter_based_runner
 
 import mmdet_ext.register  # noqa: F401
 from ecm_cluster.node import boundary, building, rank_buffers, staging, train  # noqa: F401
 
 compute.activate()
 SECONDS = 120
-
-
-@HOOKS.register_module()
-class Signalled(Hook):
-    """One rank gets SIGTERM during an iteration, as if Slurm preempted the job."""
-
-    during: int | None = None
-
-    def before_train_iter(self, runner: Any) -> None:
-        if runner.iter + 1 == self.during and runner.rank == runner.world_size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:

@@ -1,0 +1,150 @@
+"""On GPUs: the launcher's worker, mmcv's and mmdet's hooks, under a process group that serves CUDA tensors alone.
+
+The GPUs are emulated (:mod:`emulated_gpu` says what that cannot show); the ranks are processes, and gloo carries what
+NCCL would. Any collective of a CPU tensor on the default group, any CPU tensor among CUDA tensors, and numpy of a CUDA
+tensor end a rank, and with it the test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import emulated_gpu
+import pytest
+from comparing import bits, log_lines, state_in
+from emulated_gpu.ranks import Server, begin, make, said
+from ranks import detector
+from small import CLASSES, first_images
+
+from ecm_cluster import checkpoints
+from ecm_cluster.run import Run
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(emulated_gpu.missing() is not None, reason=f"{emulated_gpu.missing()}")]
+
+FIRST, LAST = "VERY_HIGH", "VERY_LOW"
+
+
+@pytest.fixture(scope="module")
+def gpus() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def few(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first images of the small data: an epoch of a few iterations."""
+    return first_images(small_data, tmp_path_factory.mktemp("few"), 4)
+
+
+def hook(kind: str, **options: Any) -> dict[str, Any]:
+    return {"type": kind, **options}
+
+
+def config(data: Path, hooks: list[dict[str, Any]], loss: str = "ecm", max_iters: int | None = None,
+           **options: Any) -> dict[str, Any]:
+    """A detector on ``data`` whose log line comes after each iteration, by epochs unless ``max_iters`` is given."""
+    cfg = detector(data, loss, **{"log_config.interval": 1, **options})
+    cfg["custom_hooks"] = [hook("Signalled", priority=FIRST), *hooks]
+    if max_iters is not None:
+        cfg["runner"] = {"type": "IterBasedRunner", "max_iters": max_iters}
+    return cfg
+
+
+def end(run: Run) -> dict[str, Any]:
+    """The last state of a run, without what the clock and the attempts decide."""
+    state = state_in(checkpoints.accepted(run)[-1].path(run))
+    for part in state["meta"]["log_buffer"].values():
+        part.pop("memory", None)
+    return state
+
+
+def why(run: Run, attempt: int = 1) -> list[str]:
+    """What the ranks gave as the reason of their end, causes before consequences."""
+    ends = [e for e in run.events() if e.kind == "end" and e.attempt == attempt]
+    return [e["detail"] for e in sorted(ends, key=lambda e: bool(e.get("follows")))]
+
+
+CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
+    "by epochs, ECM, moving averages, buffers in step": (2, 2, 3, {"model__type": "EpochAware", "hooks": [
+        hook("ExpMomentumEMAHook", momentum=0.1, priority=49), hook("SyncNormHook", num_last_epochs=1, interval=1),
+        hook("SyncBuffersHook"), hook("SetEpochInfoHook"), hook("CheckInvalidLossHook", interval=1),
+        hook("EmptyCacheHook", after_iter=True), hook("ProfilerHook", profile_iters=1, activities=["cpu"])]}),
+    "by iterations, seesaw, fp16, mmcv's moving average": (2, 2, 3, {
+        "loss": "seesaw", "max_iters": 4, "fp16": {"loss_scale": "dynamic"},
+        "hooks": [hook("EMAHook", momentum=0.1, priority=49), hook("LinearMomentumEMAHook", priority=49)]}),
+    "SyncBN, gradients over two iterations, cyclic rates": (2, 2, 2, {
+        "hooks": [], "model__backbone__norm_cfg": {"type": "SyncBN"},
+        "optimizer_config": {"type": "GradientCumulativeOptimizerHook", "cumulative_iters": 2},
+        "lr_config": {"_delete_": True, "policy": "cyclic"}, "momentum_config": {"policy": "cyclic"}}),
+    "one GPU for two ranks, fp16 over two iterations, seesaw": (1, 2, 2, {
+        "hooks": [], "loss": "seesaw", "model__backbone__norm_cfg": {"type": "SyncBN"},
+        "optimizer_config": {"type": "GradientCumulativeFp16OptimizerHook", "cumulative_iters": 2,
+                             "loss_scale": "dynamic"}}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_training_is_stopped_by_a_signal_and_resumed_to_its_end(gpus, few, tmp_path, case):
+    world, virtual, stop, options = CASES[case]
+    run = gpus.train(config(few, **options), tmp_path / "run", [(world, stop), (world, None)], virtual)
+    assert run.completion() is not None
+    assert [e["iteration"] for e in run.events() if e.kind == "commit"][0] == stop
+    assert all(line["memory"] > 0 for line in log_lines(run)), "the logger measures the GPU's memory"
+    if options.get("loss") == "seesaw":
+        assert len(end(run)["rank_buffers"]) == virtual
+
+
+def test_resumed_on_three_gpus_it_sums_gradients_in_the_same_order(gpus, few, tmp_path):
+    cfg = config(few, [], "seesaw", max_iters=3)
+    through = gpus.train(cfg, tmp_path / "through", [(3, None)], 3)
+    broken = gpus.train(cfg, tmp_path / "broken", [(3, 1), (3, None)], 3)
+    assert bits(end(broken)) == bits(end(through))
+
+
+def test_mmdets_seeds_means_and_evaluations_run_between_the_ranks(gpus, few, tmp_path):
+    cfg = config(few, [])
+    cfg["custom_hooks"] += [hook("Collectives", test=cfg["data"]["val"]),
+                            hook("Evaluating", test=cfg["data"]["val"], interval=1, priority="LOW"),
+                            hook("Evaluating", test=cfg["data"]["val"], interval=1, gpu_collect=True, priority="LOW")]
+    cfg["runner"]["max_epochs"] = 1
+    run = gpus.train(cfg, tmp_path / "run", [(2, None)], 2)
+    assert end(run)["meta"]["seen"] == [0.5, 4, 4]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("unused_on", [[0, 1], [1]])
+def test_a_parameter_without_a_gradient_is_named_in_the_first_step_on_any_device(gpus, few, tmp_path, device, unused_on):
+    cfg = config(few, [])
+    cfg["model"].update(type="WithLeftover", unused_on=unused_on)
+    run = make(cfg, tmp_path / "run", 2, device)
+    begin(run, 1)
+    assert gpus.ask(run=str(run.path), attempt=1, world=2, ends_at=None) == [1, 1], said(run)
+    rank = unused_on[0]
+    assert why(run)[0] == (
+        f"rank {rank}: UserError: model: the loss does not depend on leftover.weight, leftover.bias, so the ranks "
+        "cannot average the gradients; set find_unused_parameters = True in the config, or remove these parameters "
+        "from the model"), said(run)
+    cfg["find_unused_parameters"] = True
+    assert gpus.train(cfg, tmp_path / "found", [(2, None)], 2, device).completion() is not None
+
+
+def test_what_fails_on_a_gpu_fails_here(gpus, few, tmp_path):
+    run = gpus.train(config(few, [hook("Refused")], max_iters=1), tmp_path / "run", [(2, None)], 2)
+    noted = [json.loads(path.read_text()) for path in run.logs_dir.glob("*.said")]
+    expected = {
+        "a collective on a CPU tensor": "RuntimeError: No backend type associated with device type cpu",
+        "numpy of a CUDA tensor": "TypeError: can't convert cuda:RANK device type tensor to numpy. Use Tensor.cpu() to "
+                                  "copy the tensor to host memory first.",
+    }
+    assert len(noted) == 2
+    for rank, found in enumerate(sorted(noted, key=str)):
+        for name, text in expected.items():
+            assert found[name] == text.replace("RANK", str(rank))
+        for name in ("a CPU tensor among CUDA tensors", "weights on the CPU", "a mask operator with both"):
+            assert found[name].startswith("RuntimeError: Expected all tensors to be on the same device"), found[name]
+        assert found["too large an allocation"].startswith("OutOfMemoryError: CUDA out of memory.")
+        assert "invalid device ordinal" in found["a GPU that is not there"]
