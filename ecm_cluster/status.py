@@ -198,6 +198,10 @@ def tell(row: dict[str, Any]) -> str | None:
         return f"put {row['checkpoint']} into quarantine: {row['reason']}"
     if kind == "requeue":
         return "requeued" if row["accepted"] else f"Slurm refused to requeue ({row['cause']})"
+    if kind == "not-started":
+        return f"not started: {row['detail']}"
+    if kind == "left-out":
+        return f"node {row['node']} is left out from now on: {row['reason']}"
     if kind == "staged":
         return f"{row['host']}: {staged(row)}"
     if kind == "staging":

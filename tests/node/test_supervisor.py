@@ -96,7 +96,7 @@ def run(tmp_path) -> Run:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/small_worker.py").write_text(WORKER)
     files.write_json(made.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
-                                     "job": job.make({"name": "run"}).as_dict()})
+                                     "job": job.make({"name": "run", "device": "cpu"}).as_dict()})
     return made
 
 
