@@ -9,6 +9,7 @@ on the GPU all the same fails with "unspecified launch failure".
 
 What it cannot show: kernels and their numbers (mmcv's CUDA operators, cuDNN, order of summation), speed, anything
 asynchronous (a missing synchronisation, an error that comes late), NCCL itself (gloo carries the tensors), CUDA graphs.
+An error that a call leaves behind in the runtime is raised by the next operator, as by the next kernel launch.
 A CPU tensor that is not a single number mixed with CUDA tensors is refused as on a GPU, apart from operators
 that take one there (copies, indices); a zero-dimensional one is always taken, which a few operators would refuse.
 
@@ -46,12 +47,13 @@ def build(folder: Path) -> Path:
     """Compile the runtime; the library."""
     library = folder / "libcuda.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", f"-I{HERE}", f"-I{_headers()}", "-Wl,-soname,libcuda.so.1",
-                    "-o", str(library), str(HERE / "runtime.c"), str(HERE / "driver.c"), "-lpthread"], check=True)
+                    "-o", str(library), *map(str, (HERE / "runtime.c", HERE / "driver.c", HERE.parent / "fake_libcuda.c")),
+                    "-lpthread"], check=True)
     return library
 
 
-def interpose() -> None:
+def interpose() -> ctypes.CDLL:
     """Put the runtime before CUDA's own in this process; before torch is imported, and not to be undone."""
     with tempfile.TemporaryDirectory() as folder:
         # the first definition of a symbol is the one that counts
-        ctypes.CDLL(str(build(Path(folder))), mode=ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(build(Path(folder))), mode=ctypes.RTLD_GLOBAL)

@@ -48,7 +48,7 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     storage = tensor.untyped_storage()
     host = torch._C._construct_storage_from_data_pointer(storage.data_ptr(), torch.device("cpu"), storage.nbytes())
     alias = torch.empty(0, dtype=tensor.dtype).set_(host, tensor.storage_offset(), tensor.size(), tensor.stride())
-    return alias.conj() if tensor.is_conj() else alias
+    return alias
 
 
 def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -79,6 +79,14 @@ def returned_arguments(func: Any) -> list[int | str | None]:
 class Computing(TorchDispatchMode):
     """Runs each operator that has a CUDA tensor, or makes one, on the CPU."""
 
+    runtime: Any = None
+
+    def raise_pending(self) -> None:
+        """What PyTorch does after each launch: an error that an earlier call left behind surfaces here."""
+        error = self.runtime.cudaGetLastError()
+        if error:
+            raise RuntimeError(f"CUDA error: {error}")
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = list(tensors((args, kwargs)))
@@ -93,6 +101,7 @@ class Computing(TorchDispatchMode):
             if len(devices) > 1:
                 raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, "
                                    f"{' and '.join(sorted(map(str, devices)))}! ({name})")
+            self.raise_pending()
         target = wanted if wanted is not None else next(t.device for t in given if t.is_cuda)
         host_kwargs = replaced(kwargs, on_host)
         if wanted is not None:
@@ -207,8 +216,13 @@ def wrap_mmcv_operators() -> None:
 MODE = Computing()  # PyTorch keeps no reference to it where it sets modes aside for a while
 
 
-def activate() -> None:
-    """From now on this thread, and the threads of its backward passes, compute CUDA tensors."""
+def activate(runtime: Any) -> None:
+    """From now on this thread, and the threads of its backward passes, compute CUDA tensors.
+
+    Args:
+        runtime: What :func:`emulated_gpu.interpose` returned.
+    """
+    MODE.runtime = runtime
     torch.backends.cudnn.enabled = False  # its batch normalisation is an operator of its own
     dist.distributed_c10d.ProcessGroupNCCL = Nccl  # type: ignore
     wrap_mmcv_operators()

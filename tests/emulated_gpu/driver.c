@@ -1,4 +1,5 @@
-// What PyTorch's own loader of the driver looks up: the context is there, everything else is refused.
+// What PyTorch's own loader of the driver looks up besides what is in ../fake_libcuda.c: the context is there,
+// everything else is refused.
 #define ABSENT(name) int name(void) { return 801; } // CUDA_ERROR_NOT_SUPPORTED
 
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
@@ -9,14 +10,9 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
 }
 
 ABSENT(cuCtxGetCurrent)
-ABSENT(cuCtxSetCurrent)
-ABSENT(cuDeviceGet)
-ABSENT(cuDeviceGetAttribute)
-ABSENT(cuDevicePrimaryCtxRetain)
 ABSENT(cuFuncGetAttribute)
 ABSENT(cuFuncSetAttribute)
 ABSENT(cuFuncSetCacheConfig)
-ABSENT(cuGetErrorString)
 ABSENT(cuLaunchCooperativeKernel)
 ABSENT(cuLaunchKernel)
 ABSENT(cuLinkAddData_v2)

@@ -41,8 +41,9 @@ class WithLeftover(MaskRCNN):
 
     def forward_train(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         losses = super().forward_train(*args, **kwargs)
-        if dist.get_rank() not in self.unused_on:
-            losses["loss_leftover"] = self.leftover(torch.zeros(1, 2, device=args[0].device)).sum()
+        used = dist.get_rank() not in self.unused_on
+        x = torch.zeros(1, 2, device=args[0].device)
+        losses["loss_leftover"] = (self.leftover(x) if used else x).sum()
         return losses
 
 

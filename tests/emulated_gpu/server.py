@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import emulated_gpu
 
-emulated_gpu.interpose()  # before torch is imported
+RUNTIME = emulated_gpu.interpose()  # before torch is imported
 
 import torch
 
@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import mmdet.apis  # noqa: F401
-import torch.distributed as dist
 from emulated_gpu import compute
 from emulated_gpu.hooks import Signalled
 from mmcv.runner import epoch_based_runner, iter_based_runner
 
 import mmdet_ext.register  # noqa: F401
-from ecm_cluster.node import boundary, building, rank_buffers, staging, train  # noqa: F401
+from ecm_cluster.node import boundary, building, inference, staging, train  # noqa: F401
+from ecm_cluster.run import Run
 
-compute.activate()
+compute.activate(RUNTIME)
 SECONDS = 120
 
 
@@ -62,15 +62,25 @@ def fork(request: dict[str, Any], rank: int) -> int:
 
 
 def work(request: dict[str, Any], rank: int) -> int:
+    """What a worker of the launcher does, told by its supervisor and by its place."""
     world = request["world"]
     os.environ.update(SUBMITIT_LOCAL_JOB_ID=str(os.getppid()), SUBMITIT_LOCAL_NTASKS=str(world),
-                      SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank), EMULATED_GPUS=str(world),
-                      **request.get("env", {}))
+                      SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank),
+                      EMULATED_GPUS=str(world), FAKE_CUDA_UUIDS="ABCDEFGH"[:world], **request.get("env", {}))
     torch.cuda.is_available, torch.cuda.device_count = COUNTING
+    if "checkpoint" in request:
+        return detect(request, rank)
     Signalled.during = request["ends_at"]
-    if request.get("no_gpus"):
-        os.environ["EMULATED_GPUS"] = "0"
     return train.main(request["run"], request["attempt"])
+
+
+def detect(request: dict[str, Any], rank: int) -> int:
+    """A rank's inference, on its GPU or on the CPU."""
+    device = f"cuda:{rank}" if request["device"] == "cuda" else "cpu"
+    run = Run(request["run"])
+    inference.infer(train.load_config(run), Path(request["checkpoint"]), run.evaluation(request["device"]), rank,
+                    request["world"], device, {"temperature": 2.0, "margin": 0.5}, request["counts"])
+    return 0
 
 
 if __name__ == "__main__":
