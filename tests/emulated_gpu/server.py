@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import mmdet.apis  # noqa: F401
-from emulated_gpu import compute
-from emulated_gpu.hooks import Signalled
 from mmcv.runner import epoch_based_runner, iter_based_runner
 
 import mmdet_ext.register  # noqa: F401
 from ecm_cluster.node import boundary, building, inference, staging, train  # noqa: F401
 from ecm_cluster.run import Run
+from emulated_gpu import compute
+from emulated_gpu.hooks import Signalled
 
 compute.activate(RUNTIME)
 SECONDS = 120
