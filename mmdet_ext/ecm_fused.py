@@ -3,8 +3,8 @@
 The environment variable ``ECM_LOSS_FUSED`` says which: 0 is never the kernels; 1 is the kernels on a CPU too, which
 only Triton's interpreter can run (``TRITON_INTERPRET=1``; for tests); without it, the kernels on a GPU.
 
-Triton needs a C compiler at run time, and its cache a folder that it can write to (``TRITON_CACHE_DIR``). Where
-anything about it fails, this process warns once and computes the loss in torch from then on.
+Triton needs a C compiler and Python's headers at run time, and a directory for its cache (``TRITON_CACHE_DIR``). If
+anything about it fails, the process warns once and computes the loss by torch's operators from then on.
 """
 
 from __future__ import annotations

@@ -178,6 +178,16 @@ def test_logits_labels_and_weights_need_not_be_contiguous():
         assert torch.equal(loss, expected[0]) and torch.equal(grad, expected[1])
 
 
+def test_an_upstream_gradient_without_memory_of_its_own_is_read_right():
+    x, label, weight = batch()
+    module = built("cho")
+    _, expected = value_and_gradient(lambda t: module(t, label, weight, reduction_override="sum"), x, upstream=3.0)
+    x.requires_grad_()
+    rows = module(x, label, weight, reduction_override="none")
+    (3 * rows.sum()).backward()  # the rows get one number, expanded
+    assert torch.equal(x.grad, expected)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_no_rows_give_a_loss_of_zero(reduction):
     x = torch.zeros(0, 7, device=DEVICE, requires_grad=True)
