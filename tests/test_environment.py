@@ -33,7 +33,8 @@ KNOWN = ("75", "80", "90", "100", "120")
 def bare(tmp_path, monkeypatch):
     """A shell that has no CUDA of its own: the folder in which tests put toolkits."""
     for name in ("CUDA_HOME", "CUDA_PATH", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CPATH", "MAX_JOBS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is undone, whatever the code under test sets
+        monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(cuda, "USUAL_PLACE", tmp_path / "usual")
     monkeypatch.setattr(mmcv_full, "PYTHON", Path(sys.executable))
@@ -105,14 +106,14 @@ def test_a_named_toolkit_of_another_major_release_is_refused_with_the_remedy(tmp
         cuda.find(CUDA12)
 
 
-def test_an_nvcc_of_another_major_release_in_the_shell_is_told_and_not_used(tmp_path, monkeypatch):
+def test_an_nvcc_of_another_major_release_in_the_shell_is_reported_and_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "a", "13.0")))
     found = cuda.find(CUDA12)
     assert found.toolkit is None
     assert found.trouble == f"torch 2.8.0 needs CUDA 12.8, and there is only CUDA 13.0 in {tmp_path}/a"
 
 
-def test_without_nvcc_the_reason_is_told(tmp_path, monkeypatch):
+def test_without_nvcc_the_reason_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "gone"))
     assert cuda.find(CUDA12) == cuda.Search(None, "torch 2.8.0 needs CUDA 12.8, and there is no nvcc here")
 
@@ -311,6 +312,7 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "PYTHON", venv / "bin" / "python")
 
     def write(record: Operators, asked: str | None = None) -> None:
+        monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
         environment.write_stamp({"stack": CUDA12.name, "inputs": environment.inputs_digest(CUDA12),
                                  "operators": record.as_dict(), "asked": asked})
     return write
@@ -323,14 +325,28 @@ def test_an_environment_for_the_cpu_is_made_again_once_a_toolkit_is_there(made):
     assert not environment.current(CUDA13, None), "other pins"
 
 
-def test_an_environment_for_cuda_stays_in_a_shell_without_nvcc_and_for_gpus_that_nobody_names(made, monkeypatch):
-    found = cuda.Toolkit(Path("any"), "12.8")
+@pytest.mark.parametrize(("given", "stays"), [(None, True), ("9.0", True), ("8.0", False), ("", False)])
+def test_an_environment_keeps_its_gpus_until_others_are_named(made, monkeypatch, given, stays):
     made(wanted(), asked="9.0")
-    assert environment.current(CUDA12, None) and environment.current(CUDA12, found)
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    assert environment.current(CUDA12, found)
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
-    assert not environment.current(CUDA12, found)
+    if given is not None:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", given)
+    environment.keep_architectures(CUDA12)
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == ("9.0" if given is None else given)
+    assert bool(environment.current(CUDA12, cuda.Toolkit(Path("any"), "12.8"))) is stays
+    assert environment.current(CUDA12, None), "a shell without nvcc"
+
+
+def test_another_stack_does_not_inherit_the_gpus(made):
+    made(wanted(), asked="7.0")
+    environment.keep_architectures(CUDA13)
+    assert "TORCH_CUDA_ARCH_LIST" not in os.environ
+
+
+def test_an_environment_made_again_without_nvcc_keeps_operators_for_cuda(tmp_path):
+    made = wanted(architectures=("sm_90",))
+    cpu = wheel(tmp_path / "wheels" / mmcv_full.folder_name(wanted(cuda=None)), wanted(cuda=None, architectures=None))
+    gpu = wheel(tmp_path / "wheels" / mmcv_full.folder_name(made), made)
+    assert mmcv_full.known_wheels() == [gpu, cpu]
 
 
 def test_what_was_built_is_said_at_the_end_and_for_the_cpu_what_gpus_need(capsys):

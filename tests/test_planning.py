@@ -65,7 +65,7 @@ def test_the_plan_says_what_the_operators_of_the_jobs_python_were_compiled_for(s
     assert plan.warnings == []
 
 
-def test_a_job_on_gpus_with_operators_for_the_cpu_only_is_warned_of_with_the_remedy(small_data, made_for):
+def test_a_job_on_gpus_with_operators_for_the_cpu_only_gets_a_warning_with_the_remedy(small_data, made_for):
     python = made_for(None)
     plan = planned(small_data, device="cuda", python=python)
     assert "mmcv-full   1.7.2: operators for the CPU only" in plan_text.describe(plan)

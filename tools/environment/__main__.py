@@ -43,6 +43,7 @@ STAMP = VENV / operators.STAMP
 def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     chosen = stack()
+    keep_architectures(chosen)
     search = cuda.find(chosen)
     record = current(chosen, search.toolkit)
     if record is None:
@@ -62,7 +63,7 @@ def make(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators:
         if not runs(PYTHON):
             say(f"making {VENV}")
             installer.run("venv", "--quiet", "--clear", "--python", sys.executable, str(VENV))
-        stamp = {"stack": chosen.name}
+        stamp = {"stack": chosen.name, "asked": os.environ.get("TORCH_CUDA_ARCH_LIST")}
         write_stamp(stamp)  # from here to the end the environment is in no known state
         say(f"installing what {chosen.lock.relative_to(ROOT)} pins (torch and its CUDA libraries: 3 GB, once)")
         installer.run("pip", "sync", "--python", str(PYTHON), str(chosen.lock))
@@ -72,8 +73,7 @@ def make(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators:
         say("installing this checkout")
         installer.run("pip", "install", "--quiet", "--python", str(PYTHON), "--no-deps",
                       "--no-build-isolation", "--editable", str(ROOT))
-        write_stamp(stamp | {"inputs": inputs_digest(chosen), "operators": record.as_dict(),
-                             "asked": os.environ.get("TORCH_CUDA_ARCH_LIST")})
+        write_stamp(stamp | {"inputs": inputs_digest(chosen), "operators": record.as_dict()})
         say(f"done in {clock(time.monotonic() - began)}")
     return record
 
@@ -85,6 +85,20 @@ def report(record: operators.Operators, trouble: str, chosen: Stack) -> None:
         return
     say(f"mmcv-full {record.describe()}{f' ({trouble})' if trouble else ''}")
     say(f"for a job on GPUs: {cuda.remedy(chosen)}")
+
+
+def keep_architectures(chosen: Stack) -> None:
+    """An environment keeps its TORCH_CUDA_ARCH_LIST until another one is named; an empty one means the default."""
+    stamp = read_stamp()
+    if stamp.get("stack") == chosen.name and stamp.get("asked"):
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", stamp["asked"])
+
+
+def read_stamp() -> dict:
+    try:
+        return json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def write_stamp(stamp: dict) -> None:
@@ -117,19 +131,16 @@ def inputs_digest(chosen: Stack) -> str:
 def current(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators | None:
     """What ``.venv`` records, if it was made, to its end, from what is there now; else None.
 
-    Operators for CUDA also serve a shell without nvcc, and one that does not name the architectures.
+    Operators for CUDA also serve a shell without nvcc.
     """
-    try:
-        stamp = json.loads(STAMP.read_text())
-    except (OSError, ValueError):
-        return None
+    stamp = read_stamp()
     record = operators.of_interpreter(str(PYTHON))
     if record is None or stamp.get("inputs") != inputs_digest(chosen) or not os.access(PYTHON, os.X_OK):
         return None
     if toolkit is None:
         return record
-    asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    return record if record.cuda and asked in (None, stamp.get("asked")) else None
+    same = (os.environ.get("TORCH_CUDA_ARCH_LIST") or None) == (stamp.get("asked") or None)
+    return record if record.cuda and same else None
 
 
 @contextlib.contextmanager

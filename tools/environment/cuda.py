@@ -37,8 +37,8 @@ class Toolkit:
 
     def architectures(self) -> set[str]:
         """What nvcc compiles for, as ``sm_90`` and ``compute_90``; empty if it does not say (before CUDA 11)."""
-        return set(re.findall(r"^(?:sm|compute)_\w+", _said(self.home / "bin" / "nvcc", "--list-gpu-code")
-                              + _said(self.home / "bin" / "nvcc", "--list-gpu-arch"), re.M))
+        return set(re.findall(r"^(?:sm|compute)_\w+", _output(self.home / "bin" / "nvcc", "--list-gpu-code")
+                              + _output(self.home / "bin" / "nvcc", "--list-gpu-arch"), re.M))
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,17 @@ def at(nvcc: Path) -> Toolkit | None:
 
     What lies in PATH may be a script or a link that leads elsewhere: nvcc itself says where its headers are.
     """
-    release = re.search(r"release (\d+\.\d+)", _said(nvcc, "--version"))
+    release = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
     if not release:
         return None
-    top = re.search(r"^#\$ TOP=(.+?)\s*$", _said(nvcc, "--dryrun", "-c", "none.cu"), re.M)
+    top = re.search(r"^#\$ TOP=(.+?)\s*$", _output(nvcc, "--dryrun", "-c", "none.cu"), re.M)
     for home in [Path(top[1]).resolve()] if top else []:
         if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
             return Toolkit(home, release[1])
     return Toolkit(nvcc.absolute().parent.parent, release[1])
 
 
-def _said(nvcc: Path, *args: str) -> str:
+def _output(nvcc: Path, *args: str) -> str:
     try:
         done = subprocess.run([nvcc, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):

@@ -47,7 +47,7 @@ def install(uv: Uv, toolkit: cuda.Toolkit | None) -> Operators:
     """Install a wheel that works with the torch in ``.venv``, compiled here if there is none.
 
     Returns:
-        What its operators are compiled for, by its own word.
+        What its operators are compiled for, as mmcv itself reports it.
 
     Raises:
         SetupError: The build fails, or what it built cannot be imported.
@@ -94,11 +94,15 @@ def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
 
 
 def known_wheels() -> list[Path]:
-    """Wheels of this version for this Python and machine: the wheelhouse's first, then those built here."""
+    """Wheels of this version for this Python and machine: the wheelhouse's first, then those built here.
+
+    Of each, those for CUDA come first: an environment made again in a shell without nvcc does not lose its operators.
+    """
     name = f"mmcv_full-{VERSION}-{TAG}-*_{platform.machine()}.whl"
     found: list[Path] = []
     for folder in filter(None, (wheelhouse_folder(), WHEELS)):
-        found += sorted(folder.glob(name)) + sorted(folder.glob(f"*/{name}"))
+        below = sorted(folder.glob(f"*/{name}"), key=lambda wheel: (wheel.parent.name.endswith("-cpu"), wheel))
+        found += [*sorted(folder.glob(name)), *below]
     return found
 
 
