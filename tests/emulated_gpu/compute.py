@@ -122,7 +122,7 @@ class Computing(TorchDispatchMode):
         return type(results)(out) if many else out[0]
 
 
-# ----------------------------------------------------------------------- what PyTorch has for GPUs alone: SyncBatchNorm
+# ------------------------------------------------------------- what PyTorch has for GPUs alone: SyncBatchNorm
 
 
 def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -176,7 +176,7 @@ KERNELS: dict[str, Any] = {f.__name__: f for f in (
     batch_norm_backward_elemt)}
 
 
-# ----------------------------------------------------------------------- libraries that do not go through the dispatcher
+# ------------------------------------------------------------- libraries that do not go through the dispatcher
 
 
 class Nccl(distributed_c10d.ProcessGroupGloo):

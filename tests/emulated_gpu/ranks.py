@@ -45,7 +45,7 @@ class Server:
         self.process.wait(30)
 
     def train(self, cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | None]], virtual: int,
-              device: str = "cuda") -> Run:
+              device: str = "cuda", every: int = 0, **env: str) -> Run:
         """Train in attempts, each of which has to succeed.
 
         Args:
@@ -53,16 +53,18 @@ class Server:
             parts: For each attempt how many processes play it, and the iteration during which one of them gets
                 SIGTERM; None: it trains to the end.
             virtual: Ranks that the training is laid out for.
+            every: Iterations between checkpoints; 0: none.
+            env: What the ranks find in their environment besides.
         """
-        run = make(cfg, folder, virtual, device)
+        run = make(cfg, folder, virtual, device, every)
         for number, (world, ends_at) in enumerate(parts, 1):
             begin(run, number)
-            codes = self.ask(run=str(folder), attempt=number, world=world, ends_at=ends_at)
+            codes = self.ask(run=str(folder), attempt=number, world=world, ends_at=ends_at, env=env)
             assert codes == [0 if ends_at is None else 75] * world, f"{codes}\n{said(run)}"
         return run
 
 
-def make(cfg: dict[str, Any], folder: Path, virtual: int, device: str) -> Run:
+def make(cfg: dict[str, Any], folder: Path, virtual: int, device: str, every: int = 0) -> Run:
     """A run directory as ``submit`` makes it, as far as a worker reads it."""
     run = Run(folder)
     for made in (run.attempts_dir, run.checkpoints_dir, run.logs_dir):
@@ -71,7 +73,7 @@ def make(cfg: dict[str, Any], folder: Path, virtual: int, device: str) -> Run:
     job = jobs.make({"config": "demo", "gpus": virtual, "seed": SEED, "device": device})
     run.run_file.write_text(json.dumps({
         "name": folder.name, "cluster": "local", "cwd": str(folder), "virtual_ranks": virtual, "threads": 1,
-        "checkpoint_every": 0, "job": job.as_dict(), "annotations": {}, "digests": {"config": ""}}))
+        "checkpoint_every": every, "job": job.as_dict(), "annotations": {}, "digests": {"config": ""}}))
     return run
 
 
