@@ -71,7 +71,9 @@ def why(run: Run, attempt: int = 1) -> list[str]:
 
 SYNC_BN = {"type": "SyncBN"}
 CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
-    "by epochs, ECM, moving averages, statistics in step": (2, 2, 3, {"model__type": "EpochAware", "hooks": [
+    "by epochs, ECM, moving averages, statistics in step": (2, 2, 3, {
+        "model__type": "EpochAware", "data__workers_per_gpu": 1,
+        "data__train_dataloader": {"persistent_workers": True}, "hooks": [
         hook("ExpMomentumEMAHook", momentum=0.1, priority=49), hook("SyncNormHook", num_last_epochs=1, interval=1),
         hook("SetEpochInfoHook"), hook("CheckInvalidLossHook", interval=1), hook("EmptyCacheHook", after_iter=True),
         hook("ProfilerHook", profile_iters=1, activities=["cpu"])]}),
