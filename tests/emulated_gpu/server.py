@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import emulated_gpu
@@ -22,7 +21,7 @@ def main() -> None:
     # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-    from ecm_cluster.node import boundary, building, inference, staging, train  # noqa: F401
+    from ecm_cluster.node import boundary, building, evaluate, inference, train  # noqa: F401
     from emulated_gpu import compute, hooks  # noqa: F401
 
     compute.activate(runtime)
@@ -55,29 +54,17 @@ def play(request: dict[str, Any], rank: int) -> None:
 
 def work(request: dict[str, Any], rank: int) -> int:
     """What the launcher's worker does at the place of a rank."""
-    from ecm_cluster.node import train
+    from ecm_cluster.node import evaluate, train
     from emulated_gpu.hooks import Signalled
 
     world = request["world"]
     os.environ.update(SUBMITIT_LOCAL_JOB_ID=str(os.getppid()), SUBMITIT_LOCAL_NTASKS=str(world),
                       SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank),
                       EMULATED_GPUS=str(world), FAKE_CUDA_UUIDS="ABCDEFGH"[:world], **request.get("env", {}))
-    if "checkpoint" in request:
-        return detect(request, rank)
+    if request["evaluate"]:
+        return evaluate.main(request["run"], request["attempt"], "evaluate", 0)
     Signalled.during = request["ends_at"]
     return train.main(request["run"], request["attempt"])
-
-
-def detect(request: dict[str, Any], rank: int) -> int:
-    """A rank's inference, on its GPU or on the CPU."""
-    from ecm_cluster.node import inference, train
-    from ecm_cluster.run import Run
-
-    device = f"cuda:{rank}" if request["device"] == "cuda" else "cpu"
-    run = Run(request["run"])
-    inference.infer(train.load_config(run), Path(request["checkpoint"]), run.evaluation(request["device"]), rank,
-                    request["world"], device, {"temperature": 2.0, "margin": 0.5}, request["counts"])
-    return 0
 
 
 if __name__ == "__main__":

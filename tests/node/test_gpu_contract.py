@@ -8,6 +8,7 @@ tensor end a rank, and with it the test.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ranks import detector
 from small import CLASSES, first_images
 
 from ecm_cluster import checkpoints, evaluations
+from ecm_cluster import job as jobs
 from ecm_cluster.lvis.detections import read_shards
 from ecm_cluster.run import Run
 
@@ -132,7 +134,7 @@ def test_a_parameter_without_a_gradient_is_named_in_the_first_step_on_any_device
     cfg["model"].update(type="WithLeftover", unused_on=unused_on)
     run = make(cfg, tmp_path / "run", 2, device)
     begin(run, 1)
-    assert gpus.ask(run=str(run.path), attempt=1, world=2, ends_at=None) == [1, 1], said(run)
+    assert gpus.ask(run, 1, 2) == [1, 1], said(run)
     assert why(run)[0] == (
         f"rank {unused_on[0]}: UserError: model: the loss does not depend on leftover.weight, leftover.bias, so the "
         "ranks cannot average the gradients; set find_unused_parameters = True in the config, or remove these "
@@ -175,17 +177,27 @@ def test_yolox_with_its_hooks_changes_sizes_and_augmentation_on_all_ranks_togeth
     assert set(with_l1) == {2, 3}, "as mmdet's hook has it, which takes an epoch more than it is told"
 
 
-def test_detections_on_gpus_are_those_of_the_cpu(gpus, few, tmp_path):
-    trained = gpus.train(config(few, [], max_iters=1), tmp_path / "run", [(2, None)], 2)
-    weights = checkpoints.accepted(trained)[-1].path(trained)
-    found = {}
-    for device in ("cuda", "cpu"):
-        codes = gpus.ask(run=str(trained.path), attempt=2, world=2, checkpoint=str(weights), device=device,
-                         counts=[1.0 + n for n in range(CLASSES)])
-        assert codes == [0, 0], said(trained)
-        found[device] = read_shards(evaluations.chunk_files(trained.evaluation(device)) or [])
-    for name in ("image_id", "category_id", "score", "bbox"):
-        assert getattr(found["cuda"], name).tolist() == getattr(found["cpu"], name).tolist(), name
+def test_an_evaluation_on_gpus_finds_and_scores_what_one_on_cpus_does(gpus, few, tmp_path):
+    cfg = config(few, [], max_iters=1)
+    element = evaluations.Element("last", {"temperature": 2.0, "margin": 0.5})
+    on_gpus = gpus.train(cfg, tmp_path / "gpus", [(2, None)], 2)
+    evaluations.write(on_gpus, "evaluate", [element], jobs.Evaluation())
+    shutil.copytree(on_gpus.path, tmp_path / "cpus")
+    on_cpus = Run(tmp_path / "cpus")
+    spec = json.loads(on_cpus.run_file.read_text())
+    spec["job"]["device"] = "cpu"
+    on_cpus.run_file.write_text(json.dumps(spec))
+    found = []
+    for run in (on_gpus, on_cpus):
+        work = evaluations.of_element(run, element)
+        assert work is not None
+        for folder in (work.attempts_dir, work.logs_dir):
+            folder.mkdir(parents=True)
+        assert gpus.ask(run, 2, 2, evaluate=True) == [0, 0], said(run)
+        detections = read_shards(evaluations.chunk_files(work) or [])
+        found.append([detections.image_id.tolist(), detections.score.tolist(), detections.bbox.tolist(),
+                      work.metrics(evaluations.way_key({}))["figures"]])
+    assert found[0] == found[1] and found[0][0]
 
 
 def test_where_memory_cannot_be_pinned_checkpoints_are_copied_and_the_training_goes_on(gpus, few, tmp_path):
