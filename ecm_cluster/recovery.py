@@ -141,13 +141,14 @@ def decide(work: Work) -> Decision:
 
 def _after_failed_start(refused: Event, events: list[Event]) -> Decision:
     """Where one node is at fault, another one may do: on Slurm, and for so many nodes."""
+    reason = f"{refused['cause']}: {refused['detail']}"
     if not refused["of_node"] or refused["cluster"] != "slurm":
-        return Decision("stop", refused["detail"])
+        return Decision("stop", reason)
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
     if len(nodes) > starts.NODE_LIMIT:
-        return Decision("stop", f"{refused['detail']}; it could not start on {len(nodes)} nodes, so no other is tried")
-    return Decision("continue", refused["detail"])
+        return Decision("stop", f"{reason}; it could not start on {len(nodes)} nodes, so no other is tried")
+    return Decision("continue", reason)
 
 
 def is_done(work: Work) -> bool:
@@ -239,12 +240,16 @@ def newest_end(work: Work) -> Event | None:
 
 
 def barren_attempts(work: Work, events: list[Event]) -> int:
-    """How many attempts in a row, the newest included, brought nothing that counts."""
+    """How many attempts in a row, the newest included, brought nothing that counts.
+
+    A GPU that failed says nothing of the run; such attempts have a budget of their own.
+    """
     fruitful, count = _fruitful(events), 0
     for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
         if attempt in fruitful:
             break
-        count += 1
+        end = last_end(events, attempt)
+        count += end is None or end["cause"] != "GPU failure"
     return count
 
 

@@ -43,5 +43,6 @@ def package(name: str) -> Path:
 def build_driver(folder: Path) -> Path:
     """Compile the stand-in for the driver's library; its folder, for LD_LIBRARY_PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", ROOT / "tests/fake_libcuda.c"], check=True)
+    source = ROOT / "tests/fake_libcuda.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source], check=True)
     return folder

@@ -84,7 +84,9 @@ def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
     """
     known = run.events()
     before = starts.left_out(known)
-    new = {node: why for node, why in starts.nodes_at_fault(work.events(), start).items() if node not in before}
+    found = starts.nodes_at_fault(work.events(), start)
+    room = max(0, starts.NODE_LIMIT - len(before))  # where GPUs fail wherever it goes, the run's budget decides
+    new = dict([(node, why) for node, why in found.items() if node not in before][:room])
     record = ledger if work is run else run.ledger(ledger.attempt, ledger.writer)
     for node, reason in new.items():
         record.write("left-out", node=node, reason=reason, resumes=starts.resumes_of(known))

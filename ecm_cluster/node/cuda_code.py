@@ -56,7 +56,7 @@ def cuda_code(library: Path) -> CudaCode | None:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 span = _section(data, SECTION)
                 return None if span is None else _architectures(data, *span)
-        except (struct.error, ValueError):  # mmap's too, of an empty file
+        except (struct.error, ValueError, OverflowError):  # mmap's too, of an empty file
             return CudaCode(frozenset(), frozenset(), known=False)
 
 

@@ -134,7 +134,7 @@ def check_capability(gpu: Gpu, operators: Path) -> None:
 
 
 def require(work: Work, run: Run, place: Place) -> None:
-    """Refuse to start this rank where it could not work; on record with the node and the remedy.
+    """Refuse to start a rank on a GPU where it could not work; on record with the node and the remedy.
 
     Args:
         work: The training or evaluation that would begin an attempt.
@@ -143,7 +143,7 @@ def require(work: Work, run: Run, place: Place) -> None:
     Raises:
         NotStartable: Something is wrong.
     """
-    problem = check(place.local_rank) if run.spec["job"].get("device") == "cuda" else None
+    problem = check(place.local_rank)
     if problem is None:
         return
     node = node_name()

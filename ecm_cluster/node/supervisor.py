@@ -54,6 +54,10 @@ class Supervisor:
         """Rank 0: what the attempt starts from, as fields of its file."""
         raise NotImplementedError
 
+    def on_gpu(self) -> bool:
+        """Whether the worker will need its GPU."""
+        return self.training.spec["job"].get("device") == "cuda"
+
     def arguments(self) -> list[str]:
         """What the worker is told besides run and attempt."""
         return []
@@ -67,7 +71,7 @@ class Supervisor:
     def run(self) -> None:
         """Until the work is done; raises :class:`AttemptFailed` in every other case."""
         self.look_for_missed_signals()
-        if not self.already_done():
+        if self.on_gpu() and not self.already_done():
             preflight.require(self.work, self.training, self.place)
         while not self.already_done():
             if self.training.cancelled(self.stage):
@@ -236,8 +240,7 @@ class Supervisor:
         heard = preemption.received()
         preemption.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
         if self.place.rank == 0:
-            decision = requeue.after_stop(self.training, self.work, attempt, self.place, ledger, self.stage,
-                                          heard)
+            decision = requeue.after_stop(self.training, self.work, attempt, self.place, ledger, self.stage, heard)
             files.write_json(path, decision)
         else:
             decision = self._await_decision(path)

@@ -206,6 +206,17 @@ def test_where_memory_cannot_be_pinned_checkpoints_are_copied_and_the_training_g
     assert bits(end(plain)) == bits(end(gpus.train(cfg, tmp_path / "pinned", [(1, None)], 1, every=1)))
 
 
+@pytest.mark.parametrize(("env", "cause", "text"), [
+    ({"EMULATED_GPU_BYTES": str(6 << 20)}, "out of GPU memory", "lower data.samples_per_gpu"),
+    ({"EMULATED_GPU_ERROR": "214"}, "GPU failure", "uncorrectable ECC error encountered")])
+def test_a_gpu_that_is_too_small_or_broken_is_recorded_as_the_cause(gpus, few, tmp_path, env, cause, text):
+    run = make(config(few, [], max_iters=2), tmp_path / "run", 1, "cuda", every=1)
+    begin(run, 1)
+    assert gpus.ask(run, 1, 1, **env) == [1], said(run)
+    (ended,) = [e for e in run.events() if e.kind == "end"]
+    assert ended["cause"] == cause and text in ended["detail"], ended["detail"]
+
+
 def test_what_fails_on_a_gpu_fails_here(gpus, few, tmp_path):
     run = gpus.train(config(few, [hook("Refused")], max_iters=1), tmp_path / "run", [(2, None)], 2)
     noted = [json.loads(path.read_text()) for path in run.logs_dir.glob("*.said")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,14 +117,6 @@ def test_a_rank_that_cannot_start_is_on_record_and_takes_no_attempt(node, tmp_pa
         "cause": "not startable", "node": "n7", "rank": 1, "of_node": True, "start": "slurm:77:3", "resumes": 0}
     assert event["detail"].startswith("n7: ")
     assert run.newest_attempt() == 0
-
-
-def test_a_run_on_cpus_asks_for_no_gpu(tmp_path):
-    run = Run(tmp_path)
-    files.write_json(run.run_file, {"name": "run", "cluster": "local",
-                                    "job": job.make({"name": "run", "device": "cpu"}).as_dict()})
-    preflight.require(run, run, replace(PLACE, cluster="local"))
-    assert run.events() == []
 
 
 # ---------------------------------------------------------------------------------------------- code for GPUs
