@@ -88,6 +88,9 @@ CASES: dict[str, tuple[int, int, int, dict[str, Any]]] = {
         "hooks": [], "norm": SYNC_BN,
         "optimizer_config": {"type": "GradientCumulativeOptimizerHook", "cumulative_iters": 2},
         "lr_config": {"_delete_": True, "policy": "cyclic"}, "momentum_config": {"policy": "cyclic"}}),
+    "one GPU, the re-implementation's ECM, fp16 at a fixed scale": (1, 1, 1, {
+        "hooks": [], "max_iters": 2, "fp16": {"loss_scale": 512.0},
+        "model__roi_head__bbox_head__loss_cls__type": "EffectiveClassMarginLossNick"}),
     "one GPU for two ranks, fp16 over two iterations, SyncBN, seesaw": (1, 2, 2, {
         "hooks": [], "loss": "seesaw", "norm": SYNC_BN,
         "optimizer_config": {"type": "GradientCumulativeFp16OptimizerHook", "cumulative_iters": 2,
@@ -215,6 +218,12 @@ def test_a_gpu_that_is_too_small_or_broken_is_recorded_as_the_cause(gpus, few, t
     assert gpus.ask(run, 1, 1, **env) == [1], said(run)
     (ended,) = [e for e in run.events() if e.kind == "end"]
     assert ended["cause"] == cause and text in ended["detail"], ended["detail"]
+
+
+def test_an_assignment_that_is_too_large_for_the_gpu_is_done_on_the_cpu(gpus, few, tmp_path):
+    cfg = config(few, [hook("Crowded")], max_iters=1)
+    run = gpus.train(cfg, tmp_path / "run", [(1, None)], 1, EMULATED_GPU_BYTES=str(64 << 20))
+    assert "done on the CPU" in said(run)
 
 
 def test_what_fails_on_a_gpu_fails_here(gpus, few, tmp_path):
