@@ -363,6 +363,20 @@ def test_only_world_py_reads_rank_variables() -> None:
     holds([what for name, what in sorted(found) if name != "ecm_cluster.node.world"])
 
 
+COLLECTIVES = re.compile(r"(all_|reduce|broadcast|gather|scatter|monitored_barrier|barrier|send|recv)")
+
+
+def test_every_collective_of_the_launcher_names_its_group() -> None:
+    # on GPUs the default group serves CUDA tensors alone, and belongs to the gradients
+    found = [(m.where, node) for m in modules() for node in m.nodes if isinstance(node, ast.Call)
+             and isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in ("dist", "torch.distributed")
+             and COLLECTIVES.match(node.func.attr)]
+    assert found
+    holds([f"{where}:{node.lineno} {ast.unparse(node)} goes over the default group" for where, node in found
+           if not any(k.arg == "group" for k in node.keywords)
+           and not ("barrier" in ast.unparse(node.func) and node.args)])
+
+
 # -- law 4: what must survive is written through files.py
 
 

@@ -46,9 +46,9 @@ def _headers() -> Path | None:
 def build(folder: Path) -> Path:
     """Compile the runtime; the library."""
     library = folder / "libcuda.so.1"
+    sources = HERE / "runtime.c", HERE / "driver.c", HERE.parent / "fake_libcuda.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", f"-I{HERE}", f"-I{_headers()}", "-Wl,-soname,libcuda.so.1",
-                    "-o", str(library), *map(str, (HERE / "runtime.c", HERE / "driver.c", HERE.parent / "fake_libcuda.c")),
-                    "-lpthread"], check=True)
+                    "-o", str(library), *map(str, sources), "-lpthread"], check=True)
     return library
 
 

@@ -93,9 +93,11 @@ class Computing(TorchDispatchMode):
         devices = {t.device for t in given if t.is_cuda}
         named = kwargs.get("device")
         wanted = torch.device(named) if named is not None else None
+        name = func._schema.name.split("::")[1]
+        if name == "_allgather_base_":  # NCCL takes any shape of the output, gloo cuts it along its first dimension
+            return args[0], func(args[0].view(-1), args[1].reshape(-1), *args[2:], **kwargs)[1]
         if not (devices or (wanted is not None and wanted.type == "cuda")) or is_native(func):
             return func(*args, **kwargs)
-        name = func._schema.name.split("::")[1]
         if name not in MIXED:
             devices |= {t.device for t in given if not t.is_cuda and t.dim()}
             if len(devices) > 1:
@@ -120,7 +122,7 @@ class Computing(TorchDispatchMode):
         return type(results)(out) if many else out[0]
 
 
-# ----------------------------------------------------------------------- what PyTorch has for GPUs alone: SyncBatchNorm
+# ------------------------------------------------------------- what PyTorch has for GPUs alone: SyncBatchNorm
 
 
 def _channels(x: torch.Tensor) -> tuple[list[int], list[int]]:
@@ -174,7 +176,7 @@ KERNELS: dict[str, Any] = {f.__name__: f for f in (
     batch_norm_backward_elemt)}
 
 
-# ----------------------------------------------------------------------- libraries that do not go through the dispatcher
+# ------------------------------------------------------------- libraries that do not go through the dispatcher
 
 
 class Nccl(distributed_c10d.ProcessGroupGloo):

@@ -20,6 +20,8 @@ static size_t setting(const char *name, size_t otherwise) {
     return value ? strtoull(value, NULL, 10) : otherwise;
 }
 
+// EMULATED_GPUS, EMULATED_GPU_BYTES of memory of each, EMULATED_GPU_NO_PINNING, and EMULATED_GPU_ERROR, a cudaError_t that
+// a broken GPU answers with where it is asked whether it is done
 static int devices(void) { return (int)setting("EMULATED_GPUS", 1); }
 static size_t capacity(void) { return setting("EMULATED_GPU_BYTES", (size_t)8 << 30); }
 
@@ -231,7 +233,7 @@ EXPORT cudaError_t cudaEventDestroy(cudaEvent_t event) {
     free(event);
     return cudaSuccess;
 }
-OK(cudaEventQuery(cudaEvent_t event))
+EXPORT cudaError_t cudaEventQuery(cudaEvent_t event) { return (cudaError_t)setting("EMULATED_GPU_ERROR", cudaSuccess); }
 OK(cudaEventSynchronize(cudaEvent_t event))
 
 // ------------------------------------------------------------------------------------------------ kernels
