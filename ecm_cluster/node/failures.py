@@ -11,6 +11,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+
 LAST_WORDS_BYTES = 20_000
 
 # torch's allocator, the CUDA runtime, cuBLAS and cuDNN, in that order
@@ -54,7 +56,7 @@ class DeviceStuck(RuntimeError):
 def end_of(error: BaseException, rank: int) -> dict[str, Any]:
     """The fields of the ``end`` event of an attempt in which a rank failed with an exception, besides where it was."""
     text = " ".join(str(error).split())
-    named = f"{type(error).__name__}: {text}"
+    named = text if isinstance(error, (UserError, NotStartable)) else f"{type(error).__name__}: {text}"
     cause = getattr(error, "cause", None) or cause_of(named)
     remedy = f"; {REMEDY[cause]}" if cause in REMEDY else ""
     return {"cause": cause, "rank": rank, "detail": f"rank {rank}: {named[:500]}{remedy}",

@@ -10,8 +10,8 @@ from mmcv.parallel import MMDistributedDataParallel
 from mmcv.parallel.registry import MODULE_WRAPPERS
 from torch import nn
 
-from ..errors import UserError
 from .batches import unpack
+from .failures import NotStartable
 
 NAMED = 5  # parameters in a message
 
@@ -82,7 +82,7 @@ class Parallel(MMDistributedDataParallel):
         """After a backward pass: all gradients have been reduced.
 
         Raises:
-            UserError: Some have not, for want of a parameter's gradient.
+            NotStartable: Some have not, for want of a parameter's gradient.
         """
         try:
             self.reducer._rebuild_buckets()  # checks first, and has nothing else to do
@@ -90,7 +90,7 @@ class Parallel(MMDistributedDataParallel):
             if "finished reduction" not in str(error):
                 raise
             unused = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
-            raise UserError(unused_parameters(unused)) from error
+            raise NotStartable(unused_parameters(unused)) from error
 
 
 def unused_parameters(names: list[str]) -> str:

@@ -139,7 +139,7 @@ def test_a_parameter_without_a_gradient_is_named_in_the_first_step_on_any_device
     begin(run, 1)
     assert gpus.ask(run, 1, 2) == [1, 1], said(run)
     assert why(run)[0] == (
-        f"rank {unused_on[0]}: UserError: model: the loss does not depend on leftover.weight, leftover.bias, so the "
+        f"rank {unused_on[0]}: model: the loss does not depend on leftover.weight, leftover.bias, so the "
         "ranks cannot average the gradients; set find_unused_parameters = True in the config, or remove these "
         "parameters from the model"), said(run)
     assert log_lines(run) == [], "no step was taken"
