@@ -1,7 +1,9 @@
 /* A stand-in for the library of NVIDIA's driver, which cannot exist without a GPU. Its answers come from the
  * environment: FAKE_CUDA_UUIDS (one letter for each GPU), FAKE_CUDA_INIT and FAKE_CUDA_CONTEXT (what cuInit and taking a
- * context return; -1: they never return), FAKE_CUDA_VERSION, FAKE_CUDA_FREE_MIB of 40960, FAKE_CUDA_CAPABILITY (90). */
+ * context return; -1: they never return), FAKE_CUDA_VERSION, FAKE_CUDA_FREE_MIB of 40960 (all of it once the file
+ * FAKE_CUDA_FREE_LATER is there, which a first look makes), FAKE_CUDA_CAPABILITY (90). */
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,7 +35,11 @@ int cuDevicePrimaryCtxRetain(void **context, int device) { return number("FAKE_C
 int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxSetCurrent(void *context) { return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) {
-    return *free = (size_t)number("FAKE_CUDA_FREE_MIB", 40000) << 20, *total = (size_t)40960 << 20, 0;
+    const char *later = getenv("FAKE_CUDA_FREE_LATER");
+    int mib = later && access(later, F_OK) == 0 ? 40000 : number("FAKE_CUDA_FREE_MIB", 40000);
+    if (later)
+        fclose(fopen(later, "w"));
+    return *free = (size_t)mib << 20, *total = (size_t)40960 << 20, 0;
 }
 int cuGetErrorString(int code, const char **text) {
     return *text = code == 100 ? "no CUDA-capable device is detected"

@@ -1,7 +1,7 @@
 """Whether a rank can train here at all: asked before an attempt is taken, without importing torch.
 
-Run by each rank's supervisor as ``python -m ecm_cluster.node.preflight LOCAL_RANK``, as a process of its own: a broken
-GPU can hang whoever asks for it, and a context on a GPU takes memory as long as its process lives. Prints what is wrong
+Run by each rank's supervisor as ``python -m ecm_cluster.node.preflight LOCAL_RANK SECONDS``, as a process of its own: a
+broken GPU can hang whoever asks for it, and a context on a GPU takes memory as long as its process lives. Prints what is wrong
 as JSON, or nothing.
 """
 
@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ TIMEOUT_SECONDS = 60.0
 GIB = 1 << 30
 # What CUDA and its libraries take before a model has a byte. On a small GPU, or an instance of one, a quarter of it.
 FREE_BYTES = 2 * GIB
+FREE_SECONDS = 20.0  # that a process which ends may take to give its memory back
 BUILD = "run `make setup` where nvcc is (module load cuda), or install a build of it for CUDA"
 
 
@@ -52,16 +54,17 @@ class CannotStart(Exception):
         self.problem = Problem(text, of_node)
 
 
-def look(local_rank: int) -> Problem | None:
+def look(local_rank: int, patience: float) -> Problem | None:
     """What keeps a rank on GPUs from starting in this process's environment, if anything does.
 
     Args:
         local_rank: Of the rank on its node.
+        patience: Seconds that the GPU's memory may take to become free.
     """
     try:
         cuda = torch_release()
         operators = mmcv_operators()
-        gpu = usable_gpu(local_rank, cuda)
+        gpu = usable_gpu(local_rank, cuda, patience)
         check_capability(gpu, operators)
     except CannotStart as found:
         return found.problem
@@ -97,7 +100,7 @@ def package(name: str) -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def usable_gpu(local_rank: int, cuda: tuple[int, int]) -> Gpu:
+def usable_gpu(local_rank: int, cuda: tuple[int, int], patience: float) -> Gpu:
     """The GPU of this rank, which works and has memory to spare."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     shown = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
@@ -110,18 +113,32 @@ def usable_gpu(local_rank: int, cuda: tuple[int, int]) -> Gpu:
         if newest[0] < cuda[0]:
             raise CannotStart(f"the NVIDIA driver supports CUDA {newest[0]}.{newest[1]}, and torch is built for CUDA "
                               f"{cuda[0]}.{cuda[1]}; use nodes with a newer driver, or an older build of torch", True)
-        gpu = driver.with_memory(local_rank % len(gpus))
+        gpu = _with_free_memory(driver, local_rank % len(gpus), patience)
     except DriverError as error:
         if error.code == NO_DEVICE:
             raise CannotStart(f"no GPU is visible{shown}; ask for a partition with GPUs, or give --device cpu",
                               True) from None
         raise CannotStart(f"{error}; is this a node with a working GPU? Leave it out with --exclude, or tell its "
                           "administrator", True) from None
-    free, total = gpu.free or 0, gpu.total or 0
-    if free < min(FREE_BYTES, total // 4):
+    if not _is_free(gpu):
+        free, total = gpu.free or 0, gpu.total or 0
         raise CannotStart(f"{gpu.name} has {free / GIB:.1f} of {total / GIB:.1f} GiB free: another process uses it; "
                           "end that process, or leave the node out with --exclude", True)
     return gpu
+
+
+def _with_free_memory(driver: Driver, index: int, patience: float) -> Gpu:
+    """A GPU with its memory, once that is free: what a killed process held is given back after a while only."""
+    end = time.monotonic() + patience
+    while True:
+        gpu = driver.with_memory(index)
+        if _is_free(gpu) or time.monotonic() > end:
+            return gpu
+        time.sleep(1.0)
+
+
+def _is_free(gpu: Gpu) -> bool:
+    return (gpu.free or 0) >= min(FREE_BYTES, (gpu.total or 0) // 4)
 
 
 def check_capability(gpu: Gpu, operators: Path) -> None:
@@ -157,7 +174,7 @@ def require(work: Work, run: Run, place: Place) -> None:
 
 def check(local_rank: int) -> Problem | None:
     """:func:`look` in a process of its own, which may hang or die without harm to the caller."""
-    command = [sys.executable, "-m", __spec__.name, str(local_rank)]
+    command = [sys.executable, "-m", __spec__.name, str(local_rank), str(FREE_SECONDS)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
                               timeout=TIMEOUT_SECONDS, preexec_fn=prepare_child)
@@ -172,6 +189,6 @@ def check(local_rank: int) -> Problem | None:
 
 
 if __name__ == "__main__":
-    found = look(int(sys.argv[1]))
+    found = look(int(sys.argv[1]), float(sys.argv[2]))
     if found is not None:
         print(json.dumps(asdict(found)))

@@ -45,12 +45,19 @@ def test_a_rank_whose_gpu_works_may_start(node):
 ])
 def test_what_is_wrong_with_a_node_is_said_in_one_line_with_the_remedy(node, monkeypatch, settings, text, of_node):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr(preflight, "FREE_SECONDS", 0.0)
     node(**settings)
     problem = preflight.check(0)
     assert problem is not None
     assert text in problem.text
     assert "\n" not in problem.text
     assert problem.of_node is of_node
+
+
+def test_memory_that_a_killed_process_still_holds_is_waited_for(node, tmp_path):
+    """It becomes free at the second look."""
+    node(free_mib=500, free_later=tmp_path / "looked")
+    assert preflight.check(0) is None
 
 
 def test_a_newer_gpu_may_run_what_the_driver_compiles(node):
@@ -150,7 +157,7 @@ def test_a_file_that_cannot_be_read_as_a_library_hinders_nobody(tmp_path, conten
 
 def test_the_check_prints_nothing_but_json(node):
     node(init=999)
-    done = subprocess.run([sys.executable, "-m", "ecm_cluster.node.preflight", "0"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ecm_cluster.node.preflight", "0", "0"], capture_output=True, text=True)
     assert json.loads(done.stdout)["of_node"] is True
     assert done.stderr == ""
 
