@@ -157,7 +157,8 @@ def test_a_file_that_cannot_be_read_as_a_library_hinders_nobody(tmp_path, conten
 
 def test_the_check_prints_nothing_but_json(node):
     node(init=999)
-    done = subprocess.run([sys.executable, "-m", "ecm_cluster.node.preflight", "0", "0"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "ecm_cluster.node.preflight", "0", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert json.loads(done.stdout)["of_node"] is True
     assert done.stderr == ""
 
