@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -55,5 +56,24 @@ def build(folder: Path) -> Path:
 def interpose() -> ctypes.CDLL:
     """Put the runtime before CUDA's own in this process; before torch is imported, and not to be undone."""
     with tempfile.TemporaryDirectory() as folder:
-        # the first definition of a symbol is the one that counts
-        return ctypes.CDLL(str(build(Path(folder))), mode=ctypes.RTLD_GLOBAL)
+        return load(str(build(Path(folder))))
+
+
+def load(library: str) -> ctypes.CDLL:
+    """The same with a library that :func:`build` made."""
+    return ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)  # the first definition of a symbol is the one that counts
+
+
+def everywhere(folder: Path, gpus: int) -> dict[str, str]:
+    """What makes emulated GPUs for a run of the launcher on this machine, from ``submit`` on: its environment."""
+    packages = folder / "packages"
+    (packages / "mmcv").mkdir(parents=True)
+    (packages / "mmcv/__init__.py").touch()
+    vision = importlib.util.find_spec("torchvision")
+    assert vision is not None
+    (packages / "mmcv/_ext.so").symlink_to(Path(vision.origin or "").parent / "_C.so")
+    libraries = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
+    return {"PYTHONPATH": str(HERE / "everywhere"), "LD_LIBRARY_PATH": libraries, "ECM_LOSS_FUSED": "0",
+            "EMULATED_GPU_CODE": str(HERE.parent), "EMULATED_GPU_LIBRARY": str(build(folder)),
+            "EMULATED_GPU_PACKAGES": str(packages), "EMULATED_GPUS": str(gpus),
+            "FAKE_CUDA_UUIDS": "ABCDEFGH"[:gpus]}
