@@ -152,18 +152,9 @@ def reduce_scipy(site: Path, last: Path) -> None:
 
 
 def unpack() -> None:
-    """Unpack the bundle for this machine's Python, and make an environment of it and of what the machine has.
-
-    Raises:
-        StepError: There is no such bundle.
-    """
+    """Unpack the bundle for this machine's Python, and make an environment of it and of what the machine has."""
     python, found = interpreter.with_torch()
-    bundle = path_of(found["tag"])
-    if not bundle.exists():
-        others = ", ".join(sorted(p.name for p in HOME.glob("bundle-*.tar.xz"))) or "none"
-        raise StepError(f"{bundle} does not exist (there: {others}), and {python} is Python {found['python']}; make it "
-                        f"with `tools/gpu_check bundle --python {found['python'].rpartition('.')[0]}` where there is a "
-                        "network, or name another Python in ECM_CLUSTER_PYTHON")
+    bundle = made_for(found["tag"], found["python"])
     say(f"unpacking {bundle.name} for {python}, which has torch {found['torch']}")
     for part in ("site", "last"):
         shutil.rmtree(HOME / part, ignore_errors=True)
@@ -177,6 +168,21 @@ def unpack() -> None:
             archive.extractall(HOME)
     environment(python, found["site"])
     record("unpack", rc=0, bundle=bundle.name, python=python, torch=found["torch"])
+
+
+def made_for(tag: str, version: str) -> Path:
+    """The bundle for a Python.
+
+    Raises:
+        StepError: There is none.
+    """
+    path = path_of(tag)
+    if not path.exists():
+        others = ", ".join(sorted(p.name for p in HOME.glob("bundle-*.tar.xz"))) or "none"
+        raise StepError(f"{path} does not exist (there: {others}), and the Python with torch is {version}; make it with "
+                        f"`tools/gpu_check bundle --python {version.rpartition('.')[0]}` where there is a network, or "
+                        "name another Python in ECM_CLUSTER_PYTHON")
+    return path
 
 
 def environment(python: str, base: Sequence[str]) -> None:

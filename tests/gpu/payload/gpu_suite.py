@@ -40,15 +40,22 @@ class GpuSuite(Hook):
             supervisor, as a user's would.
         deterministic: Ask torch for deterministic algorithms; it warns where it has none.
         exhaust: Iterations done at which to allocate more than the device has.
+        jitter: Each element of a gradient is off by about this share of itself, by another one in each process: what
+            a GPU's order of summation does, for a CPU.
     """
 
-    def __init__(self, folder: str, disturb: Any = (), deterministic: bool = False, exhaust: int = -1) -> None:
+    def __init__(self, folder: str, disturb: Any = (), deterministic: bool = False, exhaust: int = -1,
+                 jitter: float = 0.0) -> None:
         self.folder, self.disturb, self.exhaust = Path(folder), [tuple(d) for d in disturb], exhaust
-        self.deterministic = deterministic
+        self.deterministic, self.jitter = deterministic, jitter
 
     def before_run(self, runner: Any) -> None:
         if self.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
+        if self.jitter:
+            own = torch.Generator().manual_seed(int.from_bytes(os.urandom(7), "big"))
+            for parameter in runner.model.parameters():
+                parameter.register_hook(lambda g: g * (1 + self.jitter * torch.randn(g.shape, generator=own)))
 
     def before_train_iter(self, runner: Any) -> None:
         attempt = runner.meta["attempt"]
