@@ -9,6 +9,7 @@ from comparing import bits, state_in
 from gpu_runs import (
     A_SIGNAL_AND_A_KILL,
     EPOCHS,
+    PATIENCE,
     PER_EPOCH,
     ROI_ALIGN_ON_CPU,
     SIGNALS_AND_A_KILL,
@@ -124,20 +125,16 @@ def test_in_fp16_the_losses_are_finite_and_stay_within_the_tolerance(half, say):
 
 def test_two_ranks_stop_together_and_resume_with_the_same_samples_draws_and_learning_rates(
         small_data, tmp_path, device, two_devices, say):
-    straight, disturbed = pair(small_data, tmp_path, device, SIGNALS_AND_A_KILL, "--gpus", 2, runner__max_epochs=6)
-    per_epoch = len(lines(straight)) // 6
-    expected, found = steps(straight), steps(disturbed)
-    assert set(expected) == {(rank, i) for rank in (0, 1) for i in range(6 * per_epoch)} == set(found)
-    for key, times in found.items():
-        assert all(note == expected[key][0] for note in times), f"rank, iteration {key}"
+    straight, disturbed = pair(small_data, tmp_path, device, A_SIGNAL_AND_A_KILL, "--gpus", 2)
+    same_steps(straight, disturbed, ranks=2, per_epoch=len(lines(straight)) // EPOCHS)
     far = furthest(lines(disturbed), lines(straight))
-    say("measured", f"two ranks: largest difference of a loss after 3 resumes: {far:.1e} of it")
+    say("measured", f"two ranks: largest difference of a loss after 2 resumes: {far:.1e} of it (tolerance {TOLERANCE})")
     assert far <= TOLERANCE
 
 
 def test_out_of_gpu_memory_is_recorded_as_that(small_data, tmp_path, device, needs_gpu):
     run = begin(small_data, tmp_path, "exhausted", device, "--no-eval", hook={"exhaust": 3})
-    found = await_state(run, "failed", "stopped")
+    found = await_state(run, "failed", "stopped", seconds=PATIENCE)
     ends = [e["cause"] for e in run.events() if e.kind == "end"]
     assert set(ends) == {"out of GPU memory"}, found
     assert "memory" in found["reason"]

@@ -179,9 +179,9 @@ def made_for(tag: str, version: str) -> Path:
     path = path_of(tag)
     if not path.exists():
         others = ", ".join(sorted(p.name for p in HOME.glob("bundle-*.tar.xz"))) or "none"
-        raise StepError(f"{path} does not exist (there: {others}), and the Python with torch is {version}; make it with "
-                        f"`tools/gpu_check bundle --python {version.rpartition('.')[0]}` where there is a network, or "
-                        "name another Python in ECM_CLUSTER_PYTHON")
+        raise StepError(f"{path} does not exist (there: {others}), and the Python with torch is {version}; make it "
+                        f"with `tools/gpu_check bundle --python {version.rpartition('.')[0]}` where there is a network, "
+                        "or name another Python in ECM_CLUSTER_PYTHON")
     return path
 
 
