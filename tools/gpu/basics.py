@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build" / "gpu_check"  # git ignores it
 VENV = HOME / "venv"
 TIMED_OUT = 124
+TOKEN = "GPU_CHECK_STEP"  # marks what a step has started
+GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 LOCK = ROOT / "tools" / "environment" / "requirements.txt"
 
 
@@ -71,40 +75,60 @@ def run(name: str, command: Sequence[str | Path], limit: float, env: Mapping[str
     """Run a command; its output goes to the step's log, and to the screen as well.
 
     Args:
-        limit: Seconds after which it is ended, with all its children; 0: none.
+        limit: Seconds after which it is ended, with all that it has started; 0: none.
 
     Returns:
         Its exit code; 124 if it ran into the limit.
     """
-    log, began = log_file(name), time.monotonic()
+    log, began, token = log_file(name), time.monotonic(), uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as out:
         process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                   env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True)
-        assert process.stdout is not None
+                                   env={**os.environ, **(env or {}), TOKEN: token}, cwd=cwd, start_new_session=True)
         expired: list[bool] = []
 
         def end(*_: Any) -> None:
+            if expired:
+                kill_all(token)
+            else:  # compilers and pytest tidy up
+                os.killpg(process.pid, signal.SIGTERM)
             expired.append(True)
-            os.killpg(process.pid, signal.SIGKILL)
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
 
         before = signal.signal(signal.SIGALRM, end)
         signal.setitimer(signal.ITIMER_REAL, limit)  # 0 sets none
         try:
-            for line in process.stdout:
-                out.write(line)
-                if echo:
-                    sys.stdout.buffer.write(line)
-                    sys.stdout.buffer.flush()
+            copy(process, out, echo)
             code = process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
+            expired.append(True)
             raise
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            if expired:
+                kill_all(token)
         if expired:
             out.write(f"\ngpu_check: ended at its limit of {limit:.0f} s\n".encode())
             code = TIMED_OUT
     record(name, rc=code, seconds=round(time.monotonic() - began, 1), limit=limit, command=[str(p) for p in command])
     return code
+
+
+def copy(process: subprocess.Popen[bytes], out: BinaryIO, echo: bool) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        out.write(line)
+        out.flush()
+        if echo:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+
+
+def kill_all(token: str) -> None:
+    """Kill whatever a step has started: ninja's compilers and local runs have left its process group."""
+    mark = f"{TOKEN}={token}".encode()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                os.kill(int(pid), signal.SIGKILL)

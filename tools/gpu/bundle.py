@@ -24,10 +24,13 @@ from .basics import HOME, LOCK, VENV, StepError, mmcv_source, mmcv_version, reco
 LIMIT = 64 << 20  # bytes
 # what comes with PyTorch
 HAVE = "torch,torchvision,triton,numpy,pillow,filelock,fsspec,jinja2,markupsafe,mpmath,networkx,sympy,typing-extensions"
-# for developing, or imported by nothing that runs here (matplotlib needs fonttools to write PDF)
+# for developing, or imported by nothing that runs here
 LEFT_OUT = {"mypy", "mypy-extensions", "ast-serialize", "librt", "pathspec", "ruff", "uv", "types-pyyaml", "hypothesis",
-            "sortedcontainers", "pytest-xdist", "execnet", "pip", "cython", "fonttools", "tzdata"}
+            "sortedcontainers", "pytest-xdist", "execnet", "pip", "cython", "tzdata"}
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
+# what has to import once a bundle is unpacked, whether mmcv-full is compiled or not
+IMPORTED = ("cv2, matplotlib.pyplot, pycocotools.mask, lvis, hotcoco, scipy.optimize, addict, yapf, terminaltables, "
+            "yaml, pytest, submitit, rich, xxhash, pkg_resources, wheel")
 NOT_NEEDED = {"tests", "__pycache__", "sample_data"}  # folders
 
 
@@ -167,6 +170,10 @@ def unpack() -> None:
         with tarfile.open(HOME / f"{mmcv_source().name}.tar.gz") as archive:
             archive.extractall(HOME)
     environment(python, found["site"])
+    done = subprocess.run([VENV / "bin" / "python", "-W", "ignore", "-c", f"import {IMPORTED}"], capture_output=True,
+                          text=True)
+    if done.returncode:
+        raise StepError(f"{bundle.name} does not fit {python}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     record("unpack", rc=0, bundle=bundle.name, python=python, torch=found["torch"])
 
 
@@ -179,9 +186,9 @@ def made_for(tag: str, version: str) -> Path:
     path = path_of(tag)
     if not path.exists():
         others = ", ".join(sorted(p.name for p in HOME.glob("bundle-*.tar.xz"))) or "none"
+        remedy = f"tools/gpu_check bundle --python {version.rpartition('.')[0]}"
         raise StepError(f"{path} does not exist (there: {others}), and the Python with torch is {version}; make it "
-                        f"with `tools/gpu_check bundle --python {version.rpartition('.')[0]}` where there is a network, "
-                        "or name another Python in ECM_CLUSTER_PYTHON")
+                        f"with `{remedy}` where there is a network, or name another Python in ECM_CLUSTER_PYTHON")
     return path
 
 
