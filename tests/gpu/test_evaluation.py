@@ -31,7 +31,7 @@ def evaluated(data: Path, folder: Path, checkpoint: Path, device: str) -> Run:
 def figures(run: Run) -> dict[str, float]:
     (work,) = run.evaluations()
     document = json.loads(work.metrics_file().read_text())
-    return {f"{kind} {name}": value for kind in ("bbox", "segm") for name, value in document[kind].items()
+    return {f"{kind} {name}": value for kind, found in document["figures"].items() for name, value in found.items()
             if value is not None}
 
 

@@ -25,7 +25,7 @@ from small import await_state, verb
 from ecm_cluster.run import Run
 
 # Of the total loss, anywhere in 21 iterations. docs/gpu.md says where it comes from.
-TOLERANCE = 0.1
+TOLERANCE, IN_FP16 = 0.02, 0.05
 # Of every loss in the first step after a resume: the same weights, forward only.
 ONE_STEP = 1e-5
 
@@ -105,8 +105,10 @@ def test_with_deterministic_algorithms_a_resumed_run_ends_in_the_same_bits(small
         assert furthest(lines(made[1]), lines(made[0])) <= TOLERANCE
         return
     assert lines(made[1]) == lines(made[0])
-    one, other = (state_in(run.checkpoints_dir / (run.completion() or {})["checkpoint"]) for run in made)
-    assert bits(one) == bits(other)
+    ends = [state_in(run.checkpoints_dir / (run.completion() or {})["checkpoint"]) for run in made]
+    for end in ends:
+        end["meta"].pop("config_digest")  # the disturbances are in the config
+    assert bits(ends[0]) == bits(ends[1])
 
 
 def test_in_fp16_a_resumed_run_has_the_same_samples_draws_rates_and_loss_scale(half, say):
@@ -119,8 +121,8 @@ def test_in_fp16_the_losses_are_finite_and_stay_within_the_tolerance(half, say):
     straight, disturbed = map(lines, half)
     assert all(value == value and value < float("inf") for line in straight.values() for value in losses(line).values())
     far = furthest(disturbed, straight)
-    say("measured", f"largest difference of a loss in fp16 after 2 resumes: {far:.1e} of it (tolerance {TOLERANCE})")
-    assert far <= TOLERANCE
+    say("measured", f"largest difference of a loss in fp16 after 2 resumes: {far:.1e} of it (tolerance {IN_FP16})")
+    assert far <= IN_FP16
 
 
 def test_two_ranks_stop_together_and_resume_with_the_same_samples_draws_and_learning_rates(
@@ -137,5 +139,4 @@ def test_out_of_gpu_memory_is_recorded_as_that(small_data, tmp_path, device, nee
     found = await_state(run, "failed", "stopped", seconds=PATIENCE)
     ends = [e["cause"] for e in run.events() if e.kind == "end"]
     assert set(ends) == {"out of GPU memory"}, found
-    assert "memory" in found["reason"]
-    assert "out of memory" in verb("status", run.path).stdout.lower()
+    assert "memory" in found["reason"] and "memory" in verb("status", run.path).stdout
