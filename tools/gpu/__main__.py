@@ -9,6 +9,8 @@
     bench     benchmarks/loss.py, checkpoint.py and training.py on the GPU
     report    gpu_check.md and the logs, into --out
 
+ECM_CLUSTER_GPU_CHECK names another folder than build/gpu_check, ECM_CLUSTER_PYTHON the Python that has torch.
+
 Several steps can be given. Each ends at its limit (10 minutes), a build goes on in the next call, and `all` leaves
 out what was done before. Exit code: 0 all done, 1 something failed, 2 it cannot be done here, 124 a limit was reached.
 """
@@ -17,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -63,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit = min(left, args.limit or float("inf"))
         try:
             done = do(step, args, 0.0 if limit == float("inf") else limit)
-        except StepError as error:
+        except (StepError, OSError, subprocess.SubprocessError) as error:
             say(f"{step}: {error}")
             done = 2
         code = code or done
@@ -81,7 +85,7 @@ def do(step: str, args: argparse.Namespace, limit: float) -> int:
     elif step == "build":
         return operators.build(args.device, limit)
     elif step == "test":
-        return checks.test(args.device, limit, args.pytest.split())
+        return checks.test(args.device, limit, shlex.split(args.pytest))
     elif step == "bench":
         return checks.bench(args.device, limit)
     else:

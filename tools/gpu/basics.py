@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / "build" / "gpu_check"  # git ignores it
+HOME_ENV = "ECM_CLUSTER_GPU_CHECK"
+HOME = Path(os.environ.get(HOME_ENV) or ROOT / "build" / "gpu_check").absolute()  # git ignores the latter
 VENV = HOME / "venv"
 TIMED_OUT = 124
 TOKEN = "GPU_CHECK_STEP"  # marks what a step has started
@@ -71,11 +72,12 @@ def recorded(step: str) -> dict[str, Any]:
 
 
 def run(name: str, command: Sequence[str | Path], limit: float, env: Mapping[str, str] | None = None,
-        cwd: Path = ROOT, echo: bool = True) -> int:
+        cwd: Path = ROOT, echo: bool = True, **facts: Any) -> int:
     """Run a command; its output goes to the step's log, and to the screen as well.
 
     Args:
         limit: Seconds after which it is ended, with all that it has started; 0: none.
+        facts: Further fields of the step's record.
 
     Returns:
         Its exit code; 124 if it ran into the limit.
@@ -111,7 +113,8 @@ def run(name: str, command: Sequence[str | Path], limit: float, env: Mapping[str
         if expired:
             out.write(f"\ngpu_check: ended at its limit of {limit:.0f} s\n".encode())
             code = TIMED_OUT
-    record(name, rc=code, seconds=round(time.monotonic() - began, 1), limit=limit, command=[str(p) for p in command])
+    record(name, rc=code, seconds=round(time.monotonic() - began, 1), limit=limit, command=[str(p) for p in command],
+           **facts)
     return code
 
 

@@ -84,7 +84,7 @@ def make(python: str, have: Sequence[str]) -> Path:
             archive_out.add(tree, ".")
         check_size(packed, tree)
         target = packed.replace(path_of(tag))
-    say(f"{target.relative_to(HOME.parents[1])}: {target.stat().st_size / (1 << 20):.1f} MiB")
+    say(f"{target}: {target.stat().st_size / (1 << 20):.1f} MiB")
     return target
 
 

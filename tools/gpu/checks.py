@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from . import interpreter
-from .basics import ROOT, TIMED_OUT, record, recorded, run, say
+from .basics import ROOT, TIMED_OUT, run, say
 
 # programs in benchmarks/, with what they are given on a GPU: the full set-up, which a CPU would need hours for
 BENCHMARKS = {
@@ -26,10 +26,8 @@ def test(device: str, limit: float, arguments: Sequence[str] = ()) -> int:
     python, found = interpreter.find(device)
     gpus = ", ".join(gpu["name"] for gpu in found["gpus"]) or "none"
     say(f"testing with {python}: Python {found['python']}, torch {found['torch']}, GPUs: {gpus}")
-    code = run("test", [python, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider", "tests/gpu", *arguments],
-               limit, {"ECM_CLUSTER_GPU_TESTS_DEVICE": device})
-    record("test", **{**recorded("test"), "python": python})
-    return code
+    command = [python, "-m", "pytest", "-m", "gpu", "-v", "--disable-warnings", "-p", "no:cacheprovider", "tests/gpu"]
+    return run("test", [*command, *arguments], limit, {"ECM_CLUSTER_GPU_TESTS_DEVICE": device}, python=python)
 
 
 def bench(device: str, limit: float) -> int:
