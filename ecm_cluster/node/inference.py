@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv import Config
-from mmcv.parallel import collate, scatter
 from mmcv.runner import CheckpointLoader, wrap_fp16_model
 from mmdet.core import encode_mask_results
 from mmdet.datasets import build_dataset, replace_ImageToTensor
@@ -34,6 +33,7 @@ from ..errors import UserError
 from ..lvis.columns import Detections, of_image
 from ..lvis.detections import DetectionWriter
 from ..run import Evaluation
+from .batches import collate, unpack
 from .building import Loader
 from .test_time import adjust
 
@@ -75,7 +75,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
         batches += [list(range(at, min(at + batch, end))) for at in range(begin, end, batch)]
         begin = end
     loader = Loader(share, batch_sampler=batches, num_workers=workers,
-                    collate_fn=partial(collate, samples_per_gpu=batch))
+                    collate_fn=partial(collate, samples_per_gpu=batch), pin_memory=device != "cpu")
     answers = run_inference(model, loader, device)
     done = 0
     for number, positions in own.items():
@@ -114,11 +114,9 @@ def run_inference(model: torch.nn.Module, loader: DataLoader, device: str) -> It
     dataset: Any = share.dataset
     positions = iter(share.indices)
     for data in loader:
-        # the scatter of MMDataParallel on CPU unpacks the DataContainers; its way to a GPU passes a device
-        # number where torch >= 2.1 wants a device
-        data = _to_device(scatter(data, [-1])[0], device)
+        _, named = unpack((), data, torch.device(device))
         with torch.no_grad():
-            results = model(return_loss=False, rescale=True, **data)
+            results = model(return_loss=False, rescale=True, **named)
         for result in results:
             yield _columns(dataset.img_ids[next(positions)], dataset.cat_ids, result)
 
@@ -214,16 +212,6 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], check
     if unknown:
         warnings.warn(f"{checkpoint}: {len(unknown)} of its weights are not in this model (the first is "
                       f"{unknown[0]}) and are left out", stacklevel=2)
-
-
-def _to_device(data: Any, device: str) -> Any:
-    if isinstance(data, torch.Tensor):
-        return data.to(device, non_blocking=True)
-    if isinstance(data, (list, tuple)):
-        return type(data)(_to_device(x, device) for x in data)
-    if isinstance(data, dict):
-        return {key: _to_device(value, device) for key, value in data.items()}
-    return data
 
 
 def _columns(image_id: int, cat_ids: Sequence[int], result: Any) -> Detections:

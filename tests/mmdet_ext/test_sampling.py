@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from itertools import pairwise
@@ -264,3 +265,18 @@ def test_the_streams_of_one_seed_are_apart():
 def test_the_wrapper_shows_the_classes_and_the_length_of_what_it_wraps():
     dataset = SeededDataset(Drawing(), 0)
     assert (dataset.CLASSES, len(dataset)) == (("cat",), 11)
+
+
+def test_hooks_reach_the_dataset_through_its_wrapper_also_in_a_copy():
+    class Dataset:
+        flag = np.zeros(3)
+
+        def update_skip_type_keys(self, keys):
+            self.keys = keys
+
+    wrapped = SeededDataset(Dataset(), 1)
+    wrapped.update_skip_type_keys(["Mosaic"])
+    assert wrapped.dataset.keys == ["Mosaic"]
+    assert copy.deepcopy(wrapped).keys == ["Mosaic"]
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        wrapped.nothing_like_it  # noqa: B018

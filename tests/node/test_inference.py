@@ -214,13 +214,6 @@ def test_the_config_is_left_as_it_was(tmp_path, data):
     assert cfg._cfg_dict == before
 
 
-def test_tensors_reach_the_device_wherever_the_batch_holds_them():
-    batch = {"img": [torch.zeros(1, 3, 4, 4)], "img_metas": [[{"flip": False}]], "proposals": (torch.ones(2, 5),)}
-    moved = inference._to_device(batch, "meta")
-    assert moved["img"][0].is_meta and moved["proposals"][0].is_meta
-    assert moved["img_metas"] == batch["img_metas"] and not batch["img"][0].is_meta
-
-
 @pytest.mark.parametrize(("trained", "complaint"), [
     (("ant", "bee", "cat"), "trained for 3 classes, the test data set has 4"),
     (("ant", "cat", "bee", "dog"), "class 1 was 'cat' in training and is 'bee' in the test data set"),
