@@ -2,7 +2,7 @@
 
 RUN := .venv/bin/python -m
 
-.PHONY: help setup demo test test-fast lint format lock clean
+.PHONY: help setup demo test test-fast test-gpu lint format lock clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ test: test-fast  ## every test, the fast ones first
 
 test-fast: setup  ## the tests that take less than about two seconds each
 	$(call tests,2,"not slow")
+
+test-gpu:  ## the tests that need a GPU, with any Python here that has CUDA operators; see docs/gpu.md
+	@tools/gpu_check test --limit 0 --total 0
 
 lint: setup  ## ruff and mypy
 	@$(RUN) ruff check .

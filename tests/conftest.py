@@ -10,21 +10,27 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
+
+try:
+    import hypothesis
+except ImportError:  # the GPU suite runs where little more than pytest is installed
+    hypothesis = None
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRE_SLURM = "ECM_CLUSTER_REQUIRE_SLURM"
+GPU_TESTS_DEVICE = "ECM_CLUSTER_GPU_TESTS_DEVICE"  # read by gpu/conftest.py
 
-# deadline: the machine may be busy, so no example is judged by its time
-hypothesis.settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
-hypothesis.settings.load_profile("here")
+if hypothesis is not None:
+    # deadline: the machine may be busy, so no example is judged by its time
+    hypothesis.settings.register_profile("here", deadline=None, derandomize="CI" in os.environ)
+    hypothesis.settings.load_profile("here")
 
 
 def pytest_configure() -> None:
     # a shell inside an allocation, or a user's own settings, would change what the verbs do
     for name in list(os.environ):
-        ours = name.startswith("ECM_CLUSTER_") and name != REQUIRE_SLURM
+        ours = name.startswith("ECM_CLUSTER_") and name not in (REQUIRE_SLURM, GPU_TESTS_DEVICE)
         if ours or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
             del os.environ[name]
     # what runs keep for others is not put among the user's own
