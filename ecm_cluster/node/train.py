@@ -62,6 +62,9 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
 
 def load_config(run: Run) -> Any:
     """The frozen config, with the modules that it registers imported."""
+    from . import imports
+
+    imports.framework()
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 

@@ -264,3 +264,11 @@ def test_the_streams_of_one_seed_are_apart():
 def test_the_wrapper_shows_the_classes_and_the_length_of_what_it_wraps():
     dataset = SeededDataset(Drawing(), 0)
     assert (dataset.CLASSES, len(dataset)) == (("cat",), 11)
+
+
+def test_a_seed_draws_what_torchs_own_seeding_draws():
+    seed_all(3, 1, 4)
+    drawn = torch.rand(5)
+    words = np.random.SeedSequence((3, 1, 4)).generate_state(4)
+    torch.manual_seed((int(words[2]) << 32) | int(words[3]))
+    assert torch.equal(drawn, torch.rand(5))
