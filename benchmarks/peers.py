@@ -18,6 +18,7 @@ from ecm_cluster import config, planning, submit, synthesize  # noqa: E402
 from ecm_cluster.errors import UserError  # noqa: E402
 from ecm_cluster.run import Run  # noqa: E402
 
+WEIGHTS = "weights.pth"
 PRELOADED = 8  # batches that a training without data loading goes round
 
 
@@ -56,6 +57,22 @@ def prepare(folder: Path, args: argparse.Namespace, ranks: int) -> Run:
         return submit.create(Run(folder / f"ranks-{ranks}"), plan)
 
 
+def begin_alike(run: Run) -> None:
+    """Leave random weights beside the run, for both to begin with: what a step costs depends on what is proposed."""
+    from ecm_cluster.node import imports
+
+    imports.framework()
+    from mmcv.runner import save_checkpoint
+    from mmdet.models import build_detector
+
+    from ecm_cluster.node.train import load_config
+
+    cfg = load_config(run)
+    model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
+    model.init_weights()
+    save_checkpoint(model, str(run.path / WEIGHTS))
+
+
 def begin_attempt(run: Run, source: str | None = None) -> int:
     """The file of the run's next attempt, as a supervisor writes it."""
     number = run.newest_attempt() + 1
@@ -64,8 +81,9 @@ def begin_attempt(run: Run, source: str | None = None) -> int:
     return number
 
 
-def settings(cfg: Any, size: str | None) -> Any:
+def settings(cfg: Any, run: Run, size: str | None) -> Any:
     """The run's config, long enough for any number of rounds, with images of one size if asked for."""
+    cfg.load_from = str(run.path / WEIGHTS)
     cfg.runner = {"type": cfg.runner["type"], **({"max_epochs": 10000} if "max_epochs" in cfg.runner else {
         "max_iters": 10**8})}
     if size:

@@ -1,16 +1,17 @@
 """Seconds per iteration: this project's worker against mmdet's own ``train_detector``.
 
-    python benchmarks/training.py [--ranks 1,2] [--iterations 12] [--rounds 9]
+    python benchmarks/training.py [--ranks 1,2] [--iterations 4] [--rounds 25]
     python benchmarks/training.py --device cuda --ranks 1 --config configs/ecm/mask_rcnn_r50_1x.py --classes 1203 \\
         --image-size 1333 --size 1333x800 --train-images 200
 
-Both train the same config on the same images, with the same seed, threads and number of ranks. ``worker`` is
-``ecm_cluster.node.train`` as a job runs it, with its process group, its boundary after each step, heartbeats, and
-commits as often as a job makes them by default; ``mmdet`` is ``mmdet.apis.train_detector`` with its logger and its
-checkpoints after each epoch. Both teams of processes live side by side and take turns of ``--iterations`` iterations,
-so that another load on the machine falls on both alike; every other round the other one is first. A figure is the
-median over the rounds, a ratio the median of the rounds' ratios; the first round, in which memory is allocated and DDP
-lays out its buckets, is left out. On a machine with other work read the CPU times, which count all threads of a rank.
+Both train the same config on the same images from the same weights, with the same seed, threads and number of ranks.
+``worker`` is ``ecm_cluster.node.train`` as a job runs it, with its process group, its boundary after each step,
+heartbeats, and commits as often as a job makes them by default; ``mmdet`` is ``mmdet.apis.train_detector`` with its
+logger and its checkpoints after each epoch. Both teams of processes live side by side and take turns of
+``--iterations`` iterations, so that another load on the machine falls on both alike; every other round the other one is
+first. A figure is the median over the rounds, a ratio the median of the rounds' ratios; the first round, in which
+memory is allocated and DDP lays out its buckets, is left out. On a machine with other work read the CPU times, which
+count all threads of a rank.
 
 Each number of ranks is measured twice: with data loading, and with batches that were loaded before ("compute"), the
 same for both. The parts are wall time of the Python thread that trains: on a GPU, whose work is asynchronous, they say
@@ -39,7 +40,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout needs no install
 
-from peers import Preloaded, begin_attempt, common_options, mmdets_own, place_of, preload, prepare, settings  # noqa: E402
+from peers import (  # noqa: E402
+    Preloaded,
+    begin_alike,
+    begin_attempt,
+    common_options,
+    mmdets_own,
+    place_of,
+    preload,
+    prepare,
+    settings,
+)
 
 from ecm_cluster.run import Run  # noqa: E402
 
@@ -108,7 +119,7 @@ def play(args: argparse.Namespace) -> None:
 
     run, place = Run(args.run), place_of(args.rank, int(args.ranks))
     train.enter(run)
-    cfg = settings(train.load_config(run), args.size)
+    cfg = settings(train.load_config(run), run, args.size)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), gate(args)]
     batches = preload(cfg, place, 0, args.device) if args.compute else None
     if args.peer == "worker":
@@ -193,8 +204,8 @@ def report(rounds: dict[str, list[dict[str, float]]], what: str, iterations: int
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--ranks", default="1,2", help="numbers of ranks (default: 1,2)")
-    made.add_argument("--iterations", type=int, default=12, help="of a turn (default: 12)")
-    made.add_argument("--rounds", type=int, default=9, help="turns of each, besides the first (default: 9)")
+    made.add_argument("--iterations", type=int, default=4, help="of a turn (default: 4)")
+    made.add_argument("--rounds", type=int, default=25, help="turns of each, besides the first (default: 25)")
     common_options(made)
     for name in ("--peer", "--run"):
         made.add_argument(name, help=argparse.SUPPRESS)
@@ -214,6 +225,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for ranks in map(int, args.ranks.split(",")):
             run = prepare(Path(folder), args, ranks)
+            begin_alike(run)
             for compute in (False, True):
                 measure(run, ranks, compute, args, sys.argv[1:])
     return 0

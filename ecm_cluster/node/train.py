@@ -106,6 +106,9 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
                     "" if share.count == 1 else f"; {share.count} batches each for every optimizer step")
 
+    if place.world_size == 1:
+        # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
+        dist.destroy_process_group()
     loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
     meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
@@ -133,9 +136,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     except Exception:
         write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
         raise
-    # rank 0 holds the store: nobody leaves before all have arrived
-    dist.barrier(group)
-    dist.destroy_process_group()
+    if place.world_size > 1:
+        # rank 0 holds the store: nobody leaves before all have arrived
+        dist.barrier(group)
+        dist.destroy_process_group()
     return code
 
 
