@@ -7,8 +7,8 @@ RUN := .venv/bin/python -m
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup:  ## make .venv (nothing to do if it is up to date)
-	@tools/setup
+setup:  ## make .venv, or say what it was made for; README, "On a GPU cluster", has the choices
+	@tools/setup $(if $(filter setup,$(MAKECMDGOALS)),--report)
 
 demo: setup  ## train, preempt, resume and evaluate a small detector on this machine
 	@$(RUN) ecm_cluster.demo
@@ -35,10 +35,13 @@ lint: setup  ## ruff and mypy
 format: setup  ## mend what ruff can mend
 	@$(RUN) ruff check --fix .
 
-lock: setup  ## pin the newest versions that tools/environment/requirements.in admits
-	@cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
-		--override overrides.txt --custom-compile-command "make lock" --no-annotate \
-		requirements.in -o requirements.txt
+LOCK = cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
+	--custom-compile-command "make lock" --no-annotate
+
+lock: setup  ## pin the newest versions that tools/environment/*.in admit
+	@$(LOCK) --override overrides.txt requirements.in -o requirements.txt
+	@$(LOCK) --override overrides.txt --override cuda13.in requirements.in -o cuda13.txt
+	@$(LOCK) cuda13-nvcc.in -o cuda13-nvcc.txt
 
 clean:  ## remove .venv and what tools leave behind; runs and data stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import cluster, driver, evaluations, files, lead
+from . import cluster, driver, evaluations, files, lead, starts
 from . import job as jobs
 from .errors import UserError
 from .run import Run
@@ -40,11 +40,16 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
         nodes, gpus = block.nodes or 1, block.gpus or gpus
         partition, time = block.partition or partition, block.time or time
     asked = lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
-    job = dataclasses.replace(job, signal_lead=lead.within(asked, time))
+    job = dataclasses.replace(job, signal_lead=lead.within(asked, time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
     return cluster.Request(run, job, stage, nodes, gpus, token, partition, time, after, elements,
                            min(block.at_once, elements))
+
+
+def excluded(run: Run, job: jobs.Job) -> str | None:
+    """The nodes that a job shall not get: the user's own, and those on which the run could not work."""
+    return ",".join([*filter(None, [job.exclude]), *starts.left_out(run.events())]) or None
 
 
 def new_token(run_name: str, stage: str) -> str:

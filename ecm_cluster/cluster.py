@@ -23,7 +23,7 @@ from . import files
 from . import job as jobs
 from .errors import UserError
 from .job_states import JobState, of_arrays
-from .request import Request, outside_environment, python_of, sbatch_parameters, task_command
+from .request import Request, outside_environment, python_of, sbatch_parameters, task_command, visible_gpus
 from .run import Run
 from .values import parse_time
 
@@ -251,6 +251,11 @@ def release(job_id: str) -> bool:
     return _slurm("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
 
 
+def leave_out(job_id: str, nodes: str) -> bool:
+    """Keep a job that has not started off all of these nodes, a host list; False where Slurm refuses."""
+    return _slurm("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}") is not None
+
+
 def cancel(job_id: str) -> bool:
     """scancel; False where Slurm refuses."""
     return _slurm("scancel", job_id) is not None
@@ -288,12 +293,7 @@ def local_executor(run: Run, job: jobs.Job, tasks: int) -> Any:
     from submitit.local.local import LocalExecutor
 
     executor = LocalExecutor(run.submitit_dir, python=shlex.quote(python_of(job)))
-    visible = [int(x) for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x.strip().isdigit()]
-    on_gpu = job.device == "cuda"
-    parameters: dict[str, Any] = {"tasks_per_node": tasks, "timeout_min": parse_time(job.time),
-                                  "gpus_per_node": tasks if on_gpu else 0, "stderr_to_stdout": True,
-                                  "signal_delay_s": job.signal_lead}
-    if on_gpu and visible:
-        parameters["visible_gpus"] = visible
-    executor.update_parameters(**parameters)
+    gpus = visible_gpus(os.environ, tasks) if job.device == "cuda" else []
+    executor.update_parameters(tasks_per_node=tasks, timeout_min=parse_time(job.time), gpus_per_node=len(gpus),
+                               visible_gpus=gpus, stderr_to_stdout=True, signal_delay_s=job.signal_lead)
     return executor

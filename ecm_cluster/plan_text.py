@@ -25,6 +25,7 @@ def describe(plan: planning.Plan) -> str:
         ("staging", describe_staging(plan)),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
         ("checkpoints", describe_checkpoints(plan)),
+        *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", exactness.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
     ]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, weights
+from . import chain, cluster, config, evaluations, files, lead, operators, weights
 from . import job as jobs
 from .errors import UserError, one_of
+from .request import python_of
 from .run import Run
 from .staging import pack as packs
 from .staging import planned
@@ -26,6 +27,7 @@ class Plan:
     Attributes:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
         elements: What will be scored.
+        operators: What mmcv-full of the job's Python was compiled for, where that is on record.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
     """
@@ -42,6 +44,7 @@ class Plan:
     staging: planned.Staging
     elements: list[evaluations.Element] = field(default_factory=list)
     partition: cluster.Partition | None = None
+    operators: operators.Operators | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -65,6 +68,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     scale_learning_rate(plan)
     check_data(plan)
     check_place(plan)
+    check_operators(plan)
     if where == "slurm":
         plan.warnings += lead.at_submission(job, path, plan.partition)
     return plan
@@ -215,6 +219,15 @@ def check_place(plan: Plan) -> None:
     for name in job.partition.split(","):
         if name not in {p.name for p in known}:
             raise one_of("partition", name, [p.name for p in known])
+
+
+def check_operators(plan: Plan) -> None:
+    """Look up what mmcv-full was compiled for, and warn of a job on GPUs whose operators know the CPU alone."""
+    python = python_of(plan.job)
+    plan.operators = operators.of_interpreter(python)
+    if plan.operators and plan.operators.cuda is None and plan.job.device == "cuda":
+        plan.warnings.append(f"the job asks for GPUs, and mmcv-full of {python} has operators for the CPU only: "
+                             f"{plan.operators.remedy()}")
 
 
 def annotation_digests(plan: Plan) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import starts
 from .ledger import Event
 from .run import Evaluation, Run, Work
 
@@ -45,6 +46,8 @@ ENDINGS: dict[str, Ending] = {
     "crashed": Ending("continue", "the program failed", budget=2),
     "killed": Ending("continue", "a rank was killed", budget=2),
     "out of memory": Ending("continue", "a rank needed more memory than the job has", budget=1),
+    "out of GPU memory": Ending("continue", "a rank needed more memory than its GPU has", budget=1),
+    "GPU failure": Ending("continue", "a GPU failed", budget=starts.GPU_FAILURES_OF_A_NODE * starts.NODE_LIMIT),
     "hung": Ending("continue", "nothing was heard of the program", budget=2),
     "lost": Ending("continue", "the attempt ended without a word", budget=2),
     "not startable": Ending("stop", "the program cannot start"),
@@ -116,11 +119,14 @@ class Decision:
 def decide(work: Work) -> Decision:
     """What to do after the newest attempt has ended, from the ledger alone."""
     newest = work.newest_attempt()
-    if newest == 0:
-        return Decision("stop", "no attempt began; see the job's log")
-    if is_done(work):  # whatever became of its processes after that
+    if newest and is_done(work):  # whatever became of its processes after that
         return Decision("done", "complete")
     events = work.events()
+    refused = starts.failed(work, events)
+    if refused is not None:
+        return _after_failed_start(refused, events)
+    if newest == 0:
+        return Decision("stop", "no attempt began; see the job's log")
     end = last_end(events, newest)
     cause = end["cause"] if end else "lost"
     ending = ENDINGS[cause]
@@ -131,6 +137,18 @@ def decide(work: Work) -> Decision:
         return Decision(ending.action, reason)
     spent = over_budget(work, events)
     return Decision("stop", f"{reason}; {spent}") if spent else Decision("continue", reason)
+
+
+def _after_failed_start(refused: Event, events: list[Event]) -> Decision:
+    """Where one node is at fault, another one may do: on Slurm, and for so many nodes."""
+    reason = f"{refused['cause']}: {refused['detail']}"
+    if not refused["of_node"] or refused["cluster"] != "slurm":
+        return Decision("stop", reason)
+    nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
+             and e["resumes"] == refused["resumes"]}
+    if len(nodes) > starts.NODE_LIMIT:
+        return Decision("stop", f"{reason}; it could not start on {len(nodes)} nodes, so no other is tried")
+    return Decision("continue", reason)
 
 
 def is_done(work: Work) -> bool:
@@ -147,6 +165,9 @@ def over_budget(work: Work, events: list[Event]) -> str | None:
     newest = ends[0]
     if newest and newest["cause"] == "crashed" and len(ends) > 1 and _same_error(newest, ends[1]):
         return f"the same error twice at iteration {newest.get('iteration') or 0}, so it is not tried again"
+    if newest and newest["cause"] == "GPU failure" and any(_same_elsewhere(newest, end) for end in ends[1:]):
+        return (f"the same error on two nodes at iteration {newest.get('iteration') or 0}, so it is the program's, and "
+                "it is not tried again")
     cause = newest["cause"] if newest else "lost"
     count = sum((end["cause"] if end else "lost") == cause for end in ends)
     budget = ENDINGS[cause].budget
@@ -171,7 +192,7 @@ def barren_run(work: Work, always: bool = False) -> str | None:
 def _trail(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts since the last progress, newest first: an attempt that committed ended after it."""
     fruitful, ends = _fruitful(events), []
-    for attempt in range(work.newest_attempt(), _counted_from(events), -1):
+    for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
         ends.append(last_end(events, attempt))
         if attempt in fruitful:
             break
@@ -182,19 +203,28 @@ def _same_error(one: Event | None, other: Event | None) -> bool:
     """Whether two crashes are the same traceback at the same iteration."""
     def mark(end: Event | None) -> Any:
         text = (end.get("traceback") or "") if end else ""
-        # addresses of objects differ from process to process
-        return end and text and (end.get("iteration"), re.sub(r"0x[0-9a-f]+", "0x", text))
+        return end and text and (end.get("iteration"), without_numbers(text))
 
     return bool(mark(one)) and mark(one) == mark(other)
 
 
+def _same_elsewhere(one: Event, other: Event | None) -> bool:
+    """Whether the same error came at the same iteration on another node."""
+    return other is not None and one.get("node") != other.get("node") and _same_error(one, other)
+
+
+def without_numbers(trace: str) -> str:
+    """A traceback without what differs from process to process: addresses, sizes, process ids, seconds.
+
+    The lines that say where in the code it happened keep their numbers.
+    """
+    lines = trace.splitlines()
+    return "\n".join(line if line.startswith('  File "') else re.sub(r"0x[0-9a-f]+|\d+(\.\d+)?", "0", line)
+                     for line in lines)
+
+
 def _fruitful(events: list[Event]) -> set[int]:
     return {e.attempt for e in events if e.kind in ("commit", "complete")}
-
-
-def _counted_from(events: list[Event]) -> int:
-    """Attempts up to this one are forgiven: the user has resumed the run after them."""
-    return max((e.attempt for e in events if e.kind == "resumed"), default=0)
 
 
 def last_end(events: list[Event], attempt: int) -> Event | None:
@@ -203,13 +233,23 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
     return min(ends, key=lambda e: (bool(e.get("follows")), e.time), default=None)
 
 
+def newest_end(work: Work) -> Event | None:
+    """Why the work does not go on: what the newest start could not do, else how the newest attempt ended."""
+    events, newest = work.events(), work.newest_attempt()
+    return starts.failed(work, events) or (last_end(events, newest) if newest else None)
+
+
 def barren_attempts(work: Work, events: list[Event]) -> int:
-    """How many attempts in a row, the newest included, brought nothing that counts."""
+    """How many attempts in a row, the newest included, brought nothing that counts.
+
+    A GPU that failed says nothing of the run; such attempts have a budget of their own.
+    """
     fruitful, count = _fruitful(events), 0
-    for attempt in range(work.newest_attempt(), _counted_from(events), -1):
+    for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
         if attempt in fruitful:
             break
-        count += 1
+        end = last_end(events, attempt)
+        count += end is None or end["cause"] != "GPU failure"
     return count
 
 

@@ -144,6 +144,33 @@ def environment_lines(run: Run, job: jobs.Job) -> list[str]:
     ]
 
 
+class Gpu(int):
+    """A GPU by its name in ``CUDA_VISIBLE_DEVICES``, which may be a UUID or that of a MIG instance.
+
+    submitit takes integers only, and writes them with ``str``.
+    """
+
+    name: str
+
+    def __new__(cls, name: str) -> Gpu:
+        made = super().__new__(cls)
+        made.name = name
+        return made
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def visible_gpus(environ: Mapping[str, str], count: int) -> list[Gpu]:
+    """The GPUs of a job on this machine: those that the user's shell names, in its words, else the first ``count``.
+
+    Fewer than ``count`` where it names fewer; the ranks then say what is missing.
+    """
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if named is None else filter(None, (name.strip() for name in named.split(",")))
+    return [Gpu(name) for name in names][:count]
+
+
 def outside_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment without the traces of a job that this process may run in."""
     return {k: v for k, v in environ.items()

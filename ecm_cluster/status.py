@@ -156,12 +156,17 @@ def print_story(run: Run, s: states.RunState) -> None:
 
 
 def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the ranks that found what another rank of their node had just copied."""
+    """Without the ranks that found what another rank of their node had just copied, or that say the same of it."""
     def where(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["work"], row["attempt"], row.get("node"), row.get("pack")
 
     copied = {where(row) for row in rows if row["kind"] == "staged" and (row["copied"] or row["repaired"])}
-    return [row for row in rows if row["kind"] != "staged" or row["copied"] or row["repaired"]
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        if row["kind"] == "not-started":
+            first.setdefault((row["work"], row["start"], row["detail"]), row)
+    kept = [row for row in rows if row["kind"] != "not-started" or any(row is one for one in first.values())]
+    return [row for row in kept if row["kind"] != "staged" or row["copied"] or row["repaired"]
             or where(row) not in copied]
 
 
@@ -198,6 +203,10 @@ def tell(row: dict[str, Any]) -> str | None:
         return f"put {row['checkpoint']} into quarantine: {row['reason']}"
     if kind == "requeue":
         return "requeued" if row["accepted"] else f"Slurm refused to requeue ({row['cause']})"
+    if kind == "not-started":
+        return f"{row['cause']}: {row['detail']}"
+    if kind == "left-out":
+        return f"node {row['node']} is left out from now on: {row['reason']}"
     if kind == "staged":
         return f"{row['host']}: {staged(row)}"
     if kind == "staging":

@@ -16,7 +16,7 @@ beyond 11. Softplus and sigmoid of z are the same numbers, and finite for every 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,17 @@ def margins(positives: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     """
     odds = positives / (positives.sum() - positives)
     return exponent * odds.log(), odds.log1p() / odds
+
+
+class LossInputs(NamedTuple):
+    """What the loss takes besides the logits (B, C)."""
+
+    label: Tensor  # (B,), int64; that of a row of weight zero may be anything
+    row_weight: Tensor | None  # (B,)
+    columns: tuple[Tensor, Tensor, Tensor]  # scale, shift and class weight, (C,) each
+    reduction: str  # mean, sum or none
+    avg_factor: float | Tensor | None  # what a mean is divided by; None is B
+    loss_weight: float
 
 
 class ShiftedSigmoidLoss(torch.autograd.Function):

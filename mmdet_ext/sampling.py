@@ -181,6 +181,12 @@ class SeededDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getattr__(self, name: str) -> Any:
+        # hooks reach through the loader (YOLOXModeSwitchHook turns augmentations off); a copy has no dataset at first
+        if name.startswith("__") or "dataset" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         epoch, position, index = key
         seed_all(self.seed, DRAW, epoch, position)

@@ -85,7 +85,8 @@ class RankBuffers:
 
         Those of the first are the restored model's own already.
         """
-        self._own = [{name: value.clone() for name, value in own.items()} for own in buffers]
+        device = next(self.model.parameters()).device  # those that hooks add (EMA) are not in the model yet
+        self._own = [{name: value.to(device, copy=True) for name, value in own.items()} for own in buffers]
         self._shared, self._marks = {}, {}
 
     def each(self) -> list[dict[str, torch.Tensor]]:

@@ -474,6 +474,34 @@ def test_a_local_job_has_the_environment_that_it_would_have_on_slurm(tmp_path, e
     assert "SLURM_CPU_BIND" not in found
 
 
+@pytest.mark.parametrize(("shell", "ranks", "seen"), [
+    (None, 2, "0,1"), ("3,5,7", 2, "3,5"), ("5", 2, "5"), ("", 2, ""),
+    ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, GPU-1ab", 2, "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6,GPU-1ab"),
+    ("MIG-b7e0/11/0,GPU-1ab", 1, "MIG-b7e0/11/0"), ("0,-1,1", 3, "0,-1,1")])
+def test_a_local_job_sees_the_gpus_that_the_shell_names_in_its_words(tmp_path, monkeypatch, shell, ranks, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shell is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shell)
+    run = Run(tmp_path / "run")
+    given = job.make({"name": "run", "gpus": ranks})
+    controller = cluster.local_executor(run, given, ranks).submit(print, "here")
+    try:
+        environ = Path(f"/proc/{controller.job_id}/environ")
+        # until the controller is executed the process is a copy of this one
+        wait_until(lambda: b"SUBMITIT_LOCAL_NTASKS" in environ.read_bytes(), "the controller starts", 30)
+        found = dict(pair.split("=", 1) for pair in environ.read_text().split("\0") if pair)
+        assert found["CUDA_VISIBLE_DEVICES"] == seen
+    finally:
+        controller._process.kill()
+        controller._process.wait()
+
+
+def test_a_local_job_on_cpus_sees_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    executor = cluster.local_executor(Run(tmp_path / "run"), job.make({"name": "run", "device": "cpu"}), 2)
+    assert (executor.parameters["gpus_per_node"], executor.parameters["visible_gpus"]) == (0, [])
+
+
 def test_a_failing_setup_line_ends_a_local_run_and_is_in_its_log(tmp_path):
     run = Run(tmp_path / "run")
     started(run, {"setup": ["echo no such module >&2", "false", "echo and on"], "python": "/bin/echo"})

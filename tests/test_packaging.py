@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib.metadata
+import json
 import re
 import shutil
 import subprocess
@@ -36,8 +37,12 @@ def requirements(text: str) -> dict[str, Requirement]:
     return {canonicalize_name(r.name): r for r in map(Requirement, filter(None, lines))}
 
 
-def pins() -> dict[str, Version]:
-    found = requirements((ENVIRONMENT / "requirements.txt").read_text())
+LOCKS = {"cuda12": "requirements.txt", "cuda13": "cuda13.txt"}
+each_lock = pytest.mark.parametrize("lock", LOCKS.values())
+
+
+def pins(lock: str) -> dict[str, Version]:
+    found = requirements((ENVIRONMENT / lock).read_text())
     return {name: Version(str(r.specifier).removeprefix("==")) for name, r in found.items()}
 
 
@@ -71,21 +76,39 @@ def test_the_source_parses_on_the_oldest_python_that_is_declared(options) -> Non
             ast.parse(path.read_text(), str(path), feature_version=(3, int(oldest[1])))
 
 
-def test_every_pinned_version_lies_in_the_range_that_the_package_declares(options) -> None:
+@each_lock
+def test_every_pinned_version_lies_in_the_range_that_the_package_declares(options, lock) -> None:
     declared = requirements(options["options"]["install_requires"])
     for extra in options["options.extras_require"].values():
         declared |= requirements(extra)
-    pinned = pins() | {"mmcv-full": mmcv_pin()}
+    pinned = pins(lock) | {"mmcv-full": mmcv_pin()}
     wrong = [name for name, r in declared.items()
              if name not in pinned or not r.specifier.contains(pinned[name])]
     assert wrong == []
 
 
-def test_the_lock_holds_exactly_one_opencv_and_what_was_asked_for_by_name() -> None:
-    pinned = pins()
+@each_lock
+def test_the_lock_holds_exactly_one_opencv_and_what_was_asked_for_by_name(lock) -> None:
+    pinned = pins(lock)
     assert [name for name in pinned if name.startswith("opencv")] == ["opencv-python-headless"]
     asked = requirements((ENVIRONMENT / "requirements.in").read_text())
+    if lock == LOCKS["cuda13"]:
+        asked |= requirements((ENVIRONMENT / "cuda13.in").read_text())
     assert [name for name, r in asked.items() if not r.specifier.contains(pinned[name])] == []
+
+
+def test_nvcc_of_the_package_index_and_torch_are_of_one_cuda_release() -> None:
+    nvcc, torch = pins("cuda13-nvcc.txt"), pins("cuda13.txt")
+    releases = {(nvcc[name].major, nvcc[name].minor) for name in nvcc}
+    runtime = torch["nvidia-cuda-runtime"]
+    assert releases == {(runtime.major, runtime.minor)}
+
+
+def test_torch_and_torchvision_are_of_one_release() -> None:
+    """The lock of cuda13 is made with overrides, which would also admit two that do not belong together."""
+    for lock in LOCKS.values():
+        pinned = pins(lock)
+        assert pinned["torchvision"].minor == pinned["torch"].minor + 15, lock
 
 
 def test_the_environment_is_the_one_that_is_pinned() -> None:
@@ -96,8 +119,10 @@ def test_the_environment_is_the_one_that_is_pinned() -> None:
         except importlib.metadata.PackageNotFoundError:
             return None
 
-    changed = {name: installed(name) for name, pin in pins().items() if installed(name) != str(pin)}
-    assert changed == {}, "`make setup` brings back what tools/environment/requirements.txt pins"
+    stamp = Path(sys.prefix) / "ecm-cluster.json"
+    stack = json.loads(stamp.read_text()).get("stack", "cuda12") if stamp.exists() else "cuda12"
+    changed = {name: installed(name) for name, pin in pins(LOCKS[stack]).items() if installed(name) != str(pin)}
+    assert changed == {}, f"`make setup` brings back what tools/environment/{LOCKS[stack]} pins"
 
 
 def test_pyproject_names_the_build_system_alone() -> None:

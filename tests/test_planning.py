@@ -16,6 +16,7 @@ from small import CLASSES, ROOT
 
 from ecm_cluster import config, job, plan_text, planning
 from ecm_cluster.errors import UserError
+from ecm_cluster.operators import STAMP, Operators
 from ecm_cluster.run import Run
 
 HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
@@ -45,6 +46,38 @@ def test_the_plan_says_whether_a_resumed_run_is_the_same_one_and_if_not_why(smal
     plan = planned(small_data, options={"custom_hooks": [{"type": "SyncRandomSizeHook"}]})
     assert ("exact       no, because custom_hooks: SyncRandomSizeHook: it draws the next epoch's image size"
             in plan_text.describe(plan))
+
+
+@pytest.fixture
+def made_for(tmp_path):
+    """The Python of an environment which records that mmcv-full was compiled for a CUDA release, or for the CPU."""
+    def make(cuda: str | None, names: tuple[str, ...] | None = None) -> str:
+        record = Operators("1.7.2", "2.8.0+cu128", "12.8", cuda, names)
+        (tmp_path / "venv" / "bin").mkdir(parents=True)
+        (tmp_path / "venv" / STAMP).write_text(json.dumps({"operators": record.as_dict()}))
+        return str(tmp_path / "venv" / "bin" / "python")
+    return make
+
+
+def test_the_plan_says_what_the_operators_of_the_jobs_python_were_compiled_for(small_data, made_for):
+    plan = planned(small_data, device="cuda", python=made_for("12.8", ("sm_80", "sm_90")))
+    assert "mmcv-full   1.7.2: operators for CUDA 12.8 (sm_80, sm_90)" in plan_text.describe(plan)
+    assert plan.warnings == []
+
+
+def test_a_job_on_gpus_with_operators_for_the_cpu_only_gets_a_warning_with_the_remedy(small_data, made_for):
+    python = made_for(None)
+    plan = planned(small_data, device="cuda", python=python)
+    assert "mmcv-full   1.7.2: operators for the CPU only" in plan_text.describe(plan)
+    (warning,) = plan.warnings
+    assert python in warning and "module load cuda/12.8" in warning and "`make setup`" in warning
+    assert planned(small_data, device="cpu", python=python).warnings == []
+
+
+def test_of_a_python_without_a_record_the_plan_says_nothing(small_data, tmp_path):
+    plan = planned(small_data, device="cuda", python=str(tmp_path / "bin" / "python"))
+    assert "mmcv-full" not in plan_text.describe(plan)
+    assert plan.warnings == []
 
 
 def test_planning_writes_nothing(small_data, tmp_path, monkeypatch):

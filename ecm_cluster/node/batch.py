@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery
+from .. import chain, cluster, evaluations, files, handover, recovery, starts
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..run import Run, Work
@@ -42,16 +42,22 @@ def work_of(run: Run, stage: str) -> Work | None:
 def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     """Close the attempt, ask what follows, and do it if this job may."""
     job_id, restart = world.batch_start()
-    newest = work.newest_attempt()
+    newest, start = work.newest_attempt(), f"slurm:{job_id}:{restart}"
+    refused = starts.failed(work, work.events())
+    if refused is not None and refused["start"] != start:
+        refused = None
+    took_part = bool(newest) and is_of(work, newest, job_id, restart)
     # the fence: a start that took part in nothing, or that a later one has overtaken, decides nothing
-    if not newest or not is_of(work, newest, job_id, restart):
+    if not took_part and refused is None:
         return
     # a shell that is being ended itself has seconds; one whose step has ended can wait for slurmctld
     answer = ask(job_id, 0.0 if code is None else PATIENCE_SECONDS)
     if answer is None and code is None:
         return  # nothing is known here: the next start tells from its restart count why this one ended
     ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
-    if recovery.last_end(work.events(), newest) is None:
+    if refused is not None and took_part and recovery.last_end(work.events(), newest) is None:
+        ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
+    elif took_part and recovery.last_end(work.events(), newest) is None:
         cause = recovery.why_step_ended(answer, restart, code, last_words(answer))
         seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
         state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
@@ -61,10 +67,30 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     # a job whose work is done must end well too, as what comes behind it waits for that
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
     if again and may_requeue(answer, restart) and not run.cancelled(stage):
-        go_on(run, work, newest, stage, ledger, decision.reason)
+        nodes = leave_out(run, work, start, ledger)
+        if go_on(run, work, newest, stage, ledger, decision.reason) and nodes:
+            cluster.leave_out(job_id, nodes)
     elif again and answer is None:
         ledger.write("stopped", detail="Slurm did not answer, so the job could not be requeued",
                      next=chain.resume_line(run))
+
+
+def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
+    """Put on record which nodes the run shall not start on again, before Slurm is told: a successor reads it, too.
+
+    Returns:
+        All that the job shall leave out, the user's own ``exclude`` included, as Slurm takes it; empty where nothing
+        new came on record.
+    """
+    known = run.events()
+    before = starts.left_out(known)
+    found = starts.nodes_at_fault(work.events(), start)
+    room = max(0, starts.NODE_LIMIT - len(before))  # where GPUs fail wherever it goes, the run's budget decides
+    new = dict([(node, why) for node, why in found.items() if node not in before][:room])
+    record = ledger if work is run else run.ledger(ledger.attempt, ledger.writer)
+    for node, reason in new.items():
+        record.write("left-out", node=node, reason=reason, resumes=starts.resumes_of(known))
+    return chain.excluded(run, chain.frozen_job(run)) or "" if new else ""
 
 
 def ask(job_id: str, patience: float) -> dict[str, str] | None:
@@ -108,7 +134,9 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
         Whether something will go on.
     """
     job_id, restart = world.batch_start()
-    done = {e.kind for e in work.events() if e.attempt == attempt}
+    # of a start that began no attempt the newest attempt is another start's, and so is what followed it
+    own = is_of(work, attempt, job_id, restart) if attempt else False
+    done = {e.kind for e in work.events() if e.attempt == attempt and (own or e.writer == ledger.writer)}
     if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
         return False  # overtaken, or a task has seen to it
     accepted = cluster.requeue(job_id, restart)

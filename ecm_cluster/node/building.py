@@ -6,18 +6,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmcv.parallel import MMDistributedDataParallel
-from mmcv.parallel.registry import MODULE_WRAPPERS
 from mmcv.runner import Fp16OptimizerHook, OptimizerHook, build_optimizer
 from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
+from mmdet.utils import get_root_logger
 
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
 from mmdet_ext.virtual_ranks import Share
 
 from . import preemption
-from .batches import collate, unpack
+from .batches import collate
+from .parallel import OneProcess, Parallel, without_sync_batchnorm
 from .world import Place
 
 INIT = 4  # the stream of random numbers for initialisation
@@ -32,29 +32,6 @@ class Loader(torch.utils.data.DataLoader):
     def __iter__(self) -> Any:
         with preemption.blocked():
             return super().__iter__()
-
-
-@MODULE_WRAPPERS.register_module()
-class Parallel(MMDistributedDataParallel):
-    """DDP over NCCL or gloo; without device_ids, so that mmcv leaves the batch to :func:`unpack`."""
-
-    def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        args, named = unpack(inputs, kwargs, next(self.parameters()).device)
-        return super().train_step(*args, **named)
-
-
-@MODULE_WRAPPERS.register_module()
-class OneProcess(torch.nn.Module):
-    """A single rank needs no DDP."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def train_step(self, *inputs: Any, **kwargs: Any) -> Any:
-        args, named = unpack(inputs, kwargs, next(self.parameters()).device)
-        inner: Any = self.module
-        return inner.train_step(*args, **named)
 
 
 def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[Loader, Any]:
@@ -78,14 +55,12 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     detector = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     detector.init_weights()
     detector.CLASSES = classes
-    if device == "cuda":
-        detector = detector.cuda(index)
+    if device == "cpu" or place.world_size == 1:
+        detector = without_sync_batchnorm(detector, get_root_logger())
+    detector = detector.to(torch.device("cpu") if device == "cpu" else torch.device("cuda", index))
     if place.world_size == 1:
         return OneProcess(detector)
-    # with find_unused_parameters DDP keeps the layout of its buckets, so that a resumed run sums in the same order;
-    # it costs a walk over the graph in each step, which a GPU would feel and a CPU does not
-    unused = device == "cpu" or cfg.get("find_unused_parameters", False)
-    return Parallel(detector, broadcast_buffers=False, find_unused_parameters=unused)
+    return Parallel(detector, find_unused_parameters=cfg.get("find_unused_parameters", False))
 
 
 def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta: dict[str, Any],

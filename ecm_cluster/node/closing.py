@@ -1,10 +1,36 @@
-"""An attempt that nobody has closed: the dead cannot write, so whoever starts next finds out how it ended."""
+"""Ends that a worker could not record itself: the dead cannot write, so its supervisor or the next start does it."""
 
 from __future__ import annotations
 
-from .. import cluster, recovery
+import signal
+import socket
+
+from .. import cluster, ledger, recovery
 from ..run import Work
-from .world import Place
+from . import failures
+from .world import Place, node_name
+
+
+def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, code: int, log_begin: int,
+                starved: bool) -> None:
+    """Record that a rank's worker failed, unless the worker has done so.
+
+    Args:
+        code: Its exit code, negative for a signal.
+        log_begin: Size of its log when it was started.
+        starved: Whether the kernel has killed something for want of memory since then.
+    """
+    if any(e.attempt == attempt and e.kind == "end" and e.get("rank") == place.rank for e in work.events()):
+        return
+    log = work.rank_log(place.rank)
+    end = failures.of_exit(code, log, log_begin)
+    how = end.pop("how")
+    if starved and code == -signal.SIGKILL:
+        end = {"cause": "out of memory"}
+        how = "killed by the kernel, as the job's memory is used up; give more with --mem-per-gpu"
+    see = f"; see {log}" if code > 0 else ""
+    record.write("end", **end, rank=place.rank, node=node_name(),
+                 detail=f"rank {place.rank} on {socket.gethostname()}: {how}{see}")
 
 
 def close_open(work: Work, place: Place) -> None:

@@ -37,6 +37,32 @@ def missed_signal(place: Place) -> str:
     return recovery.why_signalled(cluster.show_job(place.job_id), place.restart, 0, None)
 
 
+def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str,
+               heard: list[str]) -> dict[str, Any]:
+    """Rank 0: why all ranks have stopped, on record as the attempt's end, and what they do now.
+
+    Args:
+        heard: Names of the signals that came.
+
+    Returns:
+        ``cause``, and ``action``: ``again`` (the next attempt in the same start), ``stay`` (until Slurm ends the task)
+        or ``stop``.
+    """
+    signals = ", ".join(dict.fromkeys(heard))
+    failed = recovery.failed_commit(work.events(), attempt)
+    lost = f"; {failed}" if failed else ""
+    if place.cluster == "local":
+        cause = "cancelled" if run.cancelled(stage) else "signalled"
+        ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0)
+        return {"action": "stop", "cause": cause}
+    cause = why_signalled(run, place)
+    # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
+    action = {"signalled": "again", "cancelled": "stop", "requeued": "stop"}.get(cause, "stay")
+    text = recovery.ENDINGS[cause].text + (f" ({signals} received)" if signals else "")
+    ledger.write("end", cause=cause, detail=text + lost, rank=0, next=action)
+    return {"action": action, "cause": cause}
+
+
 def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> str | None:
     """Have Slurm run this job again after its commit; where it refuses, submit a successor.
 

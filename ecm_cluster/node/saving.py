@@ -15,9 +15,11 @@ import torch
 
 from .. import checkpoints, files, ledger
 from ..run import Run
+from .failures import DeviceStuck
 from .writer import ALIGNMENT, Outcome, Request, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
+DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
 
 
 class SharedCopy:
@@ -53,9 +55,7 @@ class SharedCopy:
                 source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
                 self._bytes[offset:offset + size].copy_(source, non_blocking=True)
         if on_gpu:
-            copied = torch.cuda.Event()
-            copied.record()
-            copied.synchronize()
+            await_device()
         return rest.getvalue(), spans
 
     def _reserve(self, size: int, pin: bool) -> None:
@@ -67,13 +67,40 @@ class SharedCopy:
             self._bytes = torch.frombuffer(mmap.mmap(self.descriptor, self.size), dtype=torch.uint8)
         if pin and not self._pinned:
             # without pinned pages the copies still work, one after the other and slower
-            failed = torch.cuda.cudart().cudaHostRegister(self._bytes.data_ptr(), self.size, 0)
-            self._pinned = int(failed) == 0
+            self._pinned = _succeeded(torch.cuda.cudart().cudaHostRegister(self._bytes.data_ptr(), self.size, 0))
 
     def _unpin(self) -> None:
         if self._pinned and self._bytes is not None:
-            torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr())
+            _succeeded(torch.cuda.cudart().cudaHostUnregister(self._bytes.data_ptr()))
         self._pinned = False
+
+
+def await_device(seconds: float = DEVICE_SECONDS) -> None:
+    """Wait until the GPU has done what it was given so far, the copies included.
+
+    Raises:
+        DeviceStuck: It takes longer than ``seconds``: a kernel hangs, or waits for another rank that is gone.
+    """
+    done = torch.cuda.Event()
+    done.record()
+    end = time.monotonic() + seconds
+    while not done.query():
+        if time.monotonic() > end:
+            raise DeviceStuck(f"the GPU did not come to the end of its work within {seconds:.0f} s, so this iteration "
+                              "could not be saved; the checkpoint before it stands")
+        time.sleep(0.0002)
+
+
+def _succeeded(result: Any) -> bool:
+    """Whether a call of the CUDA runtime succeeded; where not, its error is taken off the runtime.
+
+    torch's binding leaves the error pending, and the next kernel launch, whose own it is not, would raise it.
+    """
+    if int(result) == 0:
+        return True
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda").add_(1)  # a launch: torch looks for an error after it, and so clears this one
+    return False
 
 
 class _StoragePickler(pickle.Pickler):

@@ -31,6 +31,9 @@ class EvaluationSupervisor(Supervisor):
     def already_done(self) -> bool:
         return evaluations.is_done(self.work, self.element.scoring)
 
+    def on_gpu(self) -> bool:
+        return super().on_gpu() and not evaluations.has_detections(self.work)  # scoring alone takes none
+
     def arguments(self) -> list[str]:
         return [self.stage, str(self.index)]
 

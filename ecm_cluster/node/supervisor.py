@@ -17,12 +17,15 @@ from typing import Any
 
 from .. import files, recovery
 from ..run import Run, Work
-from . import closing, memory, preemption, requeue, watchdog, world
+from . import closing, memory, preemption, preflight, requeue, watchdog, world
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
 JOIN_SECONDS = 600.0
 STAY_SECONDS = 3600.0
 STACKS_SECONDS = 1.0
+STOPPED = "stopped"  # phase of a worker that has agreed to stop and committed, and has nothing to do but end
+LEAVE_SECONDS = 20.0  # that it may take to end: what it leaves behind, the GPU's driver clears up
+KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for a broken GPU may never
 ASK_AGAIN_SECONDS = 5.0
 
 
@@ -39,7 +42,8 @@ class Supervisor:
     def __init__(self, work: Work, run: Run) -> None:
         self.work, self.training = work, run
         self.place = world.identify()
-        self.generation, self.memory_kills = 0, 0
+        self.generation, self.memory_kills, self.log_begin = 0, 0, 0
+        self._stopped_since: float | None = None
 
     # -- what the two kinds of work answer differently
 
@@ -49,6 +53,10 @@ class Supervisor:
     def basis(self, ledger: Any) -> dict[str, Any]:
         """Rank 0: what the attempt starts from, as fields of its file."""
         raise NotImplementedError
+
+    def on_gpu(self) -> bool:
+        """Whether the worker will need its GPU."""
+        return self.training.spec["job"].get("device") == "cuda"
 
     def arguments(self) -> list[str]:
         """What the worker is told besides run and attempt."""
@@ -63,6 +71,8 @@ class Supervisor:
     def run(self) -> None:
         """Until the work is done; raises :class:`AttemptFailed` in every other case."""
         self.look_for_missed_signals()
+        if self.on_gpu() and not self.already_done():
+            preflight.require(self.work, self.training, self.place)
         while not self.already_done():
             if self.training.cancelled(self.stage):
                 raise AttemptFailed("not started: the run is cancelled")
@@ -70,13 +80,14 @@ class Supervisor:
             if attempt is None:
                 return
             ledger = self.work.ledger(attempt, f"task{self.place.rank:03d}")
-            ledger.write("start", pid=os.getpid(), host=socket.gethostname(), rank=self.place.rank)
+            ledger.write("start", pid=os.getpid(), host=socket.gethostname(), node=world.node_name(),
+                         rank=self.place.rank)
             code = self.watch_worker(attempt, ledger)
             if code != 0 and self.already_done():  # it died after the completion mark, or as rank 0 did
                 ledger.write("end" if self.place.rank == 0 else "left", rank=self.place.rank, cause="complete",
                              detail=f"the worker ended with code {code} when the work was done")
                 return
-            if code == EXIT_STOPPED or (code < 0 and self.stopped_early(attempt)):
+            if code == EXIT_STOPPED or (code < 0 and (self._stopped_since or self.stopped_early(attempt))):
                 self.after_stop(attempt, ledger)
             elif code != 0:
                 self.after_failure(attempt, ledger, code)
@@ -138,8 +149,9 @@ class Supervisor:
             Its exit code, negative for a signal.
         """
         self.work.logs_dir.mkdir(parents=True, exist_ok=True)
-        self.memory_kills = memory.kills()
+        self.memory_kills, self._stopped_since = memory.kills(), None
         with open(self.work.rank_log(self.place.rank), "ab") as log:
+            self.log_begin = log.tell()
             log.write(f"---- attempt {attempt}, job {self.place.job_id} on {socket.gethostname()}, "
                       f"rank {self.place.rank} of {self.place.world_size}\n".encode())
             log.flush()
@@ -159,14 +171,17 @@ class Supervisor:
                 try:
                     return worker.wait(timeout=0.5)
                 except subprocess.TimeoutExpired:
-                    self._look_around(attempt, ledger, worker, dog, near)
+                    if self._must_end(attempt, ledger, worker, dog, near):
+                        return _end(worker)
         finally:
             preemption.forward_to(None)
             watchdog.drop_if_empty(self.work.stacks_file(attempt, self.place.rank))
 
-    def _look_around(self, attempt: int, ledger: Any, worker: subprocess.Popen, dog: watchdog.Watchdog,
-                     near: watchdog.Neighbours) -> None:
-        """What may happen while the worker works: another rank fails, nothing is heard any more, the driver dies."""
+    def _must_end(self, attempt: int, ledger: Any, worker: subprocess.Popen, dog: watchdog.Watchdog,
+                  near: watchdog.Neighbours) -> bool:
+        """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""
+        if preemption.asked_to_stop() and self._should_have_left(attempt):
+            return True
         abort = self.work.abort_file(attempt)
         if not abort.exists():
             silence = dog.silent()
@@ -185,7 +200,16 @@ class Supervisor:
             if files.read_json(abort).get("cause") == "hung":
                 _send(worker, signal.SIGUSR1)  # each rank says where it stands: those that wait, and the one that hangs
                 time.sleep(STACKS_SECONDS)
-            self._end_worker(worker)
+            return True
+        return False
+
+    def _should_have_left(self, attempt: int) -> bool:
+        """Whether the worker has committed, and its end takes too long: NCCL or a GPU must not delay the requeue."""
+        if self._stopped_since is None:
+            if (self.work.heartbeat(attempt, self.place.rank) or {}).get("phase") != STOPPED:
+                return False
+            self._stopped_since = time.monotonic()
+        return time.monotonic() - self._stopped_since > LEAVE_SECONDS
 
     def _logging(self) -> dict[str, str]:
         """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
@@ -193,27 +217,14 @@ class Supervisor:
                  "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
         return {k: v for k, v in names.items() if k not in os.environ}
 
-    def _end_worker(self, worker: subprocess.Popen) -> None:
-        worker.kill()
-        worker.wait()
-
     # -- how it ended
 
     def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
         """Record a crash or kill once, tell the other ranks, and fail the task."""
         told = self.work.abort_file(attempt).exists()
-        ends = [e for e in self.work.events() if e.attempt == attempt and e.kind == "end"]
-        if not told and not any(e.get("rank") == self.place.rank for e in ends):
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            cause = "killed" if code < 0 else "crashed"
-            if code == -signal.SIGKILL and memory.kills() > self.memory_kills:
-                cause, how = "out of memory", "killed by the kernel, as the job's memory is used up; give more with " \
-                    "--mem-per-gpu"
-            detail = f"rank {self.place.rank} on {socket.gethostname()}: {how}"
-            if code > 0:
-                detail += f"; see {self.work.rank_log(self.place.rank)}"
-            ledger.write("end", cause=cause, detail=detail, rank=self.place.rank)
         if not told:
+            closing.record_exit(self.work, self.place, attempt, ledger, code, self.log_begin,
+                                starved=memory.kills() > self.memory_kills)
             files.write_json(self.work.abort_file(attempt), {"rank": self.place.rank, "code": code})
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
@@ -229,7 +240,7 @@ class Supervisor:
         heard = preemption.received()
         preemption.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
         if self.place.rank == 0:
-            decision = self._decide(attempt, ledger, heard)
+            decision = requeue.after_stop(self.training, self.work, attempt, self.place, ledger, self.stage, heard)
             files.write_json(path, decision)
         else:
             decision = self._await_decision(path)
@@ -265,30 +276,19 @@ class Supervisor:
                 return
             time.sleep(1.0)
 
-    def _decide(self, attempt: int, ledger: Any, heard: list[str]) -> dict[str, Any]:
-        if self.place.cluster == "local":
-            cancelled = self.training.cancelled(self.stage)
-            cause = "cancelled" if cancelled else "signalled"
-            detail = f"{', '.join(heard) or 'signal'} received"
-            ledger.write("end", cause=cause, detail=detail + self._lost_commit(attempt), rank=0)
-            return {"action": "stop", "cause": cause}
-        cause = requeue.why_signalled(self.training, self.place)
-        # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
-        action = {"signalled": "again", "cancelled": "stop", "requeued": "stop"}.get(cause, "stay")
-        signals = f" ({', '.join(dict.fromkeys(heard))} received)" if heard else ""
-        ledger.write("end", cause=cause, detail=recovery.ENDINGS[cause].text + signals + self._lost_commit(attempt),
-                     rank=0, next=action)
-        return {"action": action, "cause": cause}
-
-    def _lost_commit(self, attempt: int) -> str:
-        """What an end adds where the commit at the stop failed."""
-        failed = recovery.failed_commit(self.work.events(), attempt)
-        return f"; {failed}" if failed else ""
-
 
 def _send(worker: subprocess.Popen, number: int) -> None:
     if worker.poll() is None:
         worker.send_signal(number)
+
+
+def _end(worker: subprocess.Popen) -> int:
+    """Kill the worker; its exit code."""
+    worker.kill()
+    try:
+        return worker.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL  # it waits in the kernel, for a GPU that does not answer
 
 
 def _await_json(path: Any, seconds: float) -> Any:

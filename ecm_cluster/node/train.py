@@ -6,21 +6,17 @@ Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. E
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import sys
 import traceback
 from typing import Any
 
 from .. import chain, evaluations, training_log
 from ..run import Run, write_heartbeat
-from . import preemption, staging
-from .supervisor import EXIT_STOPPED
-from .world import Place, device_index, identify, join
-
-# What a rank's collective says when another rank has gone: a consequence, and not why the attempt ended.
-LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|Dist(Backend|Network|Store)Error",
-                       re.IGNORECASE)
+from . import failures, preemption, staging
+from .supervisor import EXIT_STOPPED, STOPPED
+from .world import Place, identify, join, leave, node_name
 
 
 def main(run_path: str, attempt: int) -> int:
@@ -52,12 +48,9 @@ def enter(run: Run) -> None:
 def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseException) -> None:
     """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
     traceback.print_exc()
-    text = " ".join(str(error).split())[:500]
     work.ledger(attempt, f"{role}{rank:03d}").write(
-        "end", cause="crashed", rank=rank, iteration=(work.heartbeat(attempt, rank) or {}).get("iteration"),
-        detail=f"rank {rank}: {type(error).__name__}: {text}",
-        follows=bool(LOST_PEER.search(f"{type(error).__name__} {text}")),
-        traceback=traceback.format_exc()[-8000:])
+        "end", **failures.end_of(error, rank), iteration=(work.heartbeat(attempt, rank) or {}).get("iteration"),
+        node=node_name(), traceback=traceback.format_exc()[-8000:])
 
 
 def load_config(run: Run) -> Any:
@@ -87,7 +80,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
     from mmdet_ext.virtual_ranks import Share
 
-    from . import building
+    from . import building, devices
     from .boundary import AgreedStop, Boundary
     from .logs import training_logger
 
@@ -96,11 +89,11 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec["threads"])
     cv2.setNumThreads(0)
-    index = device_index(place, torch.cuda.device_count()) if device == "cuda" else 0
+    group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
+        index = devices.agree(place, torch.cuda.device_count(), group)
         torch.cuda.set_device(index)
         torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
-    group = join(place, run.rendezvous_file(attempt), device, timeout=1800.0)
     logger = training_logger(run, place.rank)
     if place.rank == 0:
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
@@ -132,14 +125,14 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         code = 0
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
+        with contextlib.suppress(OSError):  # from here on the supervisor waits a moment only
+            write_heartbeat(run, attempt, place.rank, phase=STOPPED, iteration=runner.iter)
         code = EXIT_STOPPED
     except Exception:
         write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
         raise
     if place.world_size > 1:
-        # rank 0 holds the store: nobody leaves before all have arrived
-        dist.barrier(group)
-        dist.destroy_process_group()
+        leave(group)
     return code
 
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from .failures import NotStartable
 
 RENDEZVOUS_SECONDS = 300.0
+LEAVE_SECONDS = 10.0  # that ranks wait for each other when they end
 DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that plays Slurm on one machine
 ELEMENT_ENV = "ECM_CLUSTER_ELEMENT"  # what it sets for the elements of an array
 
@@ -183,6 +185,33 @@ def export(place: Place) -> dict[str, str]:
     return {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
 
 
-def device_index(place: Place, device_count: int) -> int:
-    """Which visible GPU is this rank's: Slurm may show a task all GPUs of its node, or its own only."""
-    return place.local_rank if device_count > 1 else 0
+def leave(group: Any) -> None:
+    """Wait a moment for the other ranks, since rank 0 holds the store; collective, and never an error.
+
+    Nothing is torn down: NCCL would wait for the device, which may be what has failed, and the process ends anyhow. So
+    neither a slow rank nor a broken GPU stands between a commit and the requeue.
+    """
+    import torch.distributed as dist
+
+    with contextlib.suppress(Exception):
+        dist.monitored_barrier(group, timeout=timedelta(seconds=LEAVE_SECONDS))
+
+
+def node_name() -> str:
+    """The name of this node for Slurm, which need not be its host name."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def device_index(place: Place, visible: int) -> int:
+    """The GPU that a rank takes by its number on the node: its own where it sees just one.
+
+    Args:
+        visible: GPUs that the rank sees.
+
+    Raises:
+        NotStartable: It sees none.
+    """
+    if visible < 1:
+        raise NotStartable(f"{node_name()}: no GPU is visible to rank {place.rank}; ask for one GPU for each rank, or "
+                           "give --device cpu")
+    return place.local_rank % visible

@@ -142,7 +142,7 @@ def accounted(job_id: str, known: Known) -> str | None:
 
 
 def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str | None) -> None:
-    end = recovery.last_end(run.events(), state.attempt) if state.attempt else None
+    end = recovery.newest_end(run)
     if alive == "ended" and accounted and (end is None or end["cause"] == "lost"):
         _ended_for_slurm(run, state, accounted, text)
         return
@@ -169,7 +169,8 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str
         state.reason = recovery.decide(run).reason if end else text or known.text
         log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
         # what failed wants to be read, and perhaps mended, before it is tried again
-        state.next = chain.resume_line(run) if stopped else f"less {log}; {chain.resume_line(run)}"
+        nothing_to_read = stopped or (end is not None and end.kind == "not-started")
+        state.next = chain.resume_line(run) if nothing_to_read else f"less {log}; {chain.resume_line(run)}"
 
 
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
@@ -206,7 +207,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
         state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
     if len(wanted) > 1:
         state.evaluation |= {"scored": len(done), "asked": len(wanted)}
-    return len(done) == len(wanted), [work for work, scored in found if not scored and work.newest_attempt()]
+    return len(done) == len(wanted), [work for work, scored in found if not scored and work.ledger_dir.exists()]
 
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
@@ -241,7 +242,7 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
     if run.cancel_file.exists():
         state.state, state.reason, state.next = "stopped", "trained; evaluation cancelled", chain.resume_line(run)
     else:
-        end = recovery.last_end(pending[-1].events(), pending[-1].newest_attempt()) if pending else None
+        end = recovery.newest_end(pending[-1]) if pending else None
         cause = end["cause"] if end and end["cause"] != "lost" else accounted or "lost"
         known = recovery.ENDINGS[cause]
         state.state = "stopped" if known.action in ("continue", "wait") and known.budget is None else "failed"

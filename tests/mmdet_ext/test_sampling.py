@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from itertools import pairwise
@@ -272,3 +273,18 @@ def test_a_seed_draws_what_torchs_own_seeding_draws():
     words = np.random.SeedSequence((3, 1, 4)).generate_state(4)
     torch.manual_seed((int(words[2]) << 32) | int(words[3]))
     assert torch.equal(drawn, torch.rand(5))
+
+
+def test_hooks_reach_the_dataset_through_its_wrapper_also_in_a_copy():
+    class Dataset:
+        flag = np.zeros(3)
+
+        def update_skip_type_keys(self, keys):
+            self.keys = keys
+
+    wrapped = SeededDataset(Dataset(), 1)
+    wrapped.update_skip_type_keys(["Mosaic"])
+    assert wrapped.dataset.keys == ["Mosaic"]
+    assert copy.deepcopy(wrapped).keys == ["Mosaic"]
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        wrapped.nothing_like_it  # noqa: B018

@@ -35,7 +35,8 @@ def run(tmp_path) -> Run:
 
 def began(run: Run, number: int, job_id: str = "77", restart: int = 0, where: str = "slurm") -> None:
     assert files.create_exclusive(run.attempt_file(number), json.dumps(
-        {"number": number, "job_id": job_id, "restart": restart, "cluster": where, "accepts": []}))
+        {"number": number, "identity": f"{where}:{job_id}:{restart}:0", "job_id": job_id, "restart": restart,
+         "cluster": where, "accepts": []}))
 
 
 def found(run: Run, kind: str) -> list:
@@ -185,6 +186,79 @@ def test_where_requeue_and_submission_are_refused_the_line_to_type_is_on_record(
     assert stopped["next"] == f"python -m ecm_cluster.resume {run.path}"
     batch.main(str(run.path), "train", "137")
     assert len(found(run, "requeue")) == 1
+
+
+# ---------------------------------------------------------------------------------------------- starts that failed
+
+
+def refused(run: Run, node: str, restart: int = 0, of_node: bool = True) -> None:
+    run.ledger(run.newest_attempt(), f"start000.77.{restart}").write(
+        "not-started", cause="not startable", node=node, rank=0, detail=f"{node}: no GPU is visible", of_node=of_node,
+        start=f"slurm:77:{restart}", cluster="slurm", resumes=0)
+
+
+def test_a_node_that_cannot_run_the_job_is_left_out_when_it_runs_again(run, slurm):
+    refused(run, "n1")
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "1")
+    assert [(e["node"], e["reason"]) for e in found(run, "left-out")] == [("n1", "n1: no GPU is visible")]
+    calls = slurm.calls().splitlines()
+    asked = [call.split("/")[-1] for call in calls if "requeue" in call or "update" in call]
+    # in this order: Slurm changes the list of a job that waits only
+    assert asked == ["scontrol requeue 77", "scontrol update JobId=77 ExcNodeList=n1"]
+    assert [e["accepted"] for e in found(run, "requeue")] == [True]
+
+
+def test_all_nodes_that_were_left_out_before_are_left_out_still(run, slurm, monkeypatch):
+    slurm(scontrol=told("RUNNING"))
+    refused(run, "n1")
+    batch.main(str(run.path), "train", "1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    slurm(scontrol=told("RUNNING", 1))
+    refused(run, "n2", 1)
+    batch.main(str(run.path), "train", "1")
+    assert "ExcNodeList=n1,n2" in slurm.calls()
+    assert requeues(slurm) == 2
+
+
+def test_what_no_node_can_run_ends_the_job(run, slurm):
+    refused(run, "n1", of_node=False)
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "1")
+    assert requeues(slurm) == 0
+    assert found(run, "left-out") == []
+
+
+def test_a_start_that_failed_after_a_requeued_attempt_runs_again(run, slurm, monkeypatch):
+    """What followed the attempt before is not what followed this start."""
+    began(run, 1)
+    run.ledger(1, "task000").write("end", cause="preempted", rank=0)
+    run.ledger(1, "task000").write("requeue", accepted=True, cause="preempted")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    refused(run, "n1", 1)
+    slurm(scontrol=told("RUNNING", 1))
+    batch.main(str(run.path), "train", "1")
+    assert requeues(slurm) == 1
+
+
+def test_an_attempt_that_began_beside_a_rank_that_could_not_ends_for_that_reason(run, slurm):
+    refused(run, "n1")
+    began(run, 1)
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "137")
+    (end,) = found(run, "end")
+    assert (end["cause"], end["detail"]) == ("not startable", "n1: no GPU is visible")
+    assert requeues(slurm) == 1
+
+
+def test_a_node_whose_gpus_have_failed_twice_is_left_out(run, slurm):
+    slurm(scontrol=told("RUNNING"))
+    for number in (1, 2):
+        began(run, number)
+        run.ledger(number, "train000").write("end", cause="GPU failure", node="n1", rank=0, detail="CUDA error: ECC")
+        batch.main(str(run.path), "train", "1")
+        assert ("ExcNodeList=n1" in slurm.calls()) == (number == 2)
+    assert [e["node"] for e in found(run, "left-out")] == ["n1"]
 
 
 # ---------------------------------------------------------------------------------------------- the next start

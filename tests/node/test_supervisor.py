@@ -25,8 +25,10 @@ from ecm_cluster.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import preemption, supervise_training
+from ecm_cluster.node import preemption, supervise_training, supervisor
 from ecm_cluster.run import Run
+
+supervisor.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
     module = "small_worker"
@@ -76,7 +78,10 @@ def act(what):
         while not (run.path / "go").exists():
             time.sleep(0.02)
         return act("complete")
-    while what in ("stop", "wait"):
+    while what in ("stop", "wait", "stop and stay"):
+        if what == "stop and stay" and preemption.asked_to_stop():
+            write_heartbeat(run, attempt, rank, phase="stopped")
+            signal.pause()
         # stands for the agreement of the ranks
         if what == "stop" and preemption.asked_to_stop():
             agreed.touch()
@@ -96,7 +101,7 @@ def run(tmp_path) -> Run:
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules/small_worker.py").write_text(WORKER)
     files.write_json(made.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
-                                     "job": job.make({"name": "run"}).as_dict()})
+                                     "job": job.make({"name": "run", "device": "cpu"}).as_dict()})
     return made
 
 
@@ -266,7 +271,7 @@ def test_when_one_rank_fails_the_others_end_and_the_cause_is_told_once(run, star
 @pytest.mark.slow
 def test_silent_ranks_are_hung_and_say_where_they_stood(run, start):
     files.write_json(run.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
-                                    "job": job.make({"name": "run", "hang_minutes": 0.5}).as_dict()})
+                                    "job": job.make({"name": "run", "device": "cpu", "hang_minutes": 0.5}).as_dict()})
     tasks = [start("wait", rank=rank, size=2) for rank in (0, 1)]
     pids = [working(run, rank=rank) for rank in (0, 1)]
     for task in tasks:
@@ -302,6 +307,29 @@ def test_a_signal_to_any_rank_stops_all_with_one_decision(run, start, number):
     assert (end["cause"], end["rank"]) == ("signalled", 0)
     assert files.read_json(run.decision_file(1)) == {"action": "stop", "cause": "signalled"}
     assert not run.abort_file(1).exists()
+
+
+def test_a_worker_that_has_committed_and_does_not_end_is_not_waited_for(run, start):
+    """As where NCCL or a broken GPU holds up the end of a process: the requeue must not wait for that."""
+    task = start("stop and stay")
+    pid = working(run)
+    task.send_signal(signal.SIGTERM)
+    assert ended(task)[1].endswith("stopped: signalled")
+    assert gone(pid)
+    (end,) = events(run, "end")
+    assert end["cause"] == "signalled", "it has done what it was asked for"
+
+
+def test_a_rank_that_cannot_use_its_gpu_takes_no_attempt(run, start):
+    """There is no GPU here, or mmcv has no operators for it."""
+    files.write_json(run.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
+                                    "job": job.make({"name": "run"}).as_dict()})
+    code, said = ended(start("complete"))
+    (event,) = events(run, "not-started")
+    assert code != 0
+    assert said.endswith(event["detail"])
+    assert event["detail"].startswith(f"{world.node_name()}: ")
+    assert run.attempts() == []
 
 
 def test_a_rank_whose_answer_dies_with_rank_0_does_not_wait_for_it_on_one_machine(run, start):

@@ -61,11 +61,6 @@ def test_libraries_that_read_rank_variables_find_them():
     assert world.export(PLACE) == {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 
 
-@pytest.mark.parametrize(("visible", "index"), [(1, 0), (8, 1)])
-def test_a_rank_takes_its_own_gpu_whether_slurm_shows_it_one_or_all(visible, index):
-    assert world.device_index(PLACE, visible) == index
-
-
 def test_a_driver_is_gone_when_its_process_is(monkeypatch):
     assert not world.driver_is_gone(), "there is none on Slurm"
     monkeypatch.setenv(world.DRIVER_ENV, str(os.getpid()))

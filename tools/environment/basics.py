@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = Path(__file__).with_name("requirements.txt")
+HERE = Path(__file__).parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecm-cluster"
@@ -19,6 +20,52 @@ class SetupError(Exception):
     """Setting up cannot go on; the text is one line with the remedy."""
 
 
+@dataclass(frozen=True)
+class Stack:
+    """A set of pinned versions, named after the CUDA that its torch was built with.
+
+    Attributes:
+        lock: The pins.
+        nvcc: Pins of nvcc's own packages, where the package index has a compiler of that release.
+    """
+
+    name: str
+    lock: Path
+    nvcc: Path | None = None
+
+    def pinned(self, name: str) -> str:
+        """The version that the lock file pins."""
+        return _pin(self.lock, re.escape(name))
+
+    @property
+    def cuda(self) -> str:
+        """CUDA release of its torch, as ``12.8``."""
+        return ".".join(_pin(self.lock, r"nvidia-cuda-runtime(?:-cu\d+)?").split(".")[:2])
+
+
+STACKS = {stack.name: stack for stack in (
+    Stack("cuda12", HERE / "requirements.txt"),
+    Stack("cuda13", HERE / "cuda13.txt", HERE / "cuda13-nvcc.txt"))}
+
+
+def stack() -> Stack:
+    """The one in ECM_CLUSTER_STACK, which tools/setup sets to that of the environment that is there.
+
+    Raises:
+        SetupError: There is none of that name.
+    """
+    name = os.environ.get("ECM_CLUSTER_STACK") or "cuda12"
+    if name not in STACKS:
+        raise SetupError(f"invalid ECM_CLUSTER_STACK: {name}; expected {' or '.join(STACKS)}")
+    return STACKS[name]
+
+
+def _pin(lock: Path, pattern: str) -> str:
+    found = re.search(rf"^{pattern}==(\S+)", lock.read_text(), re.M)
+    assert found, f"{lock} does not pin {pattern}"
+    return found.group(1)
+
+
 def say(line: str) -> None:
     print(f"setup: {line}", file=sys.stderr, flush=True)
 
@@ -26,13 +73,6 @@ def say(line: str) -> None:
 def clock(seconds: float) -> str:
     """Minutes and seconds, as "12:05"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def pinned(name: str) -> str:
-    """The version that the lock file pins."""
-    found = re.search(rf"^{re.escape(name)}==(\S+)", LOCK.read_text(), re.M)
-    assert found, f"{LOCK} does not pin {name}"
-    return found.group(1)
 
 
 def wheelhouse_folder() -> Path | None:
@@ -45,5 +85,5 @@ def wheelhouse_folder() -> Path | None:
     if not given:
         return None
     if not Path(given).is_dir():
-        raise SetupError(f"ECM_CLUSTER_WHEELHOUSE: {given} is not a folder; correct it or unset it")
+        raise SetupError(f"ECM_CLUSTER_WHEELHOUSE: {given} is not a directory; correct it or unset it")
     return Path(given).resolve()

@@ -1,11 +1,13 @@
 """mmcv-full: find a wheel that fits the torch installed here, or compile one and keep it for later.
 
-Its operators are compiled against one torch and one Python, with or without CUDA, and its version says
-nothing of that; so wheels are kept in folders whose names do.
+Its operators are compiled against one torch and one Python, for the CPU alone or for certain GPUs, and its version says
+nothing of that; so wheels are kept in folders whose names do, with a record beside each (:data:`RECORD`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import platform
 import re
@@ -18,86 +20,135 @@ import tempfile
 import time
 from pathlib import Path
 
-from .basics import CACHE, PYTHON, TAG, VENV, SetupError, clock, pinned, say, wheelhouse_folder
+from ecm_cluster import operators
+from ecm_cluster.operators import Operators
+
+from . import cuda
+from .basics import CACHE, PYTHON, TAG, VENV, SetupError, Stack, clock, say, wheelhouse_folder
 from .uv import Uv
 
 VERSION = "1.7.2"
 WHEELS = CACHE / "wheels"
+RECORD = "operators.json"
 GIB = 1 << 30
 A_DAY = 86400
 
 
-def missing() -> dict[str, str]:
+def missing(stack: Stack, toolkit: cuda.Toolkit | None) -> dict[str, str]:
     """What is lacking to compile it, each with the Debian package that has it; empty if a wheel is there."""
-    if any(fits(wheel, pinned("torch"), cuda=None) for wheel in known_wheels()):
+    torch = stack.pinned("torch")
+    wanted = Operators(VERSION, torch, stack.cuda, stack.cuda if toolkit else None)
+    if any(fits(wheel, wanted) for wheel in known_wheels()):
         return {}
     return _missing_for_build()
 
 
-def install(uv: Uv) -> None:
+def install(uv: Uv, toolkit: cuda.Toolkit | None) -> Operators:
     """Install a wheel that works with the torch in ``.venv``, compiled here if there is none.
+
+    Returns:
+        What its operators are compiled for, as mmcv itself reports it.
 
     Raises:
         SetupError: The build fails, or what it built cannot be imported.
     """
-    torch, cuda = _installed_torch()
-    cuda = _buildable_cuda(cuda)
+    wanted, environment = plan(toolkit)
     for wheel in known_wheels():
-        if fits(wheel, torch, cuda):
+        if fits(wheel, wanted):
             say(f"installing {wheel}")
-            if (trouble := _try(uv, wheel)) is None:
-                return
-            say(f"it does not work here ({trouble}); looking further")
-    wheel = build(torch, cuda)
-    if (trouble := _try(uv, wheel)) is not None:
+            installed = _try(uv, wheel, wanted)
+            if isinstance(installed, Operators):
+                return installed
+            say(f"it does not work here ({installed}); looking further")
+    wheel = build(wanted, environment)
+    installed = _try(uv, wheel, wanted)
+    if not isinstance(installed, Operators):
         wheel.unlink()
-        raise SetupError(f"mmcv-full was built but does not import ({trouble}); remove {VENV} and try again")
+        raise SetupError(f"mmcv-full was built but does not work ({installed}); remove {VENV} and try again")
+    return installed
+
+
+def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
+    """The operators that ``toolkit`` and the torch in ``.venv`` are to give, and the environment that builds them.
+
+    Raises:
+        SetupError: torch does not import, or refuses the architectures that the user names.
+    """
+    code = ("import json, torch; flags = getattr(torch._C, '_cuda_getArchFlags', str)() or '';"
+            "print(json.dumps([torch.__version__, torch.version.cuda, flags]))")
+    try:
+        version, release, flags = json.loads(_torch_says(code, dict(os.environ)))
+    except _TorchError as error:
+        raise SetupError(f"torch does not import ({error}); remove {VENV} and try again") from None
+    if toolkit is None or release is None:
+        return Operators(VERSION, version, release, None), _build_environment(None)
+    environment = _build_environment(toolkit) | {"TORCH_CUDA_ARCH_LIST": cuda.architectures(flags, toolkit)}
+    code = "import json, torch.utils.cpp_extension as c; print(json.dumps(c._get_cuda_arch_flags()))"
+    try:
+        wanted = cuda.compiled_for(json.loads(_torch_says(code, environment)))
+    except _TorchError as error:
+        raise SetupError(f"TORCH_CUDA_ARCH_LIST: torch refuses {environment['TORCH_CUDA_ARCH_LIST']} ({error}); "
+                         "give a list such as 8.0;9.0+PTX") from None
+    cuda.refuse_unknown(wanted, toolkit)
+    return Operators(VERSION, version, release, toolkit.release, wanted), environment
 
 
 def known_wheels() -> list[Path]:
-    """Wheels of this version for this Python and machine: the wheelhouse's first, then those built here."""
+    """Wheels of this version for this Python and machine: the wheelhouse's first, then those built here.
+
+    Of each, those for CUDA come first: an environment made again in a shell without nvcc does not lose its operators.
+    """
     name = f"mmcv_full-{VERSION}-{TAG}-*_{platform.machine()}.whl"
     found: list[Path] = []
     for folder in filter(None, (wheelhouse_folder(), WHEELS)):
-        found += sorted(folder.glob(name)) + sorted(folder.glob(f"*/{name}"))
+        below = sorted(folder.glob(f"*/{name}"), key=lambda wheel: (wheel.parent.name.endswith("-cpu"), wheel))
+        found += [*sorted(folder.glob(name)), *below]
     return found
 
 
-def fits(wheel: Path, torch: str, cuda: str | None) -> bool:
-    """Whether the folder of ``wheel`` says that it was built for this torch, with the operators wanted.
+def fits(wheel: Path, wanted: Operators) -> bool:
+    """Whether a wheel was built for this torch, with the operators wanted, as far as its folder says.
 
-    A wheel with CUDA operators also serves the CPU; one that lies directly in the wheelhouse is taken on
-    trust. A torch version without a local tag, here or in the name, stands for every build of that version.
-
-    Args:
-        torch: Version of torch, as ``2.8.0+cu128`` or ``2.8.0``.
-        cuda: CUDA release that operators are wanted for, None for the CPU alone.
+    A wheel with CUDA operators also serves the CPU. In the wheelhouse one without a record counts for every
+    architecture, and one that lies directly in it is taken on trust altogether. A torch version without a local tag,
+    here or in the name, stands for every build of that version.
     """
     if wheel.parent == wheelhouse_folder():
         return True
-    pattern = rf"(?:mmcv-{re.escape(VERSION)}-)?torch-([^-]+)-{TAG}-(cpu|cuda|cu\d+)"
-    named = re.fullmatch(pattern, wheel.parent.name)
+    named = re.fullmatch(rf"(?:mmcv-{re.escape(VERSION)}-)?torch-([^-]+)-{TAG}-(cpu|cuda|cu\d+)(-sm[\w.]+)?",
+                         wheel.parent.name)
     if not named:
         return False
-    theirs, operators = named.groups()
-    if "+" not in theirs or "+" not in torch:
-        theirs, torch = theirs.split("+")[0], torch.split("+")[0]
-    return theirs == torch and (operators != "cpu" or cuda is None)
+    theirs, ours = named[1], wanted.torch
+    if "+" not in theirs or "+" not in ours:
+        theirs, ours = theirs.split("+")[0], ours.split("+")[0]
+    record = read_record(wheel)
+    if record is None and wheel.parent.parent == wheelhouse_folder():
+        return theirs == ours and (named[2] != "cpu" or wanted.cuda is None)
+    built = record or Operators(VERSION, named[1], None, None if named[2] == "cpu" else named[2])
+    return theirs == ours and built.serve(wanted)
 
 
-def toolkit_release() -> str | None:
-    """Release of the CUDA toolkit that torch's build machinery would use, as ``12.8``; None without one."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = Path(home, "bin", "nvcc") if home else shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc")
+def read_record(wheel: Path) -> Operators | None:
+    """What lies beside a wheel; None if nothing does, as beside those that were built elsewhere."""
     try:
-        said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-    except OSError:
+        return operators.parse(json.loads((wheel.parent / RECORD).read_text()))
+    except (OSError, ValueError):
         return None
-    found = re.search(r"release (\d+\.\d+)", said)
-    return found.group(1) if found else None
 
 
-def build(torch: str, cuda: str | None) -> Path:
+def folder_name(wanted: Operators) -> str:
+    """As ``mmcv-1.7.2-torch-2.8.0+cu128-cp311-cu128-sm80.90ptx``."""
+    name = f"mmcv-{VERSION}-torch-{wanted.torch}-{TAG}-"
+    if wanted.cuda is None:
+        return name + "cpu"
+    names = wanted.architectures or ()
+    numbers = [n.removeprefix("sm_") + ("ptx" if n.replace("sm", "compute") in names else "")
+               for n in names if n.startswith("sm_")]
+    return name + f"cu{wanted.cuda.replace('.', '')}-sm{'.'.join(numbers)}"
+
+
+def build(wanted: Operators, environment: dict[str, str]) -> Path:
     """Compile the source distribution into the user's wheels; a wheel appears there only whole.
 
     Raises:
@@ -106,12 +157,11 @@ def build(torch: str, cuda: str | None) -> Path:
     if lacks := _missing_for_build():
         raise SetupError(f"mmcv-full has to be compiled here and that needs {', '.join(lacks)}; on Debian: "
                          f"apt-get install {' '.join(lacks.values())}")
-    operators = "cu" + cuda.replace(".", "") if cuda else "cpu"
-    target = WHEELS / f"mmcv-{VERSION}-torch-{torch}-{TAG}-{operators}"
+    target = WHEELS / folder_name(wanted)
     target.mkdir(parents=True, exist_ok=True)
     log = target / "build.log"
-    say(f"compiling mmcv-full {VERSION} for torch {torch}, operators for {operators}: about 20 minutes on "
-        f"2 cores, once for this user; log in {log}")
+    say(f"compiling mmcv-full {wanted.describe()}, torch {wanted.torch}, once for this user; log in {log}")
+    say(how_long(wanted))
     for left in target.glob(".building-*"):  # of a build that was killed
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
@@ -122,13 +172,14 @@ def build(torch: str, cuda: str | None) -> Path:
                f"mmcv-full=={VERSION}"]
     try:
         with open(log, "w") as out, \
-                subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=_build_environment(cuda),
+                subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,
                                  start_new_session=True) as process:
             _watch(process, log)
         built = list(tmp.glob("mmcv_full-*.whl"))
         if process.returncode or not built:
             sys.stderr.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]))
             raise SetupError(f"mmcv-full did not compile; the whole log is {log}")
+        (target / RECORD).write_text(json.dumps(wanted.as_dict(), indent=1) + "\n")
         return built[0].replace(target / built[0].name)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
@@ -143,51 +194,59 @@ def _missing_for_build() -> dict[str, str]:
     return lacks
 
 
-def _try(uv: Uv, wheel: Path) -> str | None:
-    """Install ``wheel`` and import its operators; the last line of the error, None if they work."""
+def _try(uv: Uv, wheel: Path, wanted: Operators) -> Operators | str:
+    """Install ``wheel`` and import its operators: what they are, or the last line of the error."""
     uv.run("pip", "install", "--quiet", "--python", str(PYTHON), "--no-deps", "--reinstall", str(wheel))
-    done = subprocess.run([PYTHON, "-c", "import mmcv.ops, mmdet.apis"], capture_output=True, text=True)
-    if done.returncode == 0:
-        return None
-    return (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
+    code = "import mmdet.apis; from mmcv.ops import get_compiling_cuda_version as v; print(); print(v())"
+    try:
+        said = _torch_says(code, dict(os.environ))
+    except _TorchError as error:
+        return str(error)
+    release = said if re.fullmatch(r"\d+\.\d+", said) else None  # it says "not available" where there are none
+    if wanted.cuda and not release:
+        return "it has no CUDA operators"
+    record = read_record(wheel)
+    return dataclasses.replace(wanted, cuda=release, architectures=record.architectures if record and release else None)
 
 
-def _installed_torch() -> tuple[str, str | None]:
-    """torch's version with its local tag, as ``2.8.0+cu128``, and its CUDA release, as ``12.8``."""
-    code = "import torch; print(torch.__version__, torch.version.cuda)"
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
+class _TorchError(Exception):
+    """The last line of what a piece of Python in ``.venv`` ended with."""
+
+
+def _torch_says(code: str, environment: dict[str, str]) -> str:
+    """The last line that a piece of Python prints in ``.venv``."""
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, env=environment)
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1]
-        raise SetupError(f"torch does not import ({reason}); remove {VENV} and try again")
-    version, cuda = done.stdout.split()
-    return version, None if cuda == "None" else cuda
+        raise _TorchError((done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1])
+    return done.stdout.strip().splitlines()[-1]
 
 
-def _buildable_cuda(cuda: str | None) -> str | None:
-    """The CUDA release to build operators for; None for the CPU alone.
-
-    torch refuses an nvcc of another major release than its own, so such a toolkit counts as none.
-    """
-    release = toolkit_release()
-    if cuda and release and release.split(".")[0] == cuda.split(".")[0]:
-        return cuda
-    if cuda and Path("/dev/nvidiactl").exists():
-        say(f"a GPU is here but no nvcc of CUDA {cuda}: mmcv-full's operators will run on the CPU only; load "
-            f"a CUDA {cuda} toolkit (module load cuda) and run `make setup` again")
-    return None
+def how_long(wanted: Operators) -> str:
+    """The time that the build takes, and how to make it shorter."""
+    names = wanted.architectures or ()
+    if wanted.cuda is None:
+        return "that takes about 20 minutes on 2 cores"
+    return (f"that takes about {20 + 4 * len(names)} minutes on 2 cores; TORCH_CUDA_ARCH_LIST (9.0 for an H100) makes "
+            "it shorter, FORCE_CUDA=0 leaves GPUs out")
 
 
-def _build_environment(cuda: str | None) -> dict[str, str]:
+def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
     given = os.environ
+    path = [str(VENV / "bin"), *([str(toolkit.home / "bin")] if toolkit else []), given.get("PATH", os.defpath)]
     environment = given | {
         "MMCV_WITH_OPS": "1",
-        "FORCE_CUDA": "1" if cuda else "0",
+        "FORCE_CUDA": "1" if toolkit else "0",
         "MAX_JOBS": given.get("MAX_JOBS", str(_compilers())),
-        "PATH": f"{VENV / 'bin'}{os.pathsep}{given.get('PATH', os.defpath)}",  # ninja is in there
+        "PATH": os.pathsep.join(path),  # ninja is in the first
     }
-    if not cuda:
+    if toolkit is None:
         environment["CUDA_VISIBLE_DEVICES"] = ""  # mmcv builds for CUDA as soon as torch sees a GPU
-    return environment
+        return environment
+    # torch's headers include those of cuBLAS and its siblings, which torch's own packages have and nvcc's do not; a
+    # toolkit that has them comes first, as CPATH is searched last
+    headers = sorted(map(str, VENV.glob("lib/python*/site-packages/nvidia/*/include")))
+    cpath = os.pathsep.join(headers + ([given["CPATH"]] if given.get("CPATH") else []))
+    return environment | {"CUDA_HOME": str(toolkit.home), "CPATH": cpath}
 
 
 def _compilers() -> int:

@@ -12,20 +12,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .basics import CACHE, ROOT, TAG, SetupError, pinned, say, wheelhouse_folder
+from .basics import CACHE, ROOT, TAG, SetupError, Stack, say, wheelhouse_folder
 
 
-def _home() -> Path:
-    return CACHE / f"uv-{pinned('uv')}-{TAG}-{platform.machine()}"
+def _home(stack: Stack) -> Path:
+    return CACHE / f"uv-{stack.pinned('uv')}-{TAG}-{platform.machine()}"
 
 
-def missing() -> dict[str, str]:
+def missing(stack: Stack) -> dict[str, str]:
     """What installing uv would lack here, with the Debian package that has it; empty if it is installed.
 
     Debian's python3.11 comes without ensurepip (which python3.11-venv has) and without pip (python3-pip);
     either will do.
     """
-    if (_home() / "bin" / "uv").exists() or _has_module("ensurepip") or _has_module("pip"):
+    if (_home(stack) / "bin" / "uv").exists() or _has_module("ensurepip") or _has_module("pip"):
         return {}
     return {f"venv for {sys.executable}": f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"}
 
@@ -33,10 +33,10 @@ def missing() -> dict[str, str]:
 class Uv:
     """Runs uv, which is installed first if this user has none of the pinned version."""
 
-    def __init__(self) -> None:
-        home = _home()
+    def __init__(self, stack: Stack) -> None:
+        home = _home(stack)
         if not (home / "bin" / "uv").exists():
-            _install(home)
+            _install(home, stack.pinned("uv"))
         self.executable = str(home / "bin" / "uv")
         own = home / "bin" / "python"
         self.environment = os.environ | _pip_settings(str(own if own.exists() else sys.executable))
@@ -56,10 +56,10 @@ class Uv:
                              "network, name a folder that holds every wheel in ECM_CLUSTER_WHEELHOUSE")
 
 
-def _install(home: Path) -> None:
-    say(f"installing uv {pinned('uv')} into {home}")
+def _install(home: Path, version: str) -> None:
+    say(f"installing uv {version} into {home}")
     tmp = Path(tempfile.mkdtemp(dir=CACHE, prefix=".uv-"))
-    what = ["--quiet", "--disable-pip-version-check", "--no-input", f"uv=={pinned('uv')}"]
+    what = ["--quiet", "--disable-pip-version-check", "--no-input", f"uv=={version}"]
     if wheelhouse := wheelhouse_folder():
         what = ["--find-links", str(wheelhouse), *what]
     try:
