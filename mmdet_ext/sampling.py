@@ -11,6 +11,7 @@ by repeats). Not covered: class-aware sampling.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,7 +27,17 @@ def seed_all(*key: int) -> None:
     words = np.random.SeedSequence(key).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed((int(words[2]) << 32) | int(words[3]))
+    # not torch.manual_seed: for each kind of device that is not in use it takes note of the whole stack, which costs
+    # more than all the rest here, and this is called for each sample and each step
+    seed = (int(words[2]) << 32) | int(words[3])
+    torch.default_generator.manual_seed(seed)
+    if not torch.cuda._is_in_bad_fork() and _has_cuda():
+        torch.cuda.manual_seed_all(seed)
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
 
 
 class Order:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import types
 from datetime import timedelta
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
+import framework_in_process  # noqa: F401 (before anything else imports torch)
 import numpy as np
 import torch
 import torch.distributed as dist

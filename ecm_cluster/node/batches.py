@@ -7,7 +7,7 @@ replaced by ones that have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ def unpack(inputs: Any, kwargs: Any, device: torch.device) -> tuple[Any, Any]:
     it is asked to scatter to the CPU, which only unpacks.
     """
     args, named = scatter_kwargs(inputs, kwargs, [-1], dim=0)
+    if device.type == "cpu":  # where a loader's batches are
+        return args[0], named[0]
     return moved(args[0], device), moved(named[0], device)
 
 
@@ -56,7 +58,7 @@ def _each(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """The same nested structure with each object of a kind replaced."""
     if isinstance(value, kind):
         return change(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: _each(item, kind, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_each(item, kind, change) for item in value)

@@ -65,7 +65,10 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Eleme
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's chunks, those that a former start did not."""
     data = staging.prepare(run, work, place, attempt, "test")
-    import torch  # takes seconds, and copying need not wait for it
+    from . import imports
+
+    imports.framework()  # takes seconds, and copying need not wait for it
+    import torch
 
     from .inference import infer as infer_chunks
 

@@ -55,6 +55,9 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
 
 def load_config(run: Run) -> Any:
     """The frozen config, with the modules that it registers imported."""
+    from . import imports
+
+    imports.framework()
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 
@@ -73,6 +76,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     # torch and mmdet take seconds to import: the signal handlers stand before
     import cv2
     import torch
+    import torch.distributed as dist
 
     from mmdet_ext.virtual_ranks import Share
 
@@ -95,6 +99,9 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
                     "" if share.count == 1 else f"; {share.count} batches each for every optimizer step")
 
+    if place.world_size == 1:
+        # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
+        dist.destroy_process_group()
     loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
     meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
@@ -124,7 +131,8 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     except Exception:
         write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
         raise
-    leave(group)
+    if place.world_size > 1:
+        leave(group)
     return code
 
 

@@ -267,6 +267,14 @@ def test_the_wrapper_shows_the_classes_and_the_length_of_what_it_wraps():
     assert (dataset.CLASSES, len(dataset)) == (("cat",), 11)
 
 
+def test_a_seed_draws_what_torchs_own_seeding_draws():
+    seed_all(3, 1, 4)
+    drawn = torch.rand(5)
+    words = np.random.SeedSequence((3, 1, 4)).generate_state(4)
+    torch.manual_seed((int(words[2]) << 32) | int(words[3]))
+    assert torch.equal(drawn, torch.rand(5))
+
+
 def test_hooks_reach_the_dataset_through_its_wrapper_also_in_a_copy():
     class Dataset:
         flag = np.zeros(3)
