@@ -16,8 +16,8 @@ from mmcv.ops import SyncBatchNorm  # noqa: E402
 from mmcv.parallel import DataContainer, is_module_wrapper  # noqa: E402
 from torch import nn  # noqa: E402
 
-from ecm_cluster.errors import UserError  # noqa: E402
 from ecm_cluster.node import parallel  # noqa: E402
+from ecm_cluster.node.failures import NotStartable  # noqa: E402
 
 BATCH = {"x": DataContainer([torch.ones(2, 3)], stack=True)}
 
@@ -86,7 +86,7 @@ def test_a_backward_pass_that_misses_parameters_names_them_and_the_remedy(group)
     wrapped.train_step(BATCH, None)["loss"].backward()
     net.zero_grad()
     net.all = False
-    with pytest.raises(UserError, match=r"depend on unused\.weight, unused\.bias, so .* find_unused_parameters = True"):
+    with pytest.raises(NotStartable, match=r"depend on unused\.weight, unused\.bias, so .* find_unused_parameters = True"):
         wrapped.train_step(BATCH, None)["loss"].backward()
 
 
