@@ -25,6 +25,7 @@ without device ids leaves batches in their containers. On a CPU ``build_ddp`` is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -141,11 +142,12 @@ class Team:
 
     def __init__(self, peer: str, run: Run, ranks: int, compute: bool, argv: Sequence[str]) -> None:
         attempt = str(begin_attempt(run))
-        self.processes = []
+        self.processes: list[subprocess.Popen[str]] = []
+        self.logs = [run.path / f"{peer}-{attempt}-{rank}.log" for rank in range(ranks)]
         for rank in range(ranks):
             words = [sys.executable, __file__, *argv, "--peer", peer, "--run", str(run.path), "--rank", str(rank),
                      "--ranks", str(ranks), "--attempt", attempt, *(["--compute"] if compute else [])]
-            with open(run.path / f"{peer}-{attempt}-{rank}.log", "wb") as log:
+            with open(self.logs[rank], "wb") as log:
                 self.processes.append(subprocess.Popen(words, cwd=run.path, stdin=subprocess.PIPE,
                                                        stdout=subprocess.PIPE, stderr=log, text=True))
         self.answers()  # all have come to their first iteration
@@ -153,11 +155,12 @@ class Team:
     def answers(self) -> dict[str, float]:
         """The mean over the ranks of what a turn took."""
         found: dict[str, float] = defaultdict(float)
-        for process in self.processes:
+        for process, log in zip(self.processes, self.logs, strict=True):
             assert process.stdout is not None
             line = next((line for line in process.stdout if line.startswith(MARK)), None)
             if line is None:
-                raise SystemExit(f"a rank ended with code {process.wait()}; see its log")
+                self.end()
+                raise SystemExit(f"{log.name}: a rank ended with code {process.wait()}\n{log.read_text()[-2000:]}")
             for name, value in json.loads(line[len(MARK):]).items():
                 found[name] += value
         return {name: value / len(self.processes) for name, value in found.items()}
@@ -172,7 +175,8 @@ class Team:
     def end(self) -> None:
         for process in self.processes:
             assert process.stdin is not None
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
         for process in self.processes:
             process.wait()
 
