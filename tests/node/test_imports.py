@@ -214,3 +214,11 @@ def test_an_import_that_fails_among_stand_ins_is_done_again_without_them(tmp_pat
     """)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("switch", "stands"), [("", True), ("1", False)])
+def test_stand_ins_can_be_left_out(monkeypatch, switch, stands):
+    monkeypatch.setenv("ECM_CLUSTER_PLAIN_IMPORTS", switch)
+    code = ("import sys; from ecm_cluster.node import imports; imports.framework(); import mmdet.models\n"
+            "print(isinstance(sys.modules.get('torch._dynamo'), imports.StandIn))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(stands)
