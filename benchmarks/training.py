@@ -182,7 +182,8 @@ class Team:
 
 
 def measure(run: Run, ranks: int, compute: bool, args: argparse.Namespace, argv: Sequence[str]) -> None:
-    teams = {peer: Team(peer, run, ranks, compute, argv) for peer in PEERS}
+    # mmdet's team first: the worker commits at an epoch's end, which an attempt that a later one has overtaken may not
+    teams = {peer: Team(peer, run, ranks, compute, argv) for peer in reversed(PEERS)}
     rounds: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     for number in range(args.rounds + 1):
         for peer in PEERS[::-1] if number % 2 else PEERS:
