@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,10 @@ def requests(run: Run, plan: Plan) -> list[cluster.Request]:
     """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else chain.record_of(run, chain.TRAIN).get("job_id")
     train = None if run.completion() else train
-    return [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
-                          train if stage != chain.TRAIN else None) for stage in plan.stages]
+    asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
+                           train if stage != chain.TRAIN else None) for stage in plan.stages]
+    # nodes that the run has left out so far get another chance
+    return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
 def check_with_slurm(run: Run, plan: Plan) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ecm_cluster import chain, files, job, recovery, starts
+from ecm_cluster import chain, files, job, recovery, resume, starts
 from ecm_cluster.reporting import state
 from ecm_cluster.run import Run
 
@@ -83,6 +83,12 @@ def test_what_a_run_leaves_out_is_asked_for_in_each_of_its_jobs(run):
     assert chain.request(run, chain.frozen_job(run), chain.TRAIN, "token").job.exclude == "n[8-9]"
     run.ledger(0, "batch.77.0").write("left-out", node="n1", reason="x", resumes=0)
     assert chain.request(run, chain.frozen_job(run), chain.TRAIN, "token").job.exclude == "n[8-9],n1"
+
+
+def test_a_resume_asks_for_the_nodes_again_in_its_dry_run_as_in_its_jobs(run):
+    run.ledger(0, "batch.77.0").write("left-out", node="n1", reason="x", resumes=0)
+    plan = resume.Plan([chain.TRAIN], chain.frozen_job(run), {})
+    assert [asked.job.exclude for asked in resume.requests(run, plan)] == ["n[8-9]"]
 
 
 def test_status_says_what_kept_the_run_from_starting(run):
