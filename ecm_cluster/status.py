@@ -161,13 +161,16 @@ def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return row["work"], row["attempt"], row.get("node"), row.get("pack")
 
     copied = {where(row) for row in rows if row["kind"] == "staged" and (row["copied"] or row["repaired"])}
-    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    kept, said = [], set()
     for row in rows:
         if row["kind"] == "not-started":
-            first.setdefault((row["work"], row["start"], row["detail"]), row)
-    kept = [row for row in rows if row["kind"] != "not-started" or any(row is one for one in first.values())]
-    return [row for row in kept if row["kind"] != "staged" or row["copied"] or row["repaired"]
-            or where(row) not in copied]
+            echo = (row["work"], row["start"], row["detail"]) in said
+            said.add((row["work"], row["start"], row["detail"]))
+        else:
+            echo = row["kind"] == "staged" and not (row["copied"] or row["repaired"]) and where(row) in copied
+        if not echo:
+            kept.append(row)
+    return kept
 
 
 def nearer(path: str) -> str:

@@ -55,14 +55,15 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     if answer is None and code is None:
         return  # nothing is known here: the next start tells from its restart count why this one ended
     ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
-    if refused is not None and took_part and recovery.last_end(work.events(), newest) is None:
-        ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
-    elif took_part and recovery.last_end(work.events(), newest) is None:
-        cause = recovery.why_step_ended(answer, restart, code, last_words(answer))
-        seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
-        state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
-        ledger.write("end", cause=cause, rank=None, code=code, state=state,
-                     detail=f"{recovery.ENDINGS[cause].text}: {seen}, job state {state}")
+    if took_part and recovery.last_end(work.events(), newest) is None:
+        if refused is not None:
+            ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
+        else:
+            cause = recovery.why_step_ended(answer, restart, code, last_words(answer))
+            seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
+            state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
+            ledger.write("end", cause=cause, rank=None, code=code, state=state,
+                         detail=f"{recovery.ENDINGS[cause].text}: {seen}, job state {state}")
     decision = recovery.decide(work)
     # a job whose work is done must end well too, as what comes behind it waits for that
     again = decision.action == "continue" or (decision.action == "done" and code != 0)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .. import starts
 from ..run import Run, Work
-from .cuda_code import cuda_code
+from .cuda_code import CudaCode, cuda_code
 from .cuda_driver import NO_DEVICE, Driver, DriverError, Gpu
 from .failures import NotStartable
 from .preemption import prepare_child
@@ -80,15 +80,16 @@ def torch_release() -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def mmcv_operators() -> Path:
-    """The library of mmcv's operators, which has code for GPUs."""
+def mmcv_operators() -> CudaCode:
+    """The code for GPUs in the library of mmcv's operators."""
     folder = package("mmcv")
     libraries = sorted(folder.glob("_ext*.so"))
     if not libraries:
         raise CannotStart(f"mmcv in {folder} has no compiled operators; install mmcv-full", False)
-    if cuda_code(libraries[0]) is None:
+    code = cuda_code(libraries[0])
+    if code is None:
         raise CannotStart(f"mmcv-full in {folder} has operators for the CPU alone; {BUILD}", False)
-    return libraries[0]
+    return code
 
 
 def package(name: str) -> Path:
@@ -141,10 +142,9 @@ def _is_free(gpu: Gpu) -> bool:
     return (gpu.free or 0) >= min(FREE_BYTES, (gpu.total or 0) // 4)
 
 
-def check_capability(gpu: Gpu, operators: Path) -> None:
+def check_capability(gpu: Gpu, code: CudaCode) -> None:
     """Whether mmcv's operators have code for the GPU: where not, the first of them would fail in the first step."""
-    code = cuda_code(operators)
-    if code is not None and not code.runs_on(gpu.capability):
+    if not code.runs_on(gpu.capability):
         major, minor = gpu.capability
         raise CannotStart(f"mmcv-full has operators for {code}, and {gpu.name} needs sm_{major}{minor}; build it again "
                           f"with TORCH_CUDA_ARCH_LIST={major}.{minor}", True)
