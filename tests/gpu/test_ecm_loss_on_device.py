@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import ecm_originals
 import numpy as np
 import pytest
 import torch
-from mmdet.models.builder import build_loss
+from ecm_originals import CASES, NAMES, golden
 
-import mmdet_ext.register  # noqa: F401
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
-NAMES = {"cho": "EffectiveClassMarginLoss", "nick": "EffectiveClassMarginLossNick",
-         "nick_bg": "EffectiveClassMarginLossNickWAuthorBgHandling"}
 LAUNCHES = 3  # forward and backward
 
 
-def case_of(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{name}.npz") as data:
-        return dict(data)
-
-
 def built(which: str, data: dict[str, np.ndarray]) -> torch.nn.Module:
-    return build_loss({"type": NAMES[which], "class_counts": [int(n) for n in data["counts"]],
-                       "fg_bg_ratio": float(data["fg_bg_ratio"])})
+    return ecm_originals.built(NAMES[which], data["counts"], fg_bg_ratio=float(data["fg_bg_ratio"]))
 
 
 def value_and_gradient(module: torch.nn.Module, x: torch.Tensor, labels: torch.Tensor):
@@ -38,7 +25,7 @@ def value_and_gradient(module: torch.nn.Module, x: torch.Tensor, labels: torch.T
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("which", NAMES)
 def test_in_float32_it_is_the_original(case, which, device):
-    data = case_of(case)
+    data = golden(case)
     x, labels = torch.from_numpy(data["cls_score"]).float().to(device), torch.from_numpy(data["labels"]).to(device)
     loss, gradient = value_and_gradient(built(which, data).to(device), x, labels)
     np.testing.assert_allclose(loss.item(), data[f"{which}_loss"], rtol=1e-5)
@@ -48,7 +35,7 @@ def test_in_float32_it_is_the_original(case, which, device):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("which", NAMES)
 def test_in_half_types_it_is_the_original_of_the_rounded_scores(which, dtype, device):
-    data = case_of("zipf_sixty")
+    data = golden("zipf_sixty")
     scores, labels = torch.from_numpy(data["cls_score"]).to(dtype), torch.from_numpy(data["labels"])
     # other tests hold the float64 loss on the CPU to the golden data
     expected = value_and_gradient(built(which, data), scores.double(), labels)
@@ -60,7 +47,7 @@ def test_in_half_types_it_is_the_original_of_the_rounded_scores(which, dtype, de
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_under_autocast_it_stays_right_and_is_finite_for_extreme_scores(dtype, device):
-    data = case_of("zipf_sixty")
+    data = golden("zipf_sixty")
     module = built("cho", data).to(device)
     x, labels = torch.from_numpy(data["cls_score"]).float().to(device), torch.from_numpy(data["labels"]).to(device)
     with torch.autocast(device, dtype=dtype):
@@ -82,7 +69,7 @@ def kernels(call) -> list[str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_forward_and_backward_take_at_most_three_kernels(dtype, device, needs_gpu, say):
-    data = case_of("zipf_sixty")
+    data = golden("zipf_sixty")
     module = built("cho", data).to(device)
     labels = torch.randint(0, len(data["counts"]) + 1, (1024,), device=device)
     scores = torch.randn(1024, len(data["counts"]) + 1, device=device, dtype=dtype)

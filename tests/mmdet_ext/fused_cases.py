@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 
+import ecm_originals
 import numpy as np
 import pytest
 import torch
-from mmdet.models.builder import build_loss
+from ecm_originals import CASES, COUNTS, NAMES, golden
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmdet_ext.register  # noqa: F401
@@ -23,14 +23,6 @@ from mmdet_ext.ecm_loss import plain_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = sorted(p.stem for p in GOLDEN.glob("*.npz"))
-NAMES = {
-    "cho": "EffectiveClassMarginLoss",
-    "nick": "EffectiveClassMarginLossNick",
-    "nick_bg": "EffectiveClassMarginLossNickWAuthorBgHandling",
-}
-COUNTS = [50552, 1203, 100, 10, 2, 1]
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -44,7 +36,7 @@ def a_failure_is_not_hidden_by_the_fallback():
 
 
 def built(name: str, counts=COUNTS, **kwargs):
-    return build_loss(dict(type=NAMES[name], class_counts=[int(n) for n in counts], **kwargs))
+    return ecm_originals.built(NAMES[name], counts, **kwargs)
 
 
 def value_and_gradient(compute, x: torch.Tensor, upstream: float = 1.0, fused: bool = True):
@@ -85,8 +77,7 @@ def batch(dtype=torch.float32, rows: int = 7, columns: int = 7, size: float = 3.
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("which", NAMES)
 def test_it_is_the_originals_within_rounding(case, which):
-    with np.load(GOLDEN / f"{case}.npz") as file:
-        data = dict(file)
+    data = golden(case)
     module = built(which, data["counts"], fg_bg_ratio=float(data["fg_bg_ratio"]))
     x = torch.from_numpy(data["cls_score"]).float().to(DEVICE)
     label = torch.from_numpy(data["labels"]).to(DEVICE)

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from ecm_originals import COUNTS
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mmdet")
@@ -20,7 +21,6 @@ import mmdet_ext.register  # noqa: E402, F401
 from mmdet_ext import ecm_fused  # noqa: E402
 
 HERE = Path(__file__).parent
-COUNTS = [50552, 1203, 100, 10, 2, 1]
 
 
 @pytest.fixture

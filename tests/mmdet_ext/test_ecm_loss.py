@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,29 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mmdet")
 
+from ecm_originals import CASES, COUNTS, NAMES, built, golden  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from mmdet.models.builder import build_loss  # noqa: E402
 
 import mmdet_ext.register  # noqa: E402, F401
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = sorted(p.stem for p in GOLDEN.glob("*.npz"))
-NAMES = {
-    "cho": "EffectiveClassMarginLoss",
-    "nick": "EffectiveClassMarginLossNick",
-    "nick_bg": "EffectiveClassMarginLossNickWAuthorBgHandling",
-}
-COUNTS = [50552, 1203, 100, 10, 2, 1]
-
-
-def golden(case: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{case}.npz") as data:
-        return dict(data)
-
-
-def built(name: str, counts=COUNTS, **kwargs):
-    return build_loss(dict(type=name, class_counts=[int(n) for n in counts], **kwargs))
 
 
 def value_and_gradient(loss_module, x, labels, **kwargs):
