@@ -13,9 +13,9 @@ from typing import Any
 
 from . import files
 from .errors import UserError
-from .work import Evaluation, Work, write_heartbeat
+from .work import Evaluation, Work
 
-__all__ = ["Evaluation", "Run", "Submission", "Work", "write_heartbeat"]
+__all__ = ["Evaluation", "Run", "Submission", "Work"]
 
 
 @dataclass(frozen=True)
