@@ -16,14 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import chain, config, files
+from .. import config, files
 from ..errors import UserError
-from ..run import Run, Work, write_heartbeat
+from ..job import Job
+from ..run import Run, Work
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
 from ..values import parse_memory
-from . import preemption, world
+from . import preemption, pulse, world
+from .beside import Quiet
 from .world import Place
 
 if TYPE_CHECKING:
@@ -55,33 +57,34 @@ class Data:
             door.close(grace)
 
 
-def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Data:
+def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: str) -> Data:
     """Stage what ``data.<split>`` of the run's config reads; :func:`use` then lets the config read from there.
 
     Nothing heavy is imported for it, so that copying begins at once.
 
     Args:
+        job: Of the stage that this rank works at.
         work: The training or the evaluation that this rank works at.
         split: ``train`` or ``test``.
 
     Raises:
         UserError: It cannot be staged, and the job forbids to go on without.
     """
-    record = run.spec.get("staging")
+    record = run.spec.staging
     if record is None:
         return Data()
-    staging = Staging.of(record, chain.frozen_job(run))
-    beat = Beat(work, attempt, place.rank)
+    staging, memory = Staging.of(record, job), parse_memory(job.mem_per_gpu) << 20
+    beat = Beat()
     beat(0, 0, "")
     ann_files = planned.annotation_files(config.read(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
     told = Told(work, attempt, place)
     packs = _packs(staging, ann_files, data, told)
     if staging.what != planned.NOTHING:
-        _stage(run, staging, ann_files, packs, data, work, place, attempt, beat, told)
+        _stage(staging, memory, ann_files, packs, data, work, place, attempt, beat, told)
     if place.nodes > 1 and place.local_rank == 0:
         files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
-    write_heartbeat(work, attempt, place.rank, phase="starting")
+    pulse.beat(phase="starting")
     return data
 
 
@@ -104,7 +107,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
     return found
 
 
-def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
+def _stage(staging: Staging, memory: int, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
            place: Place, attempt: int, beat: Beat, told: Told) -> None:
     try:
         base = planned.scratch_of(staging, os.environ)
@@ -114,7 +117,7 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
             raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "
                             "one by --scratch")
         base.mkdir(parents=True, exist_ok=True)
-        scratch, memory = Scratch(base), parse_memory(run.spec["job"]["mem_per_gpu"]) << 20
+        scratch = Scratch(base)
         for each in packs:
             wanted = _wanted(staging, each, ann_files)
             if not wanted:
@@ -159,6 +162,7 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
         return
     if place.local_rank != 0:  # a rank that copied without its node's door would keep the other nodes waiting
         _await_marks([work.staged_file(attempt, place.node)])
+        pulse.beat(phase="staging")
         yield None
         return
     from ..staging.broadcast import Circle
@@ -175,9 +179,13 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
 
 def _await_marks(marks: list[Path]) -> None:
     """Wait for files of the attempt; whoever should write one and dies takes this rank along, by its supervisor."""
-    while not all(mark.exists() for mark in marks):
-        os.listdir(marks[0].parent)  # makes an NFS client look for new names
-        time.sleep(0.1)
+    pulse.beat(phase="waiting for data")
+    quiet, missing = Quiet(), marks
+    while missing:
+        with quiet:  # storage that fails for a moment ends nothing
+            missing = [mark for mark in missing if not mark.exists()]
+            os.listdir(marks[0].parent)  # makes an NFS client look for new names
+        time.sleep(0.1 if missing else 0)
 
 
 # ---------------------------------------------------------------------------------------------- the config
@@ -209,8 +217,8 @@ def use(cfg: Any, data: Data) -> None:
 def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
     if place.nodes > 1:
-        write_heartbeat(work, attempt, place.rank, phase="waiting for data")
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
+        pulse.beat(phase="starting")
     data.close_doors(0.0)
 
 
@@ -226,18 +234,17 @@ class Told:
             self("staging", what=what, detail=detail)
 
     def __call__(self, kind: str, **fields: Any) -> None:
-        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}").write(
+        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
             kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
 
 
 class Beat:
-    """A heartbeat about once a second, while bytes arrive: one that stands still counts as silence."""
+    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
 
-    def __init__(self, work: Work, attempt: int, rank: int) -> None:
-        self.work, self.attempt, self.rank = work, attempt, rank
+    def __init__(self) -> None:
         self._last, self._done = 0.0, -1
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
             self._last, self._done = time.monotonic(), done
-            write_heartbeat(self.work, self.attempt, self.rank, phase="staging", done=done, total=total)
+            pulse.beat(phase="staging", done=done, total=total)

@@ -6,16 +6,16 @@ Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. E
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import traceback
 from typing import Any
 
 from .. import chain, evaluations, training_log
-from ..run import Run, write_heartbeat
-from . import failures, preemption, staging
-from .supervisor import EXIT_STOPPED, STOPPED
+from ..run import Run
+from . import failures, preemption, pulse, staging
+from .supervisor import EXIT_STOPPED
+from .watching import STOPPED
 from .world import Place, identify, join, leave, node_name
 
 
@@ -23,10 +23,10 @@ def main(run_path: str, attempt: int) -> int:
     """Train; see the module's docstring for what is returned."""
     run, place = Run(run_path), identify()
     preemption.watch(run.stacks_file(attempt, place.rank))
-    write_heartbeat(run, attempt, place.rank, phase="starting")
+    pulse.beat(phase="starting")
     try:
         enter(run)
-        data = staging.prepare(run, run, place, attempt, "train")
+        data = staging.prepare(run, run.job(), run, place, attempt, "train")
         cfg = load_config(run)
         staging.use(cfg, data)
         staging.await_nodes(run, place, attempt, data)
@@ -39,8 +39,8 @@ def main(run_path: str, attempt: int) -> int:
 def enter(run: Run) -> None:
     """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
     sys.path[:] = [p for p in sys.path if p not in ("", os.getcwd())]
-    os.chdir(run.spec["cwd"])
-    threads = str(run.spec["threads"])
+    os.chdir(run.spec.cwd)
+    threads = str(run.spec.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads  # read when torch is imported, so before it
 
@@ -48,8 +48,8 @@ def enter(run: Run) -> None:
 def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseException) -> None:
     """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
     traceback.print_exc()
-    work.ledger(attempt, f"{role}{rank:03d}").write(
-        "end", **failures.end_of(error, rank), iteration=(work.heartbeat(attempt, rank) or {}).get("iteration"),
+    work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
+        "end", **failures.end_of(error, rank), iteration=pulse.last().get("iteration"),
         node=node_name(), traceback=traceback.format_exc()[-8000:])
 
 
@@ -84,10 +84,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     from .boundary import AgreedStop, Boundary
     from .logs import training_logger
 
-    spec = run.spec
-    device, seed = spec["job"]["device"], spec["job"]["seed"]
+    spec, job = run.spec, run.job()
+    device, seed = job.device, spec.job.seed
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
-    torch.set_num_threads(spec["threads"])
+    torch.set_num_threads(spec.threads)
     cv2.setNumThreads(0)
     group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
@@ -104,20 +104,19 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         dist.destroy_process_group()
     loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
-    meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
+    meta = {"seed": seed, "config_digest": spec.digests["config"], "world_size": place.world_size}
     runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
 
     def max_iterations() -> int:
         return runner.last_iteration(loader.batch_sampler)
 
-    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
-                        minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
+    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
+                        minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
                         also=evaluations.iterations_wanted(evaluations.read(run, chain.EVALUATE)))
     runner.prepare(seed, boundary, share)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
-    write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,
-                    iterations=max_iterations(), epoch=runner.epoch)
+    pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:
         if runner.iter < max_iterations():
             runner.run([loader], [("train", 1)])
@@ -125,11 +124,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         code = 0
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
-        with contextlib.suppress(OSError):  # from here on the supervisor waits a moment only
-            write_heartbeat(run, attempt, place.rank, phase=STOPPED, iteration=runner.iter)
+        pulse.beat(phase=STOPPED, iteration=runner.iter)  # from here on the supervisor waits a moment only
         code = EXIT_STOPPED
     except Exception:
-        write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
+        pulse.beat(phase="failed", iteration=runner.iter)
         raise
     if place.world_size > 1:
         leave(group)
