@@ -16,7 +16,6 @@ from typing import Any
 from . import files
 from . import ledger as ledgers
 
-
 HEARTBEAT_BYTES = 2048  # more than one takes, so that the next one takes no more room
 
 

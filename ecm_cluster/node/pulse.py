@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 import zlib
-from typing import Any, Optional
+from typing import Any
 
 ENV = "ECM_CLUSTER_PULSE"  # in the worker: the number of the memory's descriptor
 SIZE = 1 << 14
@@ -60,7 +60,7 @@ class Pulse:
         os.close(self.descriptor)
 
 
-_own: Optional[Pulse] = None
+_own: Pulse | None = None
 
 
 def beat(**progress: Any) -> None:

@@ -119,7 +119,7 @@ class Watch:
                    cpu_seconds=silence.process.cpu_seconds)
 
     def _tell(self, cause: str, rank: int, detail: str, **evidence: Any) -> None:
-        """Put an end on record, and have the other ranks end; this one's worker ends whether they can be told or not."""
+        """Put an end on record, and have the other ranks end; this one's worker ends even if they cannot be told."""
         self._abort = {"rank": rank, "cause": cause}
         self.record.write("end", cause=cause, rank=rank, detail=detail, **evidence)
         with self._quiet:

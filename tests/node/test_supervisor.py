@@ -25,10 +25,10 @@ from ecm_cluster.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import preemption, supervise_training, supervisor
+from ecm_cluster.node import preemption, supervise_training, watching
 from ecm_cluster.run import Run
 
-supervisor.LEAVE_SECONDS = 1.0
+watching.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
     module = "small_worker"
@@ -40,14 +40,15 @@ WORKER = """
 import contextlib, os, signal, sys, time
 from pathlib import Path
 from ecm_cluster import checkpoints, files
-from ecm_cluster.node import preemption
+from ecm_cluster.node import preemption, pulse
 from ecm_cluster.node.train import record_failure
-from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 agreed = run.path / f"stop-{attempt}"
 preemption.watch(run.stacks_file(attempt, rank))
-write_heartbeat(run, attempt, rank, phase="training", pid=os.getpid())
+pulse.beat(phase="training", iteration=7)
+files.write_text(run.path / f"working-{attempt}-{rank}", str(os.getpid()))
 
 def commit():
     return checkpoints.commit(run, attempt, lambda f: f.write(b"weights"), iteration=9, epoch=0, position=9,
@@ -61,7 +62,7 @@ def act(what):
             files.write_json(run.complete_file(attempt), {"attempt": attempt})
         return 0
     if what == "meet and complete":
-        while not all(run.heartbeat(attempt, other) for other in range(int(os.environ["WORLD_SIZE"]))):
+        while not all((run.path / f"working-{attempt}-{n}").exists() for n in range(int(os.environ["WORLD_SIZE"]))):
             time.sleep(0.02)
         return act("complete")
     if what == "fail and say why":
@@ -80,7 +81,7 @@ def act(what):
         return act("complete")
     while what in ("stop", "wait", "stop and stay"):
         if what == "stop and stay" and preemption.asked_to_stop():
-            write_heartbeat(run, attempt, rank, phase="stopped")
+            pulse.beat(phase="stopped")
             signal.pause()
         # stands for the agreement of the ranks
         if what == "stop" and preemption.asked_to_stop():
@@ -139,7 +140,8 @@ def events(run: Run, kind: str) -> list[Event]:
 
 def working(run: Run, attempt: int = 1, rank: int = 0) -> int:
     """The pid of a rank's worker, once it listens."""
-    return wait_until(lambda: run.heartbeat(attempt, rank), f"rank {rank} of attempt {attempt} works", 60)["pid"]
+    path = run.path / f"working-{attempt}-{rank}"
+    return int(wait_until(lambda: path.exists() and path.read_text(), f"rank {rank} of attempt {attempt} works", 60))
 
 
 def gone(pid: int) -> bool:
@@ -278,7 +280,9 @@ def test_silent_ranks_are_hung_and_say_where_they_stood(run, start):
         assert ended(task)[0] != 0
     assert all(gone(pid) for pid in pids)
     assert {e["cause"] for e in events(run, "end")} == {"hung"}
-    assert "training: no rank was heard of for" in events(run, "end")[0]["detail"]
+    for end in events(run, "end"):
+        assert "training, iteration 7: no progress for" in end["detail"]
+        assert 5 <= end["silence"] < 30 and end["process_state"] in "SR" and end["cpu_seconds"] < 5
     for rank in (0, 1):
         assert "small_worker.py" in run.stacks_file(1, rank).read_text()
 
