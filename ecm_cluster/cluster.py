@@ -199,9 +199,10 @@ def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
 
 
 def seconds_left(answer: Mapping[str, str] | None) -> float | None:
-    """Seconds until the job's EndTime, from :func:`show_job`; None if it has none."""
+    """Seconds until the job's EndTime, from :func:`show_job`, by slurmctld's own clock; None if it has none."""
     try:
-        return (datetime.fromisoformat((answer or {})["EndTime"]) - datetime.now()).total_seconds()
+        ends = datetime.fromisoformat((answer or {})["EndTime"])
+        return (ends - datetime.fromisoformat(slurm_config()["Now"])).total_seconds()
     except (KeyError, ValueError):
         return None
 
@@ -283,6 +284,20 @@ def partitions() -> list[Partition]:
                                    pairs.get("PreemptMode", ""), int(pairs.get("GraceTime", 0) or 0),
                                    pairs.get("MaxTime", "")))
     return found
+
+
+def slurm_config() -> dict[str, str]:
+    """``scontrol show config``, names to values; empty where Slurm does not answer."""
+    out = _slurm("scontrol", "show", "config", timeout=5.0) or ""
+    found = {k.strip(): v.strip() for k, _, v in (line.partition("=") for line in out.splitlines())}
+    stamp = re.search(r"^Configuration data as of (\S+)", out)
+    return {**found, "Now": stamp[1]} if stamp else found
+
+
+def qos_preempt_modes() -> dict[str, str]:
+    """How the jobs of each QOS are preempted, in capitals; empty where accounting does not answer."""
+    out = _slurm("sacctmgr", "show", "qos", "format=Name,PreemptMode", "-nP", timeout=5.0) or ""
+    return {name: mode.upper() for name, _, mode in (line.partition("|") for line in out.splitlines())}
 
 
 # ---------------------------------------------------------------------------------------------- one machine

@@ -447,7 +447,7 @@ LAYERS = [  # from the ground up
     {"run", "work", "job", "test_settings"},
     {"checkpoints", "request"},
     {"cluster", "driver", "evaluations", "job_states"},
-    {"chain", "handover", "recovery"},
+    {"chain", "handover", "recovery", "slurm_ends"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
