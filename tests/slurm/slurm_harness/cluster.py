@@ -187,6 +187,10 @@ class SlurmCluster(Commands):
                 database.keep(self.folder, cache)
                 self._start_database()
                 self._start_slurmdbd()
+        for name, text in self.options.qos.items():
+            self.run("sacctmgr", "-i", "add", "qos", name, *text.split())
+        if self.options.qos:
+            self.run("sacctmgr", "-i", "modify", "account", "root", "set", f"qos=normal,{','.join(self.options.qos)}")
 
     def _start_database(self) -> None:
         self._spawn("mariadbd", ["mariadbd", f"--defaults-file={self.folder}/etc/my.cnf"])
