@@ -1,7 +1,8 @@
 """Why something ended, what to do next, and within which budget.
 
 One table: :data:`ENDINGS` maps the cause of an attempt's end to the next action, its budget, and whose cause it is.
-Everything that restarts or refuses to restart a run asks here. What Slurm's answers mean is in ``slurm_ends.py``. No statement about an ending compares the clocks of two hosts.
+Everything that restarts or refuses to restart a run asks here. What Slurm's answers mean is in ``slurm_ends.py``. No
+statement about an ending compares the clocks of two hosts.
 """
 
 from __future__ import annotations

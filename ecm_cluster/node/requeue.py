@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from .. import cluster, files, lead, recovery, slurm_ends
+from .. import cluster, files, lead, recovery, slurm_ends, slurm_site
 from ..run import Run, Work
 from . import batch
 from .world import Place
@@ -19,7 +18,7 @@ def ask(run: Run, place: Place) -> str:
     # not less than what the job was submitted with: what a run has measured only grows
     warned = lead.lead_of(run, run.job().signal_lead)
     answer = cluster.show_job(place.job_id)
-    left = cluster.seconds_left(answer)
+    left = slurm_site.seconds_left(answer)
     cause = slurm_ends.why_signalled(answer, place.restart, warned, left)
     limited = (answer or {}).get("TimeLimit", "UNLIMITED") not in ("UNLIMITED", "Partition_Limit")
     # without slurmctld's time a signal before the time limit cannot be told from somebody's
@@ -95,13 +94,5 @@ def slurm_requeues(place: Place) -> bool:
     """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
     job = cluster.show_job(place.job_id) or {}
     # a job that is ending, and was not requeued, does not come back by itself whatever the modes are
-    return job.get("Requeue") == "1" and job.get("JobState") in slurm_ends.ALIVE and "REQUEUE" in preempt_mode(job)
-
-
-def preempt_mode(job: Mapping[str, str]) -> str:
-    """What Slurm does to this job when it preempts it: by its QOS where that decides, else by its partition."""
-    config = cluster.slurm_config()
-    if config.get("PreemptType") != "preempt/qos":
-        return {p.name: p.preempt_mode.upper() for p in cluster.partitions()}.get(job.get("Partition", ""), "")
-    mode = cluster.qos_preempt_modes().get(job.get("QOS", ""), "")  # empty too where the database is out of reach
-    return config.get("PreemptMode", "").upper() if mode == "CLUSTER" else mode
+    alive = job.get("Requeue") == "1" and job.get("JobState") in slurm_ends.ALIVE
+    return alive and "REQUEUE" in slurm_site.preempt_mode(job)

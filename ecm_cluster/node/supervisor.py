@@ -265,12 +265,10 @@ class Supervisor:
         On one machine nobody but the others notices that rank 0's task has died before it could answer.
         """
         near, end, lost = watchdog.Siblings(self.place.world_size), time.monotonic() + STAY_SECONDS, False
-        while time.monotonic() < end and not lost:
+        while not path.exists() and not lost and time.monotonic() < end:
             lost = self.place.cluster == "local" and near.gone()
-            decision = _await_json(path, 1.0)
-            if decision is not None:
-                return decision
-        return {"action": "stop", "cause": "unknown"}
+            time.sleep(1.0 if lost else 0.1)
+        return files.read_json(path) if path.exists() else {"action": "stop", "cause": "unknown"}
 
     def _stay(self, attempt: int) -> None:
         """Until Slurm ends the task, or has accepted a requeue: an exit before would be the end of the job."""
@@ -293,12 +291,3 @@ def _end(worker: subprocess.Popen) -> int:
         return worker.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL  # it waits in the kernel, for a GPU that does not answer
-
-
-def _await_json(path: Any, seconds: float) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if path.exists():
-            return files.read_json(path)
-        time.sleep(0.1)
-    return None

@@ -175,7 +175,7 @@ def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str
 
 def _only_stopped(ending: recovery.Ending) -> bool:
     """Whether nothing of the run has failed: what has a budget would have been started again if it could."""
-    return ending.budget is None and (ending.action in ("continue", "wait") or ending.owner == "scheduler")
+    return ending.budget is None and ending.action in ("continue", "wait")
 
 
 def _interrupted(work: Work) -> str:
