@@ -22,7 +22,7 @@ def seconds_left(answer: Mapping[str, str] | None) -> float | None:
     Both times are slurmctld's own: this host's clock may differ.
     """
     out = cluster.ask("scontrol", "show", "config", timeout=5.0) or ""
-    now = re.match(r"Configuration data as of (\S+)", out)
+    now = re.search(r"^Configuration data as of (\S+)", out, re.MULTILINE)
     try:
         return (datetime.fromisoformat((answer or {})["EndTime"]) - datetime.fromisoformat(now[1])).total_seconds() \
             if now else None

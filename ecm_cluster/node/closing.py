@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+from typing import Any
 
-from .. import cluster, ledger, recovery, slurm_ends
+from .. import cluster, files, ledger, recovery, slurm_ends
 from ..run import Work
 from . import failures
 from .world import Place, node_name
@@ -31,6 +33,12 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
     see = f"; see {log}" if code > 0 else ""
     record.write("end", **end, rank=place.rank, node=node_name(),
                  detail=f"rank {place.rank} on {socket.gethostname()}: {how}{see}")
+
+
+def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
+    """End an attempt for all its ranks. Of several that try one makes the file, and its rank's end is the first."""
+    if files.create_exclusive(work.abort_file(attempt), json.dumps(why)):
+        record.write("abort", **why)
 
 
 def close_open(work: Work, place: Place) -> None:

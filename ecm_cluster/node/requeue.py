@@ -18,11 +18,12 @@ def ask(run: Run, place: Place) -> str:
     # not less than what the job was submitted with: what a run has measured only grows
     warned = lead.lead_of(run, run.job().signal_lead)
     answer = cluster.show_job(place.job_id)
+    cause = slurm_ends.why_signalled(answer, place.restart, warned, None)
+    if answer is None or cause != "signalled" or answer.get("EndTime", "Unknown") in slurm_ends.UNSET:
+        return cause
     left = slurm_site.seconds_left(answer)
-    cause = slurm_ends.why_signalled(answer, place.restart, warned, left)
-    limited = (answer or {}).get("TimeLimit", "UNLIMITED") not in ("UNLIMITED", "Partition_Limit")
     # without slurmctld's time a signal before the time limit cannot be told from somebody's
-    return "unknown" if cause == "signalled" and left is None and limited else cause
+    return "unknown" if left is None else slurm_ends.why_signalled(answer, place.restart, warned, left)
 
 
 def why_signalled(run: Run, place: Place) -> str:

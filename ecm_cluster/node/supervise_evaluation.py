@@ -12,7 +12,7 @@ from typing import Any
 from .. import checkpoints, evaluations, recovery
 from ..checkpoints import Manifest
 from ..run import Evaluation, Run
-from . import preemption, requeue, world
+from . import closing, preemption, requeue, world
 from .supervisor import ASK_AGAIN_SECONDS, AttemptFailed, Supervisor
 
 
@@ -59,14 +59,14 @@ class EvaluationSupervisor(Supervisor):
             # Slurm brings back at the end of the grace what it has preempted
             cause = "preempted" if cause == "requeued" and self._preempted else cause
             self._end(cause, heard, ledger)
-            self.abort(attempt, ledger, rank=0, cause=cause)
+            closing.abort(self.work, attempt, ledger, rank=0, cause=cause)
         elif cause == "preempted":
             self._preempted = True
             if not requeue.slurm_requeues(self.place):
                 self._end(cause, heard, ledger)
                 refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused is None:
-                    self.abort(attempt, ledger, rank=0, cause=cause)
+                    closing.abort(self.work, attempt, ledger, rank=0, cause=cause)
 
     def _end(self, cause: str, heard: list[str], ledger: Any) -> None:
         detail = f"{recovery.ENDINGS[cause].text} ({', '.join(dict.fromkeys(heard))} received)"

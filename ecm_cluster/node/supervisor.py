@@ -129,8 +129,7 @@ class Supervisor:
     def _create_attempt(self, mark: str) -> int:
         self.work.attempts_dir.mkdir(parents=True, exist_ok=True)
         closing.close_open(self.work, self.place)
-        stop = recovery.barren_run(self.work)
-        if stop:
+        if stop := recovery.barren_run(self.work):
             preflight.refuse(self.work, self.training, self.place, stop)
         while True:
             number = self.work.newest_attempt() + 1
@@ -189,10 +188,10 @@ class Supervisor:
             if silence is not None:
                 ledger.write("end", cause="hung", rank=self.place.rank, detail=f"rank {self.place.rank}: {silence}; "
                              f"see {self.work.stacks_file(attempt, self.place.rank)}")
-                self.abort(attempt, ledger, rank=self.place.rank, cause="hung")
+                closing.abort(self.work, attempt, ledger, rank=self.place.rank, cause="hung")
             elif lost is not None:
                 ledger.write("end", cause="killed", rank=lost, detail=f"rank {lost}: its task is gone without a word")
-                self.abort(attempt, ledger, rank=lost, cause="killed")
+                closing.abort(self.work, attempt, ledger, rank=lost, cause="killed")
             elif world.driver_is_gone() and not preemption.asked_to_stop():
                 preemption.ask_to_stop(signal.SIGTERM)
             self.heed(attempt, ledger)
@@ -224,14 +223,9 @@ class Supervisor:
         if not self.work.abort_file(attempt).exists():
             closing.record_exit(self.work, self.place, attempt, ledger, code, self.log_begin,
                                 starved=memory.kills() > self.memory_kills)
-            self.abort(attempt, ledger, rank=self.place.rank, code=code)
+            closing.abort(self.work, attempt, ledger, rank=self.place.rank, code=code)
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
-
-    def abort(self, attempt: int, ledger: Any, **why: Any) -> None:
-        """End the attempt for all ranks. Of several that try one makes the file: its rank's end is the first."""
-        if files.create_exclusive(self.work.abort_file(attempt), json.dumps(why)):
-            ledger.write("abort", **why)
 
     def stopped_early(self, attempt: int) -> bool:
         """Whether rank 0's supervisor has ended the workers as a signal came, and not as one of them failed."""
@@ -265,10 +259,12 @@ class Supervisor:
         On one machine nobody but the others notices that rank 0's task has died before it could answer.
         """
         near, end, lost = watchdog.Siblings(self.place.world_size), time.monotonic() + STAY_SECONDS, False
-        while not path.exists() and not lost and time.monotonic() < end:
+        while time.monotonic() < end and not lost:
             lost = self.place.cluster == "local" and near.gone()
-            time.sleep(1.0 if lost else 0.1)
-        return files.read_json(path) if path.exists() else {"action": "stop", "cause": "unknown"}
+            decision = _await_json(path, 1.0)
+            if decision is not None:
+                return decision
+        return {"action": "stop", "cause": "unknown"}
 
     def _stay(self, attempt: int) -> None:
         """Until Slurm ends the task, or has accepted a requeue: an exit before would be the end of the job."""
@@ -291,3 +287,12 @@ def _end(worker: subprocess.Popen) -> int:
         return worker.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL  # it waits in the kernel, for a GPU that does not answer
+
+
+def _await_json(path: Any, seconds: float) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists():
+            return files.read_json(path)
+        time.sleep(0.1)
+    return None

@@ -377,7 +377,7 @@ def test_tasks_without_their_driver_commit_and_stop(run, start):
 def answer(state: str, restarts: int = 0, preempted: bool = False, reason: str = "None") -> str:
     when = "2999-05-03T11:20:31" if preempted else "None"
     return (f"JobId=77 JobName=run JobState={state} Reason={reason} Requeue=1 Restarts={restarts} "
-            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \n")
+            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \nConfiguration data as of 2998-01-01T00:00:00\n")
 
 
 @pytest.fixture
