@@ -91,7 +91,7 @@ def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
     record = ledger if work is run else run.ledger(ledger.attempt, ledger.writer)
     for node, reason in new.items():
         record.write("left-out", node=node, reason=reason, resumes=starts.resumes_of(known))
-    return chain.excluded(run, chain.frozen_job(run)) or "" if new else ""
+    return chain.excluded(run, run.job()) or "" if new else ""
 
 
 def ask(job_id: str, patience: float) -> dict[str, str] | None:

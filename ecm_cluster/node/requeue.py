@@ -16,7 +16,7 @@ UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was
 def ask(run: Run, place: Place) -> str:
     """The cause of a signal: a key of :data:`recovery.ENDINGS`, or ``unknown`` where Slurm does not answer."""
     # not less than what the job was submitted with: what a run has measured only grows
-    warned = lead.lead_of(run, int(run.spec["job"]["signal_lead"]))
+    warned = lead.lead_of(run, run.job().signal_lead)
     answer = cluster.show_job(place.job_id)
     return recovery.why_signalled(answer, place.restart, warned, cluster.seconds_left(answer))
 

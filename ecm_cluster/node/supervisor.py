@@ -56,7 +56,7 @@ class Supervisor:
 
     def on_gpu(self) -> bool:
         """Whether the worker will need its GPU."""
-        return self.training.spec["job"].get("device") == "cuda"
+        return self.training.job(self.stage).device == "cuda"
 
     def arguments(self) -> list[str]:
         """What the worker is told besides run and attempt."""
@@ -163,7 +163,7 @@ class Supervisor:
         preemption.forward_to(lambda number: _send(worker, number))
         if preemption.asked_to_stop():
             _send(worker, signal.SIGTERM)
-        minutes = float(self.training.spec["job"].get("hang_minutes", 0))
+        minutes = self.training.job(self.stage).hang_minutes
         dog = watchdog.Watchdog(self.work, attempt, self.place.rank, self.place.world_size, 60 * minutes)
         near = watchdog.Neighbours(self.work, attempt, self.place.rank, self.place.world_size)
         try:
@@ -213,7 +213,7 @@ class Supervisor:
 
     def _logging(self) -> dict[str, str]:
         """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
-        names = {"WANDB_RUN_ID": self.training.spec["run_id"], "WANDB_NAME": self.training.name,
+        names = {"WANDB_RUN_ID": self.training.spec.run_id, "WANDB_NAME": self.training.name,
                  "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
         return {k: v for k, v in names.items() if k not in os.environ}
 

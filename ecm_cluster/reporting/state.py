@@ -197,7 +197,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     Returns:
         Whether all that was asked for is scored, and the evaluations that have begun and are not done.
     """
-    wanted = evaluations.read(run, chain.EVALUATE) if run.spec["job"]["evaluation"]["enabled"] else []
+    wanted = evaluations.read(run, chain.EVALUATE) if run.job().evaluation.enabled else []
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
@@ -212,7 +212,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
     scored, pending = _scores(run, state)
-    if not run.spec["job"]["evaluation"]["enabled"]:
+    if not run.job().evaluation.enabled:
         state.state, state.reason = "done", "trained; no evaluation was asked for"
         return
     if scored:
@@ -224,7 +224,7 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     if submission and submission.job_id:
         alive, text = liveness(run, submission.job_id, submission.cluster, known)
     else:
-        here = driver.find(run) if run.spec["cluster"] == "local" else None
+        here = driver.find(run) if run.spec.cluster == "local" else None
         alive, text = ("live", f"local driver {here}") if here else ("ended", "no evaluation job was recorded")
     if alive == "waiting":
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"

@@ -137,7 +137,6 @@ def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(
 
 
 def test_an_evaluation_needs_its_gpu_only_while_images_are_left_to_infer(evaluation, run):
-    run.spec["job"]["device"] = "cuda"
     assert evaluation.on_gpu()
     files.write_json(_folder(evaluation.work.chunks_file), {"chunks": 1, "images": 0})
     evaluation.work.chunk_file(0).touch()
