@@ -434,7 +434,7 @@ def test_a_preempted_job_asks_twice_requeues_itself_once_and_then_ends(run, star
 
 def test_a_preempted_job_that_slurm_itself_runs_again_stays_until_it_is_killed(run, start, slurm):
     refusing = (f'case "$*" in requeue*) exit 1;; *partition*) echo PartitionName=low PreemptMode=REQUEUE;; '
-                f'*) {said_to(PREEMPTED.strip() + " Partition=low")};; esac')
+                f'*) {said_to(PREEMPTED.strip().replace("PreemptTime", "Partition=low PreemptTime"))};; esac')
     tasks = stop_on_slurm(run, start, slurm, script=refusing, size=2)
     wait_until(lambda: events(run, "requeue"), "the requeue", 60)
     # a second SIGTERM at the end of the grace time changes nothing
