@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+from typing import Any
 
-from .. import cluster, ledger, recovery
+from .. import cluster, files, ledger, recovery, slurm_ends
 from ..run import Work
 from . import failures
 from .world import Place, node_name
@@ -20,7 +22,7 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
         log_begin: Size of its log when it was started.
         starved: Whether the kernel has killed something for want of memory since then.
     """
-    if any(e.attempt == attempt and e.kind == "end" and e.get("rank") == place.rank for e in work.events()):
+    if any(e.kind == "end" and e.get("rank") == place.rank for e in work.events(attempt)):
         return
     log = work.rank_log(place.rank)
     end = failures.of_exit(code, log, log_begin)
@@ -33,6 +35,12 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
                  detail=f"rank {place.rank} on {socket.gethostname()}: {how}{see}")
 
 
+def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
+    """End an attempt for all its ranks. Of several that try one makes the file, and its rank's end is the first."""
+    if files.create_exclusive(work.abort_file(attempt), json.dumps(why)):
+        record.write("abort", **why)
+
+
 def close_open(work: Work, place: Place) -> None:
     """Record the end of the newest attempt if it has none, before the next one begins.
 
@@ -40,12 +48,12 @@ def close_open(work: Work, place: Place) -> None:
         place: Of the task that starts now.
     """
     newest = work.newest_attempt()
-    if not newest or recovery.last_end(work.events(), newest) is not None:
+    if not newest or recovery.last_end(work.events(newest), newest) is not None:
         return
     record = work.read_attempt(newest)
     cause, detail = why(record, place)
     writer = f"closer.{place.job_id}.{place.restart}"
-    work.ledger(newest, writer).write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
+    work.ledger(newest, writer, patient=True).write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
 
 
 def why(record: dict, place: Place) -> tuple[str, str]:
@@ -56,13 +64,13 @@ def why(record: dict, place: Place) -> tuple[str, str]:
     states = cluster.past_states(job_id)
     state = states[restart] if len(states) > restart else ""
     again = job_id == place.job_id and place.restart > restart
-    cause = recovery.ACCOUNTED.get(state, "requeued" if again else "lost")
-    if state in recovery.ACCOUNTED:
-        return cause, f"{recovery.ENDINGS[cause].text} (accounting says {state}); the attempt ended without a word"
+    if state in slurm_ends.UNRECORDED:
+        cause = slurm_ends.UNRECORDED[state]
+        return cause, f"{recovery.ENDINGS[cause].text} (accounting says {state}); the attempt itself recorded no reason"
     if again:
-        return cause, "Slurm restarted the job; the attempt ended without a word"
-    answer = cluster.show_job(job_id)
-    state = (answer or {}).get("JobState", "")
-    cause = recovery.ACCOUNTED.get(state, "lost")
+        return "requeued", "Slurm restarted the job; the attempt itself recorded no reason"
+    answer = cluster.show_job(job_id) or {}
+    state = answer.get("JobState", "")
+    cause = slurm_ends.why_unrecorded(answer, restart)
     said = f"Slurm says {state} of job {job_id}" if state else f"Slurm knows nothing of job {job_id}"
     return cause, f"{recovery.ENDINGS[cause].text}; {said}"

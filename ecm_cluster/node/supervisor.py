@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import files, recovery
 from ..run import Run, Work
-from . import closing, memory, preemption, preflight, pulse, requeue, watchdog, watching, world
+from . import batch, closing, memory, preemption, preflight, pulse, requeue, watchdog, watching, world
 from .beside import Beside, Quiet, patiently
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
@@ -147,9 +147,8 @@ class Supervisor:
     def _create_attempt(self, mark: str) -> int:
         self.work.attempts_dir.mkdir(parents=True, exist_ok=True)
         closing.close_open(self.work, self.place)
-        stop = recovery.barren_run(self.work)
-        if stop:
-            raise AttemptFailed(f"not started: {stop}")
+        if stop := recovery.barren_run(self.work):
+            preflight.refuse(self.work, self.training, self.place, stop)
         while True:
             number = self.work.newest_attempt() + 1
             ledger = self.work.ledger(number, "task000", patient=True)
@@ -213,7 +212,7 @@ class Supervisor:
             if not patiently(self.work.abort_file(attempt).exists, STORAGE_SECONDS):
                 patiently(partial(closing.record_exit, self.work, self.place, attempt, ledger, code, self.log_begin,
                                   starved=memory.kills() > self.memory_kills), STORAGE_SECONDS)
-                files.write_json(self.work.abort_file(attempt), {"rank": self.place.rank, "code": code})
+                closing.abort(self.work, attempt, ledger, rank=self.place.rank, code=code)
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
 
@@ -239,7 +238,7 @@ class Supervisor:
             self.generation += 1
             return
         if decision["action"] == "stay":
-            if self.place.rank == 0 and decision["cause"] in ("preempted", "time limit"):
+            if self.place.rank == 0 and decision["cause"] in batch.BROUGHT_BACK:
                 refused = patiently(partial(requeue.requeue, self.training, self.work, attempt, self.place, ledger,
                                             self.stage), STORAGE_SECONDS)
                 if refused:

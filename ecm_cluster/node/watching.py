@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import files, ledger
 from ..run import Work
-from . import preemption, watchdog, world
+from . import closing, preemption, watchdog, world
 from .beside import Beside, Quiet
 from .pulse import Pulse
 from .world import Place
@@ -123,7 +123,7 @@ class Watch:
         self._abort = {"rank": rank, "cause": cause}
         self.record.write("end", cause=cause, rank=rank, detail=detail, **evidence)
         with self._quiet:
-            files.write_json(self.work.abort_file(self.attempt), self._abort)
+            closing.abort(self.work, self.attempt, self.record, **self._abort)
 
     def _should_have_left(self) -> bool:
         """Whether the worker has committed, and its end takes too long: NCCL or a GPU must not delay the requeue."""

@@ -100,7 +100,11 @@ class SlurmCluster(Commands):
 
     def start_controller(self) -> None:
         """Start slurmctld and wait until it answers; after a stop it goes on from its saved state."""
-        self._spawn("slurmctld", ["slurmctld", "-D", "-i"])
+        words = ["slurmctld", "-D", "-i"]
+        if self.namespaces:  # where a node fails it looks for the srun of each step, by the name of its host
+            hosts = 'mount --bind "$0" /etc/hosts && exec "$@"'
+            words = [*self.namespaces, "/bin/sh", "-c", hosts, f"{self.folder}/etc/hosts", *words]
+        self._spawn("slurmctld", words)
         self._until("slurmctld answers", lambda: _listens(self._ports[0]))
 
     def stop_controller(self, crash: bool = False) -> None:

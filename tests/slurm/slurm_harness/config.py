@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import random
+import shutil
 import socket
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +77,14 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
+@functools.cache
+def version() -> tuple[int, ...]:
+    """The version of Slurm here, e.g. (22, 5, 8)."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    said = subprocess.run([shutil.which("slurmctld", path=path) or "slurmctld", "-V"], capture_output=True, text=True)
+    return tuple(int(number) for number in said.stdout.split()[-1].split(".")[:3])
+
+
 def write(folder: Path, options: Options) -> tuple[int, int]:
     """Write ``etc/`` and the fake GPUs under ``folder``, an absolute path of at most 60 characters.
 
@@ -96,6 +107,8 @@ def write(folder: Path, options: Options) -> tuple[int, int]:
         target = folder / "etc" / name
         target.write_text(text if options.gpus or name != "gres.conf" else "AutoDetect=off\n")
         target.chmod(0o600 if name == "slurmdbd.conf" else 0o644)  # slurmdbd refuses any other mode
+    if version() >= (23,):  # older ones do not know the word, nor read the file where nothing needs cgroups
+        (folder / "etc" / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     if options.memory_limits:
         (folder / "etc" / "cgroup.conf").write_text(
             "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n")
