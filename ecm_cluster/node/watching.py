@@ -63,7 +63,7 @@ class Watch:
     def until_it_ends(self, worker: subprocess.Popen) -> int:
         """Wait for the worker, or end it; its exit code, negative for a signal."""
         looks = Beside(self._look, LOOK_SECONDS)
-        beats = Beside(Heartbeat(self.work, self.attempt, self.pulse), 0.5) if self.place.rank == 0 else None
+        beats = Beside(Heartbeat(self.work, self.attempt, self.pulse), 0.2) if self.place.rank == 0 else None
         try:
             while True:
                 try:
