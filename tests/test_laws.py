@@ -454,9 +454,9 @@ LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values"},
     {"ledger"},
     {"run", "work", "job", "spec", "test_settings"},
-    {"checkpoints", "request"},
+    {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states"},
-    {"chain", "handover", "recovery"},
+    {"chain", "handover"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .. import starts
 from ..run import Run, Work
@@ -161,8 +162,12 @@ def require(work: Work, run: Run, place: Place) -> None:
         NotStartable: Something is wrong.
     """
     problem = check(place.local_rank)
-    if problem is None:
-        return
+    if problem is not None:
+        refuse(work, run, place, problem)
+
+
+def refuse(work: Work, run: Run, place: Place, problem: Problem) -> NoReturn:
+    """Put on record why a rank cannot start, and end it; see :func:`require`."""
     node = node_name()
     detail = f"{node}: {problem.text}"
     writer = f"start{place.rank:03d}.{place.job_id}.{place.restart}"
