@@ -253,8 +253,13 @@ def sweep(run: Run, attempt: int) -> list[str]:
     Returns:
         Names of the deleted files.
     """
-    return _remove(path for path in run.checkpoints_dir.glob("*-a[0-9]*.*") if _writer_of(path) < attempt
-                   and (files.TMP_MARK in path.name or not run.manifest_of(path).exists()))
+    return _remove(leftovers(run, attempt))
+
+
+def leftovers(run: Run, attempt: int) -> list[Path]:
+    """Temporary files and checkpoints without a manifest of attempts older than ``attempt``."""
+    return [path for path in sorted(run.checkpoints_dir.glob("*-a[0-9]*.*")) if _writer_of(path) < attempt
+            and (files.TMP_MARK in path.name or not run.manifest_of(path).exists())]
 
 
 def discard(run: Run, iteration: int, attempt: int) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, config, elastic, evaluations, files, liveness, runs, snapshot
+from . import chain, checkpoints, clean, cli, cluster, config, elastic, evaluations, files, liveness, runs, snapshot
 from . import job as jobs
 from .errors import UserError, one_of
 from .reporting import state as states
@@ -149,6 +149,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
         lines.append(f"{'train':<12}{_start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
+        lines += [f"{'abandoned':<12}{text}" for text in clean.left_by(run, record.point, bool(args.code))]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
