@@ -163,16 +163,14 @@ def require(work: Work, run: Run, place: Place) -> None:
     """
     problem = check(place.local_rank)
     if problem is not None:
-        refuse(work, run, place, problem)
+        refuse(work, run, place, f"{node_name()}: {problem.text}", problem.of_node)
 
 
-def refuse(work: Work, run: Run, place: Place, problem: Problem) -> NoReturn:
-    """Put on record why a rank cannot start, and end it; see :func:`require`."""
-    node = node_name()
-    detail = f"{node}: {problem.text}"
+def refuse(work: Work, run: Run, place: Place, detail: str, of_node: bool = False) -> NoReturn:
+    """Put on record why a rank cannot take part in an attempt, and raise it as :class:`NotStartable`."""
     writer = f"start{place.rank:03d}.{place.job_id}.{place.restart}"
     work.ledger(work.newest_attempt(), writer).write(
-        "not-started", cause=NotStartable.cause, rank=place.rank, node=node, detail=detail, of_node=problem.of_node,
+        "not-started", cause=NotStartable.cause, rank=place.rank, node=node_name(), detail=detail, of_node=of_node,
         start=place.identity, cluster=place.cluster, resumes=starts.resumes_of(run.events()))
     raise NotStartable(detail)
 

@@ -28,6 +28,7 @@ def told(state: str, restarts: int = 0, preempted: bool = False, mode: str = "RE
     """Shell that answers as scontrol does, of the job and of its partition."""
     when = LATER if preempted else "None"
     return (f'case "$*" in *partition*) echo PartitionName=low PreemptMode={mode} GraceTime=5;;\n'
+            "*config*) echo Configuration data as of 2999-01-01T00:00:00;;\n"
             f"*) echo 'JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} PreemptTime={when} "
             f"EndTime={end} Partition=low ';; esac\n")
 
