@@ -2,13 +2,16 @@
 
 After a signal the ranks finish the step they are in, agree, take at most one more, wait for a checkpoint that may be
 under way, and commit. Both the warning before a time limit (``--signal``) and the grace of a preemption must be
-longer than that. What a step and a commit take is on record with every commit.
+longer than that. What a step and a commit take is on record with every commit: a high quantile of the recent ones
+counts, since the slowest ever may have been a process that was suspended, or a storage that hung once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from .values import parse_time
 
 MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
 SHORTEST = 60
+RECENT = 200  # commits
+QUANTILE = 0.95
+OUTLIER = 20  # times the median: no step of this training took so long by itself
 # where nothing was measured: weights and momentum of Cascade R-CNN with ResNet-101, to a busy network file system
 ASSUMED_BYTES, ASSUMED_BYTES_PER_SECOND, ASSUMED_STEP = 800e6, 200e6, 2.0
 
@@ -30,8 +36,8 @@ class Cost:
     """What a stop costs.
 
     Attributes:
-        slowest_step: Seconds.
-        commit: Seconds of the slowest commit, from the first copied byte to the manifest.
+        slowest_step: Seconds of a slow step.
+        commit: Seconds of a slow commit, from the first copied byte to the manifest.
         source: Whose figures these are, in words.
     """
 
@@ -59,13 +65,24 @@ def signal_lead(slowest_step_s: float, commit_s: float) -> int:
 
 
 def measured(run: Run) -> Cost | None:
-    """The slowest that a run has seen so far, so it never shrinks; None before its first commit."""
-    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields]
+    """What the run's recent commits say; None before its first."""
+    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields][-RECENT:]
     if not commits:
         return None
-    return Cost(max(float(e.get("slowest_step", 0.0)) for e in commits),
-                max(float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits),
+    # earlier versions recorded the slowest step since the attempt began: the same figure again is no further step
+    steps = [step for (_, step), _ in groupby((e.attempt, float(e.get("slowest_step", 0.0))) for e in commits)]
+    return Cost(slow([step for step in steps if step > 0]),
+                slow([float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits]),
                 f"measured in {run.name}")
+
+
+def slow(seconds: Sequence[float]) -> float:
+    """What hardly any of these is longer than, those left out that no usual one explains."""
+    if not seconds:
+        return 0.0
+    limit = OUTLIER * statistics.median_low(seconds)
+    usual = sorted(s for s in seconds if s <= limit)
+    return usual[math.ceil(QUANTILE * len(usual)) - 1]
 
 
 def lead_of(run: Run, asked: int) -> int:

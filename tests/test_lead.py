@@ -31,10 +31,40 @@ def test_the_lead_holds_two_steps_and_two_commits_and_a_margin():
     assert lead.signal_lead(0.1, 0.1) == 60
 
 
-def test_the_slowest_step_and_commit_of_all_attempts_count(tmp_path):
+def test_the_slowest_step_and_commit_of_a_few_count(tmp_path):
     run = commits(make(tmp_path / "r"), (2.0, 0.5, 3.0), (1.0, 0.1, 9.9))
     cost = lead.measured(run)
     assert cost is not None and (cost.slowest_step, cost.commit) == (2.0, 10.0)
+
+
+def test_one_step_of_two_hours_leaves_the_lead_near_the_usual(tmp_path):
+    usual = [(0.5 + i / 100, 0.1, 4.0) for i in range(30)]
+    for name, before in (("late", 25), ("early", 1)):
+        run = commits(make(tmp_path / name), *usual[:before], (7200.0, 0.1, 4.0), *usual[before:])
+        assert lead.lead_of(run, 60) == 60
+    run = commits(make(tmp_path / "suspended while it wrote"), *usual, (0.5, 0.1, 7200.0))
+    assert lead.lead_of(run, 60) == 60
+
+
+def test_a_run_recorded_by_the_former_version_which_kept_the_slowest_step_of_an_attempt_is_read_alike(tmp_path):
+    steps = [0.0, 0.5, 0.5, 0.6, *[7200.0] * 100]
+    run = commits(make(tmp_path / "r"), *((step, 0.1, 4.0) for step in steps))
+    assert lead.lead_of(run, 60) == 60
+    cost = lead.measured(run)
+    assert cost is not None and cost.slowest_step == 0.6
+
+
+def test_steps_that_are_slow_now_and_then_are_no_outliers(tmp_path):
+    """A step of each interval between commits waits for storage: the slowest of each interval is on record."""
+    cost = lead.measured(commits(make(tmp_path / "r"), *((20.0 + i % 7, 0.1, 30.0) for i in range(60))))
+    assert cost is not None and (cost.slowest_step, cost.commit) == (26.0, 30.1)
+
+
+def test_the_lead_shrinks_again_once_commits_are_fast_again(tmp_path):
+    run = commits(make(tmp_path / "r"), *[(30.0, 1.0, 59.0)] * 50)
+    assert lead.lead_of(run, 60) == 210
+    commits(run, *[(0.5, 0.1, 4.0)] * 250)
+    assert lead.lead_of(run, 60) == 60
 
 
 def test_a_run_that_never_committed_keeps_the_lead_it_was_submitted_with(tmp_path):
