@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -51,9 +51,17 @@ def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
+        left_off: set[str] = set()
+
         @classmethod
         def affinity(cls) -> int:
             return 2  # a dry run renders the script on machines without Slurm too
+
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
+            lines = [line for line in head.splitlines()
+                     if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
+            return "\n".join(lines) + mark + rest
 
         def _submit_command(self, command: str) -> Any:
             submitted = super()._submit_command(command)
@@ -66,6 +74,7 @@ def _executor_class() -> type:
 def _executor(request: Request) -> Any:
     executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
+    executor.left_off = request.left_off
     return executor
 
 
@@ -132,7 +141,7 @@ def _said(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- asking Slurm
 
 
-def _slurm(*command: str, timeout: float = COMMAND_TIMEOUT) -> str | None:
+def ask(*command: str, timeout: float = COMMAND_TIMEOUT) -> str | None:
     """Output of a Slurm command, or None where it is missing, fails or does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
@@ -152,7 +161,7 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
     found = {j.job_id: j for j in queue or [] if j.job_id in wanted}
     missing = sorted(wanted - set(found))
     if missing:
-        out = _slurm("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing))
+        out = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing))
         if queue is None and out is None:
             return None
         rows = [[*line.split("|"), "", "", ""][:5] for line in (out or "").splitlines()]
@@ -162,7 +171,7 @@ def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
 
 def _queue() -> list[JobState] | None:
     """The user's jobs; None where Slurm does not answer, which is not the same as none."""
-    out = _slurm("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k")
+    out = ask("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k")
     if out is None:
         return None
     rows = [[*line.split("|", 4), "", "", "", ""][:5] for line in out.splitlines()]
@@ -192,7 +201,7 @@ def can_ask() -> bool:
 
 def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     """``scontrol show job`` as a dict, or None where Slurm does not answer in time."""
-    out = _slurm("scontrol", "-o", "show", "job", job_id, timeout=timeout)
+    out = ask("scontrol", "-o", "show", "job", job_id, timeout=timeout)
     if not out:
         return None
     return dict(re.findall(r"(\S+?)=(.*?)(?=\s+[A-Za-z:/]+=|\s*$)", out.splitlines()[0]))
@@ -208,7 +217,7 @@ def seconds_left(answer: Mapping[str, str] | None) -> float | None:
 
 def past_states(job_id: str) -> list[str]:
     """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
-    out = _slurm("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
+    out = ask("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
     return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]
 
@@ -222,7 +231,7 @@ def requeue(job_id: str, restart: int) -> bool:
         restart: How often Slurm had restarted the job when this start of it began.
     """
     for pause in (1.0, 2.0, 0.0):
-        if _slurm("scontrol", "requeue", job_id) is not None:
+        if ask("scontrol", "requeue", job_id) is not None:
             return True
         answer = show_job(job_id) if can_ask() else {}
         if answer is not None and int(answer.get("Restarts") or 0) > restart:
@@ -239,8 +248,8 @@ def depend(job_id: str, dependency: str) -> bool:
     Of an array, those elements that have not started.
     """
     # of an array Slurm changes what it can, and says that it failed where an element has ended
-    _slurm("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
-    answers = (_slurm("scontrol", "-o", "show", "job", job_id) or "").splitlines()
+    ask("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
+    answers = (ask("scontrol", "-o", "show", "job", job_id) or "").splitlines()
     # Slurm also takes the change for a job that it is about to end, since what it waited for has failed
     pending = [line for line in answers if "JobState=PENDING" in line]
     return bool(pending) and all(f"Dependency={dependency}" in line for line in pending)
@@ -248,41 +257,17 @@ def depend(job_id: str, dependency: str) -> bool:
 
 def release(job_id: str) -> bool:
     """Let a job wait for no other job any more; False where Slurm refuses, or cannot be asked from here."""
-    return _slurm("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
+    return ask("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
 
 
 def leave_out(job_id: str, nodes: str) -> bool:
     """Keep a job that has not started off all of these nodes, a host list; False where Slurm refuses."""
-    return _slurm("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}") is not None
+    return ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}") is not None
 
 
 def cancel(job_id: str) -> bool:
     """scancel; False where Slurm refuses."""
-    return _slurm("scancel", job_id) is not None
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What a partition does, as ``scontrol show partition`` tells it."""
-
-    name: str
-    default: bool
-    preempt_mode: str
-    grace: int
-    max_time: str
-
-
-def partitions() -> list[Partition]:
-    """All partitions; empty where Slurm does not answer."""
-    out = _slurm("scontrol", "-o", "show", "partition", timeout=5.0) or ""
-    found = []
-    for line in out.splitlines():
-        pairs = dict(p.split("=", 1) for p in line.split() if "=" in p)
-        if "PartitionName" in pairs:
-            found.append(Partition(pairs["PartitionName"], pairs.get("Default") == "YES",
-                                   pairs.get("PreemptMode", ""), int(pairs.get("GraceTime", 0) or 0),
-                                   pairs.get("MaxTime", "")))
-    return found
+    return ask("scancel", job_id) is not None
 
 
 # ---------------------------------------------------------------------------------------------- one machine

@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .cluster import Partition
 from .job import Job
 from .run import Run
 from .runs import list_runs
+from .site import Preemption
 from .values import parse_time
 
 MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
@@ -110,27 +110,27 @@ def expected(runs_dir: Path, config: str, job: Mapping[str, Any]) -> Cost:
     return ASSUMED
 
 
-def at_submission(job: Job, config: str, partition: Partition | None) -> list[str]:
+def at_submission(job: Job, config: str, preemption: Sequence[Preemption]) -> list[str]:
     """The warnings for a new run; see :func:`warnings`."""
-    off = partition is None or partition.preempt_mode.startswith("OFF")
     return warnings(expected(Path(job.runs_dir), config, job.as_dict()), job.signal_lead,
-                    None if off or partition is None else partition.grace, job.time)
+                    min((one for one in preemption if one.ends_the_job), key=lambda one: one.grace, default=None),
+                    job.time)
 
 
-def warnings(cost: Cost, lead: int, grace: int | None, limit: str) -> list[str]:
+def warnings(cost: Cost, lead: int, preemption: Preemption | None, limit: str) -> list[str]:
     """What a user should know at submission.
 
     Args:
         lead: Seconds of the warning before the time limit that the job asks for.
-        grace: Seconds that a preemption leaves; None where nothing is preempted.
+        preemption: The one that leaves the least time; None where none ends the job.
         limit: The time limit.
     """
     need, said = cost.stop_seconds, f"({cost.source}: step {cost.slowest_step:.3g} s, commit {cost.commit:.3g} s)"
     found = []
-    if grace is not None and need > grace:
-        found.append(f"a stop may take {need:.0f} s {said}, and a preempted job of this partition has {grace} s and "
-                     "Slurm's KillWait: what was done since the last checkpoint may be lost; let them be more frequent "
-                     "(checkpoint_minutes), or ask for another partition")
+    if preemption is not None and need > preemption.grace:
+        found.append(f"a stop may take {need:.0f} s {said}, and a preempted job of {preemption.where} has "
+                     f"{preemption.grace} s and Slurm's KillWait: what was done since the last checkpoint may be lost; "
+                     "make checkpoints more frequent (checkpoint_minutes), or choose another partition or QOS")
     wanted = signal_lead(cost.slowest_step, cost.commit)
     if wanted > within(wanted, limit):
         found.append(f"time: {limit} is short: of the {60 * parse_time(limit)} s of each start "

@@ -12,7 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, config, elastic, evaluations, files, liveness, runs, snapshot
+from . import (
+    chain,
+    checkpoints,
+    cli,
+    cluster,
+    config,
+    elastic,
+    evaluations,
+    files,
+    liveness,
+    runs,
+    site,
+    snapshot,
+)
 from . import job as jobs
 from .errors import UserError, one_of
 from .reporting import state as states
@@ -182,7 +195,7 @@ def _start(run: Run, point: dict[str, Any] | None) -> str:
 def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
     """Refuse what the run's place cannot give."""
     if run.spec["cluster"] != "local":
-        known = [p.name for p in cluster.partitions()]
+        known = [p.name for p in site.partitions()]
         for name in (changes.get("partition") or "").split(","):
             if name and known and name not in known:
                 raise one_of("partition", name, known)
@@ -210,10 +223,7 @@ def requests(run: Run, plan: Plan) -> list[cluster.Request]:
 
 def check_with_slurm(run: Run, plan: Plan) -> None:
     """Ask sbatch first, so that nothing is changed where it refuses."""
-    for asked in requests(run, plan):
-        words = cluster.refusal(asked)
-        if words is not None:
-            raise UserError(f"sbatch would refuse the {asked.stage} job: {words}; give other flags")
+    site.check(requests(run, plan), "give other flags", os.environ)
 
 
 def dry_run(run: Run, plan: Plan) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ecm_cluster import files, lead
 from ecm_cluster.run import Run
+from ecm_cluster.site import Preemption
 
 JOB = {"options": {"a": 1}, "device": "cuda", "gpu_type": None, "signal_lead": 120}
+GRACE = Preemption("CANCEL", 60, "QOS scav")
 
 
 def make(path: Path, submitted: float = 0.0, config: str = "c.py", **job: Any) -> Run:
@@ -91,16 +94,16 @@ def test_a_new_run_is_judged_by_the_newest_one_of_the_same_config_options_and_de
 
 def test_a_grace_or_a_lead_that_is_too_short_is_warned_of_with_the_figures():
     cost = lead.Cost(10.0, 50.0, "measured in r")
-    grace, before_limit = lead.warnings(cost, lead=90, grace=60, limit="24:00:00")
-    assert "may take 120 s" in grace and "has 60 s" in grace and "measured in r" in grace
+    grace, before_limit = lead.warnings(cost, lead=90, preemption=GRACE, limit="24:00:00")
+    assert "may take 120 s" in grace and "a preempted job of QOS scav has 60 s" in grace and "measured in r" in grace
     assert "--signal-lead 150" in before_limit
-    assert lead.warnings(cost, lead=150, grace=None, limit="24:00:00") == []
-    assert lead.warnings(cost, lead=150, grace=120, limit="24:00:00") == []
+    assert lead.warnings(cost, lead=150, preemption=None, limit="24:00:00") == []
+    assert lead.warnings(cost, lead=150, preemption=replace(GRACE, grace=120), limit="24:00:00") == []
 
 
 def test_no_job_is_told_to_stop_before_half_of_its_time_is_over_and_a_limit_too_short_for_a_stop_is_warned_of():
     assert (lead.within(120, "1"), lead.within(120, "3:00"), lead.within(120, "4"), lead.within(120, "1-00:00:00")) \
         == (30, 90, 120, 120)
-    (short,) = lead.warnings(lead.Cost(10.0, 50.0, "measured in r"), lead=150, grace=None, limit="4")
+    (short,) = lead.warnings(lead.Cost(10.0, 50.0, "measured in r"), lead=150, preemption=None, limit="4")
     assert short.startswith("time: 4 is short: of the 240 s of each start 120 s are kept for a stop that may take 120")
 

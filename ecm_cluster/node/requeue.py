@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import cluster, files, lead, recovery
+from .. import cluster, files, lead, recovery, site
 from ..run import Run, Work
 from . import batch
 from .world import Place
@@ -89,5 +89,5 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
 def slurm_requeues(place: Place) -> bool:
     """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
     job = cluster.show_job(place.job_id) or {}
-    modes = {p.name: p.preempt_mode.upper() for p in cluster.partitions()}
+    modes = {p.name: p.preempt_mode.upper() for p in site.partitions()}
     return job.get("Requeue") == "1" and "REQUEUE" in modes.get(job.get("Partition", ""), "")

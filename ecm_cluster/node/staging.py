@@ -22,7 +22,6 @@ from ..run import Run, Work, write_heartbeat
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from ..values import parse_memory
 from . import preemption, world
 from .world import Place
 
@@ -114,14 +113,14 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
             raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "
                             "one by --scratch")
         base.mkdir(parents=True, exist_ok=True)
-        scratch, memory = Scratch(base), parse_memory(run.spec["job"]["mem_per_gpu"]) << 20
+        scratch, memory = Scratch(base), chain.frozen_job(run).memory_mib  # for each GPU, where that is known
         for each in packs:
             wanted = _wanted(staging, each, ann_files)
             if not wanted:
                 continue
             with _circle(staging, each, work, place, attempt, data) as circle:
                 staged = copying.stage(each, wanted, scratch, circle=circle, on_progress=beat,
-                                       memory_limit=memory * max(1, place.world_size // place.nodes))
+                                       memory_limit=memory and (memory << 20) * max(1, place.world_size // place.nodes))
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
             if place.local_rank == 0 or staged.copied or staged.repaired:
