@@ -14,9 +14,8 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from . import files
@@ -205,14 +204,6 @@ def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     if not out:
         return None
     return dict(re.findall(r"(\S+?)=(.*?)(?=\s+[A-Za-z:/]+=|\s*$)", out.splitlines()[0]))
-
-
-def seconds_left(answer: Mapping[str, str] | None) -> float | None:
-    """Seconds until the job's EndTime, from :func:`show_job`; None if it has none."""
-    try:
-        return (datetime.fromisoformat((answer or {})["EndTime"]) - datetime.now()).total_seconds()
-    except (KeyError, ValueError):
-        return None
 
 
 def past_states(job_id: str) -> list[str]:

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from . import cluster, shell
 from .errors import UserError
@@ -81,10 +82,23 @@ def partitions() -> list[Partition]:
 
 
 def configuration() -> dict[str, str]:
-    """``scontrol show config``; empty where Slurm does not answer."""
+    """``scontrol show config``, and slurmctld's time as ``now``; empty where Slurm does not answer."""
     out = cluster.ask("scontrol", "show", "config", timeout=5.0) or ""
+    out = re.sub(r"^Configuration data as of", "now =", out)
     return {key.strip(): value.strip() for key, sign, value in (line.partition("=") for line in out.splitlines())
             if sign}
+
+
+def seconds_left(answer: Mapping[str, str] | None) -> float | None:
+    """Seconds until a job's EndTime, from ``cluster.show_job``; None if it has none.
+
+    Both times are slurmctld's own: this host's clock may differ.
+    """
+    try:
+        end, now = (answer or {})["EndTime"], configuration()["now"]
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(now)).total_seconds()
+    except (KeyError, ValueError):
+        return None
 
 
 def seconds(text: str) -> int:
@@ -116,6 +130,15 @@ def preemption(job: Job, chosen: Sequence[Partition]) -> list[Preemption]:
     if kind.endswith("qos"):
         return [_of_qos(job, everywhere)]
     return [Preemption(_mode(p.preempt_mode) or _mode(everywhere), p.grace, f"partition {p.name}") for p in chosen]
+
+
+def preempt_mode(answer: Mapping[str, str]) -> str:
+    """What Slurm does to a job when it preempts it, by its ``scontrol show job``; empty where that cannot be told.
+
+    The database of QOSes may be out of a compute node's reach.
+    """
+    chosen = [p for p in partitions() if p.name == answer.get("Partition")]
+    return "".join(one.mode for one in preemption(Job(qos=answer.get("QOS") or None), chosen)[:1])
 
 
 def _of_qos(job: Job, everywhere: str) -> Preemption:

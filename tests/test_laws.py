@@ -302,6 +302,15 @@ def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
     holds(violations)
 
 
+RECORDS = re.compile(r"\bspec(\[|\.get\()|\boverrides\(\)(\[|\.get\()")
+
+
+def test_only_spec_py_looks_into_the_records_of_a_run_by_key() -> None:
+    holds([f"{m.where}:{number} looks up {line.strip()}" for m in modules("ecm_cluster")
+           for number, line in enumerate(m.text.splitlines(), 1)
+           if m.name != "ecm_cluster.spec" and RECORDS.search(line)])
+
+
 # -- law 3: one file talks to Slurm, one reads the rank
 
 
@@ -447,10 +456,10 @@ def test_files_are_written_through_files_py() -> None:
 LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file"},
     {"ledger"},
-    {"run", "work", "job", "test_settings"},
+    {"run", "work", "job", "spec", "test_settings"},
     {"checkpoints", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
-    {"chain", "handover", "recovery"},
+    {"chain", "handover", "recovery", "slurm_ends"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

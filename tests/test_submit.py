@@ -211,12 +211,12 @@ def test_a_run_holds_everything_that_it_needs(capsys, small_data, idle, tmp_path
     assert code == 0
     run = Run(tmp_path / "runs/a-run")
     spec = run.spec
-    assert (spec["name"], spec["cluster"], spec["job"]["seed"], spec["cwd"]) == ("a-run", "local", 7, str(tmp_path))
-    assert spec["digests"] == {
+    assert (spec.name, spec.cluster, spec.job.seed, spec.cwd) == ("a-run", "local", 7, str(tmp_path))
+    assert spec.digests == {
         "config": files.digest(run.config_file),
         "train_annotations": files.digest(small_data / "annotations/lvis_v1_train.json"),
         "val_annotations": files.digest(small_data / "annotations/lvis_v1_val.json")}
-    assert spec["code"]["digest"] == snapshot.digest(run.code_dir)
+    assert spec.code["digest"] == snapshot.digest(run.code_dir)
     assert (run.code_dir / "user/mine.py").read_text() == "x = 1\n"
     stored = config.read(run.config_file)
     counts = stored["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]
@@ -282,9 +282,9 @@ def test_a_submission_killed_while_it_makes_the_run_is_made_anew_under_the_same_
     code, out, _ = call(capsys, *flags, "--seed", 5)
     assert code == 0, out
     again = Run(run.path)
-    assert again.spec["job"]["seed"] == 5
-    assert again.spec["digests"]["config"] == files.digest(again.config_file)
-    assert again.spec["code"]["digest"] == snapshot.digest(again.code_dir)
+    assert again.spec.job.seed == 5
+    assert again.spec.digests["config"] == files.digest(again.config_file)
+    assert again.spec.code["digest"] == snapshot.digest(again.code_dir)
     assert [s.stage for s in again.submissions()] == ["train"]
 
 
@@ -320,7 +320,7 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local"])
-@pytest.mark.parametrize("name", ["lr%1", "a%j", "a%", "a%%j", "a\\b", "a\\", "a\nb", "a\tb", "a\u2028b"])
+@pytest.mark.parametrize("name", ["lr%1", "a%j", "a%", "a%%j", "a\\b", "a\\", "a\tb", "a\u2028b"])
 def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_line(tmp_path, capsys, name, cluster):
     for flags in (["--name", name], ["--name", "x", "--runs-dir", str(tmp_path / name)]):
         with pytest.raises(UserError) as caught:

@@ -377,7 +377,7 @@ def test_tasks_without_their_driver_commit_and_stop(run, start):
 def answer(state: str, restarts: int = 0, preempted: bool = False, reason: str = "None") -> str:
     when = "2999-05-03T11:20:31" if preempted else "None"
     return (f"JobId=77 JobName=run JobState={state} Reason={reason} Requeue=1 Restarts={restarts} "
-            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \n")
+            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \nConfiguration data as of 2998-01-01T00:00:00\n")
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_a_preempted_job_asks_twice_requeues_itself_once_and_then_ends(run, star
 
 def test_a_preempted_job_that_slurm_itself_runs_again_stays_until_it_is_killed(run, start, slurm):
     refusing = (f'case "$*" in requeue*) exit 1;; *partition*) echo PartitionName=low PreemptMode=REQUEUE;; '
-                f'*) {said_to(PREEMPTED.strip() + " Partition=low")};; esac')
+                f'*) {said_to(PREEMPTED.strip().replace("PreemptTime", "Partition=low PreemptTime"))};; esac')
     tasks = stop_on_slurm(run, start, slurm, script=refusing, size=2)
     wait_until(lambda: events(run, "requeue"), "the requeue", 60)
     # a second SIGTERM at the end of the grace time changes nothing
