@@ -11,14 +11,13 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import files
 from .run import Run
-from .values import duration_text
 
 FEWEST = 2  # checkpoints that are there at any time, see prune
 
@@ -293,12 +292,3 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     """The fields that other records (ledger, metrics) repeat of a checkpoint."""
     return {"checkpoint": manifest.file, "iteration": manifest.iteration, "epoch": manifest.epoch,
             "digest": manifest.digest}
-
-
-def failing_text(trouble: Mapping[str, Any] | None) -> str:
-    """What a heartbeat's ``commits_fail`` says, in words; empty where commits succeed."""
-    if not trouble:
-        return ""
-    stands = "there is no checkpoint yet" if trouble["stands"] is None else \
-        f"the checkpoint of iteration {trouble['stands']} stands"
-    return f"commits have failed for {duration_text(trouble['seconds'])} ({trouble['reason']}); {stands}"

@@ -52,8 +52,8 @@ def close_open(work: Work, place: Place) -> None:
         return
     record = work.read_attempt(newest)
     cause, detail = why(record, place)
-    writer = f"closer.{place.job_id}.{place.restart}"
-    work.ledger(newest, writer, patient=True).write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
+    closer = work.ledger(newest, f"closer.{place.job_id}.{place.restart}", patient=True)
+    closer.write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
 
 
 def why(record: dict, place: Place) -> tuple[str, str]:

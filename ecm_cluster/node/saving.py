@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .. import checkpoints, files, ledger
+from .. import checkpoints, files, ledger, recovery
 from ..run import Run
 from .failures import DeviceStuck
 from .writer import ALIGNMENT, Outcome, Request, Writer
@@ -201,7 +201,7 @@ class Saver:
         logger.warning("the checkpoint of iteration %d could not be written: %s; %s", request.iteration,
                        outcome.reason, stands)
         if again:
-            logger.warning("%s", checkpoints.failing_text(self.trouble()))
+            logger.warning("%s", recovery.failing_text(self.trouble()))
         self.record.write("commit-failed", iteration=request.iteration, reason=outcome.reason, stands=stands)
 
     def stands(self) -> str:

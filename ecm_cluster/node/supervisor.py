@@ -43,6 +43,7 @@ class Supervisor:
         self.work, self.training = work, run
         self.place = world.identify()
         self.generation, self.memory_kills, self.log_begin = 0, 0, 0
+        self.agreed = False  # whether the worker has stopped as all ranks agreed, and committed
         self.pulse = pulse.Pulse()
 
     # -- what the two kinds of work answer differently
@@ -98,11 +99,11 @@ class Supervisor:
 
     def _carry(self, attempt: int, ledger: Any) -> bool:
         """One attempt of this rank; whether that was the last."""
-        code, stopped = self.watch_worker(attempt, ledger)
+        code = self.watch_worker(attempt, ledger)
         if code != 0 and self._done():  # it died after the completion mark, or as rank 0 did
             ledger.write("end" if self.place.rank == 0 else "left", rank=self.place.rank, cause="complete",
                          detail=f"the worker ended with code {code} when the work was done")
-        elif code == EXIT_STOPPED or (code < 0 and (stopped or self.stopped_early(attempt))):
+        elif code == EXIT_STOPPED or (code < 0 and (self.agreed or self.stopped_early(attempt))):
             self.after_stop(attempt, ledger)
             return False
         elif code != 0:
@@ -159,13 +160,13 @@ class Supervisor:
             if files.create_exclusive(self.work.attempt_file(number), json.dumps(record, indent=1)):
                 return number
 
-    def watch_worker(self, attempt: int, ledger: Any) -> tuple[int, bool]:
+    def watch_worker(self, attempt: int, ledger: Any) -> int:
         """Start the worker and wait for its end; ends it when another rank has failed.
 
         Returns:
-            Its exit code, negative for a signal, and whether it had agreed to stop, and committed.
+            Its exit code, negative for a signal.
         """
-        self.memory_kills = memory.kills()
+        self.memory_kills, self.agreed = memory.kills(), False
         self.pulse.close()
         self.pulse = pulse.Pulse()
         worker = self._start_worker(attempt)
@@ -178,8 +179,9 @@ class Supervisor:
                                partial(self.heed, attempt, ledger))
         aside = self.aside(attempt) if self.place.rank == 0 else []
         try:
-            return watch.until_it_ends(worker), watch.stopped_since is not None
+            return watch.until_it_ends(worker)
         finally:
+            self.agreed = watch.stopped_since is not None
             for each in aside:
                 each.close()
             preemption.forward_to(None)
