@@ -172,7 +172,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
 
 
 def _is_linked(tmp: Path, target: Path) -> bool:
-    """Whether ``target`` is another name of the file ``tmp``, asked of the file server: opening drops what is cached."""
+    """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
     with open(tmp) as handle:
         ours = os.fstat(handle.fileno())
     with contextlib.suppress(OSError), open(target) as handle:

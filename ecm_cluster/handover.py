@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from . import chain, cluster, evaluations
+from . import chain, cluster, evaluations, submissions
 from . import job as jobs
 from .run import Run
 
@@ -25,12 +25,12 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
     Raises:
         UserError: Slurm refuses that too; the run is stopped, and can be resumed.
     """
-    with chain.alone(run):
+    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
         if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
             return None
         job = chain.frozen_job(run)
-        if chain.record_of(run, chain.TRAIN).get("job_id") == job_id:
-            chain.renew(run, chain.TRAIN)
+        if submissions.record_of(run, chain.TRAIN).get("job_id") == job_id:
+            submissions.renew(run, chain.TRAIN)
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
             _evaluate_after(run, job, train)
@@ -48,7 +48,7 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
     Raises:
         UserError: Slurm refuses that too.
     """
-    with chain.alone(run):
+    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
         element = evaluations.read(run, stage)[index]
         if run.cancelled(stage) or evaluations.done(run, element):
             return None
@@ -63,12 +63,12 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
     """Make the evaluation wait for another training job; its own job is kept where it still waits."""
-    old = chain.record_of(run, chain.EVALUATE).get("job_id")
+    old = submissions.record_of(run, chain.EVALUATE).get("job_id")
     if old and cluster.depend(old, f"afterok:{train}"):
         return
     if old:
         cluster.cancel(old)
-        chain.renew(run, chain.EVALUATE)
+        submissions.renew(run, chain.EVALUATE)
     chain.submit_stage(run, job, chain.EVALUATE, after=train)
 
 
@@ -83,7 +83,7 @@ def release_due(run: Run) -> list[str]:
     """
     if not run.spec["job"]["evaluation"].get("while_training") or run.spec["cluster"] == "local" or run.completion():
         return []
-    train, array = (chain.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
+    train, array = (submissions.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
     if not train or not array:
         return []
     elements, gone = evaluations.read(run, chain.EVALUATE), []

@@ -96,6 +96,10 @@ class Work:
         except (FileNotFoundError, ValueError):
             return None
 
+    def silence(self, attempt: int) -> float | None:
+        """Seconds since the last sign of life of an attempt, by the file server's clock; None where there was none."""
+        return files.age(self.heartbeat_file(attempt, 0))
+
 
 class Evaluation(Work):
     """One checkpoint scored under one set of settings: done once, whoever asks."""

@@ -15,7 +15,8 @@ import sys
 import time
 from typing import Any
 
-from .. import chain, cluster, driver, evaluations, files, recovery
+from .. import chain, cluster, driver, evaluations, files, recovery, submissions
+from ..request import TOKEN_ENV
 from ..run import Run, Work
 from .world import DRIVER_ENV, ELEMENT_ENV
 
@@ -29,6 +30,8 @@ class Driver:
         if stage != driver.CHAIN:
             block = evaluations.block_of(run, stage, self.job.evaluation)
             self.job = dataclasses.replace(self.job, evaluation=block)
+        self.token = os.environ.get(TOKEN_ENV, "")
+        self.on_record = chain.TRAIN if stage == driver.CHAIN else stage
         self._process: Any = None
         self._cancelled = False
 
@@ -56,6 +59,9 @@ class Driver:
         while True:
             if self._cancelled or self.run.cancelled(stage):
                 return recovery.Decision("stop", "cancelled")
+            stale = submissions.stale(self.run, self.on_record, self.token, "")
+            if stale:
+                return recovery.Decision("stop", stale)
             work: Work = self.run
             if stage != chain.TRAIN:
                 element = evaluations.read(self.run, stage)[index]

@@ -12,7 +12,7 @@ import pytest
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import chain, files
+from ecm_cluster import files, submissions
 from ecm_cluster.run import Run
 
 
@@ -31,7 +31,7 @@ def held_job(folder: Path) -> Path:
 
 
 def present(run: Run) -> dict[str, str]:
-    return {stage: chain.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
+    return {stage: submissions.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
 
 
 def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
@@ -134,10 +134,10 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
 def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
-    records = {stage: chain.record_of(run, stage) for stage in ("train", "evaluate")}
+    records = {stage: submissions.record_of(run, stage) for stage in ("train", "evaluate")}
     assert "sbatch would refuse" in verb("resume", run.path, "--nodes", 99, "--rescale", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
-    assert {stage: chain.record_of(run, stage) for stage in records} == records
+    assert {stage: submissions.record_of(run, stage) for stage in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
 
 
