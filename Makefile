@@ -2,10 +2,10 @@
 
 RUN := .venv/bin/python -m
 
-.PHONY: help setup demo test test-fast test-gpu lint format lock clean
+.PHONY: help setup demo test test-fast test-slurm-24 test-gpu lint format lock clean
 
 help:  ## print this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup:  ## make .venv, or say what it was made for; README, "On a GPU cluster", has the choices
 	@tools/setup $(if $(filter setup,$(MAKECMDGOALS)),--report)
@@ -27,6 +27,11 @@ test: test-fast  ## every test, the fast ones first
 
 test-fast: setup  ## the tests that take less than about two seconds each
 	$(call tests,2,"not slow")
+
+SLURM_TESTS := tests/slurm
+test-slurm-24: setup  ## the Slurm tests on Slurm 24.11, in a Debian 13 that is made for them; see docs/slurm-versions.md
+	@export ECM_CLUSTER_REQUIRE_SLURM=1; tools/newer_slurm $(PYTEST) --dist loadfile --numprocesses 3 $(SLURM_TESTS) \
+		|| { [ $$? = 1 ] && tools/newer_slurm $(PYTEST) --last-failed --last-failed-no-failures none $(SLURM_TESTS); }
 
 test-gpu:  ## the tests that need a GPU, with any Python here that has CUDA operators; see docs/gpu.md
 	@tools/gpu_check test --limit 0 --total 0

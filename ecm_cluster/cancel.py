@@ -52,7 +52,7 @@ def cancel(run: Run) -> int:
         0 if nothing of it runs or waits any more, 1 otherwise.
     """
     try:
-        return _cancel_local(run) if run.spec["cluster"] == "local" else _cancel_on_slurm(run)
+        return _cancel_local(run) if run.spec.cluster == "local" else _cancel_on_slurm(run)
     except UserError as error:
         # one that cannot be cancelled must not save the others
         print(f"error: {run.name}: {' '.join(str(error).split())}", file=sys.stderr)

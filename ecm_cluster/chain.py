@@ -16,6 +16,7 @@ from . import job as jobs
 from .backends import queue
 from .errors import UserError
 from .run import Run
+from .spec import evaluation_job
 
 TRAIN, EVALUATE = "train", "evaluate"
 
@@ -32,17 +33,13 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
     Args:
         elements: Of the stage's array; None: as many as are on record.
     """
-    block = job.evaluation
-    nodes, gpus, partition, time = job.nodes, job.gpus, job.partition, job.time
-    if stage != TRAIN:
-        nodes, gpus = block.nodes or 1, block.gpus or gpus
-        partition, time = block.partition or partition, block.time or time
+    job = job if stage == TRAIN else evaluation_job(job)
     asked = lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
-    job = dataclasses.replace(job, signal_lead=lead.within(asked, time), exclude=excluded(run, job))
+    job = dataclasses.replace(job, signal_lead=lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return cluster.Request(run, job, stage, nodes, gpus, token, partition, time, after, elements,
-                           min(block.at_once, elements))
+    return cluster.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after, elements,
+                           min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:
@@ -130,15 +127,11 @@ def submit_local(run: Run, job: jobs.Job) -> str:
     return pid
 
 
-def frozen_job(run: Run) -> jobs.Job:
-    """The job that a run was submitted with, on the resources that its last resume gave it."""
-    return jobs.make({**run.spec["job"], **run.overrides().get("job", {})})
 
 
 def virtual_ranks(run: Run) -> int:
     """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
-    submitted = run.spec["job"]["nodes"] * run.spec["job"]["gpus"]
-    return run.overrides().get("virtual_ranks") or run.spec.get("virtual_ranks") or submitted
+    return run.overrides().virtual_ranks or run.spec.virtual_ranks
 
 
 def resume_point(run: Run) -> int | None:
@@ -146,8 +139,8 @@ def resume_point(run: Run) -> int | None:
 
     ``resume --from`` names it. It holds for one attempt: later ones accept what that one has listed and committed.
     """
-    point = run.overrides().get("from")
-    return point["iteration"] if point and point["after"] == run.newest_attempt() else None
+    point = run.overrides().point
+    return point.iteration if point and point.after == run.newest_attempt() else None
 
 
 def resume_line(run: Run) -> str:
@@ -160,7 +153,7 @@ def line_to_go_on(run: Run) -> str:
     if submissions.record_of(run, TRAIN).get("former"):
         return resume_line(run)
     flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
-    flags += ["--cluster", "local"] if run.spec["cluster"] == "local" else []
+    flags += ["--cluster", "local"] if run.spec.cluster == "local" else []
     return "python -m ecm_cluster.submit " + shlex.join(flags)
 
 

@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from . import files
@@ -166,14 +165,6 @@ def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
 def is_of(answer: Mapping[str, str] | None, token: str) -> bool:
     """Whether :func:`show_job` says nothing against its being the job that was submitted under a token."""
     return not (answer and token) or answer.get("Comment") == token or script_name(token) in answer.get("Command", "")
-
-
-def seconds_left(answer: Mapping[str, str] | None) -> float | None:
-    """Seconds until the job's EndTime, from :func:`show_job`; None if it has none."""
-    try:
-        return (datetime.fromisoformat((answer or {})["EndTime"]) - datetime.now()).total_seconds()
-    except (KeyError, ValueError):
-        return None
 
 
 def past_states(job_id: str) -> list[str]:

@@ -13,9 +13,10 @@ from . import chain, config, exactness, planning
 from . import job as jobs
 from .errors import UserError
 from .run import Run
+from .spec import Overrides
 
 
-def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: dict[str, Any]) -> list[str]:
+def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overrides) -> list[str]:
     """Refuse ranks that cannot carry the run on as it is, unless it is to be rescaled.
 
     Args:
@@ -36,7 +37,7 @@ def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: dict[
             raise UserError(f"nodes, gpus: {run.name} is laid out for {virtual} ranks, which {world} cannot share "
                             f"evenly; give a number of ranks (nodes × gpus) out of {legal}, or --rescale, which "
                             "changes batch and order")
-        record["virtual_ranks"] = world
+        record.virtual_ranks = world
         return rescaled(config.read(run.config_file), job, virtual)
     if world == begun.world_size:
         return []
@@ -47,7 +48,7 @@ def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: dict[
         raise UserError(f"nodes, gpus: with {world} ranks {run.name} would be another run than with "
                         f"{begun.world_size}: {lost[0]}; keep {begun.world_size}, or give --rescale, which accepts it")
     if lost:
-        record["not_kept"] = lost
+        record.not_kept = lost
     return [*lines, *(f"not kept: {text}" for text in lost)]
 
 

@@ -125,7 +125,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
-    local = run.spec["cluster"] == "local"
+    local = run.spec.cluster == "local"
     with submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
@@ -165,7 +165,7 @@ def at_work(run: Run) -> bool:
 
 
 def _has_done_all(run: Run, played: str) -> bool:
-    stages = chain.stages(chain.frozen_job(run)) if played == driver.CHAIN else [played]
+    stages = chain.stages(run.job()) if played == driver.CHAIN else [played]
     return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)
 
 
@@ -173,10 +173,10 @@ def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespa
     said = f"{len(elements)} to score ({words})"
     if args.dry_run:
         return [said + ": " + "; ".join(f"{e.at}: {test_settings.label(e.settings)}" for e in elements)]
-    job = place_of(chain.frozen_job(run), args, scoring_only)
+    job = place_of(run.job(), args, scoring_only)
     stage = chain.next_sweep(run)
-    evaluations.write(run, stage, elements, job.evaluation)
-    if run.spec["cluster"] == "local":
+    evaluations.write(run, stage, elements, job)
+    if run.spec.cluster == "local":
         pid = driver.start(run, job, stage)
         return [f"{said}: process {pid}, log {run.local_log}"]
     job_id = chain.submit_stage(run, job, stage, after=None)
@@ -196,7 +196,7 @@ def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> job
 
 def waiting(run: Run) -> list[Element]:
     """Elements of stages whose jobs wait or run."""
-    if run.spec["cluster"] == "local":
+    if run.spec.cluster == "local":
         return []
     live = liveness.on_slurm(run)
     if live is None:
@@ -237,7 +237,7 @@ def follow(wanted: dict[Run, list[Element]]) -> bool:
             told = done
         if done == total:
             return True
-        busy = any(driver.find(run) if run.spec["cluster"] == "local" else liveness.on_slurm(run) != {}
+        busy = any(driver.find(run) if run.spec.cluster == "local" else liveness.on_slurm(run) != {}
                    for run, elements in left.items() if elements)
         idle = 0 if busy else idle + 1
         if idle > 2:  # an element that ends and its figures change one by one

@@ -13,31 +13,19 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import checkpoints, files, test_settings
 from .checkpoints import Manifest
 from .errors import UserError
+from .job import Job
 from .run import Evaluation, Run
+from .spec import Element, StageRecord, evaluation_job
+
+__all__ = ["Element"]
 
 LAST = "last"
-
-
-@dataclass(frozen=True)
-class Element:
-    """One checkpoint under one set of detection settings, scored in one way or in several.
-
-    Attributes:
-        at: ``last``, ``epoch N`` or ``iteration N``.
-        settings: Detection settings.
-        scoring: Scoring settings, one dict for each way to score.
-    """
-
-    at: str
-    settings: dict[str, Any]
-    scoring: tuple[dict[str, Any], ...] = ({},)
 
 
 def combine(places: Iterable[str], grid: Sequence[Mapping[str, Any]]) -> list[Element]:
@@ -92,41 +80,33 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
 # ---------------------------------------------------------------------------------------------- on record
 
 
-def write(run: Run, stage: str, elements: Sequence[Element], block: Any, instead_of: str | None = None) -> None:
+def write(run: Run, stage: str, elements: Sequence[Element], job: Job | None = None,
+          instead_of: str | None = None) -> None:
     """Put on record what each element of a stage is; the order is that of the array's indices.
 
     Args:
-        block: :class:`ecm_cluster.job.Evaluation`, with the resources of this stage.
+        job: What the stage is submitted with; None: the run's own, as it is when it is submitted.
         instead_of: The job whose place this stage takes, as Slurm will not run that one again.
     """
     path = run.elements_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"block": asdict(block), "elements": [asdict(element) for element in elements],
-                            **({"instead_of": instead_of} if instead_of else {})})
+    record = StageRecord(tuple(elements), evaluation_job(job) if job else None, instead_of)
+    files.write_json(path, record.as_dict())
 
 
 def stage_instead_of(run: Run, job_id: str) -> str | None:
     """The stage that takes the place of a job, if there is one."""
-    return next((stage for stage in run.stages_with_elements()
-                 if files.read_json(run.elements_file(stage)).get("instead_of") == job_id), None)
-
-
-def block_of(run: Run, stage: str, otherwise: Any) -> Any:
-    """The evaluation block that a stage was submitted with; ``otherwise`` where none is on record."""
-    try:
-        record = files.read_json(run.elements_file(stage))["block"]
-    except (FileNotFoundError, NotADirectoryError):
-        return otherwise
-    return type(otherwise)(**record)
+    for stage in run.stages_with_elements():
+        record = run.stage(stage)
+        if record and record.instead_of == job_id:
+            return stage
+    return None
 
 
 def read(run: Run, stage: str) -> list[Element]:
     """The elements of a stage; the last checkpoint as configured where nothing is on record."""
-    try:
-        records = files.read_json(run.elements_file(stage))["elements"]
-    except (FileNotFoundError, NotADirectoryError):
-        return [Element(LAST, {})]
-    return [Element(r["at"], r["settings"], tuple(r["scoring"])) for r in records]
+    record = run.stage(stage)
+    return list(record.elements) if record else [Element(LAST, {})]
 
 
 def iterations_wanted(elements: Iterable[Element]) -> set[int]:
@@ -159,7 +139,7 @@ def resolve(run: Run, at: str, counting: Sequence[Manifest] | None = None) -> Ma
 
 def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -> Evaluation:
     """Where a checkpoint's answers under detection settings are, or will be."""
-    digests = run.spec["digests"]
+    digests = run.spec.digests
     basis = [checkpoint.digest, digests["config"], digests.get("val_annotations"), dict(settings)]
     key = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:10]
     return run.evaluation(f"iter_{checkpoint.iteration:07d}-{key}")

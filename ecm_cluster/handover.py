@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 from . import chain, cluster, evaluations, submissions
@@ -28,7 +27,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
     with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
         if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
             return None
-        job = chain.frozen_job(run)
+        job = run.job()
         if submissions.record_of(run, chain.TRAIN).get("job_id") == job_id:
             submissions.renew(run, chain.TRAIN)
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
@@ -52,12 +51,11 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
         element = evaluations.read(run, stage)[index]
         if run.cancelled(stage) or evaluations.done(run, element):
             return None
-        job = chain.frozen_job(run)
-        job = dataclasses.replace(job, evaluation=evaluations.block_of(run, stage, job.evaluation))
+        job = run.job(stage)
         new = evaluations.stage_instead_of(run, job_id)
         if new is None:
             new = chain.next_sweep(run)
-            evaluations.write(run, new, [element], job.evaluation, instead_of=job_id)
+            evaluations.write(run, new, [element], job, instead_of=job_id)
         return chain.submit_stage(run, job, new, after=f"afterany:{job_id}")
 
 
@@ -81,7 +79,7 @@ def release_due(run: Run) -> list[str]:
     Returns:
         What was released, in the elements' words.
     """
-    if not run.spec["job"]["evaluation"].get("while_training") or run.spec["cluster"] == "local" or run.completion():
+    if not run.job().evaluation.while_training or run.spec.cluster == "local" or run.completion():
         return []
     train, array = (submissions.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
     if not train or not array:

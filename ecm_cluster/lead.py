@@ -83,8 +83,9 @@ def expected(runs_dir: Path, config: str, job: Mapping[str, Any]) -> Cost:
     """What a new run will cost: as the newest run of the same config, options and device, else :data:`ASSUMED`."""
     for run in reversed(list_runs(runs_dir)):
         try:
-            then = run.spec["job"]
-            same = run.spec["config"] == config and all(then[k] == job[k] for k in ("options", "device", "gpu_type"))
+            then = run.spec.job
+            same = run.spec.config == config and all(getattr(then, k) == job[k]
+                                                     for k in ("options", "device", "gpu_type"))
             cost = measured(run) if same else None
         except Exception:  # a run that cannot be read says nothing, and stops no other from being planned
             continue

@@ -1,14 +1,14 @@
 """Why something ended, what to do next, and within which budget.
 
-Two tables. :data:`ENDINGS` maps the cause of an attempt's end to the next action and its budget;
-:func:`why_signalled` maps Slurm's answer after a signal to a cause. Everything that restarts or refuses to restart
-a run asks here.
+One table: :data:`ENDINGS` maps the cause of an attempt's end to the next action, its budget, and whose cause it is.
+Everything that restarts or refuses to restart a run asks here. What Slurm's answers mean is in ``slurm_ends.py``. No
+statement about an ending compares the clocks of two hosts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from . import starts
 from .ledger import Event
 from .run import Evaluation, Run, Work
 
-# Consecutive attempts without a commit after which a run stops, whatever the causes were.
+# Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
 BARREN_LIMIT = 3
+# Starts in a row that ended for other causes before a new checkpoint, from which on ``status`` warns.
+WARN_LIMIT = 3
 
 
 @dataclass(frozen=True)
@@ -27,86 +29,40 @@ class Ending:
     Attributes:
         action: ``continue`` (start again), ``wait`` (Slurm starts it again), ``stop``, or ``none``.
         text: The cause in the user's words.
+        owner: Whose cause it is: ``run`` (counts against it), ``place`` (tried elsewhere; a node at fault is left
+            out), or ``scheduler`` (never counted).
         budget: How many ends of this kind since the last new checkpoint are answered by a new start; None: any number.
     """
 
     action: str
     text: str
+    owner: str
     budget: int | None = None
 
 
 ENDINGS: dict[str, Ending] = {
-    "complete": Ending("none", "the work is complete"),
-    "preempted": Ending("continue", "Slurm preempted the job"),
-    "time limit": Ending("continue", "the time limit was near"),
-    "signalled": Ending("continue", "somebody sent a signal"),
-    "requeued": Ending("wait", "Slurm had requeued the job already"),
-    "node failure": Ending("wait", "a node failed"),
-    "cancelled": Ending("stop", "the job was cancelled"),
-    "crashed": Ending("continue", "the program failed", budget=2),
-    "killed": Ending("continue", "a rank was killed", budget=2),
-    "out of memory": Ending("continue", "a rank needed more memory than the job has", budget=1),
-    "out of GPU memory": Ending("continue", "a rank needed more memory than its GPU has", budget=1),
-    "GPU failure": Ending("continue", "a GPU failed", budget=starts.GPU_FAILURES_OF_A_NODE * starts.NODE_LIMIT),
-    "hung": Ending("continue", "nothing was heard of the program", budget=2),
-    "lost": Ending("continue", "the attempt ended without a word", budget=2),
-    "not startable": Ending("stop", "the program cannot start"),
+    "complete": Ending("none", "the work is complete", "run"),
+    "preempted": Ending("continue", "Slurm preempted the job", "scheduler"),
+    "time limit": Ending("continue", "the time limit was near", "run"),
+    "signalled": Ending("continue", "somebody sent a signal", "scheduler"),
+    "requeued": Ending("wait", "Slurm had requeued the job already", "scheduler"),
+    "node failure": Ending("continue", "a node failed", "place"),
+    "cancelled": Ending("stop", "the job was cancelled", "scheduler"),
+    "deadline": Ending("stop", "the job's deadline has passed", "run"),
+    # never taken for a cancellation, nor brought back: nobody knows whether that is wanted
+    "ended by Slurm": Ending("stop", "Slurm ended the job and does not say why", "scheduler"),
+    "crashed": Ending("continue", "the program failed", "run", budget=2),
+    "killed": Ending("continue", "a rank was killed", "run", budget=2),
+    "out of memory": Ending("continue", "a rank needed more memory than the job has", "run", budget=1),
+    "out of GPU memory": Ending("continue", "a rank needed more memory than its GPU has", "run", budget=1),
+    "GPU failure": Ending("continue", "a GPU failed", "place",
+                          budget=starts.GPU_FAILURES_OF_A_NODE * starts.NODE_LIMIT),
+    "hung": Ending("continue", "no heartbeat", "run", budget=2),
+    "lost": Ending("continue", "the attempt ended without recording a reason", "run", budget=2),
+    "not startable": Ending("stop", "the program cannot start", "run"),
+    "setup failed": Ending("continue", "a setup line failed", "run", budget=1),
+    "start failed": Ending("continue", "the start failed before an attempt began", "place", budget=2),
 }
-
-# What Slurm's accounting calls the end of one start of a job, and what that is here.
-ACCOUNTED = {"PREEMPTED": "preempted", "TIMEOUT": "time limit", "NODE_FAIL": "node failure",
-             "BOOT_FAIL": "node failure", "OUT_OF_MEMORY": "out of memory", "CANCELLED": "cancelled",
-             "REQUEUED": "requeued", "FAILED": "crashed"}
-
-
-def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, remaining: float | None) -> str:
-    """The cause of a SIGTERM or SIGUSR2, from the first ``scontrol show job`` after it.
-
-    Args:
-        answer: Fields of the job, or None where Slurm gave none in time.
-        restarts: SLURM_RESTART_COUNT of this attempt, 0 at the first.
-        lead: Seconds before the time limit at which Slurm warns; it may come up to 60 s early.
-        remaining: Seconds to the job's EndTime, None if unknown.
-
-    Returns:
-        A key of :data:`ENDINGS`, or ``unknown`` where Slurm did not answer.
-    """
-    if not answer:
-        return "unknown"
-    state = answer.get("JobState", "")
-    again = int(answer.get("Restarts", 0) or 0) > restarts
-    # RUNNING too: then it is the next start of this job, and this task outlived a node that Slurm took for dead
-    if again and state in ("RUNNING", "CONFIGURING", "COMPLETING", "PENDING"):
-        return "requeued"
-    if state == "RUNNING":
-        if answer.get("PreemptTime", "None") not in ("None", "", "N/A", "Unknown"):
-            return "preempted"
-        return "time limit" if remaining is not None and remaining <= lead + 60 else "signalled"
-    if state == "COMPLETING" and answer.get("Reason") == "TimeLimit":
-        return "time limit"
-    return "cancelled"
-
-
-# The words of slurmstepd and srun for a step that the kernel, or Slurm's own polling, has killed for its memory.
-SAYS_OUT_OF_MEMORY = re.compile(r"^(srun|slurmstepd\S*): error: .*(Out Of Memory|oom-kill|exceeded \w* ?memory limit)",
-                                re.MULTILINE)
-
-
-def why_step_ended(answer: Mapping[str, str] | None, restarts: int, code: int | None, said: str = "") -> str:
-    """The cause of a job step's end that none of its tasks has recorded, as the batch shell sees it.
-
-    Args:
-        code: What srun returned; None where the shell itself was ended before.
-        said: The last lines of the job's log.
-    """
-    if not answer:
-        return "lost"
-    if code and SAYS_OUT_OF_MEMORY.search(said) and answer.get("JobState") == "RUNNING":
-        return "out of memory"
-    if answer.get("JobState") == "RUNNING" and int(answer.get("Restarts", 0) or 0) <= restarts:
-        return "killed" if code is not None and code > 128 else "crashed"
-    return why_signalled(answer, restarts, lead=0, remaining=None)
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -124,7 +80,7 @@ def decide(work: Work) -> Decision:
     events = work.events()
     refused = starts.failed(work, events)
     if refused is not None:
-        return _after_failed_start(refused, events)
+        return _after_failed_start(refused, work, events)
     if newest == 0:
         return Decision("stop", "no attempt began; see the job's log")
     end = last_end(events, newest)
@@ -139,11 +95,18 @@ def decide(work: Work) -> Decision:
     return Decision("stop", f"{reason}; {spent}") if spent else Decision("continue", reason)
 
 
-def _after_failed_start(refused: Event, events: list[Event]) -> Decision:
-    """Where one node is at fault, another one may do: on Slurm, and for so many nodes."""
-    reason = f"{refused['cause']}: {refused['detail']}"
-    if not refused["of_node"] or refused["cluster"] != "slurm":
+def _after_failed_start(refused: Event, work: Work, events: list[Event]) -> Decision:
+    """Where one node is at fault, another one may do: on Slurm, and for so many nodes and starts."""
+    cause = refused["cause"]
+    ending = ENDINGS[cause]
+    reason = f"{cause}: {refused['detail']}"
+    if ending.owner == "scheduler" or cause == "node failure":
+        return Decision(ending.action, reason)
+    if refused["cluster"] != "slurm" or (cause == "not startable" and not refused["of_node"]):
         return Decision("stop", reason)
+    count = len(starts.in_a_row(work, events, cause))
+    if ending.budget is not None and count > ending.budget:
+        return Decision("stop", f"{reason}; {count} starts in a row, so it is not tried again")
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
     if len(nodes) > starts.NODE_LIMIT:
@@ -178,7 +141,7 @@ def over_budget(work: Work, events: list[Event]) -> str | None:
 
 
 def barren_run(work: Work, always: bool = False) -> str | None:
-    """Why a run stops, whatever the causes were: its newest attempts have brought nothing. None: it need not.
+    """Why a run stops: its newest attempts ended for causes of its own and brought nothing. None: it need not.
 
     Args:
         always: Whether an evaluation counts too.
@@ -228,9 +191,21 @@ def _fruitful(events: list[Event]) -> set[int]:
 
 
 def last_end(events: list[Event], attempt: int) -> Event | None:
-    """The end of an attempt: the first that was recorded, those last that only followed from another rank's."""
-    ends = [e for e in events if e.attempt == attempt and e.kind == "end"]
-    return min(ends, key=lambda e: (bool(e.get("follows")), e.time), default=None)
+    """The end of an attempt, of several that its ranks recorded; their clocks differ, so the times tell nothing.
+
+    What rank 0 decided when all ranks had stopped outranks the rest. Of failures the first is the one whose rank made
+    the attempt's abort file, as one alone can; those that only followed from another rank's come last.
+    """
+    own = [e for e in events if e.attempt == attempt]
+    first = next((e["rank"] for e in own if e.kind == "abort"), None)
+
+    def order(end: Event) -> tuple[Any, ...]:
+        rank = end.get("rank")
+        decided = end.get("next") is not None
+        return (not decided, rank is None or rank != first, bool(end.get("follows")), rank is None, rank or 0,
+                end.writer, end.sequence)
+
+    return min((e for e in own if e.kind == "end"), key=order, default=None)
 
 
 def newest_end(work: Work) -> Event | None:
@@ -240,17 +215,33 @@ def newest_end(work: Work) -> Event | None:
 
 
 def barren_attempts(work: Work, events: list[Event]) -> int:
-    """How many attempts in a row, the newest included, brought nothing that counts.
+    """How many attempts in a row, the newest included, brought nothing and ended for causes of the run's own.
 
-    A GPU that failed says nothing of the run; such attempts have a budget of their own.
+    Those that the scheduler or a node ended say nothing of the run; they are neither counted nor progress.
     """
-    fruitful, count = _fruitful(events), 0
+    return sum(ENDINGS[end["cause"] if end else "lost"].owner == "run" for end in _since_progress(work, events))
+
+
+def _since_progress(work: Work, events: list[Event]) -> list[Event | None]:
+    """The ends of the attempts after the last one with progress, newest first; a resume begins the count again."""
+    fruitful, ends = _fruitful(events), []
     for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
         if attempt in fruitful:
             break
-        end = last_end(events, attempt)
-        count += end is None or end["cause"] != "GPU failure"
-    return count
+        ends.append(last_end(events, attempt))
+    return ends
+
+
+def interruptions(work: Work) -> str | None:
+    """In words: that several starts in a row ended before a new checkpoint through no fault of the run, if they did."""
+    events = work.events()
+    causes = [end["cause"] for end in _since_progress(work, events) if end]
+    causes += [e["cause"] for e in starts.in_a_row(work, events)]
+    count = Counter(cause for cause in causes if ENDINGS[cause].owner != "run")
+    if sum(count.values()) < WARN_LIMIT:
+        return None
+    told = ", ".join(f"{cause} {times}x" for cause, times in count.most_common())
+    return f"{sum(count.values())} starts in a row ended before a new checkpoint ({told})"
 
 
 def failed_commit(events: list[Event], attempt: int) -> str | None:

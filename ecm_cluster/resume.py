@@ -12,24 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import (
-    chain,
-    checkpoints,
-    cli,
-    cluster,
-    config,
-    elastic,
-    evaluations,
-    files,
-    liveness,
-    runs,
-    snapshot,
-    submissions,
-)
+from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, snapshot, submissions
 from . import job as jobs
 from .errors import UserError, one_of
 from .reporting import state as states
 from .run import Run
+from .spec import Overrides, ResumePoint
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -70,7 +58,7 @@ class Plan:
 
     stages: list[str]
     job: jobs.Job
-    overrides: dict[str, Any]
+    overrides: Overrides
     lines: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
@@ -79,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     run = runs.find(args.run, runs_dir)
-    local = run.spec["cluster"] == "local"
+    local = run.spec.cluster == "local"
     if not local and not cluster.slurm_available():
         raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))
@@ -112,7 +100,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
         UserError: An attempt is alive, or what was asked for cannot be.
     """
     changes = {name: value for name, value in jobs.given_flags(args).items() if name in PLACE}
-    local = run.spec["cluster"] == "local"
+    local = run.spec.cluster == "local"
     live = liveness.on_this_machine(run) if local else liveness.on_slurm(run)
     if live is None:
         raise UserError(f"cluster: Slurm does not answer, so it is not known whether {run.name} is alive"
@@ -120,13 +108,13 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     # on one machine one process carries the whole chain
     training = live if local else set(live) & set(submissions.job_ids(run, chain.TRAIN))
     behind = [] if local else [job_id for job_id in submissions.job_ids(run, chain.EVALUATE) if job_id in live]
-    begun = chain.frozen_job(run)
+    begun = run.job()
     wanted = chain.stages(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
     if run.completion() is not None:
         scored = chain.EVALUATE not in wanted or evaluations.chain_done(run, chain.EVALUATE)
         if scored:
-            return Plan([], begun, {})
+            return Plan([], begun, run.overrides())
         if live:
             raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); cancel it first by "
                             f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
@@ -146,10 +134,10 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
 
 
 def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str], dropped: list[str]) -> Plan:
-    begun = chain.frozen_job(run)
+    begun = run.job()
     record = run.overrides()
     if changes:
-        record["job"] = {**record.get("job", {}), **changes}
+        record.job = {**record.job, **changes}
     job = jobs.make({**begun.as_dict(), **changes})
     check_place(run, changes, job)
     lines = []
@@ -157,16 +145,16 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
         ranks = elastic.check(run, begun, job, args.rescale, record)
         interrupted = submissions.record_of(run, chain.TRAIN).get("job_id") is None
         if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
-            record.pop("from", None)
+            record.point = None
         elif args.iteration is not None:
-            record["from"] = {"iteration": args.iteration, "after": run.newest_attempt()}
-        lines.append(f"{'train':<12}{_start(run, record.get('from'))}")
+            record.point = ResumePoint(args.iteration, run.newest_attempt())
+        lines.append(f"{'train':<12}{_start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
     unit = "GPU" if job.device == "cuda" else "CPU rank"
-    place = f", partition {job.partition}" if job.partition and run.spec["cluster"] != "local" else ""
+    place = f", partition {job.partition}" if job.partition and run.spec.cluster != "local" else ""
     lines.append(f"{'where':<12}{job.nodes} node(s) × {job.gpus} {unit}(s){place}, time limit {job.time}"
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
@@ -174,7 +162,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     return Plan(stages, job, record, lines, dropped)
 
 
-def _start(run: Run, point: dict[str, Any] | None) -> str:
+def _start(run: Run, point: ResumePoint | None) -> str:
     """Where the training goes on, in words.
 
     Raises:
@@ -182,10 +170,10 @@ def _start(run: Run, point: dict[str, Any] | None) -> str:
     """
     there = checkpoints.accepted(run)
     if point is not None:
-        there = [m for m in there if m.iteration <= point["iteration"]]
-        if not there or there[-1].iteration != point["iteration"]:
+        there = [m for m in there if m.iteration <= point.iteration]
+        if not there or there[-1].iteration != point.iteration:
             known = sorted({m.iteration for m in checkpoints.accepted(run)})
-            raise UserError(f"from: {run.name} has no checkpoint of iteration {point['iteration']}; it has "
+            raise UserError(f"from: {run.name} has no checkpoint of iteration {point.iteration}; it has "
                             f"{', '.join(map(str, known)) or 'none'}")
     if not there:
         return "from the beginning: there is no checkpoint yet"
@@ -194,7 +182,7 @@ def _start(run: Run, point: dict[str, Any] | None) -> str:
 
 def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
     """Refuse what the run's place cannot give."""
-    if run.spec["cluster"] != "local":
+    if run.spec.cluster != "local":
         known = [p.name for p in cluster.partitions()]
         for name in (changes.get("partition") or "").split(","):
             if name and known and name not in known:
@@ -231,7 +219,7 @@ def check_with_slurm(run: Run, plan: Plan) -> None:
 
 def dry_run(run: Run, plan: Plan) -> int:
     """The scripts that would be submitted."""
-    if run.spec["cluster"] != "local":
+    if run.spec.cluster != "local":
         for asked in requests(run, plan):
             print(f"\n# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}")
     print("dry run: nothing was written or submitted")
@@ -242,24 +230,25 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
     before, cancelled = run.overrides(), run.cancel_file.exists()
     if args.code:
-        plan.overrides["code"] = renew_code(run)
+        plan.overrides.code = renew_code(run)
     if plan.overrides != before:
-        files.write_json(run.overrides_file, plan.overrides)
+        files.write_json(run.overrides_file, plan.overrides.as_dict())
         files.kill_point("overridden", run.overrides_file)
     attempt = run.newest_attempt()
     # what came before this does not count against the run any more, see recovery
-    brief = {**plan.overrides, **({"code": plan.overrides["code"]["digest"]} if "code" in plan.overrides else {})}
+    code = {"code": plan.overrides.code["digest"]} if plan.overrides.code else {}
+    brief = {**plan.overrides.as_dict(), **code}
     run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled)
     for job_id in plan.dropped:
         cluster.cancel(job_id)
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
-    for stage in reversed(plan.stages) if run.spec["cluster"] != "local" else [chain.TRAIN]:
+    for stage in reversed(plan.stages) if run.spec.cluster != "local" else [chain.TRAIN]:
         submissions.renew(run, stage)
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = submit(run, plan)
     except UserError:
-        files.write_json(run.overrides_file, before)
+        files.write_json(run.overrides_file, before.as_dict())
         if cancelled:
             files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "resume, which was refused"})
         raise
@@ -268,7 +257,7 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
 
 def submit(run: Run, plan: Plan) -> dict[str, str]:
     """Job ids of what is new, by stage; on one machine the driver's pid."""
-    if run.spec["cluster"] == "local":
+    if run.spec.cluster == "local":
         return {"driver": chain.submit_local(run, plan.job)}
     return {stage: job_id for stage, job_id in chain.submit(run, plan.job).items() if stage in plan.stages}
 
@@ -279,14 +268,16 @@ def renew_code(run: Run) -> dict[str, Any]:
     Returns:
         Its record, see :func:`ecm_cluster.snapshot.freeze`, with the ``number`` of its folder.
     """
+    from . import config
+
     number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
     try:
-        bases = config.bases(run.spec["config"])
+        bases = config.bases(run.spec.config)
     except UserError:
         bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
-    own = run.spec["job"].get("code")
+    own = run.spec.job.code
     return {"number": number, **snapshot.freeze(run.code_folder(number), snapshot.own_packages(), bases,
-                                                Path(run.spec["cwd"], own) if own else None)}
+                                                Path(run.spec.cwd, own) if own else None)}
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:

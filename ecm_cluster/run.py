@@ -13,6 +13,8 @@ from typing import Any
 
 from . import files
 from .errors import UserError
+from .job import Job
+from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
 from .work import Evaluation, Work, write_heartbeat
 
 __all__ = ["Evaluation", "Run", "Submission", "Work", "write_heartbeat"]
@@ -58,7 +60,7 @@ class Run(Work):
     @property
     def code_dir(self) -> Path:
         """The code that attempts import: the submission's, or what a resume has put in its place."""
-        return self.code_folder(self.overrides().get("code", {}).get("number", 1))
+        return self.code_folder(self.overrides().code.get("number", 1))
 
     def code_folder(self, number: int) -> Path:
         """Each code that the run has had keeps its folder: 1 is the submission's."""
@@ -164,20 +166,46 @@ class Run(Work):
         return [Evaluation(p) for p in sorted(self.evaluations_dir.iterdir()) if p.is_dir()]
 
     @cached_property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> RunSpec:
         """run.json: frozen at submission.
 
         Raises:
             UserError: The directory is not a run.
         """
         try:
-            record = files.read_json(self.run_file)
-            return {**record, "job": record["job"], "cluster": record["cluster"]}
+            return RunSpec.from_dict(files.read_json(self.run_file))
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
                             "give the folder that `submit` printed") from None
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{self.run_file} is no record of a run that can be read ({error})") from None
+            raise UserError(f"{self.run_file} is not a readable record of a run ({error})") from None
+
+    def job(self, stage: str = "train") -> Job:
+        """The job of a stage as it is now: the submission's with what resumes have changed since.
+
+        A stage of evaluations that was submitted with a job of its own keeps that one.
+        """
+        now, changes = self.spec.job, self.overrides().job
+        if changes:
+            now = recorded_job(changes, now)
+        if stage == "train":
+            return now
+        record = self.stage(stage)
+        return record.job if record and record.job else evaluation_job(now)
+
+    def threads(self, stage: str) -> int:
+        """CPU threads of each rank of a stage: the run's, but where a stage of evaluations has a job of its own."""
+        record = self.stage(stage)
+        return record.job.threads_per_rank if record and record.job else self.spec.threads
+
+    def stage(self, stage: str) -> StageRecord | None:
+        """What is on record of a stage of evaluations, if anything."""
+        try:
+            return StageRecord.from_dict(files.read_json(self.elements_file(stage)), self.job)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{self.elements_file(stage)}: not a readable record of evaluations ({error})") from None
 
     def completion(self) -> dict[str, Any] | None:
         """The completion mark, if the newest attempt wrote it: a fenced attempt's mark does not count."""
@@ -186,13 +214,14 @@ class Run(Work):
         except FileNotFoundError:
             return None
 
-    def overrides(self) -> dict[str, Any]:
-        """What resumes have changed: ``job`` (options as they are now), ``from`` (see ``chain.resume_point``),
-        ``virtual_ranks`` (of a rescaled run), ``code`` (record of a newer snapshot, ``number`` of its folder)."""
+    def overrides(self) -> Overrides:
+        """What resumes have changed, read anew at each call."""
         try:
-            return files.read_json(self.overrides_file)
+            return Overrides.from_dict(files.read_json(self.overrides_file))
         except FileNotFoundError:
-            return {}
+            return Overrides()
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.overrides_file}: not a readable record of what was resumed ({error})") from None
 
     def submissions(self) -> list[Submission]:
         """Jobs of the chain, training first."""

@@ -29,7 +29,7 @@ def list_runs(runs_dir: Path) -> list[Run]:
 
     def submitted(run: Run) -> float:
         try:
-            return float(run.spec["submitted"])
+            return run.spec.submitted
         except (UserError, LookupError, TypeError, ValueError):
             return 0.0
 

@@ -22,7 +22,26 @@ def failed(work: Work, events: list[Event]) -> Event | None:
     newest = work.newest_attempt()
     start = start_of(work.read_attempt(newest)) if newest else ""
     found = [e for e in events if e.kind == "not-started" and (e.attempt == newest or e["start"] == start)]
-    return max(found, key=lambda e: (e["resumes"], e.time), default=None)
+    return max(found, key=_order, default=None)
+
+
+def _order(event: Event) -> tuple[int, int, int, int]:
+    """Starts in the order in which Slurm made them, by its own numbers, and of one start the lowest rank last."""
+    job, _, restart = event["start"].partition(":")[2].rpartition(":")
+    number = job.partition("_")[0]
+    return event["resumes"], int(number) if number.isdigit() else 0, int(restart or 0), -(event.get("rank") or 0)
+
+
+def in_a_row(work: Work, events: list[Event], cause: str | None = None) -> list[Event]:
+    """The newest starts that began no attempt, one event for each: those since the newest attempt and resume.
+
+    Args:
+        cause: Of those that count, the newest included; None: all.
+    """
+    newest, resumes = work.newest_attempt(), resumes_of(events)
+    found = {e["start"]: e for e in sorted((e for e in events if e.kind == "not-started"), key=_order)
+             if e.attempt == newest and e["resumes"] == resumes}
+    return [e for e in found.values() if cause in (None, e["cause"])]
 
 
 def start_of(record: Mapping[str, Any]) -> str:

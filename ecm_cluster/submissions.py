@@ -138,7 +138,7 @@ def renew(run: Run, stage: str, where: str | None = None) -> str:
     former = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
         former.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
-    where = where or run.spec["cluster"]
+    where = where or run.spec.cluster
     token = new_token(run.name, stage)
     path = run.submission_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,7 @@ def create(run: Run, plan: Any) -> Run:
     Returns:
         The run that was made: where the user gave no name, under the next one that is still free.
     """
-    from . import chain, config, evaluations, files, planning, snapshot, weights
+    from . import chain, config, evaluations, files, planning, snapshot, spec, weights
 
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
                             run.ledger_dir, run.code_folder(1), run.config_file)}
@@ -196,18 +196,16 @@ def create(run: Run, plan: Any) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
     files.write_text(run.config_file, text)
     if plan.elements:
-        evaluations.write(run, chain.EVALUATE, plan.elements, plan.job.evaluation)
+        evaluations.write(run, chain.EVALUATE, plan.elements)
     digests["config"] = files.digest_text(text)
-    record = {
-        "name": run.name, "run_id": secrets.token_hex(8), "submitted": round(time.time(), 3), "cluster": plan.where,
-        "cwd": os.getcwd(),
-        "virtual_ranks": plan.job.world_size,
-        "threads": plan.job.threads_per_rank, "checkpoint_every": planning.checkpoint_interval(cfg, plan.job),
-        "config": plan.config_path, "job": plan.job.as_dict(),
-        "batch": plan.batch, "annotations": {split: str(path) for split, path in plan.annotations.items()},
-        "staging": plan.staging.frozen(), "digests": digests, "class_counts": counts, "code": code,
-        "weights": [_weight_record(w) for w in fetched], "versions": versions()}
-    if not files.create_exclusive(run.run_file, json.dumps(record, indent=1) + "\n"):
+    record = spec.RunSpec(
+        cluster=plan.where, job=plan.job, name=run.name, run_id=secrets.token_hex(8), submitted=round(time.time(), 3),
+        cwd=os.getcwd(), virtual_ranks=plan.job.world_size, threads=plan.job.threads_per_rank,
+        checkpoint_every=planning.checkpoint_interval(cfg, plan.job), config=plan.config_path, batch=plan.batch,
+        annotations={split: str(path) for split, path in plan.annotations.items()}, staging=plan.staging.frozen(),
+        digests=digests, class_counts=counts, code=code, weights=[_weight_record(w) for w in fetched],
+        versions=versions())
+    if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
         raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
     return run
 
@@ -230,8 +228,8 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
     from . import chain, submissions
 
     with submissions.run_lock(run):
-        job = chain.frozen_job(run)
-        cluster_name = run.spec["cluster"]
+        job = run.job()
+        cluster_name = run.spec.cluster
         found = submissions.adopt(run)
         wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
         recorded = [s.stage for s in run.submissions() if s.job_id]
@@ -248,7 +246,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
     from . import chain
 
-    other = {"cluster"} if args.cluster != run.spec["cluster"] else set()
+    other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
         other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}

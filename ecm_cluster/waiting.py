@@ -25,7 +25,7 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         0 if it is done, 1 otherwise.
     """
     shown, since = "", None
-    interval = 5.0 if cluster.slurm_available() and run.spec["cluster"] == "slurm" else 1.0
+    interval = 5.0 if cluster.slurm_available() and run.spec.cluster == "slurm" else 1.0
     while True:
         state = states.fold([run])[0]
         if look is not None:

@@ -5,7 +5,10 @@ With ``run.py`` the only place that spells the name of a file in a run directory
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -51,9 +54,14 @@ class Work:
         """What rank 0 decided after an agreed stop, for the other ranks."""
         return self.attempts_dir / f"{number:04d}.decision.json"
 
-    def heartbeat_file(self, number: int, rank: int) -> Path:
-        """Rewritten by a rank's trainer as it goes; progress for the supervisor and for ``status``."""
-        return self.attempts_dir / f"{number:04d}.rank{rank:03d}.heartbeat.json"
+    def heartbeat_file(self, number: int, rank: int | None = None) -> Path:
+        """Rewritten about every 10 s by rank 0's supervisor: progress for ``status``, and a sign of life.
+
+        Args:
+            rank: The former version had a file for each rank.
+        """
+        of_rank = "" if rank is None else f".rank{rank:03d}"
+        return self.attempts_dir / f"{number:04d}{of_rank}.heartbeat.json"
 
     def staged_file(self, number: int, node: int) -> Path:
         """Present once a node has its data."""
@@ -96,9 +104,51 @@ class Work:
         except (FileNotFoundError, ValueError):
             return None
 
-    def silence(self, attempt: int) -> float | None:
-        """Seconds since the last sign of life of an attempt, by the file server's clock; None where there was none."""
-        return files.age(self.heartbeat_file(attempt, 0))
+    def silence(self, attempt: int, watch: float = 0.0) -> float | None:
+        """Seconds since the last sign of life of an attempt, by the file server's clock alone.
+
+        Args:
+            watch: Where nothing can be written here, the server's clock cannot be asked; then see for so many seconds
+                whether the heartbeat changes. Give more than the 10 s at which it is rewritten.
+
+        Returns:
+            0 where it changed while it was watched, infinity where it did not; None: there was no sign at all, or
+            nothing can be written here and ``watch`` is 0.
+        """
+        last = self._last_sign(attempt)
+        if last is None:
+            return None
+        try:
+            now = _server_time(self.attempts_dir)
+        except OSError:
+            end = time.monotonic() + watch
+            while time.monotonic() < end:
+                time.sleep(min(0.5, watch / 4))
+                if self._last_sign(attempt) != last:
+                    return 0.0
+            return float("inf") if watch else None
+        return max(0.0, now - max(stamp for stamp, _ in last))
+
+    def _last_sign(self, attempt: int) -> list[tuple[float, bytes]] | None:
+        """Time on the file server and content of what an attempt's heartbeat is, of this version or the former one."""
+        found = []
+        for path in (self.heartbeat_file(attempt), self.heartbeat_file(attempt, 0)):
+            # opened, as an NFS client answers a stat alone from its cache
+            with contextlib.suppress(OSError), open(path, "rb") as handle:
+                found.append((os.fstat(handle.fileno()).st_mtime, handle.read()))
+        return found or None
+
+
+def _server_time(folder: Path) -> float:
+    """The clock of the server that holds ``folder``, as it stamps a file that changes there."""
+    path = folder / f".{files.TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.utime(handle)  # "now" is the server's; an exclusive creation may keep something else in the time stamp
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        os.unlink(path)
 
 
 class Evaluation(Work):

@@ -68,10 +68,8 @@ def test_combinations_that_differ_in_scoring_alone_share_an_element():
 
 def test_elements_are_read_back_as_they_were_written(run):
     elements = planned(EPOCHS, epochs="all", settings={"score_thr": [0.2], "max_dets": [1, 2]})
-    block = job.Evaluation(gpus=3)
-    evaluations.write(run, "evaluate", elements, block)
+    evaluations.write(run, "evaluate", elements)
     assert evaluations.read(run, "evaluate") == elements
-    assert evaluations.block_of(run, "evaluate", job.Evaluation()) == block
     assert evaluations.read(run, "sweep001") == [Element(LAST, {})]
 
 
@@ -116,7 +114,7 @@ def test_detections_are_there_when_every_chunk_is(run):
 
 def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
     elements = [Element("iteration 15", {}), Element("iteration 15", {"flip": True})]
-    evaluations.write(run, "evaluate", elements, job.Evaluation())
+    evaluations.write(run, "evaluate", elements)
     kept = evaluations.resolve(run, "iteration 15").file
     assert evaluations.awaited(run) == {kept}
     for element in elements:

@@ -21,7 +21,7 @@ import pytest
 from comparing import bits, log_lines, state_in
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import checkpoints, driver, files, recovery, snapshot
+from ecm_cluster import checkpoints, driver, files, recovery, snapshot, spec
 from ecm_cluster.run import Run
 
 pytestmark = pytest.mark.slow
@@ -178,9 +178,9 @@ def test_a_truncated_and_a_corrupt_checkpoint_are_put_aside_and_the_one_before_t
 def test_newer_code_is_used_from_the_next_attempt_on_and_the_former_is_kept(damaged):
     run, committed = damaged
     assert f"by newer code from {committed[-3].file}" in run.train_log.read_text()
-    record = run.overrides()["code"]
+    record = run.overrides().code
     assert record["digest"] == snapshot.digest(run.code_dir) and run.code_dir != run.code_folder(1)
-    assert run.spec["code"]["digest"] == snapshot.digest(run.code_folder(1))
+    assert run.spec.code["digest"] == snapshot.digest(run.code_folder(1))
     assert f"code {record['digest']}" in verb("status", run.path).stdout
 
 
@@ -277,7 +277,7 @@ def test_a_run_is_rescaled_on_request_only_and_that_is_on_record(small_data, tmp
     last = checkpoints.accepted(run)[-1]
     refused = verb("resume", run.path, "--gpus", 2, code=2).stderr
     assert len(refused.splitlines()) == 1 and "laid out for 1 ranks, which 2 cannot share evenly" in refused
-    assert run.overrides() == {} and run.attempts() == [1]
+    assert run.overrides() == spec.Overrides() and run.attempts() == [1]
     verb("resume", run.path, "--gpus", 2, "--rescale")
     await_state(run, "done")
     assert run.read_attempt(2)["world_size"] == 2

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cluster, files, recovery
+from ecm_cluster import cluster, files, recovery, slurm_ends, slurm_site
 from ecm_cluster.run import Run
 
 SET, UNSET = "2024-05-03T11:20:31", "None"
 
 
-def answer(state: str, restarts: int = 0, reason: str = "None", preempt: str | None = UNSET) -> dict[str, str]:
+def answer(state: str, restarts: int = 0, reason: str = "None", preempt: str | None = UNSET,
+           ended: str | None = None) -> dict[str, str]:
     """The fields of ``scontrol show job`` that matter, spelled as Slurm 22.05 prints them."""
     fields = {"JobId": "7", "JobState": state, "Reason": reason, "Restarts": str(restarts), "Requeue": "1",
-              "PreemptEligibleTime": "2024-05-03T11:17:02", "PreemptTime": preempt}
+              "PreemptEligibleTime": "2024-05-03T11:17:02", "PreemptTime": preempt, "EndTime": ended}
     return {k: v for k, v in fields.items() if v is not None}
 
 
@@ -46,14 +47,34 @@ ROWS = [
     # COMPLETING for the time limit
     ("time limit", answer("COMPLETING", reason="TimeLimit"), 0, -31.0),
     ("time limit", answer("COMPLETING", 2, "TimeLimit", preempt=None), 2, None),
-    # COMPLETING otherwise: cancelled, or preempted for good
+    # COMPLETING: each end leaves its reason or the time of its preemption, a scancel neither
     ("cancelled", answer("COMPLETING"), 0, 7200.0),
-    ("cancelled", answer("COMPLETING", preempt=SET), 0, 7200.0),
     ("cancelled", answer("COMPLETING", preempt=None), 0, 30.0),
     ("cancelled", answer("COMPLETING", 2), 2, None),
+    ("preempted", answer("COMPLETING", preempt=SET), 0, 7200.0),
+    ("preempted", answer("COMPLETING", preempt=SET, ended="2024-05-03T11:20:32"), 0, 7200.0),
+    ("cancelled", answer("COMPLETING", preempt=SET, ended="2024-05-03T11:20:39"), 0, 7200.0),  # in its grace
+    ("node failure", answer("COMPLETING", reason="NodeDown"), 0, 7200.0),
+    ("deadline", answer("COMPLETING", reason="DeadLine"), 0, 7200.0),
+    ("out of memory", answer("COMPLETING", reason="OutOfMemory"), 0, 7200.0),
+    ("ended by Slurm", answer("COMPLETING", reason="SystemFailure"), 0, 7200.0),
+    ("ended by Slurm", answer("COMPLETING", reason=""), 0, 7200.0),
     # ended: a rank that asks late, or a task that outlived its job on a node that Slurm took for dead
     ("cancelled", answer("CANCELLED"), 0, None),
-    ("cancelled", answer("PREEMPTED", preempt=SET), 0, None),
+    ("cancelled", answer("CANCELLED", 1), 0, None),
+    ("preempted", answer("PREEMPTED", preempt=SET), 0, None),
+    ("node failure", answer("NODE_FAIL", reason="NodeDown"), 0, None),
+    ("node failure", answer("BOOT_FAIL"), 0, None),
+    ("time limit", answer("TIMEOUT"), 0, None),
+    ("out of memory", answer("OUT_OF_MEMORY"), 0, None),
+    ("deadline", answer("DEADLINE"), 0, None),
+    ("ended by Slurm", answer("A_STATE_OF_A_LATER_SLURM"), 0, None),
+    # held or suspended, it lives
+    ("requeued", answer("REQUEUE_HOLD", 1), 0, None),
+    ("requeued", answer("SPECIAL_EXIT", 1), 0, None),
+    ("requeued", answer("RESV_DEL_HOLD"), 0, None),
+    ("signalled", answer("SUSPENDED"), 0, None),
+    ("signalled", answer("STOPPED"), 0, 7200.0),
     # no answer
     ("unknown", None, 0, None),
     ("unknown", {}, 0, None),
@@ -62,23 +83,23 @@ ROWS = [
 
 @pytest.mark.parametrize(("cause", "told", "restarts", "remaining"), ROWS)
 def test_each_answer_of_slurm_has_one_meaning(cause, told, restarts, remaining):
-    assert recovery.why_signalled(told, restarts, lead=120, remaining=remaining) == cause
+    assert slurm_ends.why_signalled(told, restarts, lead=120, remaining=remaining) == cause
 
 
 def test_the_next_start_of_a_requeued_job_does_not_count_as_this_ones():
     """An old attempt on a node that Slurm took for dead asks while its successor runs."""
-    assert recovery.why_signalled(answer("RUNNING", 1), 0, 120, 7200.0) == "requeued"
+    assert slurm_ends.why_signalled(answer("RUNNING", 1), 0, 120, 7200.0) == "requeued"
 
 
 def test_the_time_limit_is_told_from_the_lead_that_the_job_asked_for():
-    assert recovery.why_signalled(answer("RUNNING"), 0, lead=600, remaining=590) == "time limit"
-    assert recovery.why_signalled(answer("RUNNING"), 0, lead=60, remaining=590) == "signalled"
+    assert slurm_ends.why_signalled(answer("RUNNING"), 0, lead=600, remaining=590) == "time limit"
+    assert slurm_ends.why_signalled(answer("RUNNING"), 0, lead=60, remaining=590) == "signalled"
 
 
 def test_only_what_is_meant_to_go_on_is_ever_requeued():
     for cause, told, restarts, remaining in ROWS:
-        if told and told["JobState"] not in ("RUNNING", "PENDING") and told["Reason"] != "TimeLimit":
-            assert cause not in ("preempted", "time limit", "signalled"), (told, restarts, remaining)
+        if cause in ("cancelled", "deadline", "ended by Slurm"):
+            assert recovery.ENDINGS[cause].action == "stop", (told, restarts, remaining)
 
 
 # ---------------------------------------------------------------------------------------------- decisions
@@ -95,7 +116,8 @@ def attempt(run: Run, number: int, *events: tuple[str, dict]) -> None:
 
 @pytest.mark.parametrize(("cause", "action"), [
     ("complete", "done"), ("preempted", "continue"), ("time limit", "continue"), ("signalled", "continue"),
-    ("requeued", "wait"), ("node failure", "wait"), ("cancelled", "stop"), ("crashed", "continue"),
+    ("requeued", "wait"), ("node failure", "continue"),
+    ("ended by Slurm", "stop"), ("deadline", "stop"), ("cancelled", "stop"), ("crashed", "continue"),
     ("killed", "continue"), ("out of memory", "continue"), ("hung", "continue"), ("lost", "continue"),
     ("not startable", "stop")])
 def test_what_follows_each_kind_of_end(tmp_path, cause, action):
@@ -180,10 +202,11 @@ def test_resuming_forgives_what_was_before(tmp_path):
 
 @pytest.mark.parametrize(("told", "code", "cause"), [
     (answer("RUNNING"), 137, "killed"), (answer("RUNNING"), 1, "crashed"), (answer("COMPLETING"), None, "cancelled"),
+    (answer("RUNNING"), None, "signalled"), (answer("COMPLETING", reason="NodeDown"), 143, "node failure"),
     (answer("COMPLETING", 1), 143, "requeued"), (answer("COMPLETING", reason="TimeLimit"), None, "time limit"),
     (None, 137, "lost")])
 def test_the_batch_shell_knows_why_a_step_ended(told, code, cause):
-    assert recovery.why_step_ended(told, 0, code) == cause
+    assert slurm_ends.why_step_ended(told, 0, code) == cause
 
 
 @pytest.mark.parametrize(("said", "code", "cause"), [
@@ -196,8 +219,8 @@ def test_the_batch_shell_knows_why_a_step_ended(told, code, cause):
 ])
 def test_what_slurm_says_of_the_memory_tells_a_step_that_it_killed_from_others(said, code, cause):
     """As Slurm 22.05 says it, with task/cgroup and with OverMemoryKill."""
-    assert recovery.why_step_ended(answer("RUNNING"), 0, code, f"a line before\n{said}") == cause
-    assert recovery.why_step_ended(answer("COMPLETING"), 0, code, said) == "cancelled"
+    assert slurm_ends.why_step_ended(answer("RUNNING"), 0, code, f"a line before\n{said}") == cause
+    assert slurm_ends.why_step_ended(answer("COMPLETING"), 0, code, said) == "cancelled"
 
 
 def test_no_attempt_at_all_stops_too(tmp_path):
@@ -223,23 +246,88 @@ def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
     assert recovery.decide(run).reason == recovery.ENDINGS["lost"].text
 
 
-def test_the_first_cause_counts_as_the_others_follow_from_it(tmp_path, monkeypatch):
+SKEWS = [0.0, 5.0, -5.0, 3600.0, -3600.0]
+
+
+@pytest.fixture(params=SKEWS)
+def skewed(request, monkeypatch):
+    """``skewed(ledger, ...)`` writes an event of a host whose clock differs from the others'."""
+    def write(ledger, kind, **fields):
+        with monkeypatch.context() as patch:
+            patch.setattr("ecm_cluster.ledger.time.time", lambda: 1e9 + request.param)
+            ledger.write(kind, **fields)
+
+    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: 1e9)
+    return write
+
+
+def test_the_first_cause_counts_as_the_others_follow_from_it_whatever_the_clocks_say(tmp_path, skewed):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}))
-    clock = iter([200.0, 100.0])
-    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: next(clock))
-    run.ledger(1, "task000").write("end", cause="crashed", detail="connection closed by peer", rank=0)
-    run.ledger(1, "train001").write("end", cause="crashed", detail="rank 1: the loss is not a number", rank=1)
+    run.ledger(1, "task000").write("end", cause="crashed", detail="connection closed by peer", rank=0, follows=True)
+    skewed(run.ledger(1, "train001"), "end", cause="crashed", detail="rank 1: the loss is not a number", rank=1)
     assert recovery.decide(run).reason == "rank 1: the loss is not a number"
     end = recovery.last_end(run.events(), 1)
-    assert recovery.describe_end(end) == {"cause": "crashed", "detail": "rank 1: the loss is not a number", "rank": 1,
-                                          "time": 100.0}
+    assert recovery.describe_end(end)["rank"] == 1
     assert recovery.describe_end(None) is None
 
 
-def test_three_attempts_in_a_row_without_a_commit_stop_a_run_whatever_the_cause(tmp_path):
+def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_whatever_the_clocks_say(tmp_path, skewed):
     run = Run(tmp_path)
-    for number, cause in enumerate(["preempted", "time limit", "signalled"], 1):
+    attempt(run, 1, ("end", {"cause": "crashed", "detail": "rank 0", "rank": 0}))
+    skewed(run.ledger(1, "train002"), "end", cause="killed", detail="rank 2", rank=2)
+    skewed(run.ledger(1, "task002"), "abort", rank=2, code=-9)
+    assert recovery.last_end(run.events(), 1)["detail"] == "rank 2"
+
+
+def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_whatever_the_clocks_say(tmp_path, skewed):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted", "detail": "agreed", "rank": 0, "next": "stay"}))
+    skewed(run.ledger(1, "train001"), "end", cause="crashed", detail="rank 1", rank=1)
+    skewed(run.ledger(1, "task001"), "abort", rank=1, code=1)
+    assert recovery.last_end(run.events(), 1)["cause"] == "preempted"
+
+
+def test_failures_that_nothing_orders_are_told_by_the_lowest_rank_whatever_the_clocks_say(tmp_path, skewed):
+    run = Run(tmp_path)
+    attempt(run, 1)
+    skewed(run.ledger(1, "batch.7.0"), "end", cause="lost", rank=None)
+    skewed(run.ledger(1, "train003"), "end", cause="hung", rank=3)
+    run.ledger(1, "train001").write("end", cause="crashed", rank=1)
+    assert recovery.last_end(run.events(), 1)["rank"] == 1
+
+
+@pytest.mark.parametrize("cause", [c for c, ending in recovery.ENDINGS.items() if ending.owner != "run"])
+def test_what_the_scheduler_or_a_node_does_never_stops_a_run(tmp_path, cause):
+    run = Run(tmp_path)
+    for number in range(1, 8):
+        attempt(run, number, ("end", {"cause": cause, "node": f"n{number}"}))
+    assert recovery.barren_run(run) is None
+    if cause in ("preempted", "signalled", "node failure"):
+        assert recovery.decide(run).action == "continue"
+
+
+def test_status_warns_where_starts_end_in_a_row_before_a_new_checkpoint(tmp_path):
+    run = Run(tmp_path)
+    attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted"}))
+    for number in range(2, 4):
+        attempt(run, number, ("end", {"cause": "requeued"}))
+    assert recovery.interruptions(run) is None
+    attempt(run, 4, ("end", {"cause": "preempted"}))
+    assert recovery.interruptions(run) == \
+        "3 starts in a row ended before a new checkpoint (requeued 2x, preempted 1x)"
+
+
+def test_what_others_ended_between_neither_counts_nor_forgives(tmp_path):
+    run = Run(tmp_path)
+    for number, cause in enumerate(["hung", "preempted", "crashed", "requeued", "time limit"], 1):
+        attempt(run, number, ("end", {"cause": cause}))
+    assert recovery.decide(run).reason.endswith("3 attempts in a row ended without a new checkpoint")
+
+
+def test_three_attempts_in_a_row_without_a_commit_stop_a_run_for_causes_of_its_own(tmp_path):
+    run = Run(tmp_path)
+    for number, cause in enumerate(["killed", "time limit", "hung"], 1):
         attempt(run, number, ("end", {"cause": cause}))
         if number < recovery.BARREN_LIMIT:
             assert recovery.decide(run).action == "continue"
@@ -299,15 +387,18 @@ def test_every_cause_that_the_code_writes_has_an_ending(root):
 
 
 def test_every_answer_to_a_signal_has_an_ending(root):
-    tree = ast.parse((root / "ecm_cluster/recovery.py").read_text())
+    tree = ast.parse((root / "ecm_cluster/slurm_ends.py").read_text())
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "why_signalled")
     answers = {text for n in ast.walk(function) if isinstance(n, ast.Return) and n.value for text in literals(n.value)}
     assert answers - {"unknown"} <= set(recovery.ENDINGS)
-    assert len(answers) >= 6
+    assert len(answers) >= 3
+    tables = (slurm_ends.ACCOUNTED, slurm_ends.COMPLETING_REASONS)
+    assert {cause for table in tables for cause in table.values()} <= set(recovery.ENDINGS)
 
 
-def test_slurms_end_time_is_read_as_seconds_from_now():
-    left = cluster.seconds_left({"EndTime": "2999-01-01T00:00:00"})
-    assert left is not None and left > 1e9
+def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
+    said = "Configuration data as of 2998-12-31T23:59:00\nAccountingStorageHost   = localhost\n"
+    monkeypatch.setattr(cluster, "ask", lambda *_, timeout: said)
+    assert slurm_site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
     for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
-        assert cluster.seconds_left(none) is None
+        assert slurm_site.seconds_left(none) is None

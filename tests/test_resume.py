@@ -12,6 +12,7 @@ from ecm_cluster import chain, checkpoints, files, handover, submissions
 from ecm_cluster.errors import UserError
 from ecm_cluster.recovery import barren_attempts
 from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.spec import Overrides
 
 
 def snapshot(run: Run) -> dict[str, bytes]:
@@ -50,11 +51,11 @@ def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_
     run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\n")
     begun, fewer = (jobs.make({"name": "run", "gpus": number}) for number in (4, 2))
     with pytest.raises(UserError, match="with 2 ranks run would be another run than with 4: SyncBN takes its stat"):
-        elastic.check(run, begun, fewer, False, {})
-    record: dict = {}
+        elastic.check(run, begun, fewer, False, Overrides())
+    record = Overrides()
     assert "not kept: SyncBN takes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
-    assert record["not_kept"] == ["SyncBN takes its statistics over the processes of one forward pass"]
-    assert elastic.check(run, begun, begun, False, {}) == []
+    assert record.not_kept == ["SyncBN takes its statistics over the processes of one forward pass"]
+    assert elastic.check(run, begun, begun, False, Overrides()) == []
 
 
 def test_what_has_no_meaning_on_one_machine_is_refused(tmp_path):
@@ -83,7 +84,7 @@ def test_a_resume_point_holds_for_the_next_attempt_and_for_no_other(tmp_path):
 def test_other_resources_are_read_by_all_and_the_work_is_still_cut_for_the_submitted_ranks(tmp_path):
     run = ended_run(tmp_path / "run", gpus=4)
     files.write_json(run.overrides_file, {"job": {"nodes": 2, "gpus": 1}})
-    assert (chain.frozen_job(run).nodes, chain.frozen_job(run).gpus) == (2, 1)
+    assert (run.job().nodes, run.job().gpus) == (2, 1)
     assert chain.virtual_ranks(run) == 4
     files.write_json(run.overrides_file, {"virtual_ranks": 3})
     assert chain.virtual_ranks(run) == 3
@@ -175,7 +176,7 @@ def test_a_resume_killed_half_way_is_taken_up_by_the_next_with_all_that_was_aske
         verb("resume", run.path)
     wait_until(lambda: run.completion() is not None, "the end", look=lambda: logs_of(run))
     assert run.attempts() == [1, 2]
-    assert chain.frozen_job(run).time == "30"
+    assert run.job().time == "30"
 
 
 @pytest.mark.slow

@@ -72,22 +72,22 @@ def test_resuming_gives_all_nodes_another_chance(run):
         refused(run, f"n{restart}", restart)
         run.ledger(0, f"batch.77.{restart}").write("left-out", node=f"n{restart}", reason="x", resumes=0)
     assert recovery.decide(run).action == "stop"
-    assert chain.excluded(run, chain.frozen_job(run)) == "n[8-9],n0,n1,n2,n3"
+    assert chain.excluded(run, run.job()) == "n[8-9],n0,n1,n2,n3"
     run.ledger(0, "resume").write("resumed", stages=["train"])
-    assert chain.excluded(run, chain.frozen_job(run)) == "n[8-9]"
+    assert chain.excluded(run, run.job()) == "n[8-9]"
     refused(run, "n0", 5)
     assert recovery.decide(run).action == "continue"
 
 
 def test_what_a_run_leaves_out_is_asked_for_in_each_of_its_jobs(run):
-    assert chain.request(run, chain.frozen_job(run), chain.TRAIN, "token").job.exclude == "n[8-9]"
+    assert chain.request(run, run.job(), chain.TRAIN, "token").job.exclude == "n[8-9]"
     run.ledger(0, "batch.77.0").write("left-out", node="n1", reason="x", resumes=0)
-    assert chain.request(run, chain.frozen_job(run), chain.TRAIN, "token").job.exclude == "n[8-9],n1"
+    assert chain.request(run, run.job(), chain.TRAIN, "token").job.exclude == "n[8-9],n1"
 
 
 def test_a_resume_asks_for_the_nodes_again_in_its_dry_run_as_in_its_jobs(run):
     run.ledger(0, "batch.77.0").write("left-out", node="n1", reason="x", resumes=0)
-    plan = resume.Plan([chain.TRAIN], chain.frozen_job(run), {})
+    plan = resume.Plan([chain.TRAIN], run.job(), run.overrides())
     assert [asked.job.exclude for asked in resume.requests(run, plan)] == ["n[8-9]"]
 
 

@@ -210,12 +210,12 @@ def test_a_run_holds_everything_that_it_needs(capsys, small_data, idle, tmp_path
     assert code == 0
     run = Run(tmp_path / "runs/a-run")
     spec = run.spec
-    assert (spec["name"], spec["cluster"], spec["job"]["seed"], spec["cwd"]) == ("a-run", "local", 7, str(tmp_path))
-    assert spec["digests"] == {
+    assert (spec.name, spec.cluster, spec.job.seed, spec.cwd) == ("a-run", "local", 7, str(tmp_path))
+    assert spec.digests == {
         "config": files.digest(run.config_file),
         "train_annotations": files.digest(small_data / "annotations/lvis_v1_train.json"),
         "val_annotations": files.digest(small_data / "annotations/lvis_v1_val.json")}
-    assert spec["code"]["digest"] == snapshot.digest(run.code_dir)
+    assert spec.code["digest"] == snapshot.digest(run.code_dir)
     assert (run.code_dir / "user/mine.py").read_text() == "x = 1\n"
     stored = config.read(run.config_file)
     counts = stored["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]
@@ -281,9 +281,9 @@ def test_a_submission_killed_while_it_makes_the_run_is_made_anew_under_the_same_
     code, out, _ = call(capsys, *flags, "--seed", 5)
     assert code == 0, out
     again = Run(run.path)
-    assert again.spec["job"]["seed"] == 5
-    assert again.spec["digests"]["config"] == files.digest(again.config_file)
-    assert again.spec["code"]["digest"] == snapshot.digest(again.code_dir)
+    assert again.spec.job.seed == 5
+    assert again.spec.digests["config"] == files.digest(again.config_file)
+    assert again.spec.code["digest"] == snapshot.digest(again.code_dir)
     assert [s.stage for s in again.submissions()] == ["train"]
 
 

@@ -11,7 +11,7 @@ import os
 import pwd
 from collections.abc import Iterable, Sequence
 
-from .. import cluster
+from .. import cluster, slurm_site
 from ..errors import UserError
 from ..job_states import JobState, of_arrays
 
@@ -92,16 +92,7 @@ def cluster_name() -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _configured_name(path: str, conf: str) -> str | None:
-    return setting("ClusterName")
-
-
-def setting(name: str) -> str | None:
-    """A line of ``scontrol show config``."""
-    for line in (cluster.ask("scontrol", "show", "config", timeout=5.0) or "").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == name:
-            return value.strip()
-    return None
+    return slurm_site.setting("ClusterName") or None
 
 
 def user_name() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import files, recovery, submissions
 from ..run import Run, Work
-from . import closing
+from . import closing, preflight
 from .world import Place
 
 
@@ -32,9 +32,8 @@ def create(work: Work, run: Run, place: Place, stage: str, mark: str,
     work.attempts_dir.mkdir(parents=True, exist_ok=True)
     require_ownership(work, run, place, stage)
     closing.close_open(work, place)
-    stop = recovery.barren_run(work)
-    if stop:
-        raise AttemptFailed(f"not started: {stop}")
+    if stop := recovery.barren_run(work):
+        preflight.refuse(work, run, place, stop)
     while True:
         number = work.newest_attempt() + 1
         record = {"number": number, "identity": mark, "time": round(time.time(), 3), "host": socket.gethostname(),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery, starts
+from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, starts
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..run import Run, Work
@@ -20,6 +20,7 @@ from . import world
 
 LAST_WORDS_BYTES = 4000
 PATIENCE_SECONDS = 60.0
+BROUGHT_BACK = ("preempted", "time limit", "node failure")  # ends after which this job asks for its next start
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
@@ -59,7 +60,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
         if refused is not None:
             ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
         else:
-            cause = recovery.why_step_ended(answer, restart, code, last_words(answer))
+            cause = slurm_ends.why_step_ended(answer, restart, code, last_words(answer))
             seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
             state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
             ledger.write("end", cause=cause, rank=None, code=code, state=state,
@@ -91,7 +92,7 @@ def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
     record = ledger if work is run else run.ledger(ledger.attempt, ledger.writer)
     for node, reason in new.items():
         record.write("left-out", node=node, reason=reason, resumes=starts.resumes_of(known))
-    return chain.excluded(run, chain.frozen_job(run)) or "" if new else ""
+    return chain.excluded(run, run.job()) or "" if new else ""
 
 
 def ask(job_id: str, patience: float) -> dict[str, str] | None:
@@ -116,10 +117,13 @@ def last_words(answer: Mapping[str, str] | None) -> str:
 
 
 def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
-    """Whether the job is still this start's, and not one that its user has cancelled."""
+    """Whether the job is still this start's, and not one that its user has cancelled.
+
+    Slurm also takes back a job that is ending, as after a preemption by ``PreemptMode=CANCEL``.
+    """
     told = answer or {}
-    at_limit = told.get("JobState") == "COMPLETING" and told.get("Reason") == "TimeLimit"
-    return (told.get("JobState") == "RUNNING" or at_limit) and int(told.get("Restarts") or 0) == restart
+    ended = told.get("JobState") == "COMPLETING" and slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
+    return (told.get("JobState") == "RUNNING" or ended) and int(told.get("Restarts") or 0) == restart
 
 
 def is_of(work: Work, attempt: int, job_id: str, restart: int) -> bool:

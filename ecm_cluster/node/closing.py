@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+from typing import Any
 
-from .. import cluster, ledger, recovery
+from .. import cluster, files, ledger, recovery, slurm_ends
 from ..run import Work
 from . import failures
 from .world import Place, node_name
@@ -33,6 +35,12 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
                  detail=f"rank {place.rank} on {socket.gethostname()}: {how}{see}")
 
 
+def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
+    """End an attempt for all its ranks. Of several that try one makes the file, and its rank's end is the first."""
+    if files.create_exclusive(work.abort_file(attempt), json.dumps(why)):
+        record.write("abort", **why)
+
+
 def close_open(work: Work, place: Place) -> None:
     """Record the end of the newest attempt if it has none, before the next one begins.
 
@@ -56,13 +64,13 @@ def why(record: dict, place: Place) -> tuple[str, str]:
     states = cluster.past_states(job_id)
     state = states[restart] if len(states) > restart else ""
     again = job_id == place.job_id and place.restart > restart
-    cause = recovery.ACCOUNTED.get(state, "requeued" if again else "lost")
-    if state in recovery.ACCOUNTED:
-        return cause, f"{recovery.ENDINGS[cause].text} (accounting says {state}); the attempt ended without a word"
+    if state in slurm_ends.UNRECORDED:
+        cause = slurm_ends.UNRECORDED[state]
+        return cause, f"{recovery.ENDINGS[cause].text} (accounting says {state}); the attempt itself recorded no reason"
     if again:
-        return cause, "Slurm restarted the job; the attempt ended without a word"
-    answer = cluster.show_job(job_id)
-    state = (answer or {}).get("JobState", "")
-    cause = recovery.ACCOUNTED.get(state, "lost")
+        return "requeued", "Slurm restarted the job; the attempt itself recorded no reason"
+    answer = cluster.show_job(job_id) or {}
+    state = answer.get("JobState", "")
+    cause = slurm_ends.why_unrecorded(answer, restart)
     said = f"Slurm says {state} of job {job_id}" if state else f"Slurm knows nothing of job {job_id}"
     return cause, f"{recovery.ENDINGS[cause].text}; {said}"

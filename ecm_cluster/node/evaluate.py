@@ -36,18 +36,18 @@ def main(run_path: str, attempt: int, stage: str, index: int) -> int:
     write_heartbeat(work, attempt, place.rank, phase="starting")
     try:
         enter(run)
-        evaluate(run, work, place, attempt, element, checkpoint)
+        evaluate(run, work, place, attempt, stage, element, checkpoint)
         return 0
     except BaseException as error:
         record_failure(work, attempt, place.rank, "evaluate", error)
         return 1
 
 
-def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, element: Element,
+def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
              checkpoint: evaluations.Manifest) -> None:
     """Inference of this rank's share; on rank 0 also the scores of all."""
     if not evaluations.has_detections(work):
-        infer(run, work, place, attempt, element, checkpoint)
+        infer(run, work, place, attempt, stage, element, checkpoint)
     if place.rank == 0:
         write_heartbeat(work, attempt, 0, phase="waiting for other ranks")
         while not evaluations.has_detections(work):
@@ -61,10 +61,11 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, element: El
         work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)
 
 
-def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Element,
+def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's chunks, those that a former start did not."""
-    data = staging.prepare(run, work, place, attempt, "test")
+    job = run.job(stage)
+    data = staging.prepare(run, job, work, place, attempt, "test")
     from . import imports
 
     imports.framework()  # takes seconds, and copying need not wait for it
@@ -72,11 +73,11 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, element: Eleme
 
     from .inference import infer as infer_chunks
 
-    torch.set_num_threads(run.spec["threads"])
+    torch.set_num_threads(run.threads(stage))
     cfg = load_config(run)
     staging.use(cfg, data)
     test_settings.apply(cfg, element.settings)
-    device = run.spec["job"]["device"]
+    device = job.device
     if device == "cuda":
         index = device_index(place, torch.cuda.device_count())
         torch.cuda.set_device(index)
@@ -92,7 +93,7 @@ def class_counts(run: Run, cfg: Any) -> list[float] | None:
     from mmdet_ext.class_counts import ClassCountError, read_class_counts
 
     frozen = [head["loss_cls"].get("class_counts") for head in test_settings.box_heads(cfg)]
-    source = frozen[0] if frozen and frozen[0] is not None else run.spec["annotations"].get("train")
+    source = frozen[0] if frozen and frozen[0] is not None else run.spec.annotations.get("train")
     try:
         return None if source is None else [float(n) for n in read_class_counts(source).counts]
     except ClassCountError as error:
@@ -129,9 +130,9 @@ def annotations_digest(run: Run) -> str:
     Raises:
         UserError: They are not those of the submission.
     """
-    annotation_file = Path(run.spec["annotations"]["test"])
+    annotation_file = Path(run.spec.annotations["test"])
     digest = files.digest(annotation_file)
-    recorded = run.spec["digests"].get("val_annotations")
+    recorded = run.spec.digests.get("val_annotations")
     if recorded and digest != recorded:
         raise UserError(f"{annotation_file}: it is not the file that was there when {run.name} was submitted; put "
                         "that one back")
@@ -145,7 +146,7 @@ def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: s
     from ..reporting.tables import metrics_table, per_class_csv, per_class_table
 
     write_heartbeat(work, attempt, 0, phase="scoring")
-    annotation_file = Path(run.spec["annotations"]["test"])
+    annotation_file = Path(run.spec.annotations["test"])
     beat, way = Beat(work, attempt, 0), evaluations.way_key(scoring)
     options = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
     if scoring.get("min_score"):
@@ -155,7 +156,7 @@ def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: s
     provenance = {"run": run.name, "checkpoint": checkpoint.file, "iteration": checkpoint.iteration,
                   "epoch": checkpoint.epoch, "checkpoint_digest": checkpoint.digest,
                   "annotations": str(annotation_file), "annotations_digest": digest,
-                  "config_digest": run.spec["digests"]["config"], "settings": {**element.settings, **scoring},
+                  "config_digest": run.spec.digests["config"], "settings": {**element.settings, **scoring},
                   "versions": scorers.versions()}
     document = scorers.metrics_document(figures, provenance)
     table = metrics_table(document)

@@ -8,7 +8,6 @@ SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can b
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -25,11 +24,8 @@ class Driver:
     """Plays the chain of one run, or one stage of it."""
 
     def __init__(self, run: Run, stage: str) -> None:
-        self.run, self.job = run, chain.frozen_job(run)
+        self.run, self.job = run, run.job(chain.TRAIN if stage == driver.CHAIN else stage)
         self.stages = chain.stages(self.job) if stage == driver.CHAIN else [stage]
-        if stage != driver.CHAIN:
-            block = evaluations.block_of(run, stage, self.job.evaluation)
-            self.job = dataclasses.replace(self.job, evaluation=block)
         self.token = os.environ.get(TOKEN_ENV, "")
         self.on_record = chain.TRAIN if stage == driver.CHAIN else stage
         self._process: Any = None

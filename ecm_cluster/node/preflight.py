@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from .. import starts
 from ..run import Run, Work
@@ -161,13 +162,15 @@ def require(work: Work, run: Run, place: Place) -> None:
         NotStartable: Something is wrong.
     """
     problem = check(place.local_rank)
-    if problem is None:
-        return
-    node = node_name()
-    detail = f"{node}: {problem.text}"
+    if problem is not None:
+        refuse(work, run, place, f"{node_name()}: {problem.text}", problem.of_node)
+
+
+def refuse(work: Work, run: Run, place: Place, detail: str, of_node: bool = False) -> NoReturn:
+    """Put on record why a rank cannot take part in an attempt, and raise it as :class:`NotStartable`."""
     writer = f"start{place.rank:03d}.{place.job_id}.{place.restart}"
     work.ledger(work.newest_attempt(), writer).write(
-        "not-started", cause=NotStartable.cause, rank=place.rank, node=node, detail=detail, of_node=problem.of_node,
+        "not-started", cause=NotStartable.cause, rank=place.rank, node=node_name(), detail=detail, of_node=of_node,
         start=place.identity, cluster=place.cluster, resumes=starts.resumes_of(run.events()))
     raise NotStartable(detail)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import cluster, files, lead, recovery
+from .. import cluster, files, lead, recovery, slurm_ends, slurm_site
 from ..run import Run, Work
 from . import batch
 from .world import Place
@@ -16,9 +16,14 @@ UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was
 def ask(run: Run, place: Place) -> str:
     """The cause of a signal: a key of :data:`recovery.ENDINGS`, or ``unknown`` where Slurm does not answer."""
     # not less than what the job was submitted with: what a run has measured only grows
-    warned = lead.lead_of(run, int(run.spec["job"]["signal_lead"]))
+    warned = lead.lead_of(run, run.job().signal_lead)
     answer = cluster.show_job(place.job_id)
-    return recovery.why_signalled(answer, place.restart, warned, cluster.seconds_left(answer))
+    cause = slurm_ends.why_signalled(answer, place.restart, warned, None)
+    if answer is None or cause != "signalled" or answer.get("EndTime", "Unknown") in slurm_ends.UNSET:
+        return cause
+    left = slurm_site.seconds_left(answer)
+    # without slurmctld's time a signal before the time limit cannot be told from somebody's
+    return "unknown" if left is None else slurm_ends.why_signalled(answer, place.restart, warned, left)
 
 
 def why_signalled(run: Run, place: Place) -> str:
@@ -34,7 +39,7 @@ def why_signalled(run: Run, place: Place) -> str:
 
 def missed_signal(place: Place) -> str:
     """What happened to the job while this task started, when signals were ignored: ``preempted``, ``requeued``, …"""
-    return recovery.why_signalled(cluster.show_job(place.job_id), place.restart, 0, None)
+    return slurm_ends.why_signalled(cluster.show_job(place.job_id), place.restart, 0, None)
 
 
 def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str,
@@ -53,11 +58,11 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
     lost = f"; {failed}" if failed else ""
     if place.cluster == "local":
         cause = "cancelled" if run.cancelled(stage) else "signalled"
-        ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0)
+        ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0, next="stop")
         return {"action": "stop", "cause": cause}
     cause = why_signalled(run, place)
     # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
-    action = {"signalled": "again", "cancelled": "stop", "requeued": "stop"}.get(cause, "stay")
+    action = "again" if cause == "signalled" else "stay" if cause in batch.BROUGHT_BACK else "stop"
     text = recovery.ENDINGS[cause].text + (f" ({signals} received)" if signals else "")
     ledger.write("end", cause=cause, detail=text + lost, rank=0, next=action)
     return {"action": action, "cause": cause}
@@ -73,7 +78,7 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     cause = "cancelled" if run.cancelled(stage) else why_signalled(run, place)
     if cause == "requeued":
         return None
-    if cause not in ("preempted", "time limit") or work.newest_attempt() != attempt:
+    if cause not in batch.BROUGHT_BACK or work.newest_attempt() != attempt:
         ledger.write("requeue", accepted=False, cause=cause)
         return f"not requeued: {cause}"
     files.kill_point("before-requeue", work.path)
@@ -89,5 +94,6 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
 def slurm_requeues(place: Place) -> bool:
     """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
     job = cluster.show_job(place.job_id) or {}
-    modes = {p.name: p.preempt_mode.upper() for p in cluster.partitions()}
-    return job.get("Requeue") == "1" and "REQUEUE" in modes.get(job.get("Partition", ""), "")
+    # a job that is ending, and was not requeued, does not come back by itself whatever the modes are
+    alive = job.get("Requeue") == "1" and job.get("JobState") in slurm_ends.ALIVE
+    return alive and "REQUEUE" in slurm_site.preempt_mode(job)

@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import chain, config, files
+from .. import config, files
 from ..errors import UserError
+from ..job import Job
 from ..run import Run, Work, write_heartbeat
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
@@ -55,22 +56,23 @@ class Data:
             door.close(grace)
 
 
-def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Data:
+def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: str) -> Data:
     """Stage what ``data.<split>`` of the run's config reads; :func:`use` then lets the config read from there.
 
     Nothing heavy is imported for it, so that copying begins at once.
 
     Args:
+        job: Of the stage that this rank works at.
         work: The training or the evaluation that this rank works at.
         split: ``train`` or ``test``.
 
     Raises:
         UserError: It cannot be staged, and the job forbids to go on without.
     """
-    record = run.spec.get("staging")
+    record = run.spec.staging
     if record is None:
         return Data()
-    staging = Staging.of(record, chain.frozen_job(run))
+    staging, memory = Staging.of(record, job), parse_memory(job.mem_per_gpu) << 20
     beat = Beat(work, attempt, place.rank)
     beat(0, 0, "")
     ann_files = planned.annotation_files(config.read(run.config_file), split)
@@ -78,7 +80,7 @@ def prepare(run: Run, work: Work, place: Place, attempt: int, split: str) -> Dat
     told = Told(work, attempt, place)
     packs = _packs(staging, ann_files, data, told)
     if staging.what != planned.NOTHING:
-        _stage(run, staging, ann_files, packs, data, work, place, attempt, beat, told)
+        _stage(staging, memory, ann_files, packs, data, work, place, attempt, beat, told)
     if place.nodes > 1 and place.local_rank == 0:
         files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
     write_heartbeat(work, attempt, place.rank, phase="starting")
@@ -104,7 +106,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
     return found
 
 
-def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
+def _stage(staging: Staging, memory: int, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
            place: Place, attempt: int, beat: Beat, told: Told) -> None:
     try:
         base = planned.scratch_of(staging, os.environ)
@@ -114,7 +116,7 @@ def _stage(run: Run, staging: Staging, ann_files: list[str], packs: list[pack.Pa
             raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "
                             "one by --scratch")
         base.mkdir(parents=True, exist_ok=True)
-        scratch, memory = Scratch(base), parse_memory(run.spec["job"]["mem_per_gpu"]) << 20
+        scratch = Scratch(base)
         for each in packs:
             wanted = _wanted(staging, each, ann_files)
             if not wanted:

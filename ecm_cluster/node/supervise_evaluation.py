@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import checkpoints, evaluations, files, recovery
+from .. import checkpoints, evaluations, recovery
 from ..checkpoints import Manifest
 from ..run import Evaluation, Run
-from . import preemption, requeue, world
+from . import closing, preemption, requeue, world
 from .attempts import AttemptFailed
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
@@ -60,18 +60,18 @@ class EvaluationSupervisor(Supervisor):
             # Slurm brings back at the end of the grace what it has preempted
             cause = "preempted" if cause == "requeued" and self._preempted else cause
             self._end(cause, heard, ledger)
-            files.write_json(self.work.abort_file(attempt), {"rank": 0, "cause": cause})
+            closing.abort(self.work, attempt, ledger, rank=0, cause=cause)
         elif cause == "preempted":
             self._preempted = True
             if not requeue.slurm_requeues(self.place):
                 self._end(cause, heard, ledger)
                 refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused is None:
-                    files.write_json(self.work.abort_file(attempt), {"rank": 0, "cause": cause})
+                    closing.abort(self.work, attempt, ledger, rank=0, cause=cause)
 
     def _end(self, cause: str, heard: list[str], ledger: Any) -> None:
         detail = f"{recovery.ENDINGS[cause].text} ({', '.join(dict.fromkeys(heard))} received)"
-        ledger.write("end", cause=cause, detail=detail, rank=0)
+        ledger.write("end", cause=cause, detail=detail, rank=0, next="stop")
 
     def _cause(self) -> str:
         if self.training.cancelled(self.stage):

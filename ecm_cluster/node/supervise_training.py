@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import chain, checkpoints, files, handover
+from .. import chain, checkpoints, handover
 from ..run import Run
-from . import preemption, requeue
+from . import closing, preemption, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0
@@ -47,7 +47,7 @@ class TrainingSupervisor(Supervisor):
             cause = requeue.ask(self.training, self.place)
         # in its grace a job that Slurm brings back by itself may come to a first step, and so may one near its limit
         if cause in ("cancelled", "requeued") or (cause == "preempted" and not requeue.slurm_requeues(self.place)):
-            files.write_json(self.work.abort_file(attempt), {"rank": 0, "cause": cause, "stopped": True})
+            closing.abort(self.work, attempt, ledger, rank=0, cause=cause, stopped=True)
 
     def already_done(self) -> bool:
         return self.training.completion() is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import files
 from ..run import Run, Work
-from . import attempts, closing, memory, preemption, preflight, requeue, watchdog, world
+from . import attempts, batch, closing, memory, preemption, preflight, requeue, watchdog, world
 from .attempts import AttemptFailed
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
@@ -52,7 +52,7 @@ class Supervisor:
 
     def on_gpu(self) -> bool:
         """Whether the worker will need its GPU."""
-        return self.training.spec["job"].get("device") == "cuda"
+        return self.training.job(self.stage).device == "cuda"
 
     def arguments(self) -> list[str]:
         """What the worker is told besides run and attempt."""
@@ -143,7 +143,7 @@ class Supervisor:
         preemption.forward_to(lambda number: _send(worker, number))
         if preemption.asked_to_stop():
             _send(worker, signal.SIGTERM)
-        minutes = float(self.training.spec["job"].get("hang_minutes", 0))
+        minutes = self.training.job(self.stage).hang_minutes
         dog = watchdog.Watchdog(self.work, attempt, self.place.rank, self.place.world_size, 60 * minutes)
         near = watchdog.Neighbours(self.work, attempt, self.place.rank, self.place.world_size)
         try:
@@ -169,10 +169,10 @@ class Supervisor:
             if silence is not None:
                 ledger.write("end", cause="hung", rank=self.place.rank, detail=f"rank {self.place.rank}: {silence}; "
                              f"see {self.work.stacks_file(attempt, self.place.rank)}")
-                files.write_json(abort, {"rank": self.place.rank, "cause": "hung"})
+                closing.abort(self.work, attempt, ledger, rank=self.place.rank, cause="hung")
             elif lost is not None:
                 ledger.write("end", cause="killed", rank=lost, detail=f"rank {lost}: its task is gone without a word")
-                files.write_json(abort, {"rank": lost, "cause": "killed"})
+                closing.abort(self.work, attempt, ledger, rank=lost, cause="killed")
             elif world.driver_is_gone() and not preemption.asked_to_stop():
                 preemption.ask_to_stop(signal.SIGTERM)
             self.heed(attempt, ledger)
@@ -193,7 +193,7 @@ class Supervisor:
 
     def _logging(self) -> dict[str, str]:
         """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
-        names = {"WANDB_RUN_ID": self.training.spec["run_id"], "WANDB_NAME": self.training.name,
+        names = {"WANDB_RUN_ID": self.training.spec.run_id, "WANDB_NAME": self.training.name,
                  "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
         return {k: v for k, v in names.items() if k not in os.environ}
 
@@ -201,11 +201,10 @@ class Supervisor:
 
     def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
         """Record a crash or kill once, tell the other ranks, and fail the task."""
-        told = self.work.abort_file(attempt).exists()
-        if not told:
+        if not self.work.abort_file(attempt).exists():
             closing.record_exit(self.work, self.place, attempt, ledger, code, self.log_begin,
                                 starved=memory.kills() > self.memory_kills)
-            files.write_json(self.work.abort_file(attempt), {"rank": self.place.rank, "code": code})
+            closing.abort(self.work, attempt, ledger, rank=self.place.rank, code=code)
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
 
@@ -228,7 +227,7 @@ class Supervisor:
             self.generation += 1
             return
         if decision["action"] == "stay":
-            if self.place.rank == 0 and decision["cause"] in ("preempted", "time limit"):
+            if self.place.rank == 0 and decision["cause"] in batch.BROUGHT_BACK:
                 refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused:
                     raise AttemptFailed(refused)

@@ -26,7 +26,7 @@ def main(run_path: str, attempt: int) -> int:
     write_heartbeat(run, attempt, place.rank, phase="starting")
     try:
         enter(run)
-        data = staging.prepare(run, run, place, attempt, "train")
+        data = staging.prepare(run, run.job(), run, place, attempt, "train")
         cfg = load_config(run)
         staging.use(cfg, data)
         staging.await_nodes(run, place, attempt, data)
@@ -39,8 +39,8 @@ def main(run_path: str, attempt: int) -> int:
 def enter(run: Run) -> None:
     """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
     sys.path[:] = [p for p in sys.path if p not in ("", os.getcwd())]
-    os.chdir(run.spec["cwd"])
-    threads = str(run.spec["threads"])
+    os.chdir(run.spec.cwd)
+    threads = str(run.spec.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads  # read when torch is imported, so before it
 
@@ -84,10 +84,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     from .boundary import AgreedStop, Boundary
     from .logs import training_logger
 
-    spec = run.spec
-    device, seed = spec["job"]["device"], spec["job"]["seed"]
+    spec, job = run.spec, run.job()
+    device, seed = job.device, spec.job.seed
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
-    torch.set_num_threads(spec["threads"])
+    torch.set_num_threads(spec.threads)
     cv2.setNumThreads(0)
     group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
@@ -104,14 +104,14 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         dist.destroy_process_group()
     loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
-    meta = {"seed": seed, "config_digest": spec["digests"]["config"], "world_size": place.world_size}
+    meta = {"seed": seed, "config_digest": spec.digests["config"], "world_size": place.world_size}
     runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
 
     def max_iterations() -> int:
         return runner.last_iteration(loader.batch_sampler)
 
-    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec["checkpoint_every"],
-                        minutes=spec["job"]["checkpoint_minutes"], keep=spec["job"]["keep"],
+    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
+                        minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
                         also=evaluations.iterations_wanted(evaluations.read(run, chain.EVALUATE)))
     runner.prepare(seed, boundary, share)

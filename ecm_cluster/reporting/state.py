@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import chain, checkpoints, cluster, driver, evaluations, liveness, recovery, submissions
+from .. import chain, checkpoints, cluster, driver, evaluations, liveness, recovery, slurm_ends, submissions
 from ..backends import queue
 from ..errors import UserError
-from ..run import Evaluation, Run
+from ..run import Evaluation, Run, Work
 from ..values import size_text
 
 ENDED_WELL = ("COMPLETED",)
@@ -115,7 +115,7 @@ def _progress(run: Run, state: RunState) -> None:
 def accounted(job_id: str, known: Known) -> str | None:
     """The cause of a job's end in Slurm's own words: where its nodes have no scontrol, only they tell why it ended."""
     told = (known or {}).get(job_id)
-    cause = recovery.ACCOUNTED.get(told.state) if told else None
+    cause = slurm_ends.ACCOUNTED.get(told.state) if told else None
     return None if cause == "crashed" else cause  # a job that the run itself has ended is FAILED too
 
 
@@ -132,6 +132,7 @@ def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str |
     why = (end.get("detail") or end["cause"]) if end else ""
     if life.waiting:
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
+        state.reason += _interrupted(run)
         state.next = release_line(run, "train") if life.held else None
     elif life.vouched:
         state.state, state.reason = "running", text
@@ -139,7 +140,7 @@ def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str |
         beat = run.heartbeat(state.attempt) if state.attempt else None
         phase = phase_of(beat)
         going_on = f", after: {why}" if end else ""
-        state.state, state.reason = "running", f"{phase}{going_on}"
+        state.state, state.reason = "running", f"{phase}{going_on}{_interrupted(run)}"
     elif life.alive is None:
         state.state, state.reason = "unknown", text + (f"; attempt {state.attempt} ended: {why}" if why else "")
     elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
@@ -147,8 +148,7 @@ def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str |
         state.next = chain.resume_line(run)
     else:
         known = recovery.ENDINGS[end["cause"]] if end else recovery.ENDINGS["lost"]
-        # what has a budget would have been started again if it could
-        stopped = known.action in ("continue", "wait") and known.budget is None
+        stopped = _only_stopped(known)
         state.state = "stopped" if stopped else "failed"
         state.reason = recovery.decide(run).reason if end else text or known.text
         log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
@@ -157,9 +157,20 @@ def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str |
         state.next = chain.resume_line(run) if nothing_to_read else f"less {log}; {chain.resume_line(run)}"
 
 
+def _only_stopped(ending: recovery.Ending) -> bool:
+    """Whether nothing of the run has failed: what has a budget would have been started again if it could."""
+    return ending.budget is None and ending.action in ("continue", "wait")
+
+
+def _interrupted(work: Work) -> str:
+    """A warning where the work does not come to a checkpoint between its interruptions; empty otherwise."""
+    told = recovery.interruptions(work)
+    return f"; warning: {told}" if told else ""
+
+
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
     """An end that none of the job's processes could tell the reason of."""
-    known, stopped = recovery.ENDINGS[cause], recovery.ENDINGS[cause].budget is None
+    known, stopped = recovery.ENDINGS[cause], _only_stopped(recovery.ENDINGS[cause]) or cause == "cancelled"
     state.state = "stopped" if stopped else "failed"
     state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
     state.next = chain.resume_line(run) if stopped else f"less {_log_of(run)}; {chain.resume_line(run)}"
@@ -181,7 +192,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     Returns:
         Whether all that was asked for is scored, and the evaluations that have begun and are not done.
     """
-    wanted = evaluations.read(run, chain.EVALUATE) if run.spec["job"]["evaluation"]["enabled"] else []
+    wanted = evaluations.read(run, chain.EVALUATE) if run.job().evaluation.enabled else []
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
@@ -196,7 +207,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
     scored, pending = _scores(run, state)
-    if not run.spec["job"]["evaluation"]["enabled"]:
+    if not run.job().evaluation.enabled:
         state.state, state.reason = "done", "trained; no evaluation was asked for"
         return
     if scored:
@@ -208,7 +219,7 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     if submission and submission.job_id:
         life = _life(run, submission.stage, known)
     else:
-        here = driver.find(run) if run.spec["cluster"] == "local" else None
+        here = driver.find(run) if run.spec.cluster == "local" else None
         life = liveness.Life(bool(here), f"local driver {here}" if here else "no evaluation job was recorded")
     text = life.text
     if life.waiting:
@@ -230,7 +241,7 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
         end = recovery.newest_end(pending[-1]) if pending else None
         cause = end["cause"] if end and end["cause"] != "lost" else accounted or "lost"
         known = recovery.ENDINGS[cause]
-        state.state = "stopped" if known.action in ("continue", "wait") and known.budget is None else "failed"
+        state.state = "stopped" if _only_stopped(known) else "failed"
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""
         state.next = read + chain.resume_line(run)

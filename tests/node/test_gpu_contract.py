@@ -21,7 +21,6 @@ from ranks import detector
 from small import CLASSES, first_images
 
 from ecm_cluster import checkpoints, evaluations
-from ecm_cluster import job as jobs
 from ecm_cluster.lvis.detections import read_shards
 from ecm_cluster.run import Run
 
@@ -184,7 +183,7 @@ def test_an_evaluation_on_gpus_finds_and_scores_what_one_on_cpus_does(gpus, few,
     cfg = config(few, [], max_iters=1)
     element = evaluations.Element("last", {"temperature": 2.0, "margin": 0.5})
     on_gpus = gpus.train(cfg, tmp_path / "gpus", [(2, None)], 2)
-    evaluations.write(on_gpus, "evaluate", [element], jobs.Evaluation())
+    evaluations.write(on_gpus, "evaluate", [element])
     shutil.copytree(on_gpus.path, tmp_path / "cpus")
     on_cpus = Run(tmp_path / "cpus")
     spec = json.loads(on_cpus.run_file.read_text())

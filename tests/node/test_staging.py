@@ -39,7 +39,7 @@ def told(run: Run) -> list[tuple[str, str]]:
 
 def prepared(run: Run, attempt: int = 1) -> staging.Data:
     run.attempts_dir.mkdir(exist_ok=True)
-    return staging.prepare(run, run, PLACE, attempt, "train")
+    return staging.prepare(run, run.job(), run, PLACE, attempt, "train")
 
 
 def test_a_pack_is_copied_once_and_there_at_the_next_attempt(pack, tmp_path):

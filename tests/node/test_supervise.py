@@ -26,6 +26,7 @@ def told(state: str, restarts: int = 0, preempted: bool = False, mode: str = "RE
     """Shell that answers as scontrol does, of the job and of its partition."""
     when = LATER if preempted else "None"
     return (f'case "$*" in *partition*) echo PartitionName=low PreemptMode={mode} GraceTime=5;;\n'
+            "*config*) echo Configuration data as of 2999-01-01T00:00:00;;\n"
             f"*) echo 'JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} PreemptTime={when} "
             f"EndTime={end} Partition=low ';; esac\n")
 
@@ -137,7 +138,6 @@ def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(
 
 
 def test_an_evaluation_needs_its_gpu_only_while_images_are_left_to_infer(evaluation, run):
-    run.spec["job"]["device"] = "cuda"
     assert evaluation.on_gpu()
     files.write_json(_folder(evaluation.work.chunks_file), {"chunks": 1, "images": 0})
     evaluation.work.chunk_file(0).touch()

@@ -171,6 +171,31 @@ def test_a_worker_that_completes_ends_its_task_well(run, start):
     assert "---- attempt 1, job 100 on " in run.rank_log(0).read_text()
 
 
+@pytest.mark.parametrize("other", [{"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "78"}])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(run, start, other, tokens):
+    before = {"token": "t:77", "job_id": "77", "cluster": "slurm", "former": []}
+    run.submission_file("train").parent.mkdir()
+    files.write_json(run.submission_file("train"), before)
+    token = {"ECM_CLUSTER_TOKEN": "t:77"} if tokens else {}
+    old = start("complete", SLURM_JOB_ID="77", **token, **{files.STOP_ENV: "before-link:0001.json"})
+    stat = Path(f"/proc/{old.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it stands still", 60)
+    if other["SLURM_JOB_ID"] == "78":  # the user has resumed the run
+        files.write_json(run.submission_file("train"), {"token": "t:78", "job_id": "78", "cluster": "slurm",
+                                                        "former": [before]})
+        token = {"ECM_CLUSTER_TOKEN": "t:78"} if tokens else {}
+    new = start("commit when told", **other, **token)
+    working(run)
+    os.kill(old.pid, signal.SIGCONT)
+    code, said = ended(old)
+    assert code != 0 and "stale start: job 77" in said
+    assert run.attempts() == [1] and events(run, "end") == []
+    (run.path / "go").touch()
+    assert ended(new) == (0, "")
+    assert run.completion() is not None and run.attempts() == [1]
+
+
 def test_what_is_done_is_not_begun_again(run, start):
     ended(start("complete"))
     assert ended(start("1", job_id="101")) == (0, "")
@@ -377,7 +402,7 @@ def test_tasks_without_their_driver_commit_and_stop(run, start):
 def answer(state: str, restarts: int = 0, preempted: bool = False, reason: str = "None") -> str:
     when = "2999-05-03T11:20:31" if preempted else "None"
     return (f"JobId=77 JobName=run JobState={state} Reason={reason} Requeue=1 Restarts={restarts} "
-            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \n")
+            f"EndTime=2999-01-01T00:00:00 PreemptTime={when} \nConfiguration data as of 2998-01-01T00:00:00\n")
 
 
 @pytest.fixture
@@ -434,7 +459,7 @@ def test_a_preempted_job_asks_twice_requeues_itself_once_and_then_ends(run, star
 
 def test_a_preempted_job_that_slurm_itself_runs_again_stays_until_it_is_killed(run, start, slurm):
     refusing = (f'case "$*" in requeue*) exit 1;; *partition*) echo PartitionName=low PreemptMode=REQUEUE;; '
-                f'*) {said_to(PREEMPTED.strip() + " Partition=low")};; esac')
+                f'*) {said_to(PREEMPTED.strip().replace("PreemptTime", "Partition=low PreemptTime"))};; esac')
     tasks = stop_on_slurm(run, start, slurm, script=refusing, size=2)
     wait_until(lambda: events(run, "requeue"), "the requeue", 60)
     # a second SIGTERM at the end of the grace time changes nothing

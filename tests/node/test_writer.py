@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from ecm_cluster import checkpoints, evaluations, files, job
+from ecm_cluster import checkpoints, evaluations, files
 from ecm_cluster.node.saving import Saver
 from ecm_cluster.run import Run
 
@@ -143,7 +143,7 @@ def test_a_commit_is_on_record_with_its_cost(run, saver):
 
 def test_old_checkpoints_go_after_the_new_one_counts_and_those_stay_that_an_evaluation_needs(run, saver):
     files.write_json(run.run_file, {"job": {}, "cluster": "slurm", "digests": {"config": "sha256:0"}})
-    evaluations.write(run, "evaluate", [evaluations.Element("iteration 1", {})], job.Evaluation())
+    evaluations.write(run, "evaluate", [evaluations.Element("iteration 1", {})])
     save(saver, 1)
     save(saver, 2)
     save(saver, 3, epoch_end=True)

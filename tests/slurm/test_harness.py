@@ -149,6 +149,21 @@ def test_sacct_knows_finished_jobs_with_accounting_and_is_refused_without(
     assert refused.stderr == "Slurm accounting storage is disabled\n"
 
 
+def test_with_preemption_by_qos_the_qos_decide_what_becomes_of_a_job_and_their_limits_hold(
+    make_slurm: Callable[..., SlurmCluster],
+) -> None:
+    qos = {"cheap": "PreemptMode=cancel", "dear": "Preempt=cheap", "one": "MaxSubmitJobsPerUser=1"}
+    slurm = make_slurm(nodes=1, dbd=True, preempt="qos", qos=qos, requeue=False, max_array_size=4)
+    low = slurm.submit("--qos=cheap", "--exclusive", "--wrap", "sleep 1000")
+    slurm.wait_for(low, "RUNNING", Requeue="0")
+    slurm.wait_for(slurm.submit("--qos=dear", "--exclusive", "--wrap", "true"), "COMPLETED")
+    assert slurm.wait_for(low)["JobState"] == "PREEMPTED"
+    hold = ("sbatch", "--qos=one", "--hold", "--wrap", "true")
+    slurm.run(*hold)
+    assert "QOSMaxSubmitJobPerUserLimit" in slurm.run(*hold, check=False).stderr
+    assert "Invalid job array" in slurm.run("sbatch", "--array=0-4", "--wrap", "true", check=False).stderr
+
+
 def test_a_job_over_the_time_limit_of_its_partition_waits_for_ever(slurm: SlurmCluster) -> None:
     job = slurm.submit("-pshort", "--time=2", "--wrap", "true")
     assert slurm.job(job)["JobState"] == "PENDING"

@@ -227,7 +227,7 @@ def test_a_grace_too_short_for_the_measured_commit_is_warned_of_before_anything_
     await_state(run, "done", env=slurm.env)
 
     def warnings(partition: str) -> list[str]:
-        data = run.spec["job"]["data_root"]
+        data = run.spec.job.data_root
         flags = job_flags(Path(data), run.path.parent, "planned", **SHORT)
         said = verb("submit", *flags, "--partition", partition, "--dry-run", env=slurm.env)
         return [line for line in (said.stdout + said.stderr).splitlines() if "a preempted job of this" in line]

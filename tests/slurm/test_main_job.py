@@ -94,7 +94,7 @@ def test_eight_gpus_are_asked_for_and_given(slurm, small_data, tmp_path):
     ids = job_ids(run)
     ended = slurm.wait_for(ids["train"])
     assert ended["JobState"] == "FAILED"
-    assert ended["TresPerNode"] == "gres:gpu:8"
+    assert ended["TresPerNode"] in ("gres:gpu:8", "gres/gpu:8")  # 24.11 writes the latter
     assert ended["NumTasks"] == "8"
     assert seen.read_text().strip() == "0,1,2,3,4,5,6,7"
     assert slurm.wait_for(ids["evaluate"])["JobState"] == "CANCELLED"

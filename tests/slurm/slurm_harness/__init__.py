@@ -25,7 +25,9 @@ nodes, more than one user.
 and ``n1`` resolves nowhere.
 
 **Partitions.** low (default; REQUEUE with the grace time), lown (REQUEUE, no grace), lowc (CANCEL with
-grace), short (time limit 1 min), and high, which preempts all of them. Preemption is stock: no user signal.
+grace), short (time limit 1 min), hidden (as low, shown with ``-a`` only, except to root), and high, which
+preempts all of them. Preemption is stock: no user signal. With ``preempt="qos"`` the QOS decide instead: see
+``config.Options.qos``.
 
 **Times that surprise** (Slurm 22.05, seconds):
 

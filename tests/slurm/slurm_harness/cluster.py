@@ -100,7 +100,11 @@ class SlurmCluster(Commands):
 
     def start_controller(self) -> None:
         """Start slurmctld and wait until it answers; after a stop it goes on from its saved state."""
-        self._spawn("slurmctld", ["slurmctld", "-D", "-i"])
+        words = ["slurmctld", "-D", "-i"]
+        if self.namespaces:  # where a node fails it looks for the srun of each step, by the name of its host
+            hosts = 'mount --bind "$0" /etc/hosts && exec "$@"'
+            words = [*self.namespaces, "/bin/sh", "-c", hosts, f"{self.folder}/etc/hosts", *words]
+        self._spawn("slurmctld", words)
         self._until("slurmctld answers", lambda: _listens(self._ports[0]))
 
     def stop_controller(self, crash: bool = False) -> None:
@@ -187,6 +191,10 @@ class SlurmCluster(Commands):
                 database.keep(self.folder, cache)
                 self._start_database()
                 self._start_slurmdbd()
+        for name, text in self.options.qos.items():
+            self.run("sacctmgr", "-i", "add", "qos", name, *text.split())
+        if self.options.qos:
+            self.run("sacctmgr", "-i", "modify", "account", "root", "set", f"qos=normal,{','.join(self.options.qos)}")
 
     def _start_database(self) -> None:
         self._spawn("mariadbd", ["mariadbd", f"--defaults-file={self.folder}/etc/my.cnf"])

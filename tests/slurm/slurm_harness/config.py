@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import random
+import shutil
 import socket
+import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
@@ -18,7 +21,7 @@ _PATH_MAX = 60
 
 
 def default_partitions(grace: int) -> dict[str, str]:
-    """Four preemptible partitions, and one that preempts them. ``grace`` is the GraceTime in seconds."""
+    """Five preemptible partitions, and one that preempts them. ``grace`` is the GraceTime in seconds."""
     low = "PriorityTier=1 MaxTime=INFINITE DefaultTime=60"
     return {
         "low": f"Default=YES {low} PreemptMode=REQUEUE GraceTime={grace}",
@@ -26,6 +29,7 @@ def default_partitions(grace: int) -> dict[str, str]:
         "lowc": f"{low} PreemptMode=CANCEL GraceTime={grace}",
         "short": f"PriorityTier=1 MaxTime=1 DefaultTime=1 PreemptMode=REQUEUE GraceTime={grace}",
         "high": "PriorityTier=10 MaxTime=INFINITE DefaultTime=60 PreemptMode=OFF GraceTime=0",
+        "hidden": f"{low} PreemptMode=REQUEUE GraceTime={grace} Hidden=YES",
     }
 
 
@@ -41,6 +45,13 @@ class Options:
     memory_limits: bool = False  # jobs that use more than they asked for are killed, see requirements.cgroups
     prefix: str = "n"  # of the nodes' names
     dbd: bool = False  # with slurmdbd and MariaDB: sacct works
+    preempt: str = "partition_prio"  # PreemptType; "qos": by the QOS of a job, see ``qos``
+    preempt_mode: str = "REQUEUE"  # of the whole cluster: what no partition or QOS says otherwise
+    # name -> options for sacctmgr, e.g. {"cheap": "PreemptMode=cancel GraceTime=9", "dear": "Preempt=cheap"}, in this
+    # order; needs ``dbd``. Associations, limits and QOS are then enforced, and "normal" stays the default
+    qos: Mapping[str, str] = field(default_factory=dict)
+    requeue: bool = True  # JobRequeue: what applies to jobs that say neither --requeue nor --no-requeue
+    max_array_size: int = 10001
     grace: int = 5
     kill_wait: int = 10  # 30 in stock Slurm
     cred_expire: int = 5
@@ -66,6 +77,14 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
+@functools.cache
+def version() -> tuple[int, ...]:
+    """The version of Slurm here, e.g. (22, 5, 8)."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    said = subprocess.run([shutil.which("slurmctld", path=path) or "slurmctld", "-V"], capture_output=True, text=True)
+    return tuple(int(number) for number in said.stdout.split()[-1].split(".")[:3])
+
+
 def write(folder: Path, options: Options) -> tuple[int, int]:
     """Write ``etc/`` and the fake GPUs under ``folder``, an absolute path of at most 60 characters.
 
@@ -88,6 +107,8 @@ def write(folder: Path, options: Options) -> tuple[int, int]:
         target = folder / "etc" / name
         target.write_text(text if options.gpus or name != "gres.conf" else "AutoDetect=off\n")
         target.chmod(0o600 if name == "slurmdbd.conf" else 0o644)  # slurmdbd refuses any other mode
+    if version() >= (23,):  # older ones do not know the word, nor read the file where nothing needs cgroups
+        (folder / "etc" / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     if options.memory_limits:
         (folder / "etc" / "cgroup.conf").write_text(
             "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\n")
@@ -120,6 +141,10 @@ def _values(folder: Path, options: Options, port: int) -> dict[str, object]:
         "message_timeout": options.message_timeout,
         "slurmd_timeout": options.slurmd_timeout,
         "debug": options.debug,
+        "preempt": options.preempt,
+        "preempt_mode": options.preempt_mode,
+        "requeue": int(options.requeue),
+        "max_array_size": options.max_array_size,
         "optional": "\n".join(_optional(folder, options, port)),
         "partitions": "\n".join(
             f"PartitionName={name} Nodes={nodes} DefMemPerCPU=100 OverSubscribe=NO State=UP {text}"
@@ -138,6 +163,7 @@ def _optional(folder: Path, options: Options, port: int) -> list[str]:
         return [*lines, "AccountingStorageType=accounting_storage/none"]
     return [
         *lines,
+        *(["AccountingStorageEnforce=associations,limits,qos"] if options.qos else []),
         "AccountingStorageType=accounting_storage/slurmdbd",
         "AccountingStorageHost=127.0.0.1",
         f"AccountingStoragePort={port + 1}",
