@@ -52,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.cluster == "slurm" and not args.dry_run:
         require_slurm()
     run_dir = Path(job.runs_dir).expanduser().absolute()
-    if args.dry_run or job.name is None:
-        run = submit(run_dir, job, args)
-    else:
-        with submit_lock.alone(Run(run_dir / job.name)):
-            run = submit(run_dir, job, args)
+    run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from . import waiting
 
@@ -67,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
     """Make the run and submit its chain, or submit what is missing of one that is there; None after a dry run."""
     if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
-        return go_on_submitting(Run(run_dir / job.name), job, args)
+        with submit_lock.alone(Run(run_dir / job.name)):
+            return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import plan_text, planning
 
@@ -83,11 +80,14 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
         raise UserError(plan.problems[0])
     if args.cluster == "slurm":
         planning.check_with_slurm(plan, run)
-    try:
-        run = create(run, plan)
-    except OSError as error:
-        raise submit_lock.not_made(run, error) from None
-    return start(run, plan.job, args)
+    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+        if job.name and run.run_file.exists():
+            return go_on_submitting(run, job, args)
+        try:
+            run = create(run, plan)
+        except OSError as error:
+            raise submit_lock.not_made(run, error) from None
+        return start(run, plan.job, args)
 
 
 def read_job(args: argparse.Namespace) -> jobs.Job:

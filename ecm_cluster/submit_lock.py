@@ -15,7 +15,7 @@ from .run import Run
 @contextlib.contextmanager
 def alone(run: Run) -> Iterator[None]:
     """Be the only one that makes the run of this name: a second submission waits, and then finds it there."""
-    made = not run.path.exists()
+    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     with contextlib.ExitStack() as stack:
         try:
             while not _locked(run, stack):
@@ -32,8 +32,8 @@ def alone(run: Run) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 run.submit_lock.unlink()
-                if made:
-                    run.path.rmdir()  # where no run came of it
+                for folder in made:
+                    folder.rmdir()  # where no run came of it
 
 
 def _locked(run: Run, stack: contextlib.ExitStack) -> bool:
