@@ -7,6 +7,7 @@ is submitted. One job for each stage, never two.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -159,4 +160,6 @@ def line_to_go_on(run: Run) -> str:
 
 def next_sweep(run: Run) -> str:
     """The name of one more stage of evaluations."""
-    return f"sweep{1 + sum(stage.startswith('sweep') for stage in run.stages_with_elements()):03d}"
+    taken = [0, *(int(stage[5:]) for stage in (*run.stages_with_elements(), *submissions.recorded_stages(run))
+                  if re.fullmatch(r"sweep\d+", stage))]
+    return f"sweep{1 + max(taken):03d}"

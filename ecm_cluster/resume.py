@@ -6,7 +6,6 @@ import argparse
 import itertools
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, snapshot, submissions
 from . import job as jobs
+from .clean import left_by
 from .errors import UserError, one_of
 from .reporting import state as states
 from .run import Run
@@ -150,6 +150,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
         lines.append(f"{'train':<12}{_start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
+        lines += [f"{'abandoned':<12}{text}" for text in left_by(run, record.point, bool(args.code))]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
@@ -228,7 +229,7 @@ def dry_run(run: Run, plan: Plan) -> int:
 
 def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
-    before, cancelled = run.overrides(), run.cancel_file.exists()
+    before, cancelled = run.overrides(), run.cancel_mark()
     if args.code:
         plan.overrides.code = renew_code(run)
     if plan.overrides != before:
@@ -238,7 +239,7 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     # what came before this does not count against the run any more, see recovery
     code = {"code": plan.overrides.code["digest"]} if plan.overrides.code else {}
     brief = {**plan.overrides.as_dict(), **code}
-    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled)
+    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
         cluster.cancel(job_id)
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
@@ -249,8 +250,8 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         ids = submit(run, plan)
     except UserError:
         files.write_json(run.overrides_file, before.as_dict())
-        if cancelled:
-            files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "resume, which was refused"})
+        if cancelled is not None:
+            files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it go on
         raise
     say_done(run, ids)
 

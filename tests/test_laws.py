@@ -456,12 +456,12 @@ LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values"},
     {"ledger"},
     {"run", "work", "job", "spec", "test_settings"},
-    {"checkpoints", "request"},
+    {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states"},
     {"slurm_site"},
     {"backends.queue"},
     {"submissions"},
-    {"chain", "handover", "recovery", "slurm_ends"},
+    {"chain", "handover", "slurm_ends"},
     {"liveness"},
 ]
 TOP = len(LAYERS)  # verbs and node

@@ -132,7 +132,7 @@ def test_a_job_is_found_by_the_name_of_its_script_where_its_comment_is_another(a
 
 def test_an_id_that_belongs_to_another_job_by_now_is_left_alone(answers, tmp_path, capsys):
     run = slurm_run(tmp_path / "run")
-    answers(squeue=rows("7;RUNNING;None;N/A;(null);/home/me/thesis.sh"))
+    answers(squeue=rows("7;RUNNING;None;N/A;(null);/data/thesis.sh"))
     assert liveness.on_slurm(run) == {}
     assert call(cancel, run.path) == 0
     assert "nothing to cancel" in capsys.readouterr().out and "scancel" not in answers.calls()

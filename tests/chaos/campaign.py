@@ -146,11 +146,12 @@ def iterations(run: Run) -> tuple[int, int]:
 
 def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
     """How many checkpoints were compared, and in which ways a disturbed run differs from the undisturbed one."""
-    mark, there = run.completion(), reference.completion()
-    if mark is None or there is None:
+    last, there = checkpoints.last(run), checkpoints.last(reference)
+    if last is None or there is None:
         return 0, ["not complete"]
-    found = [f"{key}: {mark[key]} instead of {there[key]}" for key in ("iteration", "epoch") if mark[key] != there[key]]
-    finished = {e.attempt for e in run.events() if e.kind == "complete"} | {mark["attempt"]}
+    found = [f"{key}: {getattr(last, key)} instead of {getattr(there, key)}" for key in ("iteration", "epoch")
+             if getattr(last, key) != getattr(there, key)]
+    finished = {e.attempt for e in run.events() if e.kind == "complete"} | {run.newest_attempt()}
     if len(finished) != 1:
         found.append(f"completed by attempts {sorted(finished)}")
     by_iteration = {m.iteration: m for m in checkpoints.accepted(reference)}
@@ -162,8 +163,8 @@ def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
                 found.append(f"{manifest.file}: {key} {getattr(manifest, key)} instead of {getattr(twin, key)}")
         found += [f"{manifest.file}: {what} differs" for what in
                   differing(state_in(manifest.path(run)), state_in(twin.path(reference)))]
-    if counting[-1].file != mark["checkpoint"]:
-        found.append(f"the completion mark names {mark['checkpoint']}, the last checkpoint is {counting[-1].file}")
+    if counting[-1] != last:
+        found.append(f"the completion mark names {last.file}, the last checkpoint is {counting[-1].file}")
     mine, theirs = log_lines(run), log_lines(reference)
     if mine != theirs:
         odd = [line["iteration"] for line in mine if line not in theirs]
