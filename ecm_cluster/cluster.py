@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from . import files
@@ -40,9 +40,17 @@ def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
+        left_off: set[str] = set()
+
         @classmethod
         def affinity(cls) -> int:
             return 2  # a dry run renders the script on machines without Slurm too
+
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
+            lines = [line for line in head.splitlines()
+                     if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
+            return "\n".join(lines) + mark + rest
 
     return Executor
 
@@ -50,6 +58,7 @@ def _executor_class() -> type:
 def _executor(request: Request) -> Any:
     executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
+    executor.left_off = request.left_off
     return executor
 
 
@@ -167,6 +176,11 @@ def is_of(answer: Mapping[str, str] | None, token: str) -> bool:
     return not (answer and token) or answer.get("Comment") == token or script_name(token) in answer.get("Command", "")
 
 
+def _is_another(job_id: str, token: str) -> bool:
+    """Whether an id belongs to another job than the one that was submitted under a token, which is then not touched."""
+    return bool(token) and can_ask() and not is_of(show_job(job_id), token)
+
+
 def past_states(job_id: str) -> list[str]:
     """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
     out = ask("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
@@ -183,7 +197,7 @@ def requeue(job_id: str, restart: int, token: str = "") -> bool:
         restart: How often Slurm had restarted the job when this start of it began.
         token: That it was submitted under; empty: not known.
     """
-    if not is_of(show_job(job_id) if token and can_ask() else None, token):
+    if _is_another(job_id, token):
         return False
     for pause in (1.0, 2.0, 0.0):
         if ask("scontrol", "requeue", job_id) is not None:
@@ -197,11 +211,13 @@ def requeue(job_id: str, restart: int, token: str = "") -> bool:
     return False
 
 
-def depend(job_id: str, dependency: str) -> bool:
+def depend(job_id: str, dependency: str, token: str = "") -> bool:
     """Let a job that has not started wait for another one, e.g. ``afterok:7``; False where it does not.
 
     Of an array, those elements that have not started.
     """
+    if _is_another(job_id, token):
+        return False
     # of an array Slurm changes what it can, and says that it failed where an element has ended
     ask("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
     answers = (ask("scontrol", "-o", "show", "job", job_id) or "").splitlines()
@@ -210,43 +226,20 @@ def depend(job_id: str, dependency: str) -> bool:
     return bool(pending) and all(f"Dependency={dependency}" in line for line in pending)
 
 
-def release(job_id: str) -> bool:
+def release(job_id: str, token: str = "") -> bool:
     """Let a job wait for no other job any more; False where Slurm refuses, or cannot be asked from here."""
-    return ask("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
+    return not _is_another(job_id, token) and ask("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
 
 
-def leave_out(job_id: str, nodes: str) -> bool:
+def leave_out(job_id: str, nodes: str, token: str = "") -> bool:
     """Keep a job that has not started off all of these nodes, a host list; False where Slurm refuses."""
-    return ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}") is not None
+    change = ("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}")
+    return not _is_another(job_id, token) and ask(*change) is not None
 
 
-def cancel(job_id: str) -> bool:
+def cancel(job_id: str, token: str = "") -> bool:
     """scancel; False where Slurm refuses."""
-    return ask("scancel", job_id) is not None
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What a partition does, as ``scontrol show partition`` tells it."""
-
-    name: str
-    default: bool
-    preempt_mode: str
-    grace: int
-    max_time: str
-
-
-def partitions() -> list[Partition]:
-    """All partitions; empty where Slurm does not answer."""
-    out = ask("scontrol", "-o", "show", "partition", timeout=5.0) or ""
-    found = []
-    for line in out.splitlines():
-        pairs = dict(p.split("=", 1) for p in line.split() if "=" in p)
-        if "PartitionName" in pairs:
-            found.append(Partition(pairs["PartitionName"], pairs.get("Default") == "YES",
-                                   pairs.get("PreemptMode", ""), int(pairs.get("GraceTime", 0) or 0),
-                                   pairs.get("MaxTime", "")))
-    return found
+    return not _is_another(job_id, token) and ask("scancel", job_id) is not None
 
 
 # ---------------------------------------------------------------------------------------------- one machine

@@ -61,11 +61,12 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
     """Make the evaluation wait for another training job; its own job is kept where it still waits."""
-    old = submissions.record_of(run, chain.EVALUATE).get("job_id")
-    if old and cluster.depend(old, f"afterok:{train}"):
+    record = submissions.record_of(run, chain.EVALUATE)
+    old, token = record.get("job_id"), record.get("token", "")
+    if old and cluster.depend(old, f"afterok:{train}", token):
         return
     if old:
-        cluster.cancel(old)
+        cluster.cancel(old, token)
         submissions.renew(run, chain.EVALUATE)
     chain.submit_stage(run, job, chain.EVALUATE, after=train)
 
@@ -81,7 +82,8 @@ def release_due(run: Run) -> list[str]:
     """
     if not run.job().evaluation.while_training or run.spec.cluster == "local" or run.completion():
         return []
-    train, array = (submissions.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
+    record = submissions.record_of(run, chain.EVALUATE)
+    train, array = submissions.record_of(run, chain.TRAIN).get("job_id"), record.get("job_id")
     if not train or not array:
         return []
     elements, gone = evaluations.read(run, chain.EVALUATE), []
@@ -90,7 +92,7 @@ def release_due(run: Run) -> list[str]:
         mark = f"{array}_{index}@{train}"  # behind another training job it waits again
         if element.at == evaluations.LAST or mark in known or evaluations.resolve(run, element.at) is None:
             continue
-        if cluster.release(f"{array}_{index}"):
+        if cluster.release(f"{array}_{index}", record["token"]):
             run.ledger(run.newest_attempt(), f"release{os.getpid()}").write("released", mark=mark, at=element.at)
             gone.append(element.at)
     return gone

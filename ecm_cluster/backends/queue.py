@@ -11,7 +11,7 @@ import os
 import pwd
 from collections.abc import Iterable, Sequence
 
-from .. import cluster, slurm_site
+from .. import cluster, site
 from ..errors import UserError
 from ..job_states import JobState, of_arrays
 
@@ -92,7 +92,7 @@ def cluster_name() -> str | None:
 
 @functools.lru_cache(maxsize=8)
 def _configured_name(path: str, conf: str) -> str | None:
-    return slurm_site.setting("ClusterName") or None
+    return site.configuration().get("ClusterName")
 
 
 def user_name() -> str:
