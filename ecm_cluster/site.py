@@ -84,7 +84,7 @@ def partitions() -> list[Partition]:
 def configuration() -> dict[str, str]:
     """``scontrol show config``, and slurmctld's time as ``now``; empty where Slurm does not answer."""
     out = cluster.ask("scontrol", "show", "config", timeout=5.0) or ""
-    out = re.sub(r"^Configuration data as of", "now =", out)
+    out = re.sub(r"^Configuration data as of", "now =", out, flags=re.MULTILINE)
     return {key.strip(): value.strip() for key, sign, value in (line.partition("=") for line in out.splitlines())
             if sign}
 
