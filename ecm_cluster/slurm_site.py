@@ -30,6 +30,13 @@ def seconds_left(answer: Mapping[str, str] | None) -> float | None:
         return None
 
 
+def hosts(nodes: str) -> list[str]:
+    """The names that a host list such as ``n[1-3]`` stands for."""
+    if nodes in ("", "(null)"):
+        return []
+    return (cluster.ask("scontrol", "show", "hostnames", nodes, timeout=5.0) or nodes.replace(",", "\n")).split()
+
+
 def preempt_mode(job: Mapping[str, str]) -> str:
     """What Slurm does to a job when it preempts it, in capitals: by its QOS where that decides, else by its partition.
 

@@ -127,12 +127,13 @@ def test_where_slurm_never_answers_that_is_on_record(run, slurm, monkeypatch):
 
 @pytest.mark.parametrize(("before", "now", "cause"), [("", "srun: error: n1: task 0: Out Of Memory\n", "out of memory"),
                                                       ("srun: error: n1: task 0: Out Of Memory\n", "", "crashed")])
-def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, tmp_path, before, now, cause):
+def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, before, now, cause):
     began(run, 1)
-    log = tmp_path / "log.out"
-    log.write_text(f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
-                   f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
-    slurm(scontrol=told("RUNNING").strip() + f" StdErr={log}\n")
+    run.submitit_dir.mkdir()
+    (run.submitit_dir / "77_0_log.out").write_text(
+        f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
+        f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
+    slurm(scontrol=told("RUNNING"))
     batch.main(str(run.path), "train", "1")
     assert [e["cause"] for e in found(run, "end")] == [cause]
 
