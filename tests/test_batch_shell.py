@@ -27,12 +27,14 @@ class Shell:
         self.run = Run(folder / "it's a run")
         self.run.attempts_dir.mkdir(parents=True)
         self.run.logs_dir.mkdir()
-        self.values: dict[str, Any] = {"name": "run", "exclude": "n8,n9", "python": str(folder / "bin/python"), "setup": []}
+        self.values: dict[str, Any] = {"name": "run", "exclude": "n8,n9", "setup": [],
+                                       "python": str(folder / "bin/python")}
         (folder / "bin").mkdir()
         self.tool("srun", "exit 0")
         self.tool("python", "exit 0")
         self.slurm()
-        files.write_json(_made(self.run.submission_file("train")), {"token": "t", "cluster": "slurm", "job_id": "77"})
+        record = {"token": "t", "cluster": "slurm", "job_id": "77"}
+        files.write_json(_made(self.run.submission_file("train")), record)
 
     def tool(self, name: str, body: str) -> None:
         path = self.folder / "bin" / name
@@ -198,4 +200,5 @@ def test_a_setup_line_fails_alike_on_this_machine(tmp_path):
     wait_until(lambda: recovery.newest_end(run), "the start is on record", 20)
     found = state.fold_one(run, None)
     assert found.state == "failed"
-    assert found.reason.startswith("setup failed: ") and "setup line 2 `(exit 5)` failed with exit code 5" in found.reason
+    assert found.reason.startswith("setup failed: ")
+    assert "setup line 2 `(exit 5)` failed with exit code 5" in found.reason

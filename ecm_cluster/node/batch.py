@@ -104,7 +104,7 @@ def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | No
     cause = slurm_ends.why_step_ended(answer, restart, code, words)
     node, of_node = world.node_name(), own is not None and own.alone
     seen = own.failure(run) if own else None
-    if seen is not None and recovery.ENDINGS[cause].owner == "run":
+    if seen is not None and cause in ("signalled", "crashed", "killed", "lost"):  # as far as Slurm knows, it runs
         cause, detail = seen
     elif cause in ("crashed", "killed", "lost"):
         cause, named = "start failed", set(NAMED_BY_SRUN.findall(words))
@@ -116,7 +116,7 @@ def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | No
         detail = f"{recovery.ENDINGS[cause].text} before an attempt began"
     job_id, _ = world.batch_start()
     return ledger.write("not-started", cause=cause, rank=None, node=node, detail=detail,
-                        of_node=of_node and recovery.ENDINGS[cause].owner != "scheduler",
+                        of_node=of_node and cause in ("setup failed", "start failed"),
                         start=f"slurm:{job_id}:{restart}", cluster="slurm", resumes=starts.resumes_of(run.events()))
 
 
