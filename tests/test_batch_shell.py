@@ -20,7 +20,7 @@ SHOWN = "JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} Req
 
 
 class Shell:
-    """Runs a run's batch script; what cannot exist here (srun, scontrol, the node's Python) are scripts that note it."""
+    """Runs a run's batch script; srun, scontrol and the Python of the node are scripts that note it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cluster, files, recovery, slurm_ends, slurm_site
+from ecm_cluster import cluster, files, recovery, site, slurm_ends
 from ecm_cluster.run import Run
 
 SET, UNSET = "2024-05-03T11:20:31", "None"
@@ -230,7 +230,7 @@ def test_no_attempt_at_all_stops_too(tmp_path):
 def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
-    files.write_json(run.complete_file(1), {"attempt": 1})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
     assert recovery.decide(run).action == "done"
     evaluation = run.evaluation("iter_0000008-abc")
     attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))
@@ -399,6 +399,6 @@ def test_every_answer_to_a_signal_has_an_ending(root):
 def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
     said = "Configuration data as of 2998-12-31T23:59:00\nAccountingStorageHost   = localhost\n"
     monkeypatch.setattr(cluster, "ask", lambda *_, timeout: said)
-    assert slurm_site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
+    assert site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
     for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
-        assert slurm_site.seconds_left(none) is None
+        assert site.seconds_left(none) is None

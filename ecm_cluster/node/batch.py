@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, slurm_site, starts
+from .. import chain, cluster, evaluations, files, handover, recovery, site, slurm_ends, starts
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..run import Run, Work
@@ -132,9 +132,9 @@ def settle(run: Run, work: Work, job_id: str, restart: int) -> None:
     if restart not in known or not open_ones:
         return
     job = cluster.show_job(job_id) or {}
-    before = [*slurm_site.hosts(run.job().exclude or ""), *starts.left_out(run.events()),
+    before = [*site.hosts(run.job().exclude or ""), *starts.left_out(run.events()),
               *(known[r].host for r in known)]
-    unseen = [node for node in slurm_site.hosts(job.get("ExcNodeList", "")) if node not in before]
+    unseen = [node for node in site.hosts(job.get("ExcNodeList", "")) if node not in before]
     ledger = work.ledger(work.newest_attempt(), f"settled.{job_id}.{restart}")
     for number in open_ones:
         start = known.get(number)
