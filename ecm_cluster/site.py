@@ -132,6 +132,13 @@ def preemption(job: Job, chosen: Sequence[Partition]) -> list[Preemption]:
     return [Preemption(_mode(p.preempt_mode) or _mode(everywhere), p.grace, f"partition {p.name}") for p in chosen]
 
 
+def hosts(nodes: str) -> list[str]:
+    """The names that a host list such as ``n[1-3]`` stands for."""
+    if nodes in ("", "(null)"):
+        return []
+    return (cluster.ask("scontrol", "show", "hostnames", nodes, timeout=5.0) or nodes.replace(",", "\n")).split()
+
+
 def preempt_mode(answer: Mapping[str, str]) -> str:
     """What Slurm does to a job when it preempts it, by its ``scontrol show job``; empty where that cannot be told.
 
