@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from . import files
@@ -50,9 +50,17 @@ def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
+        left_off: set[str] = set()
+
         @classmethod
         def affinity(cls) -> int:
             return 2  # a dry run renders the script on machines without Slurm too
+
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
+            lines = [line for line in head.splitlines()
+                     if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
+            return "\n".join(lines) + mark + rest
 
         def _submit_command(self, command: str) -> Any:
             submitted = super()._submit_command(command)
@@ -65,6 +73,7 @@ def _executor_class() -> type:
 def _executor(request: Request) -> Any:
     executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
+    executor.left_off = request.left_off
     return executor
 
 
@@ -250,30 +259,6 @@ def leave_out(job_id: str, nodes: str) -> bool:
 def cancel(job_id: str) -> bool:
     """scancel; False where Slurm refuses."""
     return ask("scancel", job_id) is not None
-
-
-@dataclass(frozen=True)
-class Partition:
-    """What a partition does, as ``scontrol show partition`` tells it."""
-
-    name: str
-    default: bool
-    preempt_mode: str
-    grace: int
-    max_time: str
-
-
-def partitions() -> list[Partition]:
-    """All partitions; empty where Slurm does not answer."""
-    out = ask("scontrol", "-o", "show", "partition", timeout=5.0) or ""
-    found = []
-    for line in out.splitlines():
-        pairs = dict(p.split("=", 1) for p in line.split() if "=" in p)
-        if "PartitionName" in pairs:
-            found.append(Partition(pairs["PartitionName"], pairs.get("Default") == "YES",
-                                   pairs.get("PreemptMode", ""), int(pairs.get("GraceTime", 0) or 0),
-                                   pairs.get("MaxTime", "")))
-    return found
 
 
 # ---------------------------------------------------------------------------------------------- one machine

@@ -15,8 +15,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from . import sbatch_options
 from .errors import UserError, one_of
-from .values import RESERVED_SBATCH, check_value, parse_time, sbatch_name
+from .values import NO_MEMORY, check_value, parse_memory, parse_time
+from .yaml_file import read_yaml
 
 SITE_ENV = "ECM_CLUSTER_SITE"
 # what each node copies to its scratch
@@ -61,7 +63,7 @@ class Job:
     gpus: int = _option(1, "positive", "GPUs per node; one task (rank) runs on each", "--gpus")
     device: str = _option("cuda", "choice", "cuda, or cpu: then each 'GPU' is a CPU rank", "--device", ("cuda", "cpu"))
     cpus_per_gpu: int = _option(8, "positive", "CPU cores for each GPU", "--cpus-per-gpu")
-    mem_per_gpu: str = _option("48G", "memory", "memory for each GPU, e.g. 48G", "--mem-per-gpu")
+    mem_per_gpu: str = _option("48G", "memory", "memory for each GPU, e.g. 48G; none: ask for none", "--mem-per-gpu")
     gpu_type: str | None = _option(None, "str", "type of GPU as Slurm names it, e.g. a100", "--gpu-type")
     partition: str | None = _option(None, "str", "Slurm partition", "--partition")
     account: str | None = _option(None, "str", "Slurm account", "--account")
@@ -101,14 +103,12 @@ class Job:
     setup: list[str] = _option([], "lines", "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = _option({}, "map", "environment variables of the job")
     python: str | None = _option(None, "str", "Python on the compute nodes; default: the one that submits", "--python")
-    slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}")
+    slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}; null leaves a line "
+                                    "of the launcher's off")
 
     def __post_init__(self) -> None:
         check(self)
-        for key in self.slurm:
-            if sbatch_name(key) in RESERVED_SBATCH:
-                reason = RESERVED_SBATCH[sbatch_name(key)]
-                raise UserError(f"slurm: option {key!r} is set by the launcher itself; {reason}")
+        sbatch_options.check(self.slurm)
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"env: {name!r} is no name of a variable; give letters, digits and underscores")
@@ -128,6 +128,12 @@ class Job:
     @property
     def time_minutes(self) -> int:
         return parse_time(self.time)
+
+    @property
+    def memory_mib(self) -> int | None:
+        """Memory for each GPU in MiB; None where the job asks for it in another way, or not at all."""
+        other = sbatch_options.FOR_MEMORY & {sbatch_options.name_of(key) for key in self.slurm}
+        return None if other or self.mem_per_gpu == NO_MEMORY else parse_memory(self.mem_per_gpu)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -154,12 +160,14 @@ def site_file() -> Path:
     return Path(config_home) / "ecm-cluster" / "cluster.yaml"
 
 
-def load(job_file: str | None, flags: Mapping[str, Any]) -> Job:
+def load(job_file: str | None, flags: Mapping[str, Any],
+         shell: Mapping[str, tuple[str, str]] | None = None) -> Job:
     """Merge site file, job file and flags into a validated job.
 
     Args:
         job_file: A path, or the bare name of a file in ``jobs/``; None: the defaults.
         flags: What was given on the command line, by field name; ``options`` is merged into the file's.
+        shell: For keys that none of them gives: the variable of the user's shell that does, and its value.
     """
     merged: dict[str, Any] = {}
     site = site_file()
@@ -169,6 +177,12 @@ def load(job_file: str | None, flags: Mapping[str, Any]) -> Job:
         path = find_job_file(job_file)
         _merge(merged, read_yaml(path), f"{path}: ")
     _merge(merged, flags, "")
+    kinds = {f.name: f.metadata["kind"] for f in fields(Job)}
+    for key, (variable, value) in (shell or {}).items():
+        into = merged if key in kinds else merged.setdefault("slurm", {})
+        if isinstance(into, dict) and key not in into:
+            check_value(variable, value, kinds.get(key, "str"), ())
+            into[key] = value
     return make(merged)
 
 
@@ -200,44 +214,6 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
         into["evaluation"]["time"] = str(into["evaluation"]["time"])
     if "time" in into:
         into["time"] = str(into["time"])
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    import yaml  # 30 ms that --help need not wait for
-
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    try:
-        values = yaml.load(text, Loader=_loader(yaml))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a mapping of keys to values, e.g. 'nodes: 2'")
-    return values
-
-
-def _loader(yaml: Any) -> Any:
-    """The safe loader, but ``12:00:00`` is text (YAML 1.1 makes it 43200), ``010`` is text, and ``1e-3`` is a float."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":int", ":float"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf|\.nan)$"),
-        list("-+0123456789."))
-    return Loader
 
 
 def resource_dir(kind: str) -> Path:

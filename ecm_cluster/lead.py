@@ -2,25 +2,31 @@
 
 After a signal the ranks finish the step they are in, agree, take at most one more, wait for a checkpoint that may be
 under way, and commit. Both the warning before a time limit (``--signal``) and the grace of a preemption must be
-longer than that. What a step and a commit take is on record with every commit.
+longer than that. What a step and a commit take is on record with every commit: a high quantile of the recent ones
+counts, since the slowest ever may have been a process that was suspended, or a storage that hung once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .cluster import Partition
 from .job import Job
 from .run import Run
 from .runs import list_runs
+from .site import Preemption
 from .values import parse_time
 
 MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
 SHORTEST = 60
+RECENT = 200  # commits
+QUANTILE = 0.95
+OUTLIER = 20  # times the median: no step of this training took so long by itself
 # where nothing was measured: weights and momentum of Cascade R-CNN with ResNet-101, to a busy network file system
 ASSUMED_BYTES, ASSUMED_BYTES_PER_SECOND, ASSUMED_STEP = 800e6, 200e6, 2.0
 
@@ -30,8 +36,8 @@ class Cost:
     """What a stop costs.
 
     Attributes:
-        slowest_step: Seconds.
-        commit: Seconds of the slowest commit, from the first copied byte to the manifest.
+        slowest_step: Seconds of a slow step.
+        commit: Seconds of a slow commit, from the first copied byte to the manifest.
         source: Whose figures these are, in words.
     """
 
@@ -59,13 +65,24 @@ def signal_lead(slowest_step_s: float, commit_s: float) -> int:
 
 
 def measured(run: Run) -> Cost | None:
-    """The slowest that a run has seen so far, so it never shrinks; None before its first commit."""
-    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields]
+    """What the run's recent commits say; None before its first."""
+    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields][-RECENT:]
     if not commits:
         return None
-    return Cost(max(float(e.get("slowest_step", 0.0)) for e in commits),
-                max(float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits),
+    # earlier versions recorded the slowest step since the attempt began: the same figure again is no further step
+    steps = [step for (_, step), _ in groupby((e.attempt, float(e.get("slowest_step", 0.0))) for e in commits)]
+    return Cost(slow([step for step in steps if step > 0]),
+                slow([float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits]),
                 f"measured in {run.name}")
+
+
+def slow(seconds: Sequence[float]) -> float:
+    """What hardly any of these is longer than, those left out that no usual one explains."""
+    if not seconds:
+        return 0.0
+    limit = OUTLIER * statistics.median_low(seconds)
+    usual = sorted(s for s in seconds if s <= limit)
+    return usual[math.ceil(QUANTILE * len(usual)) - 1]
 
 
 def lead_of(run: Run, asked: int) -> int:
@@ -94,27 +111,27 @@ def expected(runs_dir: Path, config: str, job: Mapping[str, Any]) -> Cost:
     return ASSUMED
 
 
-def at_submission(job: Job, config: str, partition: Partition | None) -> list[str]:
+def at_submission(job: Job, config: str, preemption: Sequence[Preemption]) -> list[str]:
     """The warnings for a new run; see :func:`warnings`."""
-    off = partition is None or partition.preempt_mode.startswith("OFF")
     return warnings(expected(Path(job.runs_dir), config, job.as_dict()), job.signal_lead,
-                    None if off or partition is None else partition.grace, job.time)
+                    min((one for one in preemption if one.ends_the_job), key=lambda one: one.grace, default=None),
+                    job.time)
 
 
-def warnings(cost: Cost, lead: int, grace: int | None, limit: str) -> list[str]:
+def warnings(cost: Cost, lead: int, preemption: Preemption | None, limit: str) -> list[str]:
     """What a user should know at submission.
 
     Args:
         lead: Seconds of the warning before the time limit that the job asks for.
-        grace: Seconds that a preemption leaves; None where nothing is preempted.
+        preemption: The one that leaves the least time; None where none ends the job.
         limit: The time limit.
     """
     need, said = cost.stop_seconds, f"({cost.source}: step {cost.slowest_step:.3g} s, commit {cost.commit:.3g} s)"
     found = []
-    if grace is not None and need > grace:
-        found.append(f"a stop may take {need:.0f} s {said}, and a preempted job of this partition has {grace} s and "
-                     "Slurm's KillWait: what was done since the last checkpoint may be lost; let them be more frequent "
-                     "(checkpoint_minutes), or ask for another partition")
+    if preemption is not None and need > preemption.grace:
+        found.append(f"a stop may take {need:.0f} s {said}, and a preempted job of {preemption.where} has "
+                     f"{preemption.grace} s and Slurm's KillWait: what was done since the last checkpoint may be lost; "
+                     "make checkpoints more frequent (checkpoint_minutes), or choose another partition or QOS")
     wanted = signal_lead(cost.slowest_step, cost.commit)
     if wanted > within(wanted, limit):
         found.append(f"time: {limit} is short: of the {60 * parse_time(limit)} s of each start "

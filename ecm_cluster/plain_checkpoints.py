@@ -13,6 +13,7 @@ from . import checkpoints, config, files, planning, submit
 from . import job as jobs
 from .errors import UserError
 from .run import Run
+from .values import check_run_path, safe_name
 
 OUTSIDE = 0  # the attempt of what no attempt has trained
 
@@ -37,9 +38,10 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     if plan.problems:
         raise UserError(plan.problems[0])
     runs_dir = Path(job.runs_dir).expanduser().absolute()
+    check_run_path("runs-dir", str(runs_dir))
     digest = files.digest(path)
     text = files.digest_text(repr((digest, config.dump(plan.cfg))))
-    run = Run(runs_dir / f"{path.stem}-{text[7:15]}")
+    run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
     if run.completion() is None:
         if args.dry_run:
             raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 
-from . import checkpoints, exactness, planning, weights
+from . import checkpoints, exactness, planning, shell, weights
 from .staging import planned
 
 
 def describe(plan: planning.Plan) -> str:
     """The plan as text, a line for each question a user has."""
     job, batch = plan.job, plan.batch
+    used = shell.used(os.environ, job) if plan.where == "slurm" else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
     lines = [
         ("config", plan.config_path),
-        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs and {job.mem_per_gpu} each, "
+        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs"
+                  f"{f' and {job.mem_per_gpu}' if job.memory_mib else ''} each, "
                   f"{job.threads_per_rank} thread(s) a rank"),
         ("where", describe_place(plan)),
+        *([("from shell", ", ".join(used))] if used else []),
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
@@ -37,16 +40,12 @@ def describe_place(plan: planning.Plan) -> str:
     job = plan.job
     if plan.where == "local":
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
-    part = plan.partition
-    name = job.partition or (f"{part.name} (the default)" if part else "the cluster's default")
+    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "the cluster's default")
     text = f"partition {name}, time limit {job.time}"
-    if part is None:
-        return text + "; when preempted or out of time: commit, requeue, go on"
-    if part.preempt_mode.startswith("REQUEUE"):
-        return text + f"; when preempted (grace {part.grace} s) or out of time: commit, requeue, go on"
-    if part.preempt_mode.startswith("OFF"):
-        return text + "; never preempted; when out of time: commit, requeue, go on"
-    return text + f"; preemption mode {part.preempt_mode} (grace {part.grace} s): commit, ask for a requeue"
+    if not plan.preemption:
+        return text + "; when preempted or out of time: commit, requeue, continue"
+    modes = list(dict.fromkeys(one.describe() for one in plan.preemption))
+    return "; ".join([text, *modes, "when out of time: commit, requeue, continue"])
 
 
 def describe_staging(plan: planning.Plan) -> str:

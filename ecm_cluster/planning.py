@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, operators, weights
+from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .request import python_of
 from .run import Run
 from .staging import pack as packs
 from .staging import planned
-from .values import parse_memory
 
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
@@ -27,6 +26,8 @@ class Plan:
     Attributes:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
         elements: What will be scored.
+        partition: Where the job goes that names none.
+        preemption: What may preempt it; empty where Slurm does not tell.
         operators: What mmcv-full of the job's Python was compiled for, where that is on record.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
@@ -43,7 +44,8 @@ class Plan:
     batch: dict[str, Any]
     staging: planned.Staging
     elements: list[evaluations.Element] = field(default_factory=list)
-    partition: cluster.Partition | None = None
+    partition: str | None = None
+    preemption: list[site.Preemption] = field(default_factory=list)
     operators: operators.Operators | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,7 +72,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     check_place(plan)
     check_operators(plan)
     if where == "slurm":
-        plan.warnings += lead.at_submission(job, path, plan.partition)
+        plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
 
 
@@ -185,20 +187,17 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     Raises:
         UserError: It would not; in sbatch's words.
     """
-    for stage in chain.stages(plan.job):
-        elements = 1 if stage == chain.TRAIN else len(plan.elements)
-        words = cluster.refusal(chain.request(run, plan.job, stage, chain.new_token(run.name, stage),
-                                              elements=elements))
-        if words is not None:
-            raise UserError(f"sbatch would refuse the {stage} job: {words}; mend the job file or the flags")
+    site.check((chain.request(run, plan.job, stage, chain.new_token(run.name, stage),
+                              elements=1 if stage == chain.TRAIN else len(plan.elements))
+                for stage in chain.stages(plan.job)), "fix the job file or the flags")
 
 
 def check_place(plan: Plan) -> None:
     """What can be known of the place before sbatch is asked."""
     job = plan.job
-    memory = parse_memory(job.mem_per_gpu) * job.gpus << 20
-    size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
-    plan.problems += filter(None, [planned.check_memory(plan.staging, size, memory)])
+    if job.memory_mib is not None:
+        size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
+        plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
     if plan.where == "local":
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
@@ -209,16 +208,18 @@ def check_place(plan: Plan) -> None:
         if job.gpu_type or job.partition:
             plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
         return
-    known = cluster.partitions() if cluster.slurm_available() else []
-    if not known:
+    if not cluster.slurm_available():
         return
-    if job.partition is None:
-        plan.partition = next((p for p in known if p.default), None)
-        return
-    plan.partition = next((p for p in known if p.name == job.partition.split(",")[0]), None)
-    for name in job.partition.split(","):
-        if name not in {p.name for p in known}:
+    shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
+    plan.warnings += shell.ignored(os.environ, job)
+    known = site.partitions()
+    names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
+    for name in names:
+        if known and name not in {p.name for p in known}:
             raise one_of("partition", name, [p.name for p in known])
+    if known:
+        plan.partition = ",".join(names)
+        plan.preemption = site.preemption(job, [p for name in names for p in known if p.name == name])
 
 
 def check_operators(plan: Plan) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import job as jobs
-from . import snapshot
+from . import sbatch_options, snapshot
 from .run import Run
-from .values import parse_memory, parse_time, sbatch_name
+from .values import parse_time
 
 # Everything of these prefixes describes the job that the submitting shell may itself run in; inside the new job it
 # would be read as the new job's own (SLURM_CPU_BIND alone has made jobs three times slower).
@@ -54,6 +54,16 @@ class Request:
     def title(self) -> str:
         return self.run.name if self.stage == "train" else f"{self.run.name}.{self.stage}"
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The user's own sbatch options; None: a line of the launcher's that is left off."""
+        return sbatch_options.own(self.job.slurm, self.nodes, self.gpus if self.job.device == "cuda" else 0)
+
+    @property
+    def left_off(self) -> set[str]:
+        """Options that the script must not have, although the launcher or submitit writes them."""
+        return sbatch_options.left_off(self.options)
+
 
 def python_of(job: jobs.Job) -> str:
     """The interpreter on the compute nodes."""
@@ -69,23 +79,27 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         "kill-on-invalid-dep": "yes",
         # not the submitter's folder: Python would import this package from a checkout there, not the run's copy
         "chdir": str(request.run.logs_dir),
-        # sbatch knows options without a value, but none that are false
-        **{sbatch_name(k): v for k, v in job.slurm.items() if v is not None and v is not False},
     }
     if job.reservation:
         extra["reservation"] = job.reservation
     if job.device == "cuda":
         extra["gpus-per-node"] = f"{job.gpu_type}:{request.gpus}" if job.gpu_type else request.gpus
+    extra.update({name: value for name, value in request.options.items() if value is not None})
+    # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05, and it inherits
+    # sbatch's --export, which a site or a job may have set to NONE
+    srun = ["-K1", "--export=ALL"]
+    if "cpus-per-task" not in request.left_off:
+        srun.append(f"--cpus-per-task={job.cpus_per_gpu}")
+    memory = job.memory_mib
     parameters: dict[str, Any] = {
         "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
-        "cpus_per_task": job.cpus_per_gpu, "mem": f"{parse_memory(job.mem_per_gpu) * request.gpus}M",
+        "cpus_per_task": job.cpus_per_gpu, "mem": memory and f"{memory * request.gpus}M",
         "time": parse_time(request.time), "partition": request.partition, "account": job.account,
         "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
         "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
         "dependency": f"afterok:{request.after}" if request.after and ":" not in request.after else request.after,
         "additional_parameters": extra, "setup": setup_lines(request), "stderr_to_stdout": True,
-        # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05.
-        "srun_args": ["-K1", f"--cpus-per-task={job.cpus_per_gpu}"],
+        "srun_args": srun,
     }
     if request.elements > 1:
         parameters["array_parallelism"] = request.at_once
@@ -100,6 +114,7 @@ def setup_lines(request: Request) -> list[str]:
     pickle = shlex.quote(str(run.submitit_dir)) + f'/"{job_id}"_submitted.pkl'
     spare = shlex.quote(str(run.task_pickle(request.stage)))
     return [
+        *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
         *environment_lines(run, request.job),
         # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
         f"pickle={pickle}",

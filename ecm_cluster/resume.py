@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, clean, cli, cluster, config, elastic, evaluations, files, liveness, runs, snapshot
+from . import chain, checkpoints, clean, cli, cluster, config, elastic, evaluations, files, liveness, runs, site
 from . import job as jobs
+from . import snapshot as snapshots
 from .errors import UserError, one_of
 from .reporting import state as states
 from .run import Run
@@ -158,7 +159,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     lines.append(f"{'where':<12}{job.nodes} node(s) × {job.gpus} {unit}(s){place}, time limit {job.time}"
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
-        lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshot.own_packages())}")
+        lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
     return Plan(stages, job, record, lines, dropped)
 
 
@@ -183,7 +184,7 @@ def _start(run: Run, point: ResumePoint | None) -> str:
 def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
     """Refuse what the run's place cannot give."""
     if run.spec.cluster != "local":
-        known = [p.name for p in cluster.partitions()]
+        known = [p.name for p in site.partitions()]
         for name in (changes.get("partition") or "").split(","):
             if name and known and name not in known:
                 raise one_of("partition", name, known)
@@ -211,10 +212,7 @@ def requests(run: Run, plan: Plan) -> list[cluster.Request]:
 
 def check_with_slurm(run: Run, plan: Plan) -> None:
     """Ask sbatch first, so that nothing is changed where it refuses."""
-    for asked in requests(run, plan):
-        words = cluster.refusal(asked)
-        if words is not None:
-            raise UserError(f"sbatch would refuse the {asked.stage} job: {words}; give other flags")
+    site.check(requests(run, plan), "give other flags", os.environ)
 
 
 def dry_run(run: Run, plan: Plan) -> int:
@@ -274,7 +272,7 @@ def renew_code(run: Run) -> dict[str, Any]:
     except UserError:
         bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
     own = run.spec.job.code
-    return {"number": number, **snapshot.freeze(run.code_folder(number), snapshot.own_packages(), bases,
+    return {"number": number, **snapshots.freeze(run.code_folder(number), snapshots.own_packages(), bases,
                                                 Path(run.spec.cwd, own) if own else None)}
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, cli
+from . import __version__, cli, values
 from . import job as jobs
 from .errors import UserError
 from .run import Run
@@ -78,14 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_job(args: argparse.Namespace) -> jobs.Job:
     """The validated job of a command line."""
-    from . import config
+    from . import config, shell
 
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
         flags["options"] = dict(config.parse_option(text) for text in args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags)
+    job = jobs.load(args.job, flags, shell.defaults(os.environ) if args.cluster == "slurm" else None)
+    values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
+    values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
     return job
@@ -116,7 +118,7 @@ def require_slurm() -> None:
 
 def next_name(runs_dir: Path, config_path: str) -> str:
     """The config's name and the first free number."""
-    stem = Path(config_path).stem
+    stem = values.safe_name(Path(config_path).stem)
     number = 1
     while (runs_dir / f"{stem}-{number:03d}").exists():
         number += 1

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from .errors import UserError, one_of
 
-RESERVED_SBATCH = {
-    "output": "logs are in the run directory", "error": "logs are in the run directory",
-    "open-mode": "logs are always appended", "array": "evaluations are the only arrays",
-    "dependency": "the chain sets it", "comment": "it holds the token that finds the job again",
-    "job-name": "use name", "nodes": "use nodes", "ntasks-per-node": "use gpus", "gpus-per-node": "use gpus",
-    "time": "use time", "partition": "use partition", "account": "use account", "qos": "use qos",
-    "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
-    "cpus-per-task": "use cpus_per_gpu", "mem": "use mem_per_gpu", "signal": "use signal_lead",
-    "exclusive": "use exclusive", "kill-on-invalid-dep": "the chain sets it",
-    "requeue": "a run comes back by being requeued", "no-requeue": "a run comes back by being requeued",
-    "chdir": "jobs start in the run directory, where no checkout can hide the run's own code",
-}
-
-
-def sbatch_name(key: str) -> str:
-    return key.lstrip("-").replace("_", "-")
+UNSAFE = "%\\"  # of the names of logs Slurm expands the one, and takes the other away
+NO_MEMORY = "none"  # of a job that asks for none: its share of the node is the site's to tell
 
 
 def parse_time(text: str) -> int:
@@ -72,6 +59,23 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def check_run_path(what: str, path: str) -> None:
+    """Refuse what Slurm expands or cannot write down in the path of a run, and so in those of its logs.
+
+    Raises:
+        UserError: In one line.
+    """
+    wrong = sorted({c for c in path if c in UNSAFE or unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs")})
+    if wrong:
+        raise UserError(f"{what}: {path!r} contains {', '.join(map(repr, wrong))}, which Slurm expands in the names of "
+                        "logs; expected a path without %, backslashes and control characters")
+
+
+def safe_name(text: str) -> str:
+    """A name for a run, made of one that may not be legal."""
+    return "".join("_" if c in UNSAFE or not c.isprintable() else c for c in text)
+
+
 def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
     def refuse(legal: str) -> UserError:
         return UserError(f"{what}: {value!r} is not legal; give {legal}")
@@ -90,7 +94,9 @@ def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> Non
         if value not in choices:
             raise one_of(what, value, choices)
     elif kind in ("time", "memory"):
-        example = "[D-]HH:MM:SS or minutes, e.g. 2-00:00:00" if kind == "time" else "a size such as 48G"
+        example = "[D-]HH:MM:SS or minutes, e.g. 2-00:00:00" if kind == "time" else "a size such as 48G, or none"
+        if kind == "memory" and value == NO_MEMORY:
+            return
         try:
             (parse_time if kind == "time" else parse_memory)(value)
         except (ValueError, AttributeError, TypeError):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import wait_until
 
-from ecm_cluster import chain, cluster, driver, files, job, request
+from ecm_cluster import chain, cluster, driver, files, job, request, site
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
@@ -59,7 +59,6 @@ TRAIN_SCRIPT = """\
 #SBATCH --reservation=paper
 #SBATCH --signal=USR2@90
 #SBATCH --time=2880
-#SBATCH --wckey=submitit
 
 # setup
 module load cuda/12.8
@@ -79,7 +78,8 @@ trap after_step EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/shared/my runs/a run/submitit/%j_%t_log.out' -K1 --cpus-per-task=6 \
+srun --unbuffered --output '/shared/my runs/a run/submitit/%j_%t_log.out' -K1 --export=ALL \
+--cpus-per-task=6 \
 sh -c 'trap "" TERM USR2; exec "$0" "$@"' '/opt/my env/bin/python' -u -m submitit.core._submit \
 '/shared/my runs/a run/submitit'
 """
@@ -130,16 +130,89 @@ def test_cpu_ranks_ask_for_no_gpu():
     assert (shown["ntasks-per-node"], shown["mem"]) == ("4", f"{4 * 48 * 1024}M")
 
 
-@pytest.mark.parametrize("key", ["chdir", "requeue", "no_requeue", "--job-name", "kill_on_invalid_dep", "comment"])
+@pytest.mark.parametrize("key", ["chdir", "requeue", "no_requeue", "--job-name", "kill_on_invalid_dep", "clusters",
+                                 "wait", "ntasks"])
 def test_what_a_run_needs_to_come_back_cannot_be_overridden(key):
     with pytest.raises(UserError, match="is set by the launcher itself"):
         job.make({"slurm": {key: "x"}})
 
 
-@pytest.mark.parametrize("name", ["A B", "1A", "A-B", "", "A=1", "A;reboot"])
-def test_a_variable_with_a_name_that_no_shell_takes_is_refused(name):
-    with pytest.raises(UserError, match="env: .* is no name of a variable"):
-        job.make({"env": {name: "x"}})
+@pytest.mark.parametrize("key", ["part", "p", "M", "cluster", "--out", "sig", "depend", "gpus-per-n"])
+def test_an_abbreviation_does_not_pass_for_another_option(key):
+    """sbatch takes its long options by their beginnings."""
+    with pytest.raises(UserError, match="is an abbreviation; spell it out"):
+        job.make({"slurm": {key: "x"}})
+
+
+@pytest.mark.parametrize("value", ["a\nreboot", [1], {"a": 1}, "\x1b[0m"])
+def test_a_value_that_is_more_than_one_line_is_refused(value):
+    with pytest.raises(UserError, match="slurm: option 'comment': invalid value"):
+        job.make({"slurm": {"comment": value}})
+
+
+LINES = ("mem", "cpus-per-task", "comment", "gpus-per-node", "signal", "requeue", "time", "chdir", "open-mode",
+         "job-name", "kill-on-invalid-dep", "exclusive", "account", "partition", "qos")
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize("name", LINES)
+def test_every_line_that_the_launcher_writes_can_be_left_off(name, stage):
+    values = {**FULL, "slurm": {name.replace("-", "_"): None}}
+    before = options(cluster.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, stage, after="7")))
+    after = options(cluster.render(asked(Run("/shared/a"), values, stage, after="7")))
+    assert name in before and after == {k: v for k, v in before.items() if k != name}
+
+
+@pytest.mark.parametrize("name", ["output", "array", "dependency", "nodes", "ntasks-per-node"])
+def test_lines_that_no_run_can_do_without_cannot_be_left_off(name):
+    with pytest.raises(UserError, match=f"slurm: option '{name}' cannot be left off"):
+        job.make({"slurm": {name: None}})
+
+
+def test_a_job_without_a_folder_of_its_own_goes_there_by_itself():
+    script = cluster.render(asked(Run("/shared/my a"), {"slurm": {"chdir": None}}))
+    assert "\ncd '/shared/my a/logs'\n" in script
+
+
+def test_without_cores_from_sbatch_srun_asks_for_none_either():
+    script = cluster.render(asked(Run("/shared/a"), {"slurm": {"cpus-per-task": None}}))
+    assert "cpus-per-task" not in script
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize(("given", "expected"), [
+    ({"mem_per_gpu": "none"}, {"mem": None}),
+    ({"slurm": {"mem": 0}}, {"mem": "0"}),
+    ({"slurm": {"mem-per-cpu": "4G"}}, {"mem": None, "mem-per-cpu": "4G"}),
+    ({"slurm": {"mem_per_gpu": "40G"}}, {"mem": None, "mem-per-gpu": "40G"}),
+    ({"slurm": {"comment": "project x", "wckey": "paper"}}, {"comment": "project x", "wckey": "paper"}),
+    ({"slurm": {"gres": "nvme:1"}}, {"gres": "nvme:1", "gpus-per-node": "a100:8"}),
+    ({"slurm": {"gres": "gpu:a100:8,nvme:1"}}, {"gres": "gpu:a100:8,nvme:1", "gpus-per-node": None}),
+    ({"slurm": {"gres": "gpu"}}, {"gres": "gpu:8", "gpus-per-node": None}),
+    ({"slurm": {"gpus_per_task": "a100:1"}}, {"gpus-per-task": "a100:1", "gpus-per-node": None}),
+    ({"slurm": {"gpus": 16}}, {"gpus": "16", "gpus-per-node": None}),
+    ({"slurm": {"exclusive": "user"}}, {"exclusive": "user"}),
+    ({"slurm": {"export": "NONE"}}, {"export": "NONE"}),
+])
+def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_line(given, expected, stage):
+    values = {**FULL, "slurm": {}, **given, "evaluation": {"nodes": 2}}
+    shown = options(cluster.render(asked(Run("/shared/a"), values, stage, after="7")))
+    assert {name: shown.get(name) for name in expected} == expected
+
+
+def test_the_number_of_gpus_is_that_of_the_stage_however_they_are_asked_for():
+    values = {**FULL, "slurm": {"gres": "gpu:a100:8"}, "evaluation": {"gpus": 2}}
+    assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
+    values = {**FULL, "slurm": {"gpus": 16}, "evaluation": {"gpus": 2, "nodes": 3}}
+    assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gpus"] == "6"
+    values = {**FULL, "device": "cpu", "slurm": {"gres": "gpu:a100:8", "gpus-per-task": 1}}
+    assert not any("gpu" in name or name == "gres" for name in options(cluster.render(asked(Run("/shared/a"), values))))
+
+
+def test_nothing_that_the_user_did_not_ask_for_is_charged_to_submitit():
+    assert "wckey" not in cluster.render(asked(Run("/shared/a"), {}))
+    wide = chain.request(Run("/shared/a"), job.make({}), "sweep001", "t", elements=3)
+    assert "wckey" not in cluster.render(wide) and "--array=0-2%3" in cluster.render(wide)
 
 
 # ---------------------------------------------------------------------------------------------- under bash
@@ -181,8 +254,8 @@ def test_every_value_reaches_the_program_as_it_was_written(tmp_path):
     assert {name: seen.get(name) for name in NASTY} == NASTY
     assert seen["FROM_SETUP"] == "a  b"
     assert seen["PYTHONPATH"] == f"{run.code_dir}:{run.code_dir}/user"
-    assert arguments == ["--unbuffered", "--output", f"{run.submitit_dir}/%j_%t_log.out", "-K1", "--cpus-per-task=8",
-                         "sh", "-c", 'trap "" TERM USR2; exec "$0" "$@"', "/opt/my env/python",
+    assert arguments == ["--unbuffered", "--output", f"{run.submitit_dir}/%j_%t_log.out", "-K1", "--export=ALL",
+                         "--cpus-per-task=8", "sh", "-c", 'trap "" TERM USR2; exec "$0" "$@"', "/opt/my env/python",
                          "-u", "-m", "submitit.core._submit", str(run.submitit_dir)]
 
 
@@ -271,12 +344,6 @@ QUEUE = ("3|FAILED|NonZeroExitCode|2026-11-23T01:39:15|(null)\n"
          "1|RUNNING|None|2026-11-23T01:39:15|ecm-cluster:a run of lr=0.1:train:0123ab\n")
 ACCOUNTS = ("1|CANCELLED by 0|None||2026-11-23T01:39:15\n4|PENDING|DependencyNeverSatisfied||Unknown\n"
             "5|NODE_FAIL|None||2026-11-23T01:39:15\n")
-PARTITIONS = (
-    "PartitionName=low AllowGroups=ALL Default=YES QoS=N/A DefaultTime=01:00:00 GraceTime=5 Hidden=NO "
-    "MaxTime=UNLIMITED PreemptMode=REQUEUE State=UP TRES=cpu=256,mem=250G,node=4,billing=256,gres/gpu=32\n"
-    "PartitionName=short Default=NO GraceTime=0 MaxTime=00:01:00 PreemptMode=OFF State=UP\n")
-
-
 @pytest.fixture
 def answers(tmp_path, monkeypatch):
     return Answers(tmp_path, monkeypatch)
@@ -297,7 +364,7 @@ def test_a_jobs_fields_are_read_with_blanks_and_equal_signs_in_them(answers):
 def test_no_answer_is_none(answers, text):
     answers(scontrol=text)
     assert cluster.show_job("1") is None
-    assert cluster.partitions() == []
+    assert (site.partitions(), site.configuration()) == ([], {})
 
 
 def test_an_answer_that_does_not_come_is_none(answers):
@@ -345,12 +412,6 @@ def test_a_queue_that_does_not_answer_is_not_taken_for_an_empty_one(answers):
     answers(squeue=None)
     with pytest.raises(UserError, match="squeue does not answer"):
         cluster.find_by_token("x")
-
-
-def test_partitions_say_what_they_do_on_preemption(answers):
-    answers(scontrol=PARTITIONS)
-    assert cluster.partitions() == [cluster.Partition("low", True, "REQUEUE", 5, "UNLIMITED"),
-                                    cluster.Partition("short", False, "OFF", 0, "00:01:00")]
 
 
 def test_slurm_is_there_where_sbatch_is(answers):

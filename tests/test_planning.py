@@ -14,7 +14,7 @@ import pytest
 from answers import Answers
 from small import CLASSES, ROOT
 
-from ecm_cluster import config, job, plan_text, planning
+from ecm_cluster import config, job, plan_text, planning, shell
 from ecm_cluster.errors import UserError
 from ecm_cluster.operators import STAMP, Operators
 from ecm_cluster.run import Run
@@ -298,13 +298,32 @@ def test_without_an_answer_of_slurm_a_partition_is_left_to_sbatch(small_data, sl
 
 
 @pytest.mark.parametrize(("partition", "said"), [
-    (None, "partition low (the default), time limit 24:00:00; when preempted (grace 30 s)"),
-    ("low", "partition low, time limit 24:00:00; when preempted (grace 30 s) or out of time: commit, requeue, go on"),
-    ("high,low", "partition high,low, time limit 24:00:00; never preempted"),
-    ("lowc", "preemption mode CANCEL (grace 5 s)"),
+    (None, "partition low (the default), time limit 24:00:00; when preempted (partition low, grace 30 s): commit, "
+           "requeue, continue; when out of time: commit, requeue, continue"),
+    ("high", "partition high, time limit 24:00:00; never preempted (partition high); when out of time: commit"),
+    ("high,low", "never preempted (partition high); when preempted (partition low, grace 30 s): commit, requeue"),
+    ("lowc", "when preempted (partition lowc, grace 5 s): commit, then a successor job is submitted; when out of time"),
 ])
 def test_the_plan_says_what_the_partition_will_do(small_data, slurm, partition, said):
     assert said in plan_text.describe(planned(small_data, "slurm", partition=partition))
+
+
+def test_the_plan_says_what_a_job_has_from_the_shell_and_warns_of_what_it_has_not(small_data, slurm, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SBATCH_ACCOUNT", "vision")
+    monkeypatch.setenv("SBATCH_PARTITION", "low")
+    monkeypatch.setenv("SBATCH_GRES", "gpu:1")
+    plan = planned(small_data, "slurm", account="vision", partition="high")
+    assert "  from shell  account vision (SBATCH_ACCOUNT)\n" in plan_text.describe(plan)
+    assert [text for text in plan.warnings if text.startswith("ignored")] == shell.ignored(
+        {"SBATCH_PARTITION": "low", "SBATCH_GRES": "gpu:1"}, plan.job)
+    assert "from shell" not in plan_text.describe(planned(small_data, "local", account="vision"))
+
+
+def test_a_shell_that_sends_jobs_to_another_cluster_is_refused(small_data, slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    with pytest.raises(UserError, match="SLURM_CLUSTERS: 'other' is another cluster than this one"):
+        planned(small_data, "slurm")
 
 
 def test_what_sbatch_would_not_take_is_refused_in_its_own_words(small_data, slurm, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cluster, files, recovery, slurm_ends, slurm_site
+from ecm_cluster import cluster, files, recovery, site, slurm_ends
 from ecm_cluster.run import Run
 
 SET, UNSET = "2024-05-03T11:20:31", "None"
@@ -399,6 +399,6 @@ def test_every_answer_to_a_signal_has_an_ending(root):
 def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
     said = "Configuration data as of 2998-12-31T23:59:00\nAccountingStorageHost   = localhost\n"
     monkeypatch.setattr(cluster, "ask", lambda *_, timeout: said)
-    assert slurm_site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
+    assert site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
     for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
-        assert slurm_site.seconds_left(none) is None
+        assert site.seconds_left(none) is None

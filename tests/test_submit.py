@@ -16,7 +16,8 @@ import pytest
 from answers import Answers
 from small import CLASSES, ROOT, job_flags, verb, wait_until
 
-from ecm_cluster import cli, config, driver, files, snapshot, submit
+from ecm_cluster import cli, config, driver, files, snapshot, submit, values
+from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 from ecm_cluster.runs import list_runs
 
@@ -316,3 +317,23 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     code, out, _ = call(capsys, *line.split()[3:])
     assert code == 0, out
     assert [s.stage for s in run.submissions()] == ["train"]
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "local"])
+@pytest.mark.parametrize("name", ["lr%1", "a%j", "a%", "a%%j", "a\\b", "a\\", "a\tb", "a\u2028b"])
+def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_line(tmp_path, capsys, name, cluster):
+    for flags in (["--name", name], ["--name", "x", "--runs-dir", str(tmp_path / name)]):
+        with pytest.raises(UserError) as caught:
+            submit.main(["demo", "--cluster", cluster, "--dry-run", *flags])
+        assert str(caught.value).startswith("name:" if len(flags) == 2 else "runs-dir:")
+        assert "which Slurm expands in the names of logs" in str(caught.value) or name == "a\nb"
+        assert "\n" not in str(caught.value)
+
+
+def test_names_that_slurm_leaves_as_they_are_stay_legal():
+    for name in ("it's a \"b\"", "a b", "a#b", "a|b;c", "$HOME", "Köln 北京", "[1-3]*", "a=b", "~{x}&(y)"):
+        values.check_run_path("name", name)
+
+
+def test_a_run_that_is_named_after_its_config_gets_a_name_that_slurm_leaves_as_it_is(tmp_path):
+    assert submit.next_name(tmp_path, "/configs/lr%1\\2.py") == "lr_1_2-001"

@@ -69,8 +69,9 @@ class Boundary:
                              if failure and self.saver is not None else "the checkpoint is committed")
 
     def _time_step(self) -> None:
-        # from boundary to boundary; so the first step of an attempt, which also warms up, is not among them
-        if self._step_began is not None:
+        # from boundary to boundary; so the first step of an attempt, which also warms up, is not among them, nor is one
+        # during which the process was stopped and continued
+        if self._step_began is not None and not preemption.continued():
             self.slowest_step = max(self.slowest_step, time.monotonic() - self._step_began)
 
     def _agree(self, runner: Any) -> tuple[bool, bool]:
@@ -97,6 +98,7 @@ class Boundary:
                 self.saver.commit({**runner.state(), "rank_buffers": own}, runner.logger, iteration=runner._iter,
                                   epoch=runner._epoch, position=runner.position, epoch_end=epoch_end,
                                   step=runner.iterations_per_step, slowest_step=round(self.slowest_step, 4))
+            self.slowest_step = 0.0  # since the last commit
             self.committed = runner._iter
             self._committed_at = time.monotonic()
         if wait and self.saver is not None:

@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 _stacks: list[int] = []
 _received: list[int] = []
+_continued: list[int] = []
 _forward: list[Callable[[int], None]] = []
 
 
@@ -36,7 +37,7 @@ def watch(stacks: Path | None = None) -> None:
         faulthandler.register(signal.SIGUSR1, file=_stacks[-1], all_threads=True)
     for number in SIGNALS:
         signal.signal(number, _note)
-    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    signal.signal(signal.SIGCONT, lambda number, frame: _continued.append(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -64,6 +65,13 @@ def ask_to_stop(number: int) -> None:
 def asked_to_stop() -> bool:
     """Whether one of the signals has come since the last :func:`clear`."""
     return bool(_received)
+
+
+def continued() -> bool:
+    """Whether this process has been continued since the last time that this was asked: it may have been suspended."""
+    found = bool(_continued)
+    _continued.clear()
+    return found
 
 
 def received() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .. import cluster, files, lead, recovery, slurm_ends, slurm_site
+from .. import cluster, files, lead, recovery, site, slurm_ends
 from ..run import Run, Work
 from . import batch
 from .world import Place
@@ -21,7 +21,7 @@ def ask(run: Run, place: Place) -> str:
     cause = slurm_ends.why_signalled(answer, place.restart, warned, None)
     if answer is None or cause != "signalled" or answer.get("EndTime", "Unknown") in slurm_ends.UNSET:
         return cause
-    left = slurm_site.seconds_left(answer)
+    left = site.seconds_left(answer)
     # without slurmctld's time a signal before the time limit cannot be told from somebody's
     return "unknown" if left is None else slurm_ends.why_signalled(answer, place.restart, warned, left)
 
@@ -96,4 +96,4 @@ def slurm_requeues(place: Place) -> bool:
     job = cluster.show_job(place.job_id) or {}
     # a job that is ending, and was not requeued, does not come back by itself whatever the modes are
     alive = job.get("Requeue") == "1" and job.get("JobState") in slurm_ends.ALIVE
-    return alive and "REQUEUE" in slurm_site.preempt_mode(job)
+    return alive and "REQUEUE" in site.preempt_mode(job)

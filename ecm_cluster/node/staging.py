@@ -23,7 +23,6 @@ from ..run import Run, Work, write_heartbeat
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from ..values import parse_memory
 from . import preemption, world
 from .world import Place
 
@@ -72,7 +71,7 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     record = run.spec.staging
     if record is None:
         return Data()
-    staging, memory = Staging.of(record, job), parse_memory(job.mem_per_gpu) << 20
+    staging, memory = Staging.of(record, job), job.memory_mib  # for each GPU, where it is known
     beat = Beat(work, attempt, place.rank)
     beat(0, 0, "")
     ann_files = planned.annotation_files(config.read(run.config_file), split)
@@ -106,7 +105,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
     return found
 
 
-def _stage(staging: Staging, memory: int, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
+def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
            place: Place, attempt: int, beat: Beat, told: Told) -> None:
     try:
         base = planned.scratch_of(staging, os.environ)
@@ -123,7 +122,7 @@ def _stage(staging: Staging, memory: int, ann_files: list[str], packs: list[pack
                 continue
             with _circle(staging, each, work, place, attempt, data) as circle:
                 staged = copying.stage(each, wanted, scratch, circle=circle, on_progress=beat,
-                                       memory_limit=memory * max(1, place.world_size // place.nodes))
+                                       memory_limit=memory and (memory << 20) * max(1, place.world_size // place.nodes))
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
             if place.local_rank == 0 or staged.copied or staged.repaired:

@@ -32,7 +32,7 @@ class Campaign:
                  say: Callable[[str], None], after_each: Callable[[Tally], None]) -> None:
         self.folder, self.place, self.seed, self.ranks, self.say = folder, place, seed, ranks, say
         self.tally, self.after_each = Tally(kills), after_each
-        self.data = data_set(folder / "data")
+        self.data, self.pack = data_set(folder / "data")
         self._references: dict[str, Run] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._numbers, self._lock = iter(range(1 << 20)), threading.Lock()
@@ -73,6 +73,7 @@ class Campaign:
             verb("cancel", run.path, env=self.place.env, code=None)
         else:
             shutil.rmtree(run.path)
+            shutil.rmtree(self.folder / "scratch" / run.name, ignore_errors=True)
 
     def reference(self, shape: Shape) -> Run:
         """The undisturbed run of a shape; made when it is first asked for.
@@ -105,7 +106,10 @@ class Campaign:
         if not config.exists():
             shape.write_config(self.data, config)
         runs = self.folder / ("runs" if dice else "references")
-        return ["demo", "--config", str(config), "--data-root", str(self.data), "--runs-dir", str(runs), "--name", name,
+        data = [str(self.data)]
+        if dice:  # what the twin reads where it lies is copied to scratch here
+            data = [str(self.pack), "--scratch", str(self.folder / "scratch" / name / self.place.scratch_of_node)]
+        return ["demo", "--config", str(config), "--data-root", *data, "--runs-dir", str(runs), "--name", name,
                 "--checkpoint-every", "1", "--keep", str(keep), "--hang-minutes", "20", "--no-eval",
                 *self.place.flags(dice, shape)]
 
@@ -174,5 +178,7 @@ def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
 
 def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Which parts of two states are not the same bits."""
+    for meta in (state["meta"], other["meta"]):
+        meta.pop("config_digest", None)  # the config names the folder of the data, which is not the same here
     parts = sorted(state.keys() | other.keys())
     return [part for part in parts if part not in state or part not in other or bits(state[part]) != bits(other[part])]

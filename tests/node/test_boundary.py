@@ -8,6 +8,8 @@ import logging
 import os
 import resource
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +219,33 @@ def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
     t = training()
     for _ in range(2):
         t.step(epoch_end=True)
+    t.step()
     t.boundary._beat(t.runner, "training")
     beat = t.run.heartbeat(1)
     assert beat["slowest_step"] > 0 and beat["write_seconds"] > 0 and beat["blocked_seconds"] > 0
     assert [e["slowest_step"] for e in t.run.events() if e.kind == "commit"][0] == 0
+
+
+def test_a_step_during_which_the_process_was_suspended_is_not_taken_for_a_slow_one(training):
+    preemption.watch()
+    t = training(last=9)
+    t.step()
+    # another process has to do it: a stopped one cannot wake itself
+    subprocess.run(["sh", "-c", f"kill -STOP {os.getpid()}; sleep 1.5; kill -CONT {os.getpid()}"], check=True)
+    t.step()
+    t.step(epoch_end=True)
+    slowest = [e["slowest_step"] for e in t.run.events() if e.kind == "commit"]
+    assert 0 < slowest[0] < 1
+
+
+def test_each_commit_tells_the_slowest_step_since_the_one_before(training):
+    t = training(last=9)
+    t.step()
+    time.sleep(0.3)
+    for _ in range(3):
+        t.step(epoch_end=True)
+    slowest = [e["slowest_step"] for e in t.run.events() if e.kind == "commit"]
+    assert slowest[0] >= 0.3 > max(slowest[1:])
 
 
 def test_an_attempt_that_finds_nothing_left_to_train_completes_with_the_checkpoint_it_began_with(training):

@@ -1,0 +1,107 @@
+"""sbatch's options in the ``slurm:`` block of a job file: what is legal there, and what takes the place of what.
+
+A value adds a line to the script, or takes the place of the launcher's own line of that name; null leaves the
+launcher's line off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import UserError
+
+_NO_JOB = "it is not an option of a job"
+_REQUEUE = "a run comes back by being requeued"
+_LOGS = "logs are in the run directory"
+# no value of the user's: why, or what to use
+RESERVED = {
+    "output": _LOGS, "error": _LOGS, "open-mode": "logs are always appended",
+    "array": "evaluations are the only arrays", "dependency": "the chain sets it",
+    "job-name": "use name", "nodes": "use nodes", "ntasks": "use nodes and gpus", "ntasks-per-node": "use gpus",
+    "gpus-per-node": "use gpus and gpu_type", "time": "use time", "partition": "use partition",
+    "account": "use account", "qos": "use qos", "constraint": "use constraint", "exclude": "use exclude",
+    "reservation": "use reservation", "cpus-per-task": "use cpus_per_gpu", "signal": "use signal_lead",
+    "kill-on-invalid-dep": "the chain sets it", "requeue": _REQUEUE, "no-requeue": _REQUEUE,
+    "chdir": "jobs start in the run directory, where no checkout can hide the run's own code",
+    "clusters": "a run belongs to one cluster; submit it from a login node of that cluster",
+    "wait": "use --wait", "wrap": _NO_JOB, "test-only": _NO_JOB, "parsable": _NO_JOB, "help": _NO_JOB,
+    "usage": _NO_JOB, "version": _NO_JOB,
+}
+# of these lines of the launcher's no run can do without
+NEEDED = {"output", "array", "dependency", "nodes", "ntasks-per-node"}
+# options that ask for GPUs, or for memory, in another way than the launcher's own line
+FOR_GPUS = {"gres", "gpus", "gpus-per-task", "gpus-per-socket", "tres-per-task", "tres-per-node"}
+FOR_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+
+
+def name_of(key: str) -> str:
+    """An option as sbatch spells it."""
+    return key.lstrip("-").replace("_", "-")
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse what cannot stand in the block.
+
+    Raises:
+        UserError: In one line, with the reason.
+    """
+    for key, value in options.items():
+        name = name_of(key)
+        if value is None:
+            if name in NEEDED:
+                raise UserError(f"slurm: option {key!r} cannot be left off; {RESERVED[name]}")
+            continue
+        if name in RESERVED:
+            also = "" if name in NEEDED else "; null leaves the launcher's line off"
+            raise UserError(f"slurm: option {key!r} is set by the launcher itself; {RESERVED[name]}{also}")
+        # sbatch takes an option by its beginning
+        meant = [full for full in RESERVED if full.startswith(name)]
+        if len(name) < 2 or (meant and name not in FOR_GPUS):
+            raise UserError(f"slurm: option {key!r} is an abbreviation; spell it out as sbatch's long options are")
+        if not isinstance(value, (str, int, float)) or not str(value).isprintable():
+            raise UserError(f"slurm: option {key!r}: invalid value {value!r}; expected one line of text, a number, "
+                            "true or false, or null to leave the launcher's line off")
+
+
+def asks_for_gpus(name: str, value: Any) -> bool:
+    return name in FOR_GPUS and (name.startswith("gpus") or "gpu" in str(value))
+
+
+def own(options: Mapping[str, Any], nodes: int, gpus: int) -> dict[str, Any]:
+    """The options by sbatch's names; the numbers of GPUs are those of the job.
+
+    Args:
+        gpus: GPUs for each node; 0: none, whatever the options say.
+    """
+    found = {name_of(key): value for key, value in options.items() if value is not False}
+    if not gpus:
+        return {name: value for name, value in found.items() if not asks_for_gpus(name, value)}
+    counts = {"gres": gpus, "gpus": nodes * gpus, "gpus-per-task": 1}
+    return {name: _counted(value, counts[name]) if name in counts and asks_for_gpus(name, value) else value
+            for name, value in found.items()}
+
+
+def _counted(value: Any, count: int) -> str:
+    """``gpu:a100:8,nvme:1`` with another number of GPUs; of ``a100:8`` and ``8`` alike."""
+    parts = []
+    for part in str(value).split(","):
+        words = part.split(":")
+        if "gpu" in str(value) and words[0] != "gpu":
+            parts.append(part)
+        else:
+            parts.append(":".join([*(w for w in words if not w.isdigit()), str(count)]))
+    return ",".join(parts)
+
+
+def left_off(options: Mapping[str, Any]) -> set[str]:
+    """Lines of the launcher's, and of submitit's, that are not written beside these options (see :func:`own`)."""
+    given = {name for name, value in options.items() if value is not None}
+    gone = {name for name, value in options.items() if value is None}
+    if "wckey" not in given:
+        gone.add("wckey")  # submitit always sends its own
+    if any(asks_for_gpus(name, options[name]) for name in given):
+        gone.add("gpus-per-node")
+    if given & FOR_MEMORY - {"mem"}:
+        gone.add("mem")
+    return gone
