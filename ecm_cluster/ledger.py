@@ -42,7 +42,8 @@ class Event:
     Attributes:
         attempt: Number of the attempt, 0 for the submission.
         writer: Who wrote it, e.g. ``task000`` or ``submit``.
-        sequence: Position among this writer's events of this attempt, from 1.
+        sequence: Position among this writer's events of this attempt, from 1; of one just written, among this
+            process's.
         kind: What happened, e.g. ``commit`` or ``end``.
         time: Seconds since the epoch on the writer's clock.
         fields: Everything else.
@@ -81,10 +82,11 @@ class Ledger:
         with _suppressed(patient):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, kind: str, **fields: Any) -> None:
+    def write(self, kind: str, **fields: Any) -> Event:
         """Append one event, durable when this returns; see ``patient``."""
         self._count += 1
-        line = {"sequence": self._count, "kind": kind, "time": round(time.time(), 6), **fields}
+        event = Event(self.attempt, self.writer, self._count, kind, time.time(), fields)
+        line = {"sequence": event.sequence, "kind": kind, "time": round(event.time, 6), **fields}
         self._waiting.append(json.dumps(line).encode() + b"\n")
         try:
             self.retry()
@@ -95,6 +97,7 @@ class Ledger:
             if len(self._waiting) == 1:
                 with contextlib.suppress(OSError):  # stderr may be a file on the same disk
                     print(f"warning: {kind}: not in the ledger yet ({error.strerror})", file=sys.stderr)
+        return event
 
     def retry(self) -> None:
         """Write what still waits.

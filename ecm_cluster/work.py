@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ class Work:
         if last is None:
             return None
         try:
-            now = _server_time(self.attempts_dir)
+            now = files.server_time(self.attempts_dir)
         except OSError:
             end = time.monotonic() + watch
             while time.monotonic() < end:
@@ -159,18 +158,6 @@ class Work:
             with contextlib.suppress(OSError), open(path, "rb") as handle:
                 found.append((os.fstat(handle.fileno()).st_mtime, handle.read()))
         return found or None
-
-
-def _server_time(folder: Path) -> float:
-    """The clock of the server that holds ``folder``, as it stamps a file that changes there."""
-    path = folder / f".{files.TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        os.utime(handle)  # "now" is the server's; an exclusive creation may keep something else in the time stamp
-        return os.fstat(handle).st_mtime
-    finally:
-        os.close(handle)
-        os.unlink(path)
 
 
 class Evaluation(Work):
