@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import cluster, files, lead, recovery, site, slurm_ends
 from ..run import Run, Work
-from . import batch
+from . import batch, closing
 from .world import Place
 
 UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
@@ -89,6 +89,24 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
         return None
     batch.succeed(run, attempt, stage, place.job_id, ledger)
     return "Slurm refused the requeue; a job that was submitted in its place goes on, or `resume` does"
+
+
+def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> bool:
+    """Rank 0 and the batch shell may have gone with their node: the first task of another node does their last work.
+
+    Returns:
+        Whether the job has ended for a node's failure, for good; then another one has been submitted in its place.
+    """
+    if place.cluster != "slurm" or place.node == 0 or place.local_rank != 0:
+        return False
+    if missed_signal(place) != "node failure" or work.abort_file(attempt).exists():
+        return False
+    closing.abort(work, attempt, ledger, rank=place.rank, cause="node failure")
+    ledger.write("end", cause="node failure", rank=place.rank, next="stop",
+                 detail=f"{recovery.ENDINGS['node failure'].text}: Slurm has ended job {place.job_id}")
+    if not run.cancelled(stage):
+        batch.succeed(run, attempt, stage, place.job_id, ledger)
+    return True
 
 
 def slurm_requeues(place: Place) -> bool:
