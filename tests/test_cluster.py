@@ -62,6 +62,7 @@ TRAIN_SCRIPT = """\
 #SBATCH --time=2880
 
 # setup
+export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 {starts}
 trap 'ecm_failed $? $LINENO ${#BASH_SOURCE[@]}' ERR; ecm_first=$((LINENO + 1))
 module load cuda/12.8
@@ -70,7 +71,6 @@ trap - ERR
 export NCCL_DEBUG=WARN
 export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
-export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 pickle='/shared/my runs/a run/submitit'/\
 "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
 [ -e "$pickle" ] || cp '/shared/my runs/a run/submissions/train.pkl' "$pickle"
@@ -522,7 +522,8 @@ def test_a_driver_is_known_by_the_runs_path_however_it_is_spelled(tmp_path, endi
     assert driver.find(run) is None
     ending.append(started(run, {"setup": ["exec sleep 60 # a comment with 'one quote"]}))
     # sleep has taken the shell's place, so this is no driver any more
-    wait_until(lambda: not driver.alive(run, ending[0]), "the shell becomes sleep", 30)
+    wait_until(lambda: driver._command_line(ending[0]).startswith("sleep"), "the shell becomes sleep", 30)
+    assert not driver.alive(run, ending[0])
     ending.append(started(run, {"setup": ["echo 'in the shell", "of the setup'", "sleep 60 # isn't over"]}))
     wait_until(lambda: driver.alive(run, ending[1]), "the shell has a command line", 30)
     (tmp_path / "link").symlink_to(tmp_path / "my runs")
