@@ -7,6 +7,7 @@ cancelled while it was being scored, resumed with other memory, then scored unde
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from ecm_cluster.run import Run
@@ -46,4 +47,5 @@ def cancelled(folder: Path, cluster: str = "local") -> Run:
     for path in (run.run_file, run.submission_file("train"), run.attempt_file(1)):
         path.write_text(path.read_text().replace('"cluster": "local"', f'"cluster": "{cluster}"')
                         .replace('"local:', f'"{cluster}:'))
+        os.utime(path, (kept[-1]["time"], kept[-1]["time"]))  # a job that was just submitted need not be listed yet
     return Run(run.path)

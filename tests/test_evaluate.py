@@ -122,7 +122,7 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
                                                                                    monkeypatch):
     answers = Answers(tmp_path, monkeypatch)
     answers(sbatch="Submitted batch job 31\n", squeue="", sacct=None, scontrol="", sinfo="")
-    answers.script("sbatch", f"cat \"$1\" > {tmp_path}/script\necho Submitted batch job 31\n")
+    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 31\n")
     code, out, err = call(capsys, on_slurm.path, *ASKED)
     assert (code, err) == (0, "") and "job 31" in out
     asked = {"--account=x", "--qos=low", "--partition=short", "--time=20", "--cpus-per-task=3"}
@@ -134,7 +134,7 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
     assert (job.device, job.mem_per_gpu, job.nodes, job.gpus, job.cpus_per_gpu) == ("cpu", "2G", 1, 2, 3)
     assert on_slurm.threads("sweep001") == 3
 
-    answers.script("sbatch", f"cat \"$1\" > {tmp_path}/script\necho Submitted batch job 32\n")
+    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 32\n")
     assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
     successor = options((tmp_path / "script").read_text())
     assert asked <= successor
