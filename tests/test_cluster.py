@@ -131,13 +131,13 @@ def test_cpu_ranks_ask_for_no_gpu():
 
 
 @pytest.mark.parametrize("key", ["chdir", "requeue", "no_requeue", "--job-name", "kill_on_invalid_dep", "clusters",
-                                 "wait", "ntasks"])
+                                 "wait", "ntasks", "gpus"])
 def test_what_a_run_needs_to_come_back_cannot_be_overridden(key):
     with pytest.raises(UserError, match="is set by the launcher itself"):
         job.make({"slurm": {key: "x"}})
 
 
-@pytest.mark.parametrize("key", ["part", "p", "M", "cluster", "--out", "sig", "depend", "gpus-per-n"])
+@pytest.mark.parametrize("key", ["part", "p", "M", "cluster", "--out", "sig", "depend", "gpus-per-n", "gre", "wck"])
 def test_an_abbreviation_does_not_pass_for_another_option(key):
     """sbatch takes its long options by their beginnings."""
     with pytest.raises(UserError, match="is an abbreviation; spell it out"):
@@ -190,7 +190,7 @@ def test_without_cores_from_sbatch_srun_asks_for_none_either():
     ({"slurm": {"gres": "gpu:a100:8,nvme:1"}}, {"gres": "gpu:a100:8,nvme:1", "gpus-per-node": None}),
     ({"slurm": {"gres": "gpu"}}, {"gres": "gpu:8", "gpus-per-node": None}),
     ({"slurm": {"gpus_per_task": "a100:1"}}, {"gpus-per-task": "a100:1", "gpus-per-node": None}),
-    ({"slurm": {"gpus": 16}}, {"gpus": "16", "gpus-per-node": None}),
+    ({"slurm": {"gpus_per_task": 4}}, {"gpus-per-task": "1", "gpus-per-node": None}),
     ({"slurm": {"exclusive": "user"}}, {"exclusive": "user"}),
     ({"slurm": {"export": "NONE"}}, {"export": "NONE"}),
 ])
@@ -203,8 +203,6 @@ def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_
 def test_the_number_of_gpus_is_that_of_the_stage_however_they_are_asked_for():
     values = {**FULL, "slurm": {"gres": "gpu:a100:8"}, "evaluation": {"gpus": 2}}
     assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
-    values = {**FULL, "slurm": {"gpus": 16}, "evaluation": {"gpus": 2, "nodes": 3}}
-    assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gpus"] == "6"
     values = {**FULL, "device": "cpu", "slurm": {"gres": "gpu:a100:8", "gpus-per-task": 1}}
     assert not any("gpu" in name or name == "gres" for name in options(cluster.render(asked(Run("/shared/a"), values))))
 
