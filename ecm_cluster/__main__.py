@@ -16,6 +16,7 @@ VERBS = {
     "status": "say what every run is doing, and why",
     "cancel": "cancel runs and what waits behind them; they stay resumable",
     "resume": "bring a run back that has ended, was cancelled, or crashed",
+    "clean": "delete what a run does not need any more",
     "stage": "pack a data set for fast copies to the nodes, and look after packs and copies",
     "synthesize": "write a synthetic data set in the LVIS v1 format",
     "demo": "the whole main job on this machine, in a few minutes",

@@ -57,7 +57,7 @@ def cancel(run: Run) -> int:
 
 def mark(run: Run) -> None:
     """Put the cancel mark into the run, before anything is ended: who sees the end must not start the run again."""
-    files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "cancel"})
+    run.mark_cancelled("cancel")
     files.kill_point("cancel-marked", run.cancel_file)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import secrets
 import shlex
 from collections.abc import Callable, Iterator
@@ -205,7 +206,9 @@ def recorded_stages(run: Run) -> list[str]:
 
 def next_sweep(run: Run) -> str:
     """The name of one more stage of evaluations."""
-    return f"sweep{1 + sum(stage.startswith('sweep') for stage in run.stages_with_elements()):03d}"
+    taken = [0, *(int(stage[5:]) for stage in (*run.stages_with_elements(), *recorded_stages(run))
+                  if re.fullmatch(r"sweep\d+", stage))]
+    return f"sweep{1 + max(taken):03d}"
 
 
 def chain_ids(run: Run) -> list[str]:

@@ -8,14 +8,13 @@ writer that outlived its attempt (a node that Slurm took for dead) cannot slip o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from . import files
 from .run import Run
@@ -35,7 +34,9 @@ class Manifest:
         epoch: Epochs begun, from 0: the one that the next step belongs to.
         position: Iterations of that epoch already done.
         attempt: Who wrote it.
-        epoch_end: It stands exactly between two epochs, or at the end.
+        epoch_end: It stands between two epochs, or at the end; where a step takes several iterations, and an epoch
+            ended inside it, at the end of that step.
+        step: Iterations that the optimizer step took which it stands behind.
     """
 
     file: str
@@ -46,43 +47,27 @@ class Manifest:
     position: int
     attempt: int
     epoch_end: bool
+    step: int = 1
 
     def path(self, run: Run) -> Path:
         return run.checkpoints_dir / self.file
+
+    def holds(self, iteration: int) -> bool:
+        """Whether an iteration is its own, or one of the step that it stands behind."""
+        return self.iteration - self.step < iteration <= self.iteration
 
 
 class Overtaken(RuntimeError):
     """A newer attempt has begun: what this one would commit does not count any more."""
 
 
-class Digesting:
-    """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
-
-    def __init__(self, handle: IO[bytes]) -> None:
-        self._handle, self._sha, self.size = handle, hashlib.sha256(), 0
-
-    def write(self, data: Any) -> int:
-        """``data``: anything with a contiguous buffer; returns its length in bytes."""
-        view = memoryview(data).cast("B")
-        self._handle.write(view)
-        self._sha.update(view)
-        self.size += len(view)
-        return len(view)
-
-    def flush(self) -> None:
-        self._handle.flush()
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._sha.hexdigest()}"
-
-
 def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: int, epoch: int,
-           position: int, epoch_end: bool, last_check: Callable[[], None] = lambda: None) -> Manifest:
+           position: int, epoch_end: bool, step: int = 1,
+           last_check: Callable[[], None] = lambda: None) -> Manifest:
     """Write a checkpoint and, last, its manifest; either all of it counts or nothing of it stays.
 
     Args:
-        save: Writes the checkpoint into the :class:`Digesting` file that it is given.
+        save: Writes the checkpoint into the :class:`files.Digesting` that it is given.
         last_check: Called before the manifest; what it raises ends the commit.
 
     Raises:
@@ -91,9 +76,10 @@ def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: in
     target = run.checkpoint_file(iteration, attempt)
     run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
     with files.replacing(target) as handle:
-        counted = Digesting(handle)
+        counted = files.Digesting(handle)
         save(counted)
-    manifest = Manifest(target.name, counted.size, counted.digest, iteration, epoch, position, attempt, epoch_end)
+    manifest = Manifest(target.name, counted.size, counted.digest, iteration, epoch, position, attempt, epoch_end,
+                        step)
     try:
         files.kill_point("before-manifest", target)
         last_check()
@@ -118,8 +104,7 @@ def check_fence(run: Run, attempt: int) -> None:
 
 def committed(run: Run, iteration: int, attempt: int) -> Manifest | None:
     """The manifest of one checkpoint, if it was written: its writer may have died before it could say so."""
-    name = run.checkpoint_file(iteration, attempt).name
-    return next((m for m in manifests(run) if m.file == name), None)
+    return read(run, run.checkpoint_file(iteration, attempt).name)
 
 
 def _delete(run: Run, checkpoint: Path) -> None:
@@ -130,14 +115,27 @@ def _delete(run: Run, checkpoint: Path) -> None:
 
 def manifests(run: Run) -> list[Manifest]:
     """Everything with a readable manifest, by (iteration, attempt)."""
-    found = []
-    for path in run.checkpoints_dir.glob("iter_*.json"):
-        try:
-            record = files.read_json(path)
-            found.append(Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__}))
-        except (ValueError, KeyError, TypeError, FileNotFoundError):
-            continue  # pruned meanwhile, or not a manifest
+    found = filter(None, map(_read, run.checkpoints_dir.glob("iter_*.json")))
     return sorted(found, key=lambda m: (m.iteration, m.attempt))
+
+
+def _read(path: Path) -> Manifest | None:
+    try:
+        record = files.read_json(path)
+        return Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__ if k in record})
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError):
+        return None  # pruned meanwhile, or not a manifest
+
+
+def read(run: Run, name: str) -> Manifest | None:
+    """The manifest of the checkpoint with this file name; None where there is none."""
+    return _read(run.manifest_of(run.checkpoints_dir / name))
+
+
+def last(run: Run) -> Manifest | None:
+    """The checkpoint that completed the training; None where it is not complete, or has lost its manifest."""
+    name = run.completion()
+    return read(run, name) if name else None
 
 
 def accepted(run: Run, until: int | None = None) -> list[Manifest]:
@@ -203,8 +201,25 @@ def quarantine(run: Run, manifest: Manifest) -> None:
             os.replace(source, run.quarantine_dir / source.name)
 
 
+def abandoned(run: Run) -> set[str]:
+    """Names of the checkpoints of branches that ``resume --from`` has left: they stay until the user deletes them.
+
+    Each attempt's file lists them, which tells them from what a stale attempt commits.
+    """
+    newest = run.newest_attempt()
+    return set(run.read_attempt(newest).get("abandoned", ())) if newest else set()
+
+
+def leaving(run: Run, until: int | None) -> list[str]:
+    """Names of what is abandoned from now on by an attempt that accepts nothing after iteration ``until``."""
+    later = {m.file for m in accepted(run) if until is not None and m.iteration > until}
+    return sorted(abandoned(run) | later)
+
+
 def prune(run: Run, attempt: int, keep: int, needed: Callable[[Manifest], bool] = lambda m: False) -> list[str]:
     """Delete old checkpoints, never the last ``keep``, never an epoch's end, never what ``needed`` holds on to.
+
+    What is :func:`abandoned` stays, too.
 
     Two stay in any case (:data:`FEWEST`). The one before the newest is there for when the newest is broken, and a new
     attempt may just be taking it up that has not seen the newest yet.
@@ -217,7 +232,8 @@ def prune(run: Run, attempt: int, keep: int, needed: Callable[[Manifest], bool] 
     """
     # listed before what counts: a checkpoint that another attempt commits meanwhile is not judged
     there, counting = manifests(run), accepted(run)
-    names = {m.file for m in counting[-max(keep, FEWEST):]} | {m.file for m in counting if m.epoch_end or needed(m)}
+    kept = [*counting[-max(keep, FEWEST):], *(m for m in counting if m.epoch_end or needed(m))]
+    names = {m.file for m in kept} | abandoned(run)
     gone = []
     for manifest in there:
         if run.newest_attempt() > attempt:
@@ -237,8 +253,13 @@ def sweep(run: Run, attempt: int) -> list[str]:
     Returns:
         Names of the deleted files.
     """
-    return _remove(path for path in run.checkpoints_dir.glob("*-a[0-9]*.*") if _writer_of(path) < attempt
-                   and (files.TMP_MARK in path.name or not run.manifest_of(path).exists()))
+    return _remove(leftovers(run, attempt))
+
+
+def leftovers(run: Run, attempt: int) -> list[Path]:
+    """Temporary files and checkpoints without a manifest of attempts older than ``attempt``."""
+    return [path for path in sorted(run.checkpoints_dir.glob("*-a[0-9]*.*")) if _writer_of(path) < attempt
+            and (files.TMP_MARK in path.name or not run.manifest_of(path).exists())]
 
 
 def discard(run: Run, iteration: int, attempt: int) -> list[str]:

@@ -163,7 +163,12 @@ def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespa
     if run.spec.cluster == "local":
         pid = driver.start(run, job, stage)
         return [f"{said}: process {pid}, log {run.local_log}"]
-    job_id = chain.submit_stage(run, job, stage, after=None)
+    try:
+        job_id = chain.submit_stage(run, job, stage, after=None)
+    except UserError:
+        if not chain.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
+            run.elements_file(stage).unlink(missing_ok=True)
+        raise
     return [f"{said}: job {job_id}" + (f"_[0-{len(elements) - 1}]" if len(elements) > 1 else "")]
 
 

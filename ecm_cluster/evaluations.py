@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, files, test_settings
+from . import checkpoints, files, recovery, test_settings
 from .checkpoints import Manifest
 from .errors import UserError
 from .job import Job
@@ -90,7 +90,7 @@ def write(run: Run, stage: str, elements: Sequence[Element], job: Job | None = N
     """
     path = run.elements_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = StageRecord(tuple(elements), evaluation_job(job) if job else None, instead_of)
+    record = StageRecord(tuple(elements), evaluation_job(job) if job else None, instead_of, run.cancel_mark())
     files.write_json(path, record.as_dict())
 
 
@@ -109,8 +109,9 @@ def read(run: Run, stage: str) -> list[Element]:
     return list(record.elements) if record else [Element(LAST, {})]
 
 
-def iterations_wanted(elements: Iterable[Element]) -> set[int]:
-    """The iterations at which the training has to commit for them."""
+def iterations_wanted(run: Run) -> set[int]:
+    """The iterations at which the training has to commit for what is on record."""
+    elements = (element for stage in run.stages_with_elements() for element in read(run, stage))
     return {int(e.at.split()[1]) for e in elements if e.at.startswith("iteration ")}
 
 
@@ -124,17 +125,15 @@ def resolve(run: Run, at: str, counting: Sequence[Manifest] | None = None) -> Ma
         counting: What :func:`checkpoints.accepted` says, to ask it once for many.
     """
     if at == LAST:
-        mark = run.completion()
-        return None if mark is None else Manifest(
-            file=mark["checkpoint"], size=mark.get("size", 0), digest=mark["digest"], iteration=mark["iteration"],
-            epoch=mark["epoch"], position=0, attempt=mark["attempt"], epoch_end=True)
+        return checkpoints.last(run)
     unit, number = at.split()
     counting = checkpoints.accepted(run) if counting is None else counting
     if unit == "epoch":
         found = [m for m in counting if m.epoch_end and m.epoch == int(number)]
-    else:
-        found = [m for m in counting if m.iteration == int(number)]
-    return found[-1] if found else None
+        return found[-1] if found else None
+    # by iteration, so the first is that of the iteration itself, or of the step that it was a part of
+    found = [m for m in counting if m.holds(int(number))]
+    return next((m for m in reversed(found) if m.iteration == found[0].iteration), None)
 
 
 def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -> Evaluation:
@@ -202,15 +201,34 @@ def has_detections(work: Evaluation) -> bool:
 
 
 def awaited(run: Run) -> set[str]:
-    """Names of the checkpoints that an evaluation still needs: begun with and not ended, or on record and to come."""
+    """Names of the checkpoints that an evaluation still needs.
+
+    Those of the run's own evaluation are needed until they are scored; those of a sweep only while its job is on
+    record, was not cancelled, and has not ended for good.
+    """
     names, counting = set(), checkpoints.accepted(run)
+    jobs = {submission.stage: submission.job_id for submission in run.submissions() if submission.token}
     for stage in run.stages_with_elements():
+        sweep = stage.startswith("sweep")
+        if run.cancelled(stage) or (sweep and stage not in jobs):
+            continue
         for element in read(run, stage):
             checkpoint = resolve(run, element.at, counting)
-            if checkpoint is not None and not is_done(evaluation_of(run, checkpoint, element.settings),
-                                                      element.scoring):
+            if checkpoint is None or checkpoint.file in names:
+                continue
+            work = evaluation_of(run, checkpoint, element.settings)
+            if not is_done(work, element.scoring) and not (sweep and _given_up(work, jobs[stage])):
                 names.add(checkpoint.file)
     return names
+
+
+def _given_up(work: Evaluation, job_id: str | None) -> bool:
+    """Whether a job has ended an evaluation for good; a later job may try it again."""
+    end = recovery.newest_end(work)
+    if end is None or job_id is None or recovery.decide(work).action != "stop":
+        return False
+    own = end["start"].split(":")[1] if end.kind == "not-started" else work.read_attempt(end.attempt)["job_id"]
+    return str(own).partition("_")[0] == job_id
 
 
 def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str]:
@@ -224,9 +242,8 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
         UserError: There is no such checkpoint.
     """
     counting = checkpoints.accepted(run)
-    mark = run.completion()
     if asked == LAST:
-        if mark is None:
+        if run.completion() is None:
             newest = f"its newest checkpoint is of iteration {counting[-1].iteration}" if counting else "it has none"
             example = counting[-1].iteration if counting else "N"
             raise UserError(f"checkpoints: {run.name} is not complete ({newest}); a half-trained model is scored only "
@@ -254,7 +271,4 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
 
 def place_of(run: Run, checkpoint: Manifest) -> str:
     """How an element names a checkpoint that is there."""
-    mark = run.completion()
-    if mark is not None and mark["checkpoint"] == checkpoint.file:
-        return LAST
-    return f"iteration {checkpoint.iteration}"
+    return LAST if run.completion() == checkpoint.file else f"iteration {checkpoint.iteration}"

@@ -166,6 +166,28 @@ def cache_folder(variable: str, name: str) -> Path:
     return home / "ecm-cluster" / name
 
 
+class Digesting:
+    """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle, self._sha, self.size = handle, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        """``data``: anything with a contiguous buffer; returns its length in bytes."""
+        view = memoryview(data).cast("B")
+        self._handle.write(view)
+        self._sha.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        self._handle.flush()
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._sha.hexdigest()}"
+
+
 def digest(path: str | os.PathLike) -> str:
     """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()

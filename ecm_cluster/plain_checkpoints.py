@@ -66,4 +66,4 @@ def _adopt(run: Run, path: Path, digest: str) -> None:
                                     attempt=OUTSIDE, epoch_end=True)
     files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
     files.write_json(run.complete_file(OUTSIDE), {"attempt": OUTSIDE, "time": round(time.time(), 3),
-                                                  **checkpoints.describe(manifest)})
+                                                  "checkpoint": manifest.file})

@@ -6,27 +6,14 @@ import argparse
 import itertools
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import (
-    chain,
-    checkpoints,
-    cli,
-    cluster,
-    config,
-    elastic,
-    evaluations,
-    files,
-    liveness,
-    runs,
-    site,
-    snapshot,
-)
+from . import chain, checkpoints, clean, cli, cluster, config, elastic, evaluations, files, liveness, runs, site
 from . import job as jobs
+from . import snapshot as snapshots
 from .errors import UserError, one_of
 from .reporting import state as states
 from .run import Run
@@ -163,6 +150,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
         lines.append(f"{'train':<12}{_start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
+        lines += [f"{'abandoned':<12}{text}" for text in clean.left_by(run, record.point, bool(args.code))]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
@@ -171,7 +159,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     lines.append(f"{'where':<12}{job.nodes} node(s) × {job.gpus} {unit}(s){place}, time limit {job.time}"
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
-        lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshot.own_packages())}")
+        lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
     return Plan(stages, job, record, lines, dropped)
 
 
@@ -238,7 +226,7 @@ def dry_run(run: Run, plan: Plan) -> int:
 
 def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
-    before, cancelled = run.overrides(), run.cancel_file.exists()
+    before, cancelled = run.overrides(), run.cancel_mark()
     if args.code:
         plan.overrides.code = renew_code(run)
     if plan.overrides != before:
@@ -248,7 +236,7 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     # what came before this does not count against the run any more, see recovery
     code = {"code": plan.overrides.code["digest"]} if plan.overrides.code else {}
     brief = {**plan.overrides.as_dict(), **code}
-    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled)
+    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
         cluster.cancel(job_id)
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
@@ -259,8 +247,8 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         ids = submit(run, plan)
     except UserError:
         files.write_json(run.overrides_file, before.as_dict())
-        if cancelled:
-            files.write_json(run.cancel_file, {"time": round(time.time(), 3), "by": "resume, which was refused"})
+        if cancelled is not None:
+            files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it go on
         raise
     say_done(run, ids)
 
@@ -284,7 +272,7 @@ def renew_code(run: Run) -> dict[str, Any]:
     except UserError:
         bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
     own = run.spec.job.code
-    return {"number": number, **snapshot.freeze(run.code_folder(number), snapshot.own_packages(), bases,
+    return {"number": number, **snapshots.freeze(run.code_folder(number), snapshots.own_packages(), bases,
                                                 Path(run.spec.cwd, own) if own else None)}
 
 

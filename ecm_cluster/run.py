@@ -6,6 +6,8 @@ truth: it lies on a file system that all nodes share, and each verb and each ran
 
 from __future__ import annotations
 
+import secrets
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,14 +86,24 @@ class Run(Work):
         """Present once the user has cancelled the run: nothing starts it again by itself."""
         return self.path / "cancelled.json"
 
+    def mark_cancelled(self, by: str) -> None:
+        """Write the cancel mark; each is another one, whatever the clock says."""
+        files.write_json(self.cancel_file, {"id": secrets.token_hex(4), "time": round(time.time(), 3), "by": by})
+
+    def cancel_mark(self) -> dict[str, Any] | None:
+        """The cancel mark; None: the user has not cancelled the run, or has resumed it."""
+        try:
+            return files.read_json(self.cancel_file)
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}  # damaged, but there
+
     def cancelled(self, stage: str = "train") -> bool:
         """Whether the user has cancelled a stage; a sweep that was submitted after that is not meant."""
-        if not self.cancel_file.exists() or not stage.startswith("sweep"):
-            return self.cancel_file.exists()
-        try:
-            return self.elements_file(stage).stat().st_mtime <= files.read_json(self.cancel_file)["time"]
-        except FileNotFoundError:
-            return self.cancel_file.exists()
+        mark = self.cancel_mark()
+        record = self.stage(stage) if mark is not None and stage.startswith("sweep") else None
+        return mark is not None and (record is None or record.after_cancel != mark)
 
     @property
     def train_log(self) -> Path:
@@ -202,12 +214,15 @@ class Run(Work):
         except (LookupError, TypeError, ValueError) as error:
             raise UserError(f"{self.elements_file(stage)}: not a readable record of evaluations ({error})") from None
 
-    def completion(self) -> dict[str, Any] | None:
-        """The completion mark, if the newest attempt wrote it: a fenced attempt's mark does not count."""
+    def completion(self) -> str | None:
+        """Name of the last checkpoint, if the newest attempt wrote the completion mark; None: not complete."""
+        path = self.complete_file(self.newest_attempt())
         try:
-            return files.read_json(self.complete_file(self.newest_attempt()))
+            return str(files.read_json(path)["checkpoint"])
         except FileNotFoundError:
             return None
+        except (LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a readable completion mark ({error})") from None
 
     def overrides(self) -> Overrides:
         """What resumes have changed, read anew at each call."""

@@ -179,11 +179,13 @@ class StageRecord:
         elements: What each element of its array scores, in the order of the indices.
         job: The job that it was submitted with, on the evaluation's resources; None: the run's own, as it is now.
         instead_of: The job whose place it takes, as Slurm will not run that one again.
+        after_cancel: The cancel mark that the run had when the stage was submitted: that one does not mean this stage.
     """
 
     elements: tuple[Element, ...]
     job: Job | None = None
     instead_of: str | None = None
+    after_cancel: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, record: Any, base: Callable[[], Job]) -> StageRecord:
@@ -193,7 +195,7 @@ class StageRecord:
         job = recorded_job(values["job"]) if values.get("job") else None
         if job is None and values.get("block"):  # a former version knew the evaluation block alone
             job = evaluation_job(recorded_job({"evaluation": values["block"]}, base()))
-        return cls(elements, job, values.get("instead_of"))
+        return cls(elements, job, values.get("instead_of"), values.get("after_cancel"))
 
     def as_dict(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value is not None}

@@ -42,6 +42,7 @@ class PositionedRunner(AccumulatingRunner):
     boundary: Boundary | None = None
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
     _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
+    _epoch_ended = False  # since the last boundary
 
     def prepare(self, seed: int, boundary: Boundary | None, share: Share | None = None) -> None:
         """Give the runner the run's seed, what to call after each iteration, and the virtual ranks that it plays."""
@@ -80,7 +81,9 @@ class PositionedRunner(AccumulatingRunner):
 
     def _at_boundary(self, epoch_end: bool) -> None:
         r: Any = self
+        self._epoch_ended |= epoch_end  # an epoch may end inside a step of several iterations
         if self.boundary is not None and (r._iter % self.iterations_per_step == 0 or r._iter >= r._max_iters):
+            epoch_end, self._epoch_ended = self._epoch_ended, False
             self.boundary(self, epoch_end)
 
     def state(self) -> dict[str, Any]:

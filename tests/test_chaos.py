@@ -28,5 +28,5 @@ def test_what_is_killed_at_named_points_and_at_random_moments_ends_in_the_same_b
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "told").read_text())
     assert told["kills"] >= 6 and told["at_named_points"] and told["by_signals"]
-    assert told["compared_checkpoints"] and told["attempts"] > 1
+    assert told["compared_checkpoints"] and told["attempts"] > 1 and told["besides"]
     assert not (tmp_path / "runs").exists(), "what ended well is removed"

@@ -94,7 +94,7 @@ def test_two_attempts_that_reach_the_same_iteration_never_share_a_file(tmp_path)
 def test_a_completion_mark_of_a_fenced_attempt_does_not_count(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
-    files.write_json(run.complete_file(1), {"attempt": 1})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
     assert run.completion() is not None
     begin(run, 2)
     assert run.completion() is None
@@ -145,3 +145,42 @@ def test_a_checkpoint_that_is_committed_while_the_newest_is_read_is_the_one_that
     monkeypatch.setattr(files, "digest", slowly)
     chosen, accepts, broken = checkpoints.choose(run)
     assert (chosen, accepts[-1], broken) == (late[0], late[0], [])
+
+
+def resume_from(run: Run, number: int, until: int | None) -> None:
+    """Begin an attempt as a supervisor does, after ``resume --from`` if ``until`` is given."""
+    _, accepts, _ = checkpoints.choose(run, until)
+    record = {"number": number, "accepts": [m.file for m in accepts], "abandoned": checkpoints.leaving(run, until)}
+    assert files.create_exclusive(run.attempt_file(number), json.dumps(record))
+
+
+def test_a_branch_that_resume_from_leaves_stays_and_counts_no_more(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    old = [commit(run, 1, i, epoch_end=i == 30).file for i in (10, 20, 30, 40)]
+    resume_from(run, 2, 20)
+    stale = commit(run, 1, 50)
+    new = [commit(run, 2, i).file for i in (21, 22, 23)]
+    assert checkpoints.prune(run, 2, keep=2) == [*old[:2], new[0], stale.file], "stale writers' are no branch"
+    assert names(run) == new[1:]
+    assert checkpoints.abandoned(run) == set(old[2:])
+    # later attempts know of it, too, and may leave a branch themselves
+    resume_from(run, 3, None)
+    assert checkpoints.abandoned(run) == set(old[2:])
+    resume_from(run, 4, 22)
+    last = [commit(run, 4, i).file for i in (24, 25, 26)]
+    checkpoints.prune(run, 4, keep=2)
+    assert checkpoints.abandoned(run) == {*old[2:], new[2]}
+    assert {m.file for m in checkpoints.manifests(run)} == {*old[2:], new[2], *last[1:]}
+
+
+def test_what_a_former_version_wrote_of_a_checkpoint_is_read(tmp_path):
+    run = Run(tmp_path)
+    begin(run, 1)
+    made = commit(run, 1, 10)
+    record = files.read_json(run.manifest_of(made.path(run)))
+    files.write_json(run.manifest_of(made.path(run)), {k: v for k, v in record.items() if k != "step"})
+    assert checkpoints.read(run, made.file) == made
+    mark = {"attempt": 1, "time": 1.0, "checkpoint": made.file, "iteration": 10, "epoch": 0, "digest": "sha256:0"}
+    files.write_json(run.complete_file(1), mark)
+    assert checkpoints.last(run) == made, "with its size and its own digest"

@@ -131,7 +131,7 @@ def test_a_run_is_scored_at_every_epoch_and_then_under_a_sweep_in_which_an_eleme
     before = detections(run)
     verb("evaluate", run.path, "--vary", "max_dets=2", "--vary", "min_score=0.2", "--vary", "scorer=lvis", "--wait")
     assert detections(run) == before, "settings that change scoring alone reuse what the model answered"
-    assert results.rows(run)[-1].document["provenance"]["checkpoint_digest"] == run.completion()["digest"]
+    assert results.rows(run)[-1].document["provenance"]["checkpoint_digest"] == checkpoints.last(run).digest
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_
     verb("submit", *flags, "--cluster", "local", "--wait")
     trained = Run(tmp_path / "trained")
     file = tmp_path / "model.pth"
-    file.write_bytes((trained.checkpoints_dir / trained.completion()["checkpoint"]).read_bytes())
+    file.write_bytes((trained.checkpoints_dir / trained.completion()).read_bytes())
     classes = [part for part in flags if part == "--set" or "num_classes" in part]
     classes = [part for pair in zip(classes, classes[1:]) if "num_classes" in pair[1] for part in pair]
     asked = ["evaluate", file, "--config", "configs/demo.py", "--cluster", "local", "--data-root", small_data,
@@ -149,7 +149,7 @@ def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_
     (row,) = json.loads(first.stdout)
     (own,) = results.rows(trained)
     assert row["figures"] == own.document["figures"]
-    assert row["checkpoint_digest"] == trained.completion()["digest"]
+    assert row["checkpoint_digest"] == checkpoints.last(trained).digest
     assert "1 of 1 scored already" in verb(*asked).stdout
     other = verb(*(a for a in asked if a not in classes), code=2)
     assert "num_classes is 24" in other.stderr

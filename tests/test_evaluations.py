@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from steering import ended_run
 
-from ecm_cluster import checkpoints, evaluations, files, job
+from ecm_cluster import chain, checkpoints, evaluations, files, job
 from ecm_cluster.errors import UserError
 from ecm_cluster.evaluations import LAST, Element
 from ecm_cluster.run import Run
@@ -123,7 +125,7 @@ def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
         assert evaluations.awaited(run) == {kept}
         files.write_json(work.metrics_file(), {})
     assert evaluations.awaited(run) == set()
-    assert evaluations.iterations_wanted(elements) == {15}
+    assert evaluations.iterations_wanted(run) == {15}
 
 
 def test_checkpoints_are_named_as_the_command_line_has_them(run):
@@ -137,3 +139,70 @@ def test_checkpoints_are_named_as_the_command_line_has_them(run):
     complete(run, commit(run, 1, 30, 3, True))
     assert evaluations.parse_places(run, LAST) == [LAST]
     assert evaluations.parse_places(run, "30,10") == [LAST, "iteration 10"]
+
+
+# ---------------------------------------------------------------------------------------------- sweeps and their jobs
+
+
+def sweep(run: Run, stage: str = "sweep001", job_id: str | None = "9", at: str = "iteration 15") -> str:
+    """A sweep on record, and its submission; the checkpoint that it needs."""
+    evaluations.write(run, stage, [Element(at, {})], run.job())
+    files.write_json(run.submission_file(stage), {"token": "t", "cluster": "slurm", "job_id": job_id})
+    return evaluations.resolve(run, at).file
+
+
+@pytest.mark.parametrize("job_id", ["9", None])
+def test_a_sweep_keeps_its_checkpoint_while_its_job_is_on_record_or_being_submitted(run, job_id):
+    assert evaluations.awaited(run) == set()
+    kept = sweep(run, job_id=job_id)
+    assert evaluations.awaited(run) == {kept}
+
+
+def test_a_sweep_without_a_job_keeps_nothing(run):
+    sweep(run)
+    run.submission_file("sweep001").unlink()
+    assert evaluations.awaited(run) == set()
+    files.write_json(run.submission_file("sweep001"), {"token": None, "cluster": "slurm", "former": []})
+    assert evaluations.awaited(run) == set(), "refused by Slurm"
+
+
+def test_a_cancelled_sweep_keeps_nothing_and_one_submitted_after_the_cancel_does(run, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 5.0)  # no clock decides which was first
+    sweep(run)
+    run.mark_cancelled("cancel")
+    assert run.cancelled() and run.cancelled("sweep001") and evaluations.awaited(run) == set()
+    kept = sweep(run, "sweep002", at="epoch 1")
+    os.utime(run.elements_file("sweep002"), (0, 0))
+    assert run.cancelled() and not run.cancelled("sweep002")
+    assert evaluations.awaited(run) == {kept}
+    run.mark_cancelled("cancel")
+    assert run.cancelled("sweep002") and evaluations.awaited(run) == set()
+
+
+def test_the_cancel_mark_of_a_former_version_is_read(run):
+    sweep(run)
+    files.write_json(run.cancel_file, {"time": 1.0, "by": "cancel"})
+    assert run.cancelled() and run.cancelled("evaluate") and run.cancelled("sweep001")
+    sweep(run, "sweep002")
+    assert not run.cancelled("sweep002")
+    run.cancel_file.write_text("{")
+    assert run.cancelled() and run.cancelled("sweep001"), "damaged, but there"
+
+
+def test_a_sweep_whose_job_has_ended_for_good_keeps_nothing_until_it_is_submitted_again(run):
+    kept = sweep(run)
+    work = evaluations.of_element(run, Element("iteration 15", {}))
+    work.attempts_dir.mkdir(parents=True)
+    files.write_json(work.attempt_file(1), {"number": 1, "job_id": "9_0", "identity": "slurm:9_0:0:0"})
+    assert evaluations.awaited(run) == {kept}
+    work.ledger(1, "task000").write("end", cause="cancelled", rank=0)
+    assert evaluations.awaited(run) == set()
+    assert sweep(run, "sweep002", job_id="12") == kept
+    assert evaluations.awaited(run) == {kept}
+
+
+def test_the_next_sweep_has_a_number_that_none_has_had(run):
+    sweep(run, "sweep002")
+    assert chain.next_sweep(run) == "sweep003"
+    run.elements_file("sweep002").unlink()
+    assert chain.next_sweep(run) == "sweep003"

@@ -457,9 +457,9 @@ LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file"},
     {"ledger"},
     {"run", "work", "job", "spec", "test_settings"},
-    {"checkpoints", "request"},
+    {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
-    {"chain", "handover", "recovery", "slurm_ends"},
+    {"chain", "handover", "slurm_ends"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

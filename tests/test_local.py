@@ -33,7 +33,7 @@ def weights(run: Run) -> dict:
 
     mark = run.completion()
     assert mark is not None
-    return torch.load(run.checkpoints_dir / mark["checkpoint"], weights_only=True)
+    return torch.load(run.checkpoints_dir / mark, weights_only=True)
 
 
 def test_a_signalled_run_goes_on_in_mid_epoch_and_ends_bit_identical_to_an_uninterrupted_one(small_data, tmp_path):

@@ -45,7 +45,7 @@ def straight(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def ends_as(run: Run, straight: Run) -> None:
     """The same weights, optimizer state and log lines, bit by bit."""
-    one, other = (made.checkpoints_dir / (made.completion() or {})["checkpoint"] for made in (run, straight))
+    one, other = (made.checkpoints_dir / (made.completion() or "") for made in (run, straight))
     assert bits(state_in(one)) == bits(state_in(other))
     assert log_lines(run) == log_lines(straight)
     assert len(log_lines(run)) == PER_EPOCH * EPOCHS
@@ -121,8 +121,7 @@ def test_what_an_overtaken_attempt_was_about_to_commit_or_to_complete_does_not_c
     os.kill(held, signal.SIGCONT)
     second.wait(60)
     assert run.complete_file(2).exists()
-    mark = run.completion()
-    assert mark is not None and mark["attempt"] == 3 and mark["checkpoint"] == run.read_attempt(3)["from"]
+    assert run.newest_attempt() == 3 and run.completion() == run.read_attempt(3)["from"]
     assert {m.attempt for m in checkpoints.accepted(run)} <= {1, 2, 3}
     assert late.name not in {run.manifest_of(m.path(run)).name for m in checkpoints.accepted(run)}
     assert state_of(run)["state"] == "done"
@@ -284,7 +283,7 @@ def test_a_run_is_rescaled_on_request_only_and_that_is_on_record(small_data, tmp
     left = -(-(PER_EPOCH - last.position) // 2) if last.position else 0
     later = json.loads(run.json_log(2).read_text().splitlines()[0])["iterations_per_epoch"]
     rest = (EPOCHS - last.epoch - bool(last.position)) * later
-    mark = run.completion()
-    assert mark is not None and mark["iteration"] == last.iteration + left + rest
-    assert [line["iteration"] for line in log_lines(run)] == list(range(1, mark["iteration"] + 1))
+    end = checkpoints.last(run)
+    assert end is not None and end.iteration == last.iteration + left + rest
+    assert [line["iteration"] for line in log_lines(run)] == list(range(1, end.iteration + 1))
     assert "resumed: train with virtual_ranks 2, gpus 2" in verb("status", run.path).stdout

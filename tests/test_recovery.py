@@ -230,7 +230,7 @@ def test_no_attempt_at_all_stops_too(tmp_path):
 def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
-    files.write_json(run.complete_file(1), {"attempt": 1})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
     assert recovery.decide(run).action == "done"
     evaluation = run.evaluation("iter_0000008-abc")
     attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))

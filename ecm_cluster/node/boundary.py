@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Boundary:
     Args:
         group: A gloo group over all ranks, for agreements only.
         every: Iterations between checkpoints; 0: none by iterations.
-        also: Further iterations at which to commit.
+        also: Further iterations at which to commit, or at the end of the step that holds one; the same in all ranks.
         minutes: Minutes between checkpoints; 0: none by time.
         keep: Checkpoints to retain besides epochs' ends.
         max_iterations: Where the training is complete.
@@ -41,10 +41,10 @@ class Boundary:
 
     def __init__(self, run: Run, attempt: int, rank: int, world_size: int, group: Any, *, every: int,
                  minutes: float, keep: int, max_iterations: Callable[[], int],
-                 also: Container[int] = ()) -> None:
+                 also: Iterable[int] = ()) -> None:
         self.run, self.attempt, self.rank, self.world_size, self.group = run, attempt, rank, world_size, group
         self.every, self.seconds, self.keep, self.max_iterations = every, minutes * 60, keep, max_iterations
-        self.also = also
+        self.also = sorted(also)
         self.ledger = run.ledger(attempt, f"train{rank:03d}")
         self._committed_at = self._beat_at = time.monotonic()
         self._began: tuple[float, int] | None = None
@@ -79,7 +79,8 @@ class Boundary:
         # since the last step, which may have taken several iterations
         before = runner._iter - runner.iterations_per_step
         by_count = bool(self.every) and runner._iter // self.every > before // self.every
-        wishes = torch.tensor([preemption.asked_to_stop(), by_time or by_count], dtype=torch.int32)
+        asked = any(before < iteration <= runner._iter for iteration in self.also)
+        wishes = torch.tensor([preemption.asked_to_stop(), by_time or by_count or asked], dtype=torch.int32)
         if self.world_size > 1:
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self.group)
         return bool(wishes[0]), bool(wishes[1])
@@ -96,7 +97,7 @@ class Boundary:
             if self.saver is not None:
                 self.saver.commit({**runner.state(), "rank_buffers": own}, runner.logger, iteration=runner._iter,
                                   epoch=runner._epoch, position=runner.position, epoch_end=epoch_end,
-                                  slowest_step=round(self.slowest_step, 4))
+                                  step=runner.iterations_per_step, slowest_step=round(self.slowest_step, 4))
             self.slowest_step = 0.0  # since the last commit
             self.committed = runner._iter
             self._committed_at = time.monotonic()
@@ -143,11 +144,11 @@ class Boundary:
             if self.saver.failure or newest is None:
                 raise RuntimeError(f"the last checkpoint could not be written: {self.saver.failure}")
             files.write_json(self.run.complete_file(self.attempt), {
-                "attempt": self.attempt, "time": round(time.time(), 3), **checkpoints.describe(newest)})
+                "attempt": self.attempt, "time": round(time.time(), 3), "checkpoint": newest.file})
             self.ledger.write("complete", **checkpoints.describe(newest))
             self.ledger.write("end", cause="complete", detail=f"iteration {runner._iter}", rank=0)
 
     def _source(self) -> checkpoints.Manifest | None:
         """The checkpoint that the attempt began with."""
         name = self.run.read_attempt(self.attempt)["from"]
-        return next((m for m in checkpoints.manifests(self.run) if m.file == name), None)
+        return checkpoints.read(self.run, name) if name else None

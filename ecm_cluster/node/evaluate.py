@@ -1,7 +1,7 @@
 """A rank's worker process in an evaluation: infer this rank's images; rank 0 then scores.
 
-Started by the supervisor as ``python -m ecm_cluster.node.evaluate RUN ATTEMPT STAGE INDEX``. Detections are chunks,
-whole or absent; after a restart only what is missing is computed, whatever the number of ranks is now.
+Started by the supervisor as ``python -m ecm_cluster.node.evaluate RUN ATTEMPT STAGE INDEX CHECKPOINT``. Detections are
+chunks, whole or absent; after a restart only what is missing is computed, whatever the number of ranks is now.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import evaluations, files, test_settings
+from .. import checkpoints, evaluations, files, test_settings
 from ..errors import UserError
 from ..evaluations import Element
 from ..lvis.columns import Detections
@@ -25,11 +25,11 @@ from .world import Place, device_index, identify
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
 
 
-def main(run_path: str, attempt: int, stage: str, index: int) -> int:
-    """Evaluate; 0 when this rank's part is done."""
+def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
+    """Evaluate the checkpoint of this name, which the supervisor has verified; 0 when this rank's part is done."""
     run, place = Run(run_path), identify()
     element = evaluations.read(run, stage)[index]
-    checkpoint = evaluations.resolve(run, element.at)
+    checkpoint = checkpoints.read(run, file)
     assert checkpoint is not None, "the supervisor has seen it"
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
     preemption.watch(work.stacks_file(attempt, place.rank))
@@ -168,7 +168,7 @@ def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: s
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    code = main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from .. import chain, cluster, driver, evaluations, files, recovery
+from .. import chain, cluster, driver, evaluations, recovery
 from ..run import Run, Work
 from .world import DRIVER_ENV, ELEMENT_ENV
 
@@ -92,7 +92,7 @@ class Driver:
 
     def _cancel(self, number: int, frame: object) -> None:
         self._cancelled = True
-        files.write_json(self.run.cancel_file, {"time": time.time(), "by": signal.Signals(number).name})
+        self.run.mark_cancelled(signal.Signals(number).name)
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)  # submitit's controller passes it on to each task
 

@@ -148,7 +148,7 @@ class Saver:
         self.writer = Writer(run, attempt, self._memory.descriptor)
 
     def commit(self, state: Any, logger: logging.Logger, *, iteration: int, epoch: int, position: int,
-               epoch_end: bool, **facts: Any) -> None:
+               epoch_end: bool, step: int = 1, **facts: Any) -> None:
         """Begin to commit a state; waits for the one before it, if that is still being written.
 
         Args:
@@ -157,7 +157,8 @@ class Saver:
         began = time.monotonic()
         self.settle(logger, wait=True)
         structure, spans = self._memory.take(state)
-        self._request = Request(iteration, epoch, position, epoch_end, structure, spans, self._memory.size, self.keep)
+        self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
+                                self.keep)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ from typing import Any
 from .. import checkpoints, evaluations, recovery
 from ..checkpoints import Manifest
 from ..run import Evaluation, Run
-from . import closing, preemption, requeue, world
+from . import closing, preemption, preflight, requeue, world
 from .supervisor import ASK_AGAIN_SECONDS, AttemptFailed, Supervisor
 
 
@@ -35,12 +35,16 @@ class EvaluationSupervisor(Supervisor):
         return super().on_gpu() and not evaluations.has_detections(self.work)  # scoring alone takes none
 
     def arguments(self) -> list[str]:
-        return [self.stage, str(self.index)]
+        return [self.stage, str(self.index), self.checkpoint.file]
 
     def basis(self, ledger: Any) -> dict[str, Any]:
-        broken = checkpoints.problem(self.training, self.checkpoint) if self.checkpoint.size else None
+        # where the model has answered on all images already, nothing is read of it any more
+        broken = None if evaluations.has_detections(self.work) else \
+            checkpoints.problem(self.training, self.checkpoint)
         if broken:
-            raise AttemptFailed(f"{self.checkpoint.file} cannot be scored: {broken}")
+            text = (f"{self.checkpoint.file} is damaged: {broken}; restore {self.checkpoint.path(self.training)}, or "
+                    "score another checkpoint")
+            preflight.refuse(self.work, self.training, self.place, text)
         ways = [evaluations.way_key(scoring) for scoring in self.element.scoring]
         return {"from": self.checkpoint.file, "accepts": [], "ways": ways}
 
@@ -91,7 +95,8 @@ def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:
     element = evaluations.read(run, stage)[index]
     checkpoint = evaluations.resolve(run, element.at)
     if checkpoint is None:
-        why = f"{run.name} is not complete" if element.at == evaluations.LAST else f"{run.name} has no checkpoint of it"
+        incomplete = element.at == evaluations.LAST and run.completion() is None
+        why = f"{run.name} is not complete" if incomplete else f"{run.name} has no such checkpoint"
         raise AttemptFailed(f"{element.at}: {why}, so its evaluation does not run")
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
     return EvaluationSupervisor(work, run, stage, index, checkpoint)

@@ -57,4 +57,5 @@ class TrainingSupervisor(Supervisor):
         newest, accepts, broken = checkpoints.choose(self.training, until)
         for manifest, reason in broken:
             ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
-        return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts]}
+        return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts],
+                "abandoned": checkpoints.leaving(self.training, until)}

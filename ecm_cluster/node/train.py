@@ -113,7 +113,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
-                        also=evaluations.iterations_wanted(evaluations.read(run, chain.EVALUATE)))
+                        also=evaluations.iterations_wanted(run))
     runner.prepare(seed, boundary, share)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, evaluations
+from .. import checkpoints, evaluations, files
 from ..errors import UserError
 from ..run import Run
 from . import preemption
@@ -50,6 +50,7 @@ class Request:
     epoch: int
     position: int
     epoch_end: bool
+    step: int
     structure: bytes
     spans: list[tuple[int, int]]
     memory: int
@@ -168,12 +169,12 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     """Commit one checkpoint, then prune."""
     began = time.monotonic()
 
-    def save(handle: checkpoints.Digesting) -> None:
+    def save(handle: files.Digesting) -> None:
         write_archive(handle, request, memoryview(mmap.mmap(memory, request.memory, prot=mmap.PROT_READ)))
 
     try:
         manifest = checkpoints.commit(run, attempt, save, iteration=request.iteration, epoch=request.epoch,
-                                      position=request.position, epoch_end=request.epoch_end,
+                                      position=request.position, epoch_end=request.epoch_end, step=request.step,
                                       last_check=lambda: checkpoints.check_fence(run, attempt))
     except checkpoints.Overtaken as error:
         return Outcome(None, time.monotonic() - began, str(error), overtaken=True)
@@ -187,7 +188,7 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     return Outcome(manifest, seconds)
 
 
-def write_archive(handle: checkpoints.Digesting, request: Request, memory: memoryview) -> None:
+def write_archive(handle: files.Digesting, request: Request, memory: memoryview) -> None:
     """Write what ``torch.save`` would write of the same state; the same state gives the same bytes."""
     parts: dict[str, Any] = {"data.pkl": request.structure, "byteorder": sys.byteorder.encode()}
     for number, (offset, size) in enumerate(request.spans):

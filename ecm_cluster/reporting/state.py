@@ -83,7 +83,8 @@ def fold_one(run: Run, known: Known) -> RunState:
     train = submissions.get("train")
     mark = run.completion()
     if mark is not None:
-        state.checkpoint, state.iteration, state.epoch = mark["checkpoint"], mark["iteration"], mark["epoch"]
+        last, state.checkpoint = checkpoints.last(run), mark
+        state.iteration, state.epoch = (last.iteration, last.epoch) if last else (None, None)
         sweeps = [submission for stage, submission in sorted(submissions.items()) if stage.startswith("sweep")]
         _after_training(run, state, _evaluating(run, submissions, sweeps, known), known)
     elif train is None or train.job_id is None:

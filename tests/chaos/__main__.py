@@ -27,9 +27,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=1, metavar="S", help="of all choices (default: %(default)s)")
     made.add_argument("--ranks", default="1,2,3,4", metavar="N,…",
                       help="numbers of ranks; runs take them in turn, small ones more often (default: %(default)s)")
-    made.add_argument("--where", choices=("local", "slurm"), default="local",
+    made.add_argument("--where", choices=("local", "slurm", "slurm-qos"), default="local",
                       help="local: this machine, without Slurm; slurm: a Slurm that is started for this, with 4 nodes "
-                           "(needs Debian's slurm-wlm and munge) (default: %(default)s)")
+                           "(needs Debian's slurm-wlm and munge); slurm-qos: one that preempts by QOS (needs slurmdbd "
+                           "and mariadb-server, too) (default: %(default)s)")
     made.add_argument("--jobs", type=int, default=1, metavar="K", help="runs side by side (default: %(default)s)")
     made.add_argument("--folder", type=Path, metavar="DIR",
                       help="where runs are made (default: a temporary folder); runs that ended well are removed")
@@ -54,7 +55,8 @@ def main() -> int:
             args.json.write_text(json.dumps({**asked, **tally.figures()}, indent=1) + "\n")
 
     folder = args.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
-    with places.slurm() if args.where == "slurm" else contextlib.nullcontext(places.Local()) as place:
+    local = contextlib.nullcontext(places.Local())
+    with local if args.where == "local" else places.slurm(by_qos=args.where == "slurm-qos") as place:
         tally = campaign.run(folder.resolve(), place, args.kills, args.seed, ranks, args.jobs, write_figures)
     print(tally.table(), flush=True)
     for run in tally.wrong:

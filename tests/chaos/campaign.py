@@ -32,7 +32,7 @@ class Campaign:
                  say: Callable[[str], None], after_each: Callable[[Tally], None]) -> None:
         self.folder, self.place, self.seed, self.ranks, self.say = folder, place, seed, ranks, say
         self.tally, self.after_each = Tally(kills), after_each
-        self.data = data_set(folder / "data")
+        self.data, self.pack = data_set(folder / "data")
         self._references: dict[str, Run] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._numbers, self._lock = iter(range(1 << 20)), threading.Lock()
@@ -73,6 +73,7 @@ class Campaign:
             verb("cancel", run.path, env=self.place.env, code=None)
         else:
             shutil.rmtree(run.path)
+            shutil.rmtree(self.folder / "scratch" / run.name, ignore_errors=True)
 
     def reference(self, shape: Shape) -> Run:
         """The undisturbed run of a shape; made when it is first asked for.
@@ -105,7 +106,10 @@ class Campaign:
         if not config.exists():
             shape.write_config(self.data, config)
         runs = self.folder / ("runs" if dice else "references")
-        return ["demo", "--config", str(config), "--data-root", str(self.data), "--runs-dir", str(runs), "--name", name,
+        data = [str(self.data)]
+        if dice:  # what the twin reads where it lies is copied to scratch here
+            data = [str(self.pack), "--scratch", str(self.folder / "scratch" / name / self.place.scratch_of_node)]
+        return ["demo", "--config", str(config), "--data-root", *data, "--runs-dir", str(runs), "--name", name,
                 "--checkpoint-every", "1", "--keep", str(keep), "--hang-minutes", "20", "--no-eval",
                 *self.place.flags(dice, shape)]
 
@@ -146,11 +150,12 @@ def iterations(run: Run) -> tuple[int, int]:
 
 def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
     """How many checkpoints were compared, and in which ways a disturbed run differs from the undisturbed one."""
-    mark, there = run.completion(), reference.completion()
-    if mark is None or there is None:
+    last, there = checkpoints.last(run), checkpoints.last(reference)
+    if last is None or there is None:
         return 0, ["not complete"]
-    found = [f"{key}: {mark[key]} instead of {there[key]}" for key in ("iteration", "epoch") if mark[key] != there[key]]
-    finished = {e.attempt for e in run.events() if e.kind == "complete"} | {mark["attempt"]}
+    found = [f"{key}: {getattr(last, key)} instead of {getattr(there, key)}" for key in ("iteration", "epoch")
+             if getattr(last, key) != getattr(there, key)]
+    finished = {e.attempt for e in run.events() if e.kind == "complete"} | {run.newest_attempt()}
     if len(finished) != 1:
         found.append(f"completed by attempts {sorted(finished)}")
     by_iteration = {m.iteration: m for m in checkpoints.accepted(reference)}
@@ -162,8 +167,8 @@ def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
                 found.append(f"{manifest.file}: {key} {getattr(manifest, key)} instead of {getattr(twin, key)}")
         found += [f"{manifest.file}: {what} differs" for what in
                   differing(state_in(manifest.path(run)), state_in(twin.path(reference)))]
-    if counting[-1].file != mark["checkpoint"]:
-        found.append(f"the completion mark names {mark['checkpoint']}, the last checkpoint is {counting[-1].file}")
+    if counting[-1] != last:
+        found.append(f"the completion mark names {last.file}, the last checkpoint is {counting[-1].file}")
     mine, theirs = log_lines(run), log_lines(reference)
     if mine != theirs:
         odd = [line["iteration"] for line in mine if line not in theirs]
@@ -173,5 +178,7 @@ def compare(run: Run, reference: Run) -> tuple[int, list[str]]:
 
 def differing(state: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Which parts of two states are not the same bits."""
+    for meta in (state["meta"], other["meta"]):
+        meta.pop("config_digest", None)  # the config names the folder of the data, which is not the same here
     parts = sorted(state.keys() | other.keys())
     return [part for part in parts if part not in state or part not in other or bits(state[part]) != bits(other[part])]

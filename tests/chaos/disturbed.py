@@ -19,6 +19,7 @@ from ecm_cluster.run import Run
 from .places import Missed, Place, first_task
 from .plan import Dice, Kill, Shape
 from .tally import Tally
+from .troubles import Troubles
 
 PATIENCE = 1500.0  # seconds without anything new after which a run counts as lost
 MOST_KILLS = 25  # of one run
@@ -40,7 +41,8 @@ class Disturbed:
                  submit: Sequence[str], order: Path) -> None:
         self.run, self.shape, self.place, self.dice, self.tally = run, shape, place, dice, tally
         self.startup, self.submit_words, self.order = startup, submit, order
-        self.env = {**place.env, files.KILL_ENV: f"@{order}"}
+        self.env = dict(place.env)
+        self.troubles: Troubles | None = None  # of a run that is to be disturbed
         self.kills = self.resumes = 0
         self.ended = 0  # the newest attempt that has been given a fatal blow
         self._polled = self._stopped_since = 0.0
@@ -52,9 +54,22 @@ class Disturbed:
         Raises:
             Wrong: The run is lost, or something that must hold does not.
         """
+        self.troubles = Troubles(self.run, self.place, self.tally, self.order)
+        self.env |= {files.KILL_ENV: f"@{self.order}", **self.troubles.env}
+        try:
+            self._play(self.troubles)
+        finally:
+            self.troubles.end()
+
+    def _play(self, troubles: Troubles) -> None:
         self.type_verb("submit", *self.submit_words)
+        staging = self.dice.staging_point()
+        if staging is not None:
+            self.make(staging)
         while self.kills < MOST_KILLS and self.tally.wants_more():
-            kill = self.dice.kill()
+            kill, trouble = self.dice.kill(), self.dice.trouble()
+            if trouble is not None:
+                troubles.begin(trouble, self.submit_words)
             made = self.make(kill)
             if self.done():
                 break
@@ -62,6 +77,7 @@ class Disturbed:
                 self.check()
         self.disarm()
         self.wait(lambda: False)
+        troubles.end()
         deadline = time.monotonic() + 90
         while left := self.place.left_over(self.run):
             if time.monotonic() > deadline:
@@ -80,9 +96,9 @@ class Disturbed:
             if self.attempt() and not self.strike(Kill("SIGTERM to a supervisor", victim="task", signal="SIGTERM")):
                 return self.disarm() is not None and self.count(kill)
             return self.await_taken(kill, more=2)
-        if kill.when == "end":
+        if kill.when in ("staging", "end"):
             self.arm(kill)
-            return self.await_taken(kill, more=99)
+            return self.await_taken(kill, more={"staging": 0, "end": 99}[kill.when])
         if not self.wait(lambda: self.is_moment(kill)):
             return False
         self.arm(kill)
@@ -111,12 +127,12 @@ class Disturbed:
         """Send a signal; False where nobody is there to take it."""
         attempt = self.run.newest_attempt()
         try:
-            self.place.strike(self.run, attempt, kill)
+            times = self.place.strike(self.run, attempt, kill)
         except Missed:
             return False
         if kill.fatal:
             self.ended = max(self.ended, attempt)
-        return self.count(kill)
+        return any([self.count(kill) for _ in range(times)])
 
     def arm(self, kill: Kill) -> None:
         assert kill.point is not None
@@ -177,6 +193,8 @@ class Disturbed:
         while not holds():
             if self.tally.interrupted:
                 raise Wrong("interrupted")
+            if self.troubles and self.troubles.wrong:
+                raise Wrong(self.troubles.wrong)
             if self.done():
                 return holds()
             if time.monotonic() - self._polled > self.place.poll_seconds:
@@ -213,6 +231,8 @@ class Disturbed:
             self.order_to_die(point)
         else:
             point = None
+        if self.troubles and self.dice.typed_twice():
+            self.troubles.type(name, words, f"{name}, typed twice at once")
         for _ in range(2):
             typed = verb(name, *words, env=self.env, code=None)
             if typed.returncode == -9 and point is not None and self.taken_file().exists():
@@ -223,7 +243,8 @@ class Disturbed:
             break
         if point is not None and self.disarm():  # a process that the verb has started
             self.count(Kill(f"{point}, typing {name}", point))
-        if typed.returncode != 0 and "is alive" not in typed.stderr:
+        # the second user may have been the first
+        if typed.returncode != 0 and not any(word in typed.stderr for word in ("is alive", "at the same time")):
             raise Wrong(f"{name}: exit code {typed.returncode}\n{typed.stdout}\n{typed.stderr}")
 
     # -- what must hold at every moment
@@ -249,6 +270,10 @@ class Disturbed:
         finished = {e.attempt for e in self.run.events() if e.kind == "complete"}
         if len(finished) > 1:
             raise Wrong(f"completed by attempts {sorted(finished)}")
+        if len(self.place.carriers(self.run)) > 1:
+            time.sleep(5)  # one may be about to end
+            if len(carriers := self.place.carriers(self.run)) > 1:
+                raise Wrong(f"carried by {carriers}")
 
 
 def started_at(record: dict[str, Any]) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ranks import detector
-from small import first_images, make_data
+from small import first_images, make_data, verb
 
 from ecm_cluster import config
 
@@ -60,7 +60,7 @@ SHAPES = [
     Shape(3, "seesaw", iterations=24),
     Shape(2, "ce", epochs=5),
 ]
-COMMONNESS = {1: 2, 2: 2, 3: 1, 4: 1}  # of the numbers of ranks: a rank costs its imports at each start
+COMMONNESS = {1: 4, 2: 4, 3: 1, 4: 1}  # of the numbers of ranks: a rank costs its imports at each start
 
 
 def shape_of(number: int, ranks: list[int]) -> Shape:
@@ -71,11 +71,13 @@ def shape_of(number: int, ranks: list[int]) -> Shape:
     return there[(turn * COMMONNESS.get(cycle[place], 1) + cycle[:place].count(cycle[place])) % len(there)]
 
 
-def data_set(folder: Path) -> Path:
-    """The few images that all runs learn."""
+def data_set(folder: Path) -> tuple[Path, Path]:
+    """The few images that all runs learn, in files and as a pack: the former is for runs that nobody disturbs."""
     whole, few = folder / "all", folder / "few"
     few.mkdir(parents=True)
-    return first_images(make_data(whole), few, IMAGES)
+    first_images(make_data(whole), few, IMAGES)
+    verb("stage", "pack", few, few.with_suffix(".pack"))
+    return few, few.with_suffix(".pack")
 
 
 # ---------------------------------------------------------------------------------------------- what is killed
@@ -88,8 +90,8 @@ class Kill:
     Attributes:
         label: Its row in the report.
         point: For ECM_CLUSTER_KILL_AT, ``{attempt}`` being the newest one's number; None: a signal.
-        when: ``training``, ``start`` (of the next attempt), ``end`` (of the training), or what has to be done for a
-            process to come to the point at all: ``signal``, ``kill``, ``preempt``.
+        when: ``training``, ``start`` (of the next attempt), ``staging`` (of the first one), ``end`` (of the training),
+            or what has to be done for a process to come to the point at all: ``signal``, ``kill``, ``preempt``.
         fatal: Whether the attempt ends.
         victim: Of a signal.
         rank: Of the victim.
@@ -125,8 +127,8 @@ def _points() -> list[tuple[float, Kill]]:
                   (0.3, Kill(f"{step}, word to the other ranks", f"{step}:abort.json", "kill")),
                   (0.3, Kill(f"{step}, decision after a stop", f"{step}:decision.json", "signal"))]
     return [*found,
-            (1.0, Kill("before-manifest", "before-manifest", fatal=False)),
-            (1.0, Kill("after-manifest", "after-manifest", fatal=False)),
+            (1.0, Kill("before-manifest", f"before-manifest:{CHECKPOINT}", fatal=False)),
+            (1.0, Kill("after-manifest", f"after-manifest:{CHECKPOINT}", fatal=False)),
             (2.0, Kill("before-commit-event", "before-commit-event")),
             (2.0, Kill("before-link, attempt", "before-link:/attempts/", "start"))]
 
@@ -148,7 +150,13 @@ def _signals(where: str) -> list[tuple[float, Kill]]:
             (1.0, Kill("scancel --signal=USR2", victim="job", signal="SIGUSR2")),
             (2.0, Kill("preemption", victim="preempt")), (1.0, Kill("scontrol requeue", victim="requeue")),
             (0.7, Kill("scancel", victim="cancel")), (0.7, Kill("power cut of a node", victim="node")),
-            (0.5, Kill("SIGKILL to the batch shell", victim="batch"))]
+            (0.5, Kill("SIGKILL to the batch shell", victim="batch")),
+            (1.0, Kill("scontrol requeue, early, in a burst", victim="burst"))]
+
+
+# the run's data are copied to scratch in its first start
+STAGING = [Kill(f"{step}, staging", f"{step}:/scratch/", "staging", fatal=False)
+           for step in ("block-written", "before-fsync", "before-rename", "before-manifest")]
 
 
 ON_SLURM = [(2.0, Kill("before-requeue", "before-requeue", "preempt")),
@@ -162,6 +170,49 @@ VERBS = {("local", "submit"): ["before-rename:run.json", "after-driver", "before
          ("slurm", "resume"): ["renewed:train.json", "before-sbatch:train.json", "sbatch-answered",
                                "after-sbatch:train.json"]}
 VERB_SHARE = {"submit": 0.3, "resume": 0.4}
+
+
+# ---------------------------------------------------------------------------------------------- what is done besides
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is done to a run without killing anybody, while kills go on.
+
+    Attributes:
+        label: Its row in the report.
+        kind: ``writer`` (stopped, woken later), ``point`` (whoever comes to ``point`` is), ``faults``, ``typed``.
+        seconds: How long.
+        point: For ECM_CLUSTER_STOP_AT.
+        node_fails: Whether Slurm gives the stopped process's node up meanwhile.
+        error: Name of the errno.
+        rate: Of file operations that fail with it.
+        verb: Typed by somebody else.
+    """
+
+    label: str
+    kind: str
+    seconds: float = 0.0
+    point: str = ""
+    node_fails: bool = False
+    error: str = ""
+    rate: float = 0.0
+    verb: str = ""
+
+
+LINK = "before-link:/attempts/"
+TROUBLES = [(2.0, Trouble("the checkpoint writer stands still", "writer")),
+            *((0.5, Trouble("a stale writer: stopped in its commit, woken later", "point", point=point))
+              for point in (f"before-rename:{CHECKPOINT}", f"before-manifest:{CHECKPOINT}", "after-data:checkpoints/",
+                            "before-commit-event")),
+            (1.5, Trouble("rank 0 stalls before it takes its attempt", "point", point=LINK)),
+            *((0.7, Trouble(f"{verb}, typed by a second user", "typed", verb=verb)) for verb in
+              ("submit", "resume", "status")),
+            *((0.8, Trouble("ESTALE", "faults", error="ESTALE", rate=rate)) for rate in (0.01, 0.1)),
+            *((0.8, Trouble("ENOSPC", "faults", error="ENOSPC", rate=rate)) for rate in (0.1, 1.0))]
+TROUBLES_ON_SLURM = [(2.0, Trouble("rank 0 stalls before it takes its attempt, and its node is given up", "point",
+                                   point=LINK, node_fails=True))]
+TROUBLE_SHARE = 0.6  # of kills beside which there is one
 
 
 class Dice:
@@ -182,6 +233,23 @@ class Dice:
                        and self.random.random() < 0.35,
                        "fraction": self.random.random(), "steps": self.random.choice([0, 1, 1, 2, 3])})
 
+    def trouble(self) -> Trouble | None:
+        """What is done besides the next kill."""
+        table = TROUBLES + (TROUBLES_ON_SLURM if self.where == "slurm" else [])
+        chosen = self.random.choices([trouble for _, trouble in table], [weight for weight, _ in table])[0]
+        long = 4.0 if chosen.kind == "faults" else 12.0
+        chosen = replace(chosen, seconds=self.random.uniform(0.5, long))
+        return chosen if self.random.random() < TROUBLE_SHARE else None
+
+    def staging_point(self) -> Kill | None:
+        """Where the first start is killed while it copies the data; None: nowhere."""
+        chosen, share = self.random.choice(STAGING), self.random.random()
+        return chosen if share < 0.4 else None
+
+    def typed_twice(self) -> bool:
+        """Whether a second user types the same verb at the same time."""
+        return self.random.random() < 0.3
+
     def verb_point(self, verb: str) -> str | None:
         """Where a verb is killed; None: it is not."""
         points = VERBS[self.where, verb]
@@ -192,6 +260,6 @@ class Dice:
         """Nodes of Slurm that the ranks are spread over."""
         return self.random.choice([n for n in (1, 2, 3) if self.shape.ranks % n == 0])
 
-    def partition(self) -> str:
+    def partition(self, names: list[str]) -> str:
         """Where Slurm requeues after a grace, at once, or not at all."""
-        return self.random.choice(["low", "lown", "lowc"])
+        return self.random.choice(names)

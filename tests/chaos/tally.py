@@ -20,6 +20,7 @@ class Tally:
         self.points: Counter[str] = Counter()
         self.signals: Counter[str] = Counter()
         self.by_ranks: Counter[int] = Counter()
+        self.troubles: Counter[str] = Counter()
         self.why_resumed: list[str] = []
         self.runs: list[dict[str, Any]] = []
         self.interrupted = False
@@ -36,6 +37,10 @@ class Tally:
         with self._lock:
             (self.points if named else self.signals)[label] += 1
             self.by_ranks[ranks] += 1
+
+    def troubled(self, label: str, count: int = 1) -> None:
+        with self._lock:
+            self.troubles[label] += count
 
     def resumed(self, reason: str) -> None:
         with self._lock:
@@ -56,6 +61,7 @@ class Tally:
         """Everything that was counted."""
         return {"kills": self.kills, "at_named_points": self.points.total(), "by_signals": self.signals.total(),
                 "points": dict(self.points.most_common()), "signals": dict(self.signals.most_common()),
+                "besides": dict(self.troubles.most_common()),
                 "kills_by_ranks": dict(sorted(self.by_ranks.items())), "runs": len(self.runs),
                 **{what: self.total(what) for what in ("attempts", "resumes", "iterations", "redone")},
                 "compared_checkpoints": self.total("compared"), "why_resumed": self.why_resumed,
@@ -66,13 +72,14 @@ class Tally:
     def table(self) -> str:
         """The figures as text."""
         told = self.figures()
-        lines = ["", f"{'kills':<44}{told['kills']:>6}"]
-        lines += [f"  with {ranks} rank{'s' * (ranks > 1):<33}{count:>6}"
+        lines = ["", f"{'kills':<72}{told['kills']:>6}"]
+        lines += [f"  with {ranks} rank{'s' * (ranks > 1):<61}{count:>6}"
                   for ranks, count in told["kills_by_ranks"].items()]
-        for title, counts in (("at named points", told["points"]), ("by signals, at random moments", told["signals"])):
-            lines += ["", f"{title:<44}{sum(counts.values()):>6}"]
-            lines += [f"  {label:<42}{count:>6}" for label, count in counts.items()]
-        lines += ["", *(f"{name:<44}{value:>6}" for name, value in {
+        for title, counts in (("at named points", told["points"]), ("by signals, at random moments", told["signals"]),
+                              ("besides", told["besides"])):
+            lines += ["", f"{title:<72}{sum(counts.values()):>6}"]
+            lines += [f"  {label:<70}{count:>6}" for label, count in counts.items()]
+        lines += ["", *(f"{name:<72}{value:>6}" for name, value in {
             "runs brought to their end": told["runs"] - told["lost"], "attempts": told["attempts"],
             "resumes typed": told["resumes"], "iterations of these runs": told["iterations"],
             "iterations done again": told["redone"],

@@ -55,6 +55,7 @@ def play(request: dict[str, Any], rank: int) -> None:
 def work(request: dict[str, Any], rank: int) -> int:
     """What the launcher's worker does at the place of a rank."""
     from ecm_cluster.node import evaluate, train
+    from ecm_cluster.run import Run
     from emulated_gpu.hooks import Signalled
 
     world = request["world"]
@@ -62,7 +63,7 @@ def work(request: dict[str, Any], rank: int) -> int:
                       SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank),
                       EMULATED_GPUS=str(world), FAKE_CUDA_UUIDS="ABCDEFGH"[:world], **request.get("env", {}))
     if request["evaluate"]:
-        return evaluate.main(request["run"], request["attempt"], "evaluate", 0)
+        return evaluate.main(request["run"], request["attempt"], "evaluate", 0, Run(request["run"]).completion() or "")
     Signalled.during = request["ends_at"]
     return train.main(request["run"], request["attempt"])
 

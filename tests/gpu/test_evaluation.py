@@ -57,7 +57,7 @@ def unmatched(one: Detections, other: Detections) -> list[str]:
 def test_a_checkpoint_scores_on_the_device_as_on_the_cpu(small_data, tmp_path, device, say):
     trained = begin(small_data, tmp_path, "trained", device, "--no-eval", runner__max_epochs=12)
     await_state(trained, "done", seconds=PATIENCE)
-    checkpoint = trained.checkpoints_dir / (trained.completion() or {})["checkpoint"]
+    checkpoint = trained.checkpoints_dir / (trained.completion() or "")
     runs = [evaluated(small_data, tmp_path / name, checkpoint, where)
             for name, where in (("device", device), ("reference", "cpu"))]
     one, other = map(detections, runs)

@@ -407,6 +407,11 @@ def test_where_gradients_are_gathered_over_iterations_it_stops_between_optimizer
     assert_same_end(through, Training(tmp_path / "parts", kind, together=4).go(stored))
 
 
+def test_an_epoch_that_ends_inside_a_step_is_told_at_the_end_of_that_step(tmp_path):
+    seen = Training(tmp_path / "whole", "epoch", together=4).go().boundaries
+    assert [(iteration, epoch) for iteration, epoch, _, epoch_end in seen if epoch_end] == [(8, 1), (16, 2), (21, 3)]
+
+
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
 def test_rescaled_in_mid_epoch_the_rest_of_it_is_dealt_out_among_the_new_ranks(tmp_path, kind):
     first = Training(tmp_path / "first", kind, virtual=2, ends_at=2).go()  # 4 of 8 batches of the first epoch

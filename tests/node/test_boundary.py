@@ -11,11 +11,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ecm_cluster import checkpoints, files, recovery
+from ecm_cluster import checkpoints, evaluations, files, recovery
 from ecm_cluster.node import preemption
 from ecm_cluster.run import Run
 
@@ -34,7 +35,7 @@ class Model(torch.nn.Module):
 class Training:
     """A real runner whose counters are moved by hand, and a real boundary."""
 
-    def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100) -> None:
+    def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100, also: tuple[int, ...] = ()) -> None:
         from ecm_cluster.node.boundary import Boundary
         from mmdet_ext.runner import PositionedIterBasedRunner
 
@@ -46,7 +47,8 @@ class Training:
         self.runner = PositionedIterBasedRunner(
             model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), logger=logging.getLogger("boundary"),
             meta={}, max_iters=last)
-        self.boundary = Boundary(run, attempt, 0, 1, None, every=every, minutes=0, keep=2, max_iterations=lambda: last)
+        self.boundary = Boundary(run, attempt, 0, 1, None, every=every, minutes=0, keep=2, max_iterations=lambda: last,
+                                 also=also)
         self.runner.prepare(0, self.boundary)
         self.saver = self.boundary.saver
 
@@ -69,7 +71,7 @@ class Training:
 def training(tmp_path: Path):
     made: list[Training] = []
 
-    def make(**options: int) -> Training:
+    def make(**options: Any) -> Training:
         made.append(Training(Run(tmp_path / "run"), **options))
         return made[-1]
 
@@ -107,6 +109,28 @@ def test_where_a_step_takes_several_iterations_the_first_one_at_or_after_the_int
     assert t.kinds("commit") == [("commit", 8), ("commit", 12), ("commit", 16), ("commit", 20)]
 
 
+def test_iterations_that_an_evaluation_asks_for_are_committed(training):
+    t = training(also=(2, 5))
+    for _ in range(6):
+        t.step()
+    t.saver.settle(t.runner.logger, wait=True)
+    assert t.kinds("commit") == [("commit", 2), ("commit", 5)]
+
+
+def test_an_iteration_inside_a_step_of_several_means_the_checkpoint_behind_that_step(training):
+    from mmcv.runner import GradientCumulativeOptimizerHook
+
+    t = training(also=(5, 10, 11), last=14)
+    t.runner.register_hook(GradientCumulativeOptimizerHook(cumulative_iters=4))
+    for _ in range(3):
+        t.runner._iter += 3  # the iterations of which the boundary hears nothing
+        t.step()
+    t.saver.settle(t.runner.logger, wait=True)
+    assert t.kinds("commit") == [("commit", 8), ("commit", 12)]
+    meant = {n: evaluations.resolve(t.run, f"iteration {n}") for n in (4, 5, 8, 9, 10, 11, 13)}
+    assert {n: m and m.iteration for n, m in meant.items()} == {4: None, 5: 8, 8: 8, 9: 12, 10: 12, 11: 12, 13: None}
+
+
 def test_the_end_of_an_epoch_and_an_agreed_stop_wait_for_the_writer(training):
     from ecm_cluster.node.boundary import AgreedStop
 
@@ -124,8 +148,9 @@ def test_completion_waits_and_marks_the_checkpoint_of_the_last_iteration(trainin
     t.step()
     t.step(epoch_end=True)
     t.boundary.complete(t.runner)
-    mark = t.run.completion()
-    assert mark["iteration"] == 2 and mark["digest"] == checkpoints.accepted(t.run)[-1].digest
+    assert t.run.completion() == checkpoints.accepted(t.run)[-1].file
+    assert checkpoints.last(t.run).iteration == 2
+    assert set(files.read_json(t.run.complete_file(1))) == {"attempt", "time", "checkpoint"}, "nothing is copied"
     assert t.kinds("commit", "commit-failed") == [("commit", 2)]
 
 
@@ -179,7 +204,7 @@ def test_a_writer_that_died_at_the_last_checkpoint_is_replaced_and_the_run_compl
     os.kill(t.saver.writer.pid, signal.SIGKILL)
     t.step(epoch_end=True)
     t.boundary.complete(t.runner)
-    assert t.run.completion()["iteration"] == 1
+    assert checkpoints.last(t.run).iteration == 1
 
 
 def test_an_attempt_that_was_overtaken_ends(training):
@@ -233,5 +258,4 @@ def test_an_attempt_that_finds_nothing_left_to_train_completes_with_the_checkpoi
     again.runner._iter, again.runner.meta = 2, {"starts_after": 2}
     again.boundary.complete(again.runner)
     assert checkpoints.accepted(t.run) == [last]
-    mark = t.run.completion()
-    assert mark is not None and (mark["attempt"], mark["checkpoint"]) == (2, last.file)
+    assert (t.run.newest_attempt(), t.run.completion()) == (2, last.file)

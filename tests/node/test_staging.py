@@ -139,7 +139,7 @@ def test_files_packs_and_copies_of_packs_train_to_the_same_bits(pack, small_data
         await_state(runs[-1], "done")
     ends = []
     for run in runs:
-        state = state_in(run.checkpoints_dir / run.completion()["checkpoint"])
+        state = state_in(run.checkpoints_dir / run.completion())
         state["meta"].pop("config_digest", None)
         ends.append((bits(state), log_lines(run)))
     assert ends[0] == ends[1] == ends[2]

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from answers import Answers
 
-from ecm_cluster import files, job
+from ecm_cluster import checkpoints, files, job, recovery
 from ecm_cluster.checkpoints import Manifest
 from ecm_cluster.node import preemption
-from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor
+from ecm_cluster.node.failures import NotStartable
+from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor, evaluation_supervisor
 from ecm_cluster.node.supervise_training import TrainingSupervisor
+from ecm_cluster.node.supervisor import AttemptFailed
 from ecm_cluster.run import Run, Work, write_heartbeat
 
 LATER = "2999-01-01T00:00:00"
@@ -132,6 +134,66 @@ def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(
     asked = len(slurm.calls().splitlines())
     assert heeds(evaluation) == ([], None)
     assert len(slurm.calls().splitlines()) == asked == 1 and preemption.asked_to_stop()
+
+
+@pytest.fixture
+def complete(run) -> Run:
+    """A run whose training is complete, with a checkpoint of 64 KB."""
+    run.attempts_dir.mkdir(parents=True)
+    files.write_json(run.attempt_file(1), {"number": 1, "accepts": []})
+    manifest = checkpoints.commit(run, 1, lambda f: f.write(b"weights." * 8192), iteration=9, epoch=1, position=0,
+                                  epoch_end=True)
+    files.write_json(run.complete_file(1), {"attempt": 1, "time": 1.0, "checkpoint": manifest.file})
+    record = {"digests": {"config": "sha256:0"}, "job": {"device": "cpu"}}
+    files.write_json(run.run_file, {**files.read_json(run.run_file), **record})
+    return Run(run.path)
+
+
+def zero_half_of(path: Path) -> None:
+    with open(path, "r+b") as handle:
+        handle.seek(path.stat().st_size // 2)
+        handle.write(bytes(path.stat().st_size // 2))
+
+
+def test_a_damaged_last_checkpoint_is_not_scored_and_the_evaluation_says_why(complete):
+    path = complete.checkpoints_dir / complete.completion()
+    zero_half_of(path)
+    supervisor = evaluation_supervisor(complete, "evaluate")
+    with pytest.raises(NotStartable, match=f"{path.name} is damaged: its content does not match its digest; restore"):
+        supervisor.run()
+    decision = recovery.decide(supervisor.work)
+    assert decision.action == "stop" and f"{path.name} is damaged" in decision.reason, "no start would mend that"
+    assert supervisor.work.attempts() == [] and supervisor.work.all_metrics() == []
+
+
+def test_a_sound_checkpoint_is_verified_once_and_named_to_the_worker(complete, monkeypatch):
+    supervisor = evaluation_supervisor(complete, "evaluate")
+    asked, read = [], files.digest
+    monkeypatch.setattr(files, "digest", lambda path: (asked.append(path), read(path))[1])
+    monkeypatch.setattr(supervisor, "watch_worker", lambda attempt, ledger: 1)
+    with pytest.raises(AttemptFailed, match="code 1"):
+        supervisor.run()
+    path = complete.checkpoints_dir / complete.completion()
+    assert asked == [path] and supervisor.arguments() == ["evaluate", "0", path.name]
+    assert supervisor.work.read_attempt(1)["from"] == path.name
+
+
+def test_a_plain_checkpoint_file_that_has_changed_since_is_not_scored(complete, tmp_path):
+    linked = complete.checkpoints_dir / complete.completion()
+    linked.rename(tmp_path / "model.pth")
+    linked.symlink_to(tmp_path / "model.pth")
+    assert "from" in evaluation_supervisor(complete, "evaluate").basis(None)
+    zero_half_of(tmp_path / "model.pth")
+    with pytest.raises(NotStartable, match="does not match its digest"):
+        evaluation_supervisor(complete, "evaluate").basis(None)
+
+
+def test_scores_that_need_the_answers_alone_need_no_checkpoint(complete):
+    supervisor = evaluation_supervisor(complete, "evaluate")
+    files.write_json(_folder(supervisor.work.chunks_file), {"chunks": 1, "images": 0})
+    supervisor.work.chunk_file(0).touch()
+    (complete.checkpoints_dir / complete.completion()).unlink()
+    assert supervisor.basis(None)["from"] == complete.completion()
 
 
 # ---------------------------------------------------------------------------------------------- training

@@ -106,7 +106,7 @@ def test_two_runs_at_once_do_not_meet(slurm, small_data, tmp_path):
     for run in runs:
         found = await_state(run, "done", env=slurm.env)
         assert found["reason"] == "trained; no evaluation was asked for"
-    weights = [files.digest(run.checkpoints_dir / run.completion()["checkpoint"]) for run in runs]
+    weights = [files.digest(run.checkpoints_dir / run.completion()) for run in runs]
     assert weights[0] != weights[1]
 
 

@@ -131,7 +131,11 @@ class SlurmCluster(Commands):
         Its tasks get SIGTERM and live on for up to KillWait. After :meth:`kill_node` it is a power cut that
         Slurm notices at once.
         """
-        self.run("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
+        words = ("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
+        self.run(*words)
+        if self._gone(f"slurmd.{node}") and config.version() >= (23,):
+            time.sleep(1.2)  # an answer that it gave while it lived may have brought it back
+            self.run(*words)
 
     def clear(self, seconds: float = 60) -> None:
         """Cancel all jobs (KILL at once), start and resume what was stopped, wait until all nodes are idle."""
