@@ -8,7 +8,7 @@ import shlex
 import subprocess
 
 from . import job as jobs
-from .request import environment_lines, outside_environment, python_of
+from .request import TOKEN_ENV, environment_lines, outside_environment, python_of
 from .run import Run
 
 MODULE = "ecm_cluster.node.local"
@@ -63,13 +63,16 @@ def _command_line(pid: str) -> str:
         return ""
 
 
-def start(run: Run, job: jobs.Job, stage: str = CHAIN) -> str:
+def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     """Start the process that carries a run, or one stage of it, through on this machine; it outlives the caller.
+
+    Args:
+        token: That it goes by in the run's records; empty: none.
 
     Returns:
         Its pid, which is the run's job id.
     """
-    env = outside_environment(os.environ)
+    env = {**outside_environment(os.environ), TOKEN_ENV: token}
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from .values import parse_time
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_", "TORCHELASTIC_")
 LEAKING_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
                  "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
+TOKEN_ENV = "ECM_CLUSTER_TOKEN"  # the token of the job that a process belongs to
 KEPT = ("SLURM_CONF",)  # where the commands find their cluster
 
 
@@ -116,7 +117,8 @@ def setup_lines(request: Request) -> list[str]:
     return [
         *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
         *environment_lines(run, request.job),
-        # submit renames the pickle into place after sbatch has answered; if it died before, this job helps itself
+        f"export {TOKEN_ENV}={shlex.quote(request.token)}",
+        # the former version's submit put the pickle there
         f"pickle={pickle}",
         f'[ -e "$pickle" ] || cp {spare} "$pickle"',
         *trap_lines(request),
@@ -189,4 +191,4 @@ def visible_gpus(environ: Mapping[str, str], count: int) -> list[Gpu]:
 def outside_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment without the traces of a job that this process may run in."""
     return {k: v for k, v in environ.items()
-            if k in KEPT or not (k.startswith(LEAKING) or k in LEAKING_NAMES)}
+            if k in KEPT or not (k.startswith(LEAKING) or k in LEAKING_NAMES or k == TOKEN_ENV)}

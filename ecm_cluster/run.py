@@ -50,6 +50,11 @@ class Run(Work):
         return self.path / "run.json"
 
     @property
+    def submit_lock(self) -> Path:
+        """Held by the submission that makes the run; gone when it is made."""
+        return self.path / ".submitting"
+
+    @property
     def config_file(self) -> Path:
         """The resolved mmdet config, as it is trained."""
         return self.path / "config.py"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, starts
 from .. import ledger as ledgers
 from ..errors import UserError
+from ..request import TOKEN_ENV
 from ..run import Run, Work
 from . import world
 
@@ -144,7 +145,7 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
     done = {e.kind for e in work.events() if e.attempt == attempt and (own or e.writer == ledger.writer)}
     if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
         return False  # overtaken, or a task has seen to it
-    accepted = cluster.requeue(job_id, restart)
+    accepted = cluster.requeue(job_id, restart, os.environ.get(TOKEN_ENV, ""))
     files.kill_point("after-requeue", run.path)
     ledger.write("requeue", accepted=accepted, cause=reason)
     return accepted or succeed(run, attempt, stage, job_id, ledger)
