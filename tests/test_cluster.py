@@ -215,6 +215,29 @@ def test_nothing_that_the_user_did_not_ask_for_is_charged_to_submitit():
     assert "wckey" not in cluster.render(wide) and "--array=0-2%3" in cluster.render(wide)
 
 
+# ---------------------------------------------------------------------------------------------- sbatch's answer
+
+
+@pytest.mark.parametrize(("answer", "found"), [
+    ("77\n", "77"), ("77;cluster\n", "77"), ("this is job 7 of 20\n77\n", "77"), ("77\nquota: job 3 of 10\n", "77"),
+    ("* job 7 *\n  77;c1  \nbye 8\n", "77"), ("Submitted batch job 77\n", "77"),
+    ("Submitted batch job 77 on cluster c1\n", "77"), ("job 7 of 20\nSubmitted batch job 77\nnext: job 8", "77"),
+])
+def test_a_banner_of_the_sites_is_not_taken_for_the_job_id(answer, found):
+    assert cluster.job_id_in(answer) == found
+
+
+@pytest.mark.parametrize("answer", ["", "this is job 7 of 20\n", "7\n8\n", "Submitted batch job\n", "-7", "7 8"])
+def test_an_answer_with_no_id_or_with_two_is_not_guessed_at(answer):
+    assert cluster.job_id_in(answer) is None
+
+
+@pytest.mark.parametrize("name", ["A B", "1A", "A-B", "", "A=1", "A;reboot"])
+def test_a_variable_with_a_name_that_no_shell_takes_is_refused(name):
+    with pytest.raises(UserError, match="env: .* is no name of a variable"):
+        job.make({"env": {name: "x"}})
+
+
 # ---------------------------------------------------------------------------------------------- under bash
 
 
