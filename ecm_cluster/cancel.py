@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import chain, checkpoints, cli, cluster, driver, evaluations, files, liveness, runs
+from . import chain, checkpoints, cli, cluster, driver, evaluations, files, liveness, runs, submissions
 from . import job as jobs
+from .backends import queue
 from .errors import UserError
+from .job_states import ENDED, LIVE
 from .reporting import state as states
 from .run import Run
 
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [runs.find(name, runs_dir) for name in args.run]
     for run in found:
         _ = run.spec  # a run that is none is an error before anything is cancelled
+        submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
     return max([cancel(run) for run in found])
 
 
@@ -80,7 +84,7 @@ def _say_done(run: Run, what: str) -> None:
 
 
 def _cancel_on_slurm(run: Run) -> int:
-    with chain.alone(run):
+    with submissions.run_lock(run):
         if not cluster.slurm_available():
             raise UserError("cluster: there is no Slurm on this machine (no scancel in PATH); cancel from a login node")
         live = liveness.on_slurm(run)
@@ -95,7 +99,7 @@ def _cancel_on_slurm(run: Run) -> int:
         for job_id in reversed(live):
             cluster.cancel(job_id)
         back = _settle(run)
-        stage_of = {job_id: stage for stage in chain.recorded_stages(run) for job_id in chain.job_ids(run, stage)}
+        stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
         _say_done(run, ", ".join(f"{stage_of[job_id]} {job_id}" for job_id in live))
     if back:
         print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will end itself as soon as it starts",
@@ -109,12 +113,14 @@ def _settle(run: Run) -> list[str]:
     Returns:
         Jobs that are still neither gone nor ending.
     """
-    ids = chain.chain_ids(run)
+    jobs = [job for job in submissions.of_run(run) if job.job_id]
     began, told = time.monotonic(), False
     while True:
-        known = cluster.query(ids) or {}
-        back = [j.job_id for j in known.values() if j.state in (*states.WAITING, "RUNNING")]
-        ending = [j.job_id for j in known.values() if j.state in states.LIVE]
+        known = queue.query([job.job_id or "" for job in jobs]) or {}
+        alive = [state for job in jobs if (state := known.get(job.job_id or ""))
+                 and state.is_of(job.token, str(run.submitit_dir)) and state.kind != ENDED]
+        ending = [state.job_id for state in alive if state.kind == LIVE and state.state != "RUNNING"]
+        back = [state.job_id for state in alive if state.job_id not in ending]
         passed = time.monotonic() - began
         if not (back or ending) or passed > SETTLING:
             return back
@@ -131,7 +137,7 @@ def _settle(run: Run) -> list[str]:
 
 
 def _cancel_local(run: Run) -> int:
-    with chain.alone(run):
+    with submissions.run_lock(run):
         pid = driver.find(run)
         if pid is None:
             return _say_nothing_to_do(run)

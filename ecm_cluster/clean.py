@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import chain, checkpoints, cli, liveness, runs
+from . import checkpoints, cli, liveness, runs, submissions
 from . import job as jobs
 from .run import Run
 from .spec import ResumePoint
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     run = runs.find(args.run, runs_dir)
     _ = run.spec
-    with chain.alone(run):
+    with submissions.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():
             kept = what == ABANDONED and not args.abandoned

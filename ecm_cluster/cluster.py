@@ -6,7 +6,6 @@ submitit is imported inside the functions (0.1 s that ``--help`` need not wait f
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pickle
 import re
@@ -14,36 +13,27 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from . import files
 from . import job as jobs
 from .errors import UserError
-from .job_states import JobState, of_arrays
-from .request import Request, outside_environment, python_of, sbatch_parameters, task_command, visible_gpus
+from .job_states import script_name
+from .request import KEPT, Request, outside_environment, python_of, sbatch_parameters, task_command, visible_gpus
 from .run import Run
 from .values import parse_time
 
 COMMAND_TIMEOUT = 60  # seconds
+SUBMIT_TIMEOUT = 120  # that sbatch may take: it waits for a slow slurmctld itself
+SAYS_NO_ANSWER = re.compile("timed out|Zero Bytes|[Cc]onnection reset|Communication connection failure")
+SETTINGS = ("SLURM_", "SQUEUE_", "SACCT_", "SCONTROL_", "SCANCEL_", "SINFO_", "SBATCH_")
 
 
 def slurm_available() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("sbatch") is not None
-
-
-@contextlib.contextmanager
-def _outside() -> Iterator[None]:
-    saved = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(outside_environment(saved))
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
 
 
 def _executor_class() -> type:
@@ -61,11 +51,6 @@ def _executor_class() -> type:
             lines = [line for line in head.splitlines()
                      if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
             return "\n".join(lines) + mark + rest
-
-        def _submit_command(self, command: str) -> Any:
-            submitted = super()._submit_command(command)
-            files.kill_point("sbatch-answered", submitted.paths.folder)
-            return submitted
 
     return Executor
 
@@ -94,40 +79,53 @@ def write_task(request: Request, task: Callable[[], Any]) -> None:
     files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
 
 
-def submit(request: Request, task: Callable[[], Any]) -> str:
-    """sbatch one job, or one array.
+class Unanswered(UserError):
+    """sbatch gave up without Slurm's answer: a job may be there all the same."""
+
+
+def submit(request: Request, held: Sequence[int] = ()) -> str:
+    """sbatch one job, or one array; the script's name says its token.
+
+    Args:
+        held: Descriptors of locks that sbatch keeps, should this process die before it.
 
     Returns:
         The job id; of an array, that of the whole.
 
     Raises:
         UserError: sbatch refused; its own words are in the message.
+        Unanswered: It is not known whether it did.
     """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    # submitit prints what sbatch says, which the error says again
-    with _outside(), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            executor = _executor(request)
-            if request.elements == 1:
-                return str(executor.submit(task).job_id)
-            with executor.batch():
-                elements = [executor.submit(task) for _ in range(request.elements)]
-            return str(elements[0].job_id).partition("_")[0]
-        except (FailedJobError, FailedSubmissionError) as error:
-            text = str(getattr(error.__cause__, "stderr", None) or error)
-            raise UserError(f"sbatch refused the {request.stage} job: {_said(text)}") from None
+    folder = request.run.submitit_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / script_name(request.token)
+    files.write_text(script, render(request))
+    try:
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False,
+                              env=outside_environment(os.environ), pass_fds=held, timeout=SUBMIT_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unanswered(f"sbatch gave no answer to the {request.stage} job: {error}") from None
+    files.kill_point("sbatch-answered", script)
+    if done.returncode != 0:
+        kind = Unanswered if SAYS_NO_ANSWER.search(done.stderr) else UserError
+        raise kind(f"sbatch refused the {request.stage} job: {_said(done.stderr)}")
+    # a site's wrapper may print more
+    ids = re.findall(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
+    if not ids:
+        raise Unanswered(f"sbatch did not say the id of the {request.stage} job: {_said(done.stdout)}")
+    with contextlib.suppress(OSError):
+        os.symlink(script.name, folder / f"{ids[-1]}_submission.sh")
+    return ids[-1]
 
 
 def refusal(request: Request) -> str | None:
     """Why Slurm would not take a job (``sbatch --test-only``), or None. Dependencies are left out."""
     script = render(replace(request, after=None))
-    with _outside():
-        try:
-            done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True,
-                                  timeout=COMMAND_TIMEOUT, check=False)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
+    try:
+        done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True,
+                              timeout=COMMAND_TIMEOUT, check=False, env=outside_environment(os.environ))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
     return None if done.returncode == 0 else _said(done.stderr)
 
 
@@ -140,57 +138,24 @@ def _said(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- asking Slurm
 
 
-def ask(*command: str, timeout: float = COMMAND_TIMEOUT) -> str | None:
-    """Output of a Slurm command, or None where it is missing, fails or does not answer."""
+def run_command(*command: str, timeout: float = COMMAND_TIMEOUT) -> subprocess.CompletedProcess[str] | None:
+    """A Slurm command without what the user's shell would have it leave out; None where it is missing or too slow."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
-                              stdin=subprocess.DEVNULL)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
+                              stdin=subprocess.DEVNULL, env=clean_environment(os.environ))
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
 
 
-def query(job_ids: Sequence[str]) -> dict[str, JobState] | None:
-    """The states of many jobs, in one squeue call, and one sacct call for those that squeue has forgotten.
-
-    A job that neither knows is not in the answer; None where neither answers.
-    """
-    wanted = set(job_ids)
-    queue = _queue()
-    found = {j.job_id: j for j in queue or [] if j.job_id in wanted}
-    missing = sorted(wanted - set(found))
-    if missing:
-        out = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State,Reason,Comment,Start", "-j", ",".join(missing))
-        if queue is None and out is None:
-            return None
-        rows = [[*line.split("|"), "", "", ""][:5] for line in (out or "").splitlines()]
-        found |= {j.job_id: j for j in of_arrays(JobState(r[0], r[1].split(" ")[0], *r[2:]) for r in rows)}
-    return found
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which Slurm's commands answer what they are asked, and no setting filters or formats it."""
+    return {k: v for k, v in environ.items() if k in KEPT or not k.startswith(SETTINGS)}
 
 
-def _queue() -> list[JobState] | None:
-    """The user's jobs; None where Slurm does not answer, which is not the same as none."""
-    out = ask("squeue", "--me", "-h", "-a", "-t", "all", "-o", "%i|%T|%r|%S|%k")
-    if out is None:
-        return None
-    rows = [[*line.split("|", 4), "", "", "", ""][:5] for line in out.splitlines()]
-    return of_arrays(JobState(r[0].strip(), r[1], r[2], r[4], r[3]) for r in rows)
-
-
-def find_by_token(token: str) -> str | None:
-    """The id of the job that carries this comment, if Slurm still knows one.
-
-    Raises:
-        UserError: Slurm does not answer; then a job may be there, and submitting another would make two.
-    """
-    known = _queue()
-    if known is None:
-        raise UserError("cluster: squeue does not answer, so it is not known whether a job was submitted already; "
-                        "submit again when it does")
-    for state in known:
-        if state.comment == token:
-            return state.job_id
-    return None
+def ask(*command: str, timeout: float = COMMAND_TIMEOUT) -> str | None:
+    """Output of a Slurm command, or None where it is missing, fails or does not answer."""
+    done = run_command(*command, timeout=timeout)
+    return done.stdout if done is not None and done.returncode == 0 else None
 
 
 def can_ask() -> bool:
@@ -206,6 +171,16 @@ def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     return dict(re.findall(r"(\S+?)=(.*?)(?=\s+[A-Za-z:/]+=|\s*$)", out.splitlines()[0]))
 
 
+def is_of(answer: Mapping[str, str] | None, token: str) -> bool:
+    """Whether :func:`show_job` says nothing against its being the job that was submitted under a token."""
+    return not (answer and token) or answer.get("Comment") == token or script_name(token) in answer.get("Command", "")
+
+
+def _is_another(job_id: str, token: str) -> bool:
+    """Whether an id belongs to another job than the one that was submitted under a token, which is then not touched."""
+    return bool(token) and can_ask() and not is_of(show_job(job_id), token)
+
+
 def past_states(job_id: str) -> list[str]:
     """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
     out = ask("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
@@ -213,14 +188,17 @@ def past_states(job_id: str) -> list[str]:
     return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]
 
 
-def requeue(job_id: str, restart: int) -> bool:
-    """Ask Slurm to run the job again under the same id; False where it refuses.
+def requeue(job_id: str, restart: int, token: str = "") -> bool:
+    """Ask Slurm to run the job again under the same id; False where it refuses, or the id is another job's by now.
 
     Asked again where it fails for no reason that Slurm tells: under load an answer gets lost, and the job with it.
 
     Args:
         restart: How often Slurm had restarted the job when this start of it began.
+        token: That it was submitted under; empty: not known.
     """
+    if _is_another(job_id, token):
+        return False
     for pause in (1.0, 2.0, 0.0):
         if ask("scontrol", "requeue", job_id) is not None:
             return True
@@ -233,11 +211,13 @@ def requeue(job_id: str, restart: int) -> bool:
     return False
 
 
-def depend(job_id: str, dependency: str) -> bool:
+def depend(job_id: str, dependency: str, token: str = "") -> bool:
     """Let a job that has not started wait for another one, e.g. ``afterok:7``; False where it does not.
 
     Of an array, those elements that have not started.
     """
+    if _is_another(job_id, token):
+        return False
     # of an array Slurm changes what it can, and says that it failed where an element has ended
     ask("scontrol", "update", f"JobId={job_id}", f"Dependency={dependency}")
     answers = (ask("scontrol", "-o", "show", "job", job_id) or "").splitlines()
@@ -246,19 +226,20 @@ def depend(job_id: str, dependency: str) -> bool:
     return bool(pending) and all(f"Dependency={dependency}" in line for line in pending)
 
 
-def release(job_id: str) -> bool:
+def release(job_id: str, token: str = "") -> bool:
     """Let a job wait for no other job any more; False where Slurm refuses, or cannot be asked from here."""
-    return ask("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
+    return not _is_another(job_id, token) and ask("scontrol", "update", f"JobId={job_id}", "Dependency=") is not None
 
 
-def leave_out(job_id: str, nodes: str) -> bool:
+def leave_out(job_id: str, nodes: str, token: str = "") -> bool:
     """Keep a job that has not started off all of these nodes, a host list; False where Slurm refuses."""
-    return ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}") is not None
+    change = ("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}")
+    return not _is_another(job_id, token) and ask(*change) is not None
 
 
-def cancel(job_id: str) -> bool:
+def cancel(job_id: str, token: str = "") -> bool:
     """scancel; False where Slurm refuses."""
-    return ask("scancel", job_id) is not None
+    return not _is_another(job_id, token) and ask("scancel", job_id) is not None
 
 
 # ---------------------------------------------------------------------------------------------- one machine

@@ -7,8 +7,9 @@ import os
 import shlex
 import subprocess
 
+from . import batch_shell
 from . import job as jobs
-from .request import environment_lines, outside_environment, python_of
+from .request import TOKEN_ENV, environment_lines, outside_environment, python_of
 from .run import Run
 
 MODULE = "ecm_cluster.node.local"
@@ -63,18 +64,22 @@ def _command_line(pid: str) -> str:
         return ""
 
 
-def start(run: Run, job: jobs.Job, stage: str = CHAIN) -> str:
+def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     """Start the process that carries a run, or one stage of it, through on this machine; it outlives the caller.
+
+    Args:
+        token: That it goes by in the run's records; empty: none.
 
     Returns:
         Its pid, which is the run's job id.
     """
-    env = outside_environment(os.environ)
+    env = {**outside_environment(os.environ), TOKEN_ENV: token}
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
-    script = "\n".join(["set -e", *environment_lines(run, job), "exec " + shlex.join(command)])
+    lines = [*batch_shell.on_this_machine(run, stage), *environment_lines(run, job), "exec " + shlex.join(command)]
+    script = "\n".join(lines)
     with open(run.local_log, "ab") as log:
         process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)

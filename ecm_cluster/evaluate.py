@@ -5,13 +5,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, config, driver, evaluations, files, liveness, runs, test_settings
+from . import (
+    chain,
+    checkpoints,
+    cli,
+    cluster,
+    config,
+    driver,
+    evaluations,
+    files,
+    liveness,
+    runs,
+    submissions,
+    test_settings,
+)
 from . import job as jobs
 from .errors import UserError
 from .evaluations import Element
@@ -112,7 +126,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
     local = run.spec.cluster == "local"
-    with chain.alone(run):
+    with submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
         new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
@@ -124,6 +138,8 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         if not local and not args.dry_run and not cluster.slurm_available():
             raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); evaluate from a login "
                             "node")
+        if not args.dry_run:
+            submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
         answered = [e for e in new if has_answers(run, e)]
         parts = [("the model answers on all images", [e for e in new if e not in answered]),
                  ("no GPU: detections are there", answered)]
@@ -166,7 +182,7 @@ def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespa
     try:
         job_id = chain.submit_stage(run, job, stage, after=None)
     except UserError:
-        if not chain.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
+        if not submissions.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
             run.elements_file(stage).unlink(missing_ok=True)
         raise
     return [f"{said}: job {job_id}" + (f"_[0-{len(elements) - 1}]" if len(elements) > 1 else "")]
@@ -191,8 +207,8 @@ def waiting(run: Run) -> list[Element]:
     if live is None:
         raise UserError("cluster: Slurm does not answer, so it is not known what is queued already; try again when it "
                         "does")
-    stages = [stage for stage in chain.recorded_stages(run)
-              if stage != chain.TRAIN and set(chain.job_ids(run, stage)) & set(live)]
+    stages = [stage for stage in submissions.recorded_stages(run)
+              if stage != chain.TRAIN and set(submissions.job_ids(run, stage)) & set(live)]
     return [element for stage in stages for element in evaluations.read(run, stage)]
 
 

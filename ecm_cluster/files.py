@@ -18,7 +18,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
 TAKEN = ".taken"
 TMP_MARK = ".tmp-"
+TELL_SECONDS = 2.0  # that a process waits for a lock before it says so
 
 
 def kill_point(name: str, path: str | os.PathLike = "") -> None:
@@ -85,11 +86,15 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, patience: float = 10.0) -> Iterator[None]:
-    """Hold the lock of a file that exists; the kernel takes it back from a process that dies.
+def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
+    """Hold the lock of a file that exists, as long as the descriptor that is given back is open in any process.
+
+    The kernel takes it back from a process that dies. A child that inherits the descriptor keeps the lock, also when
+    this process dies before it.
 
     Args:
         patience: Seconds to wait for another process.
+        waiting: Called once, when another process has held it for two seconds.
 
     Raises:
         BlockingIOError: Another process held it all the time.
@@ -97,18 +102,22 @@ def locked(path: str | os.PathLike, patience: float = 10.0) -> Iterator[None]:
     # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        end = time.monotonic() + patience
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                passed = time.monotonic() - began
+                if passed >= patience:
                     raise
+                if waiting is not None and passed > TELL_SECONDS:
+                    waiting()
+                    waiting = None
             except OSError:
                 break  # a file system without locks: as if there were no other
             time.sleep(0.05)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -137,7 +146,8 @@ def read_json(path: str | os.PathLike) -> Any:
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     """Create ``path`` with ``text`` if nothing is there; of several that try, on any host, exactly one succeeds.
 
-    link(2) is atomic on NFS too, where O_EXCL once was not, and it makes the file appear with its whole content.
+    link(2) is atomic on NFS too, where O_EXCL once was not, and it makes the file appear with its whole content. A link
+    that was made and whose answer got lost (a retransmission is told EEXIST) counts as made.
     """
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
@@ -149,13 +159,39 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
         kill_point("before-link", target)
         try:
             os.link(tmp, target)
-        except FileExistsError:
-            return False
+        except OSError as error:
+            if not _is_linked(tmp, target):
+                if isinstance(error, FileExistsError):
+                    return False
+                raise
         fsync_dir(target.parent)
         return True
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(tmp)
+
+
+def _is_linked(tmp: Path, target: Path) -> bool:
+    """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
+    with open(tmp) as handle:
+        ours = os.fstat(handle.fileno())
+    with contextlib.suppress(OSError), open(target) as handle:
+        return os.path.samestat(ours, os.fstat(handle.fileno()))
+    return ours.st_nlink > 1
+
+
+def age(path: str | os.PathLike) -> float | None:
+    """Seconds since a file was written, by the clock of the file server alone; None where that cannot be told."""
+    target = Path(path)
+    probe = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        probe.touch()
+        try:
+            return max(0.0, probe.stat().st_mtime - target.stat().st_mtime)
+        finally:
+            probe.unlink()
+    except OSError:
+        return None
 
 
 def cache_folder(variable: str, name: str) -> Path:

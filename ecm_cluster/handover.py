@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import chain, cluster, evaluations
+from . import chain, cluster, evaluations, submissions
 from . import job as jobs
 from .run import Run
 
@@ -24,12 +24,12 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
     Raises:
         UserError: Slurm refuses that too; the run is stopped, and can be resumed.
     """
-    with chain.alone(run):
+    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
         if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
             return None
         job = run.job()
-        if chain.record_of(run, chain.TRAIN).get("job_id") == job_id:
-            chain.renew(run, chain.TRAIN)
+        if submissions.record_of(run, chain.TRAIN).get("job_id") == job_id:
+            submissions.renew(run, chain.TRAIN)
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
             _evaluate_after(run, job, train)
@@ -47,7 +47,7 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
     Raises:
         UserError: Slurm refuses that too.
     """
-    with chain.alone(run):
+    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
         element = evaluations.read(run, stage)[index]
         if run.cancelled(stage) or evaluations.done(run, element):
             return None
@@ -61,12 +61,13 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
     """Make the evaluation wait for another training job; its own job is kept where it still waits."""
-    old = chain.record_of(run, chain.EVALUATE).get("job_id")
-    if old and cluster.depend(old, f"afterok:{train}"):
+    record = submissions.record_of(run, chain.EVALUATE)
+    old, token = record.get("job_id"), record.get("token", "")
+    if old and cluster.depend(old, f"afterok:{train}", token):
         return
     if old:
-        cluster.cancel(old)
-        chain.renew(run, chain.EVALUATE)
+        cluster.cancel(old, token)
+        submissions.renew(run, chain.EVALUATE)
     chain.submit_stage(run, job, chain.EVALUATE, after=train)
 
 
@@ -81,7 +82,8 @@ def release_due(run: Run) -> list[str]:
     """
     if not run.job().evaluation.while_training or run.spec.cluster == "local" or run.completion():
         return []
-    train, array = (chain.record_of(run, stage).get("job_id") for stage in (chain.TRAIN, chain.EVALUATE))
+    record = submissions.record_of(run, chain.EVALUATE)
+    train, array = submissions.record_of(run, chain.TRAIN).get("job_id"), record.get("job_id")
     if not train or not array:
         return []
     elements, gone = evaluations.read(run, chain.EVALUATE), []
@@ -90,7 +92,7 @@ def release_due(run: Run) -> list[str]:
         mark = f"{array}_{index}@{train}"  # behind another training job it waits again
         if element.at == evaluations.LAST or mark in known or evaluations.resolve(run, element.at) is None:
             continue
-        if cluster.release(f"{array}_{index}"):
+        if cluster.release(f"{array}_{index}", record["token"]):
             run.ledger(run.newest_attempt(), f"release{os.getpid()}").write("released", mark=mark, at=element.at)
             gone.append(element.at)
     return gone

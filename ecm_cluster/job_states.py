@@ -1,16 +1,59 @@
-"""What Slurm says of jobs, with an array as one job."""
+"""What Slurm says of jobs, with an array as one job, and what each of its states means for a run."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+WAITING, LIVE, ENDED = "waiting", "live", "ended"
+# Every state and flag that squeue, sacct and scontrol print, from Slurm 22.05 to 25.05. A state that is not here is one
+# of a newer Slurm and counts as live: a second job beside a live one does more harm than one that is not submitted.
+STATES: dict[str, str] = {
+    "RUNNING": LIVE,
+    "COMPLETING": LIVE,
+    "STOPPED": LIVE,  # by SIGSTOP, with its resources
+    "SIGNALING": LIVE,
+    "STAGE_OUT": LIVE,
+    "RESIZING": LIVE,
+    "EXPEDITING": LIVE,
+    "UPDATE_DB": LIVE,
+    "REVOKED": LIVE,  # here, as another cluster of the federation has started it
+    "LAUNCH_FAILED": LIVE,  # flags beside a state: the job is requeued, or ends in a state of its own
+    "RECONFIG_FAIL": LIVE,
+    "SUSPENDED": WAITING,
+    "CONFIGURING": WAITING,
+    "POWER_UP_NODE": WAITING,
+    "PENDING": WAITING,
+    "REQUEUED": WAITING,
+    "REQUEUE_FED": WAITING,
+    "REQUEUE_HOLD": WAITING,
+    "RESV_DEL_HOLD": WAITING,
+    "SPECIAL_EXIT": WAITING,
+    "BOOT_FAIL": ENDED,
+    "CANCELLED": ENDED,
+    "COMPLETED": ENDED,
+    "DEADLINE": ENDED,
+    "FAILED": ENDED,
+    "NODE_FAIL": ENDED,
+    "OUT_OF_MEMORY": ENDED,
+    "PREEMPTED": ENDED,
+    "TIMEOUT": ENDED,
+}
+HELD = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+HELD_REASON = re.compile(r"held|hold", re.IGNORECASE)  # JobHeldUser, JobHoldMaxRequeue, launch failed requeued held, …
+ORDER = tuple(STATES)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What Slurm says of a job: its state (``PENDING``, ``RUNNING``, …), the reason, and the comment.
+    """What Slurm says of a job.
 
     An array is one job here: its state is that of the elements that are furthest from their end.
+
+    Attributes:
+        state: ``PENDING``, ``RUNNING``, …
+        command: The batch script, or the line that submitted it.
     """
 
     job_id: str
@@ -18,10 +61,36 @@ class JobState:
     reason: str
     comment: str
     start: str
+    command: str = ""
+
+    @property
+    def kind(self) -> str:
+        """``waiting``, ``live`` or ``ended``."""
+        return STATES.get(self.state, LIVE)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits for somebody to release it."""
+        return self.state in HELD or (self.kind == WAITING and HELD_REASON.search(self.reason) is not None)
+
+    def is_of(self, token: str, folder: str | None = None) -> bool:
+        """Whether this is the job that was submitted under a token: ids are given away again after a reset of Slurm.
+
+        Args:
+            folder: Where the run's batch scripts lie: accounting may keep no comment, and the former version named the
+                scripts at random.
+        """
+        return self.comment == token or script_name(token) in self.command or bool(
+            folder and self.comment in ("", "(null)") and f"{folder}/." in self.command
+            and not NAMED.search(self.command))
 
 
-# of an array's elements, the first of these that any has stands for the whole; then whatever ended badly
-ORDER = ("RUNNING", "COMPLETING", "CONFIGURING", "PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
+NAMED = re.compile(r"\.submission_file_[0-9a-f]{12}\.sh")  # by a token: then it is no other's
+
+
+def script_name(token: str) -> str:
+    """The name of the batch script that is submitted under a token."""
+    return f".submission_file_{token.rpartition(':')[2]}.sh"
 
 
 def of_arrays(states: Iterable[JobState]) -> list[JobState]:
@@ -31,7 +100,8 @@ def of_arrays(states: Iterable[JobState]) -> list[JobState]:
         arrays.setdefault(state.job_id.partition("_")[0], []).append(state)
 
     def height(state: JobState) -> int:
-        ended_well = len(ORDER) + (state.state == "COMPLETED")
-        return ORDER.index(state.state) if state.state in ORDER else ended_well
+        if state.kind == ENDED:
+            return len(ORDER) + (state.state == "COMPLETED")  # whatever ended badly stands for the whole
+        return ORDER.index(state.state) if state.state in ORDER else 0
 
     return [replace(min(members, key=height), job_id=job_id) for job_id, members in arrays.items()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, weights
+from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
 from . import job as jobs
 from .errors import UserError, one_of
 from .request import python_of
@@ -187,7 +187,7 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     Raises:
         UserError: It would not; in sbatch's words.
     """
-    site.check((chain.request(run, plan.job, stage, chain.new_token(run.name, stage),
+    site.check((chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
                               elements=1 if stage == chain.TRAIN else len(plan.elements))
                 for stage in chain.stages(plan.job)), "fix the job file or the flags")
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, clean, cli, cluster, config, elastic, evaluations, files, liveness, runs, site
+from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, site, submissions
 from . import job as jobs
 from . import snapshot as snapshots
+from .clean import left_by
 from .errors import UserError, one_of
 from .reporting import state as states
 from .run import Run
 from .spec import Overrides, ResumePoint
 
 EPILOG = """examples:
-  python -m ecm_cluster.resume runs/mask_rcnn_r50_1x-001
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
   python -m ecm_cluster.resume first --from 30000
 """
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     local = run.spec.cluster == "local"
     if not local and not cluster.slurm_available():
         raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); resume from a login node")
-    with chain.alone(run):
+    submissions.require_owner(run, chain.resume_line(run))
+    with submissions.run_lock(run):
         plan = make_plan(run, args)
         print(f"run {run.path}")
         if not plan.stages:
@@ -106,8 +107,8 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
         raise UserError(f"cluster: Slurm does not answer, so it is not known whether {run.name} is alive"
                         f"{liveness.last_sign(run)}; resume it when Slurm does")
     # on one machine one process carries the whole chain
-    training = live if local else set(live) & set(chain.job_ids(run, chain.TRAIN))
-    behind = [] if local else [job_id for job_id in chain.job_ids(run, chain.EVALUATE) if job_id in live]
+    training = live if local else set(live) & set(submissions.job_ids(run, chain.TRAIN))
+    behind = [] if local else [job_id for job_id in submissions.job_ids(run, chain.EVALUATE) if job_id in live]
     begun = run.job()
     wanted = chain.stages(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
@@ -143,14 +144,14 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     lines = []
     if chain.TRAIN in stages:
         ranks = elastic.check(run, begun, job, args.rescale, record)
-        interrupted = chain.record_of(run, chain.TRAIN).get("job_id") is None
+        interrupted = submissions.record_of(run, chain.TRAIN).get("job_id") is None
         if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
             record.point = None
         elif args.iteration is not None:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
         lines.append(f"{'train':<12}{_start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
-        lines += [f"{'abandoned':<12}{text}" for text in clean.left_by(run, record.point, bool(args.code))]
+        lines += [f"{'abandoned':<12}{text}" for text in left_by(run, record.point, bool(args.code))]
     else:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
@@ -202,7 +203,7 @@ def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
 
 def requests(run: Run, plan: Plan) -> list[cluster.Request]:
     """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
-    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else chain.record_of(run, chain.TRAIN).get("job_id")
+    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else submissions.record_of(run, chain.TRAIN).get("job_id")
     train = None if run.completion() else train
     asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
                            train if stage != chain.TRAIN else None) for stage in plan.stages]
@@ -241,7 +242,7 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
         cluster.cancel(job_id)
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
     for stage in reversed(plan.stages) if run.spec.cluster != "local" else [chain.TRAIN]:
-        chain.renew(run, stage)
+        submissions.renew(run, stage)
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = submit(run, plan)
@@ -266,6 +267,8 @@ def renew_code(run: Run) -> dict[str, Any]:
     Returns:
         Its record, see :func:`ecm_cluster.snapshot.freeze`, with the ``number`` of its folder.
     """
+    from . import config
+
     number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
     try:
         bases = config.bases(run.spec.config)
@@ -277,7 +280,6 @@ def renew_code(run: Run) -> dict[str, Any]:
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
-    """What was submitted, and what to type next."""
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"

@@ -50,6 +50,11 @@ class Run(Work):
         return self.path / "run.json"
 
     @property
+    def submit_lock(self) -> Path:
+        """Held by the submission that makes the run; gone when it is made."""
+        return self.path / ".submitting"
+
+    @property
     def config_file(self) -> Path:
         """The resolved mmdet config, as it is trained."""
         return self.path / "config.py"
@@ -118,6 +123,11 @@ class Run(Work):
     def json_log(self, attempt: int) -> Path:
         """What mmcv's text logger writes for programs to read, a line for each log line of one attempt."""
         return self.logs_dir / f"{self.log_stamp(attempt)}.log.json"
+
+    @property
+    def starts_dir(self) -> Path:
+        """What the batch shell records of each start of each job, ``JOB.RESTART.json``."""
+        return self.path / "starts"
 
     @property
     def submitit_dir(self) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, handover, recovery, runs
+from . import cli, cluster, handover, recovery, runs, submissions
 from . import job as jobs
 from .errors import UserError
 from .reporting import results
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = runs.list_runs(runs_dir)
     if cluster.slurm_available():
         for run in found:
-            chain.adopt(run)
+            submissions.try_adopt(run)
             release(run)
     folded = states.fold(found)
     if args.json:

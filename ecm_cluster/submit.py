@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, cli, values
+from . import __version__, cli, submit_lock, values
 from . import job as jobs
 from .errors import UserError
 from .run import Run
@@ -52,8 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.cluster == "slurm" and not args.dry_run:
         require_slurm()
     run_dir = Path(job.runs_dir).expanduser().absolute()
+    run = submit(run_dir, job, args)
+    if run is not None and args.wait:
+        from . import waiting
+
+        return waiting.follow(run)
+    return cli.EXIT_OK
+
+
+def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
+    """Make the run and submit its chain, or submit what is missing of one that is there; None after a dry run."""
     if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
-        return go_on_submitting(Run(run_dir / job.name), job, args)
+        with submit_lock.alone(Run(run_dir / job.name)):
+            return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import plan_text, planning
 
@@ -63,17 +74,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text in plan.warnings:
         print(f"warning: {text}", file=sys.stderr)
     if args.dry_run:
-        return dry_run(run, plan)
+        dry_run(run, plan)
+        return None
     if plan.problems:
         raise UserError(plan.problems[0])
     if args.cluster == "slurm":
         planning.check_with_slurm(plan, run)
-    try:
-        run = create(run, plan)
-    except OSError as error:
-        raise UserError(f"runs-dir: {run.path} cannot be made ({error.strerror or error}); give a place to write to "
-                        "by --runs-dir") from None
-    return start(run, plan.job, args)
+    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+        if job.name and run.run_file.exists():
+            return go_on_submitting(run, job, args)
+        try:
+            run = create(run, plan)
+        except OSError as error:
+            raise submit_lock.not_made(run, error) from None
+        return start(run, plan.job, args)
 
 
 def read_job(args: argparse.Namespace) -> jobs.Job:
@@ -125,7 +139,7 @@ def next_name(runs_dir: Path, config_path: str) -> str:
     return f"{stem}-{number:03d}"
 
 
-def dry_run(run: Run, plan: Any) -> int:
+def dry_run(run: Run, plan: Any) -> None:
     """The scripts that would be submitted, and what would be refused."""
     from . import chain, cluster
 
@@ -138,7 +152,6 @@ def dry_run(run: Run, plan: Any) -> int:
     for text in plan.problems:
         print(f"would be refused: {text}", file=sys.stderr)
     print("dry run: nothing was written or submitted")
-    return cli.EXIT_OK
 
 
 def claim(runs_dir: Path, config_path: str) -> Run:
@@ -160,8 +173,8 @@ def create(run: Run, plan: Any) -> Run:
     """
     from . import chain, config, evaluations, files, planning, snapshot, spec, weights
 
-    own = {p.name for p in (run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir,
-                            run.code_folder(1), run.config_file)}
+    own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
+                            run.ledger_dir, run.code_folder(1), run.config_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
@@ -199,8 +212,8 @@ def create(run: Run, plan: Any) -> Run:
     return run
 
 
-def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
-    """Submit the chain, say what was done and what to type next, wait if asked to."""
+def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
+    """Submit the chain, say what was done and what to type next."""
     from . import chain
 
     ids = {"driver": chain.submit_local(run, job)} if args.cluster == "local" else chain.submit(run, job)
@@ -209,27 +222,26 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> int:
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
     print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
-    if args.wait:
-        from . import waiting
-
-        return waiting.follow(run)
-    return cli.EXIT_OK
+    return run
 
 
-def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> int:
+def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
     """A run of this name is there: submit what its former submission did not come to, or refuse."""
-    from . import chain
+    from . import chain, submissions
 
-    job = run.job()
-    cluster_name = run.spec.cluster
-    found = chain.adopt(run)
-    wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
-    recorded = [s.stage for s in run.submissions() if s.job_id]
-    if set(wanted) <= set(recorded) and not found:
-        raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it out")
-    refuse_other_settings(run, job, asked, args)
-    print(f"run {run.path}: its submission was interrupted; going on with it")
-    return start(run, job, args)
+    with submissions.run_lock(run):
+        job = run.job()
+        cluster_name = run.spec.cluster
+        found = submissions.adopt(run)
+        wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
+        recorded = [s.stage for s in run.submissions() if s.job_id]
+        if set(wanted) <= set(recorded) and not found:
+            raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it "
+                            "out")
+        refuse_other_settings(run, job, asked, args)
+        submissions.require_owner(run, chain.line_to_go_on(run))
+        print(f"run {run.path}: its submission was interrupted; going on with it")
+        return start(run, job, args)
 
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:

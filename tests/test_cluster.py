@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import wait_until
 
-from ecm_cluster import chain, cluster, driver, files, job, request, site
+from ecm_cluster import batch_shell, chain, cluster, driver, files, job, request, site, submissions
+from ecm_cluster.backends import queue
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
@@ -52,7 +53,7 @@ TRAIN_SCRIPT = """\
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --open-mode=append
-#SBATCH --output='/shared/my runs/a run/submitit/%j_0_log.out'
+#SBATCH --output=/dev/null
 #SBATCH --partition=preempt,long
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -61,20 +62,20 @@ TRAIN_SCRIPT = """\
 #SBATCH --time=2880
 
 # setup
+{starts}
+trap 'ecm_failed $? $LINENO ${#BASH_SOURCE[@]}' ERR; ecm_first=$((LINENO + 1))
 module load cuda/12.8
 source '/opt/my env/activate'
+trap - ERR
 export NCCL_DEBUG=WARN
 export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
+export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 pickle='/shared/my runs/a run/submitit'/\
 "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
 [ -e "$pickle" ] || cp '/shared/my runs/a run/submissions/train.pkl' "$pickle"
-srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
-after_step() { trap '' TERM
-  '/opt/my env/bin/python' -m ecm_cluster.node.batch '/shared/my runs/a run' train "${step_code:-none}" || \
-echo "$(date +%FT%T) job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} code ${step_code:-none}" >> \
-'/shared/my runs/a run/logs/batch.log'; }
-trap after_step EXIT
+srun() { ecm_phase=step; command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
+trap ecm_after EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -99,7 +100,10 @@ def options(script: str) -> dict[str, str]:
 
 
 def test_a_job_that_asks_for_everything_becomes_exactly_this_script():
-    assert cluster.render(asked(Run("/shared/my runs/a run"), FULL)) == TRAIN_SCRIPT
+    run = Run("/shared/my runs/a run")
+    path = "/shared/my runs/a run/code:/shared/my runs/a run/code/user"
+    starts = batch_shell.on_slurm(run, "train", "/opt/my env/bin/python", path, "n[07-08]")
+    assert cluster.render(asked(run, FULL)) == TRAIN_SCRIPT.replace("{starts}", "\n".join(starts))
 
 
 def test_the_evaluation_waits_for_the_training_and_asks_for_what_its_block_says():
@@ -230,6 +234,7 @@ def execute(run: Run, values: dict[str, Any], tmp_path: Path, **env: str) -> tup
                     f'printf "%s\\0" "$@" > {shlex.quote(str(tmp_path))}/arguments\n')
     srun.chmod(0o755)
     run.submitit_dir.mkdir(parents=True, exist_ok=True)
+    run.run_file.touch()
     wanted = asked(run, values)
     run.task_pickle("train").parent.mkdir(exist_ok=True)
     cluster.write_task(wanted, chain.task(run, "train"))
@@ -339,11 +344,20 @@ RUNNING = (
     "Contiguous=0 Licenses=(null) Network=(null) Command=(null) WorkDir=/shared/my runs "
     "Comment=ecm-cluster:a run of lr=0.1:train:0123ab  StdErr=/shared/my runs/slurm-1.out StdIn=/dev/null "
     "StdOut=/shared/my runs/slurm-1.out Power= TresPerNode=gres:gpu:2 \n")
-QUEUE = ("3|FAILED|NonZeroExitCode|2026-11-23T01:39:15|(null)\n"
-         "2|PENDING|Dependency|N/A|tok|en\n"
-         "1|RUNNING|None|2026-11-23T01:39:15|ecm-cluster:a run of lr=0.1:train:0123ab\n")
-ACCOUNTS = ("1|CANCELLED by 0|None||2026-11-23T01:39:15\n4|PENDING|DependencyNeverSatisfied||Unknown\n"
-            "5|NODE_FAIL|None||2026-11-23T01:39:15\n")
+
+
+def rows(*lines: str) -> str:
+    """Lines of squeue or sacct, written here with ; between the fields."""
+    return "".join(line.replace(";", queue.SEPARATOR) + "\n" for line in lines)
+
+
+QUEUE = rows("3;FAILED;NonZeroExitCode;2026-11-23T01:39:15;(null);/shared/3.sh",
+             "2;PENDING;Dependency;N/A;tok|en;(null)",
+             "1;RUNNING;None;2026-11-23T01:39:15;ecm-cluster:a run of lr=0.1:train:0123ab;/shared/1.sh")
+ACCOUNTS = rows("1;CANCELLED by 0;None;2026-11-23T01:39:15;;sbatch 1.sh",
+                "4;PENDING;DependencyNeverSatisfied;Unknown;;", "5;NODE_FAIL;None;2026-11-23T01:39:15;;")
+
+
 @pytest.fixture
 def answers(tmp_path, monkeypatch):
     return Answers(tmp_path, monkeypatch)
@@ -375,8 +389,8 @@ def test_an_answer_that_does_not_come_is_none(answers):
 
 
 def test_states_come_from_the_queue_and_from_accounting_where_it_has_forgotten(answers):
-    answers(squeue=QUEUE.replace("1|", "7|"), sacct=ACCOUNTS)
-    found = cluster.query(["1", "2", "3", "4", "5", "999"])
+    answers(squeue=QUEUE.replace(f"1{queue.SEPARATOR}", f"7{queue.SEPARATOR}"), sacct=ACCOUNTS)
+    found = queue.query(["1", "2", "3", "4", "5", "999"])
     assert {k: (v.state, v.reason) for k, v in found.items()} == {
         "1": ("CANCELLED", "None"), "2": ("PENDING", "Dependency"), "3": ("FAILED", "NonZeroExitCode"),
         "4": ("PENDING", "DependencyNeverSatisfied"), "5": ("NODE_FAIL", "None")}
@@ -387,31 +401,30 @@ def test_states_come_from_the_queue_and_from_accounting_where_it_has_forgotten(a
 
 def test_accounting_is_not_asked_where_the_queue_knows_all(answers):
     answers(squeue=QUEUE, sacct=ACCOUNTS)
-    cluster.query(["1", "2"])
+    queue.query(["1", "2"])
     assert "sacct" not in answers.calls()
 
 
 def test_a_state_with_words_after_it_is_the_state(answers):
     answers(squeue="", sacct=ACCOUNTS)
-    assert cluster.query(["1"])["1"].state == "CANCELLED"
+    assert queue.query(["1"])["1"].state == "CANCELLED"
 
 
 def test_without_accounting_and_queue_nothing_is_known(answers):
     answers(squeue="", sacct=None)
-    assert cluster.query(["1"]) == {}
+    assert queue.query(["1"]) == {}
 
 
 def test_a_job_is_found_by_its_token_alone(answers):
     answers(squeue=QUEUE)
-    assert cluster.find_by_token("ecm-cluster:a run of lr=0.1:train:0123ab") == "1"
-    assert cluster.find_by_token("tok|en") == "2"
-    assert cluster.find_by_token("ecm-cluster:a run of lr=0.1:train") is None
+    known = ["ecm-cluster:a run of lr=0.1:train:0123ab", "tok|en"]
+    assert queue.find([*known, "ecm-cluster:a run of lr=0.1:train"]) == dict(zip(known, ["1", "2"]))
 
 
 def test_a_queue_that_does_not_answer_is_not_taken_for_an_empty_one(answers):
     answers(squeue=None)
     with pytest.raises(UserError, match="squeue does not answer"):
-        cluster.find_by_token("x")
+        queue.find(["x"])
 
 
 def test_slurm_is_there_where_sbatch_is(answers):
@@ -424,7 +437,10 @@ def test_slurm_is_there_where_sbatch_is(answers):
 
 
 def made(tmp_path: Path) -> tuple[Run, job.Job]:
-    return Run(tmp_path / "run"), job.make({"name": "run", "evaluation": {"enabled": False}})
+    run, wanted = Run(tmp_path / "run"), job.make({"name": "run", "evaluation": {"enabled": False}})
+    run.path.mkdir()
+    files.write_json(run.run_file, {"cluster": "slurm", "job": wanted.as_dict()})
+    return run, wanted
 
 
 def interrupted(run: Run) -> str:
@@ -442,13 +458,14 @@ def test_nothing_is_submitted_while_it_is_unknown_whether_something_was(answers,
         chain.submit(run, wanted)
     assert "sbatch" not in answers.calls()
     assert [s.token for s in run.submissions()] == [token]
-    assert chain.adopt(run) == []
+    submissions.try_adopt(run)
+    assert [s.token for s in run.submissions()] == [token]
 
 
 def test_a_job_whose_id_was_never_recorded_is_found_instead_of_submitted(answers, tmp_path):
     run, wanted = made(tmp_path)
     token = interrupted(run)
-    answers(squeue=f"41|PENDING|None|N/A|{token}\n", sbatch="Submitted batch job 9\n")
+    answers(squeue=rows(f"41;PENDING;None;N/A;{token};"), sbatch="Submitted batch job 9\n")
     assert chain.submit(run, wanted) == {"train": "41"}
     assert "sbatch" not in answers.calls()
     assert [s.job_id for s in run.submissions()] == ["41"]
@@ -476,7 +493,7 @@ def test_a_job_that_slurm_took_although_sbatch_gave_up_is_recorded(answers, tmp_
     run, wanted = made(tmp_path)
     answers(sbatch=None)
     # the queue shows the comment of the script that sbatch was given
-    comment = r"s/^#SBATCH --comment=/12|PENDING|None|N\/A|/p"
+    comment = "s/^#SBATCH --comment=/" + rows("12;PENDING;None;N\\/A;").rstrip("\n") + "/p"
     answers.script("squeue", f"sed -n '{comment}' {run.submitit_dir}/.sub*.sh\n")
     assert chain.submit(run, wanted) == {"train": "12"}
     assert [s.job_id for s in run.submissions()] == ["12"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -103,3 +104,43 @@ def test_the_digest_of_a_file_is_that_of_its_text(tmp_path):
     path.write_text("öre")
     assert files.digest(path) == files.digest_text("öre")
     assert files.digest(path) != files.digest_text("ore")
+
+
+def test_a_link_whose_answer_got_lost_counts_as_made_and_only_that(tmp_path, monkeypatch):
+    """A retransmitted LINK is answered EEXIST, or the answer does not come at all: no real NFS is at hand for it."""
+    real = os.link
+
+    def lost(error: OSError, made: bool):
+        def link(source, target):
+            if made:
+                real(source, target)
+            raise error
+        return link
+
+    for number, error in enumerate([FileExistsError(errno.EEXIST, "File exists"), OSError(errno.EIO, "I/O error"),
+                                    OSError(errno.ETIMEDOUT, "timed out")]):
+        target = tmp_path / f"{number}.json"
+        monkeypatch.setattr(os, "link", lost(error, made=True))
+        assert files.create_exclusive(target, "mine")
+        assert target.read_text() == "mine" and not list(tmp_path.glob(".*"))
+        assert not files.create_exclusive(target, "another's") if number == 0 else True
+    assert (tmp_path / "0.json").read_text() == "mine"
+    monkeypatch.setattr(os, "link", lost(OSError(errno.EIO, "I/O error"), made=False))
+    with pytest.raises(OSError, match="I/O error"):
+        files.create_exclusive(tmp_path / "9.json", "mine")
+    assert not (tmp_path / "9.json").exists()
+
+
+def test_a_lock_stays_with_the_child_that_inherits_it(tmp_path):
+    path = tmp_path / "run.json"
+    path.touch()
+    holder = ("import subprocess, sys; from ecm_cluster import files\n"
+              "with files.locked(sys.argv[1]) as held:\n"
+              "    subprocess.Popen(['sleep', '6'], pass_fds=[held], stdout=subprocess.DEVNULL); import os, signal; "
+              "print('held', flush=True); os.kill(os.getpid(), signal.SIGKILL)\n")
+    done = subprocess.run([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout == "held\n"
+    told = []
+    with pytest.raises(BlockingIOError), files.locked(path, 2.5, lambda: told.append("waits")):
+        pass
+    assert told == ["waits"]

@@ -8,7 +8,7 @@ import pytest
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster import chain, checkpoints, files, handover
+from ecm_cluster import chain, checkpoints, files, handover, submissions
 from ecm_cluster.errors import UserError
 from ecm_cluster.recovery import barren_attempts
 from ecm_cluster.run import Run, write_heartbeat
@@ -99,13 +99,13 @@ def test_attempts_before_a_resume_do_not_count_against_the_run(tmp_path):
 
 def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     run = ended_run(tmp_path / "run", "slurm")
-    chain.renew(run, "train")
-    first = chain.record_of(run, "train")
-    assert first.get("job_id") is None and chain.job_ids(run, "train") == ["4194304"]
-    chain.renew(run, "train")  # as after a crash before sbatch
-    assert chain.job_ids(run, "train") == ["4194304"]
-    files.write_json(run.submission_file("train"), {**chain.record_of(run, "train"), "job_id": "9"})
-    assert chain.job_ids(run, "train") == ["4194304", "9"]
+    submissions.renew(run, "train")
+    first = submissions.record_of(run, "train")
+    assert first.get("job_id") is None and submissions.job_ids(run, "train") == ["4194304"]
+    submissions.renew(run, "train")  # as after a crash before sbatch
+    assert submissions.job_ids(run, "train") == ["4194304"]
+    files.write_json(run.submission_file("train"), {**submissions.record_of(run, "train"), "job_id": "9"})
+    assert submissions.job_ids(run, "train") == ["4194304", "9"]
     assert chain.line_to_go_on(run) == f"python -m ecm_cluster.resume {run.path}"
 
 

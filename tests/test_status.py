@@ -8,14 +8,17 @@ import math
 import os
 import shutil
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answers import Answers
 
-from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, status
-from ecm_cluster.cluster import JobState
+from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, liveness, status
+from ecm_cluster.backends import queue
+from ecm_cluster.job_states import JobState
 from ecm_cluster.ledger import Event
 from ecm_cluster.reporting import state as states
 from ecm_cluster.run import Evaluation, Run, write_heartbeat
@@ -35,10 +38,12 @@ def make_run(path: Path, where: str = "slurm", submitted: float = 1.0, jobs: dic
     return run
 
 
-def record_job(run: Run, stage: str, job_id: str | None, where: str = "slurm") -> None:
+def record_job(run: Run, stage: str, job_id: str | None, where: str = "slurm", age: float = 3600) -> None:
     run.submission_file(stage).parent.mkdir(exist_ok=True)
     files.write_json(run.submission_file(stage), {"token": f"token {run.name} {stage}", "cluster": where,
                                                   **({"job_id": job_id} if job_id else {})})
+    then = run.submission_file(stage).stat().st_mtime - age
+    os.utime(run.submission_file(stage), (then, then))
 
 
 def begin(work: Run | Evaluation, number: int, rank: int = 0) -> None:
@@ -77,7 +82,9 @@ def known(*answers: tuple[str, str] | tuple[str, str, str]) -> dict[str, JobStat
 
 
 def told(run: Run, *answers: Any) -> states.RunState:
-    return states.fold_one(run, known(*answers))
+    tokens = {s.job_id: s.token for s in run.submissions()}
+    return states.fold_one(run, {job_id: replace(state, comment=tokens.get(job_id, ""))
+                                 for job_id, state in known(*answers).items()})
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -210,15 +217,15 @@ def test_an_end_without_a_word_is_told_in_slurms(tmp_path, closed, said, state, 
     assert (found.next or "").endswith(f"python -m ecm_cluster.resume {run.path}")
 
 
-def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_path, monkeypatch):
+def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     assert told(run).state == "failed"
     assert told(run).reason == "Slurm knows no job 7"
     write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=30, epoch=0)
     assert told(run).state == "running"
-    later = json.loads(run.heartbeat_file(1, 0).read_text())["time"] + states.SILENT_SECONDS
-    monkeypatch.setattr(states.time, "time", lambda: later)
+    then = time.time() - liveness.SILENT_SECONDS - 1
+    os.utime(run.heartbeat_file(1, 0), (then, then))
     assert told(run).state == "failed"
 
 
@@ -329,11 +336,16 @@ def test_a_local_run_lives_as_long_as_its_driver(tmp_path):
 # ---------------------------------------------------------------------------------------------- the verb
 
 
+def row(*fields: str) -> str:
+    """A line of squeue."""
+    return queue.SEPARATOR.join(fields) + "\n"
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Answers:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     answers = Answers(tmp_path, monkeypatch)
-    answers(sbatch="", sacct=None, squeue="7|RUNNING|None|N/A|x\n")
+    answers(sbatch="", sacct=None, squeue=row("7", "RUNNING", "None", "N/A", "token run train"))
     return answers
 
 
@@ -440,7 +452,7 @@ def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
 
 def test_an_unrecorded_job_is_found_by_status(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run", jobs={"train": None})
-    slurm(squeue="41|PENDING|Priority|N/A|token run train\n")
+    slurm(squeue=row("41", "PENDING", "Priority", "N/A", "token run train"))
     listed = json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])
     assert (listed[0]["state"], listed[0]["jobs"]) == ("waiting", {"train": "41"})
     assert run.submissions()[0].job_id == "41"
@@ -530,8 +542,10 @@ HARMLESS = {"another submission", "ledger of another", "ledger torn", "manifest 
 
 @pytest.mark.parametrize("what", DAMAGES)
 def test_one_damaged_run_does_not_hide_the_others(capsys, slurm, tmp_path, what):
-    damage(make_run(tmp_path / "runs/damaged"), what)
+    damage(make_run(tmp_path / "runs/damaged", jobs={"train": "17", "evaluate": "18"}), what)
     make_run(tmp_path / "runs/sound")
+    slurm(squeue=row("7", "RUNNING", "None", "N/A", "token sound train")
+          + row("17", "RUNNING", "None", "N/A", "token damaged train"))
     code, out, err = call(capsys, "--json", "--runs-dir", tmp_path / "runs")
     assert (code, err) == (0, "")
     found = {r["run"]: r for r in json.loads(out)}

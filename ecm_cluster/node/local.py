@@ -14,7 +14,8 @@ import sys
 import time
 from typing import Any
 
-from .. import chain, cluster, driver, evaluations, recovery
+from .. import chain, cluster, driver, evaluations, recovery, submissions
+from ..request import TOKEN_ENV
 from ..run import Run, Work
 from .world import DRIVER_ENV, ELEMENT_ENV
 
@@ -25,6 +26,8 @@ class Driver:
     def __init__(self, run: Run, stage: str) -> None:
         self.run, self.job = run, run.job(chain.TRAIN if stage == driver.CHAIN else stage)
         self.stages = chain.stages(self.job) if stage == driver.CHAIN else [stage]
+        self.token = os.environ.get(TOKEN_ENV, "")
+        self.on_record = chain.TRAIN if stage == driver.CHAIN else stage
         self._process: Any = None
         self._cancelled = False
 
@@ -52,6 +55,9 @@ class Driver:
         while True:
             if self._cancelled or self.run.cancelled(stage):
                 return recovery.Decision("stop", "cancelled")
+            stale = submissions.stale(self.run, self.on_record, self.token, "")
+            if stale:
+                return recovery.Decision("stop", stale)
             work: Work = self.run
             if stage != chain.TRAIN:
                 element = evaluations.read(self.run, stage)[index]

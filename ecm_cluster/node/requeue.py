@@ -82,7 +82,7 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
         ledger.write("requeue", accepted=False, cause=cause)
         return f"not requeued: {cause}"
     files.kill_point("before-requeue", work.path)
-    accepted = cluster.requeue(place.job_id, place.restart)
+    accepted = cluster.requeue(place.job_id, place.restart, place.token)
     files.kill_point("after-requeue", work.path)
     ledger.write("requeue", accepted=accepted, cause=cause)
     if accepted or (cause == "preempted" and slurm_requeues(place)):

@@ -13,7 +13,8 @@ from .. import checkpoints, evaluations, recovery
 from ..checkpoints import Manifest
 from ..run import Evaluation, Run
 from . import closing, preemption, preflight, requeue, world
-from .supervisor import ASK_AGAIN_SECONDS, AttemptFailed, Supervisor
+from .attempts import AttemptFailed
+from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 
 class EvaluationSupervisor(Supervisor):

@@ -6,7 +6,6 @@ Every task of a job runs one. Rank 0's takes the attempt's number and decides wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,9 +14,10 @@ import sys
 import time
 from typing import Any
 
-from .. import files, recovery
+from .. import files
 from ..run import Run, Work
-from . import batch, closing, memory, preemption, preflight, requeue, watchdog, world
+from . import attempts, batch, closing, memory, preemption, preflight, requeue, watchdog, world
+from .attempts import AttemptFailed
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
 JOIN_SECONDS = 600.0
@@ -27,10 +27,6 @@ STOPPED = "stopped"  # phase of a worker that has agreed to stop and committed, 
 LEAVE_SECONDS = 20.0  # that it may take to end: what it leaves behind, the GPU's driver clears up
 KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for a broken GPU may never
 ASK_AGAIN_SECONDS = 5.0
-
-
-class AttemptFailed(RuntimeError):
-    """Ends the task with a non-zero code: an incomplete job must never look completed to Slurm."""
 
 
 class Supervisor:
@@ -103,6 +99,7 @@ class Supervisor:
         """A signal that came while Python started was ignored: rank 0 asks Slurm whether there was one."""
         if self.place.cluster != "slurm" or self.place.rank != 0:
             return
+        batch.settle(self.training, self.work, self.place.job_id, self.place.restart)
         cause = requeue.missed_signal(self.place)
         if cause == "preempted":
             preemption.ask_to_stop(signal.SIGTERM)
@@ -113,7 +110,7 @@ class Supervisor:
         """The attempt's number: rank 0 creates its file, the others wait for it. None: the work is done."""
         mark = f"{self.place.identity}:{self.generation}"
         if self.place.rank == 0:
-            return self._create_attempt(mark)
+            return attempts.create(self.work, self.training, self.place, self.stage, mark, self.basis)
         end, near = time.monotonic() + JOIN_SECONDS, watchdog.Siblings(self.place.world_size)
         while time.monotonic() < end:
             newest = self.work.newest_attempt()
@@ -125,21 +122,6 @@ class Supervisor:
                 raise AttemptFailed("another rank's task is gone, and no attempt began")
             time.sleep(0.1)
         raise AttemptFailed(f"rank 0 began no attempt within {JOIN_SECONDS:.0f} s")
-
-    def _create_attempt(self, mark: str) -> int:
-        self.work.attempts_dir.mkdir(parents=True, exist_ok=True)
-        closing.close_open(self.work, self.place)
-        if stop := recovery.barren_run(self.work):
-            preflight.refuse(self.work, self.training, self.place, stop)
-        while True:
-            number = self.work.newest_attempt() + 1
-            ledger = self.work.ledger(number, "task000")
-            record = {"number": number, "identity": mark, "time": round(time.time(), 3),
-                      "host": socket.gethostname(), "job_id": self.place.job_id, "cluster": self.place.cluster,
-                      "restart": self.place.restart, "nodes": self.place.nodes,
-                      "world_size": self.place.world_size, **self.basis(ledger)}
-            if files.create_exclusive(self.work.attempt_file(number), json.dumps(record, indent=1)):
-                return number
 
     def watch_worker(self, attempt: int, ledger: Any) -> int:
         """Start the worker and wait for its end; ends it when another rank has failed.

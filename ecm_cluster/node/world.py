@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..request import TOKEN_ENV
 from .failures import NotStartable
 
 RENDEZVOUS_SECONDS = 300.0
@@ -35,6 +36,7 @@ class Place:
             local controller's pid.
         restart: How often Slurm has restarted this job.
         cluster: ``slurm`` or ``local``.
+        token: That the job was submitted under; empty where its script does not say it.
     """
 
     rank: int
@@ -45,6 +47,7 @@ class Place:
     job_id: str
     restart: int
     cluster: str
+    token: str = ""
 
     @property
     def identity(self) -> str:
@@ -59,11 +62,11 @@ def identify() -> Place:
         size = int(env["SUBMITIT_LOCAL_NTASKS"])
         return Place(rank=int(env["SUBMITIT_LOCAL_GLOBALID"]), world_size=size,
                      local_rank=int(env["SUBMITIT_LOCAL_LOCALID"]), node=0, nodes=1,
-                     job_id=env["SUBMITIT_LOCAL_JOB_ID"], restart=0, cluster="local")
+                     job_id=env["SUBMITIT_LOCAL_JOB_ID"], restart=0, cluster="local", token=env.get(TOKEN_ENV, ""))
     return Place(rank=int(env["SLURM_PROCID"]), world_size=int(env["SLURM_NTASKS"]),
                  local_rank=int(env["SLURM_LOCALID"]), node=int(env["SLURM_NODEID"]),
                  nodes=int(env["SLURM_JOB_NUM_NODES"]), job_id=_slurm_job(),
-                 restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm")
+                 restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm", token=env.get(TOKEN_ENV, ""))
 
 
 def batch_start() -> tuple[str, int]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any
 
-from .. import chain, checkpoints, cluster, driver, evaluations, recovery, slurm_ends
+from .. import chain, checkpoints, cluster, driver, evaluations, liveness, recovery, slurm_ends, submissions
+from ..backends import queue
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
 from ..values import size_text
 
-SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
 ENDED_WELL = ("COMPLETED",)
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING")
-Known = Optional[dict[str, cluster.JobState]]  # what Slurm says of jobs; None: it does not answer
-LIVE = ("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT")
+Known = liveness.Known
 
 
 @dataclass
@@ -57,7 +54,7 @@ def fold(runs: Sequence[Run]) -> list[RunState]:
     ids = [s.job_id for r in runs for s in r.submissions() if s.cluster == "slurm" and s.job_id]
     known: Known = {}
     if ids:
-        known = cluster.query(ids) if cluster.slurm_available() else None
+        known = queue.query(ids) if cluster.slurm_available() else None
     return [_fold_or_say_why_not(run, known) for run in runs]
 
 
@@ -92,16 +89,14 @@ def fold_one(run: Run, known: Known) -> RunState:
         state.next = chain.line_to_go_on(run)
     else:
         _scores(run, state)
-        alive, text = liveness(run, train.job_id, train.cluster, known)
-        _unfinished(run, state, alive, text, accounted(train.job_id, known))
+        _unfinished(run, state, _life(run, "train", known), accounted(train.job_id, known))
     return state
 
 
 def _evaluating(run: Run, submissions: dict[str, Any], sweeps: list[Any], known: Known) -> Any:
     """The submission that evaluates: the chain's own, or one that is at work in its place."""
     own = submissions.get("evaluate") or submissions.get("train")
-    at_work = [s for s in (own, *sweeps) if s and s.job_id
-               and liveness(run, s.job_id, s.cluster, known)[0] in ("waiting", "live")]
+    at_work = [s for s in (own, *sweeps) if s and s.job_id and _life(run, s.stage, known).alive]
     return next(iter(at_work), own or (sweeps[-1] if sweeps else None))
 
 
@@ -118,23 +113,6 @@ def _progress(run: Run, state: RunState) -> None:
         state.loss, state.seconds_per_iteration = beat.get("loss"), beat.get("seconds_per_iteration")
 
 
-def liveness(run: Run, job_id: str, where: str, known: Known) -> tuple[str, str]:
-    """Whether a job is ``waiting``, ``live``, ``ended``, ``unknown`` or ``unasked``, and Slurm's own words for it."""
-    if where == "local":
-        return ("live", f"local driver {job_id}") if driver.alive(run, job_id) else ("ended", "")
-    if known is None:
-        return "unasked", "Slurm does not answer here"
-    told = known.get(job_id)
-    if told is None:
-        return "unknown", f"Slurm knows no job {job_id}"
-    reason = f" ({told.reason})" if told.reason and told.reason != "None" else ""
-    if told.state in WAITING:
-        return "waiting", f"job {job_id} {told.state.lower()}{reason}"
-    if told.state in LIVE:
-        return "live", f"job {job_id} on Slurm"
-    return "ended", f"job {job_id} {told.state.lower()}{reason}"
-
-
 def accounted(job_id: str, known: Known) -> str | None:
     """The cause of a job's end in Slurm's own words: where its nodes have no scontrol, only they tell why it ended."""
     told = (known or {}).get(job_id)
@@ -142,23 +120,29 @@ def accounted(job_id: str, known: Known) -> str | None:
     return None if cause == "crashed" else cause  # a job that the run itself has ended is FAILED too
 
 
-def _unfinished(run: Run, state: RunState, alive: str, text: str, accounted: str | None) -> None:
-    end = recovery.newest_end(run)
-    if alive == "ended" and accounted and (end is None or end["cause"] == "lost"):
+def _life(run: Run, stage: str, known: Known) -> liveness.Life:
+    """Of the present job of a stage."""
+    return liveness.of_job(run, submissions.of_stage(run, stage)[-1], known)
+
+
+def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str | None) -> None:
+    end, text = recovery.newest_end(run), life.text
+    if life.alive is False and accounted and (end is None or end["cause"] == "lost"):
         _ended_for_slurm(run, state, accounted, text)
         return
     why = (end.get("detail") or end["cause"]) if end else ""
-    if alive == "waiting":
+    if life.waiting:
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
         state.reason += _interrupted(run)
-    elif alive == "live":
+        state.next = release_line(run, "train") if life.held else None
+    elif life.vouched:
+        state.state, state.reason = "running", text
+    elif life.alive:
         beat = run.heartbeat(state.attempt) if state.attempt else None
         phase = phase_of(beat)
         going_on = f", after: {why}" if end else ""
         state.state, state.reason = "running", f"{phase}{going_on}{_interrupted(run)}"
-    elif alive in ("unknown", "unasked") and end is None and _heard_lately(run, state.attempt):
-        state.state, state.reason = "running", f"by its heartbeat; {text}"
-    elif alive == "unasked":
+    elif life.alive is None:
         state.state, state.reason = "unknown", text + (f"; attempt {state.attempt} ended: {why}" if why else "")
     elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
         state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
@@ -198,9 +182,9 @@ def _log_of(run: Run) -> Any:
     return logs[-1] if logs else run.local_log
 
 
-def _heard_lately(work: Work, attempt: int) -> bool:
-    beat = work.heartbeat(attempt) if attempt else None
-    return beat is not None and time.time() - beat["time"] < SILENT_SECONDS
+def release_line(run: Run, stage: str) -> str:
+    """What lets a held job start."""
+    return f"scontrol release {submissions.record_of(run, stage).get('job_id')}"
 
 
 def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
@@ -234,16 +218,17 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     figures = state.evaluation
     share = f"{figures['scored']} of {figures['asked']} scored; " if "asked" in figures else ""
     if submission and submission.job_id:
-        alive, text = liveness(run, submission.job_id, submission.cluster, known)
+        life = _life(run, submission.stage, known)
     else:
         here = driver.find(run) if run.spec.cluster == "local" else None
-        alive, text = ("live", f"local driver {here}") if here else ("ended", "no evaluation job was recorded")
-    if alive == "waiting":
+        life = liveness.Life(bool(here), f"local driver {here}" if here else "no evaluation job was recorded")
+    text = life.text
+    if life.waiting:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
-    elif alive == "live" or (alive in ("unknown", "unasked") and pending
-                             and _heard_lately(pending[-1], pending[-1].newest_attempt())):
+        state.next = release_line(run, submission.stage) if life.held else None
+    elif life.alive:
         state.state, state.reason = "evaluating", share + _evaluation_phase(pending)
-    elif alive == "unasked":
+    elif life.alive is None:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
     else:
         _ended_unscored(run, state, pending, share + text,

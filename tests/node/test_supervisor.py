@@ -171,6 +171,31 @@ def test_a_worker_that_completes_ends_its_task_well(run, start):
     assert "---- attempt 1, job 100 on " in run.rank_log(0).read_text()
 
 
+@pytest.mark.parametrize("other", [{"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "78"}])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(run, start, other, tokens):
+    before = {"token": "t:77", "job_id": "77", "cluster": "slurm", "former": []}
+    run.submission_file("train").parent.mkdir()
+    files.write_json(run.submission_file("train"), before)
+    token = {"ECM_CLUSTER_TOKEN": "t:77"} if tokens else {}
+    old = start("complete", SLURM_JOB_ID="77", **token, **{files.STOP_ENV: "before-link:0001.json"})
+    stat = Path(f"/proc/{old.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it stands still", 60)
+    if other["SLURM_JOB_ID"] == "78":  # the user has resumed the run
+        files.write_json(run.submission_file("train"), {"token": "t:78", "job_id": "78", "cluster": "slurm",
+                                                        "former": [before]})
+        token = {"ECM_CLUSTER_TOKEN": "t:78"} if tokens else {}
+    new = start("commit when told", **other, **token)
+    working(run)
+    os.kill(old.pid, signal.SIGCONT)
+    code, said = ended(old)
+    assert code != 0 and "stale start: job 77" in said
+    assert run.attempts() == [1] and events(run, "end") == []
+    (run.path / "go").touch()
+    assert ended(new) == (0, "")
+    assert run.completion() is not None and run.attempts() == [1]
+
+
 def test_what_is_done_is_not_begun_again(run, start):
     ended(start("complete"))
     assert ended(start("1", job_id="101")) == (0, "")

@@ -14,7 +14,7 @@ from endings import worker_of
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import chain, evaluations
+from ecm_cluster import evaluations, submissions
 from ecm_cluster.reporting import results
 from ecm_cluster.run import Evaluation, Run
 
@@ -71,7 +71,7 @@ def test_checkpoints_are_scored_as_they_are_committed_in_one_array(slurm, scored
     assert [row.provenance["epoch"] for row in results.rows(scored)] == [1, 2, 3]
     assert began(works[0]) < complete < began(works[2])
     assert [e["at"] for e in scored.events() if e.kind == "released"][0] == "epoch 1"
-    array = chain.record_of(scored, "evaluate")["job_id"]
+    array = submissions.record_of(scored, "evaluate")["job_id"]
     ids = {work.read_attempt(1)["job_id"] for work in works}
     assert ids == {f"{array}_{index}" for index in range(3)}
 
@@ -83,7 +83,7 @@ def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, sco
     said = verb(*asked, env=slurm.env).stdout
     assert "3 to score (the model answers on all images): job " in said
     assert "3 queued already" in verb(*asked, env=slurm.env).stdout, "asked for twice, queued once"
-    stage = chain.recorded_stages(scored)[-1]
+    stage = submissions.recorded_stages(scored)[-1]
     killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, stage))
     for work in (killed, preempted):
         wait_until(lambda w=work: (w.heartbeat(1) or {}).get("phase"), "it has begun", look=lambda: logs_of(scored))
@@ -126,7 +126,7 @@ def test_an_array_whose_training_fails_for_good_is_cancelled(slurm, small_data, 
          "--config", config, "--eval-epochs", "all", env=slurm.env)
     run = Run(tmp_path / "failing")
     await_state(run, "failed", env=slurm.env)
-    array = chain.record_of(run, "evaluate")["job_id"]
+    array = submissions.record_of(run, "evaluate")["job_id"]
     wait_until(lambda: "CANCELLED" in slurm.run("squeue", "-h", "-a", "-t", "all", "-o", "%T", "-j", array).stdout,
                "the array is cancelled")
     assert not run.evaluations()

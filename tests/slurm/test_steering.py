@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import chain, files
+from ecm_cluster import files, submissions
 from ecm_cluster.run import Run
 
 
@@ -31,7 +32,7 @@ def held_job(folder: Path) -> Path:
 
 
 def present(run: Run) -> dict[str, str]:
-    return {stage: chain.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
+    return {stage: submissions.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
 
 
 def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
@@ -134,10 +135,10 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
 def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
-    records = {stage: chain.record_of(run, stage) for stage in ("train", "evaluate")}
+    records = {stage: submissions.record_of(run, stage) for stage in ("train", "evaluate")}
     assert "sbatch would refuse" in verb("resume", run.path, "--nodes", 99, "--rescale", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
-    assert {stage: chain.record_of(run, stage) for stage in records} == records
+    assert {stage: submissions.record_of(run, stage) for stage in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
 
 
@@ -179,3 +180,63 @@ def test_a_successor_brings_a_new_evaluation_where_the_old_one_is_gone(slurm, sm
     assert ids["train"] == heir and ids["evaluate"] != first["evaluate"]
     assert slurm.job(ids["evaluate"])["Dependency"].startswith(f"afterok:{heir}")
     verb("cancel", run.path, env=slurm.env)
+
+
+def slow_sbatch(folder: Path, slurm: SlurmCluster) -> dict[str, str]:
+    """The user's environment, with an sbatch that a busy slurmctld keeps waiting for four seconds."""
+    (folder / "bin").mkdir()
+    real = shutil.which("sbatch", path=slurm.env["PATH"])
+    script = folder / "bin/sbatch"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *--test-only*) ;; *) touch {folder}/inside; sleep 4 ;; esac\n'
+                      f'exec {real} "$@"\n')
+    script.chmod(0o755)
+    return {**slurm.env, "PATH": f"{folder}/bin:{slurm.env['PATH']}"}
+
+
+def start(flags: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], env={
+        **os.environ, **env, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_of_two_submissions_of_a_name_one_submits_also_when_it_dies_inside_sbatch(slurm, small_data, tmp_path, killed):
+    env = slow_sbatch(tmp_path, slurm)
+    given = job_flags(small_data, tmp_path / "runs", "twin")
+    flags = [str(held_job(tmp_path)), *given[1:]]
+    first = start(flags, env)
+    wait_until((tmp_path / "inside").exists, "the first is inside sbatch")
+    if killed:
+        first.kill()
+    second = start(flags, env)
+    told = [process.communicate(timeout=120) for process in (first, second)]
+    run = Run(tmp_path / "runs/twin")
+    ids = present(run)
+    assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], told
+    assert second.returncode == (0 if killed else 2), told
+    if not killed:
+        assert first.returncode == 0 and "is already there" in told[1][1] and "waiting for it" in told[1][1]
+    verb("cancel", run.path, env=slurm.env)
+    assert in_queue(slurm, run) == []
+
+
+def test_an_old_start_that_wakes_up_after_its_node_was_given_up_takes_no_attempt(slurm, small_data, tmp_path):
+    order = tmp_path / "order"
+    order.write_text("before-link:0001.json")
+    path = tmp_path / "stalls.yaml"
+    path.write_text((ROOT / "jobs/demo.yaml").read_text() + f"env: {{ECM_CLUSTER_STOP_AT: '@{order}'}}\n")
+    run = submit(slurm, small_data, tmp_path, "stalled", job=path, runner__max_epochs=3)
+    job_id = present(run)["train"]
+    wait_until(Path(f"{order}.taken").exists, "rank 0 stands still", look=lambda: logs_of(run))
+    (stopped,) = [pid for pid in slurm.pids() if "\nState:\tT" in Path(f"/proc/{pid}/status").read_text()]
+    node = slurm.job(job_id)["NodeList"]
+    slurm.kill_node(node, only_slurmd=True)
+    slurm.node_down(node)
+    wait_until(lambda: run.attempts() == [1], "it begins elsewhere", look=lambda: logs_of(run))
+    os.kill(stopped, signal.SIGCONT)
+    wait_until(lambda: not Path(f"/proc/{stopped}").exists() or "\nState:\tZ" in
+               Path(f"/proc/{stopped}/status").read_text(), "the old one ends", look=lambda: logs_of(run))
+    assert "stale start" in logs_of(run)
+    await_state(run, "done", env=slurm.env)
+    assert run.attempts() == [1] and run.read_attempt(1)["restart"] == 1
+    assert [e["cause"] for e in run.events() if e.kind == "end" and e.attempt == 1] == ["complete"]
+    slurm.start_node(node)
