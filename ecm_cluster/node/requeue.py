@@ -95,17 +95,20 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     """Rank 0 and the batch shell may have gone with their node: the first task of another node does their last work.
 
     Returns:
-        Whether the job has ended for a node's failure, for good; then another one has been submitted in its place.
+        Whether the job has ended with a node, or its batch shell, for good; then it runs again, or one in its place.
     """
     if place.cluster != "slurm" or place.node == 0 or place.local_rank != 0:
         return False
-    if missed_signal(place) != "node failure" or work.abort_file(attempt).exists():
+    cause = missed_signal(place)
+    seen_to = any(e.attempt == attempt and e.kind in ("requeue", "successor", "stopped") for e in work.events())
+    if cause not in ("node failure", "killed") or seen_to:
         return False
-    closing.abort(work, attempt, ledger, rank=place.rank, cause="node failure")
-    ledger.write("end", cause="node failure", rank=place.rank, next="stop",
-                 detail=f"{recovery.ENDINGS['node failure'].text}: Slurm has ended job {place.job_id}")
-    if not run.cancelled(stage):
-        batch.succeed(run, attempt, stage, place.job_id, ledger)
+    closing.abort(work, attempt, ledger, rank=place.rank, cause=cause)
+    what = "a node failed" if cause == "node failure" else "the batch shell was killed"
+    ledger.write("end", cause=cause, rank=place.rank, next="stop", detail=f"{what}: Slurm has ended job {place.job_id}")
+    decision = recovery.decide(work)
+    if decision.action == "continue" and not run.cancelled(stage):
+        batch.go_on(run, work, attempt, stage, ledger, decision.reason)
     return True
 
 
