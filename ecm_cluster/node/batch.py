@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery, site, slurm_ends, starts
+from .. import chain, cluster, evaluations, files, handover, recovery, site, slurm_ends, starts, submissions
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..request import TOKEN_ENV
@@ -88,7 +88,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
 
 def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) -> bool:
     """Whether a start that took no attempt is its stage's newest: of the job on record, and no later start of it."""
-    recorded = chain.record_of(run, stage).get("job_id")
+    recorded = submissions.record_of(run, stage).get("job_id")
     if recorded and recorded != job_id.partition("_")[0]:
         return False
     newest = work.newest_attempt()
