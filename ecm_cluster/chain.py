@@ -59,14 +59,56 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
     """Submit every stage that has no job yet.
 
     Returns:
-        Job ids by stage, those found again included.
+        Job ids by stage, those found again included; without the evaluation, where sbatch refuses that one alone.
+
+    Raises:
+        UserError: Nothing was submitted.
     """
     ids: dict[str, str] = {}
     with submissions.run_lock(run):
+        before = submissions.record_of(run, TRAIN).get("job_id")
         for stage in stages(job):
-            # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
-            ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+            try:
+                # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
+                ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+            except UserError as refused:
+                if not ids or ids[TRAIN] == before:
+                    raise
+                note_refusal(run, refused)
     return ids
+
+
+def note_refusal(run: Run, refused: UserError) -> None:
+    """Put on record that the training was submitted and its evaluation was not: whoever comes next tries again."""
+    run.ledger(0, "submit").write("refused", stage=EVALUATE, reason=str(refused))
+
+
+def refusal(run: Run) -> str | None:
+    """Why the evaluation of a training that Slurm has taken was refused, if none was submitted since."""
+    told = [e for e in run.events() if e.kind in ("submitted", "refused") and e.get("stage") == EVALUATE]
+    return told[-1]["reason"] if told and told[-1].kind == "refused" else None
+
+
+def submit_refused(run: Run, patience: float = 0.0) -> None:
+    """Submit the evaluation that was refused when its training went in, if Slurm takes it now.
+
+    Raises:
+        UserError: It does not, or another process submits.
+    """
+    if refusal(run) is None:
+        return
+    with submissions.run_lock(run, patience):
+        if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
+            if submissions.record_of(run, EVALUATE).get("job_id"):  # of the job that came before the refused one
+                submissions.renew(run, EVALUATE)
+            train = submissions.record_of(run, TRAIN).get("job_id")
+            submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
+
+
+def half_a_chain(run: Run, reason: str) -> str:
+    """What the user has to know where the evaluation was refused."""
+    return (f"its evaluation is not submitted ({reason}); the next `status` and the end of the training try again, or "
+            f"type `{resume_line(run)}`")
 
 
 def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:

@@ -190,7 +190,8 @@ def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespa
 
 def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> jobs.Job:
     """The job on the resources that the command line gives it; one process without a GPU where none is needed."""
-    given = {k: v for k, v in jobs.given_flags(args).items() if k in PLACE and k not in ("data_root", "runs_dir")}
+    given = jobs.withdrawn({k: v for k, v in jobs.given_flags(args).items()
+                            if k in PLACE and k not in ("data_root", "runs_dir")})
     block = dataclasses.replace(job.evaluation, **{k: v for k, v in given.items() if k in OWN_BLOCK},
                                 **({"at_once": args.at_once} if args.at_once else {}))
     if scoring_only:

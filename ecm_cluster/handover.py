@@ -6,6 +6,7 @@ import os
 
 from . import chain, cluster, evaluations, submissions
 from . import job as jobs
+from .errors import UserError
 from .run import Run
 
 
@@ -32,7 +33,10 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
             submissions.renew(run, chain.TRAIN)
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
-            _evaluate_after(run, job, train)
+            try:
+                _evaluate_after(run, job, train)
+            except UserError as refused:
+                chain.note_refusal(run, refused)
         return train
 
 

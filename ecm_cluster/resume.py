@@ -6,6 +6,7 @@ import argparse
 import itertools
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     Raises:
         UserError: An attempt is alive, or what was asked for cannot be.
     """
-    changes = {name: value for name, value in jobs.given_flags(args).items() if name in PLACE}
+    changes = jobs.withdrawn({name: value for name, value in jobs.given_flags(args).items() if name in PLACE})
     local = run.spec.cluster == "local"
     live = liveness.on_this_machine(run) if local else liveness.on_slurm(run)
     if live is None:
@@ -282,6 +283,8 @@ def renew_code(run: Run) -> dict[str, Any]:
 def say_done(run: Run, ids: dict[str, str]) -> None:
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    if chain.TRAIN in ids and (refused := chain.refusal(run)):
+        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
     print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
           f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
 

@@ -221,6 +221,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
+    if chain.TRAIN in ids and (refused := chain.refusal(run)):
+        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
     print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     return run
 

@@ -13,7 +13,7 @@ from answers import Answers
 from small import wait_until
 from steering import ended_run
 
-from ecm_cluster import cancel, cli, files, job_states, liveness, resume, status, submissions
+from ecm_cluster import cancel, chain, cli, files, job_states, liveness, resume, status, submissions
 from ecm_cluster.backends import queue
 from ecm_cluster.run import Run, write_heartbeat
 
@@ -257,3 +257,62 @@ def test_nothing_on_record_makes_nothing_stale(tmp_path):
     assert submissions.stale(run, "sweep001", "some token", "9", patience=0.0) is None
 
 
+
+
+# ---------------------------------------------------------------------------------------------- half a chain
+
+
+def one_job_allowed(answers: Answers, run: Run, evaluation: bool) -> None:
+    """An sbatch that takes the training, and the evaluation only if told so."""
+    refuse = "" if evaluation else ("case \"$*\" in *test-only*) ;; *) sed -n '/job-name=.*evaluate/q9' \"$2\"; "
+                                    "[ $? = 9 ] && { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }"
+                                    " ;; esac\n")
+    answers.script("sbatch", f"{refuse}echo ${{1}} >> {answers.folder}/taken\necho 77\n")
+
+
+def test_a_chain_of_which_sbatch_refuses_the_evaluation_says_so_and_is_completed_later(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", attempts=0)
+    os.utime(run.submission_file("train"), (1, 1))
+    one_job_allowed(answers, run, evaluation=False)
+    assert call(resume, run.path) == 0
+    told = capsys.readouterr()
+    assert "submitted: train 77\n" in told.out
+    assert "warning: train 77 is submitted; its evaluation is not submitted (sbatch refused the evaluate job: " \
+           "QOSMaxSubmitJobPerUserLimit)" in told.err
+    token = submissions.record_of(run, "train")["token"]
+    answers(squeue=rows(f"77;RUNNING;None;N/A;{token};"))
+    assert call(status, run.path) == 0
+    told = capsys.readouterr().out
+    assert "running" in told and "its evaluation is not submitted" in told
+    assert f"next: python -m ecm_cluster.resume {run.path}" in told
+    one_job_allowed(answers, run, evaluation=True)
+    assert call(status, run.path) == 0
+    assert "not submitted (" not in capsys.readouterr().out
+    assert submissions.record_of(run, "evaluate")["job_id"] == "77" and chain.refusal(run) is None
+
+
+def test_where_the_training_itself_is_refused_nothing_is_submitted(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", attempts=0)
+    os.utime(run.submission_file("train"), (1, 1))
+    answers.script("sbatch", "case \"$*\" in *test-only*) ;; *) echo no >&2; exit 1 ;; esac\n")
+    assert call(resume, run.path) == 2
+    assert chain.refusal(run) is None and submissions.job_ids(run, "train") == ["4194304"]
+
+
+@pytest.mark.parametrize("flag", ["reservation", "account", "qos", "partition", "constraint", "exclude", "gpu-type"])
+def test_a_resume_can_withdraw_a_value(answers, tmp_path, flag):
+    name = flag.replace("-", "_")
+    run = ended_run(tmp_path / "run", "slurm", attempts=0, **{name: "own"}, device="cuda")
+    os.utime(run.submission_file("train"), (1, 1))
+    answers(sbatch="77\n")
+    assert call(resume, run.path, f"--{flag}", "") == 0
+    assert getattr(run.job(), name) is None
+
+
+def test_a_held_job_has_the_line_that_lets_it_start(answers, tmp_path, capsys):
+    run = slurm_run(tmp_path / "run")
+    for state, reason in (("PENDING", "JobHeldUser"), ("PENDING", "JobHeldAdmin"), ("SPECIAL_EXIT", "None"),
+                          ("REQUEUE_HOLD", "None"), ("PENDING", "launch failed requeued held")):
+        answers(squeue=rows(f"7;{state};{reason};N/A;{TOKEN};"))
+        assert call(status, run.path) == 0
+        assert "\nnext: scontrol release 7\n" in capsys.readouterr().out

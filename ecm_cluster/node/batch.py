@@ -6,13 +6,14 @@ returned, or ``none`` where the shell was ended before srun. Imports nothing hea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, starts
+from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, starts, submissions
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..request import TOKEN_ENV
@@ -31,6 +32,9 @@ def main(run_path: str, stage: str, code: str) -> int:
     work = work_of(run, stage)
     if work is not None:
         after_step(run, work, stage, int(code) if code.isdigit() else None)
+    if stage == chain.TRAIN and run.completion():
+        with contextlib.suppress(UserError):  # `status` and `resume` try it again
+            chain.submit_refused(run, submissions.PATIENCE_ON_NODES)
     return 0
 
 

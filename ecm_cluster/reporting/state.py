@@ -27,6 +27,7 @@ class RunState:
             directory is damaged).
         reason: Why it is in this state, in a few words.
         next: What the user may type, if there is something to do.
+        refused: Slurm has the training, and refused its evaluation.
         seconds_per_iteration, loss: Of the newest heartbeat.
     """
 
@@ -44,6 +45,7 @@ class RunState:
     checkpoint: str | None = None
     jobs: dict[str, str | None] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    refused: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +91,14 @@ def fold_one(run: Run, known: Known) -> RunState:
         state.next = chain.line_to_go_on(run)
     else:
         _scores(run, state)
-        _unfinished(run, state, _life(run, "train", known), accounted(train.job_id, known))
+        life = _life(run, "train", known)
+        _unfinished(run, state, life, accounted(train.job_id, known))
+        own = submissions.get("evaluate")
+        missing = run.job().evaluation.enabled and not (own and own.job_id and _life(run, "evaluate", known).alive)
+        refused = chain.refusal(run) if life.alive and missing else None
+        if refused:
+            state.refused, state.next = True, state.next or chain.resume_line(run)
+            state.reason += f"; {chain.half_a_chain(run, refused)}"
     return state
 
 
@@ -222,6 +231,9 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     else:
         here = driver.find(run) if run.spec.cluster == "local" else None
         life = liveness.Life(bool(here), f"local driver {here}" if here else "no evaluation job was recorded")
+    refused = None if life.alive else chain.refusal(run)
+    if refused:
+        state.refused, life = True, liveness.Life(False, chain.half_a_chain(run, refused))
     text = life.text
     if life.waiting:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
