@@ -23,6 +23,7 @@ from . import (
     files,
     liveness,
     runs,
+    site,
     submissions,
     test_settings,
 )
@@ -149,9 +150,15 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
                                 "cancel it")
             parts = [("on this machine", new)]
         for words, elements in parts:
-            if elements:
-                lines += _queue(run, words, elements, args, scoring_only=elements is answered)
+            for part in elements_of_arrays(elements) if not local else filter(None, [elements]):
+                lines += _queue(run, words, part, args, scoring_only=elements is answered)
     return lines
+
+
+def elements_of_arrays(elements: list[Element]) -> list[list[Element]]:
+    """The elements in as many arrays as Slurm's MaxArraySize makes necessary."""
+    limit = site.max_array_size()
+    return [elements[begin:begin + limit] for begin in range(0, len(elements), limit)]
 
 
 def at_work(run: Run) -> bool:

@@ -212,6 +212,10 @@ def check_place(plan: Plan) -> None:
         return
     shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
     plan.warnings += shell.ignored(os.environ, job)
+    if len(plan.elements) > site.max_array_size():
+        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
+                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
+                             "which submits several arrays")
     known = site.partitions()
     names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
     for name in names:

@@ -13,7 +13,19 @@ from answers import Answers
 from small import wait_until
 from steering import ended_run
 
-from ecm_cluster import cancel, chain, cli, files, job_states, liveness, resume, status, submissions
+from ecm_cluster import (
+    cancel,
+    chain,
+    cli,
+    evaluate,
+    evaluations,
+    files,
+    job_states,
+    liveness,
+    resume,
+    status,
+    submissions,
+)
 from ecm_cluster.backends import queue
 from ecm_cluster.run import Run, write_heartbeat
 
@@ -316,3 +328,17 @@ def test_a_held_job_has_the_line_that_lets_it_start(answers, tmp_path, capsys):
         answers(squeue=rows(f"7;{state};{reason};N/A;{TOKEN};"))
         assert call(status, run.path) == 0
         assert "\nnext: scontrol release 7\n" in capsys.readouterr().out
+
+
+def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", iterations=(2, 4, 6, 8, 10), attempts=1)
+    files.write_json(run.run_file, {**files.read_json(run.run_file), "digests": {"config": "0"}})
+    run = Run(run.path)
+    os.utime(run.submission_file("train"), (1, 1))
+    answers(scontrol=CONFIG.format("alpha") + "MaxArraySize            = 2\n", sbatch="77\n")
+    assert call(evaluate, run.path, "--checkpoints", "all") == 0, capsys.readouterr().err
+    stages = [stage for stage in submissions.recorded_stages(run) if stage.startswith("sweep")]
+    assert [len(evaluations.read(run, stage)) for stage in stages] == [2, 2, 1]
+    assert answers.calls().count("sbatch --parsable") == 3
+    at = [element.at for stage in stages for element in evaluations.read(run, stage)]
+    assert at == [f"iteration {n}" for n in (2, 4, 6, 8, 10)]
