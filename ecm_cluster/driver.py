@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 
+from . import batch_shell
 from . import job as jobs
 from .request import TOKEN_ENV, environment_lines, outside_environment, python_of
 from .run import Run
@@ -77,7 +78,8 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
-    script = "\n".join(["set -e", *environment_lines(run, job), "exec " + shlex.join(command)])
+    lines = [*batch_shell.on_this_machine(run, stage), *environment_lines(run, job), "exec " + shlex.join(command)]
+    script = "\n".join(lines)
     with open(run.local_log, "ab") as log:
         process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)

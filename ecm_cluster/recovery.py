@@ -105,7 +105,7 @@ def _after_failed_start(refused: Event, work: Work, events: list[Event]) -> Deci
     if refused["cluster"] != "slurm" or (cause == "not startable" and not refused["of_node"]):
         return Decision("stop", reason)
     count = len(starts.in_a_row(work, events, cause))
-    if ending.budget is not None and count > ending.budget:
+    if cause != "not startable" and count > (BARREN_LIMIT - 1 if ending.budget is None else ending.budget):
         return Decision("stop", f"{reason}; {count} starts in a row, so it is not tried again")
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import batch_shell, sbatch_options, snapshot
 from . import job as jobs
-from . import sbatch_options, snapshot
 from .run import Run
 from .values import parse_time
 
@@ -80,6 +80,8 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         "kill-on-invalid-dep": "yes",
         # not the submitter's folder: Python would import this package from a checkout there, not the run's copy
         "chdir": str(request.run.logs_dir),
+        # Slurm fails a script whose output it cannot open, before its first line: the script opens the log itself
+        "output": "/dev/null",
     }
     if job.reservation:
         extra["reservation"] = job.reservation
@@ -114,32 +116,16 @@ def setup_lines(request: Request) -> list[str]:
     job_id = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
     pickle = shlex.quote(str(run.submitit_dir)) + f'/"{job_id}"_submitted.pkl'
     spare = shlex.quote(str(run.task_pickle(request.stage)))
+    python, path = python_of(request.job), os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
+        *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude),
         *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
         *environment_lines(run, request.job),
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         # the former version's submit put the pickle there
         f"pickle={pickle}",
         f'[ -e "$pickle" ] || cp {spare} "$pickle"',
-        *trap_lines(request),
-    ]
-
-
-def trap_lines(request: Request) -> list[str]:
-    """Shell lines that look after the attempt once the job step is gone: no task is alive to do it.
-
-    A bash that SIGTERM ends runs its EXIT trap with ``$?`` 0, even while srun runs, so srun's own code is kept. The
-    trap has KillWait seconds when the job is being ended, and no limit when only its tasks are.
-    """
-    run = request.run
-    tell = shlex.join([python_of(request.job), "-m", "ecm_cluster.node.batch", str(run.path), request.stage])
-    line = 'job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} code ${step_code:-none}'
-    return [
-        'srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }',
-        # a second SIGTERM must not end it half-way
-        "after_step() { trap '' TERM",
-        f'  {tell} "${{step_code:-none}}" || echo "$(date +%FT%T) {line}" >> {shlex.quote(str(run.batch_log))}; }}',
-        "trap after_step EXIT",
+        *batch_shell.before_srun(),
     ]
 
 
@@ -155,7 +141,7 @@ def environment_lines(run: Run, job: jobs.Job) -> list[str]:
     """Shell lines that make the environment of a job: the user's own, its variables, and the run's code."""
     paths = os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
-        *job.setup,
+        *batch_shell.guarded(job.setup),
         *(f"export {name}={shlex.quote(value)}" for name, value in job.env.items()),
         f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]

@@ -125,6 +125,11 @@ class Run(Work):
         return self.logs_dir / f"{self.log_stamp(attempt)}.log.json"
 
     @property
+    def starts_dir(self) -> Path:
+        """What the batch shell records of each start of each job, ``JOB.RESTART.json``."""
+        return self.path / "starts"
+
+    @property
     def submitit_dir(self) -> Path:
         """submitit's folder: scripts, pickles, what each task of each job prints."""
         return self.path / "submitit"

@@ -90,7 +90,7 @@ def max_array_size() -> int:
 def configuration() -> dict[str, str]:
     """``scontrol show config``, and slurmctld's time as ``now``; empty where Slurm does not answer."""
     out = cluster.ask("scontrol", "show", "config", timeout=5.0) or ""
-    out = re.sub(r"^Configuration data as of", "now =", out)
+    out = re.sub(r"^Configuration data as of", "now =", out, flags=re.MULTILINE)
     return {key.strip(): value.strip() for key, sign, value in (line.partition("=") for line in out.splitlines())
             if sign}
 
@@ -136,6 +136,13 @@ def preemption(job: Job, chosen: Sequence[Partition]) -> list[Preemption]:
     if kind.endswith("qos"):
         return [_of_qos(job, everywhere)]
     return [Preemption(_mode(p.preempt_mode) or _mode(everywhere), p.grace, f"partition {p.name}") for p in chosen]
+
+
+def hosts(nodes: str) -> list[str]:
+    """The names that a host list such as ``n[1-3]`` stands for."""
+    if nodes in ("", "(null)"):
+        return []
+    return (cluster.ask("scontrol", "show", "hostnames", nodes, timeout=5.0) or nodes.replace(",", "\n")).split()
 
 
 def preempt_mode(answer: Mapping[str, str]) -> str:

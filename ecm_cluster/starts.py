@@ -1,17 +1,101 @@
-"""Starts of a job that could not work, on record beside the attempts; and the nodes that a run leaves out for it."""
+"""Starts of a job that could not work, on record beside the attempts; and the nodes that a run leaves out for it.
+
+The batch shell records each start (``batch_shell.py``), a ``not-started`` event why one began no attempt.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from .ledger import Event
-from .run import Work
+from .run import Run, Work
 
 # Nodes that a run leaves out because it could not start there, or because their GPUs failed; then it stops.
 NODE_LIMIT = 3
 # Failures of GPUs on one node after which the node is left out.
 GPU_FAILURES_OF_A_NODE = 2
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a job as its batch shell recorded it; of the local driver: its one start.
+
+    Attributes:
+        notes: What the shell wrote, by kind: ``begin``, ``end`` and ``no-python``.
+    """
+
+    job_id: str
+    restart: int
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        return next((note["host"] for note in self.notes.values()), "")
+
+    @property
+    def alone(self) -> bool:
+        """Whether the job had this one node."""
+        return all(note["nodes"] == note["host"] for note in self.notes.values())
+
+    @property
+    def broken(self) -> bool:
+        return "no-python" in self.notes
+
+    def failure(self, run: Run) -> tuple[str, str] | None:
+        """Cause and detail where the shell itself saw why the start could not work."""
+        python, end = self.notes.get("no-python"), self.notes.get("end", {})
+        if end.get("phase") == "setup" and (end["code"] or end.get("line")):
+            lines = "\n".join(run.job(end["stage"] if end["stage"] != "chain" else "train").setup).split("\n")
+            line = end.get("line", 0)
+            text = f" `{lines[line - 1].strip()}`" if 0 < line <= len(lines) else ""
+            told = f"setup line {line}{text} failed" if line else "a setup line ended the shell"
+            return "setup failed", f"{self.host}: {told} with exit code {end['code']}"
+        if python is not None:
+            return "start failed", f"{self.host}: Python could not run there (exit code {python['code']})"
+        return None
+
+
+def on_record(run: Run, job_id: str) -> dict[int, Start]:
+    """The starts of a job that its batch shells have recorded, by restart count."""
+    found = {}
+    for path in run.starts_dir.glob(f"{job_id}.*.json"):
+        restart = path.stem.rpartition(".")[2]
+        if path.stem.rpartition(".")[0] == job_id and restart.isdigit():
+            found[int(restart)] = Start(job_id, int(restart), _notes(path.read_bytes()))
+    return found
+
+
+def _notes(text: bytes) -> dict[str, dict[str, Any]]:
+    notes = {}
+    for line in text.decode(errors="replace").splitlines():
+        try:
+            note = json.loads(line)
+            notes[str(note["kind"])] = {"host": "", "nodes": "", "stage": "train", "code": 0, **note}
+        except (ValueError, LookupError, TypeError):
+            continue  # torn by a kill
+    return notes
+
+
+def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
+    """What the batch shell alone has recorded of the newest start of the training, as a ``not-started`` event.
+
+    Where Python cannot run, nobody else can.
+    """
+    job = next((s for s in run.submissions() if s.stage == "train" and s.job_id), None)
+    known = on_record(run, job.job_id) if job and job.job_id else {}
+    if not job or not known:
+        return None
+    newest, start = run.newest_attempt(), known[max(known)]
+    identity, failure = f"{job.cluster}:{start.job_id}:{start.restart}", start.failure(run)
+    told = {e["start"] for e in events if e.kind == "not-started"}
+    if failure is None or identity in told or (newest and start_of(run.read_attempt(newest)) == identity):
+        return None
+    return Event(newest, "shell", 0, "not-started", 0.0, {
+        "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.alone,
+        "start": identity, "cluster": job.cluster, "resumes": resumes_of(events)})
 
 
 def failed(work: Work, events: list[Event]) -> Event | None:
@@ -22,7 +106,8 @@ def failed(work: Work, events: list[Event]) -> Event | None:
     newest = work.newest_attempt()
     start = start_of(work.read_attempt(newest)) if newest else ""
     found = [e for e in events if e.kind == "not-started" and (e.attempt == newest or e["start"] == start)]
-    return max(found, key=_order, default=None)
+    seen = _seen_by_the_shell(work, events) if isinstance(work, Run) else None
+    return seen or max(found, key=_order, default=None)
 
 
 def _order(event: Event) -> tuple[int, int, int, int]:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import wait_until
 
-from ecm_cluster import chain, cluster, driver, files, job, request, site, submissions
+from ecm_cluster import batch_shell, chain, cluster, driver, files, job, request, site, submissions
 from ecm_cluster.backends import queue
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
@@ -53,7 +53,7 @@ TRAIN_SCRIPT = """\
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --open-mode=append
-#SBATCH --output='/shared/my runs/a run/submitit/%j_0_log.out'
+#SBATCH --output=/dev/null
 #SBATCH --partition=preempt,long
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -62,8 +62,11 @@ TRAIN_SCRIPT = """\
 #SBATCH --time=2880
 
 # setup
+{starts}
+trap 'ecm_failed $? $LINENO ${#BASH_SOURCE[@]}' ERR; ecm_first=$((LINENO + 1))
 module load cuda/12.8
 source '/opt/my env/activate'
+trap - ERR
 export NCCL_DEBUG=WARN
 export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
@@ -71,12 +74,8 @@ export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 pickle='/shared/my runs/a run/submitit'/\
 "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
 [ -e "$pickle" ] || cp '/shared/my runs/a run/submissions/train.pkl' "$pickle"
-srun() { command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
-after_step() { trap '' TERM
-  '/opt/my env/bin/python' -m ecm_cluster.node.batch '/shared/my runs/a run' train "${step_code:-none}" || \
-echo "$(date +%FT%T) job $SLURM_JOB_ID restart ${SLURM_RESTART_COUNT:-0} code ${step_code:-none}" >> \
-'/shared/my runs/a run/logs/batch.log'; }
-trap after_step EXIT
+srun() { ecm_phase=step; command srun "$@" && step_code=0 || step_code=$?; return "$step_code"; }
+trap ecm_after EXIT
 
 # command
 export SUBMITIT_EXECUTOR=slurm
@@ -101,7 +100,10 @@ def options(script: str) -> dict[str, str]:
 
 
 def test_a_job_that_asks_for_everything_becomes_exactly_this_script():
-    assert cluster.render(asked(Run("/shared/my runs/a run"), FULL)) == TRAIN_SCRIPT
+    run = Run("/shared/my runs/a run")
+    path = "/shared/my runs/a run/code:/shared/my runs/a run/code/user"
+    starts = batch_shell.on_slurm(run, "train", "/opt/my env/bin/python", path, "n[07-08]")
+    assert cluster.render(asked(run, FULL)) == TRAIN_SCRIPT.replace("{starts}", "\n".join(starts))
 
 
 def test_the_evaluation_waits_for_the_training_and_asks_for_what_its_block_says():
@@ -232,6 +234,7 @@ def execute(run: Run, values: dict[str, Any], tmp_path: Path, **env: str) -> tup
                     f'printf "%s\\0" "$@" > {shlex.quote(str(tmp_path))}/arguments\n')
     srun.chmod(0o755)
     run.submitit_dir.mkdir(parents=True, exist_ok=True)
+    run.run_file.touch()
     wanted = asked(run, values)
     run.task_pickle("train").parent.mkdir(exist_ok=True)
     cluster.write_task(wanted, chain.task(run, "train"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
-from .. import chain, cluster, evaluations, files, handover, recovery, slurm_ends, starts, submissions
+from .. import chain, cluster, evaluations, files, handover, recovery, site, slurm_ends, starts, submissions
 from .. import ledger as ledgers
 from ..errors import UserError
 from ..request import TOKEN_ENV
@@ -21,6 +22,8 @@ from ..run import Run, Work
 from . import world
 
 LAST_WORDS_BYTES = 4000
+LAST_LINES = 3
+NAMED_BY_SRUN = re.compile(r"^srun: error: (\S+): tasks?\b.*: Exited with", re.MULTILINE)
 PATIENCE_SECONDS = 60.0
 BROUGHT_BACK = ("preempted", "time limit", "node failure")  # ends after which this job asks for its next start
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
@@ -49,23 +52,28 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     """Close the attempt, ask what follows, and do it if this job may."""
     job_id, restart = world.batch_start()
     newest, start = work.newest_attempt(), f"slurm:{job_id}:{restart}"
-    refused = starts.failed(work, work.events())
-    if refused is not None and refused["start"] != start:
-        refused = None
     took_part = bool(newest) and is_of(work, newest, job_id, restart)
-    # the fence: a start that took part in nothing, or that a later one has overtaken, decides nothing
-    if not took_part and refused is None:
+    # the fence: a start that a later one has overtaken decides nothing
+    if not took_part and not still_its_turn(run, work, stage, job_id, restart):
         return
+    own = starts.on_record(run, job_id).get(restart)
     # a shell that is being ended itself has seconds; one whose step has ended can wait for slurmctld
     answer = ask(job_id, 0.0 if code is None else PATIENCE_SECONDS)
-    if answer is None and code is None:
+    if answer is None and code is None and (own is None or own.failure(run) is None):
         return  # nothing is known here: the next start tells from its restart count why this one ended
     ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
+    refused = starts.failed(work, work.events())
+    if refused is not None and (refused["start"] != start or refused.writer == "shell"):
+        refused = None
+    if not took_part and refused is None:
+        if recovery.is_done(work) or run.cancelled(stage):
+            return
+        refused = record_failed_start(run, ledger, own, answer, restart, code)
     if took_part and recovery.last_end(work.events(), newest) is None:
         if refused is not None:
             ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
         else:
-            cause = slurm_ends.why_step_ended(answer, restart, code, last_words(answer))
+            cause = slurm_ends.why_step_ended(answer, restart, code, last_words(run))
             seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
             state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
             ledger.write("end", cause=cause, rank=None, code=code, state=state,
@@ -80,6 +88,68 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     elif again and answer is None:
         ledger.write("stopped", detail="Slurm did not answer, so the job could not be requeued",
                      next=chain.resume_line(run))
+
+
+def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) -> bool:
+    """Whether a start that took no attempt is its stage's newest: of the job on record, and no later start of it."""
+    if submissions.stale(run, stage, os.environ.get(TOKEN_ENV, ""), job_id, patience=5.0):
+        return False
+    recorded = submissions.record_of(run, stage).get("job_id")
+    newest = work.newest_attempt()
+    record = work.read_attempt(newest) if newest else {}
+    if str(record.get("job_id")) != job_id:
+        return bool(recorded) or not newest
+    return int(record.get("restart") or 0) < restart
+
+
+def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | None, answer: Mapping[str, str] | None,
+                        restart: int, code: int | None) -> ledgers.Event:
+    """Put on record why this start began no attempt: as its batch shell saw it, as Slurm says it, as its log ends."""
+    words = last_words(run)
+    cause = slurm_ends.why_step_ended(answer, restart, code, words)
+    node, of_node = world.node_name(), own is not None and own.alone
+    seen = own.failure(run) if own else None
+    if seen is not None and cause in ("signalled", "crashed", "killed", "lost"):  # as far as Slurm knows, it runs
+        cause, detail = seen
+    elif cause in ("crashed", "killed", "lost"):
+        cause, named = "start failed", set(NAMED_BY_SRUN.findall(words))
+        # of several nodes srun names the one whose task failed; those that it ended for that come without their name
+        node, of_node = (named.pop(), True) if len(named) == 1 else (node, of_node)
+        log = "; its log ends: " + " | ".join(words.split("\n")[-LAST_LINES:])[-500:] if words else ""
+        detail = f"{node}: the job step ended with code {code} before an attempt began{log}"
+    else:
+        detail = f"{recovery.ENDINGS[cause].text} before an attempt began"
+    job_id, _ = world.batch_start()
+    return ledger.write("not-started", cause=cause, rank=None, node=node, detail=detail,
+                        of_node=of_node and cause in ("setup failed", "start failed"),
+                        start=f"slurm:{job_id}:{restart}", cluster="slurm", resumes=starts.resumes_of(run.events()))
+
+
+def settle(run: Run, work: Work, job_id: str, restart: int) -> None:
+    """Put on record which earlier starts of this job could not work, as far as nobody there could.
+
+    A node that does not see the run directory leaves no record, and only its name among those that the job leaves out.
+    """
+    known = starts.on_record(run, job_id)
+    events = work.events()
+    told = {e["start"] for e in events if e.kind == "not-started"}
+    open_ones = [r for r in range(restart) if f"slurm:{job_id}:{r}" not in told and (r not in known or known[r].broken)]
+    if restart not in known or not open_ones:
+        return
+    job = cluster.show_job(job_id) or {}
+    before = [*site.hosts(run.job().exclude or ""), *starts.left_out(run.events()),
+              *(known[r].host for r in known)]
+    unseen = [node for node in site.hosts(job.get("ExcNodeList", "")) if node not in before]
+    ledger = work.ledger(work.newest_attempt(), f"settled.{job_id}.{restart}")
+    for number in open_ones:
+        start = known.get(number)
+        failure = start.failure(run) if start else None
+        node = start.host if start else unseen.pop(0) if unseen else ""
+        cause, detail = failure or ("start failed", f"{node or 'a node'}: its batch script left no record; the node "
+                                    f"does not see {run.path}, or its Prolog failed")
+        ledger.write("not-started", cause=cause, rank=None, node=node, detail=detail, of_node=bool(node),
+                     start=f"slurm:{job_id}:{number}", cluster="slurm", resumes=starts.resumes_of(run.events()))
+        leave_out(run, work, f"slurm:{job_id}:{number}", ledger)
 
 
 def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
@@ -110,13 +180,14 @@ def ask(job_id: str, patience: float) -> dict[str, str] | None:
         time.sleep(1.0)
 
 
-def last_words(answer: Mapping[str, str] | None) -> str:
+def last_words(run: Run) -> str:
     """The end of this start's log, where srun says what became of its step; empty where it cannot be read."""
+    job_id, _ = world.batch_start()
     try:
-        with open((answer or {}).get("StdErr", ""), "rb") as log:
+        with open(run.submitit_dir / f"{job_id}_0_log.out", "rb") as log:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - LAST_WORDS_BYTES))
-            return log.read().decode(errors="replace").rpartition(STARTED)[2]
+            return log.read().decode(errors="replace").rpartition(STARTED)[2].strip()
     except OSError:
         return ""
 

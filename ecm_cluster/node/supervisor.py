@@ -99,6 +99,7 @@ class Supervisor:
         """A signal that came while Python started was ignored: rank 0 asks Slurm whether there was one."""
         if self.place.cluster != "slurm" or self.place.rank != 0:
             return
+        batch.settle(self.training, self.work, self.place.job_id, self.place.restart)
         cause = requeue.missed_signal(self.place)
         if cause == "preempted":
             preemption.ask_to_stop(signal.SIGTERM)

@@ -127,12 +127,13 @@ def test_where_slurm_never_answers_that_is_on_record(run, slurm, monkeypatch):
 
 @pytest.mark.parametrize(("before", "now", "cause"), [("", "srun: error: n1: task 0: Out Of Memory\n", "out of memory"),
                                                       ("srun: error: n1: task 0: Out Of Memory\n", "", "crashed")])
-def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, tmp_path, before, now, cause):
+def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slurm, before, now, cause):
     began(run, 1)
-    log = tmp_path / "log.out"
-    log.write_text(f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
-                   f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
-    slurm(scontrol=told("RUNNING").strip() + f" StdErr={log}\n")
+    run.submitit_dir.mkdir()
+    (run.submitit_dir / "77_0_log.out").write_text(
+        f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
+        f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
+    slurm(scontrol=told("RUNNING"))
     batch.main(str(run.path), "train", "1")
     assert [e["cause"] for e in found(run, "end")] == [cause]
 
@@ -292,3 +293,108 @@ def test_an_attempt_of_another_job_is_closed_as_slurm_remembers_that_job(run, sl
 def test_the_starts_of_a_job_are_told_apart_by_their_time(slurm):
     slurm(sacct="77|RUNNING|2024-01-03T00:00:00\n77|PREEMPTED|2024-01-01T00:00:00\n77|NODE_FAIL|2024-01-02T00:00:00\n")
     assert cluster.past_states("77") == ["PREEMPTED", "NODE_FAIL", "RUNNING"]
+
+
+# ---------------------------------------------------------------------------------------------- starts without attempts
+
+
+def started(run: Run, restart: int = 0, nodes: str = "n1", phase: str = "step", **end: object) -> None:
+    """What a batch shell on n1 has recorded of a start, and that the job is the run's."""
+    run.starts_dir.mkdir(exist_ok=True)
+    files.write_json(_made(run.submission_file("train")), {"token": "t", "cluster": "slurm", "job_id": "77"})
+    common = {"stage": "train", "host": "n1", "nodes": nodes}
+    notes = [{"kind": "begin", **common}, {"kind": "end", "phase": phase, "code": 1, **common, **end}]
+    (run.starts_dir / f"77.{restart}.json").write_text("".join(json.dumps(note) + "\n" for note in notes))
+
+
+def _made(path):
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def starts_of(run: Run) -> list:
+    return [(e["cause"], e["of_node"]) for e in found(run, "not-started")]
+
+
+def test_a_start_that_srun_could_not_make_is_tried_elsewhere_three_times_in_all(run, slurm, monkeypatch):
+    run.submitit_dir.mkdir()
+    (run.submitit_dir / "77_0_log.out").write_text("srun: error: task 0 launch failed: Slurmd could not launch\n")
+    for restart in range(3):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        started(run, restart)
+        slurm(scontrol=told("RUNNING", restart))
+        batch.main(str(run.path), "train", "1")
+    assert starts_of(run) == [("start failed", True)] * 3
+    assert requeues(slurm) == 2
+    reason = recovery.decide(run).reason
+    assert "Slurmd could not launch" in reason and reason.endswith("3 starts in a row, so it is not tried again")
+
+
+def test_of_several_nodes_srun_names_the_one_at_fault(run, slurm):
+    run.submitit_dir.mkdir()
+    (run.submitit_dir / "77_0_log.out").write_text("srun: error: n2: task 1: Exited with exit code 127\n")
+    started(run, nodes="n[1-2]")
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "127")
+    assert [(e["node"], e["of_node"]) for e in found(run, "not-started")] == [("n2", True)]
+    assert [e["node"] for e in found(run, "left-out")] == ["n2"]
+
+
+def test_where_no_one_node_is_known_to_be_at_fault_none_is_left_out(run, slurm):
+    started(run, nodes="n[1-2]")
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "1")
+    assert starts_of(run) == [("start failed", False)]
+    assert requeues(slurm) == 1 and not found(run, "left-out")
+
+
+def test_a_setup_line_that_fails_is_tried_on_one_more_node(run, slurm, monkeypatch):
+    for restart in range(2):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+        started(run, restart, phase="setup", code=5)
+        slurm(scontrol=told("RUNNING", restart))
+        batch.main(str(run.path), "train", "none")
+    assert starts_of(run) == [("setup failed", True)] * 2
+    assert requeues(slurm) == 1
+
+
+@pytest.mark.parametrize(("answer", "cause", "again"), [
+    (told("COMPLETING", 1), "requeued", 0), (told("COMPLETING"), "cancelled", 0),
+    (told("COMPLETING", reason="NodeDown"), "node failure", 1),
+    (told("COMPLETING").replace("PreemptTime=None", "PreemptTime=2024-05-03T11:20:31"), "preempted", 1)])
+def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, cause, again):
+    for _ in range(5):
+        started(run)
+        slurm(scontrol=answer)
+        batch.main(str(run.path), "train", "143")
+    assert starts_of(run)[0] == (cause, False)
+    assert recovery.decide(run).action == recovery.ENDINGS[cause].action
+    assert min(requeues(slurm), 1) == again
+
+
+def test_a_start_of_a_job_that_is_no_longer_the_runs_decides_nothing(run, slurm):
+    started(run)
+    files.write_json(run.submission_file("train"), {"token": "u", "cluster": "slurm", "job_id": "78"})
+    slurm(scontrol=told("RUNNING"))
+    batch.main(str(run.path), "train", "1")
+    assert not run.events() and not requeues(slurm)
+
+
+def test_the_next_start_puts_on_record_which_nodes_could_record_nothing(run, slurm):
+    started(run, 2)
+    slurm(scontrol=told("RUNNING", 2).rstrip() + " ExcNodeList=n3,n4 \n")
+    answers = f'case "$*" in *hostnames*) echo n3; echo n4;; *) cat {slurm.folder}/scontrol.txt;; esac\n'
+    slurm.script("scontrol", answers)
+    for _ in range(2):
+        batch.settle(run, run, "77", 2)
+    events = found(run, "not-started")
+    assert [(e["start"], e["cause"], e["node"]) for e in events] == [
+        ("slurm:77:0", "start failed", "n3"), ("slurm:77:1", "start failed", "n4")]
+    assert all(f"does not see {run.path}" in e["detail"] for e in events)
+    assert [e["node"] for e in found(run, "left-out")] == ["n3", "n4"]
+
+
+def test_a_job_whose_script_records_no_starts_has_none_missing(run, slurm):
+    slurm(scontrol=told("RUNNING", 2))
+    batch.settle(run, run, "77", 2)
+    assert not run.events()
