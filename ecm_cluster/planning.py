@@ -10,6 +10,7 @@ from typing import Any
 
 from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
 from . import job as jobs
+from .backends import choose
 from .errors import UserError, one_of
 from .request import python_of
 from .run import Run
@@ -187,9 +188,10 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     Raises:
         UserError: It would not; in sbatch's words.
     """
-    site.check((chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
-                              elements=1 if stage == chain.TRAIN else len(plan.elements))
-                for stage in chain.stages(plan.job)), "fix the job file or the flags")
+    asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
+                           elements=1 if stage == chain.TRAIN else len(plan.elements))
+             for stage in chain.stages(plan.job)]
+    choose.named(plan.where).check(asked, "fix the job file or the flags")
 
 
 def check_place(plan: Plan) -> None:

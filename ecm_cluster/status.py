@@ -14,6 +14,7 @@ from typing import Any
 
 from . import chain, cli, cluster, handover, recovery, runs, submissions
 from . import job as jobs
+from .backends import choose
 from .errors import UserError
 from .reporting import results
 from .reporting import state as states
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = runs.list_runs(runs_dir)
     if cluster.slurm_available():
         for run in found:
-            submissions.try_adopt(run)
+            adopt(run)
             release(run)
     folded = states.fold(found)
     for number, state in enumerate(folded):
@@ -63,6 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
     return cli.EXIT_OK
+
+
+def adopt(run: Run) -> None:
+    """Find jobs again whose submitter died, if the run can be read and nobody else is at it."""
+    with contextlib.suppress(UserError, OSError, LookupError):
+        if choose.of(run).queues:
+            submissions.try_adopt(run)
 
 
 def submitted_now(run: Run) -> bool:

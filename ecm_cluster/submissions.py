@@ -125,34 +125,28 @@ def held(run: Run) -> list[int]:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def renew(run: Run, stage: str, where: str | None = None) -> str:
+def renew(run: Run, stage: str, cluster_name: str | None) -> None:
     """Put a new token on record; the job that was there joins the former ones.
 
     Args:
-        where: ``slurm`` or ``local``; None: where the run is.
-
-    Returns:
-        The token.
+        cluster_name: Of Slurm; None: not known, or none.
     """
     record = record_of(run, stage)
     former = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
         former.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
-    where = where or run.spec.cluster
-    token = new_token(run.name, stage)
     path = run.submission_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"token": token, "cluster": where, "job_id": None, "user": queue.user_name(),
-                            "cluster_name": queue.cluster_name() if where == "slurm" else None, "former": former})
+    files.write_json(path, {"token": new_token(run.name, stage), "cluster": run.spec.cluster, "job_id": None,
+                            "user": queue.user_name(), "cluster_name": cluster_name, "former": former})
     files.kill_point("renewed", path)
-    return token
 
 
-def to_submit(run: Run, stage: str, where: str | None = None) -> str:
+def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
     """The token for the next sbatch of a stage, on record: the present one, if no sbatch was tried with it."""
     record = record_of(run, stage)
     if not record.get("token") or record.get("job_id") or _was_tried(record):
-        renew(run, stage, where)
+        renew(run, stage, cluster_name)
         record = record_of(run, stage)
     files.write_json(run.submission_file(stage), {**record, "submitted": round(time.time(), 3)})
     return record["token"]
@@ -195,8 +189,7 @@ def adopt(run: Run) -> list[str]:
     Raises:
         UserError: Slurm does not answer.
     """
-    missing = [job for job in of_run(run)
-               if job.cluster == "slurm" and job.job_id is None and not job.refused and _here(job)]
+    missing = [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
         found |= queue.find([job.token for job in missing if job.user == user], user)
@@ -265,8 +258,8 @@ def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDA
         present = next((job for job in jobs if job.present), None)
         if present is None or present in mine:
             return None
-        if not mine and not token and (present.job_id is None or present.cluster == "local"):
-            return None  # of a job of the former version that is not on record yet, or of a process
+        if not mine and not token and present.job_id is None:
+            return None  # a job of the former version that is not on record yet
         if mine or time.monotonic() > end:
             other = f"job {present.job_id}" if present.job_id else "another submission"
             return f"stale start: job {own[1]} is not the one on record any more, {other} is"

@@ -461,8 +461,11 @@ LAYERS = [  # from the ground up
     {"cluster", "driver", "evaluations", "job_states", "site"},
     {"backends.queue"},
     {"submissions"},
-    {"chain", "handover", "slurm_ends"},
-    {"liveness"},
+    {"backends.base"},
+    {"chain", "slurm_ends"},
+    {"backends.local", "backends.slurm"},
+    {"backends.choose"},
+    {"handover", "liveness"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

@@ -114,20 +114,20 @@ def test_a_verb_that_only_looks_neither_waits_nor_adopts_while_another_submits(a
 
 def test_a_token_is_never_dropped_and_its_job_is_found_behind_a_newer_one(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
-    first = submissions.to_submit(run, "train")  # as if its submitter had died inside sbatch
-    second = submissions.to_submit(run, "train")
+    first = submissions.to_submit(run, "train", None)  # as if its submitter had died inside sbatch
+    second = submissions.to_submit(run, "train", None)
     assert first != second and [job.token for job in submissions.of_stage(run, "train")] == [TOKEN, first, second]
     answers(squeue=rows(f"42;RUNNING;None;N/A;{first};(null)"))
     with submissions.run_lock(run):
         submissions.adopt(run)
     assert submissions.job_ids(run, "train") == ["7", "42"]
-    assert set(liveness.on_slurm(run)) == {"42"}, "cancel and resume see it"
+    assert set(liveness.alive(run)) == {"42"}, "cancel and resume see it"
 
 
 def test_a_token_that_slurm_does_not_know_is_kept_and_not_looked_for_again(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
-    first = submissions.to_submit(run, "train")
-    submissions.to_submit(run, "train")
+    first = submissions.to_submit(run, "train", None)
+    submissions.to_submit(run, "train", None)
     with submissions.run_lock(run):
         submissions.adopt(run)
     jobs = {job.token: job for job in submissions.of_stage(run, "train")}
@@ -145,7 +145,7 @@ def test_a_job_is_found_by_the_name_of_its_script_where_its_comment_is_another(a
 def test_an_id_that_belongs_to_another_job_by_now_is_left_alone(answers, tmp_path, capsys):
     run = slurm_run(tmp_path / "run")
     answers(squeue=rows("7;RUNNING;None;N/A;(null);/data/thesis.sh"))
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
     assert call(cancel, run.path) == 0
     assert "nothing to cancel" in capsys.readouterr().out and "scancel" not in answers.calls()
     assert not run.cancel_file.exists()
@@ -174,7 +174,7 @@ def test_resume_and_cancel_believe_what_status_sees(answers, tmp_path, squeue, b
     if beat:
         write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
     answers(squeue=rows(f"7;{squeue};None;N/A;{TOKEN};") if squeue else squeue)
-    found = liveness.on_slurm(run)
+    found = liveness.alive(run)
     assert (None if found is None else set(found)) == alive
     answers(sbatch="77\n")
     state = status.states.fold([run])[0].state
@@ -187,15 +187,15 @@ def test_a_heartbeat_of_another_jobs_attempt_does_not_vouch_for_this_one(answers
     run = slurm_run(tmp_path / "run")
     attempt(run, job_id="3")
     write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
 
 
 def test_a_job_that_slurm_does_not_list_yet_is_alive_for_a_while(answers, tmp_path):
     run = slurm_run(tmp_path / "run", age=1)
-    assert "does not list it yet" in liveness.on_slurm(run)["7"]
+    assert "does not list it yet" in liveness.alive(run)["7"]
     assert status.states.fold([run])[0].state == "waiting"
     os.utime(run.submission_file("train"), (1, 1))
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
 
 
 def test_jobs_are_asked_for_by_id_and_no_setting_of_the_shell_filters_the_answer(answers, tmp_path, monkeypatch):
@@ -204,7 +204,7 @@ def test_jobs_are_asked_for_by_id_and_no_setting_of_the_shell_filters_the_answer
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
     answers.script("squeue", f'echo "$@" >> {tmp_path}/asked\nexport -p >> {tmp_path}/asked\nexit 1\n')
-    assert liveness.on_slurm(run) is None
+    assert liveness.alive(run) is None
     asked = (tmp_path / "asked").read_text()
     assert "-j 7 " in asked and "--me" not in asked and "SLURM_CONF" in asked
     assert not any(word in asked for word in ("SQUEUE_", "SACCT_", "SLURM_TIME"))
@@ -247,7 +247,7 @@ def test_the_owner_and_records_without_an_owner_are_as_ever(answers, tmp_path, r
 def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, former, token, job_id, stale):
     run = slurm_run(tmp_path / "run")
     if former:
-        submissions.renew(run, "train", "slurm")
+        submissions.renew(run, "train", None)
         submissions.write_id(run, "train", "8")
     found = submissions.stale(run, "train", token, job_id, patience=0.0)
     assert bool(found) == stale
