@@ -72,7 +72,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     check_data(plan)
     check_place(plan)
     check_operators(plan)
-    if where == "slurm":
+    if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -200,7 +200,7 @@ def check_place(plan: Plan) -> None:
     if job.memory_mib is not None:
         size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
         plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if plan.where == "local":
+    if not choose.named(plan.where).queues:
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
                             "--device cpu, where ranks of several nodes run side by side")

@@ -92,13 +92,14 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
 def read_job(args: argparse.Namespace) -> jobs.Job:
     """The validated job of a command line."""
     from . import config, shell
+    from .backends import choose
 
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
         flags["options"] = dict(config.parse_option(text) for text in args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if args.cluster == "slurm" else None)
+    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
     values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):

@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from answers import Answers
 from scored import score, scored_run
-from small import await_state, job_flags, logs_of, verb, wait_until
+from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files
+from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files, handover
 from ecm_cluster.reporting import results
 from ecm_cluster.run import Run
 
@@ -96,6 +97,60 @@ def test_a_mistake_is_one_line_and_nothing_is_written(capsys, run, argv, said):
     assert sorted(run.path.rglob("*")) == before
 
 
+# ---------------------------------------------------------------------------------------------- on Slurm
+
+
+@pytest.fixture
+def on_slurm(tmp_path) -> Run:
+    """A run of Slurm whose training is complete."""
+    run = scored_run(tmp_path / "first", {10: 0.1, 20: 0.3}, cluster="slurm", device="cuda", mem_per_gpu="48G")
+    last = checkpoints.accepted(run)[-1]
+    files.write_json(run.complete_file(1), {"attempt": 1, "time": 1.0, "checkpoint": last.file})
+    return run
+
+
+def options(script: str) -> set[str]:
+    """The #SBATCH options of a script."""
+    return {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+
+
+ASKED = ("--vary", "nms_iou=0.7", "--device", "cpu", "--mem-per-gpu", "2G", "--account", "x", "--cpus-per-gpu", 3,
+         "--partition", "short", "--time", 20, "--gpus", 2, "--qos", "low")
+
+
+def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_successor(capsys, on_slurm, tmp_path,
+                                                                                   monkeypatch):
+    answers = Answers(tmp_path, monkeypatch)
+    answers(sbatch="Submitted batch job 31\n", squeue="", sacct=None, scontrol="", sinfo="")
+    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 31\n")
+    code, out, err = call(capsys, on_slurm.path, *ASKED)
+    assert (code, err) == (0, "") and "job 31" in out
+    asked = {"--account=x", "--qos=low", "--partition=short", "--time=20", "--cpus-per-task=3"}
+    mine = options((tmp_path / "script").read_text())
+    assert asked <= mine and any("mem" in o and o.endswith(("4096M", "4G", "2G", "2048M")) for o in mine)
+    assert not any("gres" in o or "gpus" in o for o in mine)
+
+    job = on_slurm.job("sweep001")
+    assert (job.device, job.mem_per_gpu, job.nodes, job.gpus, job.cpus_per_gpu) == ("cpu", "2G", 1, 2, 3)
+    assert on_slurm.threads("sweep001") == 3
+
+    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 32\n")
+    assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
+    successor = options((tmp_path / "script").read_text())
+    assert asked <= successor
+    own = ("--output", "--error", "--job-name", "--comment", "--dependency", "--array")
+    assert {o for o in successor if not o.startswith(own)} == {o for o in mine if not o.startswith(own)}
+    assert on_slurm.job("sweep002") == job
+
+
+def test_a_sweep_that_slurm_refuses_leaves_nothing_that_keeps_checkpoints(capsys, on_slurm, tmp_path, monkeypatch):
+    answers = Answers(tmp_path, monkeypatch)
+    answers(sbatch=None, squeue="", sacct=None, scontrol="", sinfo="")
+    code, _, err = call(capsys, on_slurm.path, "--checkpoints", 10, "--vary", "nms_iou=0.7")
+    assert code == 2 and "refused" in err
+    assert on_slurm.stages_with_elements() == [] and evaluations.awaited(on_slurm) == set()
+
+
 # ---------------------------------------------------------------------------------------------- on this machine
 
 
@@ -132,6 +187,29 @@ def test_a_run_is_scored_at_every_epoch_and_then_under_a_sweep_in_which_an_eleme
     verb("evaluate", run.path, "--vary", "max_dets=2", "--vary", "min_score=0.2", "--vary", "scorer=lvis", "--wait")
     assert detections(run) == before, "settings that change scoring alone reuse what the model answered"
     assert results.rows(run)[-1].document["provenance"]["checkpoint_digest"] == checkpoints.last(run).digest
+
+    # as of a run on GPUs, of which there are none here: the worker takes the device of the evaluation
+    record = files.read_json(run.run_file)
+    files.write_json(run.run_file, {**record, "job": {**record["job"], "device": "cuda"}})
+    verb("evaluate", run.path, "--vary", "nms_iou=0.3", "--device", "cpu", "--cpus-per-gpu", 1, "--wait")
+    assert {row.settings.get("nms_iou") for row in results.rows(run)} >= {0.3, 0.4}
+
+
+@pytest.mark.slow
+def test_a_run_that_counts_iterations_is_scored_at_those_asked_for_although_they_are_inside_steps(small_data, tmp_path):
+    config = tmp_path / "by_iteration.py"
+    config.write_text(f"_base_ = {str(ROOT / 'configs/demo.py')!r}\n"
+                      "runner = dict(_delete_=True, type='IterBasedRunner', max_iters=8)\n"
+                      "optimizer_config = dict(type='GradientCumulativeOptimizerHook', cumulative_iters=2)\n")
+    job = tmp_path / "job.yaml"
+    job.write_text("evaluation: {every: 3}\ndevice: cpu\ncpus_per_gpu: 1\nkeep: 1\n")
+    flags = job_flags(small_data, tmp_path, "counted")
+    options = [f for pair in zip(flags, flags[1:]) if "num_classes" in pair[1] for f in pair]
+    verb("submit", job, *flags[1:9], *options, "--config", config, "--cluster", "local")
+    run = Run(tmp_path / "counted")
+    found = await_state(run, "done")
+    assert found["reason"] == "trained and scored (3 evaluations)"
+    assert [row.provenance["iteration"] for row in results.rows(run)] == [4, 6, 8]
 
 
 @pytest.mark.slow

@@ -311,6 +311,7 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     flags = flags_for(idle, small_data, tmp_path / "runs")
     killed("after-driver", flags)
     run = Run(tmp_path / "runs/a-run")
+    wait_until(lambda: list(run.starts_dir.glob("*")), "the driver's shell records its start")
     said = refused(capsys, *flags, "--seed", 5, "--set", "optimizer.lr=0.5")
     assert "had another options, seed;" in said
     line = f"python -m ecm_cluster.submit --name a-run --runs-dir {tmp_path}/runs --cluster local"

@@ -56,7 +56,7 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
     signals = ", ".join(dict.fromkeys(heard))
     failed = recovery.failed_commit(work.events(), attempt)
     lost = f"; {failed}" if failed else ""
-    if place.cluster == "local":
+    if not place.on_slurm:
         cause = "cancelled" if run.cancelled(stage) else "signalled"
         ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0, next="stop")
         return {"action": "stop", "cause": cause}

@@ -1,0 +1,51 @@
+"""A run directory as version 0.1.0 left it, file by file; only its checkpoints are a line of text each.
+
+``former_version.json`` holds what that version wrote of a run of the demo on one machine: trained for three epochs,
+cancelled while it was being scored, resumed with other memory, then scored under another setting as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ecm_cluster.run import Run
+
+FILES = Path(__file__).with_suffix(".json")
+CANCEL = "cancelled.json"
+
+
+def complete(folder: Path) -> Run:
+    """The run when all was scored."""
+    texts = json.loads(FILES.read_text().replace("@HERE@", str(folder)))
+    run = folder / "runs/former"
+    for name, text in texts.items():
+        path = run / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name != CANCEL:
+            path.write_text(text)
+    return Run(run)
+
+
+def cancelled(folder: Path, cluster: str = "local") -> Run:
+    """The run as it would have been, cancelled after its second epoch.
+
+    Args:
+        cluster: Where it ran; what the records say of that.
+    """
+    run = complete(folder)
+    run.complete_file(1).unlink()
+    for path in (*run.evaluations_dir.glob("iter_*/metrics.json"), *run.checkpoints_dir.glob("iter_0000021*")):
+        path.unlink()
+    run.cancel_file.write_text(json.loads(FILES.read_text())[CANCEL])
+    ledger = run.ledger_dir / "0001-train000.jsonl"
+    kept = [json.loads(line) for line in ledger.read_text().splitlines()][:2]
+    kept.append({"sequence": 3, "kind": "end", "time": kept[-1]["time"], "cause": "cancelled", "detail": "the job was "
+                 "cancelled (SIGTERM received)", "rank": 0})
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    for path in (run.run_file, run.submission_file("train"), run.attempt_file(1)):
+        path.write_text(path.read_text().replace('"cluster": "local"', f'"cluster": "{cluster}"')
+                        .replace('"local:', f'"{cluster}:'))
+        os.utime(path, (kept[-1]["time"], kept[-1]["time"]))  # a job that was just submitted need not be listed yet
+    return Run(run.path)
