@@ -189,7 +189,7 @@ def adopt(run: Run) -> list[str]:
     Raises:
         UserError: Slurm does not answer.
     """
-    missing = [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
+    missing = _without_id(run)
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
         found |= queue.find([job.token for job in missing if job.user == user], user)
@@ -199,8 +199,9 @@ def adopt(run: Run) -> list[str]:
         for row in (*record.get("former", []), record):
             if row.get("token") in found and row["token"] in tokens:
                 row["job_id"] = found[row["token"]]
-            elif row is not record and row["token"] in tokens:
-                row["refused"] = True  # nothing can be on its way: sbatch holds the lock
+            elif row is not record and row["token"] in tokens and row.get("user") in (None, queue.user_name()):
+                # nothing can be on its way, as sbatch holds the lock; of another user's jobs Slurm may not tell
+                row["refused"] = True
         files.write_json(run.submission_file(stage), record)
         if record.get("token") in found:
             run.ledger(0, "submit").write("submitted", stage=stage, job_id=record["job_id"], adopted=True)
@@ -209,9 +210,14 @@ def adopt(run: Run) -> list[str]:
 
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError), \
-            run_lock(run, patience=0.0):
-        adopt(run)
+    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        if _without_id(run):
+            with run_lock(run, patience=0.0):
+                adopt(run)
+
+
+def _without_id(run: Run) -> list[Submitted]:
+    return [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
 
 
 def _here(job: Submitted) -> bool:

@@ -342,3 +342,24 @@ def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(
     assert answers.calls().count("sbatch --parsable") == 3
     at = [element.at for stage in stages for element in evaluations.read(run, stage)]
     assert sorted(at) == sorted(f"iteration {n}" for n in (2, 4, 6, 8, 10))
+
+
+def test_a_colleague_who_looks_finds_a_job_and_rules_none_out(answers, tmp_path):
+    run = slurm_run(tmp_path / "run", user="anna")
+    record = submissions.record_of(run, "train")
+    lost = {"token": "ecm-cluster:run:train:ffffffffffff", "job_id": None, "user": "anna"}
+    files.write_json(run.submission_file("train"), {**record, "job_id": None, "former": [lost]})
+    answers(squeue=rows(f"41;PENDING;None;N/A;{TOKEN};"))
+    assert call(status, run.path) == 0
+    assert "--user anna" in answers.calls()
+    record = submissions.record_of(run, "train")
+    assert record["job_id"] == "41" and "refused" not in record["former"][0]
+
+
+def test_a_requeue_of_an_id_that_is_another_jobs_by_now_is_not_tried(answers):
+    answers(scontrol="JobId=7 JobName=thesis JobState=RUNNING Restarts=0 Requeue=1 Command=/data/thesis.sh Comment=\n")
+    assert not cluster.requeue("7", 0, TOKEN) and not cluster.cancel("7", TOKEN)
+    assert not cluster.depend("7", "afterok:6", TOKEN) and not cluster.release("7", TOKEN)
+    assert set(answers.calls().split("\n")) == {f"{answers.folder}/scontrol -o show job 7", ""}
+    answers(scontrol=f"JobId=7 JobState=RUNNING Restarts=0 Requeue=1 Command={SCRIPT} Comment=own\n")
+    assert cluster.requeue("7", 0, TOKEN) and "scontrol requeue 7" in answers.calls()
