@@ -17,6 +17,7 @@ from ecm_cluster import (
     cancel,
     chain,
     cli,
+    cluster,
     evaluate,
     evaluations,
     files,
