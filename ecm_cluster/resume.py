@@ -225,6 +225,8 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     try:
         ids = backend.submit(run, plan.job)
     except UserError:
+        for stage in backend.records(plan.stages):
+            submissions.take_back_untried(run, stage)
         files.write_json(run.overrides_file, before.as_dict())
         if cancelled is not None:
             files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it go on

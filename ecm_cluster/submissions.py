@@ -172,9 +172,16 @@ def take_back(run: Run, stage: str) -> None:
     if last is None:
         path.unlink()
         return
-    refused = {"token": record["token"], "job_id": None, "refused": True}
+    refused = [{"token": record["token"], "job_id": None, "refused": True}] if _was_tried(record) else []
     files.write_json(path, {**last, "cluster": record["cluster"], "submitted": None,
-                            "former": [*(row for row in former if row is not last), refused]})
+                            "former": [*(row for row in former if row is not last), *refused]})
+
+
+def take_back_untried(run: Run, stage: str) -> None:
+    """Undo :func:`renew` where it did not come to an sbatch."""
+    record = record_of(run, stage)
+    if record.get("token") and not record.get("job_id") and not _was_tried(record):
+        take_back(run, stage)
 
 
 # ---------------------------------------------------------------------------------------------- finding jobs again

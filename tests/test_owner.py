@@ -310,6 +310,7 @@ def test_where_the_training_itself_is_refused_nothing_is_submitted(answers, tmp_
     answers.script("sbatch", "case \"$*\" in *test-only*) ;; *) echo no >&2; exit 1 ;; esac\n")
     assert call(resume, run.path) == 2
     assert chain.refusal(run) is None and submissions.job_ids(run, "train") == ["4194304"]
+    assert [job.stage for job in submissions.of_run(run) if job.present] == ["train"], "no half of a resume is left"
 
 
 @pytest.mark.parametrize("flag", ["reservation", "account", "qos", "partition", "constraint", "exclude", "gpu-type"])

@@ -136,7 +136,7 @@ def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_pat
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
     records = {stage: submissions.record_of(run, stage) for stage in ("train", "evaluate")}
-    assert "sbatch would refuse" in verb("resume", run.path, "--nodes", 99, "--rescale", env=slurm.env, code=2).stderr
+    assert "sbatch would refuse" in verb("resume", run.path, "--constraint", "none", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
     assert {stage: submissions.record_of(run, stage) for stage in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
