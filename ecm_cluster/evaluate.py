@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
@@ -23,6 +24,7 @@ from . import (
     files,
     liveness,
     runs,
+    shell,
     submissions,
     test_settings,
 )
@@ -138,6 +140,8 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         if not local and not args.dry_run and not cluster.slurm_available():
             raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); evaluate from a login "
                             "node")
+        if not local:
+            lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
         answered = [e for e in new if has_answers(run, e)]

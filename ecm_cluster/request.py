@@ -58,7 +58,7 @@ class Request:
     @property
     def options(self) -> dict[str, Any]:
         """The user's own sbatch options; None: a line of the launcher's that is left off."""
-        return sbatch_options.own(self.job.slurm, self.nodes, self.gpus if self.job.device == "cuda" else 0)
+        return sbatch_options.own(self.job.slurm, self.gpus if self.job.device == "cuda" else 0)
 
     @property
     def left_off(self) -> set[str]:
