@@ -194,10 +194,11 @@ def last_words(run: Run) -> str:
 def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
     """Whether the job is still this start's, and not one that its user has cancelled.
 
-    Slurm also takes back a job that is ending, as after a preemption by ``PreemptMode=CANCEL``.
+    Slurm also takes back a job that is ending or has ended, as after a preemption by ``PreemptMode=CANCEL``.
     """
     told = answer or {}
-    ended = told.get("JobState") == "COMPLETING" and slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
+    ended = told.get("JobState") not in slurm_ends.ALIVE and \
+        slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
     return (told.get("JobState") == "RUNNING" or ended) and int(told.get("Restarts") or 0) == restart
 
 
