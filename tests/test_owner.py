@@ -187,13 +187,8 @@ def test_resume_and_cancel_believe_what_status_sees(answers, tmp_path, squeue, b
 def test_a_heartbeat_of_another_jobs_attempt_does_not_vouch_for_this_one(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
     attempt(run, job_id="3")
-<<<<<<< HEAD
-    run.write_heartbeat(1, phase="training", iteration=1, iterations=9, epoch=0)
-    assert liveness.on_slurm(run) == {}
-=======
     run.write_heartbeat(1, phase="training", iteration=1, iterations=9, epoch=0)
     assert liveness.alive(run) == {}
->>>>>>> main
 
 
 def test_a_job_that_slurm_does_not_list_yet_is_alive_for_a_while(answers, tmp_path):

@@ -133,22 +133,13 @@ class Supervisor:
             return attempts.create(self.work, self.training, self.place, self.stage, mark, self.basis)
         end, near, quiet = time.monotonic() + JOIN_SECONDS, watchdog.Siblings(self.place.world_size), Quiet()
         while time.monotonic() < end:
-<<<<<<< HEAD
             with quiet:
                 newest = self.work.newest_attempt()
                 if newest and self.work.read_attempt(newest).get("identity") == mark:
                     return newest
                 if self.already_done():
                     return None
-            if self.place.cluster == "local" and near.gone():
-=======
-            newest = self.work.newest_attempt()
-            if newest and self.work.read_attempt(newest).get("identity") == mark:
-                return newest
-            if self.already_done():
-                return None
             if not self.place.on_slurm and near.gone():
->>>>>>> main
                 raise AttemptFailed("another rank's task is gone, and no attempt began")
             time.sleep(0.1)
         raise AttemptFailed(f"rank 0 began no attempt within {JOIN_SECONDS:.0f} s")
@@ -180,7 +171,6 @@ class Supervisor:
             preemption.forward_to(None)
             watchdog.drop_if_empty(self.work.stacks_file(attempt, self.place.rank))
 
-<<<<<<< HEAD
     def _start_worker(self, attempt: int) -> subprocess.Popen:
         self.work.logs_dir.mkdir(parents=True, exist_ok=True)
         with open(self.work.rank_log(self.place.rank), "ab", buffering=0) as log:
@@ -193,41 +183,6 @@ class Supervisor:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.pulse.descriptor,),
                 env={**os.environ, **world.export(self.place), **self._logging(),
                      pulse.ENV: str(self.pulse.descriptor)}, preexec_fn=preemption.prepare_child)
-=======
-    def _must_end(self, attempt: int, ledger: Any, worker: subprocess.Popen, dog: watchdog.Watchdog,
-                  near: watchdog.Neighbours) -> bool:
-        """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""
-        if preemption.asked_to_stop() and self._should_have_left(attempt):
-            return True
-        abort = self.work.abort_file(attempt)
-        if not abort.exists():
-            silence = dog.silent()
-            lost = near.lost() if silence is None and not self.place.on_slurm else None
-            if silence is not None:
-                ledger.write("end", cause="hung", rank=self.place.rank, detail=f"rank {self.place.rank}: {silence}; "
-                             f"see {self.work.stacks_file(attempt, self.place.rank)}")
-                closing.abort(self.work, attempt, ledger, rank=self.place.rank, cause="hung")
-            elif lost is not None:
-                ledger.write("end", cause="killed", rank=lost, detail=f"rank {lost}: its task is gone without a word")
-                closing.abort(self.work, attempt, ledger, rank=lost, cause="killed")
-            elif world.driver_is_gone() and not preemption.asked_to_stop():
-                preemption.ask_to_stop(signal.SIGTERM)
-            self.heed(attempt, ledger)
-        if abort.exists():
-            if files.read_json(abort).get("cause") == "hung":
-                _send(worker, signal.SIGUSR1)  # each rank says where it stands: those that wait, and the one that hangs
-                time.sleep(STACKS_SECONDS)
-            return True
-        return False
-
-    def _should_have_left(self, attempt: int) -> bool:
-        """Whether the worker has committed, and its end takes too long: NCCL or a GPU must not delay the requeue."""
-        if self._stopped_since is None:
-            if (self.work.heartbeat(attempt, self.place.rank) or {}).get("phase") != STOPPED:
-                return False
-            self._stopped_since = time.monotonic()
-        return time.monotonic() - self._stopped_since > LEAVE_SECONDS
->>>>>>> main
 
     def _logging(self) -> dict[str, str]:
         """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""

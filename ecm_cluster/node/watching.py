@@ -78,7 +78,7 @@ class Watch:
 
     def _look(self) -> Seen:
         abort = self._read_abort()
-        alone = abort is None and self.place.cluster == "local"
+        alone = abort is None and not self.place.on_slurm
         return Seen(abort, self._near.lost() if alone else None)
 
     def _read_abort(self) -> dict[str, Any] | None:
