@@ -132,6 +132,46 @@ def test_a_running_job_shows_how_far_it_is(tmp_path):
     assert told(run, ("7", "COMPLETING")).state == "running"
 
 
+FULL = {"seconds": 3 * 3600 + 5, "reason": "No space left on device", "stands": 12}
+
+
+def test_commits_that_fail_for_hours_show_in_the_first_line(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    run.write_heartbeat(1, phase="training", iteration=90, commits_fail=FULL)
+    said = "commits have failed for 3 h (No space left on device); the checkpoint of iteration 12 stands"
+    assert told(run, ("7", "RUNNING")).reason == f"training; warning: {said}"
+    assert told(run).reason.endswith(said), "by its heartbeat alone"
+    run.write_heartbeat(1, phase="training", iteration=91, commits_fail=None)
+    assert told(run, ("7", "RUNNING")).reason == "training"
+
+
+def test_commits_that_fail_show_by_the_ledger_where_the_heartbeat_is_lost(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    clock = iter([0.0, 600.0, 600.0 + 2 * 3600])
+    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: next(clock))
+    trainer = run.ledger(1, "train000")
+    trainer.write("commit", checkpoint="x")
+    for iteration in (20, 30):
+        trainer.write("commit-failed", iteration=iteration, reason="Disk quota exceeded", stands="iteration 12 stands")
+    assert told(run, ("7", "RUNNING")).reason == \
+        "starting; warning: commits have failed for 2 h (Disk quota exceeded); iteration 12 stands"
+    monkeypatch.undo()
+    trainer.write("commit", checkpoint="y")
+    assert told(run, ("7", "RUNNING")).reason == "starting"
+
+
+def test_a_running_job_without_a_heartbeat_is_said_to_be_silent_and_nothing_more(tmp_path):
+    run = make_run(tmp_path / "run")
+    begin(run, 1)
+    run.write_heartbeat(1, phase="training", iteration=90)
+    then = os.stat(run.heartbeat_file(1)).st_mtime - 400
+    os.utime(run.heartbeat_file(1), (then, then))
+    assert told(run, ("7", "RUNNING")).reason == "training; warning: no heartbeat for 6 min"
+    assert "no heartbeat" not in told(run, ("7", "PENDING", "Priority")).reason
+
+
 def test_a_new_attempt_begins_where_the_last_checkpoint_is(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)

@@ -12,6 +12,7 @@ from ..backends.base import Known, Life
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
 from ..values import size_text
+from . import trouble
 
 ENDED_WELL = ("COMPLETED",)
 
@@ -138,17 +139,17 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
     why = (end.get("detail") or end["cause"]) if end else ""
     if life.waiting:
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
-        state.reason += _interrupted(run)
+        state.reason += trouble.of_waiting(run)
         if "launch failed" in text:
             state.reason += "; a Prolog failed, or slurmd could not start the batch script: ask an administrator"
         state.next = release_line(run, "train") if life.held else None
     elif life.vouched:
-        state.state, state.reason = "running", text
+        state.state, state.reason = "running", text + trouble.of_running(run)
     elif life.alive:
         beat = run.heartbeat(state.attempt) if state.attempt else None
         phase = phase_of(beat)
         going_on = f", after: {why}" if end else ""
-        state.state, state.reason = "running", f"{phase}{going_on}{_interrupted(run)}"
+        state.state, state.reason = "running", f"{phase}{going_on}{trouble.of_running(run)}"
     elif life.alive is None:
         state.state, state.reason = "unknown", text + (f"; attempt {state.attempt} ended: {why}" if why else "")
     elif run.cancel_file.exists() or (end is not None and end["cause"] == "cancelled"):
@@ -168,12 +169,6 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
 def _only_stopped(ending: recovery.Ending) -> bool:
     """Whether nothing of the run has failed: what has a budget would have been started again if it could."""
     return ending.budget is None and ending.action in ("continue", "wait")
-
-
-def _interrupted(work: Work) -> str:
-    """A warning where the work does not come to a checkpoint between its interruptions; empty otherwise."""
-    told = recovery.interruptions(work)
-    return f"; warning: {told}" if told else ""
 
 
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:

@@ -168,6 +168,22 @@ def test_training_goes_on_when_a_checkpoint_does_not_fit_on_the_disk(training, c
     assert not list(t.run.checkpoints_dir.glob(f"*{files.TMP_MARK}*"))
 
 
+def test_commits_that_go_on_failing_are_told_to_status_and_in_the_log(training, caplog, monkeypatch):
+    t = training(every=1)
+    t.step(epoch_end=True)
+    assert t.saver.trouble() is None
+    t.fill_the_disk()
+    t.step(epoch_end=True)
+    began = t.saver._failing[0]
+    monkeypatch.setattr(t.saver, "_failing", (began - 3 * 3600, TOO_LARGE))
+    monkeypatch.setattr(checkpoints, "accepted", lambda run: pytest.fail("asks the storage that fails"))
+    t.step(epoch_end=True)
+    t.boundary._beat(t.runner, "training")
+    said = f"commits have failed for 3 h ({TOO_LARGE}); the checkpoint of iteration 1 stands"
+    assert recovery.failing_text(pulse.last()["commits_fail"]) == said
+    assert said in caplog.text
+
+
 def test_when_the_commit_at_a_stop_fails_the_last_one_stands_and_the_end_says_so(training):
     from ecm_cluster.node.boundary import AgreedStop
 
