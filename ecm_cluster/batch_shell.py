@@ -80,7 +80,7 @@ def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None) 
         f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)} ecm_limit={NODE_LIMIT}",
         f"ecm_exclude={shlex.quote(exclude or '')} ecm_python={shlex.quote(python)} ecm_path={shlex.quote(path)}",
         "ecm_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
-        "ecm_restart=${SLURM_RESTART_COUNT:-0} ecm_node=${SLURMD_NODENAME:-$(uname -n)}",
+        "ecm_restart=${SLURM_RESTART_COUNT:-0} ecm_node=${SLURMD_NODENAME:-$HOSTNAME}",
         *NOTES.splitlines(), *ELSEWHERE.splitlines(), *opening.splitlines(),
         *AFTER.replace("{cancelled}", run.cancel_file.name).splitlines(),
     ]
@@ -101,7 +101,7 @@ def on_this_machine(run: Run, stage: str) -> list[str]:
     """The same for the script that becomes the local driver."""
     return [
         f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)} ecm_job=$$ ecm_restart=0",
-        "ecm_node=$(uname -n)",
+        "ecm_node=$HOSTNAME",
         *NOTES.splitlines(),
         'trap \'ecm_note end ", \\"phase\\": \\"setup\\", \\"code\\": $?${ecm_line:+, \\"line\\": $ecm_line}"\' EXIT',
     ]

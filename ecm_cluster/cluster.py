@@ -109,13 +109,24 @@ def submit(request: Request, held: Sequence[int] = ()) -> str:
     if done.returncode != 0:
         kind = Unanswered if SAYS_NO_ANSWER.search(done.stderr) else UserError
         raise kind(f"sbatch refused the {request.stage} job: {_said(done.stderr)}")
-    # a site's wrapper may print more
-    ids = re.findall(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", done.stdout, re.MULTILINE)
-    if not ids:
+    job_id = job_id_in(done.stdout)
+    if job_id is None:
         raise Unanswered(f"sbatch did not say the id of the {request.stage} job: {_said(done.stdout)}")
     with contextlib.suppress(OSError):
-        os.symlink(script.name, folder / f"{ids[-1]}_submission.sh")
-    return ids[-1]
+        os.symlink(script.name, folder / f"{job_id}_submission.sh")
+    return job_id
+
+
+def job_id_in(answer: str) -> str | None:
+    """The job id in the answer of ``sbatch --parsable``; None where it cannot be told.
+
+    A site's wrapper may print more around it, or lose the option: then sbatch says it in words.
+    """
+    for pattern in (r"(\d+)(?:;\S+)?", r"Submitted batch job (\d+)(?: on cluster \S+)?"):
+        found = {m[1] for line in answer.splitlines() if (m := re.fullmatch(pattern, line.strip()))}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def refusal(request: Request) -> str | None:

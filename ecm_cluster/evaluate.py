@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ from . import (
     files,
     liveness,
     runs,
+    shell,
     submissions,
     test_settings,
 )
@@ -134,6 +136,8 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
+        if backend.queues:
+            lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
             backend.require("evaluate from a login node")
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))

@@ -58,7 +58,7 @@ class Request:
     @property
     def options(self) -> dict[str, Any]:
         """The user's own sbatch options; None: a line of the launcher's that is left off."""
-        return sbatch_options.own(self.job.slurm, self.nodes, self.gpus if self.job.device == "cuda" else 0)
+        return sbatch_options.own(self.job.slurm, self.gpus if self.job.device == "cuda" else 0)
 
     @property
     def left_off(self) -> set[str]:
@@ -118,10 +118,10 @@ def setup_lines(request: Request) -> list[str]:
     spare = shlex.quote(str(run.task_pickle(request.stage)))
     python, path = python_of(request.job), os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
+        f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude),
         *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
         *environment_lines(run, request.job),
-        f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         # the former version's submit put the pickle there
         f"pickle={pickle}",
         f'[ -e "$pickle" ] || cp {spare} "$pickle"',

@@ -19,9 +19,11 @@ RESERVED = {
     "output": _LOGS, "error": _LOGS, "open-mode": "logs are always appended",
     "array": "evaluations are the only arrays", "dependency": "the chain sets it",
     "job-name": "use name", "nodes": "use nodes", "ntasks": "use nodes and gpus", "ntasks-per-node": "use gpus",
-    "gpus-per-node": "use gpus and gpu_type", "time": "use time", "partition": "use partition",
-    "account": "use account", "qos": "use qos", "constraint": "use constraint", "exclude": "use exclude",
-    "reservation": "use reservation", "cpus-per-task": "use cpus_per_gpu", "signal": "use signal_lead",
+    "gpus-per-node": "use gpus and gpu_type",
+    "gpus": "Slurm may spread a total unevenly over the nodes; use gpus and gpu_type",
+    "time": "use time", "partition": "use partition", "account": "use account", "qos": "use qos",
+    "constraint": "use constraint", "exclude": "use exclude", "reservation": "use reservation",
+    "cpus-per-task": "use cpus_per_gpu", "signal": "use signal_lead",
     "kill-on-invalid-dep": "the chain sets it", "requeue": _REQUEUE, "no-requeue": _REQUEUE,
     "chdir": "jobs start in the run directory, where no checkout can hide the run's own code",
     "clusters": "a run belongs to one cluster; submit it from a login node of that cluster",
@@ -31,8 +33,9 @@ RESERVED = {
 # of these lines of the launcher's no run can do without
 NEEDED = {"output", "array", "dependency", "nodes", "ntasks-per-node"}
 # options that ask for GPUs, or for memory, in another way than the launcher's own line
-FOR_GPUS = {"gres", "gpus", "gpus-per-task", "gpus-per-socket", "tres-per-task", "tres-per-node"}
+FOR_GPUS = {"gres", "gpus-per-task", "gpus-per-socket", "tres-per-task", "tres-per-node"}
 FOR_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+KNOWN = {*RESERVED, *FOR_GPUS, *FOR_MEMORY, "comment", "wckey", "exclusive", "export"}
 
 
 def name_of(key: str) -> str:
@@ -56,8 +59,7 @@ def check(options: Mapping[str, Any]) -> None:
             also = "" if name in NEEDED else "; null leaves the launcher's line off"
             raise UserError(f"slurm: option {key!r} is set by the launcher itself; {RESERVED[name]}{also}")
         # sbatch takes an option by its beginning
-        meant = [full for full in RESERVED if full.startswith(name)]
-        if len(name) < 2 or (meant and name not in FOR_GPUS):
+        if len(name) < 2 or (name not in KNOWN and any(full.startswith(name) for full in KNOWN)):
             raise UserError(f"slurm: option {key!r} is an abbreviation; spell it out as sbatch's long options are")
         if not isinstance(value, (str, int, float)) or not str(value).isprintable():
             raise UserError(f"slurm: option {key!r}: invalid value {value!r}; expected one line of text, a number, "
@@ -68,7 +70,7 @@ def asks_for_gpus(name: str, value: Any) -> bool:
     return name in FOR_GPUS and (name.startswith("gpus") or "gpu" in str(value))
 
 
-def own(options: Mapping[str, Any], nodes: int, gpus: int) -> dict[str, Any]:
+def own(options: Mapping[str, Any], gpus: int) -> dict[str, Any]:
     """The options by sbatch's names; the numbers of GPUs are those of the job.
 
     Args:
@@ -77,7 +79,7 @@ def own(options: Mapping[str, Any], nodes: int, gpus: int) -> dict[str, Any]:
     found = {name_of(key): value for key, value in options.items() if value is not False}
     if not gpus:
         return {name: value for name, value in found.items() if not asks_for_gpus(name, value)}
-    counts = {"gres": gpus, "gpus": nodes * gpus, "gpus-per-task": 1}
+    counts = {"gres": gpus, "gpus-per-task": 1}
     return {name: _counted(value, counts[name]) if name in counts and asks_for_gpus(name, value) else value
             for name, value in found.items()}
 

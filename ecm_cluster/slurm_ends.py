@@ -69,6 +69,8 @@ def _why_completing(answer: Mapping[str, str]) -> str:
     reason = answer.get("Reason", "")
     if reason in COMPLETING_REASONS:
         return COMPLETING_REASONS[reason]
+    if reason.startswith("RaisedSignal"):
+        return "killed"  # the batch shell, as by newer Slurms where its node loses its power
     if reason != "None":
         return "ended by Slurm"
     return "preempted" if _preempted_at_its_end(answer) else "cancelled"

@@ -198,7 +198,9 @@ class StageRecord:
         return cls(elements, job, values.get("instead_of"), values.get("after_cancel"))
 
     def as_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        # the block is for a former version, whose code a run may still have
+        block = {"block": asdict(self.job.evaluation)} if self.job else {}
+        return {key: value for key, value in {**block, **asdict(self)}.items() if value is not None}
 
 
 def _known(kind: Any, record: Any) -> dict[str, Any]:

@@ -68,6 +68,14 @@ def on_record(run: Run, job_id: str) -> dict[int, Start]:
     return found
 
 
+def records(run: Run, job_id: str) -> bool:
+    """Whether the job's script records its starts: that of the former version does not."""
+    try:
+        return "ecm_start=" in (run.submitit_dir / f"{job_id}_submission.sh").read_text()
+    except OSError:
+        return False
+
+
 def _notes(text: bytes) -> dict[str, dict[str, Any]]:
     notes = {}
     for line in text.decode(errors="replace").splitlines():

@@ -13,18 +13,37 @@ the optimizer hook.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info
 from mmcv.runner.builder import RUNNERS
-from mmcv.runner.hooks import LoggerHook
+from mmcv.runner.hooks import LoggerHook, TextLoggerHook
 
 from .accumulation import AccumulatingRunner
 from .virtual_ranks import RankBuffers, Share
 
 Boundary = Callable[[Any, bool], None]
+
+
+def _retry_lines(hook: Any) -> None:
+    """Have the JSON lines that a text logger cannot write, as the disk is full, come before its next one."""
+    dump = hook._dump_log
+    unwritten: list[dict[str, Any]] = []
+
+    def dump_log(line: dict[str, Any], runner: Any) -> None:
+        if unwritten and runner.rank == 0:
+            with open(hook.json_log_path, "ab+") as log:
+                if log.seek(0, 2) and os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
+                    log.write(b"\n")  # behind the part of a line that was written
+        unwritten.append(dict(line))
+        while unwritten:
+            dump(unwritten[0], runner)
+            del unwritten[0]
+
+    hook._dump_log = dump_log
 
 
 class PositionedRunner(AccumulatingRunner):
@@ -61,6 +80,8 @@ class PositionedRunner(AccumulatingRunner):
         r: Any = self
         resumed = self._restored is not None and self.position > 0 and fn_name == "before_train_epoch"
         for hook in r.hooks:
+            if fn_name == "before_run" and isinstance(hook, TextLoggerHook):
+                _retry_lines(hook)
             handler = getattr(hook, "before_resumed_epoch", None) if resumed else None
             try:
                 (handler or getattr(hook, fn_name))(self)
@@ -68,7 +89,7 @@ class PositionedRunner(AccumulatingRunner):
                 if not isinstance(hook, LoggerHook) or fn_name == "before_run":
                     raise
                 # a full disk takes no log lines, which is no reason to end a training
-                r.logger.warning("%s: a log line is lost (%s)", type(hook).__name__, error.strerror)
+                r.logger.warning("%s: a log line could not be written (%s)", type(hook).__name__, error.strerror)
                 r.log_buffer.clear_output()
         if self._restored is not None and (resumed or fn_name in ("before_run", "before_epoch")):
             # strict only now: hooks (EMA) have added their buffers to the model in before_run

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small import wait_until
 
-from ecm_cluster import chain, cluster, driver, files, job, recovery, starts
+from ecm_cluster import chain, cluster, driver, files, job, liveness, recovery, starts
 from ecm_cluster.reporting import state
 from ecm_cluster.run import Run
 
@@ -147,8 +147,30 @@ def test_status_names_a_python_that_cannot_run_though_none_has_written_it(shell)
     end = recovery.newest_end(shell.run)
     assert (end["cause"], end["detail"]) == ("start failed", "n1: Python could not run there (exit code 127)")
     found = state.RunState("run", str(shell.run.path), "", "")
-    state._unfinished(shell.run, found, "ended", "job 77 failed", None)
+    state._unfinished(shell.run, found, liveness.Life(False, "job 77 failed"), None)
     assert found.state == "failed" and "n1: Python could not run there" in found.reason
+
+
+def test_status_says_of_a_job_that_left_no_record_what_may_be_the_matter_and_names_no_log(shell):
+    shell.run.submitit_dir.mkdir()
+    (shell.run.submitit_dir / "77_submission.sh").write_text("ecm_start=x")
+    files.write_json(shell.run.run_file, {"name": "run", "run_id": "ab", "cluster": "slurm", "job": {"name": "run"}})
+    found = state.RunState("run", str(shell.run.path), "", "")
+    state._unfinished(shell.run, found, liveness.Life(False, "job 77 failed"), None)
+    assert found.state == "failed"
+    assert found.reason == ("job 77 failed; its batch script left no record: a node's Prolog failed, or the nodes do "
+                            f"not see {shell.run.path}")
+    assert found.next == chain.resume_line(shell.run)
+
+
+def test_status_says_of_a_job_whose_launch_failed_what_may_be_the_matter(shell):
+    files.write_json(shell.run.run_file, {"name": "run", "run_id": "ab", "cluster": "slurm", "job": {"name": "run"}})
+    found = state.RunState("run", str(shell.run.path), "", "")
+    held = liveness.Life(True, "job 77 pending (launch failed requeued held)", waiting=True, held=True)
+    state._unfinished(shell.run, found, held, None)
+    assert found.reason.endswith("held); a Prolog failed, or slurmd could not start the batch script: ask an "
+                                 "administrator")
+    assert found.next == "scontrol release 77"
 
 
 @pytest.mark.parametrize("told", [

@@ -62,6 +62,7 @@ TRAIN_SCRIPT = """\
 #SBATCH --time=2880
 
 # setup
+export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 {starts}
 trap 'ecm_failed $? $LINENO ${#BASH_SOURCE[@]}' ERR; ecm_first=$((LINENO + 1))
 module load cuda/12.8
@@ -70,7 +71,6 @@ trap - ERR
 export NCCL_DEBUG=WARN
 export GREETING='it'"'"'s a "test" of $HOME'
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
-export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 pickle='/shared/my runs/a run/submitit'/\
 "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
 [ -e "$pickle" ] || cp '/shared/my runs/a run/submissions/train.pkl' "$pickle"
@@ -135,13 +135,13 @@ def test_cpu_ranks_ask_for_no_gpu():
 
 
 @pytest.mark.parametrize("key", ["chdir", "requeue", "no_requeue", "--job-name", "kill_on_invalid_dep", "clusters",
-                                 "wait", "ntasks"])
+                                 "wait", "ntasks", "gpus"])
 def test_what_a_run_needs_to_come_back_cannot_be_overridden(key):
     with pytest.raises(UserError, match="is set by the launcher itself"):
         job.make({"slurm": {key: "x"}})
 
 
-@pytest.mark.parametrize("key", ["part", "p", "M", "cluster", "--out", "sig", "depend", "gpus-per-n"])
+@pytest.mark.parametrize("key", ["part", "p", "M", "cluster", "--out", "sig", "depend", "gpus-per-n", "gre", "wck"])
 def test_an_abbreviation_does_not_pass_for_another_option(key):
     """sbatch takes its long options by their beginnings."""
     with pytest.raises(UserError, match="is an abbreviation; spell it out"):
@@ -194,7 +194,7 @@ def test_without_cores_from_sbatch_srun_asks_for_none_either():
     ({"slurm": {"gres": "gpu:a100:8,nvme:1"}}, {"gres": "gpu:a100:8,nvme:1", "gpus-per-node": None}),
     ({"slurm": {"gres": "gpu"}}, {"gres": "gpu:8", "gpus-per-node": None}),
     ({"slurm": {"gpus_per_task": "a100:1"}}, {"gpus-per-task": "a100:1", "gpus-per-node": None}),
-    ({"slurm": {"gpus": 16}}, {"gpus": "16", "gpus-per-node": None}),
+    ({"slurm": {"gpus_per_task": 4}}, {"gpus-per-task": "1", "gpus-per-node": None}),
     ({"slurm": {"exclusive": "user"}}, {"exclusive": "user"}),
     ({"slurm": {"export": "NONE"}}, {"export": "NONE"}),
 ])
@@ -207,8 +207,6 @@ def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_
 def test_the_number_of_gpus_is_that_of_the_stage_however_they_are_asked_for():
     values = {**FULL, "slurm": {"gres": "gpu:a100:8"}, "evaluation": {"gpus": 2}}
     assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
-    values = {**FULL, "slurm": {"gpus": 16}, "evaluation": {"gpus": 2, "nodes": 3}}
-    assert options(cluster.render(asked(Run("/shared/a"), values, "evaluate")))["gpus"] == "6"
     values = {**FULL, "device": "cpu", "slurm": {"gres": "gpu:a100:8", "gpus-per-task": 1}}
     assert not any("gpu" in name or name == "gres" for name in options(cluster.render(asked(Run("/shared/a"), values))))
 
@@ -217,6 +215,29 @@ def test_nothing_that_the_user_did_not_ask_for_is_charged_to_submitit():
     assert "wckey" not in cluster.render(asked(Run("/shared/a"), {}))
     wide = chain.request(Run("/shared/a"), job.make({}), "sweep001", "t", elements=3)
     assert "wckey" not in cluster.render(wide) and "--array=0-2%3" in cluster.render(wide)
+
+
+# ---------------------------------------------------------------------------------------------- sbatch's answer
+
+
+@pytest.mark.parametrize(("answer", "found"), [
+    ("77\n", "77"), ("77;cluster\n", "77"), ("this is job 7 of 20\n77\n", "77"), ("77\nquota: job 3 of 10\n", "77"),
+    ("* job 7 *\n  77;c1  \nbye 8\n", "77"), ("Submitted batch job 77\n", "77"),
+    ("Submitted batch job 77 on cluster c1\n", "77"), ("job 7 of 20\nSubmitted batch job 77\nnext: job 8", "77"),
+])
+def test_a_banner_of_the_sites_is_not_taken_for_the_job_id(answer, found):
+    assert cluster.job_id_in(answer) == found
+
+
+@pytest.mark.parametrize("answer", ["", "this is job 7 of 20\n", "7\n8\n", "Submitted batch job\n", "-7", "7 8"])
+def test_an_answer_with_no_id_or_with_two_is_not_guessed_at(answer):
+    assert cluster.job_id_in(answer) is None
+
+
+@pytest.mark.parametrize("name", ["A B", "1A", "A-B", "", "A=1", "A;reboot"])
+def test_a_variable_with_a_name_that_no_shell_takes_is_refused(name):
+    with pytest.raises(UserError, match="env: .* is no name of a variable"):
+        job.make({"env": {name: "x"}})
 
 
 # ---------------------------------------------------------------------------------------------- under bash
@@ -522,7 +543,8 @@ def test_a_driver_is_known_by_the_runs_path_however_it_is_spelled(tmp_path, endi
     assert driver.find(run) is None
     ending.append(started(run, {"setup": ["exec sleep 60 # a comment with 'one quote"]}))
     # sleep has taken the shell's place, so this is no driver any more
-    wait_until(lambda: not driver.alive(run, ending[0]), "the shell becomes sleep", 30)
+    wait_until(lambda: driver._command_line(ending[0]).startswith("sleep"), "the shell becomes sleep", 30)
+    assert not driver.alive(run, ending[0])
     ending.append(started(run, {"setup": ["echo 'in the shell", "of the setup'", "sleep 60 # isn't over"]}))
     wait_until(lambda: driver.alive(run, ending[1]), "the shell has a command line", 30)
     (tmp_path / "link").symlink_to(tmp_path / "my runs")

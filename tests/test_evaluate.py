@@ -121,8 +121,13 @@ ASKED = ("--vary", "nms_iou=0.7", "--device", "cpu", "--mem-per-gpu", "2G", "--a
 def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_successor(capsys, on_slurm, tmp_path,
                                                                                    monkeypatch):
     answers = Answers(tmp_path, monkeypatch)
-    answers(sbatch="Submitted batch job 31\n", squeue="", sacct=None, scontrol="", sinfo="")
-    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 31\n")
+    answers(squeue="", sacct=None, scontrol="", sinfo="")
+
+    def sbatch(job_id: int) -> None:
+        keeps = f'for script; do :; done; cat "$script" > {tmp_path}/script\n'
+        answers.script("sbatch", f"{keeps}echo Submitted batch job {job_id}\n")
+
+    sbatch(31)
     code, out, err = call(capsys, on_slurm.path, *ASKED)
     assert (code, err) == (0, "") and "job 31" in out
     asked = {"--account=x", "--qos=low", "--partition=short", "--time=20", "--cpus-per-task=3"}
@@ -134,7 +139,7 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
     assert (job.device, job.mem_per_gpu, job.nodes, job.gpus, job.cpus_per_gpu) == ("cpu", "2G", 1, 2, 3)
     assert on_slurm.threads("sweep001") == 3
 
-    answers.script("sbatch", f"cat \"$2\" > {tmp_path}/script\necho Submitted batch job 32\n")
+    sbatch(32)
     assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
     successor = options((tmp_path / "script").read_text())
     assert asked <= successor

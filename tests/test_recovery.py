@@ -57,6 +57,7 @@ ROWS = [
     ("node failure", answer("COMPLETING", reason="NodeDown"), 0, 7200.0),
     ("deadline", answer("COMPLETING", reason="DeadLine"), 0, 7200.0),
     ("out of memory", answer("COMPLETING", reason="OutOfMemory"), 0, 7200.0),
+    ("killed", answer("COMPLETING", reason="RaisedSignal:9(Killed)"), 0, 7200.0),
     ("ended by Slurm", answer("COMPLETING", reason="SystemFailure"), 0, 7200.0),
     ("ended by Slurm", answer("COMPLETING", reason=""), 0, 7200.0),
     # ended: a rank that asks late, or a task that outlived its job on a node that Slurm took for dead

@@ -77,6 +77,7 @@ def test_a_sweep_keeps_the_whole_job_that_it_was_submitted_with(run):
     kept = run.job("sweep001")
     assert (kept.device, kept.mem_per_gpu, kept.account, kept.gpus, kept.nodes) == ("cpu", "2G", "x", 2, 1)
     assert run.threads("sweep001") == 3 and run.threads("train") == run.spec.threads
+    assert files.read_json(run.elements_file("sweep001"))["block"]["gpus"] == 2, "which code of a former version reads"
     asked = chain.request(run, kept, "sweep001", "token")
     assert (asked.nodes, asked.gpus, asked.time) == (1, 2, "30"), "resolved once, and not again"
 

@@ -92,14 +92,13 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
 
 def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) -> bool:
     """Whether a start that took no attempt is its stage's newest: of the job on record, and no later start of it."""
-    if submissions.stale(run, stage, os.environ.get(TOKEN_ENV, ""), job_id, patience=5.0):
-        return False
-    recorded = submissions.record_of(run, stage).get("job_id")
     newest = work.newest_attempt()
     record = work.read_attempt(newest) if newest else {}
-    if str(record.get("job_id")) != job_id:
-        return bool(recorded) or not newest
-    return int(record.get("restart") or 0) < restart
+    if str(record.get("job_id")) == job_id:
+        return int(record.get("restart") or 0) < restart
+    token, recorded = os.environ.get(TOKEN_ENV, ""), submissions.record_of(run, stage)
+    known = bool(token or recorded.get("job_id") or not newest)
+    return known and submissions.stale(run, stage, token, job_id, patience=0.0) is None
 
 
 def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | None, answer: Mapping[str, str] | None,

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import cluster, files, lead, recovery, site, slurm_ends
 from ..run import Run, Work
-from . import batch
+from . import batch, closing
 from .world import Place
 
 UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
@@ -89,6 +89,27 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
         return None
     batch.succeed(run, attempt, stage, place.job_id, ledger)
     return "Slurm refused the requeue; a job that was submitted in its place goes on, or `resume` does"
+
+
+def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> bool:
+    """Rank 0 and the batch shell may have gone with their node: the first task of another node does their last work.
+
+    Returns:
+        Whether the job has ended with a node, or its batch shell, for good; then it runs again, or one in its place.
+    """
+    if place.cluster != "slurm" or place.node == 0 or place.local_rank != 0:
+        return False
+    cause = missed_signal(place)
+    seen_to = any(e.attempt == attempt and e.kind in ("requeue", "successor", "stopped") for e in work.events())
+    if cause not in ("node failure", "killed") or seen_to:
+        return False
+    closing.abort(work, attempt, ledger, rank=place.rank, cause=cause)
+    what = "a node failed" if cause == "node failure" else "the batch shell was killed"
+    ledger.write("end", cause=cause, rank=place.rank, next="stop", detail=f"{what}: Slurm has ended job {place.job_id}")
+    decision = recovery.decide(work)
+    if decision.action == "continue" and not run.cancelled(stage):
+        batch.go_on(run, work, attempt, stage, ledger, decision.reason)
+    return True
 
 
 def slurm_requeues(place: Place) -> bool:

@@ -51,6 +51,7 @@ class EvaluationSupervisor(Supervisor):
 
     def heed(self, attempt: int, ledger: Any) -> None:
         """Ask why a signal came; end what is cancelled, and have the job run again where that is for us to do."""
+        self.stand_in(attempt, ledger)
         if self.place.rank != 0 or not preemption.asked_to_stop() \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return

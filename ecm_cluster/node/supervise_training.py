@@ -36,6 +36,7 @@ class TrainingSupervisor(Supervisor):
         if self.place.rank == 0 and time.monotonic() - self._released > RELEASE_SECONDS:
             self._released = time.monotonic()
             handover.release_due(self.training)
+        self.stand_in(attempt, ledger)
         phase = (self.work.heartbeat(attempt, 0) or {}).get("phase", "starting")
         if self.place.rank != 0 or not preemption.asked_to_stop() or phase not in BEFORE_TRAINING \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:

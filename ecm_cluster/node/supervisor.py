@@ -40,6 +40,7 @@ class Supervisor:
         self.place = world.identify()
         self.generation, self.memory_kills, self.log_begin = 0, 0, 0
         self._stopped_since: float | None = None
+        self._stood_in = float("-inf")
 
     # -- what the two kinds of work answer differently
 
@@ -202,12 +203,20 @@ class Supervisor:
 
     def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
         """Record a crash or kill once, tell the other ranks, and fail the task."""
+        requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
         if not self.work.abort_file(attempt).exists():
             closing.record_exit(self.work, self.place, attempt, ledger, code, self.log_begin,
                                 starved=memory.kills() > self.memory_kills)
             closing.abort(self.work, attempt, ledger, rank=self.place.rank, code=code)
         raise AttemptFailed(f"rank {self.place.rank}: the worker ended with code {code}; "
                             f"see {self.work.rank_log(self.place.rank)}")
+
+    def stand_in(self, attempt: int, ledger: Any) -> None:
+        """After a signal, on another node than rank 0's: that one may have failed, and the batch shell with it."""
+        due = time.monotonic() - self._stood_in > ASK_AGAIN_SECONDS
+        if self.place.node != 0 and preemption.asked_to_stop() and due:
+            self._stood_in = time.monotonic()
+            requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
 
     def stopped_early(self, attempt: int) -> bool:
         """Whether rank 0's supervisor has ended the workers as a signal came, and not as one of them failed."""

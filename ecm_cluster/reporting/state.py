@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, submissions
+from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, starts, submissions
 from ..backends.base import Known, Life
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
@@ -139,6 +139,8 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
     if life.waiting:
         state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
         state.reason += _interrupted(run)
+        if "launch failed" in text:
+            state.reason += "; a Prolog failed, or slurmd could not start the batch script: ask an administrator"
         state.next = release_line(run, "train") if life.held else None
     elif life.vouched:
         state.state, state.reason = "running", text
@@ -156,10 +158,10 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
         known = recovery.ENDINGS[end["cause"]] if end else recovery.ENDINGS["lost"]
         stopped = _only_stopped(known)
         state.state = "stopped" if stopped else "failed"
-        state.reason = recovery.decide(run).reason if end else text or known.text
+        state.reason = recovery.decide(run).reason if end else (text or known.text) + _unrecorded(run)
         log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
-        # what failed wants to be read, and perhaps mended, before it is tried again
-        nothing_to_read = stopped or (end is not None and end.kind == "not-started")
+        # what failed wants to be read, and perhaps fixed, before it is tried again
+        nothing_to_read = stopped or log is None or (end is not None and end.kind == "not-started")
         state.next = chain.resume_line(run) if nothing_to_read else f"less {log}; {chain.resume_line(run)}"
 
 
@@ -179,12 +181,22 @@ def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
     known, stopped = recovery.ENDINGS[cause], _only_stopped(recovery.ENDINGS[cause]) or cause == "cancelled"
     state.state = "stopped" if stopped else "failed"
     state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
-    state.next = chain.resume_line(run) if stopped else f"less {_log_of(run)}; {chain.resume_line(run)}"
+    log = None if stopped else _log_of(run)
+    state.next = f"less {log}; {chain.resume_line(run)}" if log else chain.resume_line(run)
 
 
 def _log_of(run: Run) -> Any:
+    """The newest log of the job itself; None where it has printed nothing."""
     logs = sorted(run.submitit_dir.glob("*_log.out"), key=lambda p: p.stat().st_mtime)
-    return logs[-1] if logs else run.local_log
+    return logs[-1] if logs else run.local_log if run.local_log.exists() else None
+
+
+def _unrecorded(run: Run) -> str:
+    """What may be the matter where a job has ended whose batch script records its starts, and has recorded none."""
+    job_id = submissions.record_of(run, "train").get("job_id")
+    if not job_id or starts.on_record(run, job_id) or not starts.records(run, job_id):
+        return ""
+    return f"; its batch script left no record: a node's Prolog failed, or the nodes do not see {run.path}"
 
 
 def release_line(run: Run, stage: str) -> str:

@@ -84,6 +84,10 @@ class Disturbed:
                 raise Wrong(f"processes that have not ended: {left}")
             time.sleep(0.5)
 
+    def disk_failed(self) -> bool:
+        """Whether anything that the run wrote has failed for ESTALE or ENOSPC."""
+        return self.troubles is not None and any(self.troubles.failed())
+
     # -- kills
 
     def make(self, kill: Kill) -> bool:

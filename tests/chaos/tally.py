@@ -21,6 +21,7 @@ class Tally:
         self.signals: Counter[str] = Counter()
         self.by_ranks: Counter[int] = Counter()
         self.troubles: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()  # calls, by the name of the errno
         self.why_resumed: list[str] = []
         self.runs: list[dict[str, Any]] = []
         self.interrupted = False
@@ -61,7 +62,7 @@ class Tally:
         """Everything that was counted."""
         return {"kills": self.kills, "at_named_points": self.points.total(), "by_signals": self.signals.total(),
                 "points": dict(self.points.most_common()), "signals": dict(self.signals.most_common()),
-                "besides": dict(self.troubles.most_common()),
+                "besides": dict(self.troubles.most_common()), "failed_calls": dict(self.failed),
                 "kills_by_ranks": dict(sorted(self.by_ranks.items())), "runs": len(self.runs),
                 **{what: self.total(what) for what in ("attempts", "resumes", "iterations", "redone")},
                 "compared_checkpoints": self.total("compared"), "why_resumed": self.why_resumed,
@@ -79,6 +80,8 @@ class Tally:
                               ("besides", told["besides"])):
             lines += ["", f"{title:<72}{sum(counts.values()):>6}"]
             lines += [f"  {label:<70}{count:>6}" for label, count in counts.items()]
+        lines += ["", *(f"{f'file operations that failed with {name}':<72}{count:>6}"
+                        for name, count in told["failed_calls"].items())]
         lines += ["", *(f"{name:<72}{value:>6}" for name, value in {
             "runs brought to their end": told["runs"] - told["lost"], "attempts": told["attempts"],
             "resumes typed": told["resumes"], "iterations of these runs": told["iterations"],

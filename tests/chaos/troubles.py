@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
 import mmap
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -96,9 +98,13 @@ class Troubles:
         self._thread.join()
         for pid in stopped(self._order):
             wake(pid)
+        for name, count in zip(("ESTALE", "ENOSPC"), self.failed(), strict=True):
+            self.tally.failed[name] += count
+
+    def failed(self) -> tuple[int, int]:
+        """How many calls have failed with ESTALE, and with ENOSPC."""
         _, _, stale, full = struct.unpack("4I", self._control[:])
-        self.tally.troubled("single calls that failed with ESTALE", stale)
-        self.tally.troubled("single calls that failed with ENOSPC", full)
+        return stale, full
 
     # -- the thread
 
@@ -182,7 +188,9 @@ def stopped(order: Path) -> list[int]:
 @functools.cache
 def library() -> Path:
     """The file system that fails, compiled for this machine; see ``faults.c``."""
-    built = Path(tempfile.mkdtemp(prefix="chaos-faults-")) / "faults.so"
+    folder = tempfile.mkdtemp(prefix="chaos-faults-")
+    atexit.register(shutil.rmtree, folder)
+    built = Path(folder) / "faults.so"
     source = Path(__file__).with_name("faults.c")
     subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)
     return built

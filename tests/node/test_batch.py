@@ -8,7 +8,7 @@ import pytest
 from answers import Answers
 
 from ecm_cluster import cluster, files, job, recovery
-from ecm_cluster.node import batch, closing
+from ecm_cluster.node import batch, closing, requeue
 from ecm_cluster.node.world import Place
 from ecm_cluster.run import Run
 
@@ -398,3 +398,34 @@ def test_a_job_whose_script_records_no_starts_has_none_missing(run, slurm):
     slurm(scontrol=told("RUNNING", 2))
     batch.settle(run, run, "77", 2)
     assert not run.events()
+
+
+# ---------------------------------------------------------------------------------------------- on another node
+
+
+def elsewhere(local_rank: int = 0, node: int = 1) -> Place:
+    return Place(rank=2, world_size=4, local_rank=local_rank, node=node, nodes=2, job_id="77", restart=0,
+                 cluster="slurm")
+
+
+@pytest.mark.parametrize(("reason", "cause"), [("NodeDown", "node failure"), ("RaisedSignal:9(Killed)", "killed")])
+def test_where_the_first_node_is_gone_a_task_of_another_one_does_its_last_work_once(run, slurm, reason, cause):
+    began(run, 1)
+    run.ledger(1, "train003").write("end", cause="crashed", rank=3, follows=True)
+    closing.abort(run, 1, run.ledger(1, "task003"), rank=3, code=1)
+    slurm(scontrol=told("COMPLETING", reason=reason))
+    assert requeue.stand_in(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
+    assert not requeue.stand_in(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
+    assert requeues(slurm) == 1
+    assert recovery.last_end(run.events(), 1)["cause"] == cause
+
+
+@pytest.mark.parametrize(("answer", "place"), [
+    (told("RUNNING"), elsewhere()), (told("COMPLETING", 1), elsewhere()), (told("COMPLETING"), elsewhere()),
+    (told("COMPLETING", reason="NodeDown"), elsewhere(local_rank=1)),
+    (told("COMPLETING", reason="NodeDown"), elsewhere(node=0))])
+def test_no_other_task_does_that_and_for_no_other_end(run, slurm, answer, place):
+    began(run, 1)
+    slurm(scontrol=answer)
+    assert not requeue.stand_in(run, run, 1, place, run.ledger(1, "task002"), "train")
+    assert not requeues(slurm) and not found(run, "end")

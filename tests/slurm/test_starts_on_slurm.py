@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from endings import began, ends, submit
+from endings import began, ends, submit, train_job, trained
 from small import await_state, logs_of, wait_until
 
 from ecm_cluster import starts
@@ -85,6 +85,22 @@ def test_a_node_failure_that_slurm_does_not_requeue_gets_a_job_in_its_place(slur
     assert ends(run, 1)[0] == "node failure"
     assert run.submissions()[0].job_id != job_id
     assert slurm.job(job_id)["JobState"] == "NODE_FAIL"
+
+
+def test_where_the_batch_shell_dies_with_its_node_another_node_submits_the_job_in_its_place(
+    slurm, small_data, tmp_path
+):
+    run, job_id = submit(slurm, small_data, tmp_path, "first-node", "--nodes", 2, "--no-eval", runner__max_epochs=1)
+    trained(run, 1, 1)
+    slurm.run("scontrol", "update", f"JobId={job_id}", "Requeue=0")
+    first = slurm.job(job_id)["BatchHost"]
+    slurm.kill_node(first)
+    slurm.node_down(first)
+    wait_until(lambda: train_job(run) not in ("", job_id), "a job in its place", look=lambda: logs_of(run))
+    slurm.start_node(first)
+    await_state(run, "done", env=slurm.env, seconds=400)
+    assert ends(run, 1)
+    assert run.read_attempt(2)["job_id"] != job_id
 
 
 def test_a_qos_preempts_a_start_and_an_evaluation_and_both_come_back(make_slurm, small_data, tmp_path):
