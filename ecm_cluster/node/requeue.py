@@ -97,7 +97,7 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     Returns:
         Whether the job has ended with a node, or its batch shell, for good; then it runs again, or one in its place.
     """
-    if place.cluster != "slurm" or place.node == 0 or place.local_rank != 0:
+    if not place.on_slurm or place.node == 0 or place.local_rank != 0:
         return False
     cause = missed_signal(place)
     seen_to = any(e.attempt == attempt and e.kind in ("requeue", "successor", "stopped") for e in work.events())
