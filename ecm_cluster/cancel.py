@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import shlex
-import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import chain, checkpoints, cli, cluster, driver, evaluations, files, liveness, runs, submissions
+from . import chain, checkpoints, cli, files, runs, submissions
 from . import job as jobs
-from .backends import queue
+from .backends import choose
 from .errors import UserError
-from .job_states import ENDED, LIVE
 from .reporting import state as states
 from .run import Run
 
@@ -24,8 +19,6 @@ EPILOG = """examples:
   python -m ecm_cluster.cancel runs/mask_rcnn_r50_1x-001
   python -m ecm_cluster.cancel first second
 """
-SETTLING = 90.0  # seconds for the ranks of a job to end; Slurm kills them KillWait (30 s by default) after scancel
-COMMITTING = 180.0  # seconds for the ranks of a local run to commit and end
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +45,7 @@ def cancel(run: Run) -> int:
         0 if nothing of it runs or waits any more, 1 otherwise.
     """
     try:
-        return _cancel_local(run) if run.spec.cluster == "local" else _cancel_on_slurm(run)
+        return _cancel(run)
     except UserError as error:
         # one that cannot be cancelled must not save the others
         print(f"error: {run.name}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -80,14 +73,11 @@ def _say_done(run: Run, what: str) -> None:
     print(f"  to bring it back: {chain.resume_line(run)}")
 
 
-# ---------------------------------------------------------------------------------------------- Slurm
-
-
-def _cancel_on_slurm(run: Run) -> int:
+def _cancel(run: Run) -> int:
+    backend = choose.of(run)
     with submissions.run_lock(run):
-        if not cluster.slurm_available():
-            raise UserError("cluster: there is no Slurm on this machine (no scancel in PATH); cancel from a login node")
-        live = liveness.on_slurm(run)
+        backend.require("cancel from a login node")
+        live = backend.alive(run)
         if live is None:
             mark(run)
             raise UserError("cluster: Slurm does not answer; the run is marked, so that it will not start again, but "
@@ -95,65 +85,14 @@ def _cancel_on_slurm(run: Run) -> int:
         if not live:
             return _say_nothing_to_do(run)
         mark(run)
-        # the last of the chain first, so that none of it starts while the others end
-        for job_id in reversed(live):
-            cluster.cancel(job_id)
-        back = _settle(run)
-        stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
-        _say_done(run, ", ".join(f"{stage_of[job_id]} {job_id}" for job_id in live))
+        back = backend.end(run, live)
+        if back is None:
+            return _say_nothing_to_do(run)
+        _say_done(run, ", ".join(backend.called(run, list(live))))
     if back:
         print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will end itself as soon as it starts",
               file=sys.stderr)
     return cli.EXIT_FAILED if back else cli.EXIT_OK
-
-
-def _settle(run: Run) -> list[str]:
-    """Wait until the ranks have ended, and cancel again what a requeue brought back at the same moment.
-
-    Returns:
-        Jobs that are still neither gone nor ending.
-    """
-    jobs = [job for job in submissions.of_run(run) if job.job_id]
-    began, told = time.monotonic(), False
-    while True:
-        known = queue.query([job.job_id or "" for job in jobs]) or {}
-        alive = [state for job in jobs if (state := known.get(job.job_id or ""))
-                 and state.is_of(job.token, str(run.submitit_dir)) and state.kind != ENDED]
-        ending = [state.job_id for state in alive if state.kind == LIVE and state.state != "RUNNING"]
-        back = [state.job_id for state in alive if state.job_id not in ending]
-        passed = time.monotonic() - began
-        if not (back or ending) or passed > SETTLING:
-            return back
-        if passed > 2 and not told:
-            print(f"{run.name}: waiting for the ranks to end", flush=True)
-            told = True
-        if passed > 1:
-            for job_id in back:
-                cluster.cancel(job_id)
-        time.sleep(0.3)
-
-
-# ---------------------------------------------------------------------------------------------- one machine
-
-
-def _cancel_local(run: Run) -> int:
-    with submissions.run_lock(run):
-        pid = driver.find(run)
-        if pid is None:
-            return _say_nothing_to_do(run)
-        mark(run)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGTERM)
-        print(f"{run.name}: the ranks commit and end", flush=True)
-        end = time.monotonic() + COMMITTING
-        while driver.alive(run, pid):
-            if time.monotonic() > end:
-                raise UserError(f"RUN: its driver {pid} is still there after {COMMITTING:.0f} s; see {run.local_log}")
-            time.sleep(0.1)
-        if run.completion() and evaluations.chain_done(run, chain.EVALUATE):
-            return _say_nothing_to_do(run)  # it came to its end before the signal came to it
-        _say_done(run, f"driver {pid}")
-    return cli.EXIT_OK
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from . import cluster, driver, evaluations, files, lead, starts, submissions
+from . import cluster, evaluations, files, lead, starts, submissions
 from . import job as jobs
 from .backends import queue
 from .errors import UserError
@@ -20,6 +20,7 @@ from .run import Run
 from .spec import evaluation_job
 
 TRAIN, EVALUATE = "train", "evaluate"
+DEFAULT_CLUSTER = "slurm"
 
 
 def stages(job: jobs.Job) -> list[str]:
@@ -59,14 +60,56 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
     """Submit every stage that has no job yet.
 
     Returns:
-        Job ids by stage, those found again included.
+        Job ids by stage, those found again included; without the evaluation, where sbatch refuses that one alone.
+
+    Raises:
+        UserError: Nothing was submitted.
     """
     ids: dict[str, str] = {}
     with submissions.run_lock(run):
+        before = submissions.record_of(run, TRAIN).get("job_id")
         for stage in stages(job):
-            # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
-            ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+            try:
+                # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
+                ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+            except UserError as refused:
+                if not ids or ids[TRAIN] == before:
+                    raise
+                note_refusal(run, refused)
     return ids
+
+
+def note_refusal(run: Run, refused: UserError) -> None:
+    """Put on record that the training was submitted and its evaluation was not: whoever comes next tries again."""
+    run.ledger(0, "submit").write("refused", stage=EVALUATE, reason=str(refused))
+
+
+def refusal(run: Run) -> str | None:
+    """Why the evaluation of a training that Slurm has taken was refused, if none was submitted since."""
+    told = [e for e in run.events() if e.kind in ("submitted", "refused") and e.get("stage") == EVALUATE]
+    return told[-1]["reason"] if told and told[-1].kind == "refused" else None
+
+
+def submit_refused(run: Run, patience: float = 0.0) -> None:
+    """Submit the evaluation that was refused when its training went in, if Slurm takes it now.
+
+    Raises:
+        UserError: It does not, or another process submits.
+    """
+    if refusal(run) is None:
+        return
+    with submissions.run_lock(run, patience):
+        if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
+            if submissions.record_of(run, EVALUATE).get("job_id"):  # of the job that came before the refused one
+                submissions.renew(run, EVALUATE, queue.cluster_name())
+            train = submissions.record_of(run, TRAIN).get("job_id")
+            submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
+
+
+def half_a_chain(run: Run, reason: str) -> str:
+    """What the user has to know where the evaluation was refused."""
+    return (f"its evaluation is not submitted ({reason}); the next `status` and the end of the training try again, or "
+            f"type `{resume_line(run)}`")
 
 
 def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
@@ -80,7 +123,7 @@ def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
         known = submissions.record_of(run, stage).get("job_id")
         if known:
             return known
-        token = submissions.to_submit(run, stage, "slurm")
+        token = submissions.to_submit(run, stage, queue.cluster_name())
         asked, path = request(run, job, stage, token, after), run.submission_file(stage)
         cluster.write_task(asked, task(run, stage))
         files.kill_point("before-sbatch", path)
@@ -110,26 +153,6 @@ def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) ->
     return found
 
 
-def submit_local(run: Run, job: jobs.Job) -> str:
-    """Start the local driver, which plays the chain on this machine.
-
-    Returns:
-        Its pid.
-    """
-    with submissions.run_lock(run):
-        # a former submission may have died after it started one
-        pid, path = driver.find(run), run.submission_file(TRAIN)
-        token = submissions.record_of(run, TRAIN).get("token") if pid else None
-        token = token or submissions.to_submit(run, TRAIN, "local")
-        files.kill_point("before-driver", path)
-        pid = pid or driver.start(run, job, token=token)
-        files.kill_point("after-driver", path)
-        submissions.write_id(run, TRAIN, pid)
-    return pid
-
-
-
-
 def virtual_ranks(run: Run) -> int:
     """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
     return run.overrides().virtual_ranks or run.spec.virtual_ranks
@@ -154,7 +177,7 @@ def line_to_go_on(run: Run) -> str:
     if submissions.record_of(run, TRAIN).get("former"):
         return resume_line(run)
     flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
-    flags += ["--cluster", "local"] if run.spec.cluster == "local" else []
+    flags += ["--cluster", run.spec.cluster] if run.spec.cluster != DEFAULT_CLUSTER else []
     return "python -m ecm_cluster.submit " + shlex.join(flags)
 
 

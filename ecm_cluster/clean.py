@@ -84,7 +84,7 @@ def unneeded(run: Run) -> dict[str, list[Path]]:
 
 def at_work(run: Run) -> bool:
     """Whether an attempt may still write; where nobody can tell, it may."""
-    return (liveness.on_this_machine(run) if run.spec.cluster == "local" else liveness.on_slurm(run)) != {}
+    return liveness.alive(run) != {}
 
 
 def _files(run: Run, several: list[checkpoints.Manifest]) -> list[Path]:

@@ -17,9 +17,7 @@ from . import (
     chain,
     checkpoints,
     cli,
-    cluster,
     config,
-    driver,
     evaluations,
     files,
     liveness,
@@ -29,6 +27,8 @@ from . import (
     test_settings,
 )
 from . import job as jobs
+from .backends import choose
+from .backends.base import Sweep
 from .errors import UserError
 from .evaluations import Element
 from .reporting import results
@@ -46,7 +46,6 @@ settings that can be varied, in a sweep file (a YAML mapping of names to lists) 
 PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
          "exclude", "reservation", "time", "device", "data_root", "runs_dir")
 OWN_BLOCK = ("nodes", "gpus", "partition", "time")
-ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,7 +126,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
-    local = run.spec.cluster == "local"
+    backend = choose.of(run)
     with submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
@@ -137,64 +136,35 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
-        if not local and not args.dry_run and not cluster.slurm_available():
-            raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); evaluate from a login "
-                            "node")
-        if not local:
+        if backend.queues:
             lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
+            backend.require("evaluate from a login node")
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
-        answered = [e for e in new if has_answers(run, e)]
-        parts = [("the model answers on all images", [e for e in new if e not in answered]),
-                 ("no GPU: detections are there", answered)]
-        if local:
-            if not args.dry_run and at_work(run):
-                raise UserError(f"RUN: {run.name} is at work on this machine; evaluate it when it has ended, or "
-                                "cancel it")
-            parts = [("on this machine", new)]
-        for words, elements in parts:
-            if elements:
-                lines += _queue(run, words, elements, args, scoring_only=elements is answered)
+        for sweep in backend.sweeps(new, [e for e in new if has_answers(run, e)]):
+            lines += _queue(run, sweep, args)
     return lines
 
 
-def at_work(run: Run) -> bool:
-    """Whether a driver has something left to do for the run; one that has not is waited for, as it ends in a moment."""
-    end = time.monotonic() + ENDING_SECONDS
-    while (pid := driver.find(run)) is not None:
-        if time.monotonic() > end or not _has_done_all(run, driver.stage_of(pid)):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def _has_done_all(run: Run, played: str) -> bool:
-    stages = chain.stages(run.job()) if played == driver.CHAIN else [played]
-    return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)
-
-
-def _queue(run: Run, words: str, elements: list[Element], args: argparse.Namespace, scoring_only: bool) -> list[str]:
-    said = f"{len(elements)} to score ({words})"
+def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
+    said = f"{len(sweep.elements)} to score ({sweep.words})"
     if args.dry_run:
-        return [said + ": " + "; ".join(f"{e.at}: {test_settings.label(e.settings)}" for e in elements)]
-    job = place_of(run.job(), args, scoring_only)
+        return [said + ": " + "; ".join(f"{e.at}: {test_settings.label(e.settings)}" for e in sweep.elements)]
+    job = place_of(run.job(), args, sweep.scoring_only)
     stage = chain.next_sweep(run)
-    evaluations.write(run, stage, elements, job)
-    if run.spec.cluster == "local":
-        pid = driver.start(run, job, stage)
-        return [f"{said}: process {pid}, log {run.local_log}"]
+    evaluations.write(run, stage, sweep.elements, job)
     try:
-        job_id = chain.submit_stage(run, job, stage, after=None)
+        return [f"{said}: {choose.of(run).submit_sweep(run, job, stage)}"]
     except UserError:
         if not submissions.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
             run.elements_file(stage).unlink(missing_ok=True)
         raise
-    return [f"{said}: job {job_id}" + (f"_[0-{len(elements) - 1}]" if len(elements) > 1 else "")]
 
 
 def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> jobs.Job:
     """The job on the resources that the command line gives it; one process without a GPU where none is needed."""
-    given = {k: v for k, v in jobs.given_flags(args).items() if k in PLACE and k not in ("data_root", "runs_dir")}
+    given = jobs.withdrawn({k: v for k, v in jobs.given_flags(args).items()
+                            if k in PLACE and k not in ("data_root", "runs_dir")})
     block = dataclasses.replace(job.evaluation, **{k: v for k, v in given.items() if k in OWN_BLOCK},
                                 **({"at_once": args.at_once} if args.at_once else {}))
     if scoring_only:
@@ -205,9 +175,7 @@ def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> job
 
 def waiting(run: Run) -> list[Element]:
     """Elements of stages whose jobs wait or run."""
-    if run.spec.cluster == "local":
-        return []
-    live = liveness.on_slurm(run)
+    live = liveness.alive(run)
     if live is None:
         raise UserError("cluster: Slurm does not answer, so it is not known what is queued already; try again when it "
                         "does")
@@ -246,7 +214,7 @@ def follow(wanted: dict[Run, list[Element]]) -> bool:
             told = done
         if done == total:
             return True
-        busy = any(driver.find(run) if run.spec.cluster == "local" else liveness.on_slurm(run) != {}
+        busy = any(liveness.alive(run) != {}
                    for run, elements in left.items() if elements)
         idle = 0 if busy else idle + 1
         if idle > 2:  # an element that ends and its figures change one by one

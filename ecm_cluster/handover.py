@@ -6,6 +6,8 @@ import os
 
 from . import chain, cluster, evaluations, submissions
 from . import job as jobs
+from .backends import choose, queue
+from .errors import UserError
 from .run import Run
 
 
@@ -29,10 +31,13 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
             return None
         job = run.job()
         if submissions.record_of(run, chain.TRAIN).get("job_id") == job_id:
-            submissions.renew(run, chain.TRAIN)
+            submissions.renew(run, chain.TRAIN, queue.cluster_name())
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
-            _evaluate_after(run, job, train)
+            try:
+                _evaluate_after(run, job, train)
+            except UserError as refused:
+                chain.note_refusal(run, refused)
         return train
 
 
@@ -67,7 +72,7 @@ def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
         return
     if old:
         cluster.cancel(old, token)
-        submissions.renew(run, chain.EVALUATE)
+        submissions.renew(run, chain.EVALUATE, queue.cluster_name())
     chain.submit_stage(run, job, chain.EVALUATE, after=train)
 
 
@@ -80,7 +85,7 @@ def release_due(run: Run) -> list[str]:
     Returns:
         What was released, in the elements' words.
     """
-    if not run.job().evaluation.while_training or run.spec.cluster == "local" or run.completion():
+    if not run.job().evaluation.while_training or not choose.of(run).queues or run.completion():
         return []
     record = submissions.record_of(run, chain.EVALUATE)
     train, array = submissions.record_of(run, chain.TRAIN).get("job_id"), record.get("job_id")

@@ -273,3 +273,9 @@ def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """What the user gave of the flags made by :func:`add_flags`, by field name."""
     names = [f.name for f in fields(Job) if f.metadata["flag"]]
     return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}
+
+
+def withdrawn(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags with None for each that withdraws a value: ``--reservation ''``."""
+    optional = {f.name for f in fields(Job) if f.default is None}
+    return {name: None if value == "" and name in optional else value for name, value in given.items()}

@@ -31,8 +31,8 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config,
                            "options": dict(config.parse_option(text) for text in args.options)})
-    if args.cluster == "slurm" and not args.dry_run:
-        submit.require_slurm()
+    if not args.dry_run:
+        submit.require(args.cluster)
     plan = planning.make(job, args.cluster)
     plan.weights = []  # the checkpoint has them all
     if plan.problems:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from . import checkpoints, exactness, planning, shell, weights
+from .backends import choose
 from .staging import planned
 
 
 def describe(plan: planning.Plan) -> str:
     """The plan as text, a line for each question a user has."""
     job, batch = plan.job, plan.batch
-    used = shell.used(os.environ, job) if plan.where == "slurm" else []
+    used = shell.used(os.environ, job) if choose.named(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
     lines = [
         ("config", plan.config_path),
@@ -38,7 +39,7 @@ def describe(plan: planning.Plan) -> str:
 def describe_place(plan: planning.Plan) -> str:
     """Partition, time limit, and what happens on preemption and at the limit."""
     job = plan.job
-    if plan.where == "local":
+    if not choose.named(plan.where).queues:
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
     name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "the cluster's default")
     text = f"partition {name}, time limit {job.time}"
@@ -51,7 +52,7 @@ def describe_place(plan: planning.Plan) -> str:
 def describe_staging(plan: planning.Plan) -> str:
     """What each node copies for the training, where to, and what happens where there is no room."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
-    return planned.describe(plan.staging, train, os.environ if plan.where == "local" else None)
+    return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
 
 
 def describe_weight(weight: weights.Weight) -> str:
@@ -81,9 +82,9 @@ def describe_evaluation(plan: planning.Plan) -> str:
     what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
     if count > len(places):
         what += f" × {count // len(places)} settings"
-    early = block.while_training and plan.where == "slurm"
+    early = block.while_training and choose.named(plan.where).queues
     when = "as they are committed" if early else "after the training is complete"
-    several = f", {min(block.at_once, count)} at once" if count > 1 and plan.where == "slurm" else ""
+    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
 from . import job as jobs
+from .backends import choose
 from .errors import UserError, one_of
 from .request import python_of
 from .run import Run
@@ -71,7 +72,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     check_data(plan)
     check_place(plan)
     check_operators(plan)
-    if where == "slurm":
+    if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -187,9 +188,10 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     Raises:
         UserError: It would not; in sbatch's words.
     """
-    site.check((chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
-                              elements=1 if stage == chain.TRAIN else len(plan.elements))
-                for stage in chain.stages(plan.job)), "fix the job file or the flags")
+    asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
+                           elements=1 if stage == chain.TRAIN else len(plan.elements))
+             for stage in chain.stages(plan.job)]
+    choose.named(plan.where).check(asked, "fix the job file or the flags")
 
 
 def check_place(plan: Plan) -> None:
@@ -198,7 +200,7 @@ def check_place(plan: Plan) -> None:
     if job.memory_mib is not None:
         size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
         plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if plan.where == "local":
+    if not choose.named(plan.where).queues:
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
                             "--device cpu, where ranks of several nodes run side by side")
@@ -212,6 +214,10 @@ def check_place(plan: Plan) -> None:
         return
     shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
     plan.warnings += shell.ignored(os.environ, job)
+    if len(plan.elements) > site.max_array_size():
+        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
+                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
+                             "which submits several arrays")
     known = site.partitions()
     names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
     for name in names:

@@ -6,16 +6,18 @@ import argparse
 import itertools
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, site, submissions
+from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, submissions
 from . import job as jobs
 from . import snapshot as snapshots
+from .backends import choose
 from .clean import left_by
-from .errors import UserError, one_of
+from .errors import UserError
 from .reporting import state as states
 from .run import Run
 from .spec import Overrides, ResumePoint
@@ -68,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     run = runs.find(args.run, runs_dir)
-    local = run.spec.cluster == "local"
-    if not local and not cluster.slurm_available():
-        raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); resume from a login node")
+    backend = choose.of(run)
+    backend.require("resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))
     with submissions.run_lock(run):
         plan = make_plan(run, args)
@@ -79,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"nothing to do: {states.fold([run])[0].reason}")
             return cli.EXIT_OK
         print("\n".join(f"  {line}" for line in plan.lines))
-        if not local:
-            check_with_slurm(run, plan)
+        backend.check(requests(run, plan), "give other flags", os.environ)  # before anything is changed
         if args.dry_run:
             return dry_run(run, plan)
         carry_out(run, plan, args)
@@ -100,15 +100,15 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     Raises:
         UserError: An attempt is alive, or what was asked for cannot be.
     """
-    changes = {name: value for name, value in jobs.given_flags(args).items() if name in PLACE}
-    local = run.spec.cluster == "local"
-    live = liveness.on_this_machine(run) if local else liveness.on_slurm(run)
+    changes = jobs.withdrawn({name: value for name, value in jobs.given_flags(args).items() if name in PLACE})
+    backend = choose.of(run)
+    live = backend.alive(run)
     if live is None:
         raise UserError(f"cluster: Slurm does not answer, so it is not known whether {run.name} is alive"
                         f"{liveness.last_sign(run)}; resume it when Slurm does")
-    # on one machine one process carries the whole chain
-    training = live if local else set(live) & set(submissions.job_ids(run, chain.TRAIN))
-    behind = [] if local else [job_id for job_id in submissions.job_ids(run, chain.EVALUATE) if job_id in live]
+    stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
+    training = [job_id for job_id in live if stage_of.get(job_id, chain.TRAIN) == chain.TRAIN]
+    behind = [job_id for job_id in live if stage_of.get(job_id) == chain.EVALUATE]
     begun = run.job()
     wanted = chain.stages(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
@@ -124,8 +124,8 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
             raise UserError(f"RUN: the training of {run.name} is complete; only its evaluation is left, so leave out "
                             "--from and --rescale")
     elif training:
-        lost = chain.EVALUATE in wanted and not behind
-        if local or not lost or asked:
+        lost = chain.EVALUATE in backend.records(wanted) and not behind
+        if not lost or asked:
             raise UserError(f"RUN: {run.name} is alive ({', '.join(live.values())}); cancel it first by "
                             f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
         stages = [chain.EVALUATE]
@@ -140,7 +140,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     if changes:
         record.job = {**record.job, **changes}
     job = jobs.make({**begun.as_dict(), **changes})
-    check_place(run, changes, job)
+    choose.of(run).check_changes(run, changes, job)
     lines = []
     if chain.TRAIN in stages:
         ranks = elastic.check(run, begun, job, args.rescale, record)
@@ -156,7 +156,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
         lines.append(f"{'evaluate':<12}the training is "
                      + ("complete" if run.completion() else "alive, and its evaluation is lost"))
     unit = "GPU" if job.device == "cuda" else "CPU rank"
-    place = f", partition {job.partition}" if job.partition and run.spec.cluster != "local" else ""
+    place = f", partition {job.partition}" if job.partition and choose.of(run).queues else ""
     lines.append(f"{'where':<12}{job.nodes} node(s) × {job.gpus} {unit}(s){place}, time limit {job.time}"
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
@@ -182,22 +182,6 @@ def _start(run: Run, point: ResumePoint | None) -> str:
     return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
 
 
-def check_place(run: Run, changes: dict[str, Any], job: jobs.Job) -> None:
-    """Refuse what the run's place cannot give."""
-    if run.spec.cluster != "local":
-        known = [p.name for p in site.partitions()]
-        for name in (changes.get("partition") or "").split(","):
-            if name and known and name not in known:
-                raise one_of("partition", name, known)
-        return
-    for name in changes:
-        if name not in ON_ONE_MACHINE:
-            raise UserError(f"{name}: has no meaning for {run.name}, which runs on one machine without Slurm; "
-                            "leave it out")
-    if job.device == "cuda" and job.nodes > 1:
-        raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1")
-
-
 # ---------------------------------------------------------------------------------------------- doing it
 
 
@@ -211,16 +195,9 @@ def requests(run: Run, plan: Plan) -> list[cluster.Request]:
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
-def check_with_slurm(run: Run, plan: Plan) -> None:
-    """Ask sbatch first, so that nothing is changed where it refuses."""
-    site.check(requests(run, plan), "give other flags", os.environ)
-
-
 def dry_run(run: Run, plan: Plan) -> int:
     """The scripts that would be submitted."""
-    if run.spec.cluster != "local":
-        for asked in requests(run, plan):
-            print(f"\n# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}")
+    print("".join(f"\n{script}\n" for script in choose.of(run).scripts(requests(run, plan))), end="")
     print("dry run: nothing was written or submitted")
     return cli.EXIT_OK
 
@@ -239,26 +216,23 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     brief = {**plan.overrides.as_dict(), **code}
     run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
-        cluster.cancel(job_id)
+        cluster.cancel(job_id, next(job.token for job in submissions.of_run(run) if job.job_id == job_id))
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
-    for stage in reversed(plan.stages) if run.spec.cluster != "local" else [chain.TRAIN]:
-        submissions.renew(run, stage)
+    backend = choose.of(run)
+    for stage in reversed(backend.records(plan.stages)):
+        submissions.renew(run, stage, backend.cluster_name())
     run.cancel_file.unlink(missing_ok=True)
     try:
-        ids = submit(run, plan)
+        ids = backend.submit(run, plan.job)
     except UserError:
+        for stage in backend.records(plan.stages):
+            submissions.take_back_untried(run, stage)
         files.write_json(run.overrides_file, before.as_dict())
         if cancelled is not None:
             files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it go on
         raise
-    say_done(run, ids)
-
-
-def submit(run: Run, plan: Plan) -> dict[str, str]:
-    """Job ids of what is new, by stage; on one machine the driver's pid."""
-    if run.spec.cluster == "local":
-        return {"driver": chain.submit_local(run, plan.job)}
-    return {stage: job_id for stage, job_id in chain.submit(run, plan.job).items() if stage in plan.stages}
+    say_done(run, {name: job_id for name, job_id in ids.items() if name not in chain.stages(plan.job)
+                   or name in plan.stages})
 
 
 def renew_code(run: Run) -> dict[str, Any]:
@@ -282,6 +256,8 @@ def renew_code(run: Run) -> dict[str, Any]:
 def say_done(run: Run, ids: dict[str, str]) -> None:
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    if chain.TRAIN in ids and (refused := chain.refusal(run)):
+        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
     print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
           f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
 

@@ -81,6 +81,12 @@ def partitions() -> list[Partition]:
     return found
 
 
+def max_array_size() -> int:
+    """How many elements an array of jobs may have; Slurm's default where it does not answer."""
+    size = configuration().get("MaxArraySize", "")
+    return max(1, int(size)) if size.isdigit() else 1001
+
+
 def configuration() -> dict[str, str]:
     """``scontrol show config``, and slurmctld's time as ``now``; empty where Slurm does not answer."""
     out = cluster.ask("scontrol", "show", "config", timeout=5.0) or ""

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, cluster, handover, recovery, runs, submissions
+from . import chain, cli, cluster, handover, recovery, runs, submissions
 from . import job as jobs
+from .backends import choose
 from .errors import UserError
 from .reporting import results
 from .reporting import state as states
@@ -47,9 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = runs.list_runs(runs_dir)
     if cluster.slurm_available():
         for run in found:
-            submissions.try_adopt(run)
+            adopt(run)
             release(run)
     folded = states.fold(found)
+    for number, state in enumerate(folded):
+        if state.refused and submitted_now(found[number]):
+            folded[number] = states.fold([found[number]])[0]
     if args.json:
         values: Any = [{**s.as_dict(), **({"events": story(r)} if args.run else {})} for r, s in zip(found, folded)]
         print(json.dumps(finite(values[0] if args.run else values), indent=1))
@@ -60,6 +64,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
     return cli.EXIT_OK
+
+
+def adopt(run: Run) -> None:
+    """Find jobs again whose submitter died, if the run can be read and nobody else is at it."""
+    with contextlib.suppress(UserError, OSError, LookupError):
+        if choose.of(run).queues:
+            submissions.try_adopt(run)
+
+
+def submitted_now(run: Run) -> bool:
+    """Whether Slurm takes an evaluation now that it has refused before."""
+    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        submissions.require_owner(run, "")
+        chain.submit_refused(run)
+    return chain.refusal(run) is None
 
 
 def release(run: Run) -> None:
@@ -184,6 +203,8 @@ def tell(row: dict[str, Any]) -> str | None:
     kind = row["kind"]
     if kind == "submitted":
         return f"{row['stage']} submitted as job {row['job_id']}" + (" (found again)" if row.get("adopted") else "")
+    if kind == "refused":
+        return f"{row['stage']} not submitted: {row['reason']}"
     if kind == "start":
         return f"started on {row['host']}" if row.get("rank") == 0 else None
     if kind == "commit":

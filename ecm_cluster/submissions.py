@@ -125,34 +125,28 @@ def held(run: Run) -> list[int]:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def renew(run: Run, stage: str, where: str | None = None) -> str:
+def renew(run: Run, stage: str, cluster_name: str | None) -> None:
     """Put a new token on record; the job that was there joins the former ones.
 
     Args:
-        where: ``slurm`` or ``local``; None: where the run is.
-
-    Returns:
-        The token.
+        cluster_name: Of Slurm; None: not known, or none.
     """
     record = record_of(run, stage)
     former = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
         former.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
-    where = where or run.spec.cluster
-    token = new_token(run.name, stage)
     path = run.submission_file(stage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"token": token, "cluster": where, "job_id": None, "user": queue.user_name(),
-                            "cluster_name": queue.cluster_name() if where == "slurm" else None, "former": former})
+    files.write_json(path, {"token": new_token(run.name, stage), "cluster": run.spec.cluster, "job_id": None,
+                            "user": queue.user_name(), "cluster_name": cluster_name, "former": former})
     files.kill_point("renewed", path)
-    return token
 
 
-def to_submit(run: Run, stage: str, where: str | None = None) -> str:
+def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
     """The token for the next sbatch of a stage, on record: the present one, if no sbatch was tried with it."""
     record = record_of(run, stage)
     if not record.get("token") or record.get("job_id") or _was_tried(record):
-        renew(run, stage, where)
+        renew(run, stage, cluster_name)
         record = record_of(run, stage)
     files.write_json(run.submission_file(stage), {**record, "submitted": round(time.time(), 3)})
     return record["token"]
@@ -178,9 +172,16 @@ def take_back(run: Run, stage: str) -> None:
     if last is None:
         path.unlink()
         return
-    refused = {"token": record["token"], "job_id": None, "refused": True}
+    refused = [{"token": record["token"], "job_id": None, "refused": True}] if _was_tried(record) else []
     files.write_json(path, {**last, "cluster": record["cluster"], "submitted": None,
-                            "former": [*(row for row in former if row is not last), refused]})
+                            "former": [*(row for row in former if row is not last), *refused]})
+
+
+def take_back_untried(run: Run, stage: str) -> None:
+    """Undo :func:`renew` where it did not come to an sbatch."""
+    record = record_of(run, stage)
+    if record.get("token") and not record.get("job_id") and not _was_tried(record):
+        take_back(run, stage)
 
 
 # ---------------------------------------------------------------------------------------------- finding jobs again
@@ -195,8 +196,7 @@ def adopt(run: Run) -> list[str]:
     Raises:
         UserError: Slurm does not answer.
     """
-    missing = [job for job in of_run(run)
-               if job.cluster == "slurm" and job.job_id is None and not job.refused and _here(job)]
+    missing = _without_id(run)
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
         found |= queue.find([job.token for job in missing if job.user == user], user)
@@ -206,8 +206,9 @@ def adopt(run: Run) -> list[str]:
         for row in (*record.get("former", []), record):
             if row.get("token") in found and row["token"] in tokens:
                 row["job_id"] = found[row["token"]]
-            elif row is not record and row["token"] in tokens:
-                row["refused"] = True  # nothing can be on its way: sbatch holds the lock
+            elif row is not record and row["token"] in tokens and row.get("user") in (None, queue.user_name()):
+                # nothing can be on its way, as sbatch holds the lock; of another user's jobs Slurm may not tell
+                row["refused"] = True
         files.write_json(run.submission_file(stage), record)
         if record.get("token") in found:
             run.ledger(0, "submit").write("submitted", stage=stage, job_id=record["job_id"], adopted=True)
@@ -216,9 +217,14 @@ def adopt(run: Run) -> list[str]:
 
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError), \
-            run_lock(run, patience=0.0):
-        adopt(run)
+    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        if _without_id(run):
+            with run_lock(run, patience=0.0):
+                adopt(run)
+
+
+def _without_id(run: Run) -> list[Submitted]:
+    return [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
 
 
 def _here(job: Submitted) -> bool:
@@ -265,8 +271,8 @@ def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDA
         present = next((job for job in jobs if job.present), None)
         if present is None or present in mine:
             return None
-        if not mine and not token and (present.job_id is None or present.cluster == "local"):
-            return None  # of a job of the former version that is not on record yet, or of a process
+        if not mine and not token and present.job_id is None:
+            return None  # a job of the former version that is not on record yet
         if mine or time.monotonic() > end:
             other = f"job {present.job_id}" if present.job_id else "another submission"
             return f"stale start: job {own[1]} is not the one on record any more, {other} is"

@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     job = read_job(args)
-    if args.cluster == "slurm" and not args.dry_run:
-        require_slurm()
+    if not args.dry_run:
+        require(args.cluster)
     run_dir = Path(job.runs_dir).expanduser().absolute()
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
@@ -78,8 +78,7 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
         return None
     if plan.problems:
         raise UserError(plan.problems[0])
-    if args.cluster == "slurm":
-        planning.check_with_slurm(plan, run)
+    planning.check_with_slurm(plan, run)
     with submit_lock.alone(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
             return go_on_submitting(run, job, args)
@@ -93,13 +92,14 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
 def read_job(args: argparse.Namespace) -> jobs.Job:
     """The validated job of a command line."""
     from . import config, shell
+    from .backends import choose
 
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
         flags["options"] = dict(config.parse_option(text) for text in args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if args.cluster == "slurm" else None)
+    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
     values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
@@ -122,12 +122,11 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     return block
 
 
-def require_slurm() -> None:
-    from . import cluster
+def require(cluster_name: str) -> None:
+    """Refuse to submit to what this machine cannot reach."""
+    from .backends import choose
 
-    if not cluster.slurm_available():
-        raise UserError("cluster: there is no Slurm on this machine (no sbatch in PATH); give --cluster local to run "
-                        "here, or submit from a login node")
+    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node")
 
 
 def next_name(runs_dir: Path, config_path: str) -> str:
@@ -141,14 +140,14 @@ def next_name(runs_dir: Path, config_path: str) -> str:
 
 def dry_run(run: Run, plan: Any) -> None:
     """The scripts that would be submitted, and what would be refused."""
-    from . import chain, cluster
+    from . import chain
+    from .backends import choose
 
-    if plan.where == "slurm":
-        for stage in chain.stages(plan.job):
-            after = "TRAIN_JOB_ID" if stage != chain.TRAIN else None
-            asked = chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN", after,
-                                  elements=1 if stage == chain.TRAIN else len(plan.elements))
-            print(f"\n# ---- sbatch script: {stage}\n{cluster.render(asked)}")
+    asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
+                           "TRAIN_JOB_ID" if stage != chain.TRAIN else None,
+                           elements=1 if stage == chain.TRAIN else len(plan.elements))
+             for stage in chain.stages(plan.job)]
+    print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
     for text in plan.problems:
         print(f"would be refused: {text}", file=sys.stderr)
     print("dry run: nothing was written or submitted")
@@ -215,12 +214,15 @@ def create(run: Run, plan: Any) -> Run:
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     """Submit the chain, say what was done and what to type next."""
     from . import chain
+    from .backends import choose
 
-    ids = {"driver": chain.submit_local(run, job)} if args.cluster == "local" else chain.submit(run, job)
+    ids = choose.of(run).submit(run, job)
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
+    if chain.TRAIN in ids and (refused := chain.refusal(run)):
+        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
     print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     return run
 
@@ -228,12 +230,12 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
 def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
     """A run of this name is there: submit what its former submission did not come to, or refuse."""
     from . import chain, submissions
+    from .backends import choose
 
     with submissions.run_lock(run):
-        job = run.job()
-        cluster_name = run.spec.cluster
-        found = submissions.adopt(run)
-        wanted = chain.stages(job) if cluster_name == "slurm" else [chain.TRAIN]
+        job, backend = run.job(), choose.of(run)
+        found = backend.adopt(run)
+        wanted = backend.records(chain.stages(job))
         recorded = [s.stage for s in run.submissions() if s.job_id]
         if set(wanted) <= set(recorded) and not found:
             raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it "

@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import cli, cluster
+from . import cli
+from .backends import choose
 from .reporting import results
 from .reporting import state as states
 from .run import Run
@@ -25,7 +26,7 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         0 if it is done, 1 otherwise.
     """
     shown, since = "", None
-    interval = 5.0 if cluster.slurm_available() and run.spec.cluster == "slurm" else 1.0
+    interval = choose.of(run).poll_seconds
     while True:
         state = states.fold([run])[0]
         if look is not None:

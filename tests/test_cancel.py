@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
-from small import await_state, job_flags, logs_of, state_of, verb, wait_until
+from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
 from ecm_cluster import files
@@ -31,10 +33,15 @@ def test_an_unknown_run_is_an_error_before_any_other_is_cancelled(tmp_path):
 def test_two_that_steer_a_run_at_once_do_not_meet(tmp_path):
     run = ended_run(tmp_path / "busy")
     with files.locked(run.run_file):
-        for name in ("resume", "cancel"):
-            done = verb(name, run.path, code=None)
-            assert done.returncode != 0
-            assert "another process is submitting or cancelling jobs of busy" in done.stderr
+        waiting = [subprocess.Popen([sys.executable, "-m", f"ecm_cluster.{name}", str(run.path), *more], cwd=ROOT,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                   for name, *more in (("resume", "--dry-run"), ("cancel",))]
+        for process in waiting:
+            assert process.stderr.readline() == "busy: waiting for another process that is submitting or cancelling " \
+                                                "its jobs\n"
+            assert process.poll() is None
+    for process in waiting:
+        assert process.communicate(timeout=60)[1] == "" and process.returncode == 0
 
 
 @pytest.mark.slow

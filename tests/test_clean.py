@@ -70,7 +70,7 @@ def test_with_abandoned_only_what_counts_stays(capsys, run):
 
 
 def test_what_an_attempt_at_work_writes_is_left_alone(capsys, run, monkeypatch):
-    monkeypatch.setattr(clean.liveness, "on_this_machine", lambda run: {"7": "local driver 7"})
+    monkeypatch.setattr(clean.liveness, "alive", lambda run: {"7": "local driver 7"})
     call(capsys, run.path)
     assert f".iter_0000060-a0002.pth{files.TMP_MARK}1-ab" in there(run)
     assert f".iter_0000060-a0001.pth{files.TMP_MARK}1-ab" not in there(run)

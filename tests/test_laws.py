@@ -346,6 +346,21 @@ def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None
     holds([f"{where}:{line} runs {word}" for name, where, line, word in sorted(found) if name not in TALK_TO_SLURM])
 
 
+# what is on record of an attempt or a start, which may be on another machine, and what the environment says
+COMPARES_CLUSTERS = ("ecm_cluster.backends.", "ecm_cluster.node.world", "ecm_cluster.node.closing",
+                     "ecm_cluster.recovery")
+
+
+def test_only_backends_tell_slurm_and_one_machine_apart() -> None:
+    found = [(m.name, f"{m.where}:{node.lineno} compares with {part.value!r}; ask the run's backend")
+             for m in modules("ecm_cluster") for node in m.nodes if isinstance(node, ast.Compare)
+             for part in (node.left, *node.comparators)
+             if isinstance(part, ast.Constant) and part.value in ("slurm", "local")]
+    holds([what for name, what in found if not name.startswith(COMPARES_CLUSTERS)])
+    holds([f"{name} compares no more: take it off COMPARES_CLUSTERS" for name in COMPARES_CLUSTERS[1:]
+           if name not in {module for module, _ in found}])
+
+
 def test_only_cluster_py_imports_submitit() -> None:
     found = {(m.name, f"{m.where}:{i.line}") for m in modules() for i in m.imports
              if is_in(i.name, "submitit")}
@@ -461,8 +476,11 @@ LAYERS = [  # from the ground up
     {"cluster", "driver", "evaluations", "job_states", "site"},
     {"backends.queue"},
     {"submissions"},
-    {"chain", "handover", "slurm_ends"},
-    {"liveness"},
+    {"backends.base"},
+    {"chain", "slurm_ends"},
+    {"backends.local", "backends.slurm"},
+    {"backends.choose"},
+    {"handover", "liveness"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

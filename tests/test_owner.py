@@ -13,7 +13,20 @@ from answers import Answers
 from small import wait_until
 from steering import ended_run
 
-from ecm_cluster import cancel, cli, files, job_states, liveness, resume, status, submissions
+from ecm_cluster import (
+    cancel,
+    chain,
+    cli,
+    cluster,
+    evaluate,
+    evaluations,
+    files,
+    job_states,
+    liveness,
+    resume,
+    status,
+    submissions,
+)
 from ecm_cluster.backends import queue
 from ecm_cluster.run import Run, write_heartbeat
 
@@ -102,20 +115,20 @@ def test_a_verb_that_only_looks_neither_waits_nor_adopts_while_another_submits(a
 
 def test_a_token_is_never_dropped_and_its_job_is_found_behind_a_newer_one(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
-    first = submissions.to_submit(run, "train")  # as if its submitter had died inside sbatch
-    second = submissions.to_submit(run, "train")
+    first = submissions.to_submit(run, "train", None)  # as if its submitter had died inside sbatch
+    second = submissions.to_submit(run, "train", None)
     assert first != second and [job.token for job in submissions.of_stage(run, "train")] == [TOKEN, first, second]
     answers(squeue=rows(f"42;RUNNING;None;N/A;{first};(null)"))
     with submissions.run_lock(run):
         submissions.adopt(run)
     assert submissions.job_ids(run, "train") == ["7", "42"]
-    assert set(liveness.on_slurm(run)) == {"42"}, "cancel and resume see it"
+    assert set(liveness.alive(run)) == {"42"}, "cancel and resume see it"
 
 
 def test_a_token_that_slurm_does_not_know_is_kept_and_not_looked_for_again(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
-    first = submissions.to_submit(run, "train")
-    submissions.to_submit(run, "train")
+    first = submissions.to_submit(run, "train", None)
+    submissions.to_submit(run, "train", None)
     with submissions.run_lock(run):
         submissions.adopt(run)
     jobs = {job.token: job for job in submissions.of_stage(run, "train")}
@@ -133,7 +146,7 @@ def test_a_job_is_found_by_the_name_of_its_script_where_its_comment_is_another(a
 def test_an_id_that_belongs_to_another_job_by_now_is_left_alone(answers, tmp_path, capsys):
     run = slurm_run(tmp_path / "run")
     answers(squeue=rows("7;RUNNING;None;N/A;(null);/data/thesis.sh"))
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
     assert call(cancel, run.path) == 0
     assert "nothing to cancel" in capsys.readouterr().out and "scancel" not in answers.calls()
     assert not run.cancel_file.exists()
@@ -162,7 +175,7 @@ def test_resume_and_cancel_believe_what_status_sees(answers, tmp_path, squeue, b
     if beat:
         write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
     answers(squeue=rows(f"7;{squeue};None;N/A;{TOKEN};") if squeue else squeue)
-    found = liveness.on_slurm(run)
+    found = liveness.alive(run)
     assert (None if found is None else set(found)) == alive
     answers(sbatch="77\n")
     state = status.states.fold([run])[0].state
@@ -175,15 +188,15 @@ def test_a_heartbeat_of_another_jobs_attempt_does_not_vouch_for_this_one(answers
     run = slurm_run(tmp_path / "run")
     attempt(run, job_id="3")
     write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
 
 
 def test_a_job_that_slurm_does_not_list_yet_is_alive_for_a_while(answers, tmp_path):
     run = slurm_run(tmp_path / "run", age=1)
-    assert "does not list it yet" in liveness.on_slurm(run)["7"]
+    assert "does not list it yet" in liveness.alive(run)["7"]
     assert status.states.fold([run])[0].state == "waiting"
     os.utime(run.submission_file("train"), (1, 1))
-    assert liveness.on_slurm(run) == {}
+    assert liveness.alive(run) == {}
 
 
 def test_jobs_are_asked_for_by_id_and_no_setting_of_the_shell_filters_the_answer(answers, tmp_path, monkeypatch):
@@ -192,7 +205,7 @@ def test_jobs_are_asked_for_by_id_and_no_setting_of_the_shell_filters_the_answer
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/slurm.conf")
     answers.script("squeue", f'echo "$@" >> {tmp_path}/asked\nexport -p >> {tmp_path}/asked\nexit 1\n')
-    assert liveness.on_slurm(run) is None
+    assert liveness.alive(run) is None
     asked = (tmp_path / "asked").read_text()
     assert "-j 7 " in asked and "--me" not in asked and "SLURM_CONF" in asked
     assert not any(word in asked for word in ("SQUEUE_", "SACCT_", "SLURM_TIME"))
@@ -235,7 +248,7 @@ def test_the_owner_and_records_without_an_owner_are_as_ever(answers, tmp_path, r
 def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, former, token, job_id, stale):
     run = slurm_run(tmp_path / "run")
     if former:
-        submissions.renew(run, "train", "slurm")
+        submissions.renew(run, "train", None)
         submissions.write_id(run, "train", "8")
     found = submissions.stale(run, "train", token, job_id, patience=0.0)
     assert bool(found) == stale
@@ -257,3 +270,98 @@ def test_nothing_on_record_makes_nothing_stale(tmp_path):
     assert submissions.stale(run, "sweep001", "some token", "9", patience=0.0) is None
 
 
+
+
+# ---------------------------------------------------------------------------------------------- half a chain
+
+
+def one_job_allowed(answers: Answers, run: Run, evaluation: bool) -> None:
+    """An sbatch that takes the training, and the evaluation only if told so."""
+    refuse = "" if evaluation else ("case \"$*\" in *test-only*) ;; *) sed -n '/job-name=.*evaluate/q9' \"$2\"; "
+                                    "[ $? = 9 ] && { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }"
+                                    " ;; esac\n")
+    answers.script("sbatch", f"{refuse}echo ${{1}} >> {answers.folder}/taken\necho 77\n")
+
+
+def test_a_chain_of_which_sbatch_refuses_the_evaluation_says_so_and_is_completed_later(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", attempts=0)
+    os.utime(run.submission_file("train"), (1, 1))
+    one_job_allowed(answers, run, evaluation=False)
+    assert call(resume, run.path) == 0
+    told = capsys.readouterr()
+    assert "submitted: train 77\n" in told.out
+    assert "warning: train 77 is submitted; its evaluation is not submitted (sbatch refused the evaluate job: " \
+           "QOSMaxSubmitJobPerUserLimit)" in told.err
+    token = submissions.record_of(run, "train")["token"]
+    answers(squeue=rows(f"77;RUNNING;None;N/A;{token};"))
+    assert call(status, run.path) == 0
+    told = capsys.readouterr().out
+    assert "running" in told and "its evaluation is not submitted" in told
+    assert f"next: python -m ecm_cluster.resume {run.path}" in told
+    one_job_allowed(answers, run, evaluation=True)
+    assert call(status, run.path) == 0
+    assert "not submitted (" not in capsys.readouterr().out
+    assert submissions.record_of(run, "evaluate")["job_id"] == "77" and chain.refusal(run) is None
+
+
+def test_where_the_training_itself_is_refused_nothing_is_submitted(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", attempts=0)
+    os.utime(run.submission_file("train"), (1, 1))
+    answers.script("sbatch", "case \"$*\" in *test-only*) ;; *) echo no >&2; exit 1 ;; esac\n")
+    assert call(resume, run.path) == 2
+    assert chain.refusal(run) is None and submissions.job_ids(run, "train") == ["4194304"]
+    assert [job.stage for job in submissions.of_run(run) if job.present] == ["train"], "no half of a resume is left"
+
+
+@pytest.mark.parametrize("flag", ["reservation", "account", "qos", "partition", "constraint", "exclude", "gpu-type"])
+def test_a_resume_can_withdraw_a_value(answers, tmp_path, flag):
+    name = flag.replace("-", "_")
+    run = ended_run(tmp_path / "run", "slurm", attempts=0, **{name: "own"}, device="cuda")
+    os.utime(run.submission_file("train"), (1, 1))
+    answers(sbatch="77\n")
+    assert call(resume, run.path, f"--{flag}", "") == 0
+    assert getattr(run.job(), name) is None
+
+
+def test_a_held_job_has_the_line_that_lets_it_start(answers, tmp_path, capsys):
+    run = slurm_run(tmp_path / "run")
+    for state, reason in (("PENDING", "JobHeldUser"), ("PENDING", "JobHeldAdmin"), ("SPECIAL_EXIT", "None"),
+                          ("REQUEUE_HOLD", "None"), ("PENDING", "launch failed requeued held")):
+        answers(squeue=rows(f"7;{state};{reason};N/A;{TOKEN};"))
+        assert call(status, run.path) == 0
+        assert "\nnext: scontrol release 7\n" in capsys.readouterr().out
+
+
+def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(answers, tmp_path, capsys):
+    run = ended_run(tmp_path / "run", "slurm", iterations=(2, 4, 6, 8, 10), attempts=1)
+    files.write_json(run.run_file, {**files.read_json(run.run_file), "digests": {"config": "0"}})
+    run = Run(run.path)
+    os.utime(run.submission_file("train"), (1, 1))
+    answers(scontrol=CONFIG.format("alpha") + "MaxArraySize            = 2\n", sbatch="77\n")
+    assert call(evaluate, run.path, "--checkpoints", "all") == 0, capsys.readouterr().err
+    stages = [stage for stage in submissions.recorded_stages(run) if stage.startswith("sweep")]
+    assert sorted(len(evaluations.read(run, stage)) for stage in stages) == [1, 2, 2]
+    assert answers.calls().count("sbatch --parsable") == 3
+    at = [element.at for stage in stages for element in evaluations.read(run, stage)]
+    assert sorted(at) == sorted(f"iteration {n}" for n in (2, 4, 6, 8, 10))
+
+
+def test_a_colleague_who_looks_finds_a_job_and_rules_none_out(answers, tmp_path):
+    run = slurm_run(tmp_path / "run", user="anna")
+    record = submissions.record_of(run, "train")
+    lost = {"token": "ecm-cluster:run:train:ffffffffffff", "job_id": None, "user": "anna"}
+    files.write_json(run.submission_file("train"), {**record, "job_id": None, "former": [lost]})
+    answers(squeue=rows(f"41;PENDING;None;N/A;{TOKEN};"))
+    assert call(status, run.path) == 0
+    assert "--user anna" in answers.calls()
+    record = submissions.record_of(run, "train")
+    assert record["job_id"] == "41" and "refused" not in record["former"][0]
+
+
+def test_a_requeue_of_an_id_that_is_another_jobs_by_now_is_not_tried(answers):
+    answers(scontrol="JobId=7 JobName=thesis JobState=RUNNING Restarts=0 Requeue=1 Command=/data/thesis.sh Comment=\n")
+    assert not cluster.requeue("7", 0, TOKEN) and not cluster.cancel("7", TOKEN)
+    assert not cluster.depend("7", "afterok:6", TOKEN) and not cluster.release("7", TOKEN)
+    assert set(answers.calls().split("\n")) == {f"{answers.folder}/scontrol -o show job 7", ""}
+    answers(scontrol=f"JobId=7 JobState=RUNNING Restarts=0 Requeue=1 Command={SCRIPT} Comment=own\n")
+    assert cluster.requeue("7", 0, TOKEN) and "scontrol requeue 7" in answers.calls()

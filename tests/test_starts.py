@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from ecm_cluster import chain, files, job, liveness, recovery, resume, starts
+from ecm_cluster import chain, files, job, recovery, resume, starts
+from ecm_cluster.backends import base
 from ecm_cluster.reporting import state
 from ecm_cluster.run import Run
 
@@ -95,7 +96,7 @@ def test_status_says_what_kept_the_run_from_starting(run):
     refused(run, "n1", 0, of_node=False)
     assert starts.failed(run, run.events())["detail"] == "n1: no GPU is visible"
     found = state.RunState("run", str(run.path), "", "")
-    state._unfinished(run, found, liveness.Life(False, "job 77 failed"), None)
+    state._unfinished(run, found, base.Life(False, "job 77 failed"), None)
     assert (found.state, found.reason) == ("failed", "not startable: n1: no GPU is visible")
     assert found.next == chain.resume_line(run), "there is no log to read"
 

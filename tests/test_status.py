@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from answers import Answers
 
-from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, liveness, status
+from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, status
 from ecm_cluster.backends import queue
+from ecm_cluster.backends import slurm as slurm_backend
 from ecm_cluster.job_states import JobState
 from ecm_cluster.ledger import Event
 from ecm_cluster.reporting import state as states
@@ -224,7 +225,7 @@ def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_pa
     assert told(run).reason == "Slurm knows no job 7"
     write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=30, epoch=0)
     assert told(run).state == "running"
-    then = time.time() - liveness.SILENT_SECONDS - 1
+    then = time.time() - slurm_backend.SILENT_SECONDS - 1
     os.utime(run.heartbeat_file(1, 0), (then, then))
     assert told(run).state == "failed"
 

@@ -74,17 +74,20 @@ def call(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, s
     return code, captured.out, captured.err
 
 
+def _is_of_submit(path: Path) -> bool:
+    """Not the lock of a submission that was killed, nor what a driver writes meanwhile."""
+    return path.name != ".submitting" and "starts" not in path.parts
+
+
 def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
     """The one line of a refusal, which left nothing behind."""
-    before = sorted(path for path in Path().rglob("*")
-                  if path.name != ".submitting" and "starts" not in path.parts)
+    before = sorted(filter(_is_of_submit, Path().rglob("*")))
     code, _, err = call(capsys, *argv)
     assert code == 2
     lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
-    assert sorted(path for path in Path().rglob("*")
-                  if path.name != ".submitting" and "starts" not in path.parts) == before
+    assert sorted(filter(_is_of_submit, Path().rglob("*"))) == before
     return lines[0]
 
 

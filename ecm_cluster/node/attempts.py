@@ -60,7 +60,9 @@ def stale(work: Work, run: Run, place: Place, stage: str) -> str | None:
     """Why this start of a job must not take part in the run any more, if another one has its place."""
     newest = work.newest_attempt()
     record = work.read_attempt(newest) if newest else {}
-    if str(record.get("job_id")) == place.job_id and int(record.get("restart") or 0) > place.restart:
+    # an id is given away again after a reset of Slurm, a token never
+    same = str(record.get("job_id")) == place.job_id and record.get("token", "") in ("", place.token)
+    if same and int(record.get("restart") or 0) > place.restart:
         return (f"stale start: job {place.job_id} was restarted: restart {record['restart']} has begun attempt "
                 f"{newest}, and this is restart {place.restart}")
     return submissions.stale(run, stage, place.token, place.job_id)

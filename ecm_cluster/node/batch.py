@@ -6,6 +6,7 @@ returned, or ``none`` where the shell was ended before srun. Imports nothing hea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -34,6 +35,9 @@ def main(run_path: str, stage: str, code: str) -> int:
     work = work_of(run, stage)
     if work is not None:
         after_step(run, work, stage, int(code) if code.isdigit() else None)
+    if stage == chain.TRAIN and run.completion():
+        with contextlib.suppress(UserError):  # `status` and `resume` try it again
+            chain.submit_refused(run, submissions.PATIENCE_ON_NODES)
     return 0
 
 
@@ -49,8 +53,8 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     job_id, restart = world.batch_start()
     newest, start = work.newest_attempt(), f"slurm:{job_id}:{restart}"
     took_part = bool(newest) and is_of(work, newest, job_id, restart)
-    # the fence: a start that a later one has overtaken decides nothing
-    if not took_part and not still_its_turn(run, work, stage, job_id, restart):
+    # the fence: a start that a later one has overtaken decides nothing, nor does one that found the work done
+    if not took_part and (code == 0 or not still_its_turn(run, work, stage, job_id, restart)):
         return
     own = starts.on_record(run, job_id).get(restart)
     # a shell that is being ended itself has seconds; one whose step has ended can wait for slurmctld
@@ -94,7 +98,7 @@ def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) 
         return int(record.get("restart") or 0) < restart
     token, recorded = os.environ.get(TOKEN_ENV, ""), submissions.record_of(run, stage)
     known = bool(token or recorded.get("job_id") or not newest)
-    return known and submissions.stale(run, stage, token, job_id, patience=0.0) is None
+    return known and submissions.stale(run, stage, token, job_id, patience=5.0) is None
 
 
 def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | None, answer: Mapping[str, str] | None,
@@ -190,10 +194,11 @@ def last_words(run: Run) -> str:
 def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
     """Whether the job is still this start's, and not one that its user has cancelled.
 
-    Slurm also takes back a job that is ending, as after a preemption by ``PreemptMode=CANCEL``.
+    Slurm also takes back a job that is ending or has ended, as after a preemption by ``PreemptMode=CANCEL``.
     """
     told = answer or {}
-    ended = told.get("JobState") == "COMPLETING" and slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
+    ended = told.get("JobState") not in slurm_ends.ALIVE and \
+        slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
     return (told.get("JobState") == "RUNNING" or ended) and int(told.get("Restarts") or 0) == restart
 
 

@@ -56,7 +56,7 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
     signals = ", ".join(dict.fromkeys(heard))
     failed = recovery.failed_commit(work.events(), attempt)
     lost = f"; {failed}" if failed else ""
-    if place.cluster == "local":
+    if not place.on_slurm:
         cause = "cancelled" if run.cancelled(stage) else "signalled"
         ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0, next="stop")
         return {"action": "stop", "cause": cause}
@@ -97,7 +97,7 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     Returns:
         Whether the job has ended with a node, or its batch shell, for good; then it runs again, or one in its place.
     """
-    if place.cluster != "slurm" or place.node == 0 or place.local_rank != 0:
+    if not place.on_slurm or place.node == 0 or place.local_rank != 0:
         return False
     cause = missed_signal(place)
     seen_to = any(e.attempt == attempt and e.kind in ("requeue", "successor", "stopped") for e in work.events())

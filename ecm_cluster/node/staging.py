@@ -109,7 +109,7 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
            place: Place, attempt: int, beat: Beat, told: Told) -> None:
     try:
         base = planned.scratch_of(staging, os.environ)
-        if base is None and place.cluster == "local" and not staging.or_fail:
+        if base is None and not place.on_slurm and not staging.or_fail:
             return  # one machine: the disk that the data is on is as near as any other
         if base is None:
             raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a folder; give "

@@ -81,7 +81,7 @@ class EvaluationSupervisor(Supervisor):
     def _cause(self) -> str:
         if self.training.cancelled(self.stage):
             return "cancelled"
-        if self.place.cluster != "slurm":
+        if not self.place.on_slurm:
             # whoever asked for it may have been the driver's death, after which nobody starts the evaluation again
             return "cancelled" if world.driver_is_gone() else "signalled"
         return requeue.ask(self.training, self.place)

@@ -42,7 +42,7 @@ class TrainingSupervisor(Supervisor):
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return
         self._asked = time.monotonic()
-        if self.place.cluster == "local":
+        if not self.place.on_slurm:
             cause = "cancelled" if self.training.cancelled() else "signalled"
         else:
             cause = requeue.ask(self.training, self.place)

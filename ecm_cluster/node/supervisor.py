@@ -98,7 +98,7 @@ class Supervisor:
 
     def look_for_missed_signals(self) -> None:
         """A signal that came while Python started was ignored: rank 0 asks Slurm whether there was one."""
-        if self.place.cluster != "slurm" or self.place.rank != 0:
+        if not self.place.on_slurm or self.place.rank != 0:
             return
         batch.settle(self.training, self.work, self.place.job_id, self.place.restart)
         cause = requeue.missed_signal(self.place)
@@ -119,7 +119,7 @@ class Supervisor:
                 return newest
             if self.already_done():
                 return None
-            if self.place.cluster == "local" and near.gone():
+            if not self.place.on_slurm and near.gone():
                 raise AttemptFailed("another rank's task is gone, and no attempt began")
             time.sleep(0.1)
         raise AttemptFailed(f"rank 0 began no attempt within {JOIN_SECONDS:.0f} s")
@@ -167,7 +167,7 @@ class Supervisor:
         abort = self.work.abort_file(attempt)
         if not abort.exists():
             silence = dog.silent()
-            lost = near.lost() if silence is None and self.place.cluster == "local" else None
+            lost = near.lost() if silence is None and not self.place.on_slurm else None
             if silence is not None:
                 ledger.write("end", cause="hung", rank=self.place.rank, detail=f"rank {self.place.rank}: {silence}; "
                              f"see {self.work.stacks_file(attempt, self.place.rank)}")
@@ -251,7 +251,7 @@ class Supervisor:
         """
         near, end, lost = watchdog.Siblings(self.place.world_size), time.monotonic() + STAY_SECONDS, False
         while time.monotonic() < end and not lost:
-            lost = self.place.cluster == "local" and near.gone()
+            lost = not self.place.on_slurm and near.gone()
             decision = _await_json(path, 1.0)
             if decision is not None:
                 return decision

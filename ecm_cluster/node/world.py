@@ -50,6 +50,11 @@ class Place:
     token: str = ""
 
     @property
+    def on_slurm(self) -> bool:
+        """Whether Slurm looks after the job; else the local driver does."""
+        return self.cluster == "slurm"
+
+    @property
     def identity(self) -> str:
         """The same for all tasks of one start of one job, different for any other."""
         return f"{self.cluster}:{self.job_id}:{self.restart}"

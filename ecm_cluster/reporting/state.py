@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import chain, checkpoints, cluster, driver, evaluations, liveness, recovery, slurm_ends, starts, submissions
-from ..backends import queue
+from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, starts, submissions
+from ..backends.base import Known, Life
 from ..errors import UserError
 from ..run import Evaluation, Run, Work
 from ..values import size_text
 
 ENDED_WELL = ("COMPLETED",)
-Known = liveness.Known
 
 
 @dataclass
@@ -27,6 +26,7 @@ class RunState:
             directory is damaged).
         reason: Why it is in this state, in a few words.
         next: What the user may type, if there is something to do.
+        refused: Slurm has the training, and refused its evaluation.
         seconds_per_iteration, loss: Of the newest heartbeat.
     """
 
@@ -44,6 +44,7 @@ class RunState:
     checkpoint: str | None = None
     jobs: dict[str, str | None] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    refused: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,10 +52,7 @@ class RunState:
 
 def fold(runs: Sequence[Run]) -> list[RunState]:
     """The states of many runs, with one question to Slurm for all of them."""
-    ids = [s.job_id for r in runs for s in r.submissions() if s.cluster == "slurm" and s.job_id]
-    known: Known = {}
-    if ids:
-        known = queue.query(ids) if cluster.slurm_available() else None
+    known = liveness.known(runs)
     return [_fold_or_say_why_not(run, known) for run in runs]
 
 
@@ -89,7 +87,14 @@ def fold_one(run: Run, known: Known) -> RunState:
         state.next = chain.line_to_go_on(run)
     else:
         _scores(run, state)
-        _unfinished(run, state, _life(run, "train", known), accounted(train.job_id, known))
+        life = _life(run, "train", known)
+        _unfinished(run, state, life, accounted(train.job_id, known))
+        own = submissions.get("evaluate")
+        missing = run.job().evaluation.enabled and not (own and own.job_id and _life(run, "evaluate", known).alive)
+        refused = chain.refusal(run) if life.alive and missing else None
+        if refused:
+            state.refused, state.next = True, state.next or chain.resume_line(run)
+            state.reason += f"; {chain.half_a_chain(run, refused)}"
     return state
 
 
@@ -120,12 +125,12 @@ def accounted(job_id: str, known: Known) -> str | None:
     return None if cause == "crashed" else cause  # a job that the run itself has ended is FAILED too
 
 
-def _life(run: Run, stage: str, known: Known) -> liveness.Life:
+def _life(run: Run, stage: str, known: Known) -> Life:
     """Of the present job of a stage."""
     return liveness.of_job(run, submissions.of_stage(run, stage)[-1], known)
 
 
-def _unfinished(run: Run, state: RunState, life: liveness.Life, accounted: str | None) -> None:
+def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) -> None:
     end, text = recovery.newest_end(run), life.text
     if life.alive is False and accounted and (end is None or end["cause"] == "lost"):
         _ended_for_slurm(run, state, accounted, text)
@@ -232,8 +237,11 @@ def _after_training(run: Run, state: RunState, submission: Any, known: Known) ->
     if submission and submission.job_id:
         life = _life(run, submission.stage, known)
     else:
-        here = driver.find(run) if run.spec.cluster == "local" else None
-        life = liveness.Life(bool(here), f"local driver {here}" if here else "no evaluation job was recorded")
+        here = list((liveness.alive(run) or {}).values())
+        life = Life(bool(here), here[0] if here else "no evaluation job was recorded")
+    refused = None if life.alive else chain.refusal(run)
+    if refused:
+        state.refused, life = True, Life(False, chain.half_a_chain(run, refused))
     text = life.text
     if life.waiting:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"

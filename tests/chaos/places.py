@@ -136,7 +136,7 @@ class Local(Place):
         return only(p for p in children(int(found)) if "submitit.local._local" in words_of(p))
 
     def alive(self, run: Run) -> bool:
-        return bool(liveness.on_this_machine(run))
+        return bool(liveness.alive(run))
 
     def carriers(self, run: Run) -> list[str]:
         return [pid for pid in os.listdir("/proc") if pid.isdigit() and driver.alive(run, pid)]
@@ -231,7 +231,7 @@ class OnSlurm(Place):
         self.cluster.start_node(node)
 
     def alive(self, run: Run) -> bool:
-        return bool(liveness.on_slurm(run))
+        return bool(liveness.alive(run))
 
     def carriers(self, run: Run) -> list[str]:
         """Jobs whose batch script lies in the run."""

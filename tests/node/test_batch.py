@@ -361,6 +361,8 @@ def test_a_setup_line_that_fails_is_tried_on_one_more_node(run, slurm, monkeypat
 @pytest.mark.parametrize(("answer", "cause", "again"), [
     (told("COMPLETING", 1), "requeued", 0), (told("COMPLETING"), "cancelled", 0),
     (told("COMPLETING", reason="NodeDown"), "node failure", 1),
+    (told("NODE_FAIL", reason="NodeDown"), "node failure", 1),
+    (told("CANCELLED"), "cancelled", 0), (told("PREEMPTED"), "preempted", 1),
     (told("COMPLETING").replace("PreemptTime=None", "PreemptTime=2024-05-03T11:20:31"), "preempted", 1)])
 def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, cause, again):
     for _ in range(5):

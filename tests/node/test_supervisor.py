@@ -196,6 +196,14 @@ def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(
     assert run.completion() is not None and run.attempts() == [1]
 
 
+def test_an_id_that_slurm_gave_to_a_former_job_of_the_run_makes_no_start_stale(run, start):
+    run.attempts_dir.mkdir()
+    files.write_json(run.attempt_file(1), {"number": 1, "job_id": "77", "restart": 3, "token": "t:old", "accepts": [],
+                                           "cluster": "slurm", "identity": "slurm:77:3:0", "host": "n1"})
+    assert ended(start("0;complete", SLURM_JOB_ID="77", ECM_CLUSTER_TOKEN="t:new")) == (0, "")
+    assert run.attempts() == [1, 2]
+
+
 def test_what_is_done_is_not_begun_again(run, start):
     ended(start("complete"))
     assert ended(start("1", job_id="101")) == (0, "")

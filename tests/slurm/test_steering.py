@@ -136,7 +136,7 @@ def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_pat
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
     records = {stage: submissions.record_of(run, stage) for stage in ("train", "evaluate")}
-    assert "sbatch would refuse" in verb("resume", run.path, "--nodes", 99, "--rescale", env=slurm.env, code=2).stderr
+    assert "sbatch would refuse" in verb("resume", run.path, "--constraint", "none", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
     assert {stage: submissions.record_of(run, stage) for stage in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
@@ -240,3 +240,22 @@ def test_an_old_start_that_wakes_up_after_its_node_was_given_up_takes_no_attempt
     assert run.attempts() == [1] and run.read_attempt(1)["restart"] == 1
     assert [e["cause"] for e in run.events() if e.kind == "end" and e.attempt == 1] == ["complete"]
     slurm.start_node(node)
+
+
+def test_where_a_user_may_submit_one_job_the_evaluation_is_submitted_once_slurm_takes_it(
+    make_slurm, small_data, tmp_path
+):
+    slurm = make_slurm(dbd=True, qos={"one": "MaxSubmitJobsPerUser=1"})
+    given = job_flags(small_data, tmp_path, "half")
+    told = verb("submit", held_job(tmp_path), *given[1:], "--qos", "one", env=slurm.env)
+    run = Run(tmp_path / "half")
+    train = submissions.record_of(run, "train")["job_id"]
+    assert f"train {train} is submitted; its evaluation is not submitted (sbatch refused" in told.stderr
+    found = state_of(run, slurm.env)
+    assert found["state"] == "waiting" and "its evaluation is not submitted" in found["reason"]
+    slurm.run("sacctmgr", "-i", "modify", "qos", "one", "set", "MaxSubmitJobsPerUser=5")
+    wait_until(lambda: "not submitted" not in state_of(run, slurm.env)["reason"], "Slurm takes it", 60)
+    ids = present(run)
+    assert in_queue(slurm, run) == [("half", train), ("half.evaluate", ids["evaluate"])]
+    assert slurm.job(ids["evaluate"])["Dependency"].startswith(f"afterok:{train}")
+    verb("cancel", run.path, env=slurm.env)

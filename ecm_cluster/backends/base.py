@@ -1,0 +1,107 @@
+"""Where the jobs of a run are, as the verbs see it: a cluster, or this machine in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Protocol
+
+from ..evaluations import Element
+from ..job import Job
+from ..job_states import JobState
+from ..request import Request
+from ..run import Run
+from ..submissions import Submitted
+
+Known = Optional[Mapping[str, JobState]]  # what Slurm says of jobs; None: it does not answer
+
+
+@dataclass(frozen=True)
+class Life:
+    """Whether a job is alive, and why that is known.
+
+    Attributes:
+        alive: None where it is not known.
+        text: In words, mostly Slurm's.
+        waiting: Alive, and has not started.
+        held: Waits until somebody releases it.
+        vouched: Alive by its heartbeat alone.
+    """
+
+    alive: bool | None
+    text: str
+    waiting: bool = False
+    held: bool = False
+    vouched: bool = False
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Elements that are scored by one submission.
+
+    Attributes:
+        words: How, in words.
+        scoring_only: The model has answered on all images.
+    """
+
+    words: str
+    elements: list[Element]
+    scoring_only: bool = False
+
+
+class Backend(Protocol):
+    """What the verbs ask of the place that a run's jobs are in.
+
+    Attributes:
+        queues: Whether jobs wait there, in partitions, for each other.
+        poll_seconds: Between two looks of who follows a run.
+    """
+
+    queues: bool
+    poll_seconds: float
+
+    def require(self, remedy: str) -> None:
+        """Raise UserError where this machine cannot reach it."""
+
+    def cluster_name(self) -> str | None:
+        """The cluster that commands go to from here."""
+
+    def records(self, stages: Sequence[str]) -> list[str]:
+        """Those of the stages that have a job each, on record."""
+
+    def adopt(self, run: Run) -> list[str]:
+        """Find the jobs whose submitter died before it could record them; the stages of those that are there."""
+
+    def submit(self, run: Run, job: Job) -> dict[str, str]:
+        """Submit what has no job yet; ids by what they are called."""
+
+    def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
+        """How new elements are divided into submissions; ``answered``: those that need no model any more."""
+
+    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
+        """Submit a stage of evaluations; its job in words."""
+
+    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+        """Whether a job is alive, given what Slurm says of it."""
+
+    def alive(self, run: Run) -> dict[str, str] | None:
+        """What of a run is alive, by id, with the reason in words; None where that cannot be told."""
+
+    def called(self, run: Run, ids: Sequence[str]) -> list[str]:
+        """Jobs in the user's words."""
+
+    def end(self, run: Run, live: Mapping[str, str]) -> list[str] | None:
+        """End what is alive, and wait for it.
+
+        Returns:
+            What could not be ended; None: it had come to its own end before.
+        """
+
+    def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
+        """Raise UserError where a job cannot be had there with these options."""
+
+    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+        """Raise UserError where a request would be refused; name what of ``environ`` the jobs do not take over."""
+
+    def scripts(self, requests: Sequence[Request]) -> list[str]:
+        """What would be submitted, for the eye."""

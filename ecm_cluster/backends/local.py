@@ -1,0 +1,124 @@
+"""A run on one machine: a driver plays the chain, one stage after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import chain, driver, evaluations, files, recovery, submissions
+from ..errors import UserError
+from ..evaluations import Element
+from ..job import Job
+from ..request import Request
+from ..run import Run
+from ..submissions import Submitted
+from .base import Known, Life, Sweep
+
+SILENT_SECONDS = 60.0  # without a heartbeat, an attempt on another machine counts as gone
+COMMITTING = 180.0  # seconds for the ranks of a run to commit and end
+ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
+OPTIONS = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
+
+
+class Local:
+    """See :class:`ecm_cluster.backends.base.Backend`."""
+
+    queues = False
+    poll_seconds = 1.0
+
+    def require(self, remedy: str) -> None:
+        pass
+
+    def cluster_name(self) -> str | None:
+        return None
+
+    def records(self, stages: Sequence[str]) -> list[str]:
+        return [chain.TRAIN]  # the driver carries the whole chain
+
+    def adopt(self, run: Run) -> list[str]:
+        return []  # `submit` finds the driver
+
+    def submit(self, run: Run, job: Job) -> dict[str, str]:
+        """Start the driver, or find the one that a submission started before it died."""
+        with submissions.run_lock(run):
+            pid, path = driver.find(run), run.submission_file(chain.TRAIN)
+            token = submissions.record_of(run, chain.TRAIN).get("token") if pid else None
+            token = token or submissions.to_submit(run, chain.TRAIN, self.cluster_name())
+            files.kill_point("before-driver", path)
+            pid = pid or driver.start(run, job, token=token)
+            files.kill_point("after-driver", path)
+            submissions.write_id(run, chain.TRAIN, pid)
+        return {"driver": pid}
+
+    def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
+        return [Sweep("on this machine", new)]
+
+    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
+        end = time.monotonic() + ENDING_SECONDS
+        while (pid := driver.find(run)) is not None:
+            # one that has nothing left to do ends in a moment
+            if time.monotonic() > end or not _has_done_all(run, driver.stage_of(pid)):
+                raise UserError(f"RUN: {run.name} is at work on this machine; evaluate it when it has ended, or cancel "
+                                "it")
+            time.sleep(0.1)
+        return f"process {driver.start(run, job, stage)}, log {run.local_log}"
+
+    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+        return Life(True, f"local driver {job.job_id}") if driver.alive(run, job.job_id or "") else Life(False, "")
+
+    def alive(self, run: Run) -> dict[str, str] | None:
+        """The driver, or ranks that have outlived theirs, by pid; an attempt on another machine by its heartbeat."""
+        pid = driver.find(run)
+        if pid is not None:
+            return {pid: f"local driver {pid}"}
+        ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
+        number = run.newest_attempt()
+        silence = run.silence(number) if number else None
+        if not ranks and silence is not None and silence < SILENT_SECONDS:
+            host = run.read_attempt(number)["host"]
+            if host != socket.gethostname() and recovery.last_end(run.events(), number) is None:
+                return {host: f"attempt {number} on {host}"}
+        return ranks
+
+    def called(self, run: Run, ids: Sequence[str]) -> list[str]:
+        return [f"driver {pid}" for pid in ids]
+
+    def end(self, run: Run, live: Mapping[str, str]) -> list[str] | None:
+        for pid in live:
+            if not pid.isdigit():
+                raise UserError(f"RUN: {live[pid]} cannot be ended from here; the run is marked, so that it will not "
+                                f"start again; type the same on {pid}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
+        print(f"{run.name}: the ranks commit and end", flush=True)
+        end = time.monotonic() + COMMITTING
+        while any(driver.alive(run, pid) for pid in live):
+            if time.monotonic() > end:
+                raise UserError(f"RUN: its driver {', '.join(live)} is still there after {COMMITTING:.0f} s; see "
+                                f"{run.local_log}")
+            time.sleep(0.1)
+        return None if run.completion() and evaluations.chain_done(run, chain.EVALUATE) else []
+
+    def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
+        for name in changes:
+            if name not in OPTIONS:
+                raise UserError(f"{name}: has no meaning for {run.name}, which runs on one machine without Slurm; "
+                                "leave it out")
+        if job.device == "cuda" and job.nodes > 1:
+            raise UserError(f"nodes: invalid value {job.nodes}; expected 1 on one machine with device cuda")
+
+    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+        pass
+
+    def scripts(self, requests: Sequence[Request]) -> list[str]:
+        return []
+
+
+def _has_done_all(run: Run, played: str) -> bool:
+    stages = chain.stages(run.job()) if played == driver.CHAIN else [played]
+    return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)

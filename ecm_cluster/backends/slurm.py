@@ -1,0 +1,155 @@
+"""A run's jobs on Slurm.
+
+Whether a job is alive has three answers: alive, ended, and not known. Slurm's word counts first, for a job that still
+carries its token. Where Slurm does not know a job, or does not answer, a fresh heartbeat says that it is alive (another
+cluster's login node, accounting that has forgotten it), and so does a record so young that Slurm may not list the job
+yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import chain, cluster, evaluations, files, recovery, site, submissions
+from ..errors import UserError, one_of
+from ..evaluations import Element
+from ..job import Job
+from ..job_states import ENDED, LIVE, WAITING
+from ..request import Request
+from ..run import Run, Work
+from ..submissions import Submitted
+from . import queue
+from .base import Known, Life, Sweep
+
+SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
+YOUNG_SECONDS = 60.0  # that Slurm may take to list a job whose id it has given
+SETTLING = 90.0  # seconds for the ranks of a job to end; Slurm kills them KillWait (30 s by default) after scancel
+
+
+class Slurm:
+    """See :class:`ecm_cluster.backends.base.Backend`."""
+
+    queues = True
+    poll_seconds = 5.0
+
+    def require(self, remedy: str) -> None:
+        if not cluster.slurm_available():
+            raise UserError(f"cluster: there is no Slurm on this machine (no sbatch in PATH); {remedy}")
+
+    def cluster_name(self) -> str | None:
+        return queue.cluster_name()
+
+    def records(self, stages: Sequence[str]) -> list[str]:
+        return list(stages)
+
+    def adopt(self, run: Run) -> list[str]:
+        return submissions.adopt(run)
+
+    def submit(self, run: Run, job: Job) -> dict[str, str]:
+        return chain.submit(run, job)
+
+    def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
+        limit = site.max_array_size()
+        kinds = (("the model answers on all images", [e for e in new if e not in answered], False),
+                 ("no GPU: detections are there", answered, True))
+        return [Sweep(words, elements[begin:begin + limit], scoring_only) for words, elements, scoring_only in kinds
+                for begin in range(0, len(elements), limit)]
+
+    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
+        several = len(evaluations.read(run, stage))
+        return f"job {chain.submit_stage(run, job, stage, after=None)}" + (f"_[0-{several - 1}]" if several > 1 else "")
+
+    # -- what is alive
+
+    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+        told = (known or {}).get(job.job_id or "")
+        if told is None or not told.is_of(job.token, str(run.submitit_dir)):
+            return self._untold(run, job, known is not None)
+        reason = f" ({told.reason})" if told.reason and told.reason != "None" else ""
+        words = f"job {job.job_id} {told.state.lower()}{reason}"
+        if told.kind == WAITING:
+            return Life(True, words, waiting=True, held=told.is_held)
+        return Life(True, f"job {job.job_id} on Slurm") if told.kind == LIVE else Life(False, words)
+
+    def _untold(self, run: Run, job: Submitted, asked: bool) -> Life:
+        text = f"Slurm knows no job {job.job_id}" if asked else "Slurm does not answer here"
+        if any(_vouches(work, job) for work in _works(run, job.stage)):
+            return Life(True, f"by its heartbeat; {text}", vouched=True)
+        if not asked:
+            return Life(None, text)
+        age = files.age(run.submission_file(job.stage)) if job.present else None
+        if age is not None and age < YOUNG_SECONDS:
+            young = f"job {job.job_id} was submitted {age:.0f} s ago, and Slurm does not list it yet"
+            return Life(True, young, waiting=True)
+        return Life(False, text)
+
+    def alive(self, run: Run) -> dict[str, str] | None:
+        """Former jobs included; those whose submitter died are found first."""
+        submissions.try_adopt(run)
+        jobs = [job for job in submissions.of_run(run) if job.job_id]
+        known = queue.query([job.job_id for job in jobs if job.job_id]) if jobs else {}
+        lives = {job.job_id or "": self.life(run, job, known) for job in jobs}
+        if any(life.alive is None for life in lives.values()):
+            return None
+        return {job_id: life.text for job_id, life in lives.items() if life.alive}
+
+    # -- ending it
+
+    def called(self, run: Run, ids: Sequence[str]) -> list[str]:
+        stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
+        return [f"{stage_of[job_id]} {job_id}" for job_id in ids]
+
+    def end(self, run: Run, live: Mapping[str, str]) -> list[str] | None:
+        """Cancel the last of the chain first, so that none of it starts while the others end; again what came back."""
+        jobs = [job for job in submissions.of_run(run) if job.job_id]
+        token_of = {job.job_id or "": job.token for job in jobs}
+        for job_id in reversed(list(live)):
+            cluster.cancel(job_id, token_of[job_id])
+        began, told = time.monotonic(), False
+        while True:
+            known = queue.query(token_of) or {}
+            states = [state for job in jobs if (state := known.get(job.job_id or ""))
+                      and state.is_of(job.token, str(run.submitit_dir)) and state.kind != ENDED]
+            back = [s.job_id for s in states if s.kind == WAITING or s.state == "RUNNING"]
+            passed = time.monotonic() - began
+            if not states or passed > SETTLING:
+                return back
+            if passed > 2 and not told:
+                print(f"{run.name}: waiting for the ranks to end", flush=True)
+                told = True
+            if passed > 1:
+                for job_id in back:
+                    cluster.cancel(job_id, token_of[job_id])
+            time.sleep(0.3)
+
+    # -- before anything is submitted
+
+    def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
+        known = [p.name for p in site.partitions()]
+        for name in (changes.get("partition") or "").split(","):
+            if name and known and name not in known:
+                raise one_of("partition", name, known)
+
+    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+        site.check(requests, remedy, environ)
+
+    def scripts(self, requests: Sequence[Request]) -> list[str]:
+        return [f"# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}" for asked in requests]
+
+
+def _works(run: Run, stage: str) -> list[Work]:
+    if stage == chain.TRAIN:
+        return [run]
+    return [work for work in evaluations.works(run, evaluations.read(run, stage)) if work is not None]
+
+
+def _vouches(work: Work, job: Submitted) -> bool:
+    """Whether the newest attempt is one of this job, has recorded no end, and was heard lately."""
+    newest = work.newest_attempt()
+    if not newest:
+        return False
+    owner = str(work.read_attempt(newest).get("job_id") or job.job_id).partition("_")[0]
+    silence = work.silence(newest) if owner == job.job_id else None
+    return silence is not None and silence < SILENT_SECONDS and recovery.last_end(work.events(), newest) is None
