@@ -215,8 +215,9 @@ class OnSlurm(Place):
 
         def back() -> None:
             with self._one_at_a_time:
-                self.cluster.kill_node(node)
-                self.cluster.start_node(node)
+                if self.cluster.ended(node):  # else another run's power cut has brought it back
+                    self.cluster.kill_node(node)
+                    self.cluster.start_node(node)
 
         return back
 

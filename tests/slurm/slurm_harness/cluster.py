@@ -123,7 +123,12 @@ class SlurmCluster(Commands):
         """Cut a node's power: SIGKILL to slurmd, steps and tasks; or to slurmd only: its tasks live on."""
         if not only_slurmd:
             processes.end(self.slurm_conf, node)
-        self._end(f"slurmd.{node}", seconds=0)
+        if not self.ended(node):
+            self._end(f"slurmd.{node}", seconds=0)
+
+    def ended(self, node: str) -> bool:
+        """Whether a node's slurmd does not run."""
+        return self._gone(f"slurmd.{node}")
 
     def node_down(self, node: str, reason: str = "test") -> None:
         """Declare a node down: an instant NODE_FAIL of its jobs. It is idle again once its slurmd answers.
@@ -133,7 +138,7 @@ class SlurmCluster(Commands):
         """
         words = ("scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}")
         self.run(*words)
-        if self._gone(f"slurmd.{node}") and config.version() >= (23,):
+        if self.ended(node) and config.version() >= (23,):
             time.sleep(1.2)  # an answer that it gave while it lived may have brought it back
             self.run(*words)
 
