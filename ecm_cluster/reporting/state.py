@@ -10,7 +10,7 @@ from typing import Any
 from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, starts, submissions
 from ..backends.base import Known, Life
 from ..errors import UserError
-from ..run import Evaluation, Run, Work
+from ..run import Evaluation, Run
 from ..values import size_text
 from . import trouble
 
