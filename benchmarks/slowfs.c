@@ -12,6 +12,10 @@
  * descriptors however they were come by: opened, duplicated, inherited. Not covered: stdio's own reads, mmap, links
  * from elsewhere that lead below the folder, programs that are linked statically or make system calls themselves.
  *
+ * With SLOWFS_ERRORS=FILE storage fails as the file says at the moment: each of its lines is the number of an error and a
+ * part of a path below the folder, as "116 .abort." (ESTALE) or "28 /" (ENOSPC). To open, list or stat such a name fails
+ * then, but for 28, and to write or sync what was opened fails in any case.
+ *
  * With SLOWFS_COUNT=FILE each process adds a line to the file when it exits: its name, and how many opens, stats,
  * folders, reads and round trips it was charged with.
  */
@@ -113,6 +117,51 @@ static int fd_is_slow(int fd) {
     return slow;
 }
 
+/* The error that is asked for on a path now, 0 for none. */
+static int failing(const char *path) {
+    static const char *orders;
+    static int asked;
+    char text[4096], *line = text, *end;
+    if (!asked) {
+        orders = getenv("SLOWFS_ERRORS");
+        asked = 1;
+    }
+    if (!orders || !path || !is_below(path))
+        return 0;
+    int fd = syscall(SYS_openat, AT_FDCWD, orders, O_RDONLY);
+    if (fd < 0)
+        return 0;
+    ssize_t length = syscall(SYS_read, fd, text, sizeof text - 1);
+    syscall(SYS_close, fd);
+    text[length > 0 ? length : 0] = 0;
+    for (; *line; line = end + !!*end) {
+        end = line + strcspn(line, "\n");
+        char after = *end, *part;
+        *end = 0;
+        int number = strtol(line, &part, 10);
+        if (number && *part && strstr(path, part + 1))
+            return number;
+        *end = after;
+    }
+    return 0;
+}
+
+static int name_fails(const char *path) {
+    int number = failing(path);
+    return number && number != ENOSPC ? (errno = number) : 0;
+}
+
+static int descriptor_fails(int fd) {
+    char link[48], path[PATH_MAX];
+    if (!below_length || !getenv("SLOWFS_ERRORS"))
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
+    path[length > 0 ? length : 0] = 0;
+    int number = failing(path);
+    return number ? (errno = number) : 0;
+}
+
 static void forget(int fd) {
     if (fd >= 0 && fd < MANY)
         state[fd] = UNKNOWN;
@@ -151,10 +200,12 @@ static int opened(int fd) {
 #define OPEN(name) int name(const char *path, int flags, ...) { \
     mode_t mode = MODE(flags); \
     if (name_is_slow(AT_FDCWD, path)) charge_open(flags); \
+    if (name_fails(path)) return -1; \
     return opened(NEXT(name)(path, flags, mode)); }
 #define OPENAT(name) int name(int folder, const char *path, int flags, ...) { \
     mode_t mode = MODE(flags); \
     if (name_is_slow(folder, path)) charge_open(flags); \
+    if (name_fails(path)) return -1; \
     return opened(NEXT(name)(folder, path, flags, mode)); }
 OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64)
 
@@ -172,6 +223,7 @@ ssize_t __pread64_chk(int fd, void *to, size_t n, off64_t at, size_t room) {
 
 #define FOPEN(name) FILE *name(const char *restrict path, const char *restrict mode) { \
     if (name_is_slow(AT_FDCWD, path)) charge(&opens, 2); \
+    if (name_fails(path)) return NULL; \
     FILE *file = NEXT(name)(path, mode); \
     if (file) forget(fileno(file)); \
     return file; }
@@ -180,6 +232,8 @@ FOPEN(fopen) FOPEN(fopen64)
 DIR *opendir(const char *path) {
     if (name_is_slow(AT_FDCWD, path))
         charge(&folders, 1);
+    if (name_fails(path))
+        return NULL;
     DIR *folder = NEXT(opendir)(path);
     if (folder)
         forget(dirfd(folder));
@@ -188,9 +242,11 @@ DIR *opendir(const char *path) {
 
 #define STAT(name, kind) int name(const char *restrict path, struct kind *restrict found) { \
     if (name_is_slow(AT_FDCWD, path)) charge(&stats, 1); \
+    if (name_fails(path)) return -1; \
     return NEXT(name)(path, found); }
 #define STATAT(name, kind) int name(int folder, const char *restrict path, struct kind *restrict found, int flags) { \
     if (name_is_slow(folder, path)) charge(&stats, 1); \
+    if (name_fails(path)) return -1; \
     return NEXT(name)(folder, path, found, flags); }
 STAT(stat, stat) STAT(stat64, stat64) STAT(lstat, stat) STAT(lstat64, stat64)
 STATAT(fstatat, stat) STATAT(fstatat64, stat64)
@@ -198,6 +254,8 @@ STATAT(fstatat, stat) STATAT(fstatat64, stat64)
 int statx(int folder, const char *restrict path, int flags, unsigned mask, struct statx *restrict found) {
     if (name_is_slow(folder, path))
         charge(&stats, 1);
+    if (name_fails(path))
+        return -1;
     return NEXT(statx)(folder, path, flags, mask, found);
 }
 
@@ -205,10 +263,12 @@ int statx(int folder, const char *restrict path, int flags, unsigned mask, struc
 #define XSTAT(name, kind) int name(int version, const char *path, struct kind *found) { \
     int (*next)(int, const char *, struct kind *) = dlsym(RTLD_NEXT, #name); \
     if (name_is_slow(AT_FDCWD, path)) charge(&stats, 1); \
+    if (name_fails(path)) return -1; \
     return next(version, path, found); }
 #define XSTATAT(name, kind) int name(int version, int folder, const char *path, struct kind *found, int flags) { \
     int (*next)(int, int, const char *, struct kind *, int) = dlsym(RTLD_NEXT, #name); \
     if (name_is_slow(folder, path)) charge(&stats, 1); \
+    if (name_fails(path)) return -1; \
     return next(version, folder, path, found, flags); }
 XSTAT(__xstat, stat) XSTAT(__xstat64, stat64) XSTAT(__lxstat, stat) XSTAT(__lxstat64, stat64)
 XSTATAT(__fxstatat, stat) XSTATAT(__fxstatat64, stat64)
@@ -228,6 +288,13 @@ READ(splice, (int fd, off64_t *from, int out, off64_t *to, size_t count, unsigne
      fd, from, out, to, count, flags)
 READ(sendfile, (int out, int fd, off_t *from, size_t count), out, fd, from, count)
 READ(sendfile64, (int out, int fd, off64_t *from, size_t count), out, fd, from, count)
+
+#define WRITE(name, result, parameters, ...) result name parameters { \
+    return descriptor_fails(fd) ? -1 : NEXT(name)(__VA_ARGS__); }
+WRITE(write, ssize_t, (int fd, const void *from, size_t count), fd, from, count)
+WRITE(pwrite, ssize_t, (int fd, const void *from, size_t count, off_t at), fd, from, count, at)
+WRITE(pwrite64, ssize_t, (int fd, const void *from, size_t count, off64_t at), fd, from, count, at)
+WRITE(fsync, int, (int fd), fd)
 
 /* Where a descriptor ends its meaning, it is looked at anew when it is used again. */
 int close(int fd) { forget(fd); return NEXT(close)(fd); }

@@ -163,7 +163,7 @@ def first_checkpoint(run: Any, ranks: int) -> str:
 
     attempt = begin_attempt(run)
     processes = begin(run, ranks, ROOT, ["-m", "ecm_cluster.node.train", str(run.path), str(attempt)], attempt)
-    while (run.heartbeat(attempt) or {}).get("phase") != "training":
+    while not run.rendezvous_file(attempt).exists():  # from there on it ends after its first step
         if any(process.poll() for process in processes):
             raise SystemExit(f"the training ended before its first step; see {run.path}")
         time.sleep(0.2)

@@ -180,16 +180,24 @@ def _is_linked(tmp: Path, target: Path) -> bool:
     return ours.st_nlink > 1
 
 
+def server_time(folder: Path) -> float:
+    """The clock of the server that holds ``folder``, as it stamps a file that changes there."""
+    path = folder / f".{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.utime(handle)  # "now" is the server's; an exclusive creation may keep something else in the time stamp
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        os.unlink(path)
+
+
 def age(path: str | os.PathLike) -> float | None:
     """Seconds since a file was written, by the clock of the file server alone; None where that cannot be told."""
-    target = Path(path)
-    probe = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        probe.touch()
-        try:
-            return max(0.0, probe.stat().st_mtime - target.stat().st_mtime)
-        finally:
-            probe.unlink()
+        now = server_time(Path(path).parent)
+        with open(path, "rb") as handle:  # opened, as an NFS client answers a stat alone from its cache
+            return max(0.0, now - os.fstat(handle.fileno()).st_mtime)
     except OSError:
         return None
 

@@ -15,6 +15,7 @@ from typing import Any
 from . import starts
 from .ledger import Event
 from .run import Evaluation, Run, Work
+from .values import duration_text
 
 # Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
 BARREN_LIMIT = 3
@@ -251,6 +252,15 @@ def failed_commit(events: list[Event], attempt: int) -> str | None:
         return None
     last = tried[-1]
     return f"the checkpoint of iteration {last['iteration']} could not be written ({last['reason']}); {last['stands']}"
+
+
+def failing_text(trouble: dict[str, Any] | None) -> str:
+    """What a heartbeat's ``commits_fail`` says, in words; empty where commits succeed."""
+    if not trouble:
+        return ""
+    stands = "there is no checkpoint yet" if trouble["stands"] is None else \
+        f"the checkpoint of iteration {trouble['stands']} stands"
+    return f"commits have failed for {duration_text(trouble['seconds'])} ({trouble['reason']}); {stands}"
 
 
 def describe_end(end: Event | None) -> dict[str, Any] | None:

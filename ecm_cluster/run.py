@@ -17,9 +17,9 @@ from . import files
 from .errors import UserError
 from .job import Job
 from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
-from .work import Evaluation, Work, write_heartbeat
+from .work import Evaluation, Work
 
-__all__ = ["Evaluation", "Run", "Submission", "Work", "write_heartbeat"]
+__all__ = ["Evaluation", "Run", "Submission", "Work"]
 
 
 @dataclass(frozen=True)

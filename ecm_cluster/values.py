@@ -38,6 +38,12 @@ def parse_time(text: str) -> int:
     return -(-seconds // 60)
 
 
+def duration_text(seconds: float) -> str:
+    """A duration in its largest unit: ``40 s``, ``12 min``, ``3 h``, ``2 d``."""
+    unit, name = next(((u, n) for u, n in ((86400, "d"), (3600, "h"), (60, "min")) if seconds >= u), (1, "s"))
+    return f"{seconds // unit:.0f} {name}"
+
+
 def parse_memory(text: str) -> int:
     """MiB of a size such as ``48G``, ``1500M`` or ``1T``.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 from . import files
 from . import ledger as ledgers
+
+HEARTBEAT_BYTES = 2048  # more than one takes, so that the next one takes no more room
 
 
 class Work:
@@ -91,18 +92,38 @@ class Work:
     def read_attempt(self, number: int) -> dict[str, Any]:
         return files.read_json(self.attempt_file(number))
 
-    def ledger(self, attempt: int, writer: str) -> ledgers.Ledger:
-        return ledgers.Ledger(self.ledger_dir, attempt, writer)
+    def ledger(self, attempt: int, writer: str, patient: bool = False) -> ledgers.Ledger:
+        return ledgers.Ledger(self.ledger_dir, attempt, writer, patient)
 
-    def events(self) -> list[ledgers.Event]:
-        return ledgers.read(self.ledger_dir)
+    def events(self, attempt: int | None = None, writer: str | None = None) -> list[ledgers.Event]:
+        """What is on record; of one attempt or of one writer alone where that will do, which reads fewer files."""
+        return ledgers.read(self.ledger_dir, attempt, writer)
 
-    def heartbeat(self, attempt: int, rank: int = 0) -> dict[str, Any] | None:
-        """The newest progress of one rank: phase, iteration, loss, …; None before the first."""
+    def fold_ledger(self, attempt: int) -> None:
+        """Gather the events of all attempts up to this one, which are closed, in one file; changes none of them."""
+        ledgers.fold(self.ledger_dir, attempt)
+
+    def heartbeat(self, attempt: int) -> dict[str, Any] | None:
+        """The newest progress of an attempt: phase, iteration, loss, …; None before the first, or if it is lost."""
+        for path in (self.heartbeat_file(attempt), self.heartbeat_file(attempt, 0)):
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                return dict(files.read_json(path))
+        return None
+
+    def write_heartbeat(self, attempt: int, **progress: Any) -> None:
+        """Say how far an attempt is; losable, so there is no fsync.
+
+        Rewritten in place: that takes no room on a full disk, and readers on other nodes keep their handle. What they
+        see half written is no JSON.
+        """
+        text = json.dumps({"time": round(time.time(), 3), **progress}).encode().ljust(HEARTBEAT_BYTES)
+        handle = os.open(self.heartbeat_file(attempt), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            return files.read_json(self.heartbeat_file(attempt, rank))
-        except (FileNotFoundError, ValueError):
-            return None
+            os.utime(handle)  # a sign of life even where nothing can be written
+            os.pwrite(handle, text, 0)
+            os.ftruncate(handle, len(text))
+        finally:
+            os.close(handle)
 
     def silence(self, attempt: int, watch: float = 0.0) -> float | None:
         """Seconds since the last sign of life of an attempt, by the file server's clock alone.
@@ -119,7 +140,7 @@ class Work:
         if last is None:
             return None
         try:
-            now = _server_time(self.attempts_dir)
+            now = files.server_time(self.attempts_dir)
         except OSError:
             end = time.monotonic() + watch
             while time.monotonic() < end:
@@ -137,18 +158,6 @@ class Work:
             with contextlib.suppress(OSError), open(path, "rb") as handle:
                 found.append((os.fstat(handle.fileno()).st_mtime, handle.read()))
         return found or None
-
-
-def _server_time(folder: Path) -> float:
-    """The clock of the server that holds ``folder``, as it stamps a file that changes there."""
-    path = folder / f".{files.TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}"
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        os.utime(handle)  # "now" is the server's; an exclusive creation may keep something else in the time stamp
-        return os.fstat(handle).st_mtime
-    finally:
-        os.close(handle)
-        os.unlink(path)
 
 
 class Evaluation(Work):
@@ -193,12 +202,3 @@ class Evaluation(Work):
     def all_metrics(self) -> list[dict[str, Any]]:
         """The documents of every way that this was scored in, the usual one first."""
         return [files.read_json(path) for path in sorted(self.path.glob("metrics*.json"), key=lambda p: len(p.name))]
-
-
-def write_heartbeat(work: Work, attempt: int, rank: int, **progress: Any) -> None:
-    """Tell the supervisor and ``status`` how far a rank is; cheap, not durable, whole or not at all."""
-    target = work.heartbeat_file(attempt, rank)
-    tmp = target.with_suffix(".tmp")
-    # no fsync: a heartbeat lost in a power cut is no loss, and this runs inside the training loop
-    tmp.write_text(json.dumps({"time": time.time(), **progress}))
-    tmp.replace(target)

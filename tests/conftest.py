@@ -34,6 +34,7 @@ def pytest_configure() -> None:
         if ours or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
             del os.environ[name]
     # what runs keep for others is not put among the user's own
+    os.environ["ECM_CLUSTER_HEARTBEAT_SECONDS"] = "0.3"  # tests wait for what a run says of itself
     os.environ["ECM_CLUSTER_ANNOTATIONS"] = tempfile.mkdtemp(prefix="ecm-cluster-annotations-")
 
 

@@ -412,8 +412,6 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
-    ("ecm_cluster.work", "write_text"): "a heartbeat: whole or not at all, but no loss",
-    ("ecm_cluster.work", "replace"): "a heartbeat: whole or not at all, but no loss",
     ("ecm_cluster.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",

@@ -28,7 +28,7 @@ from ecm_cluster import (
     submissions,
 )
 from ecm_cluster.backends import queue
-from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.run import Run
 
 ME = queue.user_name()
 CONFIG = "Configuration data as of 2026-11-25T12:00:00\nClusterName             = {}\n"
@@ -173,7 +173,7 @@ def test_resume_and_cancel_believe_what_status_sees(answers, tmp_path, squeue, b
     run = slurm_run(tmp_path / "run")
     attempt(run)
     if beat:
-        write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
+        run.write_heartbeat(1, phase="training", iteration=1, iterations=9, epoch=0)
     answers(squeue=rows(f"7;{squeue};None;N/A;{TOKEN};") if squeue else squeue)
     found = liveness.alive(run)
     assert (None if found is None else set(found)) == alive
@@ -187,7 +187,7 @@ def test_resume_and_cancel_believe_what_status_sees(answers, tmp_path, squeue, b
 def test_a_heartbeat_of_another_jobs_attempt_does_not_vouch_for_this_one(answers, tmp_path):
     run = slurm_run(tmp_path / "run")
     attempt(run, job_id="3")
-    write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=9, epoch=0)
+    run.write_heartbeat(1, phase="training", iteration=1, iterations=9, epoch=0)
     assert liveness.alive(run) == {}
 
 

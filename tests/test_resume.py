@@ -11,7 +11,7 @@ from steering import ended_run
 from ecm_cluster import chain, checkpoints, files, handover, submissions
 from ecm_cluster.errors import UserError
 from ecm_cluster.recovery import barren_attempts
-from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.run import Run
 from ecm_cluster.spec import Overrides
 
 
@@ -125,7 +125,7 @@ def test_where_slurm_does_not_answer_nothing_is_resumed(tmp_path, monkeypatch):
     from ecm_cluster import resume
 
     run = ended_run(tmp_path / "run", "slurm")
-    write_heartbeat(run, 1, 0, phase="training", iteration=1)
+    run.write_heartbeat(1, phase="training", iteration=1)
     answers = Answers(tmp_path, monkeypatch)
     answers(sbatch=None, squeue=None, sacct=None, scontrol=None)
     with pytest.raises(UserError, match=r"not known whether run is alive \(its last sign of life is \d+ s old\)"):
@@ -136,7 +136,7 @@ def test_where_slurm_does_not_answer_nothing_is_resumed(tmp_path, monkeypatch):
 def test_an_attempt_that_beats_on_another_machine_is_alive(tmp_path):
     run = ended_run(tmp_path / "run")
     files.write_json(run.attempt_file(2), {"number": 2, "host": "elsewhere", "accepts": []})
-    write_heartbeat(run, 2, 0, phase="training", iteration=1)
+    run.write_heartbeat(2, phase="training", iteration=1)
     assert "run is alive (attempt 2 on elsewhere)" in verb("resume", run.path, code=2).stderr
 
 

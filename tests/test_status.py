@@ -22,7 +22,7 @@ from ecm_cluster.backends import slurm as slurm_backend
 from ecm_cluster.job_states import JobState
 from ecm_cluster.ledger import Event
 from ecm_cluster.reporting import state as states
-from ecm_cluster.run import Evaluation, Run, write_heartbeat
+from ecm_cluster.run import Evaluation, Run
 
 
 def make_run(path: Path, where: str = "slurm", submitted: float = 1.0, jobs: dict[str, str | None] | None = None,
@@ -124,7 +124,7 @@ def test_a_running_job_shows_how_far_it_is(tmp_path):
     run = make_run(tmp_path / "run")
     assert told(run, ("7", "RUNNING")).reason == "starting"
     begin(run, 1)
-    write_heartbeat(run, 1, 0, phase="training", iteration=5, iterations=30, epoch=0, loss=1.25,
+    run.write_heartbeat(1, phase="training", iteration=5, iterations=30, epoch=0, loss=1.25,
                     seconds_per_iteration=0.4)
     found = told(run, ("7", "RUNNING"))
     assert (found.state, found.reason, found.iteration, found.iterations, found.loss, found.seconds_per_iteration) == (
@@ -136,7 +136,7 @@ def test_a_new_attempt_begins_where_the_last_checkpoint_is(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     commit(run, 1, 12)
-    write_heartbeat(run, 1, 0, phase="training", iteration=17, iterations=30, epoch=0)
+    run.write_heartbeat(1, phase="training", iteration=17, iterations=30, epoch=0)
     end(run, 1, "preempted")
     begin(run, 2)
     found = told(run, ("7", "RUNNING"))
@@ -223,10 +223,10 @@ def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_pa
     begin(run, 1)
     assert told(run).state == "failed"
     assert told(run).reason == "Slurm knows no job 7"
-    write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=30, epoch=0)
+    run.write_heartbeat(1, phase="training", iteration=1, iterations=30, epoch=0)
     assert told(run).state == "running"
     then = time.time() - slurm_backend.SILENT_SECONDS - 1
-    os.utime(run.heartbeat_file(1, 0), (then, then))
+    os.utime(run.heartbeat_file(1), (then, then))
     assert told(run).state == "failed"
 
 
@@ -239,7 +239,7 @@ def test_where_slurm_does_not_answer_nothing_is_said_to_have_failed(tmp_path):
     found = states.fold_one(run, None)
     assert found.reason == "Slurm does not answer here; attempt 1 ended: Slurm preempted the job"
     begin(run, 2)
-    write_heartbeat(run, 2, 0, phase="training", iteration=1, iterations=30, epoch=0)
+    run.write_heartbeat(2, phase="training", iteration=1, iterations=30, epoch=0)
     assert states.fold_one(run, None).state == "running"
 
 
@@ -270,7 +270,7 @@ def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
     assert told(run, ("8", "RUNNING")).reason == "starting"
     work = evaluation_of(run)
     begin(work, 1)
-    write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)
+    work.write_heartbeat(1, phase="inference", done=3, total=8)
     found = told(run, ("8", "RUNNING"))
     assert (found.state, found.reason) == ("evaluating", "inference 3/8")
     files.write_json(work.metrics_file(), {"figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
@@ -303,7 +303,7 @@ def test_an_evaluation_that_slurm_has_forgotten_runs_only_while_its_heart_beats(
     work = evaluation_of(run)
     begin(work, 1)
     assert told(run).state == "failed"
-    write_heartbeat(work, 1, 0, phase="inference", done=3, total=8)
+    work.write_heartbeat(1, phase="inference", done=3, total=8)
     assert told(run).state == "evaluating"
 
 
@@ -386,7 +386,7 @@ def test_json_has_the_same_fields_for_every_run_and_the_story_for_one(capsys, sl
 def test_a_loss_that_is_not_a_number_leaves_json_readable(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
-    write_heartbeat(run, 1, 0, phase="training", iteration=1, iterations=3, epoch=0, loss=math.nan)
+    run.write_heartbeat(1, phase="training", iteration=1, iterations=3, epoch=0, loss=math.nan)
     out = call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1]
 
     def refuse(name: str) -> None:
@@ -447,7 +447,7 @@ def test_what_a_rank_of_the_same_node_has_just_copied_is_told_once(capsys, slurm
 def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
-    write_heartbeat(run, 1, 0, phase="staging", done=8_100_000_000, total=19_300_000_000)
+    run.write_heartbeat(1, phase="staging", done=8_100_000_000, total=19_300_000_000)
     assert "running: staging 8.1 GB of 19.3 GB" in call(capsys, run.path)[1]
 
 
@@ -518,7 +518,7 @@ def damage(run: Run, what: str) -> None:
     elif what == "another submission":
         run.submission_file("x").write_text("[1, 2]")
     elif what == "heartbeat a list":
-        run.heartbeat_file(1, 0).write_text("[1]")
+        run.heartbeat_file(1).write_text("[1]")
     elif what == "ledger of another":
         (run.ledger_dir / "1st-notes.jsonl").write_text("{}\n[1]\nnull\n")
     elif what == "ledger torn":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ecm_cluster import training_log
-from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.run import Run
 
 
 def attempt(run: Run, number: int, starts_after: int, iterations: range, by_epoch: bool = True,
@@ -60,7 +60,7 @@ def test_a_line_torn_by_a_kill_and_an_attempt_that_logged_nothing_are_passed_ove
 def test_the_readable_log_says_which_iterations_are_redone(tmp_path):
     run = Run(tmp_path / "run")
     attempt(run, 1, 0, range(1, 116))
-    write_heartbeat(run, 1, 0, phase="training", iteration=117)
+    run.write_heartbeat(1, phase="training", iteration=117)
     attempt(run, 2, 100, range(0))
     assert training_log.redone(run, 1, 0) == []
     assert training_log.redone(run, 2, 100) == [

@@ -54,7 +54,7 @@ def test_a_heartbeat_from_the_future_is_no_silence(work):
 
 def test_where_nothing_can_be_written_a_heartbeat_is_watched_if_that_is_asked_for(work, monkeypatch):
     aged(work.heartbeat_file(1), 90)
-    monkeypatch.setattr(works, "_server_time", refuses)
+    monkeypatch.setattr(works.files, "server_time", refuses)
     assert work.silence(1) is None
     assert work.silence(1, watch=0.2) == float("inf")
     beating = threading.Thread(target=lambda: (time.sleep(0.2), work.heartbeat_file(1).touch()))

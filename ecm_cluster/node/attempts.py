@@ -36,9 +36,10 @@ def create(work: Work, run: Run, place: Place, stage: str, mark: str,
         preflight.refuse(work, run, place, stop)
     while True:
         number = work.newest_attempt() + 1
+        ledger = work.ledger(number, "task000", patient=True)
         record = {"number": number, "identity": mark, "time": round(time.time(), 3), "host": socket.gethostname(),
                   "job_id": place.job_id, "cluster": place.cluster, "restart": place.restart, "token": place.token,
-                  "nodes": place.nodes, "world_size": place.world_size, **basis(work.ledger(number, "task000"))}
+                  "nodes": place.nodes, "world_size": place.world_size, **basis(ledger)}
         # after the number was found: whoever starts from here on takes it, and then the link fails
         require_ownership(work, run, place, stage)
         if files.create_exclusive(work.attempt_file(number), json.dumps(record, indent=1)):

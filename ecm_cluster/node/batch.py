@@ -61,7 +61,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     answer = ask(job_id, 0.0 if code is None else PATIENCE_SECONDS)
     if answer is None and code is None and (own is None or own.failure(run) is None):
         return  # nothing is known here: the next start tells from its restart count why this one ended
-    ledger = work.ledger(newest, f"batch.{job_id}.{restart}")
+    ledger = work.ledger(newest, f"batch.{job_id}.{restart}", patient=True)
     refused = starts.failed(work, work.events())
     if refused is not None and (refused["start"] != start or refused.writer == "shell"):
         refused = None

@@ -6,7 +6,6 @@ ranks reduce their wishes (stop, save) over a small gloo group, and all of them 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from .. import checkpoints, files
-from ..run import Run, write_heartbeat
-from . import preemption, rank_buffers
+from ..run import Run
+from . import preemption, pulse, rank_buffers
 from .saving import Saver
 
 
@@ -45,7 +44,7 @@ class Boundary:
         self.run, self.attempt, self.rank, self.world_size, self.group = run, attempt, rank, world_size, group
         self.every, self.seconds, self.keep, self.max_iterations = every, minutes * 60, keep, max_iterations
         self.also = sorted(also)
-        self.ledger = run.ledger(attempt, f"train{rank:03d}")
+        self.ledger = run.ledger(attempt, f"train{rank:03d}", patient=True)
         self._committed_at = self._beat_at = time.monotonic()
         self._began: tuple[float, int] | None = None
         self._step_began: float | None = None
@@ -91,8 +90,8 @@ class Boundary:
         Args:
             wait: Until it is written, or has failed.
         """
+        self._beat(runner, "saving")  # all ranks: those that write nothing wait for rank 0, and may do it as long
         if self.committed != runner._iter:
-            self._beat(runner, "saving")
             own = rank_buffers.gather(runner, self.group)
             if self.saver is not None:
                 self.saver.commit({**runner.state(), "rank_buffers": own}, runner.logger, iteration=runner._iter,
@@ -119,12 +118,11 @@ class Boundary:
         outputs = getattr(runner, "outputs", None)  # not there where an attempt has nothing left to train
         loss = outputs.get("log_vars", {}).get("loss") if isinstance(outputs, dict) else None
         measured = {} if self.saver is None else {"blocked_seconds": self.saver.blocked_seconds,
-                                                  "write_seconds": self.saver.write_seconds}
-        with contextlib.suppress(OSError):  # a full disk takes no heartbeat; that is no reason to end
-            write_heartbeat(self.run, self.attempt, self.rank, phase=phase, iteration=runner._iter,
-                            iterations=self.max_iterations(), epoch=runner._epoch, loss=loss,
-                            seconds_per_iteration=(now - since) / done if done else None,
-                            slowest_step=self.slowest_step, **measured)
+                                                  "write_seconds": self.saver.write_seconds,
+                                                  "commits_fail": self.saver.trouble()}
+        pulse.beat(phase=phase, iteration=runner._iter, iterations=self.max_iterations(), epoch=runner._epoch,
+                   loss=loss, seconds_per_iteration=(now - since) / done if done else None,
+                   slowest_step=self.slowest_step, **measured)
 
     def complete(self, runner: Any) -> None:
         """The end of the training: last checkpoint, then the completion mark.

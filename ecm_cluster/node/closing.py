@@ -22,7 +22,7 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
         log_begin: Size of its log when it was started.
         starved: Whether the kernel has killed something for want of memory since then.
     """
-    if any(e.attempt == attempt and e.kind == "end" and e.get("rank") == place.rank for e in work.events()):
+    if any(e.kind == "end" and e.get("rank") == place.rank for e in work.events(attempt)):
         return
     log = work.rank_log(place.rank)
     end = failures.of_exit(code, log, log_begin)
@@ -48,12 +48,12 @@ def close_open(work: Work, place: Place) -> None:
         place: Of the task that starts now.
     """
     newest = work.newest_attempt()
-    if not newest or recovery.last_end(work.events(), newest) is not None:
+    if not newest or recovery.last_end(work.events(newest), newest) is not None:
         return
     record = work.read_attempt(newest)
     cause, detail = why(record, place)
-    writer = f"closer.{place.job_id}.{place.restart}"
-    work.ledger(newest, writer).write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
+    closer = work.ledger(newest, f"closer.{place.job_id}.{place.restart}", patient=True)
+    closer.write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
 
 
 def why(record: dict, place: Place) -> tuple[str, str]:

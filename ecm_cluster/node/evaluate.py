@@ -6,10 +6,12 @@ chunks, whole or absent; after a restart only what is missing is computed, whate
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from .. import checkpoints, evaluations, files, test_settings
 from ..errors import UserError
 from ..evaluations import Element
 from ..lvis.columns import Detections
-from ..run import Evaluation, Run, write_heartbeat
-from . import preemption, staging
+from ..run import Evaluation, Run
+from . import preemption, pulse, staging
+from .beside import patiently
+from .supervisor import STORAGE_SECONDS
 from .train import enter, load_config, record_failure
 from .world import Place, device_index, identify
 
@@ -33,7 +37,7 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
     assert checkpoint is not None, "the supervisor has seen it"
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
     preemption.watch(work.stacks_file(attempt, place.rank))
-    write_heartbeat(work, attempt, place.rank, phase="starting")
+    pulse.beat(phase="starting")
     try:
         enter(run)
         evaluate(run, work, place, attempt, stage, element, checkpoint)
@@ -49,16 +53,17 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
     if not evaluations.has_detections(work):
         infer(run, work, place, attempt, stage, element, checkpoint)
     if place.rank == 0:
-        write_heartbeat(work, attempt, 0, phase="waiting for other ranks")
-        while not evaluations.has_detections(work):
-            os.listdir(work.detections_dir)  # makes an NFS client look for new names
+        pulse.beat(phase="waiting for other ranks")
+        while not patiently(partial(evaluations.has_detections, work), STORAGE_SECONDS):
+            with contextlib.suppress(OSError):
+                os.listdir(work.detections_dir)  # makes an NFS client look for new names
             time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
         missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
         if missing:
             score_all(run, work, attempt, element, missing, checkpoint)
-        work.ledger(attempt, "evaluate000").write("complete", checkpoint=checkpoint.file,
-                                                  iteration=checkpoint.iteration)
-        work.ledger(attempt, "evaluate000").write("end", cause="complete", rank=0)
+        record = work.ledger(attempt, "evaluate000", patient=True)
+        record.write("complete", checkpoint=checkpoint.file, iteration=checkpoint.iteration)
+        record.write("end", cause="complete", rank=0)
 
 
 def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
@@ -84,7 +89,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
         device = f"cuda:{index}"
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
-                 Beat(work, attempt, place.rank))
+                 Beat())
     data.close_doors(SERVING_SECONDS)
 
 
@@ -101,15 +106,15 @@ def class_counts(run: Run, cfg: Any) -> list[float] | None:
 
 
 class Beat:
-    """A heartbeat with progress, about once a second."""
+    """Progress, about once a second."""
 
-    def __init__(self, work: Evaluation, attempt: int, rank: int) -> None:
-        self.work, self.attempt, self.rank, self._last = work, attempt, rank, 0.0
+    def __init__(self) -> None:
+        self._last = 0.0
 
     def __call__(self, done: int, total: int, phase: str = "inference") -> None:
         if time.monotonic() - self._last >= 1.0 or done == total:
             self._last = time.monotonic()
-            write_heartbeat(self.work, self.attempt, self.rank, phase=phase, done=done, total=total)
+            pulse.beat(phase=phase, done=done, total=total)
 
 
 def score_all(run: Run, work: Evaluation, attempt: int, element: Element, ways: Sequence[Mapping[str, Any]],
@@ -117,7 +122,7 @@ def score_all(run: Run, work: Evaluation, attempt: int, element: Element, ways: 
     """Detections to figures, in every way; detections and annotations are read through once for all."""
     from ..lvis.detections import read_shards
 
-    write_heartbeat(work, attempt, 0, phase="scoring")
+    pulse.beat(phase="scoring")
     digest = annotations_digest(run)
     found = read_shards(evaluations.chunk_files(work) or [])
     for scoring in ways:
@@ -145,9 +150,9 @@ def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: s
     from ..lvis import scoring as scorers
     from ..reporting.tables import metrics_table, per_class_csv, per_class_table
 
-    write_heartbeat(work, attempt, 0, phase="scoring")
+    pulse.beat(phase="scoring")
     annotation_file = Path(run.spec.annotations["test"])
-    beat, way = Beat(work, attempt, 0), evaluations.way_key(scoring)
+    beat, way = Beat(), evaluations.way_key(scoring)
     options = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
     if scoring.get("min_score"):
         found = found.take(found.score >= scoring["min_score"])

@@ -54,7 +54,7 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
         or ``stop``.
     """
     signals = ", ".join(dict.fromkeys(heard))
-    failed = recovery.failed_commit(work.events(), attempt)
+    failed = recovery.failed_commit(work.events(attempt, "train000"), attempt)
     lost = f"; {failed}" if failed else ""
     if not place.on_slurm:
         cause = "cancelled" if run.cancelled(stage) else "signalled"
@@ -100,7 +100,7 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     if not place.on_slurm or place.node == 0 or place.local_rank != 0:
         return False
     cause = missed_signal(place)
-    seen_to = any(e.attempt == attempt and e.kind in ("requeue", "successor", "stopped") for e in work.events())
+    seen_to = any(e.kind in ("requeue", "successor", "stopped") for e in work.events(attempt))
     if cause not in ("node failure", "killed") or seen_to:
         return False
     closing.abort(work, attempt, ledger, rank=place.rank, cause=cause)

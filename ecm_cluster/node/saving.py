@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from .. import checkpoints, files, ledger
+from .. import checkpoints, files, ledger, recovery
 from ..run import Run
 from .failures import DeviceStuck
 from .writer import ALIGNMENT, Outcome, Request, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
+REASON_LENGTH = 300  # of an error's text in the heartbeat
 DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
 
 
@@ -128,7 +129,7 @@ class Saver:
 
     Args:
         keep: Checkpoints to retain besides epochs' ends.
-        record: Takes the events.
+        record: Takes the events; patient, as a full disk takes none.
 
     Attributes:
         last: The newest checkpoint that this attempt committed.
@@ -144,6 +145,9 @@ class Saver:
         self.blocked_seconds = self.write_seconds = 0.0
         self._request: Request | None = None
         self._facts: dict[str, Any] = {}
+        self._failing: tuple[float, str] | None = None
+        counting = checkpoints.accepted(run)
+        self._standing = counting[-1].iteration if counting else None
         self._memory = SharedCopy()
         self.writer = Writer(run, attempt, self._memory.descriptor)
 
@@ -183,28 +187,30 @@ class Saver:
         if outcome.manifest is None:
             self._say_failed(outcome, self._request, logger)
             return
-        manifest, self.failure = outcome.manifest, None
-        self.last, self.write_seconds = manifest, outcome.seconds
+        manifest, self.failure, self._failing = outcome.manifest, None, None
+        self.last, self.write_seconds, self._standing = manifest, outcome.seconds, manifest.iteration
         files.kill_point("before-commit-event", manifest.path(self.run))
-        self._write("commit", logger, **checkpoints.describe(manifest), epoch_end=manifest.epoch_end,
-                    blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
-                    bytes=manifest.size, **self._facts)
+        self.record.write("commit", **checkpoints.describe(manifest), epoch_end=manifest.epoch_end,
+                          blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
+                          bytes=manifest.size, **self._facts)
 
     def _say_failed(self, outcome: Outcome, request: Request, logger: logging.Logger) -> None:
         self.failure = outcome.reason
-        stands = self.stands()
+        stands, again = self.stands(), self._failing is not None
+        self._failing = self._failing[0] if self._failing else time.monotonic(), outcome.reason[:REASON_LENGTH]
         logger.warning("the checkpoint of iteration %d could not be written: %s; %s", request.iteration,
                        outcome.reason, stands)
-        self._write("commit-failed", logger, iteration=request.iteration, reason=outcome.reason, stands=stands)
+        if again:
+            logger.warning("%s", recovery.failing_text(self.trouble()))
+        self.record.write("commit-failed", iteration=request.iteration, reason=outcome.reason, stands=stands)
 
     def stands(self) -> str:
-        """Which checkpoint a restart would go on from, in words."""
-        counting = checkpoints.accepted(self.run)
-        return f"iteration {counting[-1].iteration} stands" if counting else "there is none yet"
+        """Which checkpoint a restart would resume from, in words; known without a look at the storage that fails."""
+        return "there is none yet" if self._standing is None else f"iteration {self._standing} stands"
 
-    def _write(self, kind: str, logger: logging.Logger, **fields: Any) -> None:
-        try:
-            self.record.write(kind, **fields)
-        except OSError as error:  # a full disk takes no event either; the training goes on all the same
-            with contextlib.suppress(OSError):
-                logger.warning("%s: not in the ledger (%s)", kind, error.strerror)
+    def trouble(self) -> dict[str, Any] | None:
+        """Since when commits have failed, and why; None where the newest succeeded."""
+        if self._failing is None:
+            return None
+        began, reason = self._failing
+        return {"seconds": round(time.monotonic() - began), "reason": reason, "stands": self._standing}

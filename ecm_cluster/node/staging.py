@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from .. import config, files
 from ..errors import UserError
 from ..job import Job
-from ..run import Run, Work, write_heartbeat
+from ..run import Run, Work
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from . import preemption, world
+from . import preemption, pulse, world
+from .beside import Quiet
 from .world import Place
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     if record is None:
         return Data()
     staging, memory = Staging.of(record, job), job.memory_mib  # for each GPU, where it is known
-    beat = Beat(work, attempt, place.rank)
+    beat = Beat()
     beat(0, 0, "")
     ann_files = planned.annotation_files(config.read(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
@@ -82,7 +83,7 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
         _stage(staging, memory, ann_files, packs, data, work, place, attempt, beat, told)
     if place.nodes > 1 and place.local_rank == 0:
         files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
-    write_heartbeat(work, attempt, place.rank, phase="starting")
+    pulse.beat(phase="starting")
     return data
 
 
@@ -160,6 +161,7 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
         return
     if place.local_rank != 0:  # a rank that copied without its node's door would keep the other nodes waiting
         _await_marks([work.staged_file(attempt, place.node)])
+        pulse.beat(phase="staging")
         yield None
         return
     from ..staging.broadcast import Circle
@@ -176,9 +178,13 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
 
 def _await_marks(marks: list[Path]) -> None:
     """Wait for files of the attempt; whoever should write one and dies takes this rank along, by its supervisor."""
-    while not all(mark.exists() for mark in marks):
-        os.listdir(marks[0].parent)  # makes an NFS client look for new names
-        time.sleep(0.1)
+    pulse.beat(phase="waiting for data")
+    quiet, missing = Quiet(), marks
+    while missing:
+        with quiet:  # storage that fails for a moment ends nothing
+            missing = [mark for mark in missing if not mark.exists()]
+            os.listdir(marks[0].parent)  # makes an NFS client look for new names
+        time.sleep(0.1 if missing else 0)
 
 
 # ---------------------------------------------------------------------------------------------- the config
@@ -210,8 +216,8 @@ def use(cfg: Any, data: Data) -> None:
 def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
     if place.nodes > 1:
-        write_heartbeat(work, attempt, place.rank, phase="waiting for data")
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
+        pulse.beat(phase="starting")
     data.close_doors(0.0)
 
 
@@ -227,18 +233,17 @@ class Told:
             self("staging", what=what, detail=detail)
 
     def __call__(self, kind: str, **fields: Any) -> None:
-        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}").write(
+        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
             kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
 
 
 class Beat:
-    """A heartbeat about once a second, while bytes arrive: one that stands still counts as silence."""
+    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
 
-    def __init__(self, work: Work, attempt: int, rank: int) -> None:
-        self.work, self.attempt, self.rank = work, attempt, rank
+    def __init__(self) -> None:
         self._last, self._done = 0.0, -1
 
     def __call__(self, done: int, total: int, what: str) -> None:
         if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
             self._last, self._done = time.monotonic(), done
-            write_heartbeat(self.work, self.attempt, self.rank, phase="staging", done=done, total=total)
+            pulse.beat(phase="staging", done=done, total=total)

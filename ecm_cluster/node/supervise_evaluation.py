@@ -6,6 +6,7 @@ long as it is let, and rank 0 sees to it that the job comes back where Slurm wou
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -61,6 +62,13 @@ class EvaluationSupervisor(Supervisor):
             return
         self._asked = float("-inf")
         preemption.clear()
+        try:
+            self._answer(cause, heard, attempt, ledger)
+        except (OSError, ValueError):
+            preemption.ask_to_stop(signal.SIGTERM)  # storage failed: the signal is answered when it does not
+            raise
+
+    def _answer(self, cause: str, heard: list[str], attempt: int, ledger: Any) -> None:
         if cause in ("cancelled", "requeued"):
             # Slurm brings back at the end of the grace what it has preempted
             cause = "preempted" if cause == "requeued" and self._preempted else cause

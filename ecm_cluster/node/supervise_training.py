@@ -7,11 +7,13 @@ staging) it cannot, and that may take longer than a grace.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from .. import chain, checkpoints, handover
 from ..run import Run
 from . import closing, preemption, requeue
+from .beside import Beside
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0
@@ -26,18 +28,16 @@ class TrainingSupervisor(Supervisor):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, run)
-        self._asked = self._released = float("-inf")
+        self._asked = float("-inf")
+
+    def aside(self, attempt: int) -> list[Beside]:
+        """Let evaluations of new checkpoints start, too: Slurm may take a minute to answer."""
+        return [*super().aside(attempt), Beside(partial(handover.release_due, self.training), RELEASE_SECONDS)]
 
     def heed(self, attempt: int, ledger: Any) -> None:
-        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration.
-
-        Between signals, let evaluations of new checkpoints start.
-        """
-        if self.place.rank == 0 and time.monotonic() - self._released > RELEASE_SECONDS:
-            self._released = time.monotonic()
-            handover.release_due(self.training)
+        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
         self.stand_in(attempt, ledger)
-        phase = (self.work.heartbeat(attempt, 0) or {}).get("phase", "starting")
+        phase = self.pulse.read().get("phase", "starting")
         if self.place.rank != 0 or not preemption.asked_to_stop() or phase not in BEFORE_TRAINING \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return

@@ -6,16 +6,16 @@ Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. E
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import traceback
 from typing import Any
 
 from .. import chain, evaluations, training_log
-from ..run import Run, write_heartbeat
-from . import failures, preemption, staging
-from .supervisor import EXIT_STOPPED, STOPPED
+from ..run import Run
+from . import failures, preemption, pulse, staging
+from .supervisor import EXIT_STOPPED
+from .watching import STOPPED
 from .world import Place, identify, join, leave, node_name
 
 
@@ -23,7 +23,7 @@ def main(run_path: str, attempt: int) -> int:
     """Train; see the module's docstring for what is returned."""
     run, place = Run(run_path), identify()
     preemption.watch(run.stacks_file(attempt, place.rank))
-    write_heartbeat(run, attempt, place.rank, phase="starting")
+    pulse.beat(phase="starting")
     try:
         enter(run)
         data = staging.prepare(run, run.job(), run, place, attempt, "train")
@@ -48,8 +48,8 @@ def enter(run: Run) -> None:
 def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseException) -> None:
     """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
     traceback.print_exc()
-    work.ledger(attempt, f"{role}{rank:03d}").write(
-        "end", **failures.end_of(error, rank), iteration=(work.heartbeat(attempt, rank) or {}).get("iteration"),
+    work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
+        "end", **failures.end_of(error, rank), iteration=pulse.last().get("iteration"),
         node=node_name(), traceback=traceback.format_exc()[-8000:])
 
 
@@ -116,8 +116,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
                         also=evaluations.iterations_wanted(run))
     runner.prepare(seed, boundary, share)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
-    write_heartbeat(run, attempt, place.rank, phase="first iteration", iteration=runner.iter,
-                    iterations=max_iterations(), epoch=runner.epoch)
+    pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:
         if runner.iter < max_iterations():
             runner.run([loader], [("train", 1)])
@@ -125,11 +124,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         code = 0
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
-        with contextlib.suppress(OSError):  # from here on the supervisor waits a moment only
-            write_heartbeat(run, attempt, place.rank, phase=STOPPED, iteration=runner.iter)
+        pulse.beat(phase=STOPPED, iteration=runner.iter)  # from here on the supervisor waits a moment only
         code = EXIT_STOPPED
     except Exception:
-        write_heartbeat(run, attempt, place.rank, phase="failed", iteration=runner.iter)
+        pulse.beat(phase="failed", iteration=runner.iter)
         raise
     if place.world_size > 1:
         leave(group)

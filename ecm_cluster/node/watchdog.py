@@ -7,71 +7,100 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..run import Work
 
 # Silence that is allowed in a phase, as a share of the job's hang_minutes. A phase counts by its first words; what is
-# not named here has the whole. None: waiting for others, whom their own supervisors watch.
+# not named here has the whole. None: waiting for others, whom their own supervisors watch. Wherever ranks wait for each
+# other without saying so, in a collective, they are in phases of the same limit.
 PHASES: dict[str, float | None] = {"starting": 1.0, "staging": 1.0, "first iteration": 1.0, "saving": 1.0,
                                    "training": 1 / 6, "inference": 1 / 6, "scoring": 2.0, "waiting": None}
 SLOWEST = 20.0  # an iteration may take this many times the usual, whatever the limit
-PAUSE_SECONDS = 30.0  # a gap between two looks that says that this process itself did not run (scontrol suspend)
+PAUSE_SECONDS = 5.0  # a gap between two looks that says that this process itself did not run (scontrol suspend)
+STOPPED_STATES = "Tt"  # by a signal, or by a debugger
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Process:
+    """What the kernel says of a process: its state (R, S, D, T, …) and the CPU time that it has used."""
+
+    state: str
+    cpu_seconds: float
+
+
+def look_at(pid: int) -> Process:
+    """What the kernel says of a process; state ``?`` where it says nothing."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:
+            fields = handle.read().rpartition(")")[2].split()
+        return Process(fields[0], (int(fields[11]) + int(fields[12])) / TICKS)
+    except (OSError, IndexError, ValueError):
+        return Process("?", 0.0)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Evidence that a worker hangs.
+
+    Attributes:
+        text: What has been silent for how long, in words.
+        seconds: How long, not counting the time in which it could not run.
+        process: The worker's state at the end, and the CPU time that it used in its silence.
+    """
+
+    text: str
+    seconds: float
+    process: Process
 
 
 class Watchdog:
-    """Tells from the heartbeats whether a worker hangs.
+    """Tells from a worker's pulse whether it hangs.
 
-    A rank that waits for another one, in a collective, is as silent as the one that hangs. So silence counts only
-    while nothing is heard of any rank. Clocks are not compared: a heartbeat that differs from the last one is news.
+    Silence is time in which the worker could have said something: it was not stopped, this process was not either
+    (both are where Slurm suspends a job), and shared storage, for which it may be waiting, answered.
 
     Args:
         seconds: The job's ``hang_minutes`` in seconds; 0: never.
     """
 
-    def __init__(self, work: Work, attempt: int, rank: int, world_size: int, seconds: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self.work, self.attempt, self.rank, self.world_size, self.seconds = work, attempt, rank, world_size, seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.silence = seconds, 0.0
         self._clock = clock
-        self._own: Any = None
-        self._others: Any = None
-        self._since = self._looked = self._asked = clock()
+        self._beat: dict[str, Any] = {}
+        self._cpu: float | None = None
+        self._asked = clock()
 
-    def limit(self, beat: dict[str, Any] | None) -> float | None:
-        """Seconds of silence that are allowed after a heartbeat; None: any."""
-        phase = (beat or {}).get("phase", "starting")
+    def limit(self, beat: dict[str, Any]) -> float | None:
+        """Seconds of silence that are allowed after a beat; None: any."""
+        phase = beat.get("phase", "starting")
         share = next((s for name, s in PHASES.items() if phase.startswith(name)), 1.0)
         if share is None or not self.seconds:
             return None
-        usual = (beat or {}).get("seconds_per_iteration") or 0.0
-        return max(share * self.seconds, SLOWEST * usual)
+        return max(share * self.seconds, SLOWEST * (beat.get("seconds_per_iteration") or 0.0))
 
-    def silent(self) -> str | None:
-        """What has been silent for how long, if that is too long; cheap, to be asked twice a second."""
+    def silent(self, beat: dict[str, Any], process: Process, storage_answers: bool = True) -> Silence | None:
+        """What has been silent for how long, if that is too long; to be asked about twice a second.
+
+        Args:
+            beat: The worker's newest record, which differs from the one before if there is news.
+        """
         now = self._clock()
-        if now - self._asked > PAUSE_SECONDS:
-            self._since += now - self._asked
-        self._asked = now
-        if not self.seconds or now - self._looked < min(5.0, self.seconds / 60):
+        passed, self._asked = now - self._asked, now
+        if beat != self._beat or self._cpu is None:
+            self._beat, self._cpu, self.silence = beat, process.cpu_seconds, 0.0
+        elif passed <= PAUSE_SECONDS and process.state not in STOPPED_STATES and storage_answers:
+            self.silence += passed
+        limit = self.limit(beat)
+        if limit is None or self.silence < limit:
             return None
-        self._looked = now
-        beat = self.work.heartbeat(self.attempt, self.rank)
-        if beat != self._own:
-            self._own, self._others, self._since = beat, None, now
-            return None
-        limit, silence = self.limit(beat), now - self._since
-        if limit is None or silence < limit / 2:
-            return None
-        others = {r: self.work.heartbeat(self.attempt, r) for r in range(self.world_size) if r != self.rank}
-        if self._others is not None and others != self._others:
-            self._since = now
-        self._others = others
-        if now - self._since < limit:
-            return None
-        beat = beat or {}
+        used = Process(process.state, round(process.cpu_seconds - self._cpu, 1))
         at = f", iteration {beat['iteration']}" if beat.get("iteration") is not None else ""
-        return f"{beat.get('phase', 'starting')}{at}: no rank was heard of for {silence:.0f} s"
+        return Silence(f"{beat.get('phase', 'starting')}{at}: no progress for {self.silence:.0f} s (process state "
+                       f"{used.state}, {used.cpu_seconds} s of CPU time in it)", round(self.silence, 1), used)
 
 
 class Neighbours:
@@ -97,7 +126,7 @@ class Neighbours:
         return next((rank for rank in gone if rank not in accounted), None)
 
     def _events(self) -> list[Any]:
-        return [e for e in self.work.events() if e.attempt == self.attempt]
+        return self.work.events(self.attempt)
 
 
 class Siblings:
@@ -125,11 +154,8 @@ class Siblings:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:
-            return handle.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (OSError, IndexError):
-        return os.path.exists(f"/proc/{pid}")
+    state = look_at(pid).state
+    return os.path.exists(f"/proc/{pid}") if state == "?" else state not in "ZX"
 
 
 def drop_if_empty(path: Path) -> None:

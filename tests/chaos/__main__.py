@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("ECM_CLUSTER_HEARTBEAT_SECONDS", "0.3")  # moments are told by what a run says of itself
 
 import chaos  # noqa: E402
 

@@ -18,7 +18,7 @@ from ecm_cluster.node.failures import NotStartable
 from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor, evaluation_supervisor
 from ecm_cluster.node.supervise_training import TrainingSupervisor
 from ecm_cluster.node.supervisor import AttemptFailed
-from ecm_cluster.run import Run, Work, write_heartbeat
+from ecm_cluster.run import Run, Work
 
 LATER = "2999-01-01T00:00:00"
 REFUSES = 'case "$*" in requeue*) exit 1;; esac\n'
@@ -221,7 +221,7 @@ def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_n
 ):
     slurm(script)
     if phase:
-        write_heartbeat(run, 1, 0, phase=phase)
+        training.pulse.write(phase=phase)
     assert heeds(training) == ([], {"rank": 0, "cause": cause, "stopped": True})
     assert training.stopped_early(1)
 
@@ -237,6 +237,6 @@ def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slur
 
 def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):
     slurm(told("COMPLETING"))
-    write_heartbeat(run, 1, 0, phase="training", iteration=1)
+    training.pulse.write(phase="training", iteration=1)
     assert heeds(training) == ([], None)
     assert slurm.calls() == ""

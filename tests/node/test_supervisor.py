@@ -5,11 +5,14 @@ Real supervisors and real workers; the workers are told what to do instead of tr
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,10 @@ from ecm_cluster.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import preemption, supervise_training, supervisor
+from ecm_cluster.node import preemption, supervise_training, watching
 from ecm_cluster.run import Run
 
-supervisor.LEAVE_SECONDS = 1.0
+watching.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
     module = "small_worker"
@@ -40,14 +43,15 @@ WORKER = """
 import contextlib, os, signal, sys, time
 from pathlib import Path
 from ecm_cluster import checkpoints, files
-from ecm_cluster.node import preemption
+from ecm_cluster.node import preemption, pulse
 from ecm_cluster.node.train import record_failure
-from ecm_cluster.run import Run, write_heartbeat
+from ecm_cluster.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 agreed = run.path / f"stop-{attempt}"
 preemption.watch(run.stacks_file(attempt, rank))
-write_heartbeat(run, attempt, rank, phase="training", pid=os.getpid())
+pulse.beat(phase="training", iteration=7)
+files.write_text(run.path / f"working-{attempt}-{rank}", str(os.getpid()))
 
 def commit():
     return checkpoints.commit(run, attempt, lambda f: f.write(b"weights"), iteration=9, epoch=0, position=9,
@@ -61,7 +65,7 @@ def act(what):
             files.write_json(run.complete_file(attempt), {"attempt": attempt, "checkpoint": "x.pth"})
         return 0
     if what == "meet and complete":
-        while not all(run.heartbeat(attempt, other) for other in range(int(os.environ["WORLD_SIZE"]))):
+        while not all((run.path / f"working-{attempt}-{n}").exists() for n in range(int(os.environ["WORLD_SIZE"]))):
             time.sleep(0.02)
         return act("complete")
     if what == "fail and say why":
@@ -74,13 +78,19 @@ def act(what):
         act("complete")
     if what in ("be killed", "complete and be killed"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "beat":
+        for iteration in range(10**9):
+            pulse.beat(phase="training", iteration=iteration)
+            if (run.path / "go").exists():
+                return act("complete")
+            time.sleep(0.05)
     if what == "commit when told":
         while not (run.path / "go").exists():
             time.sleep(0.02)
         return act("complete")
     while what in ("stop", "wait", "stop and stay"):
         if what == "stop and stay" and preemption.asked_to_stop():
-            write_heartbeat(run, attempt, rank, phase="stopped")
+            pulse.beat(phase="stopped")
             signal.pause()
         # stands for the agreement of the ranks
         if what == "stop" and preemption.asked_to_stop():
@@ -139,7 +149,8 @@ def events(run: Run, kind: str) -> list[Event]:
 
 def working(run: Run, attempt: int = 1, rank: int = 0) -> int:
     """The pid of a rank's worker, once it listens."""
-    return wait_until(lambda: run.heartbeat(attempt, rank), f"rank {rank} of attempt {attempt} works", 60)["pid"]
+    path = run.path / f"working-{attempt}-{rank}"
+    return int(wait_until(lambda: path.exists() and path.read_text(), f"rank {rank} of attempt {attempt} works", 60))
 
 
 def gone(pid: int) -> bool:
@@ -301,19 +312,132 @@ def test_when_one_rank_fails_the_others_end_and_the_cause_is_told_once(run, star
     assert [e["rank"] for e in events(run, "end")] == [1]
 
 
+def hangs_soon(run: Run) -> None:
+    """A worker that trains may be silent for 2 s."""
+    files.write_json(run.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
+                                    "job": job.make({"name": "run", "device": "cpu", "hang_minutes": 0.2}).as_dict()})
+
+
 @pytest.mark.slow
 def test_silent_ranks_are_hung_and_say_where_they_stood(run, start):
-    files.write_json(run.run_file, {"name": "run", "run_id": "ab", "cluster": "local",
-                                    "job": job.make({"name": "run", "device": "cpu", "hang_minutes": 0.5}).as_dict()})
+    hangs_soon(run)
     tasks = [start("wait", rank=rank, size=2) for rank in (0, 1)]
     pids = [working(run, rank=rank) for rank in (0, 1)]
     for task in tasks:
         assert ended(task)[0] != 0
     assert all(gone(pid) for pid in pids)
     assert {e["cause"] for e in events(run, "end")} == {"hung"}
-    assert "training: no rank was heard of for" in events(run, "end")[0]["detail"]
+    for end in events(run, "end"):
+        assert "training, iteration 7: no progress for" in end["detail"]
+        assert 2 <= end["silence"] < 30 and end["process_state"] in "SR" and end["cpu_seconds"] < 5
     for rank in (0, 1):
         assert "small_worker.py" in run.stacks_file(1, rank).read_text()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_is_not_hung_and_goes_on_when_it_is_let(run, start):
+    """As where the job is suspended, or its worker alone; one that is silent when it runs again hangs."""
+    hangs_soon(run)
+    task = start("beat;wait")
+    pid = working(run)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    task.send_signal(signal.SIGSTOP)  # the whole job
+    time.sleep(6)
+    os.kill(pid, signal.SIGCONT)
+    task.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    os.kill(pid, signal.SIGCONT)
+    (run.path / "go").touch()
+    assert ended(task) == (0, "")
+    assert events(run, "end") == []
+
+
+@pytest.fixture
+def small_disk(run) -> Iterator[Path]:
+    """The run's folder on a disk of 1 MB; gives the file that fills it."""
+    kept = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", run.path], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    for name, content in kept.items():
+        (run.path / name).write_bytes(content)
+    yield run.path / "filler"
+    subprocess.run(["umount", "-l", run.path], check=True)
+
+
+def fill(path: Path) -> None:
+    with open(path, "wb", buffering=0) as handle, contextlib.suppress(OSError):
+        while True:
+            handle.write(bytes(4096))
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_no_run_and_its_heartbeat_still_goes_on(run, start, small_disk):
+    hangs_soon(run)
+    task = start("beat")
+    wait_until(lambda: (run.heartbeat(1) or {}).get("iteration"), "it works", 60)
+    fill(small_disk)
+    before = wait_until(lambda: run.heartbeat(1), "a heartbeat on a full disk", 30)["iteration"]
+    time.sleep(4)
+    assert task.poll() is None
+    assert run.heartbeat(1)["iteration"] > before
+    assert run.silence(1) < 5
+    small_disk.unlink()
+    (run.path / "go").touch()
+    assert ended(task) == (0, "")
+    assert [e.kind for e in run.events()] == ["start", "left"]
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_that_hangs_or_fails_ends_even_so(run, start, small_disk):
+    hangs_soon(run)
+    task = start("commit when told")
+    working(run)
+    fill(small_disk)
+    code, said = ended(task)
+    assert code != 0 and "the worker ended with code -9" in said
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory) -> Path:
+    """The library that lets storage fail."""
+    made = tmp_path_factory.mktemp("shim") / "slowfs.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", made, ROOT / "benchmarks/slowfs.c", "-ldl"], check=True)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_storage_that_fails_for_a_while_ends_no_run(run, start, shim, tmp_path, number):
+    orders = tmp_path / "errors"
+    env = {"LD_PRELOAD": str(shim), "SLOWFS_FOLDER": str(run.path), "SLOWFS_ERRORS": str(orders)}
+    hangs_soon(run)
+    tasks = [start("beat", rank=rank, size=2, **env) for rank in (0, 1)]
+    for rank in (0, 1):
+        working(run, rank=rank)
+    failing = [".abort.", ".heartbeat.", "ledger", "stop-", ".decision.", "cancelled", "submissions"]
+    orders.write_text("".join(f"{number} {part}\n" for part in failing))
+    time.sleep(4)
+    assert [task.poll() for task in tasks] == [None, None]
+    orders.unlink()
+    (run.path / "go").touch()
+    assert [ended(task)[0] for task in tasks] == [0, 0]
+    assert events(run, "end") == []
+
+
+def test_storage_that_fails_as_a_worker_ends_is_asked_again(run, start, shim, tmp_path):
+    orders = tmp_path / "errors"
+    task = start("commit when told", LD_PRELOAD=str(shim), SLOWFS_FOLDER=str(run.path), SLOWFS_ERRORS=str(orders))
+    pid = working(run)
+    orders.write_text(f"{errno.ESTALE} attempts\n{errno.ESTALE} ledger\n")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(3)
+    assert task.poll() is None
+    orders.unlink()
+    code, said = ended(task)
+    assert "rank 0: the worker ended with code -9" in said
+    assert [e["cause"] for e in events(run, "end")] == ["killed"]
 
 
 def test_a_worker_does_not_outlive_its_supervisor(run, start):

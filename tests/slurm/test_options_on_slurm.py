@@ -38,6 +38,7 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
         run = Run(tmp_path / f"run {number}")
         for folder in (run.logs_dir, run.submitit_dir, run.task_pickle("train").parent):
             folder.mkdir(parents=True)
+        run.run_file.write_text("{}")  # the batch shell looks whether its node sees the run
         wanted = chain.request(run, job.make({
             "nodes": 2, "gpus": 2, "cpus_per_gpu": 1, "mem_per_gpu": "100M", "time": "5", "python": str(program),
             "env": {"OWN": "own"}, **values}), "train", "token")
@@ -99,6 +100,7 @@ def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anyt
             assert waits("reserved")["Reservation"] == "paper"
         finally:
             slurm.run("scontrol", "delete", "ReservationName=paper")
+    slurm.wait_idle()
     for flags in (["--cpus-per-gpu", 65], ["--mem-per-gpu", "900G"], ["--reservation", "nope"],
                   ["--constraint", "none"]):
         said = submit("refused", *flags, code=2)
