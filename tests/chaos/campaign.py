@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
 import time
@@ -70,6 +71,7 @@ class Campaign:
                  f"{self.tally.kills} of {self.tally.wanted} kills")
         self.after_each(self.tally)
         if wrong:
+            self.say(detail[-500:])
             verb("cancel", run.path, env=self.place.env, code=None)
         else:
             shutil.rmtree(run.path)
@@ -85,21 +87,28 @@ class Campaign:
             lock = self._locks.setdefault(shape.name, threading.Lock())
         with lock:
             if shape.name not in self._references:
-                run = Run(self.folder / "references" / shape.name)
-                verb("submit", *self.submit_words(shape, run.name, None, 100000), env=self.place.env)
-                alone = Disturbed(run, shape, self.place, Dice(0, 0, self.place.name, shape), self.tally, 0.0, [],
-                                  self.folder / "none")
-                try:
-                    alone.wait(lambda: False)
-                except Wrong:
-                    verb("cancel", run.path, env=self.place.env, code=None)
-                    raise
-                if alone.resumes or run.newest_attempt() != 1:
-                    raise Wrong(f"{run.path} was not undisturbed")
+                run = self._undisturbed(shape)
                 self.say(f"{shape.name}: {iterations(run)[0]} iterations undisturbed, "
                          f"{startup_of(run):.0f} s to the first checkpoint")
                 self._references[shape.name] = run
         return self._references[shape.name]
+
+    def _undisturbed(self, shape: Shape) -> Run:
+        """A run that nobody disturbs; another one where a disturbance of its neighbours has met it, too."""
+        for number in itertools.count(1):
+            run = Run(self.folder / "references" / f"{shape.name}-{number}")
+            verb("submit", *self.submit_words(shape, run.name, None, 100000), env=self.place.env)
+            alone = Disturbed(run, shape, self.place, Dice(0, 0, self.place.name, shape), self.tally, 0.0, [],
+                              self.folder / "none")
+            try:
+                alone.wait(lambda: False)
+            except Wrong:
+                verb("cancel", run.path, env=self.place.env, code=None)
+                raise
+            if not alone.resumes and run.newest_attempt() == 1:
+                return run
+            self.say(f"{run.name}: was disturbed")
+        raise AssertionError
 
     def submit_words(self, shape: Shape, name: str, dice: Dice | None, keep: int) -> list[str]:
         config = self.folder / f"{shape.name}.py"
