@@ -230,7 +230,7 @@ def test_a_grace_too_short_for_the_measured_commit_is_warned_of_before_anything_
         data = run.spec.job.data_root
         flags = job_flags(Path(data), run.path.parent, "planned", **SHORT)
         said = verb("submit", *flags, "--partition", partition, "--dry-run", env=slurm.env)
-        return [line for line in (said.stdout + said.stderr).splitlines() if "a preempted job of this" in line]
+        return [line for line in (said.stdout + said.stderr).splitlines() if "a preempted job of" in line]
 
     (warning,) = warnings("lown")
     assert "has 0 s" in warning and "measured in low" in warning
