@@ -66,7 +66,7 @@ def signal_lead(slowest_step_s: float, commit_s: float) -> int:
 
 def measured(run: Run) -> Cost | None:
     """What the run's recent commits say; None before its first."""
-    commits = [e for e in run.events() if e.kind == "commit" and "write_seconds" in e.fields][-RECENT:]
+    commits = [e for e in run.events(writer="train000") if e.kind == "commit" and "write_seconds" in e.fields][-RECENT:]
     if not commits:
         return None
     # earlier versions recorded the slowest step since the attempt began: the same figure again is no further step

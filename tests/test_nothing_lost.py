@@ -21,7 +21,7 @@ import pytest
 from comparing import bits, log_lines, state_in
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import checkpoints, driver, files, recovery, snapshot, spec
+from ecm_cluster import checkpoints, driver, files, recovery, request, snapshot, spec, submissions
 from ecm_cluster.run import Run
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,8 @@ def elsewhere() -> Iterator[Callable[..., subprocess.Popen]]:
 
     def begin(run: Run, job_id: str, **env: str) -> subprocess.Popen:
         place = {"SUBMITIT_LOCAL_JOB_ID": job_id, "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0",
-                 "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(ROOT)}
+                 "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(ROOT),
+                 request.TOKEN_ENV: submissions.record_of(run, "train")["token"]}
         program = "import sys; from ecm_cluster.node.task import Train; Train(sys.argv[1])()"
         started.append(subprocess.Popen([sys.executable, "-c", program, str(run.path)],
                                         env={**os.environ, **place, **env}, cwd=run.path))
