@@ -201,6 +201,7 @@ def test_where_the_node_cannot_be_left_out_the_job_is_held_and_does_not_come_bac
     assert shell.calls("scontrol")[-1] == "scontrol hold 77"
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_run_directory_is_left_out_and_the_job_tried_elsewhere(shell):
     shell.start()
     hidden = shell.folder / "elsewhere"

@@ -131,6 +131,7 @@ def test_a_link_whose_answer_got_lost_counts_as_made_and_only_that(tmp_path, mon
     assert not (tmp_path / "9.json").exists()
 
 
+@pytest.mark.slow
 def test_a_lock_stays_with_the_child_that_inherits_it(tmp_path):
     path = tmp_path / "run.json"
     path.touch()

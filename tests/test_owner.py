@@ -72,6 +72,7 @@ def call(verb: Any, *argv: object) -> int:
 # ---------------------------------------------------------------------------------------------- the lock
 
 
+@pytest.mark.slow
 def test_who_wants_to_submit_waits_for_the_other_and_says_so(tmp_path, capsys):
     run = slurm_run(tmp_path / "run")
     left = threading.Event()

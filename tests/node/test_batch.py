@@ -374,6 +374,7 @@ def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, c
     assert min(requeues(slurm), 1) == again
 
 
+@pytest.mark.slow
 def test_a_start_of_a_job_that_is_no_longer_the_runs_decides_nothing(run, slurm):
     started(run)
     files.write_json(run.submission_file("train"), {"token": "u", "cluster": "slurm", "job_id": "78"})

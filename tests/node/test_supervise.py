@@ -114,6 +114,7 @@ def test_an_evaluation_requeues_its_job_where_slurm_would_not(evaluation, slurm)
     assert slurm.requeues() == 1
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_slurm_will_not_run_again_uses_its_grace(evaluation, slurm):
     slurm(REFUSES + told("RUNNING", preempted=True, mode="CANCEL"))
     assert heeds(evaluation) == (["preempted"], None)

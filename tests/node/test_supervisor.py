@@ -426,6 +426,7 @@ def test_storage_that_fails_for_a_while_ends_no_run(run, start, shim, tmp_path, 
     assert events(run, "end") == []
 
 
+@pytest.mark.slow
 def test_storage_that_fails_as_a_worker_ends_is_asked_again(run, start, shim, tmp_path):
     orders = tmp_path / "errors"
     task = start("commit when told", LD_PRELOAD=str(shim), SLOWFS_FOLDER=str(run.path), SLOWFS_ERRORS=str(orders))
@@ -489,6 +490,7 @@ def test_a_rank_that_cannot_use_its_gpu_takes_no_attempt(run, start):
     assert run.attempts() == []
 
 
+@pytest.mark.slow
 def test_a_rank_whose_answer_dies_with_rank_0_does_not_wait_for_it_on_one_machine(run, start):
     first = start("stop", size=2, **{files.KILL_ENV: "before-rename:decision"})
     second = start("stop", rank=1, size=2)
@@ -589,6 +591,7 @@ def test_a_preempted_job_asks_twice_requeues_itself_once_and_then_ends(run, star
         assert code != 0 and said.endswith("stopped: preempted")
 
 
+@pytest.mark.slow
 def test_a_preempted_job_that_slurm_itself_runs_again_stays_until_it_is_killed(run, start, slurm):
     refusing = (f'case "$*" in requeue*) exit 1;; *partition*) echo PartitionName=low PreemptMode=REQUEUE;; '
                 f'*) {said_to(PREEMPTED.strip().replace("PreemptTime", "Partition=low PreemptTime"))};; esac')
@@ -651,6 +654,7 @@ def test_after_somebodys_signal_all_ranks_go_on_in_a_new_attempt_of_the_same_sta
     assert [(e.attempt, e["cause"], e["next"]) for e in events(run, "end")] == [(1, "signalled", "again")]
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_while_slurm_is_asked_stops_the_next_attempt(run, start, slurm):
     (task,) = stop_on_slurm(run, start, slurm, script=f"sleep 0.5\n{said_to(answer('RUNNING'))}",
                             play="stop;stop;complete")
@@ -660,6 +664,7 @@ def test_a_signal_that_comes_while_slurm_is_asked_stops_the_next_attempt(run, st
     assert run.attempts() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_requeue_that_slurm_refuses_fails_the_job(run, start, slurm):
     (task,) = stop_on_slurm(run, start, slurm, script=f'case "$*" in requeue*) exit 1;; esac\n{said_to(PREEMPTED)}')
     code, said = ended(task)
