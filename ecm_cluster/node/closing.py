@@ -41,6 +41,14 @@ def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
         record.write("abort", **why)
 
 
+def only_follows(work: Work, place: Place, attempt: int, code: int, log_begin: int) -> bool:
+    """Whether a rank's worker failed only because another rank has gone; see :func:`record_exit`."""
+    own = [e for e in work.events(attempt) if e.kind == "end" and e.get("rank") == place.rank]
+    if own:
+        return bool(own[-1].get("follows"))
+    return bool(failures.of_exit(code, work.rank_log(place.rank), log_begin).get("follows"))
+
+
 def close_open(work: Work, place: Place) -> None:
     """Record the end of the newest attempt if it has none, before the next one begins.
 

@@ -10,6 +10,7 @@ from ..run import Run, Work
 from . import batch, closing
 from .world import Place
 
+OUTLIVE_SECONDS = 600.0  # twice the SlurmdTimeout that Slurm has by default
 UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
 
 
@@ -110,6 +111,19 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     if decision.action == "continue" and not run.cancelled(stage):
         batch.go_on(run, work, attempt, stage, ledger, decision.reason)
     return True
+
+
+def outlive(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> None:
+    """After a failure that only followed from another rank's: wait for word of rank 0's node, and stand in for it.
+
+    Gloo notices within a second that a node is gone, slurmctld only after SlurmdTimeout. A rank that left before would
+    leave nobody to bring the job back. Where that node lives, its supervisor says at once what happened there.
+    """
+    end = time.monotonic() + OUTLIVE_SECONDS
+    while place.on_slurm and place.node != 0 and time.monotonic() < end and not work.abort_file(attempt).exists():
+        if stand_in(run, work, attempt, place, ledger, stage):
+            return
+        time.sleep(2.0)
 
 
 def slurm_requeues(place: Place) -> bool:

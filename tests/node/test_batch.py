@@ -423,6 +423,23 @@ def test_where_the_first_node_is_gone_a_task_of_another_one_does_its_last_work_o
     assert recovery.last_end(run.events(), 1)["cause"] == cause
 
 
+def test_a_rank_that_failed_with_another_node_stays_until_slurm_knows_of_that_node(run, slurm, monkeypatch):
+    began(run, 1)
+    slurm(scontrol=told("RUNNING"))
+    monkeypatch.setattr(requeue.time, "sleep", lambda _: slurm(scontrol=told("COMPLETING", reason="NodeDown")))
+    requeue.outlive(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
+    assert requeues(slurm) == 1
+    assert recovery.last_end(run.events(), 1)["cause"] == "node failure"
+
+
+def test_it_does_not_stay_where_another_rank_has_said_why_the_attempt_ends(run, slurm):
+    began(run, 1)
+    slurm(scontrol=told("RUNNING"))
+    closing.abort(run, 1, run.ledger(1, "task000"), rank=0, code=1)
+    requeue.outlive(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
+    assert slurm.calls() == ""
+
+
 @pytest.mark.parametrize(("answer", "place"), [
     (told("RUNNING"), elsewhere()), (told("COMPLETING", 1), elsewhere()), (told("COMPLETING"), elsewhere()),
     (told("COMPLETING", reason="NodeDown"), elsewhere(local_rank=1)),
