@@ -38,11 +38,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "interposed.h"
+
 #define MANY 65536 /* descriptors above this are looked at each time */
 enum { UNKNOWN, FAST, SLOW };
 
-static const char *below;
-static size_t below_length;
 static long trip_us;
 static atomic_char state[MANY];  /* of each descriptor */
 static atomic_size_t read_of[MANY]; /* bytes, of each descriptor that is SLOW */
@@ -90,26 +90,12 @@ static void charge_open(int flags) {
         charge(&opens, 2);
 }
 
-static int is_below(const char *path) {
-    return below_length && !strncmp(path, below, below_length) && (path[below_length] == '/' || !path[below_length]);
-}
-
-/* By what the kernel says: right for duplicates, too, and for what was open before this process began. */
-static int link_is_below(const char *link) {
-    char path[PATH_MAX];
-    ssize_t length = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
-    path[length > 0 ? length : 0] = 0;
-    return is_below(path);
-}
-
 static int fd_is_slow(int fd) {
-    char link[48];
     if (fd < 0 || !below_length)
         return 0;
     if (fd < MANY && state[fd] != UNKNOWN)
         return state[fd] == SLOW;
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    int slow = link_is_below(link);
+    int slow = fd_is_below(fd);
     if (fd < MANY) {
         read_of[fd] = 0;
         state[fd] = slow ? SLOW : FAST;
@@ -185,18 +171,11 @@ static ssize_t charge_read(int fd, ssize_t count) {
     return count;
 }
 
-/* The function that would have been called without this one. */
-#define NEXT(name) ({ static __typeof__(&name) next; \
-                      next = next ? next : (__typeof__(&name))dlsym(RTLD_NEXT, #name); next; })
-
 static int opened(int fd) {
     forget(fd); /* what this number meant before, if its end was not seen */
     return fd;
 }
 
-#define MODE(flags) ({ mode_t mode = 0; \
-                       if ((flags) & O_CREAT || ((flags) & O_TMPFILE) == O_TMPFILE) { \
-                           va_list more; va_start(more, flags); mode = va_arg(more, mode_t); va_end(more); } mode; })
 #define OPEN(name) int name(const char *path, int flags, ...) { \
     mode_t mode = MODE(flags); \
     if (name_is_slow(AT_FDCWD, path)) charge_open(flags); \

@@ -29,10 +29,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../benchmarks/interposed.h"
+
 struct control { volatile uint32_t rate, number, stale, full; };
 static struct control *control;
-static const char *below;
-static size_t length;
 
 static int is_verb(void) {
     static const char *spared[] = {"ecm_cluster.submit", "ecm_cluster.resume", "ecm_cluster.status", "ecm_cluster.cancel"};
@@ -52,30 +52,13 @@ __attribute__((constructor)) static void begin(void) {
     below = getenv("FAULTS_FOLDER");
     if (!path || !below || is_verb())
         return;
-    length = strlen(below);
+    below_length = strlen(below);
     int fd = syscall(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return;
     void *at = mmap(NULL, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     syscall(SYS_close, fd);
     control = at == MAP_FAILED ? NULL : at;
-}
-
-static int is_below(const char *path) {
-    return !strncmp(path, below, length) && (path[length] == '/' || !path[length]);
-}
-
-static int link_is_below(const char *link) {
-    char path[PATH_MAX];
-    ssize_t count = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
-    path[count > 0 ? count : 0] = 0;
-    return is_below(path);
-}
-
-static int fd_is_below(int fd) {
-    char link[48];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    return link_is_below(link);
 }
 
 static int name_is_below(int folder, const char *path) {
@@ -108,12 +91,6 @@ static int fail(void) {
 
 #define NAME_FAILS(folder, path, fills) (due(fills) && name_is_below(folder, path) && fail())
 #define FD_FAILS(fd, fills) (due(fills) && fd_is_below(fd) && fail())
-#define NEXT(name) ({ static __typeof__(&name) next; \
-                      next = next ? next : (__typeof__(&name))dlsym(RTLD_NEXT, #name); next; })
-
-#define MODE(flags) ({ mode_t mode = 0; \
-                       if ((flags) & O_CREAT || ((flags) & O_TMPFILE) == O_TMPFILE) { \
-                           va_list more; va_start(more, flags); mode = va_arg(more, mode_t); va_end(more); } mode; })
 #define OPEN(name) int name(const char *path, int flags, ...) { \
     mode_t mode = MODE(flags); \
     return NAME_FAILS(AT_FDCWD, path, flags & O_CREAT) ? -1 : NEXT(name)(path, flags, mode); }
