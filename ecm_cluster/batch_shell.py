@@ -16,7 +16,7 @@ from .starts import NODE_LIMIT
 LOOKS = 3  # for the run directory, a second apart: a node that has just booted may still mount it
 
 NOTES = r"""ecm_phase=setup ecm_line= ecm_first=0 ecm_depth=${#BASH_SOURCE[@]} step_code=
-ecm_start=$ecm_run/starts/$ecm_job.$ecm_restart.json
+ecm_start=$ecm_starts/$ecm_job.$ecm_restart.json
 ecm_note() { # KIND FIELDS: a line of this start's file; FIELDS are further JSON, with a comma before each
   mkdir -p "${ecm_start%/*}" && printf '{"kind": "%s", "stage": "%s", "host": "%s", "nodes": "%s", "date": "%s"%s}\n' \
     "$1" "$ecm_stage" "$ecm_node" "${SLURM_JOB_NODELIST:-$ecm_node}" "$(date +%FT%T%z)" "$2" >> "$ecm_start"
@@ -46,7 +46,7 @@ if [ ! -e "$ecm_run/{mark}" ]; then
   ecm_elsewhere
   exit 1
 fi
-ecm_log=$ecm_run/submitit/${{ecm_job}}_0_log.out
+ecm_log=$ecm_tasks/${{ecm_job}}_0_log.out
 mkdir -p "${{ecm_log%/*}}" && {{ : >> "$ecm_log"; }} && exec >> "$ecm_log" 2>&1
 ecm_note begin"""
 
@@ -59,7 +59,7 @@ AFTER = r"""ecm_after() {
   PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_python" -m ecm_cluster.node.batch \
     "$ecm_run" "$ecm_stage" "${step_code:-none}" && return
   python=$?
-  echo "$(date +%FT%T) job $SLURM_JOB_ID restart $ecm_restart code ${step_code:-none}" >> "$ecm_run/logs/batch.log"
+  echo "$(date +%FT%T) job $SLURM_JOB_ID restart $ecm_restart code ${step_code:-none}" >> "$ecm_batch_log"
   # Python cannot run here, so this shell decides: not for work that is done or cancelled
   ecm_note no-python ", \"code\": $python"
   [ "${step_code:-1}" = 0 ] || [ -e "$ecm_run/{cancelled}" ] || ecm_elsewhere
@@ -77,7 +77,9 @@ def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None) 
     """
     opening = OPENING.format(looks=" ".join(map(str, range(LOOKS))), mark=run.run_file.name)
     return [
-        f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)} ecm_limit={NODE_LIMIT}",
+        *_names(run, stage),
+        f"ecm_limit={NODE_LIMIT} ecm_tasks={shlex.quote(str(run.submitit_dir))}",
+        f"ecm_batch_log={shlex.quote(str(run.batch_log))}",
         f"ecm_exclude={shlex.quote(exclude or '')} ecm_python={shlex.quote(python)} ecm_path={shlex.quote(path)}",
         "ecm_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
         "ecm_restart=${SLURM_RESTART_COUNT:-0} ecm_node=${SLURMD_NODENAME:-$HOSTNAME}",
@@ -100,11 +102,16 @@ def before_srun() -> list[str]:
 def on_this_machine(run: Run, stage: str) -> list[str]:
     """The same for the script that becomes the local driver."""
     return [
-        f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)} ecm_job=$$ ecm_restart=0",
-        "ecm_node=$HOSTNAME",
+        *_names(run, stage),
+        "ecm_job=$$ ecm_restart=0 ecm_node=$HOSTNAME",
         *NOTES.splitlines(),
         'trap \'ecm_note end ", \\"phase\\": \\"setup\\", \\"code\\": $?${ecm_line:+, \\"line\\": $ecm_line}"\' EXIT',
     ]
+
+
+def _names(run: Run, stage: str) -> list[str]:
+    return [f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)}",
+            f"ecm_starts={shlex.quote(str(run.starts_dir))}"]
 
 
 def guarded(lines: Sequence[str]) -> list[str]:

@@ -209,6 +209,12 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
     return min((e for e in own if e.kind == "end"), key=order, default=None)
 
 
+def heard_lately(work: Work, attempt: int, seconds: float) -> bool:
+    """Whether an attempt has recorded no end, and has given a sign of life within so many seconds."""
+    silence = work.silence(attempt)
+    return silence is not None and silence < seconds and last_end(work.events(attempt), attempt) is None
+
+
 def newest_end(work: Work) -> Event | None:
     """Why the work does not go on: what the newest start could not do, else how the newest attempt ended."""
     events, newest = work.events(), work.newest_attempt()

@@ -78,11 +78,9 @@ class Local:
             return {pid: f"local driver {pid}"}
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
-        silence = run.silence(number) if number else None
-        if not ranks and silence is not None and silence < SILENT_SECONDS:
-            host = run.read_attempt(number)["host"]
-            if host != socket.gethostname() and recovery.last_end(run.events(), number) is None:
-                return {host: f"attempt {number} on {host}"}
+        host = run.read_attempt(number)["host"] if number and not ranks else socket.gethostname()
+        if host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
+            return {host: f"attempt {number} on {host}"}
         return ranks
 
     def called(self, run: Run, ids: Sequence[str]) -> list[str]:

@@ -151,5 +151,4 @@ def _vouches(work: Work, job: Submitted) -> bool:
     if not newest:
         return False
     owner = str(work.read_attempt(newest).get("job_id") or job.job_id).partition("_")[0]
-    silence = work.silence(newest) if owner == job.job_id else None
-    return silence is not None and silence < SILENT_SECONDS and recovery.last_end(work.events(), newest) is None
+    return owner == job.job_id and recovery.heard_lately(work, newest, SILENT_SECONDS)

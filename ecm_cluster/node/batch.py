@@ -69,7 +69,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
         if recovery.is_done(work) or run.cancelled(stage):
             return
         refused = record_failed_start(run, ledger, own, answer, restart, code)
-    if took_part and recovery.last_end(work.events(), newest) is None:
+    if took_part and recovery.last_end(work.events(newest), newest) is None:
         if refused is not None:
             ledger.write("end", cause=refused["cause"], rank=refused["rank"], detail=refused["detail"])
         else:
@@ -217,7 +217,7 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
     job_id, restart = world.batch_start()
     # of a start that began no attempt the newest attempt is another start's, and so is what followed it
     own = is_of(work, attempt, job_id, restart) if attempt else False
-    done = {e.kind for e in work.events() if e.attempt == attempt and (own or e.writer == ledger.writer)}
+    done = {e.kind for e in work.events(attempt) if own or e.writer == ledger.writer}
     if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
         return False  # overtaken, or a task has seen to it
     accepted = cluster.requeue(job_id, restart, os.environ.get(TOKEN_ENV, ""))

@@ -22,7 +22,7 @@ def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, c
         log_begin: Size of its log when it was started.
         starved: Whether the kernel has killed something for want of memory since then.
     """
-    if any(e.kind == "end" and e.get("rank") == place.rank for e in work.events(attempt)):
+    if _own_ends(work, place, attempt):
         return
     log = work.rank_log(place.rank)
     end = failures.of_exit(code, log, log_begin)
@@ -43,10 +43,14 @@ def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
 
 def only_follows(work: Work, place: Place, attempt: int, code: int, log_begin: int) -> bool:
     """Whether a rank's worker failed only because another rank has gone; see :func:`record_exit`."""
-    own = [e for e in work.events(attempt) if e.kind == "end" and e.get("rank") == place.rank]
-    if own:
+    if own := _own_ends(work, place, attempt):
         return bool(own[-1].get("follows"))
     return bool(failures.of_exit(code, work.rank_log(place.rank), log_begin).get("follows"))
+
+
+def _own_ends(work: Work, place: Place, attempt: int) -> list[ledger.Event]:
+    """What this rank has recorded as the attempt's end."""
+    return [e for e in work.events(attempt) if e.kind == "end" and e.get("rank") == place.rank]
 
 
 def close_open(work: Work, place: Place) -> None:

@@ -121,9 +121,9 @@ def outlive(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     """
     end = time.monotonic() + OUTLIVE_SECONDS
     while place.on_slurm and place.node != 0 and time.monotonic() < end and not work.abort_file(attempt).exists():
+        time.sleep(2.0)
         if stand_in(run, work, attempt, place, ledger, stage):
             return
-        time.sleep(2.0)
 
 
 def slurm_requeues(place: Place) -> bool:

@@ -195,8 +195,8 @@ class Supervisor:
     def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
         """Record a crash or kill once, tell the other ranks, and fail the task."""
         with Quiet():
-            requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
-            if closing.only_follows(self.work, self.place, attempt, code, self.log_begin):
+            stood_in = requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
+            if not stood_in and closing.only_follows(self.work, self.place, attempt, code, self.log_begin):
                 requeue.outlive(self.training, self.work, attempt, self.place, ledger, self.stage)
         with Quiet():
             if not patiently(self.work.abort_file(attempt).exists, STORAGE_SECONDS):
