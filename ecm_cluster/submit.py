@@ -70,9 +70,9 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
 
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or next_name(run_dir, plan.config_path)))
-    print(f"run {run.path}\n{plan_text.describe(plan)}")
+    cli.say(f"run {run.path}\n{plan_text.describe(plan)}")
     for text in plan.warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        cli.say(f"warning: {text}", sys.stderr)
     if args.dry_run:
         dry_run(run, plan)
         return None
@@ -149,7 +149,7 @@ def dry_run(run: Run, plan: Any) -> None:
              for stage in chain.stages(plan.job)]
     print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
     for text in plan.problems:
-        print(f"would be refused: {text}", file=sys.stderr)
+        cli.say(f"would be refused: {text}", sys.stderr)
     print("dry run: nothing was written or submitted")
 
 
@@ -222,8 +222,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
-        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
-    print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
+        cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
+    cli.say(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     return run
 
 
