@@ -124,7 +124,7 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(capsys, argv, said
 
 def test_missing_data_is_refused_before_anything_is_written(capsys, tmp_path):
     said = refused(capsys, "demo", *LOCAL, "--data-root", tmp_path / "none", "--runs-dir", tmp_path / "runs")
-    assert "data.train.ann_file" in said
+    assert "data.train.dataset.ann_file" in said
     assert str(tmp_path / "none") in said
 
 
