@@ -45,8 +45,8 @@ SRUN_RESERVED = {
     "output": _LOGS, "error": _LOGS, "input": "tasks read nothing", "open-mode": "logs are always appended",
     "label": "the end of a step is read from its log", "unbuffered": "it is set", "pty": "tasks have no terminal",
     "export": "tasks get the environment that the job's script has made; use env", "chdir": _LOGS,
-    "wait": "it is not used", "signal": "use signal_lead", "no-kill": "when a node fails the others end", "test-only": _NO_JOB, "help": _NO_JOB,
-    "usage": _NO_JOB, "version": _NO_JOB,
+    "wait": "it is not used", "signal": "use signal_lead", "no-kill": "when a node fails the others end",
+    "test-only": _NO_JOB, "help": _NO_JOB, "usage": _NO_JOB, "version": _NO_JOB,
 }
 
 
