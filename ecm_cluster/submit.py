@@ -126,7 +126,8 @@ def require(cluster_name: str) -> None:
     """Refuse to submit to what this machine cannot reach."""
     from .backends import choose
 
-    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node")
+    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node",
+                                       answering=True)
 
 
 def next_name(runs_dir: Path, config_path: str) -> str:

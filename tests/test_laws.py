@@ -479,6 +479,7 @@ LAYERS = [  # from the ground up
     {"backends.local", "backends.slurm"},
     {"backends.choose"},
     {"handover", "liveness"},
+    {"diagnosis"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

@@ -60,8 +60,12 @@ class Backend(Protocol):
     queues: bool
     poll_seconds: float
 
-    def require(self, remedy: str) -> None:
-        """Raise UserError where this machine cannot reach it."""
+    def require(self, remedy: str, answering: bool = False) -> None:
+        """Raise UserError where this machine cannot reach it.
+
+        Args:
+            answering: It has to answer now; else it is enough that its commands are installed.
+        """
 
     def cluster_name(self) -> str | None:
         """The cluster that commands go to from here."""

@@ -31,7 +31,7 @@ class Local:
     queues = False
     poll_seconds = 1.0
 
-    def require(self, remedy: str) -> None:
+    def require(self, remedy: str, answering: bool = False) -> None:
         pass
 
     def cluster_name(self) -> str | None:
