@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -225,9 +226,19 @@ def resource_dir(kind: str) -> Path:
 def find_job_file(given: str) -> Path:
     """A job file by path, or by its name in ``jobs/`` with or without ``.yaml``."""
     found = find_in_jobs(given)
-    if found is None:
-        raise one_of("JOB", given, sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")))
+    if found is None or found.suffix == ".py":
+        config = find_config(given if given.endswith(".py") else f"{given}.py")
+        if given.startswith("mmdet::") or os.path.isfile(config):
+            raise UserError(f"JOB: {given!r} is an mmdet config; give it as --config {shlex.quote(given)}")
+        raise one_of("JOB", given, job_names(), "expected the path of a job file (YAML), or one of: ",
+                     "; an mmdet config is given with --config")
     return found.resolve()
+
+
+def job_names() -> list[str]:
+    """Names of the job files that come with this program."""
+    return sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")
+                  if re.search(r"^config:", p.read_text(), re.MULTILINE))
 
 
 def find_in_jobs(given: str) -> Path | None:

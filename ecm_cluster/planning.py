@@ -11,11 +11,11 @@ from typing import Any
 from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
-from .diagnosis import place
+from .datacheck import splits
 from .errors import UserError, one_of
+from .plan import place
 from .request import python_of
 from .run import Run
-from .staging import pack as packs
 from .staging import planned
 
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
@@ -132,35 +132,11 @@ def scale_learning_rate(plan: Plan) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """Annotation files and image folders of training and test: there, and whole as far as can be told quickly."""
-    from .lvis import layout
-
-    summaries = {}
-    for split, path in plan.annotations.items():
-        try:
-            summaries[split] = layout.check_annotation_file(path, f"data.{split}.ann_file")
-            if split in plan.images:
-                where = plan.images[split]
-                if not _in_pack(plan.staging, summaries[split].first_image, where):
-                    layout.check_images(summaries[split], where, f"data.{split}.img_prefix")
-        except UserError as error:
-            plan.problems.append(str(error))
-    plan.problems += wrong_class_numbers(plan.cfg, summaries)
-    names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in summaries.items()}
-    if len(names) == 2 and names["train"] != names["test"]:
-        plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
-                             f"{plan.annotations['train']}; take both from one data set")
-
-
-def _in_pack(staging: planned.Staging, image: dict[str, Any], prefix: Path) -> bool:
-    """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
-    from .lvis import layout
-
-    if not staging.pack:
-        return False
-    index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(image))
-    return any(index.find(name) is not None for name in names)
+    """What training and scoring need of the data, and heads that do not fit it."""
+    found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
+    plan.problems += found.problems
+    plan.warnings += found.warnings
+    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
 
 
 def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:

@@ -196,7 +196,7 @@ def test_every_problem_of_the_data_is_listed_not_the_first_alone(damaged):
     (damaged / "annotations/lvis_v1_val.json").unlink()
     plan = planned(damaged)
     assert len(plan.problems) == 2
-    assert plan.problems[0].startswith("data.train.ann_file:")
+    assert plan.problems[0].startswith("data.train.dataset.ann_file:")
     assert plan.problems[1].startswith("data.test.ann_file:")
     assert not any("\n" in problem for problem in plan.problems)
 
@@ -204,7 +204,7 @@ def test_every_problem_of_the_data_is_listed_not_the_first_alone(damaged):
 def test_missing_pictures_are_a_problem(damaged):
     shutil.rmtree(damaged / "train2017")
     (problem,) = planned(damaged).problems
-    assert "data.train.img_prefix" in problem
+    assert "data.train.dataset.img_prefix" in problem
 
 
 def test_annotations_of_two_data_sets_are_a_problem(damaged):
