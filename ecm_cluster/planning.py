@@ -12,7 +12,7 @@ from . import chain, config, evaluations, files, lead, operators, site, submissi
 from . import job as jobs
 from .backends import choose
 from .datacheck import splits
-from .errors import UserError, one_of
+from .errors import UserError
 from .mmconfig import keys, settled
 from .plan import place
 from .request import python_of
