@@ -87,10 +87,10 @@ class _StoragePickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, torch.storage.TypedStorage):
             # the names without an underscore are torch 1.13's, where these are public
-            storage = getattr(obj, "_untyped_storage", None)
-            storage = obj._storage if storage is None else storage
-            kind = getattr(torch, (getattr(obj, "_pickle_storage_type", None) or obj.pickle_storage_type)())
-            size = (getattr(obj, "_size", None) or obj.size)()
+            typed: Any = obj
+            storage = typed._untyped_storage if hasattr(typed, "_untyped_storage") else typed._storage
+            kind = getattr(torch, (getattr(typed, "_pickle_storage_type", None) or typed.pickle_storage_type)())
+            size = (getattr(typed, "_size", None) or typed.size)()
         elif isinstance(obj, torch.UntypedStorage):  # of dtypes that have no typed one
             storage, kind, size = obj, torch.UntypedStorage, obj.nbytes()
         else:

@@ -133,7 +133,7 @@ class DtypeStandIn(StandIn):
 
 
 def foreign_order(text: str, state: Any) -> str | None:
-    """The byte order in a dtype's state where that is not this machine's, and means anything; the rest is in its text."""
+    """The byte order in a dtype's state, where it is not this machine's; the rest of it is in its text."""
     order = state[1]
     if order in ("|", "=", NATIVE):
         return None
@@ -145,7 +145,7 @@ def foreign_order(text: str, state: Any) -> str | None:
 NDARRAY = StandIn()  # the class, which nothing but _reconstruct gets
 
 
-class Structure(_Allowed, pickle._Unpickler):  # type: ignore[misc,name-defined]
+class Structure(_Allowed, pickle._Unpickler):
     """Reads a pickle with stand-ins for tensors and arrays; neither torch nor numpy is needed.
 
     Args:
@@ -164,8 +164,9 @@ class Structure(_Allowed, pickle._Unpickler):  # type: ignore[misc,name-defined]
         return StandIn()
 
     def load_build(self) -> None:
-        """Give an object its state: the few kinds of objects that have one, so that no other's ``__setstate__`` runs."""
-        state, target = self.stack.pop(), self.stack[-1]
+        """Give an object its state: the few kinds of objects that have one, so no other __setstate__ runs."""
+        stack: list[Any] = vars(self)["stack"]
+        state, target = stack.pop(), stack[-1]
         if type(target) in (collections.OrderedDict, argparse.Namespace) and type(state) is dict:
             vars(target).update(state)
         elif self.numpy and isinstance(target, self.numpy.dtype):
@@ -184,7 +185,7 @@ class Structure(_Allowed, pickle._Unpickler):  # type: ignore[misc,name-defined]
         else:
             raise Refused(f"a state of {type(target).__module__}.{type(target).__qualname__}")
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[attr-defined]
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[dict-item]
 
 
 class Unpickler(Structure):
