@@ -11,13 +11,12 @@ from typing import Any
 from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
 from . import job as jobs
 from .backends import choose
+from .datacheck import splits
 from .errors import UserError, one_of
+from .mmconfig import keys, settled
 from .request import python_of
 from .run import Run
-from .staging import pack as packs
 from .staging import planned
-
-RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
 
 @dataclass
@@ -60,8 +59,8 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = config.apply_options(config.read(path), job.options)
-    refuse_what_is_not_covered(cfg)
+    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    keys.refuse(cfg)
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
@@ -77,24 +76,6 @@ def make(job: jobs.Job, where: str) -> Plan:
     return plan
 
 
-def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
-    """Config settings that this launcher does not carry out, said before anything runs."""
-    if "model" not in cfg or "data" not in cfg:
-        raise UserError("config: it has no model or no data; give a whole mmdet 2.x detection config")
-    for key in ("runner", "optimizer", "lr_config"):
-        if key not in cfg:
-            raise UserError(f"config: it has no {key!r}; give a whole mmdet 2.x config, e.g. with a schedule of "
-                            "_base_/schedules/")
-    kind = cfg["runner"].get("type")
-    if kind not in RUNNERS:
-        raise one_of("config: runner.type", kind, RUNNERS)
-    workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
-    if workflow != [("train", 1)]:
-        raise UserError("config: workflow: only [('train', 1)] is legal; checkpoints are scored by evaluation jobs")
-    if (cfg["data"].get("train_dataloader") or {}).get("class_aware_sampler"):
-        raise UserError("config: data.train_dataloader.class_aware_sampler is not covered; use ClassBalancedDataset")
-
-
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
     """The first ``key`` in data.train and data.test, by split, absolute."""
     found = {split: planned.data_paths(cfg, split, key) for split in ("train", "test")}
@@ -103,8 +84,7 @@ def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
 
 def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
     """Samples per step and per GPU, the learning rate, and what the config was written for."""
-    data = cfg["data"]
-    per_gpu = {**data, **(data.get("train_dataloader") or {})}.get("samples_per_gpu", 1)
+    per_gpu = settled.train_loader(cfg["data"])["samples_per_gpu"]
     optimizer = cfg["optimizer"]
     rates = optimizer.get("lr") if "type" in optimizer else None
     scaling = cfg.get("auto_scale_lr") or {}
@@ -129,35 +109,11 @@ def scale_learning_rate(plan: Plan) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """Annotation files and image folders of training and test: there, and whole as far as can be told quickly."""
-    from .lvis import layout
-
-    summaries = {}
-    for split, path in plan.annotations.items():
-        try:
-            summaries[split] = layout.check_annotation_file(path, f"data.{split}.ann_file")
-            if split in plan.images:
-                where = plan.images[split]
-                if not _in_pack(plan.staging, summaries[split].first_image, where):
-                    layout.check_images(summaries[split], where, f"data.{split}.img_prefix")
-        except UserError as error:
-            plan.problems.append(str(error))
-    plan.problems += wrong_class_numbers(plan.cfg, summaries)
-    names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in summaries.items()}
-    if len(names) == 2 and names["train"] != names["test"]:
-        plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
-                             f"{plan.annotations['train']}; take both from one data set")
-
-
-def _in_pack(staging: planned.Staging, image: dict[str, Any], prefix: Path) -> bool:
-    """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
-    from .lvis import layout
-
-    if not staging.pack:
-        return False
-    index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(image))
-    return any(index.find(name) is not None for name in names)
+    """What training and scoring need of the data, and heads that do not fit it."""
+    found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
+    plan.problems += found.problems
+    plan.warnings += found.warnings
+    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
 
 
 def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:

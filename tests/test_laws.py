@@ -468,7 +468,7 @@ def test_files_are_written_through_files_py() -> None:
 
 LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file"},
-    {"ledger"},
+    {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
@@ -479,6 +479,7 @@ LAYERS = [  # from the ground up
     {"backends.local", "backends.slurm"},
     {"backends.choose"},
     {"handover", "liveness"},
+    {"plan"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

@@ -54,10 +54,12 @@ class Backend(Protocol):
 
     Attributes:
         queues: Whether jobs wait there, in partitions, for each other.
+        id_word: What its ids are ids of.
         poll_seconds: Between two looks of who follows a run.
     """
 
     queues: bool
+    id_word: str
     poll_seconds: float
 
     def require(self, remedy: str) -> None:

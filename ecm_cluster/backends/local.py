@@ -29,6 +29,7 @@ class Local:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = False
+    id_word = "process"
     poll_seconds = 1.0
 
     def require(self, remedy: str) -> None:

@@ -32,6 +32,7 @@ class Slurm:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = True
+    id_word = "job"
     poll_seconds = 5.0
 
     def require(self, remedy: str) -> None:
