@@ -78,7 +78,7 @@ def documented(cls: Any) -> dict[str, str | None]:
 
 def kind_of(value: Any) -> str | None:
     for types, kind in ((bool, "b"), (int, "i"), (float, "f"), (str, "s"), ((list, tuple), "l"), (dict, "d")):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return kind
     return "n" if value is None else None
 

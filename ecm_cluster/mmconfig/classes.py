@@ -65,7 +65,7 @@ def types_in(section: str | None) -> list[str]:
     return [name for name, found in _lines().items() if wanted.intersection(found)]
 
 
-@lru_cache(maxsize=None)
+@lru_cache
 def sections(asked: str | None) -> frozenset[str]:
     """Registries that ``asked`` stands for, as the table calls them."""
     there = {section for found in _lines().values() for section in found}
@@ -82,7 +82,7 @@ def installed_release() -> str | None:
         return None
 
 
-@lru_cache(maxsize=None)
+@lru_cache
 def _lines() -> dict[str, dict[str, str]]:
     """Type → section → its line."""
     found: dict[str, dict[str, str]] = {}
