@@ -23,7 +23,7 @@ def commands(kind: str = "", document: str = "README.md") -> list[str]:
 
 
 def write_files(document: str, folder: Path) -> None:
-    """Write the files that a document shows, each in a block marked ``<!-- file: NAME -->``; beside them the configs."""
+    """Write the files that a document shows in blocks marked ``<!-- file: NAME -->``; the configs come beside them."""
     text = (ROOT / document).read_text()
     for name, body in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
         path = folder / name
