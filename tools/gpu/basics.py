@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from tools.environment.basics import STACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_ENV = "ECM_CLUSTER_GPU_CHECK"
@@ -39,10 +40,7 @@ def log_file(name: str) -> Path:
 
 def mmcv_version() -> str:
     """The version of mmcv-full that the environment of this checkout has."""
-    source = (ROOT / "tools" / "environment" / "mmcv_full.py").read_text()
-    found = re.search(r'^VERSION = "(.+)"$', source, re.M)
-    assert found, "tools/environment/mmcv_full.py names no VERSION"
-    return found[1]
+    return STACKS["cuda12"].mmcv
 
 
 def mmcv_source() -> Path:
