@@ -480,6 +480,7 @@ LAYERS = [  # from the ground up
     {"backends.choose"},
     {"handover", "liveness"},
     {"plan"},
+    {"diagnosis"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
