@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from tools.environment.basics import STACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_ENV = "ECM_CLUSTER_GPU_CHECK"
@@ -40,7 +39,10 @@ def log_file(name: str) -> Path:
 
 def mmcv_version() -> str:
     """The version of mmcv-full that the environment of this checkout has."""
-    return STACKS["cuda12"].mmcv
+    source = (ROOT / "tools" / "environment" / "basics.py").read_text()
+    found = re.search(r'^    mmcv: str = "(.+)"$', source, re.M)
+    assert found, "tools/environment/basics.py names no mmcv"
+    return found[1]
 
 
 def mmcv_source() -> Path:
