@@ -75,9 +75,9 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
 
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or create.next_name(run_dir, plan.config_path)))
-    print(f"run {run.path}\n{plan_text.describe(plan)}")
+    cli.say(f"run {run.path}\n{plan_text.describe(plan)}")
     for text in plan.warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        cli.say(f"warning: {text}", sys.stderr)
     if args.dry_run:
         dry_run(run, plan)
         if args.check and not plan.problems:
@@ -135,7 +135,8 @@ def require(cluster_name: str) -> None:
     """Refuse to submit to what this machine cannot reach."""
     from .backends import choose
 
-    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node")
+    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node",
+                                       answering=True)
 
 
 def dry_run(run: Run, plan: Any) -> None:
@@ -149,7 +150,7 @@ def dry_run(run: Run, plan: Any) -> None:
              for stage in chain.stages(plan.job)]
     print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
     for text in plan.problems:
-        print(f"would be refused: {text}", file=sys.stderr)
+        cli.say(f"would be refused: {text}", sys.stderr)
     print("dry run: nothing was written or submitted")
 
 
@@ -164,8 +165,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
-        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
-    print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
+        cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
+    cli.say(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     return run
 
 
