@@ -70,7 +70,7 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
             return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import plan_text, planning
-    from .checking import here
+    from .checking import check
     from .plan import create
 
     plan = planning.make(job, args.cluster)
@@ -81,13 +81,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
     if args.dry_run:
         dry_run(run, plan)
         if args.check and not plan.problems:
-            here.check(plan, create.freeze(plan, fetch=False), args.check, args.verbose)
+            check.check(plan, create.freeze(plan, fetch=False), args.check, args.verbose)
         return None
     if plan.problems:
         raise UserError(plan.problems[0])
     planning.check_with_slurm(plan, run)
     frozen = create.freeze(plan)
-    here.check(plan, frozen, args.check, args.verbose)
+    check.check(plan, frozen, args.check, args.verbose)
     with submit_lock.alone(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
             return go_on_submitting(run, job, args)

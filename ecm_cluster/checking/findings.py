@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,11 @@ class Report:
     ended: bool = False
 
     @property
+    def over(self) -> bool:
+        """Whether the check came to an end of its own."""
+        return self.ended or bool(self.failure) or EVERYTHING in self.skipped
+
+    @property
     def rest(self) -> list[str]:
         """Steps of which nothing is known."""
         known = {*self.done, *self.skipped}
@@ -105,4 +111,19 @@ def read(path: Path) -> Report:
             report.failure, report.trace = found["fail"], found["trace"]
         elif "end" in found:
             report.ended = True
+    return report
+
+
+def finished(report: Report, code: int | None, seconds: float) -> Report:
+    """The report with the reason for what is missing of it.
+
+    Args:
+        code: The process's exit code; None: it was at work when the time was over.
+    """
+    if report.over:
+        return report
+    why = f"the {seconds:g} s were over" if code is None else f"the check's process ended with code {code}"
+    if code is not None and code < 0:
+        why = f"the check's process was killed by {signal.Signals(-code).name}"
+    report.skipped.update({step: why for step in report.rest[:1]})
     return report

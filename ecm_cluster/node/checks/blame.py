@@ -103,7 +103,7 @@ def _unknown_argument(argument: str, named: list[str], blocks: list[tuple[str, d
 def _arguments(kind: str) -> list[str]:
     classes = [r.module_dict[kind] for r in _registries() if kind in r.module_dict]
     return [name for one in classes[:1] for c in inspect.getmro(one) if "__init__" in vars(c)
-            for name in inspect.signature(c.__init__).parameters if name != "self"]
+            for name in inspect.signature(vars(c)["__init__"]).parameters if name != "self"]
 
 
 def _import(error: ImportError, cfg: Any, run: Run) -> str:
