@@ -13,7 +13,7 @@ from . import job as jobs
 from .backends import choose
 from .datacheck import splits
 from .errors import UserError, one_of
-from .mmconfig import keys, settled
+from .mmconfig import check_keys, classes, keys, settled
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -59,7 +59,11 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    base = settled.replace_references(config.read(path))
+    cfg = config.apply_options(base, job.options)
+    # another Python may have another mmdet
+    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    cfg = settled.settle(cfg)
     keys.refuse(cfg)
     root = job.data_root or cfg.get("data_root")
     if root:
