@@ -110,6 +110,11 @@ class _Checking:
                     yield from self.section(f"{key}.{name}", inner)
         elif key == "custom_hooks":
             yield from self.inside(value, key, "hook")
+        elif key == "workflow" and isinstance(value, (list, tuple)):
+            for number, step in enumerate(value):
+                if not (isinstance(step, (list, tuple)) and [kind_of(part) for part in step] == ["s", "i"]):
+                    yield f"{key}.{number}", (f"{self.who(f'{key}.{number}')}: invalid value {short(step)}; expected a "
+                                              "mode and a number of epochs, e.g. ('train', 1)")
 
     def inside(self, value: Any, key: str, role: str) -> Iterator[tuple[str, str]]:
         """Blocks in ``value``, at any depth; ``role`` is the section that classes come from."""

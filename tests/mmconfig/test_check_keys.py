@@ -112,7 +112,7 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "data.train.pipeline=3": "a list", "data.train.ann_file=3": "a string", "custom_hooks=3": "a list",
         "custom_hooks.0=NumClassCheckHook": "expected a dict", "data.train.pipeline.0=3": "expected a dict",
         "lr_config=None": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
-        "load_from=3": "a string", "workflow=train": "a list", "model.test_cfg.rcnn.score_thr=high": "a number",
+        "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number of epochs", "model.test_cfg.rcnn.score_thr=high": "a number",
         "optimizer_config.grad_clip=5": "a dict", "data.train.type=3": "expected the name of a class",
         "evaluation.metric=3": "a string or a list", "seed=abc": "an integer", "momentum_config.step.0=3": "policy",
     }.items():
@@ -247,9 +247,9 @@ def test_no_option_gives_a_traceback(small_data, options):
 @FUZZ
 @given(key=st.sampled_from([key for key in KEYS if key.count(".") < 4]), value=VALUES)
 def test_no_config_gives_a_traceback(small_data, tmp_path, key, value):
-    cfg = config.apply_options(config.read("configs/demo.py"), {f"+{key}": value})
-    (tmp_path / "wrong.py").write_text(config.dump(cfg))
     try:
+        cfg = config.apply_options(config.read("configs/demo.py"), {f"+{key}": value})
+        (tmp_path / "wrong.py").write_text(config.dump(cfg))
         planning.make(job.make({"config": str(tmp_path / "wrong.py"), "device": "cpu", "data_root": str(small_data)}),
                       "local")
     except UserError as error:
