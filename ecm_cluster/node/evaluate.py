@@ -7,6 +7,7 @@ chunks, whole or absent; after a restart only what is missing is computed, whate
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
