@@ -19,7 +19,6 @@ from ..staging import pack as packs
 from ..staging.planned import Staging
 from . import entries, labels, voc
 
-SPLITS = ("train", "test")
 NO_EVAL = "or train without an evaluation (--no-eval)"
 MISSING = {"train": "config: data.train is missing; add the dataset to train on",
            "test": "config: data.test is missing, and checkpoints are scored on it; add it (data.val has the same "
@@ -47,15 +46,17 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(cfg: Mapping[str, Any], staging: Staging, scored: bool) -> Findings:
+def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> Findings:
     """Check the data of training and, where something is scored, of the test split.
 
     Args:
         cfg: The resolved config.
+        staging: Says whether the data root is a pack, where images are looked for; None: it is not known.
         scored: Whether checkpoints will be scored.
+        trained: Whether there will be training.
     """
     found = Findings()
-    for split in SPLITS if scored else SPLITS[:1]:
+    for split in (*(["train"] if trained else []), *(["test"] if scored else [])):
         try:
             several = leaves(cfg, split)
             if not several:
@@ -81,7 +82,7 @@ def _collect(found: Findings, step: Callable[[], None]) -> None:
         found.problems.append(str(error))
 
 
-def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging, found: Findings) -> None:
+def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: Findings) -> None:
     ann_file, prefix = leaf.path("ann_file"), leaf.path("img_prefix")
     if leaf.type in voc.TYPES:
         found.warnings += voc.check(leaf)
@@ -163,9 +164,9 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
                         f"{NO_EVAL}")
 
 
-def in_pack(staging: Staging, image: Mapping[str, Any], prefix: Path) -> bool:
+def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path) -> bool:
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
-    if not staging.pack:
+    if staging is None or not staging.pack:
         return False
     index = packs.read(staging.pack).open_index()
     names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image)))
