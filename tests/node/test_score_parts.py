@@ -130,6 +130,7 @@ def scored_both_ways(test: Any, rng: np.random.Generator, masks: bool = True, **
             position += 1
         results += [(r[0], encode_mask_results(r[1])) if masks else r for r in mine]
     asked = protocol(dict(cfg))
+    identical(score_parts.results_of(scored, concatenate(found)), results)
     ours = score_parts.score(scored, concatenate(found), asked, {}, lambda: dataset)
     arguments = dict(asked.options)
     if "metric" not in arguments:
@@ -137,6 +138,17 @@ def scored_both_ways(test: Any, rng: np.random.Generator, masks: bool = True, **
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np, "float", float, raising=False)
         return ours, dataset.evaluate(copy.deepcopy(results), **arguments)
+
+
+def identical(ours: list[Any], theirs: list[Any]) -> None:
+    """The model's answers, as they come out of columns again."""
+    for mine, original in zip(ours, theirs):
+        masked = isinstance(original, tuple)
+        for one, other in zip(*(r[0] if masked else r for r in (mine, original))):
+            assert np.array_equal(one, other) and one.dtype == other.dtype
+        for one, other in zip(*(r[1] for r in (mine, original))) if masked else ():
+            assert one == other
+    assert len(ours) == len(theirs)
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any], kinds: tuple[str, ...] = ("bbox", "segm"), before: str = "",
