@@ -156,6 +156,9 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
         if leaf.type == PANOPTIC:
             raise UserError("config: data.test is a CocoPanopticDataset, whose panoptic maps are not kept here; give a "
                             f"CocoDataset to score boxes and masks, {NO_EVAL} and score with mmdet's tools/test.py")
+        if leaf.type.startswith("OpenImages") and leaf.cfg.get("load_from_file") is False:
+            raise UserError(f"config: {leaf.key}.load_from_file=False takes the sizes of images from the pipeline, "
+                            f"which scoring does not run again; give meta_file, {NO_EVAL}")
     kinds = {labels.rule(leaf.type) for leaf in found}
     if kinds and kinds <= {"coco", "lvis"}:
         evaluation.check_protocol(protocol)
