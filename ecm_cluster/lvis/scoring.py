@@ -42,6 +42,7 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
         part: what of the file is scored and by whose rule; None: all of it, by LVIS's where the file has LVIS's form.
         iou_types, max_dets, options: as for :func:`score_document`, which says what is returned and raised.
     """
+    _check_settings(found, iou_types, max_dets, options.get("scorer"))  # before anything is read
     document = read_annotations(annotation_file)
     if part is not None:
         document, options = part.restrict(document), {**options, "rule": part.kind}
@@ -71,8 +72,7 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
     Returns:
         A dict that is JSON as it stands, floats unrounded, None where a figure is undefined:
         ``scorer``, ``max_dets``, ``images``, ``detections``;
-        ``figures``: for each iou type AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@n, ARs@n, ARm@n, ARl@n
-        as fractions of one;
+        ``figures``: for each iou type what :func:`.figures.names` lists, as fractions of one;
         ``per_class``: for each category, by ascending id, its id, name, frequency, image_count and
         instance_count (LVIS counts both in its *training* set; None in plain COCO), and AP for each iou type;
         with replicates ``bootstrap``: its settings and, for each iou type, the ``intervals`` of the figures.
@@ -80,13 +80,9 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
     Raises:
         UserError: detections and annotations do not go together, or lack what scoring needs.
     """
-    scorer = _known_scorer(scorer)
-    if max_dets is not None and max_dets < 1:
-        raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
-    iou_types = found.iou_types if iou_types is None else iou_types
-    for iou_type in iou_types:
-        found.scores(iou_type)  # refuses an unknown type, and segm without masks, before a long run
+    scorer, iou_types = _check_settings(found, iou_types, max_dets, scorer)
     _check_finite(found, iou_types)
+    protocol = protocol or Protocol()
     _check_annotations(document, iou_types, annotation_file)
     _check_images(document, found, annotation_file)
     if rule == LVIS or rule is None and is_lvis(document, annotation_file):
@@ -95,7 +91,7 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
                             "which LVIS's rule needs; with data.test.type CocoDataset it is scored by COCO's")
         max_dets = max_dets or lvis_figures.MAX_DETS
     else:
-        scorer, protocol = "coco", protocol or Protocol()
+        scorer = "coco"
         limits = protocol.proposal_nums if max_dets is None else (*(n for n in (1, 10) if n < max_dets), max_dets)
         max_dets = limits[-1]
     if replicates:
@@ -112,6 +108,17 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
             "replicates": replicates, "seed": seed, "confidence": confidence,
             "intervals": _intervals(document, found, iou_types, max_dets, replicates, seed, confidence)}
     return result
+
+
+def _check_settings(found: Detections, iou_types: Sequence[str] | None, max_dets: int | None, scorer: str | None,
+                    ) -> tuple[str, Sequence[str]]:
+    """The scorer and the iou types, as far as detections allow them."""
+    if max_dets is not None and max_dets < 1:
+        raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
+    iou_types = found.iou_types if iou_types is None else iou_types
+    for iou_type in iou_types:
+        found.scores(iou_type)  # refuses an unknown type, and segm without masks
+    return _known_scorer(scorer), iou_types
 
 
 def _known_scorer(scorer: str | None) -> str:
@@ -153,7 +160,7 @@ def _check_bootstrap(scorer: str, replicates: int, confidence: float) -> None:
 
     bootstrap.check(replicates, confidence)
     if scorer == "coco":
-        raise UserError("bootstrap: only for annotation files of LVIS form; leave the replicates out")
+        raise UserError("bootstrap: only for annotation files of LVIS form; leave it out")
     if util.find_spec("hotcoco") is None:
         raise UserError("bootstrap: needs hotcoco, which is not installed here (it wants Python 3.10 or newer)")
 

@@ -116,19 +116,22 @@ def run_inference(model: torch.nn.Module, loader: DataLoader, device: str, score
     """
     share = loader.dataset
     assert isinstance(share, Subset)
-    first, classes = scored.parts[0], scored.parts[0].classes
-    count = None if classes is None and not first.categories else len(first.categories)
     positions = iter(share.indices)
     for data in loader:
         _, named = unpack((), data, torch.device(device))
         with torch.no_grad():
             results = model(return_loss=False, rescale=True, **named)
         for result in results:
-            position = next(positions)
-            if scored.by_position:
-                yield columns_of(position, None, result, count)
-            else:
-                yield columns_of(first.images[position], first.categories, result, count)
+            yield columns_at(scored, next(positions), result)
+
+
+def columns_at(scored: ScoredSet, position: int, result: Any) -> Detections:
+    """The answer on one image of what is scored, under the names that it has there."""
+    first = scored.parts[0]
+    classes = len(first.categories) or None
+    if scored.by_position:
+        return columns_of(position, None, result, classes)
+    return columns_of(first.images[position], first.categories, result, classes)
 
 
 def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -> torch.nn.Module:

@@ -79,8 +79,8 @@ def _part(dataset: Any) -> Part:
                 None if classes is None else list(classes))
 
 
-def rule(kind: type) -> str:
-    """Whose rule scores a class of datasets; what has an evaluation of its own keeps it.
+def rule(kind: Any) -> str:
+    """Whose rule scores a class of datasets (itself, not its name); what has an evaluation of its own keeps it.
 
     Cityscapes' own metric is scored by its own ``evaluate``, and ``bbox`` and ``segm`` by COCO's, as there.
     """
