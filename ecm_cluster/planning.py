@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
+from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
-from .datacheck import splits
-from .errors import UserError, one_of
+from .datacheck import heads, splits
+from .errors import UserError
 from .mmconfig import check_keys, classes, keys, settled
+from .plan import place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -27,7 +27,8 @@ class Plan:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
         elements: What will be scored.
         partition: Where the job goes that names none.
-        preemption: What may preempt it; empty where Slurm does not tell.
+        preemption: What may preempt it; empty where Slurm was not asked.
+        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
         operators: What mmcv-full of the job's Python was compiled for, where that is on record.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
@@ -46,6 +47,7 @@ class Plan:
     elements: list[evaluations.Element] = field(default_factory=list)
     partition: str | None = None
     preemption: list[site.Preemption] = field(default_factory=list)
+    not_asked: str = ""
     operators: operators.Operators | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -70,10 +72,11 @@ def make(job: jobs.Job, where: str) -> Plan:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
                 weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
+    plan.problems += weights.unreadable(plan.weights)
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
-    check_place(plan)
+    place.check(plan)
     check_operators(plan)
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
@@ -117,29 +120,7 @@ def check_data(plan: Plan) -> None:
     found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
     plan.problems += found.problems
     plan.warnings += found.warnings
-    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
-
-
-def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
-    """Heads that have another number of classes than the annotation file which their labels come from."""
-    types = {block.get("type") for block in config.nested(cfg["data"].get("train"))}
-    if "train" not in summaries or "LVISFromFile" not in types:
-        return []  # other datasets bring their class names themselves; the trainer checks them
-    there = len(summaries["train"].categories)
-    heads = {key: value for key, value in paths(cfg["model"].get("roi_head") or {}, "model.roi_head")
-             if key.endswith("num_classes") and value != there}
-    remedy = " ".join(f"--set {key}={there}" for key in heads)
-    return [f"config: num_classes is {sorted(set(heads.values()))[0]}, and {summaries['train'].path} has {there} "
-            f"categories; give {remedy}"] if heads else []
-
-
-def paths(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, leaf) of everything in a config value."""
-    if isinstance(value, (dict, list, tuple)):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from paths(inner, f"{key}.{name}")
-    else:
-        yield key, value
+    plan.problems += heads.wrong_class_numbers(plan.cfg, found.labels)
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:
@@ -152,40 +133,6 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
     choose.named(plan.where).check(asked, "fix the job file or the flags")
-
-
-def check_place(plan: Plan) -> None:
-    """What can be known of the place before sbatch is asked."""
-    job = plan.job
-    if job.memory_mib is not None:
-        size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
-        plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if not choose.named(plan.where).queues:
-        if job.device == "cuda" and job.nodes > 1:
-            raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
-                            "--device cpu, where ranks of several nodes run side by side")
-        if job.evaluation.while_training:
-            plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
-                                 "scored when the training is complete")
-        if job.gpu_type or job.partition:
-            plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
-        return
-    if not cluster.slurm_available():
-        return
-    shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
-    plan.warnings += shell.ignored(os.environ, job)
-    if len(plan.elements) > site.max_array_size():
-        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
-                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
-                             "which submits several arrays")
-    known = site.partitions()
-    names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
-    for name in names:
-        if known and name not in {p.name for p in known}:
-            raise one_of("partition", name, [p.name for p in known])
-    if known:
-        plan.partition = ",".join(names)
-        plan.preemption = site.preemption(job, [p for name in names for p in known if p.name == name])
 
 
 def check_operators(plan: Plan) -> None:
@@ -208,8 +155,12 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
         known.update({path: files.digest(path) for path in planned.annotation_files(plan.cfg, split)
                       if path not in known and os.path.isfile(path)})
     planned.check_annotations(plan.staging, known)
-    return {name: known[str(plan.annotations[split])] for split, name in
-            (("train", "train_annotations"), ("test", "val_annotations")) if split in plan.annotations}
+    found = {}
+    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
+        digest = planned.digest_of_all([known[path] for path in planned.annotation_files(plan.cfg, split)
+                                        if path in known])
+        found.update({name: digest} if digest else {})
+    return found
 
 
 def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,10 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info < (3, 10):
+    pytest.skip("the source is the same everywhere; Pythons that can list their own modules read it",
+                allow_module_level=True)
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
 # rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
@@ -94,13 +98,13 @@ class Module:
         return {"parser", "main"} <= found and self.name.count(".") == 1
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def modules(*packages: str) -> list[Module]:
     chosen = packages or ("ecm_cluster", "mmdet_ext")
     return [Module(path) for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def names() -> set[str]:
     """Dotted names of all modules; read from the paths, so that imports can be resolved while parsing."""
     found = set()
@@ -124,7 +128,7 @@ def third_party(name: str) -> bool:
     return top not in sys.stdlib_module_names and top not in ("ecm_cluster", "mmdet_ext")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def setup_cfg() -> configparser.ConfigParser:
     parsed = configparser.ConfigParser()
     parsed.read(ROOT / "setup.cfg")
@@ -336,7 +340,8 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 
 # the others through the first
-TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.site")
+TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
+                 "ecm_cluster.site")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
@@ -467,7 +472,7 @@ def test_files_are_written_through_files_py() -> None:
 
 
 LAYERS = [  # from the ground up
-    {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file"},
+    {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"checkpoints", "recovery", "request"},
@@ -476,10 +481,12 @@ LAYERS = [  # from the ground up
     {"submissions"},
     {"backends.base"},
     {"chain", "slurm_ends"},
-    {"backends.local", "backends.slurm"},
+    {"backends.local", "backends.short_job", "backends.slurm"},
     {"backends.choose"},
     {"handover", "liveness"},
     {"plan"},
+    {"checking"},
+    {"diagnosis"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

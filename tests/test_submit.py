@@ -98,7 +98,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkeypatch):
     Answers(tmp_path, monkeypatch)
     said = refused(capsys, *job_flags(small_data, tmp_path / "runs", "a-run"))
-    assert "there is no Slurm on this machine" in said
+    assert "no Slurm is reachable: no sbatch in PATH" in said
     assert "--cluster local" in said
 
 
@@ -178,7 +178,8 @@ def test_a_dry_run_needs_neither_slurm_nor_torch_and_writes_nothing(small_data, 
                "from ecm_cluster import cli, submit\nraise SystemExit(cli.run(submit.main))\n")
     flags = ["--data-root", str(small_data), "--gpus", "8", "--nodes", "2", "--dry-run", "--set",
              f"model.roi_head.bbox_head.num_classes={CLASSES}", "--set",
-             f"model.roi_head.mask_head.num_classes={CLASSES}"]
+             f"model.roi_head.mask_head.num_classes={CLASSES}",
+             "--set", "data.train.dataset.type=LVISFromFile", "--set", "data.test.type=LVISFromFile"]
     done = subprocess.run([sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True,
                           env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
                                "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
@@ -317,7 +318,9 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     assert "had another options, seed;" in said
     line = f"python -m ecm_cluster.submit --name a-run --runs-dir {tmp_path}/runs --cluster local"
     assert line in said
-    Answers(tmp_path, monkeypatch)(sbatch="", squeue="")
+    slurm = Answers(tmp_path, monkeypatch)
+    slurm(sbatch="", squeue="")
+    slurm.script("sinfo", "exit 0\n")
     assert "had another cluster;" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs")
     told = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
     assert (told["state"], told["next"]) == ("submitting", line)

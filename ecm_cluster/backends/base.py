@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from pathlib import Path
+from typing import Any, Mapping, Optional, Protocol
 
 from ..evaluations import Element
 from ..job import Job
@@ -49,6 +52,19 @@ class Sweep:
     scoring_only: bool = False
 
 
+@dataclass
+class ShortJob:
+    """A job of one task, at work or waiting.
+
+    Attributes:
+        called: In words, as ``job 12``.
+        process: Ends with it, with its exit code.
+    """
+
+    called: str
+    process: subprocess.Popen[Any]
+
+
 class Backend(Protocol):
     """What the verbs ask of the place that a run's jobs are in.
 
@@ -62,8 +78,12 @@ class Backend(Protocol):
     id_word: str
     poll_seconds: float
 
-    def require(self, remedy: str) -> None:
-        """Raise UserError where this machine cannot reach it."""
+    def require(self, remedy: str, answering: bool = False) -> None:
+        """Raise UserError where this machine cannot reach it.
+
+        Args:
+            answering: It has to answer now; else it is enough that its commands are installed.
+        """
 
     def cluster_name(self) -> str | None:
         """The cluster that commands go to from here."""
@@ -104,6 +124,14 @@ class Backend(Protocol):
 
     def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         """Raise UserError where a request would be refused; name what of ``environ`` the jobs do not take over."""
+
+    def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
+                  minutes: int) -> AbstractContextManager[ShortJob]:
+        """A command as a job of one rank of ``job``, cancelled at the context's end; UserError where it is refused.
+
+        Args:
+            log: What it prints; in a folder that the nodes see.
+        """
 
     def scripts(self, requests: Sequence[Request]) -> list[str]:
         """What would be submitted, for the eye."""

@@ -96,6 +96,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         if refused:
             state.refused, state.next = True, state.next or chain.resume_line(run)
             state.reason += f"; {chain.half_a_chain(run, refused)}"
+    state.reason += trouble.declared(run)
     return state
 
 
@@ -214,7 +215,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
         document = works[-1].all_metrics()[0]
         state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
     if len(wanted) > 1:
-        state.evaluation |= {"scored": len(done), "asked": len(wanted)}
+        state.evaluation.update(scored=len(done), asked=len(wanted))
     return len(done) == len(wanted), [work for work, scored in found if not scored and work.ledger_dir.exists()]
 
 

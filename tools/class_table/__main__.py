@@ -80,7 +80,34 @@ def collect() -> dict[str, dict[str, list[str]]]:
     found["evaluate"] = {name: cls.evaluate for name, cls in found["dataset"].items() if hasattr(cls, "evaluate")}
     table = {section: {name: line(section, name, target) for name, target in sorted(classes.items())}
              for section, classes in sorted(found.items())}
-    return {**table, "cfg": {"cfg": cfg_keys(Path(mmdet.__file__).parent)}}
+    counted = {name: count for section in ("models", "plugin") for name, cls in sorted(found.get(section, {}).items())
+               if (count := number_of_classes(cls))}
+    return {**table, "cfg": {"cfg": cfg_keys(Path(mmdet.__file__).parent)}, "num_classes": counted}
+
+
+def number_of_classes(cls: Any) -> list[str]:
+    """The arguments that make up ``num_classes`` of a module that ``NumClassCheckHook`` compares, with defaults."""
+    names = {base.__name__ for base in inspect.getmro(cls)}
+    # the semantic head of PanopticFPN has stuff and one class for all things, and its configs do without the hook
+    if names & {"RPNHead", "VGG", "FusedSemanticHead", "GARPNHead", "BaseSemanticHead"}:
+        return []
+    legal = arguments(cls)[0]
+    wanted = next((several for several in (["num_classes"], ["num_things_classes", "num_stuff_classes"])
+                   if set(several) <= legal.keys()), [])
+    sets_it = any(re.search(r"self\.num_classes = ", inspect.getsource(vars(base)["__init__"]))
+                  for base in inspect.getmro(cls) if base.__module__.startswith("mmdet")
+                  and "__init__" in vars(base))
+    return [f"{arg}:{default}" if (default := default_of(cls, arg)) is not None else arg
+            for arg in wanted] if sets_it else []
+
+
+def default_of(cls: Any, arg: str) -> int | None:
+    """The default of an argument, in the first ``__init__`` that names it."""
+    for base in inspect.getmro(cls):
+        if "__init__" in vars(base) and arg in inspect.signature(base.__init__).parameters:
+            value = inspect.signature(base.__init__).parameters[arg].default
+            return value if type(value) is int else None
+    return None
 
 
 def cfg_keys(mmdet: Path) -> list[str]:
