@@ -22,7 +22,7 @@ def wrong_class_numbers(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, .
 
     Args:
         cfg: The resolved config.
-        known: The name of each label of the datasets that were read, by their keys in the config.
+        known: The name of each label of the datasets that were read, by the keys of their annotation files.
     """
     number, whose = _of_training(cfg, known)
     if number is None or is_left_to_the_config(cfg):
@@ -46,7 +46,7 @@ def _of_training(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -
     """How many classes the first training dataset has of which that is known, and what it is called."""
     try:
         for leaf in leaves(cfg, "train"):
-            names = known.get(leaf.key) or labels.configured(leaf)
+            names = known.get(leaf.name("ann_file")) or labels.configured(leaf)
             if names:
                 return len(names), str(leaf.path("ann_file") or leaf.key)
     except UserError:

@@ -21,7 +21,7 @@ def read(name: str) -> dict:
 def on_lvis(cfg: dict) -> list[str]:
     cfg = copy.deepcopy(cfg)
     cfg["data"]["train"] = {"type": "LVISFromFile", "ann_file": "lvis.json", "pipeline": []}
-    return heads.wrong_class_numbers(cfg, {"data.train": LVIS})
+    return heads.wrong_class_numbers(cfg, {"data.train.ann_file": LVIS})
 
 
 def test_only_heads_that_see_the_classes_of_the_dataset_are_compared():
