@@ -88,7 +88,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     device, seed = job.device, spec.job.seed
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec.threads)
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
     group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
         index = devices.agree(place, torch.cuda.device_count(), group)
@@ -114,7 +114,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
                         also=evaluations.iterations_wanted(run))
-    runner.prepare(seed, boundary, share)
+    runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:

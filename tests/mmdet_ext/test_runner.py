@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import types
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,16 @@ class Net(nn.Module):
                 "num_samples": len(batch)}
 
 
+class Notes(dict):
+    """No plain value, so that it begins empty in each attempt."""
+
+
 @dataclass
 class Watch(Hook):
     """Notes the learning rate and the loss of each iteration."""
 
-    seen: dict[int, tuple[float, float]] = field(default_factory=dict)
-    epochs: list[tuple[int, int]] = field(default_factory=list)
+    seen: Notes = field(default_factory=Notes)
+    epochs: Any = field(default_factory=deque)
 
     def before_train_epoch(self, runner: Any) -> None:
         self.epochs.append((runner.epoch, runner.position))
@@ -255,7 +260,7 @@ def test_a_boundary_sees_where_the_next_step_belongs(whole, kind):
 def test_entering_an_epoch_in_its_middle_starts_at_its_position(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
     second = Training(tmp_path / "parts", "epoch").go(first.stored)
-    assert second.watch.epochs == [(1, 3), (2, 0)]
+    assert list(second.watch.epochs) == [(1, 3), (2, 0)]
 
 
 def test_a_state_holds_plain_values_and_what_the_launcher_put_into_meta(tmp_path):
