@@ -43,12 +43,14 @@ def describe_place(plan: planning.Plan) -> str:
     job = plan.job
     if not choose.named(plan.where).queues:
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
-    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "the cluster's default")
-    text = f"partition {name}, time limit {job.time}"
-    if not plan.preemption:
-        return text + "; when preempted or out of time: commit, requeue, continue"
+    if plan.not_asked:
+        name = f"partition {job.partition}" if job.partition else "the cluster's default partition"
+        return (f"{name}, time limit {job.time}; not asked ({plan.not_asked}): whether such a job is accepted there, "
+                "what may preempt it and with how much grace; when out of time: commit, requeue, continue")
+    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "not given, and no default")
     modes = list(dict.fromkeys(one.describe() for one in plan.preemption))
-    return "; ".join([text, *modes, "when out of time: commit, requeue, continue"])
+    return "; ".join([f"partition {name}, time limit {job.time}", *modes,
+                      "when out of time: commit, requeue, continue"])
 
 
 def describe_staging(plan: planning.Plan) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
+from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
 from .datacheck import splits
-from .errors import UserError, one_of
+from .errors import UserError
 from .mmconfig import keys, settled
+from .plan import place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -27,7 +28,8 @@ class Plan:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
         elements: What will be scored.
         partition: Where the job goes that names none.
-        preemption: What may preempt it; empty where Slurm does not tell.
+        preemption: What may preempt it; empty where Slurm was not asked.
+        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
         operators: What mmcv-full of the job's Python was compiled for, where that is on record.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
@@ -46,6 +48,7 @@ class Plan:
     elements: list[evaluations.Element] = field(default_factory=list)
     partition: str | None = None
     preemption: list[site.Preemption] = field(default_factory=list)
+    not_asked: str = ""
     operators: operators.Operators | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -69,7 +72,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
-    check_place(plan)
+    place.check(plan)
     check_operators(plan)
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
@@ -148,40 +151,6 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
     choose.named(plan.where).check(asked, "fix the job file or the flags")
-
-
-def check_place(plan: Plan) -> None:
-    """What can be known of the place before sbatch is asked."""
-    job = plan.job
-    if job.memory_mib is not None:
-        size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
-        plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if not choose.named(plan.where).queues:
-        if job.device == "cuda" and job.nodes > 1:
-            raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
-                            "--device cpu, where ranks of several nodes run side by side")
-        if job.evaluation.while_training:
-            plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
-                                 "scored when the training is complete")
-        if job.gpu_type or job.partition:
-            plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
-        return
-    if not cluster.slurm_available():
-        return
-    shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
-    plan.warnings += shell.ignored(os.environ, job)
-    if len(plan.elements) > site.max_array_size():
-        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
-                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
-                             "which submits several arrays")
-    known = site.partitions()
-    names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
-    for name in names:
-        if known and name not in {p.name for p in known}:
-            raise one_of("partition", name, [p.name for p in known])
-    if known:
-        plan.partition = ",".join(names)
-        plan.preemption = site.preemption(job, [p for name in names for p in known if p.name == name])
 
 
 def check_operators(plan: Plan) -> None:

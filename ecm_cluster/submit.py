@@ -123,7 +123,8 @@ def require(cluster_name: str) -> None:
     """Refuse to submit to what this machine cannot reach."""
     from .backends import choose
 
-    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node")
+    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node",
+                                       answering=True)
 
 
 def dry_run(run: Run, plan: Any) -> None:

@@ -16,7 +16,7 @@ between ranks (rank 0's values are kept), and changes by a hook of mmcv's own, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Tuple
 
 import torch
 
@@ -25,7 +25,7 @@ SCALARS = (bool, int, float, str, type(None))
 # set anew by whoever starts an epoch, or no state at all
 PASSED_OVER = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "CLASSES", "PALETTE"}
 
-Path = tuple  # of ("attribute", name), ("item", key) and ("gradient", name)
+Path = Tuple[Tuple[str, Any], ...]  # of ("attribute", name), ("item", key) and ("gradient", name)
 
 
 def is_plain(value: Any) -> bool:

@@ -13,8 +13,8 @@ the optimizer hook.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Callable, cast
 
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info
 from mmcv.runner.builder import RUNNERS

@@ -98,7 +98,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkeypatch):
     Answers(tmp_path, monkeypatch)
     said = refused(capsys, *job_flags(small_data, tmp_path / "runs", "a-run"))
-    assert "there is no Slurm on this machine" in said
+    assert "no Slurm is reachable: no sbatch in PATH" in said
     assert "--cluster local" in said
 
 
@@ -317,7 +317,9 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     assert "had another options, seed;" in said
     line = f"python -m ecm_cluster.submit --name a-run --runs-dir {tmp_path}/runs --cluster local"
     assert line in said
-    Answers(tmp_path, monkeypatch)(sbatch="", squeue="")
+    slurm = Answers(tmp_path, monkeypatch)
+    slurm(sbatch="", squeue="")
+    slurm.script("sinfo", "exit 0\n")
     assert "had another cluster;" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs")
     told = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
     assert (told["state"], told["next"]) == ("submitting", line)

@@ -32,7 +32,7 @@ class Local:
     id_word = "process"
     poll_seconds = 1.0
 
-    def require(self, remedy: str) -> None:
+    def require(self, remedy: str, answering: bool = False) -> None:
         pass
 
     def cluster_name(self) -> str | None:
