@@ -13,6 +13,7 @@ the optimizer hook.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from typing import Any, Callable, cast
 
@@ -119,6 +120,27 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         # what a hook keeps in meta (the loss scaler of fp16, hook messages) must be there before before_run
         r.meta = {**(r.meta or {}), **meta}
 
+    def resume(self, checkpoint: str, resume_optimizer: bool = True, map_location: Any = "cpu") -> None:
+        """Continue a training of mmdet's own, as mmcv does it: weights, optimizer, epoch, iteration, hooks' messages.
+
+        The epoch in progress starts over. Where the run has a state of its own already, which is newer, nothing
+        happens: hooks (EMA) ask for this at each start.
+        """
+        r: Any = self
+        if self._done_by_hooks is not None:
+            return
+        own = r.meta or {}
+        found = r.load_checkpoint(checkpoint, map_location=map_location)
+        meta = found["meta"]
+        r._epoch, r._iter, self.position, self.former = meta["epoch"], meta["iter"], 0, ()
+        r._iter = r._iter * (_gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
+        if resume_optimizer and "optimizer" in found:
+            named = r.optimizer if isinstance(r.optimizer, dict) else {None: r.optimizer}
+            for name, optimizer in named.items():
+                optimizer.load_state_dict(found["optimizer"] if name is None else found["optimizer"][name])
+        r.meta = {**own, **{key: meta[key] for key in ("hook_msgs", "fp16") if key in meta}}
+        r.logger.info("resumed from %s: epoch %d, iteration %d", checkpoint, r._epoch, r._iter)
+
     def _logged(self) -> dict[str, Any]:
         """What later log lines may still average over: mmcv's logger hooks look back one interval at most."""
         r: Any = self
@@ -133,6 +155,17 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         if self._history is not None:
             buffer.val_history.update({k: list(v) for k, v in self._history["values"].items()})
             buffer.n_history.update({k: list(v) for k, v in self._history["counts"].items()})
+
+
+def _gpus_of(config: str) -> int:
+    """How many GPUs mmdet noted in the text of a config (``gpu_ids = range(0, 8)``); 0 where it did not."""
+    for node in ast.parse(config).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "gpu_ids":
+            value = node.value
+            if isinstance(value, ast.Call):  # of range: nothing of the text is executed
+                return len(range(*[ast.literal_eval(argument) for argument in value.args]))
+            return len(ast.literal_eval(value) or ())
+    return 0
 
 
 @RUNNERS.register_module()

@@ -96,11 +96,11 @@ class Parallel(MMDistributedDataParallel):
 
 
 def checkpoint_without_reentry() -> None:
-    """Have ``with_cp=True`` recompute activations in a way that DDP can follow, whatever the model's own code asks for.
+    """Have ``with_cp=True`` recompute activations in a way that DDP can follow.
 
-    In torch's older way, which is the default where ``use_reentrant`` is not given, a backward pass runs inside another:
-    with ``find_unused_parameters`` DDP takes all that was recomputed for unused, and fails. Every module of mmdet calls
-    the same function, under names of its own, so its default is changed.
+    In torch's older way, the default where ``use_reentrant`` is not given, a backward pass runs inside another: with
+    ``find_unused_parameters`` DDP takes all that is recomputed for unused, and fails. The modules of mmdet call the
+    same function under names of their own, so its default is changed.
     """
     from torch.utils import checkpoint
 

@@ -135,11 +135,16 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
-    """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
+    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``.
+
+    Raises:
+        NotStartable: Nothing is left to train from ``resume_from`` on.
+    """
     import torch
     from mmcv.runner import load_checkpoint
 
     from . import rank_buffers
+    from .failures import NotStartable
 
     source = run.read_attempt(attempt)["from"]
     if source is not None:
@@ -148,6 +153,11 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
         if runner.rank == 0:
             logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
                         runner.position)
+    elif cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+        if runner.iter >= runner.last_iteration(sampler):
+            raise NotStartable(f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), "
+                               f"where the training ends; give load_from for its weights alone, or a later end")
     elif cfg.get("load_from"):
         load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
     sampler.begin(runner.epoch, runner.position, runner.former)

@@ -1,4 +1,4 @@
-"""Real detectors whose hooks change the dataset or the model, stopped at and behind the change, end in the same bits."""
+"""Real detectors whose hooks change dataset or model, stopped at and behind the change, end in the same bits."""
 
 from __future__ import annotations
 
