@@ -40,10 +40,21 @@ INIT = 4  # the stream of random numbers for initialisation
 
 
 class Loader(torch.utils.data.DataLoader):
-    """A DataLoader as hooks know mmdet's, whose samples are drawn from a seeded view of its dataset.
+    """A DataLoader whose workers Slurm's signals do not hurt, and who end with the process that started them."""
 
-    Slurm's signals do not hurt its workers, and they end with the process that started them. Workers that stay
-    (``persistent_workers``) are started again after a hook has changed the dataset: they have a copy of it.
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "worker_init_fn": preemption.prepare_loader_worker})
+
+    def __iter__(self) -> Any:
+        with preemption.blocked():
+            return super().__iter__()
+
+
+class TrainingLoader(Loader):
+    """A loader as hooks know mmdet's, whose samples are drawn from a seeded view of its dataset.
+
+    Workers that stay (``persistent_workers``) are started again after a hook has changed the dataset: they have a copy
+    of it.
 
     Args:
         dataset: The training set itself: hooks reach it as ``runner.data_loader.dataset`` and change it.
@@ -52,7 +63,7 @@ class Loader(torch.utils.data.DataLoader):
 
     def __init__(self, dataset: Any, seeded: SeededDataset, **options: Any) -> None:
         self.seeded, self._starting, self._copied = seeded, False, None
-        super().__init__(dataset, worker_init_fn=preemption.prepare_loader_worker, **options)
+        super().__init__(dataset, **options)
         self.__dict__["batch_size"] = options["batch_sampler"].batch_size  # torch leaves it out beside a batch sampler
 
     @property
@@ -67,8 +78,7 @@ class Loader(torch.utils.data.DataLoader):
     def __iter__(self) -> Any:
         if self._iterator is not None and self._copied != effects.fingerprint(self.dataset):
             self._iterator = None
-        with preemption.blocked():
-            return super().__iter__()
+        return super().__iter__()
 
     def _get_iterator(self) -> Any:
         self._copied, self._starting = effects.fingerprint(self.dataset), True
@@ -78,12 +88,12 @@ class Loader(torch.utils.data.DataLoader):
             self._starting = False
 
     @property
-    def _dataloader(self) -> Loader:
+    def _dataloader(self) -> TrainingLoader:
         """Itself: by iterations mmcv has its IterLoader around the loader, and hooks look through it."""
         return self
 
 
-def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[Loader, Any]:
+def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoader, Any]:
     """The training loader of the virtual ranks that a process plays, and the dataset."""
     dataset, options = build_dataset(cfg.data.train), settled.train_loader(cfg.data)
     batch, workers = options.pop("samples_per_gpu"), options.pop("workers_per_gpu")
@@ -97,7 +107,7 @@ def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[Loader, Any]
         options.setdefault("multiprocessing_context", cfg.get("mp_start_method", "fork"))
     else:  # torch refuses what has no meaning without workers
         options = {key: value for key, value in options.items() if key in ("pin_memory", "pin_memory_device")}
-    return Loader(
+    return TrainingLoader(
         dataset, SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, share.ranks),
         num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch),
         # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws

@@ -157,8 +157,9 @@ def train(folder: Path, hooks: list[Hook], ends_at: int | None = None, state: by
     for hook in hooks:
         runner.register_hook(hook)
     order = Order(np.zeros(len(data), np.int64), 2, 1, 3)
-    loader = building.Loader(data, SeededDataset(data, 3), batch_sampler=PositionedBatchSampler(order, 0),
-                             num_workers=workers, persistent_workers=stays, generator=torch.Generator().manual_seed(3))
+    loader = building.TrainingLoader(
+        data, SeededDataset(data, 3), batch_sampler=PositionedBatchSampler(order, 0), num_workers=workers,
+        persistent_workers=stays, generator=torch.Generator().manual_seed(3))
     losses, stored = [], None
 
     def boundary(runner: Any, epoch_end: bool) -> None:
