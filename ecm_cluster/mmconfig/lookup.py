@@ -12,7 +12,7 @@ NOTHING = object()
 def kind_of(value: Any) -> str | None:
     """The letter of a value's kind; None for what no letter stands for."""
     for types, letter in ((bool, "b"), (int, "i"), (float, "f"), (str, "s"), ((list, tuple), "l"), (dict, "d")):
-        if isinstance(value, types):  # type: ignore[arg-type]
+        if isinstance(value, types):
             return letter
     return "n" if value is None else None
 

@@ -211,7 +211,7 @@ def wrong_among(files) -> dict[str, str]:
         cfg = settled.replace_references(config.read(path))
         said = refused(cfg)
         if said:
-            found[path.relative_to(MMDET).as_posix() if path.is_relative_to(MMDET) else str(path)] = said
+            found[path.as_posix().replace(f"{MMDET.as_posix()}/", "")] = said
     return found
 
 

@@ -104,8 +104,9 @@ def number_of_classes(cls: Any) -> list[str]:
 def default_of(cls: Any, arg: str) -> int | None:
     """The default of an argument, in the first ``__init__`` that names it."""
     for base in inspect.getmro(cls):
-        if "__init__" in vars(base) and arg in inspect.signature(base.__init__).parameters:
-            value = inspect.signature(base.__init__).parameters[arg].default
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if arg in parameters:
+            value = parameters[arg].default
             return value if type(value) is int else None
     return None
 
