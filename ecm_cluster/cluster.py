@@ -49,7 +49,7 @@ def _executor_class() -> type:
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
             lines = [line for line in head.splitlines()
-                     if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
+                     if line[len("#SBATCH --"):].partition("=")[0] not in self.left_off]
             return "\n".join(lines) + mark + rest
 
     return Executor

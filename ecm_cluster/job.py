@@ -106,10 +106,13 @@ class Job:
     python: str | None = _option(None, "str", "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}; null leaves a line "
                                     "of the launcher's off")
+    srun: dict[str, Any] = _option({}, "map", "further options of the srun that starts the tasks, e.g. "
+                                   "{container-image: /images/ecm.sqsh}")
 
     def __post_init__(self) -> None:
         check(self)
         sbatch_options.check(self.slurm)
+        sbatch_options.check_srun(self.srun)
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"env: {name!r} is no name of a variable; give letters, digits and underscores")
@@ -206,7 +209,7 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
             for inner in value:
                 if inner not in Evaluation.__dataclass_fields__:
                     raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
-        if key in ("evaluation", "options", "env", "slurm") and isinstance(value, Mapping):
+        if key in ("evaluation", "options", "env", "slurm", "srun") and isinstance(value, Mapping):
             value = {**into.get(key, {}), **value}
         into[key] = value
     if isinstance(into.get("env"), dict):

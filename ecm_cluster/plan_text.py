@@ -6,6 +6,7 @@ import os
 
 from . import checkpoints, exactness, planning, shell, weights
 from .backends import choose
+from .mmconfig import keys
 from .staging import planned
 
 
@@ -32,6 +33,7 @@ def describe(plan: planning.Plan) -> str:
         *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", exactness.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
+        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()],
     ]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
 
@@ -88,6 +90,19 @@ def describe_evaluation(plan: planning.Plan) -> str:
     when = "as they are committed" if early else "after the training is complete"
     several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
+
+
+def by_reason(unused: dict[str, str]) -> dict[str, list[str]]:
+    """Keys of the config that have no effect here, by the reason why."""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in unused.items():
+        reasons.setdefault(reason, []).append(key)
+    return reasons
+
+
+def describe_unused(reason: str, names: list[str]) -> str:
+    """One line for the keys that share a reason."""
+    return f"{', '.join(names)}: {reason}"
 
 
 def shortened(places: list[str]) -> str:

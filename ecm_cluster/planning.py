@@ -12,13 +12,12 @@ from . import chain, config, evaluations, files, lead, operators, site, submissi
 from . import job as jobs
 from .backends import choose
 from .datacheck import splits
-from .errors import UserError, one_of
+from .errors import UserError
+from .mmconfig import keys, settled
 from .plan import place
 from .request import python_of
 from .run import Run
 from .staging import planned
-
-RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
 
 @dataclass
@@ -63,8 +62,8 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = config.apply_options(config.read(path), job.options)
-    refuse_what_is_not_covered(cfg)
+    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    keys.refuse(cfg)
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
@@ -80,24 +79,6 @@ def make(job: jobs.Job, where: str) -> Plan:
     return plan
 
 
-def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
-    """Config settings that this launcher does not carry out, said before anything runs."""
-    if "model" not in cfg or "data" not in cfg:
-        raise UserError("config: it has no model or no data; give a whole mmdet 2.x detection config")
-    for key in ("runner", "optimizer", "lr_config"):
-        if key not in cfg:
-            raise UserError(f"config: it has no {key!r}; give a whole mmdet 2.x config, e.g. with a schedule of "
-                            "_base_/schedules/")
-    kind = cfg["runner"].get("type")
-    if kind not in RUNNERS:
-        raise one_of("config: runner.type", kind, RUNNERS)
-    workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
-    if workflow != [("train", 1)]:
-        raise UserError("config: workflow: only [('train', 1)] is legal; checkpoints are scored by evaluation jobs")
-    if (cfg["data"].get("train_dataloader") or {}).get("class_aware_sampler"):
-        raise UserError("config: data.train_dataloader.class_aware_sampler is not covered; use ClassBalancedDataset")
-
-
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
     """The first ``key`` in data.train and data.test, by split, absolute."""
     found = {split: planned.data_paths(cfg, split, key) for split in ("train", "test")}
@@ -106,8 +87,7 @@ def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
 
 def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
     """Samples per step and per GPU, the learning rate, and what the config was written for."""
-    data = cfg["data"]
-    per_gpu = {**data, **(data.get("train_dataloader") or {})}.get("samples_per_gpu", 1)
+    per_gpu = settled.train_loader(cfg["data"])["samples_per_gpu"]
     optimizer = cfg["optimizer"]
     rates = optimizer.get("lr") if "type" in optimizer else None
     scaling = cfg.get("auto_scale_lr") or {}

@@ -19,7 +19,8 @@ SCRIPT = Path(sysconfig.get_path("scripts"), "ecm-cluster")
 
 def call(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(list(map(str, words)), cwd=cwd, env=env, capture_output=True, text=True, check=False,
+                          timeout=60)
 
 
 @pytest.mark.parametrize("words", [["status"], ["status", "nosuch"], ["compare", "nosuch", "a"], ["submit", "--help"],

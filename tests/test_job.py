@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -138,3 +139,15 @@ def test_the_list_of_job_files_holds_job_files_only_and_says_how_a_config_is_giv
     with pytest.raises(UserError, match="one of: .*r50_1x.*; an mmdet config is given with --config") as caught:
         job.find_job_file("nosuch")
     assert "eval_sweep" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("srun", "said"), [
+    ({"ntasks": 4}, "srun: option 'ntasks' is set by the launcher itself; the step has all of the job"),
+    ({"kill_on_bad_exit": 0}, "when a rank dies the others end"),
+    ({"cont": 1, "lab": True}, "srun: option 'lab' is an abbreviation"),
+    ({"container-mounts": ["/a:/a"]}, "srun: option 'container-mounts': invalid value"),
+    ({"mpi": None}, "srun: option 'mpi': invalid value None; expected"),
+])
+def test_an_option_of_srun_that_would_break_a_run_is_refused(srun, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        job.make({"srun": srun})
