@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from . import config, shell
+    from . import shell
     from .backends import choose
     from .diagnosis import asked as asking
     from .diagnosis import finding
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any]:
     """All findings, in the order of the page."""
-    from .diagnosis import environment, limits, on_nodes, slurm, storage
     from .diagnosis import asked as asking
+    from .diagnosis import environment, limits, on_nodes, slurm, storage
     from .diagnosis.finding import carried_out, not_asked
     from .request import python_of
 
@@ -73,9 +73,9 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
         yield from carried_out("limits", lambda: limits.check(asked, answered))
     yield from carried_out("environment", environment.here)
     yield from carried_out("job", lambda: asking.check(asked))
+    yield from carried_out("job.python", lambda: environment.of_job(asked, started, IMPORT_SECONDS))
     yield from carried_out("folder", looks.findings)
     yield from carried_out("quota", lambda: storage.quotas(asked))
-    yield from carried_out("job.python", lambda: environment.of_job(asked, started, IMPORT_SECONDS))
     if not args.node:
         yield not_asked("node.job", "--node looks at it")
     elif queues and silence:

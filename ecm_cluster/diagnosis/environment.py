@@ -23,7 +23,8 @@ IMPORTS = ("torch", "torchvision", "mmcv.ops", "mmdet.apis")
 SCRIPT = Path(__file__).with_name("interpreter.py")
 REMEDY = "run `make setup`, or install it into that environment (setup.cfg names the versions)"
 # torchvision's minor release by torch's: both are built for each other
-VISION = {(1, 13): (0, 14), **{(2, minor): (0, 15 + minor) for minor in range(40)}}
+VISION: dict[tuple[int, ...], tuple[int, int]] = {
+    (1, 13): (0, 14), **{(2, minor): (0, 15 + minor) for minor in range(40)}}
 
 
 class Interpreter:

@@ -15,7 +15,7 @@ from importlib import metadata
 
 def versions() -> dict:
     """The version of every distribution that is installed, by its normalised name."""
-    found = {}
+    found: dict = {}
     for one in metadata.distributions():
         name = one.metadata["Name"]
         if name:

@@ -129,7 +129,8 @@ def _gpus_of(asked: Asked, name: str, kinds: Mapping[str, int], states: list[str
         return fails(name, f"{text}; the job asks for {job.gpus} a node", "give fewer --gpus, or another --partition; "
                      "--device cpu trains without")
     if states and all(state.startswith(DOWN) for state in states):
-        return warning(name, f"{text}; all of them are {', '.join(sorted(set(states)))}", "a job waits until they are back")
+        return warning(name, f"{text}; all of them are {', '.join(sorted(set(states)))}",
+                       "a job waits until they are back")
     return ok(name, text)
 
 
@@ -201,8 +202,8 @@ def _limits(asked: Asked, name: str, where: str, row: Mapping[str, str]) -> Iter
         if limit:
             said.append(f"{words} {limit[0]}")
             if asks > int(limit[1]):
-                faults.append(fails(name, f"{where} has {words} {limit[0]}; the job asks for {asks} GPUs and would wait "
-                                    "forever", f"give fewer --nodes or --gpus: {limit[1]} GPUs at most"))
+                faults.append(fails(name, f"{where} has {words} {limit[0]}; the job asks for {asks} GPUs and would "
+                                    "wait forever", f"give fewer --nodes or --gpus: {limit[1]} GPUs at most"))
     yield from faults or ([ok(name, f"{where}: {', '.join(said)}")] if said else [])
 
 

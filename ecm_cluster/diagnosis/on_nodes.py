@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,8 +32,8 @@ UNSEEN = 71  # with which the batch shell ends on a node that does not see the f
 VISIBLE_SECONDS = 30.0  # that a file of a node may take to be seen here
 LOST_SECONDS = 20.0  # after which a job that Slurm does not list any more has ended
 # a job that waits for these would wait until somebody changes the cluster
-NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "PartitionDown", "PartitionInactive", "BadConstraints", "InvalidQOS",
-         "InvalidAccount", "AccountNotAllowed", "QOSNotAllowed", "AssocMaxWallDurationPerJobLimit")
+NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "PartitionDown", "PartitionInactive", "BadConstraints",
+         "InvalidQOS", "InvalidAccount", "AccountNotAllowed", "QOSNotAllowed", "AssocMaxWallDurationPerJobLimit")
 
 
 class Ended(Exception):
@@ -155,13 +154,14 @@ class Visit:
             code = str(int((self.own / "ended").read_text()))
         blind = [node for node in self.nodes if not (self.own / f"seen.{node}").exists()]
         if code == str(UNSEEN) or (blind and self.nodes):
-            raise Ended(f"{', '.join(blind or self.nodes)}: {self.asked.runs_dir} is not shared: what was written here is "
-                        "not seen there; --runs-dir names another folder")
-        logs = [self.own / "shell.log", *self.own.glob("submitit/*.out")]
+            raise Ended(f"{', '.join(blind or self.nodes)}: {self.asked.runs_dir} is not shared: what was written here "
+                        "is not seen there; --runs-dir names another folder")
+        logs = [self.own / "shell.log", *Run(self.own).submitit_dir.glob("*.out")]
         lines = [line for path in logs if path.exists() for line in path.read_text(errors="replace").splitlines()
                  if line.strip() and "srun: error" not in line]
-        raise Ended(f"job {self.job_id} on {', '.join(self.nodes) or 'no node'} ended with code {code or 'unknown'} and "
-                    f"{told.get('JobState', 'an unknown state')}: {lines[-1].strip() if lines else 'it printed nothing'}")
+        said = lines[-1].strip() if lines else "it printed nothing"
+        raise Ended(f"job {self.job_id} on {', '.join(self.nodes) or 'no node'} ended with code {code or 'unknown'} "
+                    f"({told.get('JobState', 'state unknown')}): {said}")
 
     def read(self, what: str) -> Iterator[Finding]:
         """What the nodes have left of a kind of findings."""
@@ -180,8 +180,8 @@ class Visit:
                                                      and node in one.nodes for one in found)]
         late = sharing.answers(self.own, self.token, shared, VISIBLE_SECONDS)
         if late:
-            yield fails("node.folder.runs.seen", f"what {', '.join(late)} wrote to {self.asked.runs_dir} is not seen here "
-                        f"after {VISIBLE_SECONDS:.0f} s", "name another folder with --runs-dir")
+            yield fails("node.folder.runs.seen", f"what {', '.join(late)} wrote to {self.asked.runs_dir} is not seen "
+                        f"here after {VISIBLE_SECONDS:.0f} s", "name another folder with --runs-dir")
 
     def _settle(self) -> None:
         end = time.monotonic() + 20
@@ -240,8 +240,9 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         environ = {**os.environ, **asked.job.env, "PYTHONPATH": os.pathsep.join(filter(None, [
             source, asked.job.env.get("PYTHONPATH") or os.environ.get("PYTHONPATH")]))}
         try:
-            done = subprocess.run([python_of(asked.job), "-m", "ecm_cluster.node.probe", str(own)], env=environ, cwd=own,
-                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300)
+            done = subprocess.run([python_of(asked.job), "-m", "ecm_cluster.node.probe", str(own)], env=environ,
+                                  cwd=own, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                                  timeout=300)
             said = done.stderr.strip().splitlines()
         except (OSError, subprocess.TimeoutExpired) as error:
             said = [str(error)]

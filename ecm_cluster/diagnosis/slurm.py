@@ -68,7 +68,7 @@ def ask(asked: Asked) -> Slurm:
 
 def _rows(kind: str, columns: Sequence[str], *which: str) -> list[dict[str, str]] | None:
     rows = site.accounting(kind, *which, f"format={','.join(columns)}")
-    return rows and [dict(zip(columns, row)) for row in rows]
+    return None if rows is None else [dict(zip(columns, row)) for row in rows]
 
 
 def check(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
@@ -91,8 +91,8 @@ def _controller(slurm: Slurm) -> Iterator[Finding]:
         yield fails("slurm.controller", "`scontrol show config` does not answer", "tell the administrator")
         return
     if not numbers(TESTED[0]) <= numbers(version)[:2] <= numbers(TESTED[1]):
-        yield warning("slurm.controller", f"{said}, which is not between {TESTED[0]} and {TESTED[1]}, the versions that "
-                      "this program is tested with", "try the demo first: `python -m ecm_cluster.submit demo --wait`")
+        yield warning("slurm.controller", f"{said}, which is not between {TESTED[0]} and {TESTED[1]}, the versions "
+                      "that this program is tested with", "try the demo first: `python -m ecm_cluster.submit demo`")
     else:
         yield ok("slurm.controller", said)
     if abs(slurm.skew) > CLOCK_SECONDS:
@@ -115,15 +115,15 @@ def _shell(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
 def _accounting(slurm: Slurm) -> Iterator[Finding]:
     kept = slurm.config.get("MinJobAge", "MinJobAge")
     if slurm.accounting != "slurmdbd":
-        yield warning("slurm.accounting", f"this cluster has none (AccountingStorageType={slurm.accounting or 'unset'}): "
-                      f"Slurm forgets how a job ended after {kept}", "none is needed: a run's own records say what "
+        yield warning("slurm.accounting", f"this cluster has none (AccountingStorageType={slurm.accounting or 'unset'})"
+                      f": Slurm forgets how a job ended after {kept}", "none is needed: a run's own records say what "
                       "happened to it")
         return
     done = cluster.run_command("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-1hours", timeout=8.0)
     if done is None or done.returncode != 0 or slurm.associations is None:
         said = cluster.said(done.stderr) if done is not None and done.stderr else "no answer"
-        yield fails("slurm.accounting", f"slurmdbd does not answer (sacct: {said}): Slurm forgets how a job ended after "
-                    f"{kept}", "tell the administrator; runs go on by their own records")
+        yield fails("slurm.accounting", f"slurmdbd does not answer (sacct: {said}): Slurm forgets how a job ended "
+                    f"after {kept}", "tell the administrator; runs go on by their own records")
         return
     yield ok("slurm.accounting", "sacct and sacctmgr answer")
     if "job_comment" in slurm.config.get("AccountingStoreFlags", "") or slurm.on("AccountingStoreJobComment"):
@@ -152,8 +152,8 @@ def _requeue(asked: Asked, slurm: Slurm) -> Finding:
     if slurm.on("JobRequeue") and "no-requeue" not in asked.job.slurm:
         return ok("slurm.requeue", "jobs are requeued unless they say otherwise (JobRequeue=1)")
     return warning("slurm.requeue", "Slurm does not requeue this job (`slurm:` of the job file leaves --requeue off, "
-                   f"JobRequeue={slurm.config.get('JobRequeue')}): a successor job is submitted instead, where the grace "
-                   "suffices", "remove `requeue: null` or `no-requeue` from the job file")
+                   f"JobRequeue={slurm.config.get('JobRequeue')}): a successor job is submitted instead, where the "
+                   "grace suffices", "remove `requeue: null` or `no-requeue` from the job file")
 
 
 def _kill_wait(slurm: Slurm) -> Finding:
@@ -162,6 +162,6 @@ def _kill_wait(slurm: Slurm) -> Finding:
         return not_asked("slurm.killwait", "scontrol does not say KillWait")
     text = f"{seconds[0]} s from the last SIGTERM to SIGKILL (KillWait)"
     if seconds[0] < KILL_WAIT:
-        return warning("slurm.killwait", text, f"with less than {KILL_WAIT} s the end of an attempt may go unrecorded; the "
-                       "next attempt closes it")
+        return warning("slurm.killwait", text, f"with less than {KILL_WAIT} s the end of an attempt may go unrecorded; "
+                       "the next attempt closes it")
     return ok("slurm.killwait", text)

@@ -55,7 +55,7 @@ class Looks:
 
 def quotas(asked: Asked) -> Iterator[Finding]:
     """What ``quota`` and Lustre's ``lfs quota`` say of this user."""
-    commands = [("quota", "-w")]
+    commands: list[tuple[str, ...]] = [("quota", "-w")]
     roots = {"home": Path.home(), **asked.folders()}
     commands += [("lfs", "quota", "-q", "-u", getpass.getuser(), str(path)) for path in
                  dict.fromkeys(roots.values()) if filesystem(path).kind == "lustre"]

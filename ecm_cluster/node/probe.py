@@ -5,6 +5,7 @@ Standard library alone until it is known whether torch and mmdet can be imported
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -70,7 +71,8 @@ def findings_file(own: Path, node: str, what: str) -> Path:
 
 def _alone(place: world.Place, job: jobs.Job, asked: dict[str, Any], node: str) -> Iterator[Finding]:
     for name, path in asked["folders"].items():
-        yield from carried_out(f"node.folder.{name}", lambda n=name, p=path: sharing.look(n, Path(p), asked["token"], node))
+        shared = functools.partial(sharing.look, name, Path(path), asked["token"], node)
+        yield from carried_out(f"node.folder.{name}", shared)
     yield from carried_out("node.data", lambda: files_there("node.data", asked["data"], "--data-root"))
     yield from carried_out("node.weights", lambda: files_there("node.weights", asked["weights"],
                                                                "$ECM_CLUSTER_WEIGHTS"))
@@ -87,7 +89,8 @@ def files_there(name: str, wanted: list[list[Any]], option: str) -> Iterator[Fin
         try:
             here = os.stat(path).st_size
         except OSError as error:
-            yield fails(name, f"{path}: {error.strerror}; the login node sees it", f"put it on shared storage ({option})")
+            yield fails(name, f"{path}: {error.strerror}; the login node sees it",
+                        f"put it on shared storage ({option})")
             return
         if here != size:
             yield fails(name, f"{path} has {here} bytes here and {size} on the login node",
@@ -102,8 +105,8 @@ def scontrol(place: world.Place) -> Iterator[Finding]:
     if not place.on_slurm:
         return
     if not cluster.can_ask():
-        yield warning("node.scontrol", "no scontrol in PATH: a run cannot ask why it was signalled, nor requeue itself, "
-                      "and stays until Slurm brings it back", "add Slurm's commands to PATH in `setup`")
+        yield warning("node.scontrol", "no scontrol in PATH: a run cannot ask why it was signalled, nor requeue "
+                      "itself, and stays until Slurm brings it back", "add Slurm's commands to PATH in `setup`")
     elif cluster.show_job(place.job_id, timeout=10.0) is None:
         yield warning("node.scontrol", "`scontrol show job` does not answer", "tell the administrator")
     else:
@@ -114,8 +117,8 @@ def scratch(job: jobs.Job, token: str) -> Iterator[Finding]:
     """The folder for staged data; leaves a file there, for the second job to find."""
     path = planned.scratch_of(planned.plan(job, None), os.environ)
     if path is None:
-        yield warning("node.scratch", "there is none: neither --scratch nor $SLURM_TMPDIR nor $TMPDIR; data is read from "
-                      "shared storage", "give --scratch, a folder on the node's own disk")
+        yield warning("node.scratch", "there is none: neither --scratch nor $SLURM_TMPDIR nor $TMPDIR; data is read "
+                      "from shared storage", "give --scratch, a folder on the node's own disk")
         return
     if not path.parent.is_dir():
         yield fails("node.scratch", f"{path.parent} does not exist on this node", "give another --scratch")
@@ -194,16 +197,16 @@ def network(place: world.Place, job: jobs.Job, own: Path) -> Iterator[Finding]:
         world.leave(group)
     except Exception as error:  # torch has no class for all that can go wrong here
         said = " ".join(str(error).split())[:300]
-        yield fails("node.network", f"{place.world_size} ranks on {place.nodes} nodes cannot reduce a tensor together with "
-                    f"{backend}: {type(error).__name__}: {said}",
+        yield fails("node.network", f"{place.world_size} ranks on {place.nodes} nodes cannot reduce a tensor together "
+                    f"with {backend}: {type(error).__name__}: {said}",
                     "set NCCL_SOCKET_IFNAME or GLOO_SOCKET_IFNAME in `env` to the interface between the nodes")
         return
     interface = os.environ.get("NCCL_SOCKET_IFNAME") or os.environ.get("GLOO_SOCKET_IFNAME") or "any interface"
     if not right:
         yield fails("node.network", f"{backend} reduces a tensor to wrong numbers", "leave these nodes out (--exclude)")
         return
-    yield ok("node.network", f"{place.world_size} ranks on {place.nodes} nodes reduce {NETWORK_MIB} MiB in {seconds:.2f} s "
-             f"with {backend} by {interface}")
+    yield ok("node.network", f"{place.world_size} ranks on {place.nodes} nodes reduce {NETWORK_MIB} MiB with {backend} "
+             f"in {seconds:.2f} s by {interface}")
 
 
 def main(folder: str) -> None:
