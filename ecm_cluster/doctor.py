@@ -59,11 +59,10 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     from .diagnosis import asked as asking
     from .diagnosis import environment, limits, on_nodes, slurm, storage
     from .diagnosis.finding import carried_out, not_asked
-    from .request import python_of
 
     # these take a while, or for ever: they are started first, and waited for last
     looks = storage.Looks({**asked.folders(), **({} if queues else asking.scratch_here(asked))})
-    started = environment.Interpreter(python_of(asked.job), {**os.environ, **asked.job.env}, environment.IMPORTS)
+    started = environment.ask_job(asked)
     silence = _silence(queues)
     if silence:
         yield not_asked("slurm.controller", silence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -93,6 +94,12 @@ def packages(name: str, wanted: list[requirements.Requirement], there: Mapping[s
                           REMEDY)
         else:
             yield fails(f"{name}.{one.name}", f"{what} for {python}, expected {one}", REMEDY)
+
+
+def ask_job(asked: Asked) -> Interpreter:
+    """Start asking the job's interpreter, which need not be here, and imports nothing where more than it is needed."""
+    job = asked.job
+    return Interpreter(python_of(job), {**os.environ, **job.env}, () if job.setup or job.srun else IMPORTS)
 
 
 def of_job(asked: Asked, started: Interpreter, seconds: float) -> Iterator[Finding]:

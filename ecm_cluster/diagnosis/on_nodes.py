@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cluster, files, lead, site, snapshot, weights
-from ..backends import queue
+from ..backends import choose, queue
 from ..errors import UserError
 from ..job import Job
 from ..job_states import ENDED, WAITING, JobState
@@ -28,6 +28,7 @@ from .asked import Asked
 from .finding import Finding, fails, not_asked, ok
 
 MINUTES = 10  # time limit of the job
+LOG = "shell.log"  # of the batch shell
 UNSEEN = 71  # with which the batch shell ends on a node that does not see the folder
 VISIBLE_SECONDS = 30.0  # that a file of a node may take to be seen here
 LOST_SECONDS = 20.0  # after which a job that Slurm does not list any more has ended
@@ -111,7 +112,7 @@ class Visit:
         return [
             f"for look in 1 2 3; do [ -e {own}/token ] && break; sleep 1; done",
             f"[ -e {own}/token ] || exit {UNSEEN}",
-            f'cd {own}; exec >> {own}/shell.log 2>&1; trap \'echo "$?" > {own}/ended\' EXIT',
+            f'cd {own}; exec >> {own}/{LOG} 2>&1; trap \'echo "$?" > {own}/ended\' EXIT',
             "ecm_failed() { echo \"setup line failed with code $1\"; exit \"$1\"; }",
             f"srun --export=ALL -n $SLURM_JOB_NUM_NODES -N $SLURM_JOB_NUM_NODES {seen} {own} || exit {UNSEEN}",
             *environment_lines(run, request.job),
@@ -156,10 +157,7 @@ class Visit:
         if code == str(UNSEEN) or (blind and self.nodes):
             raise Ended(f"{', '.join(blind or self.nodes)}: {self.asked.runs_dir} is not shared: what was written here "
                         "is not seen there; --runs-dir names another folder")
-        logs = [self.own / "shell.log", *Run(self.own).submitit_dir.glob("*.out")]
-        lines = [line for path in logs if path.exists() for line in path.read_text(errors="replace").splitlines()
-                 if line.strip() and "srun: error" not in line]
-        said = lines[-1].strip() if lines else "it printed nothing"
+        said = _last_line([self.own / LOG, *Run(self.own).submitit_dir.glob("*.out")])
         raise Ended(f"job {self.job_id} on {', '.join(self.nodes) or 'no node'} ended with code {code or 'unknown'} "
                     f"({told.get('JobState', 'state unknown')}): {said}")
 
@@ -198,6 +196,12 @@ def _exists(path: Path) -> bool:
     return False
 
 
+def _last_line(logs: list[Path]) -> str:
+    lines = [line.strip() for path in logs if path.exists() for line in path.read_text(errors="replace").splitlines()
+             if line.strip() and "srun: error" not in line]
+    return lines[-1] if lines else "it printed nothing"
+
+
 def _words(state: JobState | None) -> str:
     if state is None:
         return "Slurm does not list it"
@@ -223,8 +227,7 @@ def visit(asked: Asked, patience: float) -> Iterator[Finding]:
         yield from faults
         if own is not None:
             visited = Visit(asked, own, token, patience)
-            snapshot.freeze(own / Run(own).code_folder(1).name, snapshot.own_packages(), [])
-            _write_asked(visited, token)
+            _prepare(visited)
             yield from visited.findings()
 
 
@@ -235,21 +238,16 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         if own is None:
             return
         visited = Visit(asked, own, token, 0.0)
-        _write_asked(visited, token)
-        source = str(snapshot.own_packages()[0].parent)
-        environ = {**os.environ, **asked.job.env, "PYTHONPATH": os.pathsep.join(filter(None, [
-            source, asked.job.env.get("PYTHONPATH") or os.environ.get("PYTHONPATH")]))}
-        try:
-            done = subprocess.run([python_of(asked.job), "-m", "ecm_cluster.node.probe", str(own)], env=environ,
-                                  cwd=own, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                                  timeout=300)
-            said = done.stderr.strip().splitlines()
-        except (OSError, subprocess.TimeoutExpired) as error:
-            said = [str(error)]
+        _prepare(visited)
+        python, log = python_of(asked.job), own / LOG
+        command = [python, "-m", "ecm_cluster.node.probe", str(own)]
+        with choose.named(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
+                contextlib.suppress(subprocess.TimeoutExpired):
+            job.process.wait(60 * MINUTES)
+        said = _last_line([log])
         found = list(visited.read("alone"))
         if not found:
-            yield fails("node.job", f"{python_of(asked.job)}: {said[-1] if said else 'it printed nothing'}",
-                        "name another interpreter with --python")
+            yield fails("node.job", f"{python}: {said}", "fix the job's `setup` and `env`, or give another --python")
         yield from (dataclasses.replace(one, nodes=()) for one in found)
 
 
@@ -268,8 +266,10 @@ def _laid_out(asked: Asked) -> Iterator[tuple[str, Path | None, list[Finding]]]:
         yield token, own, faults
 
 
-def _write_asked(visited: Visit, token: str) -> None:
-    asked = visited.asked
+def _prepare(visited: Visit) -> None:
+    """The code that the nodes import, and what they are asked."""
+    asked, token = visited.asked, visited.token
+    snapshot.freeze(Run(visited.own).code_folder(1), snapshot.own_packages(), [])
     folders = {name: str(path) for name, path in asked.folders().items() if sharing.marks(path, token).exists()}
     present = [weight.path for weight in weights.find(asked.cfg or {"model": {}}) if weight.present]
     files.write_json(visited.own / "asked.json", {
