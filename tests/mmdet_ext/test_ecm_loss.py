@@ -273,9 +273,9 @@ def test_published_weights_are_the_authors_alone_and_change_the_weights_alone():
     (scale, shift, weight), (scale_, shift_, weight_) = exact.constants(x), rounded.constants(x)
     assert torch.equal(scale, scale_) and torch.equal(shift, shift_)
     assert (weight_ / weight - 1)[5] > 0.05 and (weight_ / weight - 1)[0].abs() < 1e-4
-    for name, given in ((NAMES["cho"], "float32"), (NAMES["nick"], "published"), (NAMES["nick_bg"], "published")):
-        with pytest.raises(ValueError, match=f"{name}: invalid class_weights: '{given}'; expected one of: exact"):
-            built(name, class_weights=given)
+    for name, value in ((NAMES["cho"], "float32"), (NAMES["nick"], "published"), (NAMES["nick_bg"], "published")):
+        with pytest.raises(ValueError, match=f"{name}: invalid class_weights: '{value}'; expected one of: exact"):
+            built(name, class_weights=value)
 
 
 # --- checkpoints --------------------------------------------------------------------------------------------
