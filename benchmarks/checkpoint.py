@@ -21,9 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Tuple
 
 import torch
 import torch.distributed as dist
@@ -34,7 +33,7 @@ from ecm_cluster import files  # noqa: E402
 from ecm_cluster.node.saving import Saver  # noqa: E402
 from ecm_cluster.run import Run  # noqa: E402
 
-Turn = Callable[[int], tuple[float, float]]  # number of the turn -> seconds blocked, seconds until written
+Turn = Callable[[int], Tuple[float, float]]  # number of the turn -> seconds blocked, seconds until written
 
 
 def trained(megabytes: int, device: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -107,7 +106,7 @@ def report(found: dict[str, list[tuple[float, float]]]) -> None:
     print(f"{'':<30}{'blocked':>10}{'first':>10}{'written':>10}{'blocked, of mmcv':>19}")
     base = statistics.median(blocked for blocked, _ in found["mmcv save_checkpoint"][1:])
     for name, turns in found.items():
-        blocked, written = (statistics.median(column) for column in zip(*turns[1:], strict=True))
+        blocked, written = (statistics.median(column) for column in zip(*turns[1:]))
         print(f"{name:<30}{blocked * 1e3:>7.0f} ms{turns[0][0] * 1e3:>7.0f} ms{written * 1e3:>7.0f} ms"
               f"{f'1/{base / blocked:.1f}':>19}")
 

@@ -20,8 +20,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Callable
 
 import torch
 import torch.nn.functional as F

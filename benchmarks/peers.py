@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from ecm_cluster import config, planning, submit, synthesize  # noqa: E402
 from ecm_cluster.errors import UserError  # noqa: E402
+from ecm_cluster.plan import create  # noqa: E402
 from ecm_cluster.run import Run  # noqa: E402
 
 WEIGHTS = "weights.pth"
@@ -54,7 +55,7 @@ def prepare(folder: Path, args: argparse.Namespace, ranks: int) -> Run:
             raise SystemExit(str(error)) from None
         if plan.problems:
             raise SystemExit(plan.problems[0])
-        return submit.create(Run(folder / f"ranks-{ranks}"), plan)
+        return create.create(Run(folder / f"ranks-{ranks}"), plan)
 
 
 def begin_alike(run: Run) -> None:

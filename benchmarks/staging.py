@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
@@ -48,7 +48,7 @@ WAYS = {  # shell commands: $S is shared storage, $T an empty folder on the node
     "pack, there already": '"$PYTHON" "$PROGRAM" --stage $S/root.pack $T/scratch',
 }
 AGAIN = "pack, there already"  # into the target as the way before it left it
-Medians = dict[str, tuple[float, float]]
+Medians = Dict[str, Tuple[float, float]]
 ALONE = {OURS: "pack, stage() alone", AGAIN: "there, stage() alone"}  # what these processes take in that call
 
 
@@ -60,7 +60,8 @@ def make(root: Path, images: int, mean: float, seed: int) -> int:
     (root / "train2017").mkdir(parents=True)
     total = 0
     for number, size in enumerate(sizes):
-        data = HEAD + draw.randbytes(max(1, int(size * scale) - len(HEAD) - len(TAIL))) + TAIL
+        middle = max(1, int(size * scale) - len(HEAD) - len(TAIL))
+        data = HEAD + draw.getrandbits(8 * middle).to_bytes(middle, "little") + TAIL
         (root / "train2017" / f"{number:012d}.jpg").write_bytes(data)
         total += len(data)
     (root / "annotations").mkdir()

@@ -50,7 +50,7 @@ class Watch:
         return time.time() - float(os.environ[BEGAN]), time.process_time()
 
     def add(self, part: str, since: Sequence[float]) -> None:
-        for i, (at, before) in enumerate(zip(self.now(), since, strict=True)):
+        for i, (at, before) in enumerate(zip(self.now(), since)):
             self.parts[part][i] += at - before
 
     def wrap(self, owner: Any, name: str, part: str, after: Callable[[], None] | None = None) -> None:
@@ -70,7 +70,7 @@ class Watch:
 
     def imported(self) -> None:
         """Imports are done: all time until now that no other part has."""
-        others = [sum(times) for times in zip([0.0, 0.0], *self.parts.values(), strict=True)]
+        others = [sum(times) for times in zip([0.0, 0.0], *self.parts.values())]
         self.add("imports", others)
 
     def restored(self) -> None:
@@ -80,7 +80,7 @@ class Watch:
         """The first step is done, and so is this process."""
         del self.parts["step"]  # which ``first`` holds
         self.add("first", self._restored)
-        others = [sum(times) for times in zip(*self.parts.values(), strict=True)]
+        others = [sum(times) for times in zip(*self.parts.values())]
         self.add("build", others)
         print(MARK + json.dumps(self.parts), flush=True)
         os._exit(0)
@@ -205,8 +205,7 @@ def report(found: dict[str, list[dict[str, list[float]]]], ranks: int) -> None:
     for i, kind in ((1, "CPU"), (0, "wall")):
         for peer, starts in found.items():
             whole = statistics.median(times[i] for times in wholes[peer])
-            ratio = statistics.median(mine[i] / theirs[i] for mine, theirs in zip(wholes[peer], wholes["mmdet"],
-                                                                                  strict=True))
+            ratio = statistics.median(mine[i] / theirs[i] for mine, theirs in zip(wholes[peer], wholes["mmdet"]))
             parts = [statistics.median(start[part][i] for start in starts) for part in PARTS]
             print(f"| {ranks} | {kind} | {peer} | {ratio:.2f} | {whole:.1f} | "
                   + " | ".join(f"{part:.2f}" for part in parts) + " |", flush=True)

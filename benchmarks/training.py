@@ -155,7 +155,7 @@ class Team:
     def answers(self) -> dict[str, float]:
         """The mean over the ranks of what a turn took."""
         found: dict[str, float] = defaultdict(float)
-        for process, log in zip(self.processes, self.logs, strict=True):
+        for process, log in zip(self.processes, self.logs):
             assert process.stdout is not None
             line = next((line for line in process.stdout if line.startswith(MARK)), None)
             if line is None:
@@ -198,7 +198,7 @@ def measure(run: Run, ranks: int, compute: bool, args: argparse.Namespace, argv:
 
 def report(rounds: dict[str, list[dict[str, float]]], what: str, iterations: int) -> None:
     for peer, turns in rounds.items():
-        ratios = [statistics.median(turn[time] / base[time] for turn, base in zip(turns, rounds["mmdet"], strict=True))
+        ratios = [statistics.median(turn[time] / base[time] for turn, base in zip(turns, rounds["mmdet"]))
                   for time in ("whole", "cpu")]
         parts = [statistics.median(turn.get(part, 0.0) for turn in turns) / iterations * 1e3
                  for part in ("whole", "cpu", *PARTS)]

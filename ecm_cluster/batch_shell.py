@@ -56,9 +56,12 @@ AFTER = r"""ecm_after() {
   trap '' TERM # a second one must not end it half-way
   trap - ERR
   ecm_note end ", \"phase\": \"$ecm_phase\", \"code\": ${step_code:-$code}${ecm_line:+, \"line\": $ecm_line}"
-  PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_python" -m ecm_cluster.node.batch \
-    "$ecm_run" "$ecm_stage" "${step_code:-none}" && return
-  python=$?
+  for ecm_each in "$ecm_python" ${ecm_stand_in:+"$ecm_stand_in"}; do
+    PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_each" -m ecm_cluster.node.batch \
+      "$ecm_run" "$ecm_stage" "${step_code:-none}" && return
+    python=$?
+    [ $python -ge 126 ] || break # 126, 127: this shell cannot start it
+  done
   echo "$(date +%FT%T) job $SLURM_JOB_ID restart $ecm_restart code ${step_code:-none}" >> "$ecm_batch_log"
   # Python cannot run here, so this shell decides: not for work that is done or cancelled
   ecm_note no-python ", \"code\": $python"
@@ -67,13 +70,15 @@ AFTER = r"""ecm_after() {
 trap ecm_after EXIT"""
 
 
-def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None) -> list[str]:
+def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None,
+             stand_in: str | None = None) -> list[str]:
     """Lines of a batch script before the user's own.
 
     Args:
         python: The interpreter on the compute nodes.
         path: What its PYTHONPATH begins with.
         exclude: Nodes that the job leaves out from the beginning.
+        stand_in: The interpreter for this shell where ``python`` may be in a container that tasks alone are in.
     """
     opening = OPENING.format(looks=" ".join(map(str, range(LOOKS))), mark=run.run_file.name)
     return [
@@ -81,6 +86,7 @@ def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None) 
         f"ecm_limit={NODE_LIMIT} ecm_tasks={shlex.quote(str(run.submitit_dir))}",
         f"ecm_batch_log={shlex.quote(str(run.batch_log))}",
         f"ecm_exclude={shlex.quote(exclude or '')} ecm_python={shlex.quote(python)} ecm_path={shlex.quote(path)}",
+        f"ecm_stand_in={shlex.quote(stand_in or '')}",
         "ecm_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
         "ecm_restart=${SLURM_RESTART_COUNT:-0} ecm_node=${SLURMD_NODENAME:-$HOSTNAME}",
         *NOTES.splitlines(), *ELSEWHERE.splitlines(), *opening.splitlines(),

@@ -48,7 +48,7 @@ def cancel(run: Run) -> int:
         return _cancel(run)
     except UserError as error:
         # one that cannot be cancelled must not save the others
-        print(f"error: {run.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        cli.say(f"error: {run.name}: {' '.join(str(error).split())}", sys.stderr)
         return cli.EXIT_FAILED
 
 
@@ -70,7 +70,7 @@ def _say_done(run: Run, what: str) -> None:
     committed = checkpoints.accepted(run)
     if run.completion() is None:
         print(f"  newest checkpoint: {committed[-1].file}" if committed else "  no checkpoint was committed yet")
-    print(f"  to bring it back: {chain.resume_line(run)}")
+    cli.say(f"  to bring it back: {chain.resume_line(run)}")
 
 
 def _cancel(run: Run) -> int:

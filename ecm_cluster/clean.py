@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print(f"{run.name}: nothing to clean")
     elif ABANDONED in found and not args.abandoned:
-        print(f"to delete the branch: {line(run)}")
+        cli.say(f"to delete the branch: {line(run)}")
     return cli.EXIT_OK
 
 

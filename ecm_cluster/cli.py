@@ -11,10 +11,27 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from .errors import UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
+
+
+def as_typed(text: str) -> str:
+    """``text`` with its command lines in the form in which the user called this program.
+
+    Messages are written with ``python -m ecm_cluster.VERB``, which always works; who typed ``ecm-cluster VERB`` reads
+    that.
+    """
+    called_by_script = os.path.basename(sys.argv[0]) == SCRIPT.strip()
+    return text.replace(MODULE, SCRIPT) if called_by_script else text
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a text that holds command lines for the user to type."""
+    print(as_typed(text), file=file)
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +40,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
+        for name in ("prog", "epilog"):
+            kwargs[name] = as_typed(kwargs.get(name) or "") or None
         super().__init__(**kwargs)
 
     def error(self, message: str):  # noqa: D102 (argparse's own)
@@ -41,7 +60,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     try:
         return main(argv)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"error: {' '.join(str(error).split())}", sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

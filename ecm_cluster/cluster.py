@@ -49,7 +49,7 @@ def _executor_class() -> type:
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
             lines = [line for line in head.splitlines()
-                     if line.removeprefix("#SBATCH --").partition("=")[0] not in self.left_off]
+                     if line[len("#SBATCH --"):].partition("=")[0] not in self.left_off]
             return "\n".join(lines) + mark + rest
 
     return Executor
@@ -108,10 +108,10 @@ def submit(request: Request, held: Sequence[int] = ()) -> str:
     files.kill_point("sbatch-answered", script)
     if done.returncode != 0:
         kind = Unanswered if SAYS_NO_ANSWER.search(done.stderr) else UserError
-        raise kind(f"sbatch refused the {request.stage} job: {_said(done.stderr)}")
+        raise kind(f"sbatch refused the {request.stage} job: {said(done.stderr)}")
     job_id = job_id_in(done.stdout)
     if job_id is None:
-        raise Unanswered(f"sbatch did not say the id of the {request.stage} job: {_said(done.stdout)}")
+        raise Unanswered(f"sbatch did not say the id of the {request.stage} job: {said(done.stdout)}")
     with contextlib.suppress(OSError):
         os.symlink(script.name, folder / f"{job_id}_submission.sh")
     return job_id
@@ -137,11 +137,11 @@ def refusal(request: Request) -> str | None:
                               timeout=COMMAND_TIMEOUT, check=False, env=outside_environment(os.environ))
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return None if done.returncode == 0 else _said(done.stderr)
+    return None if done.returncode == 0 else said(done.stderr)
 
 
-def _said(text: str) -> str:
-    """sbatch's own words, in one line."""
+def said(text: str) -> str:
+    """What a command of Slurm printed as its error, in one line."""
     lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
     return "; ".join(dict.fromkeys(lines))
 

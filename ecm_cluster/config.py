@@ -83,7 +83,7 @@ def _find_in_mmdet(given: str) -> Path:
     home = next((d for d in (package / ".mim" / "configs", package.parent / "configs") if d.is_dir()), None)
     if home is None:
         raise UserError(f"config {given}: mmdet in {package} has no configs; give the path of a copy")
-    file = home / given.removeprefix(SHIPPED)
+    file = home / given[len(SHIPPED):]
     if not file.is_file():
         raise _not_found(given, home, SHIPPED)
     return file

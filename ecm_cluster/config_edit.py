@@ -185,10 +185,10 @@ def rewrite_data_root(cfg: dict[str, Any], new_root: str | os.PathLike) -> dict[
     def inside(text: str) -> bool:
         return bool(root) and (text == root or text.startswith(root + "/"))
 
-    left = {k: t.removeprefix("./") for k, t in strings(cfg) if not inside(t) and _DATA.match(t)}
+    left = {k: t[2:] if t.startswith("./") else t for k, t in strings(cfg) if not inside(t) and _DATA.match(t)}
     if left:
         reason = f"lie outside of its data_root {root!r}" if root else "have no data_root to go by"
-        shown = " ".join(f"{key}={new}{text.removeprefix('data')}" for key, text in left.items())
+        shown = " ".join(f"{key}={new}{text[len('data'):]}" for key, text in left.items())
         raise UserError(f"config: {len(left)} path(s) with data/ in front {reason}; give: --set {shown}")
     return map_strings(cfg, lambda text: (new + text[len(root):]) or "/" if inside(text) else text)
 

@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"out: {out} is a file; give a folder")
     say("1. a synthetic data set in the LVIS format")
     from . import synthesize
+    from .plan import create
 
     code = synthesize.main([str(out / "data"), "--train-images", str(TRAIN_IMAGES), "--val-images", str(VAL_IMAGES),
                             "--classes", str(CLASSES), "--seed", str(SEED)])
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     say("3. submit: ECM Mask R-CNN, two ranks on the CPU of this machine")
     runs_dir = out / "runs"
-    name = submit.next_name(runs_dir, "demo")
+    name = create.next_name(runs_dir, "demo")
     options = [part for text in args.options for part in ("--set", text)]
     code = submit.main(["demo", "--cluster", "local", "--runs-dir", str(runs_dir), "--name", name, "--data-root",
                         str(data), "--scratch", str(out / "scratch"), *options])

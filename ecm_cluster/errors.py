@@ -13,9 +13,14 @@ class UserError(ValueError):
     """
 
 
-def one_of(what: str, given: object, legal: Iterable[object]) -> UserError:
-    """The error for a value outside a closed set, with the nearest legal spelling first."""
+def one_of(what: str, given: object, legal: Iterable[object], expected: str = "", more: str = "") -> UserError:
+    """The error for a value outside a closed set, with the nearest legal spelling first.
+
+    Args:
+        expected: What may be given besides, in front of the list.
+        more: What follows it.
+    """
     names = [str(x) for x in legal]
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return UserError(f"{what}: {given!r} is unknown{hint}; legal are: {', '.join(names)}")
+    return UserError(f"{what}: {given!r} is unknown{hint}; {expected or 'legal are: '}{', '.join(names)}{more}")

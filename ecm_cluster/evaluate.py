@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = sys.stderr if args.json else sys.stdout
     for run, elements in wanted.items():
         for line in submit(run, elements, args):
-            print(f"{run.name}: {line}", file=said)
+            cli.say(f"{run.name}: {line}", said)
     complete = follow(wanted) if args.wait and not args.dry_run else True
     show(wanted, args)
     return cli.EXIT_OK if complete else cli.EXIT_FAILED

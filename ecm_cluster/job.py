@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -105,10 +106,13 @@ class Job:
     python: str | None = _option(None, "str", "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}; null leaves a line "
                                     "of the launcher's off")
+    srun: dict[str, Any] = _option({}, "map", "further options of the srun that starts the tasks, e.g. "
+                                   "{container-image: /images/ecm.sqsh}")
 
     def __post_init__(self) -> None:
         check(self)
         sbatch_options.check(self.slurm)
+        sbatch_options.check_srun(self.srun)
         for name in self.env:
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 raise UserError(f"env: {name!r} is no name of a variable; give letters, digits and underscores")
@@ -205,7 +209,7 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
             for inner in value:
                 if inner not in Evaluation.__dataclass_fields__:
                     raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
-        if key in ("evaluation", "options", "env", "slurm") and isinstance(value, Mapping):
+        if key in ("evaluation", "options", "env", "slurm", "srun") and isinstance(value, Mapping):
             value = {**into.get(key, {}), **value}
         into[key] = value
     if isinstance(into.get("env"), dict):
@@ -225,9 +229,19 @@ def resource_dir(kind: str) -> Path:
 def find_job_file(given: str) -> Path:
     """A job file by path, or by its name in ``jobs/`` with or without ``.yaml``."""
     found = find_in_jobs(given)
-    if found is None:
-        raise one_of("JOB", given, sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")))
+    if found is None or found.suffix == ".py":
+        config = find_config(given if given.endswith(".py") else f"{given}.py")
+        if given.startswith("mmdet::") or os.path.isfile(config):
+            raise UserError(f"JOB: {given!r} is an mmdet config; give it as --config {shlex.quote(given)}")
+        raise one_of("JOB", given, job_names(), "expected the path of a job file (YAML), or one of: ",
+                     "; an mmdet config is given with --config")
     return found.resolve()
+
+
+def job_names() -> list[str]:
+    """Names of the job files that come with this program."""
+    return sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")
+                  if re.search(r"^config:", p.read_text(), re.MULTILINE))
 
 
 def find_in_jobs(given: str) -> Path | None:

@@ -149,7 +149,7 @@ def fold(folder: Path, attempt: int) -> None:
     known = _read_folded(folder / newest[1]) if newest else {}
     own = [name for name in names if (found := OWN.fullmatch(name)) and int(found[1]) <= attempt]
     contents = _contents(folder, own)
-    merged = known | {name: _merged(known.get(name, []), content) for name, content in contents.items()}
+    merged = {**known, **{name: _merged(known.get(name, []), content) for name, content in contents.items()}}
     target = folder / f"folded-{attempt:04d}.jsonl"
     if merged != known or (newest and newest[1] != target.name):
         with files.replacing(target) as handle:
@@ -199,7 +199,7 @@ def _lines(folder: Path, attempt: int | None, writer: str | None) -> dict[str, l
                 raise
             continue  # the cumulative file was replaced by the next one
         found = {name: lines for name, lines in known.items() if wanted(name)}
-        return found | {name: _merged(found.get(name, []), content) for name, content in contents.items()}
+        return {**found, **{name: _merged(found.get(name, []), content) for name, content in contents.items()}}
     raise AssertionError
 
 

@@ -238,7 +238,7 @@ def torchvision() -> dict[str, str]:
 
 def open_mmlab() -> dict[str, str]:
     """Name → URL, for ``open-mmlab://`` and ``openmmlab://``."""
-    return _table(_THIRD_PARTY, f"{_OPENMMLAB}pretrain/third_party/") | _table(_OTHER, _OPENMMLAB)
+    return {**_table(_THIRD_PARTY, f"{_OPENMMLAB}pretrain/third_party/"), **_table(_OTHER, _OPENMMLAB)}
 
 
 def mmcls() -> dict[str, str]:

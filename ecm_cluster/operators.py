@@ -40,7 +40,7 @@ class Operators:
         names = self.architectures
         shown = "architectures unknown" if names is None else ", ".join(
             [name for name in names if name.startswith("sm_")]
-            + [f"PTX {name.removeprefix('compute_')}" for name in names if name.startswith("compute_")])
+            + [f"PTX {name[len('compute_'):]}" for name in names if name.startswith("compute_")])
         return f"{self.mmcv}: operators for CUDA {self.cuda} ({shown})"
 
     def serve(self, wanted: Operators) -> bool:

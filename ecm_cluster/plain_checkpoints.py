@@ -12,6 +12,7 @@ from typing import Any
 from . import checkpoints, config, files, planning, submit
 from . import job as jobs
 from .errors import UserError
+from .plan import create
 from .run import Run
 from .values import check_run_path, safe_name
 
@@ -46,7 +47,7 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
         if args.dry_run:
             raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
         if not run.run_file.exists():
-            submit.create(run, _named(plan, run.name))
+            create.create(run, _named(plan, run.name))
         _adopt(run, path, digest)
     return run
 

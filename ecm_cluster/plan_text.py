@@ -6,6 +6,7 @@ import os
 
 from . import checkpoints, exactness, planning, shell, weights
 from .backends import choose
+from .mmconfig import keys
 from .staging import planned
 
 
@@ -32,6 +33,7 @@ def describe(plan: planning.Plan) -> str:
         *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", exactness.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
+        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()],
     ]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
 
@@ -41,12 +43,14 @@ def describe_place(plan: planning.Plan) -> str:
     job = plan.job
     if not choose.named(plan.where).queues:
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
-    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "the cluster's default")
-    text = f"partition {name}, time limit {job.time}"
-    if not plan.preemption:
-        return text + "; when preempted or out of time: commit, requeue, continue"
+    if plan.not_asked:
+        name = f"partition {job.partition}" if job.partition else "the cluster's default partition"
+        return (f"{name}, time limit {job.time}; not asked ({plan.not_asked}): whether such a job is accepted there, "
+                "what may preempt it and with how much grace; when out of time: commit, requeue, continue")
+    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "not given, and no default")
     modes = list(dict.fromkeys(one.describe() for one in plan.preemption))
-    return "; ".join([text, *modes, "when out of time: commit, requeue, continue"])
+    return "; ".join([f"partition {name}, time limit {job.time}", *modes,
+                      "when out of time: commit, requeue, continue"])
 
 
 def describe_staging(plan: planning.Plan) -> str:
@@ -86,6 +90,19 @@ def describe_evaluation(plan: planning.Plan) -> str:
     when = "as they are committed" if early else "after the training is complete"
     several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
+
+
+def by_reason(unused: dict[str, str]) -> dict[str, list[str]]:
+    """Keys of the config that have no effect here, by the reason why."""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in unused.items():
+        reasons.setdefault(reason, []).append(key)
+    return reasons
+
+
+def describe_unused(reason: str, names: list[str]) -> str:
+    """One line for the keys that share a reason."""
+    return f"{', '.join(names)}: {reason}"
 
 
 def shortened(places: list[str]) -> str:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, cluster, config, evaluations, files, lead, operators, shell, site, submissions, weights
+from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
-from .errors import UserError, one_of
+from .datacheck import splits
+from .errors import UserError
+from .mmconfig import keys, settled
+from .plan import place
 from .request import python_of
 from .run import Run
-from .staging import pack as packs
 from .staging import planned
-
-RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
 
 @dataclass
@@ -28,7 +28,8 @@ class Plan:
         cfg: The resolved mmdet config, paths absolute, class counts still a path.
         elements: What will be scored.
         partition: Where the job goes that names none.
-        preemption: What may preempt it; empty where Slurm does not tell.
+        preemption: What may preempt it; empty where Slurm was not asked.
+        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
         operators: What mmcv-full of the job's Python was compiled for, where that is on record.
         problems: Why submission would refuse; a dry run shows them, a real one raises the first.
         warnings: What the user should know but may want.
@@ -47,6 +48,7 @@ class Plan:
     elements: list[evaluations.Element] = field(default_factory=list)
     partition: str | None = None
     preemption: list[site.Preemption] = field(default_factory=list)
+    not_asked: str = ""
     operators: operators.Operators | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -60,8 +62,8 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = config.apply_options(config.read(path), job.options)
-    refuse_what_is_not_covered(cfg)
+    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    keys.refuse(cfg)
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
@@ -70,29 +72,11 @@ def make(job: jobs.Job, where: str) -> Plan:
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
-    check_place(plan)
+    place.check(plan)
     check_operators(plan)
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
-
-
-def refuse_what_is_not_covered(cfg: dict[str, Any]) -> None:
-    """Config settings that this launcher does not carry out, said before anything runs."""
-    if "model" not in cfg or "data" not in cfg:
-        raise UserError("config: it has no model or no data; give a whole mmdet 2.x detection config")
-    for key in ("runner", "optimizer", "lr_config"):
-        if key not in cfg:
-            raise UserError(f"config: it has no {key!r}; give a whole mmdet 2.x config, e.g. with a schedule of "
-                            "_base_/schedules/")
-    kind = cfg["runner"].get("type")
-    if kind not in RUNNERS:
-        raise one_of("config: runner.type", kind, RUNNERS)
-    workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
-    if workflow != [("train", 1)]:
-        raise UserError("config: workflow: only [('train', 1)] is legal; checkpoints are scored by evaluation jobs")
-    if (cfg["data"].get("train_dataloader") or {}).get("class_aware_sampler"):
-        raise UserError("config: data.train_dataloader.class_aware_sampler is not covered; use ClassBalancedDataset")
 
 
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
@@ -103,8 +87,7 @@ def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
 
 def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
     """Samples per step and per GPU, the learning rate, and what the config was written for."""
-    data = cfg["data"]
-    per_gpu = {**data, **(data.get("train_dataloader") or {})}.get("samples_per_gpu", 1)
+    per_gpu = settled.train_loader(cfg["data"])["samples_per_gpu"]
     optimizer = cfg["optimizer"]
     rates = optimizer.get("lr") if "type" in optimizer else None
     scaling = cfg.get("auto_scale_lr") or {}
@@ -129,35 +112,11 @@ def scale_learning_rate(plan: Plan) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """Annotation files and image folders of training and test: there, and whole as far as can be told quickly."""
-    from .lvis import layout
-
-    summaries = {}
-    for split, path in plan.annotations.items():
-        try:
-            summaries[split] = layout.check_annotation_file(path, f"data.{split}.ann_file")
-            if split in plan.images:
-                where = plan.images[split]
-                if not _in_pack(plan.staging, summaries[split].first_image, where):
-                    layout.check_images(summaries[split], where, f"data.{split}.img_prefix")
-        except UserError as error:
-            plan.problems.append(str(error))
-    plan.problems += wrong_class_numbers(plan.cfg, summaries)
-    names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in summaries.items()}
-    if len(names) == 2 and names["train"] != names["test"]:
-        plan.problems.append(f"data.test.ann_file: {plan.annotations['test']} has other categories than "
-                             f"{plan.annotations['train']}; take both from one data set")
-
-
-def _in_pack(staging: planned.Staging, image: dict[str, Any], prefix: Path) -> bool:
-    """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
-    from .lvis import layout
-
-    if not staging.pack:
-        return False
-    index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(image))
-    return any(index.find(name) is not None for name in names)
+    """What training and scoring need of the data, and heads that do not fit it."""
+    found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
+    plan.problems += found.problems
+    plan.warnings += found.warnings
+    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
 
 
 def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
@@ -192,40 +151,6 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
     choose.named(plan.where).check(asked, "fix the job file or the flags")
-
-
-def check_place(plan: Plan) -> None:
-    """What can be known of the place before sbatch is asked."""
-    job = plan.job
-    if job.memory_mib is not None:
-        size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
-        plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if not choose.named(plan.where).queues:
-        if job.device == "cuda" and job.nodes > 1:
-            raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
-                            "--device cpu, where ranks of several nodes run side by side")
-        if job.evaluation.while_training:
-            plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
-                                 "scored when the training is complete")
-        if job.gpu_type or job.partition:
-            plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
-        return
-    if not cluster.slurm_available():
-        return
-    shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
-    plan.warnings += shell.ignored(os.environ, job)
-    if len(plan.elements) > site.max_array_size():
-        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
-                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
-                             "which submits several arrays")
-    known = site.partitions()
-    names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
-    for name in names:
-        if known and name not in {p.name for p in known}:
-            raise one_of("partition", name, [p.name for p in known])
-    if known:
-        plan.partition = ",".join(names)
-        plan.preemption = site.preemption(job, [p for name in names for p in known if p.name == name])
 
 
 def check_operators(plan: Plan) -> None:

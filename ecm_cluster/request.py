@@ -93,6 +93,7 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
     srun = ["-K1", "--export=ALL"]
     if "cpus-per-task" not in request.left_off:
         srun.append(f"--cpus-per-task={job.cpus_per_gpu}")
+    srun += sbatch_options.srun_arguments(job.srun)
     memory = job.memory_mib
     parameters: dict[str, Any] = {
         "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
@@ -119,7 +120,8 @@ def setup_lines(request: Request) -> list[str]:
     python, path = python_of(request.job), os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
-        *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude),
+        *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude,
+                              stand_in=sys.executable if request.job.srun else None),
         *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
         *environment_lines(run, request.job),
         # the former version's submit put the pickle there

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not plan.stages:
             print(f"nothing to do: {states.fold([run])[0].reason}")
             return cli.EXIT_OK
-        print("\n".join(f"  {line}" for line in plan.lines))
+        cli.say("\n".join(f"  {line}" for line in plan.lines))
         backend.check(requests(run, plan), "give other flags", os.environ)  # before anything is changed
         if args.dry_run:
             return dry_run(run, plan)
@@ -257,9 +257,9 @@ def say_done(run: Run, ids: dict[str, str]) -> None:
     shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
-        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
-    print(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
-          f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
+        cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
+    cli.say(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
+            f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""sbatch's options in the ``slurm:`` block of a job file: what is legal there, and what takes the place of what.
+"""Options of sbatch and srun in the blocks ``slurm:`` and ``srun:`` of a job file: what may stand there.
 
-A value adds a line to the script, or takes the place of the launcher's own line of that name; null leaves the
-launcher's line off.
+In ``slurm:`` a value adds a line to the script, or takes the place of the launcher's own line of that name; null leaves
+the launcher's line off. In ``srun:`` a value is one more option of the ``srun`` that starts the tasks.
 """
 
 from __future__ import annotations
@@ -36,6 +36,18 @@ NEEDED = {"output", "array", "dependency", "nodes", "ntasks-per-node"}
 FOR_GPUS = {"gres", "gpus-per-task", "gpus-per-socket", "tres-per-task", "tres-per-node"}
 FOR_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
 KNOWN = {*RESERVED, *FOR_GPUS, *FOR_MEMORY, "comment", "wckey", "exclusive", "export"}
+# srun's, which the launcher sets or which come from the job
+_STEP = "the step has all of the job"
+SRUN_RESERVED = {
+    "kill-on-bad-exit": "when a rank dies the others end", "cpus-per-task": "use cpus_per_gpu", "nodes": _STEP,
+    "ntasks": _STEP, "ntasks-per-node": _STEP, "nodelist": _STEP, "exclude": "use exclude", "relative": _STEP,
+    "time": "use time", "jobid": _STEP, "overlap": _STEP, "multi-prog": "every task runs the same program",
+    "output": _LOGS, "error": _LOGS, "input": "tasks read nothing", "open-mode": "logs are always appended",
+    "label": "the end of a step is read from its log", "unbuffered": "it is set", "pty": "tasks have no terminal",
+    "export": "tasks get the environment that the job's script has made; use env", "chdir": _LOGS,
+    "wait": "it is not used", "signal": "use signal_lead", "no-kill": "when a node fails the others end",
+    "test-only": _NO_JOB, "help": _NO_JOB, "usage": _NO_JOB, "version": _NO_JOB,
+}
 
 
 def name_of(key: str) -> str:
@@ -64,6 +76,25 @@ def check(options: Mapping[str, Any]) -> None:
         if not isinstance(value, (str, int, float)) or not str(value).isprintable():
             raise UserError(f"slurm: option {key!r}: invalid value {value!r}; expected one line of text, a number, "
                             "true or false, or null to leave the launcher's line off")
+
+
+def check_srun(options: Mapping[str, Any]) -> None:
+    """Refuse what cannot stand in the block ``srun:``; as :func:`check`."""
+    for key, value in options.items():
+        name = name_of(key)
+        if name in SRUN_RESERVED:
+            raise UserError(f"srun: option {key!r} is set by the launcher itself; {SRUN_RESERVED[name]}")
+        if len(name) < 2 or any(full.startswith(name) for full in SRUN_RESERVED):
+            raise UserError(f"srun: option {key!r} is an abbreviation; spell it out as srun's long options are")
+        if not isinstance(value, (str, int, float)) or not str(value).isprintable():
+            raise UserError(f"srun: option {key!r}: invalid value {value!r}; expected one line of text, a number, or "
+                            "true or false")
+
+
+def srun_arguments(options: Mapping[str, Any]) -> list[str]:
+    """The block ``srun:`` as words of a command line; true is an option without a value, false leaves it out."""
+    return [f"--{name_of(key)}" if value is True else f"--{name_of(key)}={value}"
+            for key, value in options.items() if value is not False]
 
 
 def asks_for_gpus(name: str, value: Any) -> bool:

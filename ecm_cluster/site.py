@@ -67,6 +67,19 @@ def _mode(words: str) -> str:
     return found or ("SUSPEND" if "GANG" in known else "OFF" if "OFF" in known else "")
 
 
+def silence() -> str | None:
+    """Why Slurm cannot be asked anything from here, in its own words where it has any; None where it answers."""
+    if not cluster.slurm_available():
+        return "no sbatch in PATH"
+    said = ""
+    for command in (("scontrol", "ping"), ("sinfo", "-h")):  # under load one command alone may fail
+        done = cluster.run_command(*command, timeout=5.0)
+        if done is not None and done.returncode == 0:
+            return None
+        said = cluster.said(done.stderr) if done is not None and done.stderr else said
+    return said or "scontrol and sinfo do not answer"
+
+
 def partitions() -> list[Partition]:
     """All partitions, hidden ones too; empty where Slurm does not answer."""
     out = cluster.ask("scontrol", "-a", "-o", "show", "partition", timeout=5.0) or ""

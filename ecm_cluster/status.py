@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif folded:
         print_table(folded)
     else:
-        print(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
+        cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` makes one")
     return cli.EXIT_OK
 
 
@@ -109,7 +109,7 @@ def print_table(folded: Sequence[states.RunState]) -> None:
         table.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
     for s in folded:
         cells = (s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
-                 "" if s.loss is None else f"{s.loss:.3f}", headline(s), s.reason)
+                 "" if s.loss is None else f"{s.loss:.3f}", headline(s), cli.as_typed(s.reason))
         table.add_row(*map(Text, cells))  # not markup: a reason may hold [brackets]
     console = Console(width=None if _on_terminal() else 160)
     console.print(table)
@@ -147,12 +147,14 @@ def story(run: Run) -> list[dict[str, Any]]:
 
 def print_story(run: Run, s: states.RunState) -> None:
     """State, reason, next step, then what happened, attempt by attempt."""
-    print(f"{s.run}: {s.state}: {s.reason}")
+    word = choose.of(run).id_word
+    cli.say(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
-        print(f"next: {s.next}")
+        cli.say(f"next: {s.next}")
     print(f"folder: {nearer(s.path)}")
     if s.jobs:
-        print("jobs: " + ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items()))
+        ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
+        print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
     if s.iteration is not None:
         speed = f", {s.seconds_per_iteration:.2f} s an iteration" if s.seconds_per_iteration else ""
         loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
@@ -160,7 +162,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     told = without_echoes(story(run))
     several = len({row["work"] for row in told}) > 2
     for row in told:
-        text = tell(row)
+        text = tell(row, word)
         if text:
             when = time.strftime("%m-%d %H:%M:%S", time.localtime(row["time"]))
             which = row["work"].split("-")[0] if several else "evaluate"
@@ -198,11 +200,15 @@ def nearer(path: str) -> str:
     return path if relative.startswith("..") else relative
 
 
-def tell(row: dict[str, Any]) -> str | None:
-    """One event in words, or None for what only rank 0's line need say."""
+def tell(row: dict[str, Any], word: str) -> str | None:
+    """One event in words, or None for what only rank 0's line need say.
+
+    Args:
+        word: What the backend's ids are ids of.
+    """
     kind = row["kind"]
     if kind == "submitted":
-        return f"{row['stage']} submitted as job {row['job_id']}" + (" (found again)" if row.get("adopted") else "")
+        return f"{row['stage']} submitted as {word} {row['job_id']}" + (" (found again)" if row.get("adopted") else "")
     if kind == "refused":
         return f"{row['stage']} not submitted: {row['reason']}"
     if kind == "start":
@@ -220,7 +226,7 @@ def tell(row: dict[str, Any]) -> str | None:
     if kind == "released":
         return f"evaluation of {row['at']} released"
     if kind == "successor":
-        return f"job {row['job_id']} submitted in place of this one"
+        return f"{word} {row['job_id']} submitted in place of this one"
     if kind == "stopped":
         return f"stopped: {row['detail']}"
     if kind == "quarantine":

@@ -199,7 +199,7 @@ def adopt(run: Run) -> list[str]:
     missing = _without_id(run)
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
-        found |= queue.find([job.token for job in missing if job.user == user], user)
+        found.update(queue.find([job.token for job in missing if job.user == user], user))
     for stage in dict.fromkeys(job.stage for job in missing):
         record = record_of(run, stage)
         tokens = {job.token for job in missing if job.stage == stage}

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import platform
-import secrets
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, cli, submit_lock, values
+from . import cli, submit_lock, values
 from . import job as jobs
 from .errors import UserError
 from .run import Run
@@ -67,12 +63,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
             return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import plan_text, planning
+    from .plan import create
 
     plan = planning.make(job, args.cluster)
-    run = Run(run_dir / (job.name or next_name(run_dir, plan.config_path)))
-    print(f"run {run.path}\n{plan_text.describe(plan)}")
+    run = Run(run_dir / (job.name or create.next_name(run_dir, plan.config_path)))
+    cli.say(f"run {run.path}\n{plan_text.describe(plan)}")
     for text in plan.warnings:
-        print(f"warning: {text}", file=sys.stderr)
+        cli.say(f"warning: {text}", sys.stderr)
     if args.dry_run:
         dry_run(run, plan)
         return None
@@ -83,7 +80,7 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
         if job.name and run.run_file.exists():
             return go_on_submitting(run, job, args)
         try:
-            run = create(run, plan)
+            run = create.create(run, plan)
         except OSError as error:
             raise submit_lock.not_made(run, error) from None
         return start(run, plan.job, args)
@@ -126,16 +123,8 @@ def require(cluster_name: str) -> None:
     """Refuse to submit to what this machine cannot reach."""
     from .backends import choose
 
-    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node")
-
-
-def next_name(runs_dir: Path, config_path: str) -> str:
-    """The config's name and the first free number."""
-    stem = values.safe_name(Path(config_path).stem)
-    number = 1
-    while (runs_dir / f"{stem}-{number:03d}").exists():
-        number += 1
-    return f"{stem}-{number:03d}"
+    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node",
+                                       answering=True)
 
 
 def dry_run(run: Run, plan: Any) -> None:
@@ -149,66 +138,8 @@ def dry_run(run: Run, plan: Any) -> None:
              for stage in chain.stages(plan.job)]
     print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
     for text in plan.problems:
-        print(f"would be refused: {text}", file=sys.stderr)
+        cli.say(f"would be refused: {text}", sys.stderr)
     print("dry run: nothing was written or submitted")
-
-
-def claim(runs_dir: Path, config_path: str) -> Run:
-    """A new folder under the next free name, this process's alone: others may be submitting at the same time."""
-    while True:
-        run = Run(runs_dir / next_name(runs_dir, config_path))
-        with contextlib.suppress(FileExistsError):
-            run.path.mkdir(parents=True)
-            return run
-
-
-def create(run: Run, plan: Any) -> Run:
-    """Make the run directory; run.json comes last, and makes it a run.
-
-    What an interrupted submission of the same name left there is made anew.
-
-    Returns:
-        The run that was made: where the user gave no name, under the next one that is still free.
-    """
-    from . import chain, config, evaluations, files, planning, snapshot, spec, weights
-
-    own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                            run.ledger_dir, run.code_folder(1), run.config_file)}
-    there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
-    if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
-        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
-
-    digests = planning.annotation_digests(plan)
-    cfg = plan.cfg
-    counts = planning.freeze_class_counts(cfg)
-    fetched = weights.fetch(plan.weights, progress=_progress())
-    cfg = weights.rewrite(cfg, fetched)
-    text = config.dump(cfg)
-    if plan.job.name is None:
-        run = claim(run.path.parent, plan.config_path)
-    try:
-        code = snapshot.freeze(run.code_folder(1), snapshot.own_packages(), plan.config_files,
-                               Path(plan.job.code) if plan.job.code else None, replace=True)
-    except UserError:
-        with contextlib.suppress(OSError):
-            run.path.rmdir()  # as claimed, and empty
-        raise
-    for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
-        folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(run.config_file, text)
-    if plan.elements:
-        evaluations.write(run, chain.EVALUATE, plan.elements)
-    digests["config"] = files.digest_text(text)
-    record = spec.RunSpec(
-        cluster=plan.where, job=plan.job, name=run.name, run_id=secrets.token_hex(8), submitted=round(time.time(), 3),
-        cwd=os.getcwd(), virtual_ranks=plan.job.world_size, threads=plan.job.threads_per_rank,
-        checkpoint_every=planning.checkpoint_interval(cfg, plan.job), config=plan.config_path, batch=plan.batch,
-        annotations={split: str(path) for split, path in plan.annotations.items()}, staging=plan.staging.frozen(),
-        digests=digests, class_counts=counts, code=code, weights=[_weight_record(w) for w in fetched],
-        versions=versions())
-    if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
-        raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
-    return run
 
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
@@ -222,8 +153,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
-        print(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", file=sys.stderr)
-    print(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
+        cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
+    cli.say(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
     return run
 
 
@@ -257,36 +188,6 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")
-
-
-def versions() -> dict[str, str]:
-    """Of this program, Python, and every library that figures depend on, as far as installed here."""
-    from importlib import metadata
-
-    found = {"ecm-cluster": __version__, "python": platform.python_version()}
-    for name in ("submitit", "torch", "torchvision", "mmcv-full", "mmdet", "lvis", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _weight_record(fetched: Any) -> dict[str, Any]:
-    return {"key": fetched.weight.key, "source": fetched.weight.source, "url": fetched.weight.url,
-            "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
-
-
-def _progress() -> Any:
-    last = [0.0]
-
-    def show(weight: Any, done: int, total: int | None) -> None:
-        if time.monotonic() - last[0] >= 2.0 or done == total:
-            last[0] = time.monotonic()
-            share = f"{100 * done / total:.0f} %" if total else f"{done >> 20} MiB"
-            print(f"fetching {weight.source}: {share}", file=sys.stderr)
-
-    return show
 
 
 if __name__ == "__main__":

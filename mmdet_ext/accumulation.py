@@ -89,11 +89,11 @@ class AccumulatingRunner:
         reduces the sum. Buffers are put back after that pass, which still needs those of its own forward pass.
         """
         so_far = [p.grad for p in parameters]
-        for p, earlier in zip(parameters, before, strict=True):
+        for p, earlier in zip(parameters, before):
             p.grad = earlier
 
         def add(_: torch.Tensor) -> None:
-            for p, grad in zip(parameters, so_far, strict=True):
+            for p, grad in zip(parameters, so_far):
                 if grad is not None:
                     p.grad = grad if p.grad is None else p.grad + grad
             so_far[:] = [None] * len(so_far)

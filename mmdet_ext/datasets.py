@@ -67,15 +67,15 @@ class FromColumns(CocoDataset):
     _name_from: tuple[str, ...]  # a record has to have one of these, and all records the same
 
     def __init__(self, ann_file: str, pipeline: Any, classes: Any = None, data_root: str | None = None,
-                 img_prefix: str = "", seg_prefix: str | None = None, seg_suffix: str = ".png",
-                 proposal_file: str | None = None, test_mode: bool = False, *args: Any, **kwargs: Any) -> None:
+                 img_prefix: str = "", seg_prefix: str | None = None, *, test_mode: bool = False,
+                 **kwargs: Any) -> None:
         self._columns: Columns | None = None
         path = ann_file if data_root is None or os.path.isabs(ann_file) else os.path.join(data_root, ann_file)
         # mmdet filters images one dict at a time; in test mode it does not, and what is left to do is done below
         self._columns_path = columns_of(path)
         mapped = self._columns_path is not None
-        super().__init__(ann_file, pipeline, classes, data_root, img_prefix, seg_prefix, seg_suffix, proposal_file,
-                         test_mode or mapped, *args, **kwargs)
+        super().__init__(ann_file, pipeline, classes, data_root, img_prefix, seg_prefix,
+                         test_mode=test_mode or mapped, **kwargs)
         self.test_mode = test_mode
         if mapped and not test_mode:
             valid = self._filter_imgs()
@@ -162,7 +162,11 @@ class FromColumns(CocoDataset):
         name = infos.name(columns.name_record(image)) if lazy else infos[idx]["filename"]
         boxes, labels, ignored, masks = columns.objects(image, *self._labels())
         return {"bboxes": boxes, "labels": labels, "bboxes_ignore": ignored, "masks": masks,
-                "seg_map": name.rsplit(".", 1)[0] + self.seg_suffix}
+                "seg_map": self._seg_map(name)}
+
+    def _seg_map(self, name: str) -> str:
+        suffix: str | None = getattr(self, "seg_suffix", None)  # since mmdet 2.26
+        return name.replace("jpg", "png") if suffix is None else name.rsplit(".", 1)[0] + suffix
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """mmdet's: the category id of each annotation."""

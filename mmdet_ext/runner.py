@@ -14,8 +14,8 @@ the optimizer hook.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Callable, cast
 
 import torch
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info

@@ -35,7 +35,7 @@ def seed_all(*key: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def _has_cuda() -> bool:
     return torch.cuda.is_available()
 

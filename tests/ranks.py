@@ -77,7 +77,7 @@ def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | No
     return run
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def server() -> Any:
     """The server that ranks are forked from; started once."""
     context = multiprocessing.get_context("forkserver")

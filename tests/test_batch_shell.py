@@ -140,6 +140,17 @@ def test_a_node_without_python_is_left_out_and_the_job_tried_elsewhere(shell):
     assert "restart 0 code 127" in shell.run.batch_log.read_text()
 
 
+def test_a_python_that_only_tasks_see_is_replaced_by_the_one_that_submitted(shell, monkeypatch):
+    shell.tool("own", "exit 0")
+    monkeypatch.setattr("sys.executable", str(shell.folder / "bin/own"))
+    shell.values.update(python="/opt/in-a-container/python", srun={"container-image": "/images/ecm.sqsh"})
+    shell.tool("srun", "exit 1")
+    shell.start()
+    assert [note["kind"] for note in shell.notes()] == ["begin", "end"]
+    assert shell.calls("own") == [f"own -m ecm_cluster.node.batch {shell.run.path} train 1"]
+    assert not shell.calls("scontrol requeue")
+
+
 def test_status_names_a_python_that_cannot_run_though_none_has_written_it(shell):
     shell.tool("srun", "exit 127")
     shell.tool("python", "exit 127")

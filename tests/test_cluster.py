@@ -93,7 +93,7 @@ def asked(run: Run, values: dict[str, Any], stage: str = "train", after: str | N
 def options(script: str) -> dict[str, str]:
     """The #SBATCH options of a script, unquoted as sbatch does it."""
     lines = [shlex.split(line)[1] for line in script.splitlines() if line.startswith("#SBATCH ")]
-    return {name: value for name, _, value in (line.removeprefix("--").partition("=") for line in lines)}
+    return {name: value for name, _, value in (line[len("--"):].partition("=") for line in lines)}
 
 
 # ---------------------------------------------------------------------------------------------- scripts

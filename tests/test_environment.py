@@ -137,7 +137,7 @@ def test_nvcc_of_the_package_index_is_of_the_release_of_torchs_cuda(monkeypatch)
     monkeypatch.setenv("ECM_CLUSTER_NVCC", "index")
     found = cuda.find(CUDA13).toolkit
     assert found.release == CUDA13.cuda == "13.0"
-    assert found.home.is_relative_to(basics.CACHE)
+    assert basics.CACHE in found.home.parents
 
 
 def test_for_cuda_12_the_index_has_no_nvcc_and_the_line_says_what_to_do(monkeypatch):
@@ -161,7 +161,7 @@ def test_another_stack_stays_until_one_is_named(tmp_path):
     refused = "ECM_CLUSTER_NVCC=index: the package index has no nvcc for CUDA 12.8"
     wheelhouse = {"ECM_CLUSTER_NVCC": "index", "ECM_CLUSTER_WHEELHOUSE": str(tmp_path / "none")}
     assert "ECM_CLUSTER_WHEELHOUSE" in run_setup(tmp_path, wheelhouse).stderr
-    assert refused in run_setup(tmp_path, wheelhouse | {"ECM_CLUSTER_STACK": "cuda12"}).stderr
+    assert refused in run_setup(tmp_path, {**wheelhouse, "ECM_CLUSTER_STACK": "cuda12"}).stderr
 
 
 def run_setup(checkout: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -172,7 +172,7 @@ def run_setup(checkout: Path, variables: dict[str, str]) -> subprocess.Completed
     for name in ("setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, checkout)
     env = {"PATH": os.environ["PATH"], "ECM_CLUSTER_PYTHON": sys.executable, "XDG_CACHE_HOME": str(checkout / "cache")}
-    return subprocess.run([checkout / "tools" / "setup"], env=env | variables, capture_output=True, text=True)
+    return subprocess.run([checkout / "tools" / "setup"], env={**env, **variables}, capture_output=True, text=True)
 
 
 # ------------------------------------------------------------------------------------------ architectures
@@ -213,7 +213,7 @@ def test_torchs_own_build_tools_work_without_a_gpu_and_use_the_toolkit_that_was_
     """The plain environment is where a build on a login node ended before."""
     code = ("import torch.utils.cpp_extension as c; print(c._join_cuda_home('bin', 'nvcc'));"
             "print(*c._get_cuda_arch_flags())")
-    shell = os.environ | {"FORCE_CUDA": "1", "CUDA_VISIBLE_DEVICES": "", "CUDA_HOME": str(tmp_path)}
+    shell = {**os.environ, "FORCE_CUDA": "1", "CUDA_VISIBLE_DEVICES": "", "CUDA_HOME": str(tmp_path)}
     plain = subprocess.run([sys.executable, "-c", code], env=shell, capture_output=True, text=True)
     assert plain.stderr.strip().endswith("IndexError: list index out of range")
 

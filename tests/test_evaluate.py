@@ -111,7 +111,7 @@ def on_slurm(tmp_path) -> Run:
 
 def options(script: str) -> set[str]:
     """The #SBATCH options of a script."""
-    return {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH ")}
+    return {line[len("#SBATCH "):] for line in script.splitlines() if line.startswith("#SBATCH ")}
 
 
 ASKED = ("--vary", "nms_iou=0.7", "--device", "cpu", "--mem-per-gpu", "2G", "--account", "x", "--cpus-per-gpu", 3,

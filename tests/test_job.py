@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -124,3 +125,29 @@ def test_a_job_survives_the_way_through_run_json(tmp_path):
 def test_an_unknown_job_file_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match="did you mean r50_1x"):
         job.load("r50_1", {})
+
+
+@pytest.mark.parametrize("given", ["ecm/mask_rcnn_r50_1x", "configs/demo.py", "mmdet::retinanet/x.py", "my_config.py"])
+def test_a_config_in_place_of_a_job_file_is_told_how_to_be_given(given, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_config.py").write_text("model = {}")
+    with pytest.raises(UserError, match=f"is an mmdet config; give it as --config {given}"):
+        job.find_job_file(given)
+
+
+def test_the_list_of_job_files_holds_job_files_only_and_says_how_a_config_is_given():
+    with pytest.raises(UserError, match="one of: .*r50_1x.*; an mmdet config is given with --config") as caught:
+        job.find_job_file("nosuch")
+    assert "eval_sweep" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("srun", "said"), [
+    ({"ntasks": 4}, "srun: option 'ntasks' is set by the launcher itself; the step has all of the job"),
+    ({"kill_on_bad_exit": 0}, "when a rank dies the others end"),
+    ({"cont": 1, "lab": True}, "srun: option 'lab' is an abbreviation"),
+    ({"container-mounts": ["/a:/a"]}, "srun: option 'container-mounts': invalid value"),
+    ({"mpi": None}, "srun: option 'mpi': invalid value None; expected"),
+])
+def test_an_option_of_srun_that_would_break_a_run_is_refused(srun, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        job.make({"srun": srun})

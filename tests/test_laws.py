@@ -94,13 +94,13 @@ class Module:
         return {"parser", "main"} <= found and self.name.count(".") == 1
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def modules(*packages: str) -> list[Module]:
     chosen = packages or ("ecm_cluster", "mmdet_ext")
     return [Module(path) for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def names() -> set[str]:
     """Dotted names of all modules; read from the paths, so that imports can be resolved while parsing."""
     found = set()
@@ -124,7 +124,7 @@ def third_party(name: str) -> bool:
     return top not in sys.stdlib_module_names and top not in ("ecm_cluster", "mmdet_ext")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def setup_cfg() -> configparser.ConfigParser:
     parsed = configparser.ConfigParser()
     parsed.read(ROOT / "setup.cfg")
@@ -468,7 +468,7 @@ def test_files_are_written_through_files_py() -> None:
 
 LAYERS = [  # from the ground up
     {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file"},
-    {"ledger"},
+    {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
@@ -479,6 +479,8 @@ LAYERS = [  # from the ground up
     {"backends.local", "backends.slurm"},
     {"backends.choose"},
     {"handover", "liveness"},
+    {"plan"},
+    {"diagnosis"},
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {

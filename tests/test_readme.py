@@ -13,7 +13,7 @@ from ecm_cluster.__main__ import VERBS
 
 def test_every_verb_has_an_example_in_the_readme_or_is_what_make_demo_runs():
     lines = [line for kind in ("local", "dry", "slurm") for line in readme.commands(kind)]
-    shown = {line.split()[2].removeprefix("ecm_cluster.") for line in lines} | {"demo"}
+    shown = {line.split()[2].replace("ecm_cluster.", "") for line in lines} | {"demo"}
     assert shown == set(VERBS)
     assert "ecm_cluster.demo" in (ROOT / "Makefile").read_text()
 

@@ -18,7 +18,7 @@ JOB = jobs.make({"config": "c.py", "mem_per_gpu": "10G", "gpus": 4, "evaluation"
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    return ended_run(tmp_path / "run", **JOB.as_dict() | {"evaluation": {"gpus": 2, "time": "30"}})
+    return ended_run(tmp_path / "run", **{**JOB.as_dict(), "evaluation": {"gpus": 2, "time": "30"}})
 
 
 def test_a_record_comes_back_as_it_was_written():

@@ -18,6 +18,7 @@ from small import CLASSES, ROOT, job_flags, verb, wait_until
 
 from ecm_cluster import cli, config, driver, files, snapshot, submit, values
 from ecm_cluster.errors import UserError
+from ecm_cluster.plan import create
 from ecm_cluster.run import Run
 from ecm_cluster.runs import list_runs
 
@@ -97,7 +98,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkeypatch):
     Answers(tmp_path, monkeypatch)
     said = refused(capsys, *job_flags(small_data, tmp_path / "runs", "a-run"))
-    assert "there is no Slurm on this machine" in said
+    assert "no Slurm is reachable: no sbatch in PATH" in said
     assert "--cluster local" in said
 
 
@@ -124,7 +125,7 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(capsys, argv, said
 
 def test_missing_data_is_refused_before_anything_is_written(capsys, tmp_path):
     said = refused(capsys, "demo", *LOCAL, "--data-root", tmp_path / "none", "--runs-dir", tmp_path / "runs")
-    assert "data.train.ann_file" in said
+    assert "data.train.dataset.ann_file" in said
     assert str(tmp_path / "none") in said
 
 
@@ -241,15 +242,15 @@ def test_a_name_with_blanks_is_printed_as_the_shell_takes_it(capsys, small_data,
 
 
 def test_names_are_the_configs_and_the_next_free_number(tmp_path):
-    assert submit.next_name(tmp_path / "none", "configs/demo.py") == "demo-001"
+    assert create.next_name(tmp_path / "none", "configs/demo.py") == "demo-001"
     for name in ("demo-001", "demo-003", "demo", "other-002"):
         (tmp_path / name).mkdir()
-    assert submit.next_name(tmp_path, "configs/demo.py") == "demo-002"
+    assert create.next_name(tmp_path, "configs/demo.py") == "demo-002"
     (tmp_path / "demo-002").write_text("a file counts, too")
-    assert submit.next_name(tmp_path, "/elsewhere/demo.py") == "demo-004"
+    assert create.next_name(tmp_path, "/elsewhere/demo.py") == "demo-004"
     for number in range(4, 1001):
         (tmp_path / f"demo-{number:03d}").mkdir()
-    assert submit.next_name(tmp_path, "configs/demo.py") == "demo-1001"
+    assert create.next_name(tmp_path, "configs/demo.py") == "demo-1001"
 
 
 def test_submissions_at_the_same_time_never_share_a_folder(tmp_path):
@@ -258,7 +259,7 @@ def test_submissions_at_the_same_time_never_share_a_folder(tmp_path):
 
     def one() -> None:
         start.wait()
-        found.append(submit.claim(tmp_path / "runs", "configs/demo.py").path)
+        found.append(create.claim(tmp_path / "runs", "configs/demo.py").path)
 
     threads = [threading.Thread(target=one) for _ in range(8)]
     for thread in threads:
@@ -316,7 +317,9 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     assert "had another options, seed;" in said
     line = f"python -m ecm_cluster.submit --name a-run --runs-dir {tmp_path}/runs --cluster local"
     assert line in said
-    Answers(tmp_path, monkeypatch)(sbatch="", squeue="")
+    slurm = Answers(tmp_path, monkeypatch)
+    slurm(sbatch="", squeue="")
+    slurm.script("sinfo", "exit 0\n")
     assert "had another cluster;" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs")
     told = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
     assert (told["state"], told["next"]) == ("submitting", line)
@@ -342,4 +345,4 @@ def test_names_that_slurm_leaves_as_they_are_stay_legal():
 
 
 def test_a_run_that_is_named_after_its_config_gets_a_name_that_slurm_leaves_as_it_is(tmp_path):
-    assert submit.next_name(tmp_path, "/configs/lr%1\\2.py") == "lr_1_2-001"
+    assert create.next_name(tmp_path, "/configs/lr%1\\2.py") == "lr_1_2-001"

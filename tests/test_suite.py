@@ -46,7 +46,7 @@ def run(suite: Path, *args: str, **variables: str) -> subprocess.CompletedProces
     env = {name: value for name, value in os.environ.items()
            if not name.startswith(("ECM_CLUSTER_", "PYTEST"))}
     return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", *args], cwd=suite,
-                          env=env | variables, capture_output=True, text=True)
+                          env={**env, **variables}, capture_output=True, text=True)
 
 
 def test_fast_tests_run_first_and_nothing_leaks_in_from_the_shell(suite: Path) -> None:

@@ -1,5 +1,7 @@
 """The verb that makes a synthetic data set: whole or not at all, once, and never over something else."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol
+from typing import Any, Mapping, Optional, Protocol
 
 from ..evaluations import Element
 from ..job import Job
@@ -54,14 +54,20 @@ class Backend(Protocol):
 
     Attributes:
         queues: Whether jobs wait there, in partitions, for each other.
+        id_word: What its ids are ids of.
         poll_seconds: Between two looks of who follows a run.
     """
 
     queues: bool
+    id_word: str
     poll_seconds: float
 
-    def require(self, remedy: str) -> None:
-        """Raise UserError where this machine cannot reach it."""
+    def require(self, remedy: str, answering: bool = False) -> None:
+        """Raise UserError where this machine cannot reach it.
+
+        Args:
+            answering: It has to answer now; else it is enough that its commands are installed.
+        """
 
     def cluster_name(self) -> str | None:
         """The cluster that commands go to from here."""

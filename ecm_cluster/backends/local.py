@@ -29,9 +29,10 @@ class Local:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = False
+    id_word = "process"
     poll_seconds = 1.0
 
-    def require(self, remedy: str) -> None:
+    def require(self, remedy: str, answering: bool = False) -> None:
         pass
 
     def cluster_name(self) -> str | None:

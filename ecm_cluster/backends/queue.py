@@ -37,8 +37,8 @@ def query(job_ids: Iterable[str]) -> dict[str, JobState] | None:
         if queue is None and out is None:
             return None
         rows = (_fields(line) for line in (out or "").splitlines())
-        found |= {j.job_id: j for j in of_arrays(JobState(r[0], r[1].split(" ")[0], r[2], r[4], r[3], r[5])
-                                                 for r in rows)}
+        found.update({j.job_id: j for j in of_arrays(JobState(r[0], r[1].split(" ")[0], r[2], r[4], r[3], r[5])
+                      for r in rows)})
     return found
 
 

@@ -32,11 +32,13 @@ class Slurm:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = True
+    id_word = "job"
     poll_seconds = 5.0
 
-    def require(self, remedy: str) -> None:
-        if not cluster.slurm_available():
-            raise UserError(f"cluster: there is no Slurm on this machine (no sbatch in PATH); {remedy}")
+    def require(self, remedy: str, answering: bool = False) -> None:
+        reason = site.silence() if answering or not cluster.slurm_available() else None
+        if reason:
+            raise UserError(f"cluster: no Slurm is reachable: {reason}; {remedy}")
 
     def cluster_name(self) -> str | None:
         return queue.cluster_name()

@@ -42,8 +42,8 @@ def evaluate(document: dict[str, Any], found: Detections, iou_type: str, max_det
     thresholds = evaluation.params.iouThrs
     figures = {"AP": _mean(precision[..., 0]), "AP50": _mean(precision[thresholds == 0.5, ..., 0]),
                "AP75": _mean(precision[thresholds == 0.75, ..., 0])}
-    figures |= {f"AP{area}": _mean(precision[..., i]) for i, area in enumerate("sml", 1)}
-    figures |= {f"AR{area}@{max_dets}": _mean(recall[..., i]) for i, area in enumerate(("", *"sml"))}
+    figures.update({f"AP{area}": _mean(precision[..., i]) for i, area in enumerate("sml", 1)})
+    figures.update({f"AR{area}@{max_dets}": _mean(recall[..., i]) for i, area in enumerate(("", *"sml"))})
     return figures, precision
 
 

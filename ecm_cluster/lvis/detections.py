@@ -63,10 +63,9 @@ def write_shard(path: str | Path, found: Detections, positions: Sequence[int], d
     if len(positions) != len(found.images):
         raise ValueError(f"{len(positions)} positions for {len(found.images)} images")
     columns: dict[str, Any] = {name: getattr(found, name) for name in COLUMNS}
-    columns |= {"format": FORMAT, "dataset_size": dataset_size, "positions": np.asarray(positions, np.int64)}
+    columns.update(format=FORMAT, dataset_size=dataset_size, positions=np.asarray(positions, np.int64))
     if found.masks is not None:
-        columns |= {"mask_counts": found.masks.counts, "mask_span": found.masks.span,
-                    "mask_size": found.masks.size}
+        columns.update(mask_counts=found.masks.counts, mask_span=found.masks.span, mask_size=found.masks.size)
         if found.masks.score is not None:
             columns["mask_score"] = found.masks.score
     with files.replacing(path) as handle:

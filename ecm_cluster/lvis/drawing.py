@@ -103,7 +103,7 @@ def look(k: int) -> Look:
     """The k-th look, 0 <= k < LOOKS; all differ."""
     shapes, colours, textures = len(SHAPES), len(COLOURS), len(TEXTURES)
     # (k mod 18, k mod 12) repeats after 36: each round of 36 shifts the colour, each sixth the texture
-    rounds = k // math.lcm(shapes, colours)
+    rounds = k // (shapes * colours // math.gcd(shapes, colours))
     repeats = math.gcd(shapes, colours)
     return Look(
         list(SHAPES)[k % shapes],

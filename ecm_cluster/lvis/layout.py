@@ -16,7 +16,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Tuple
 
 from ..errors import UserError
 from .outline import FETCH, outline
@@ -25,7 +25,7 @@ LISTS = ("images", "annotations", "categories")
 URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to find the file
 SYNTHETIC = ", or make a synthetic set with `python -m ecm_cluster.synthesize OUT`"
 
-Kind = tuple[Any, str]
+Kind = Tuple[Any, str]
 _WHOLE: Kind = (int, "a whole number")
 _NUMBER: Kind = ((int, float), "a number")
 _TEXT: Kind = (str, "a string")

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from ..errors import UserError, one_of
 from . import figures as lvis_figures
@@ -27,7 +27,7 @@ FORMAT = 1
 PROVENANCE = ("checkpoint_digest", "annotations_digest", "config_digest", "settings", "versions")
 # what is done, the iou type at hand, categories done, categories in all
 Progress = Callable[[str, int, int], None]
-Scored = tuple[dict[str, float], "np.ndarray"]
+Scored = Tuple[Dict[str, float], "np.ndarray"]
 
 
 def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] | None = None,

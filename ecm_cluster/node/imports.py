@@ -214,7 +214,7 @@ PACKAGES = (
 # ------------------------------------------------------------------------------------------
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def framework() -> None:
     """Import torch, mmcv and mmdet; what comes after this finds them imported."""
     if os.environ.get("ECM_CLUSTER_PLAIN_IMPORTS") == "1":

@@ -51,7 +51,7 @@ class SharedCopy:
         on_gpu = any(storage.device.type == "cuda" for storage in pickler.storages)
         self._reserve(end, on_gpu)
         assert self._bytes is not None
-        for storage, (offset, size) in zip(pickler.storages, spans, strict=True):
+        for storage, (offset, size) in zip(pickler.storages, spans):
             if size:
                 source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
                 self._bytes[offset:offset + size].copy_(source, non_blocking=True)

@@ -214,7 +214,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
         document = works[-1].all_metrics()[0]
         state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
     if len(wanted) > 1:
-        state.evaluation |= {"scored": len(done), "asked": len(wanted)}
+        state.evaluation.update(scored=len(done), asked=len(wanted))
     return len(done) == len(wanted), [work for work, scored in found if not scored and work.ledger_dir.exists()]
 
 

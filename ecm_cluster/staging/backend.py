@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from mmcv.fileio import BaseStorageBackend, FileClient
@@ -13,7 +13,7 @@ from .reader import PackedImages
 NAME = "packed"
 
 
-@cache
+@lru_cache(maxsize=None)
 def _images(pack: str, folder: str | None) -> PackedImages:
     return PackedImages.open(pack, folder)
 

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Tuple
 
 from .. import files
 from ..errors import UserError
@@ -24,7 +24,7 @@ from .streams import ReadError, Stream, in_parallel, write_all
 if TYPE_CHECKING:
     from .copying import Circle
 
-Task = tuple[PackedFile, int]  # a block
+Task = Tuple[PackedFile, int]  # a block
 
 
 class Bringing:

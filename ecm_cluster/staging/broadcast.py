@@ -27,6 +27,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Tuple
 
 from .. import files
 from . import wire
@@ -41,7 +42,7 @@ PAUSE = 0.05  # seconds between two requests for the same block
 TRIES = 2  # of a node that fails to answer, for one block
 THREADS = 16  # connections that one node may have to another
 
-Task = tuple[PackedFile, int]  # a block
+Task = Tuple[PackedFile, int]  # a block
 
 
 class Circle:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Tuple
 
 from .. import files
 from . import shards
@@ -20,7 +21,7 @@ from .checksums import Digesting
 from .pack import BLOCK, INDEX, INDEX_FILE, MANIFEST, Location, Pack, PackedFile, checksum, describe
 from .sources import THREADS, Source, scan
 
-Placed = tuple[Location, str]
+Placed = Tuple[Location, str]
 
 
 @dataclass

@@ -8,12 +8,10 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, ContextManager, NamedTuple
 
 from .. import files
 from ..errors import UserError
@@ -40,7 +38,7 @@ LARGE = 64 << 20  # an annotation file whose columns take more than a moment
 AT_ONCE = 4  # shards that are written at the same time
 WORK, PLAN = ".packing", "fingerprint"
 
-Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Show = Callable[[str, int], ContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)

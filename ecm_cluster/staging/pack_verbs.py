@@ -73,7 +73,7 @@ def run_pack(args: argparse.Namespace) -> int:
     speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
     print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {size_text(total)} "
           f"in {len(made.files)} files{speed}")
-    print(f"next: python -m ecm_cluster.submit --data-root {out}")
+    cli.say(f"next: python -m ecm_cluster.submit --data-root {out}")
     return cli.EXIT_OK
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config
 from ..errors import UserError
 from ..job import BOTH, NOTHING
+from ..mmconfig.datasets import leaves
 from ..values import size_text
 from . import pack as packs
 from .columns import cache_folder
@@ -77,10 +77,8 @@ def annotation_files(cfg: Mapping[str, Any], split: str) -> list[str]:
 
 
 def data_paths(cfg: Mapping[str, Any], split: str, key: str) -> list[str]:
-    """Absolute paths that stand at ``key`` anywhere in ``data.<split>`` of a config, each once."""
-    found = [os.path.abspath(os.path.join(block.get("data_root") or "", block[key]))
-             for block in config.nested(cfg["data"].get(split)) if isinstance(block.get(key), str)]
-    return list(dict.fromkeys(found))
+    """Absolute paths of ``key`` (``ann_file``, ``img_prefix``) in ``data.<split>`` of a config, each once."""
+    return list(dict.fromkeys(path for leaf in leaves(cfg, split) if (path := leaf.path(key)) is not None))
 
 
 def scratch_of(staging: Staging, environ: Mapping[str, str]) -> Path | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Tuple
 
 from .. import files
 from .pack import IMAGES, BlockWriter, Location, PackedFile, checksum
@@ -22,7 +23,7 @@ AHEAD = 64  # images of one shard that are read before the one that is written
 AHEAD_BYTES = 64 << 20
 END = bytes(2 * tarfile.BLOCKSIZE)  # closes an archive
 
-Entry = tuple[str, Location]
+Entry = Tuple[str, Location]
 
 
 class Stopped(Exception):

@@ -156,7 +156,8 @@ class Door:
                  stand: Callable[[], tuple[bool, int]]) -> None:
         self._token, self._digest, self._find, self._overview, self._stand = token, digest, find, overview, stand
         self._free = threading.BoundedSemaphore(limit)
-        self._guard, self._open, self._closed = threading.Lock(), set[socket.socket](), False
+        self._guard, self._closed = threading.Lock(), False
+        self._open: set[socket.socket] = set()
         alone = bool(addresses) and all(address.startswith("127.") for address in addresses)
         self._socket = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]

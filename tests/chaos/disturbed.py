@@ -55,7 +55,7 @@ class Disturbed:
             Wrong: The run is lost, or something that must hold does not.
         """
         self.troubles = Troubles(self.run, self.place, self.tally, self.order)
-        self.env |= {files.KILL_ENV: f"@{self.order}", **self.troubles.env}
+        self.env.update({files.KILL_ENV: f"@{self.order}", **self.troubles.env})
         try:
             self._play(self.troubles)
         finally:

@@ -98,7 +98,7 @@ class Troubles:
         self._thread.join()
         for pid in stopped(self._order):
             wake(pid)
-        for name, count in zip(("ESTALE", "ENOSPC"), self.failed(), strict=True):
+        for name, count in zip(("ESTALE", "ENOSPC"), self.failed()):
             self.tally.failed[name] += count
 
     def failed(self) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def stopped(order: Path) -> list[int]:
     return found
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def library() -> Path:
     """The file system that fails, compiled for this machine; see ``faults.c``."""
     folder = tempfile.mkdtemp(prefix="chaos-faults-")

@@ -58,14 +58,14 @@ def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return made
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def is_native(func: Any) -> bool:
     returns = func._schema.returns
     view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
     return view or func.namespace == "c10d" or func._schema.name.split("::")[1] in NATIVE
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def returned_arguments(func: Any) -> list[int | str | None]:
     """For each result of an operator the argument that it is, if it is one."""
     found: list[int | str | None] = []
@@ -114,7 +114,7 @@ class Computing(TorchDispatchMode):
         many = isinstance(results, (list, tuple)) and len(func._schema.returns) > 1
         originals = returned_arguments(func)
         out = []
-        for result, source in zip(results if many else [results], originals, strict=True):
+        for result, source in zip(results if many else [results], originals):
             if source is not None:
                 out.append(args[source] if isinstance(source, int) else kwargs[source])
             else:

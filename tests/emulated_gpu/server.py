@@ -33,7 +33,7 @@ def main() -> None:
             if not pids[-1]:
                 torch.cuda.is_available, torch.cuda.device_count = counting
                 play(request, rank)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+        print(json.dumps([os.WEXITSTATUS(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 
 
 def play(request: dict[str, Any], rank: int) -> None:

@@ -19,7 +19,7 @@ KINDS = ("not checked", "measured")
 FEW = 3
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def obstacle() -> str | None:
     """Why the suite cannot run here; None if it can."""
     for name in ("torch", "mmcv.ops", "mmdet.apis"):
@@ -60,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             name = report.nodeid.rpartition("::")[2]
             if report.skipped and report.when in ("setup", "call"):
                 reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-                lines["not checked"].append(f"{name}: {reason.removeprefix('Skipped: ')}")
+                lines["not checked"].append(f"{name}: {reason.replace('Skipped: ', '', 1)}")
             if report.when == "call":
                 for kind, text in report.user_properties:
                     if kind in lines:

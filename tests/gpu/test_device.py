@@ -35,7 +35,7 @@ def holds_the_bits_of(copy: SharedCopy, state: dict[str, torch.Tensor]) -> None:
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in state.values()}
     assert len(spans) == len(storages) == len(state) - 1
     assert copy._bytes is not None
-    for storage, (offset, size) in zip(storages.values(), spans, strict=True):
+    for storage, (offset, size) in zip(storages.values(), spans):
         there = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).cpu()
         assert torch.equal(copy._bytes[offset:offset + size], there)
 

@@ -1,5 +1,7 @@
 """Missing and malformed data is told before anything is submitted: which file, what was expected."""
 
+from __future__ import annotations
+
 import gzip
 import json
 import re
@@ -73,7 +75,7 @@ def test_the_check_needs_no_numpy(root):
 @pytest.mark.parametrize("last", ["info", "annotations", "images", "licenses", "categories"])
 def test_the_order_of_the_keys_and_the_spacing_do_not_matter(root, last, indent):
     train = content(root)
-    train["info"] |= {"images": 3, "annotations": [1, 2], "categories": "images"}
+    train["info"].update({"images": 3, "annotations": [1, 2], "categories": "images"})
     train["annotations"][0]["categories"] = [{"id": 99, "name": "none"}]
     train["annotations"][-1]["images"] = [{"id": 99}]
     train[last] = train.pop(last)

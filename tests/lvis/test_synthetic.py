@@ -1,5 +1,7 @@
 """The synthetic data set is LVIS v1 to the letter, the same for the same seed, and can be learned."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re

@@ -95,7 +95,7 @@ def reference(virtual: int, seed: int) -> tuple[Net, list[Net]]:
             net.zero_grad()
             seed_all(seed, STEP, iteration, rank)
             net.train_step(data(iteration, rank), None)["loss"].backward()
-        for parameters in zip(*(net.parameters() for net in nets), strict=True):
+        for parameters in zip(*(net.parameters() for net in nets)):
             mean = torch.stack([p.grad for p in parameters]).mean(0)
             for p in parameters:
                 p.data -= 0.01 * mean
@@ -120,10 +120,10 @@ def test_one_process_accumulates_what_many_would_average(tmp_path, monkeypatch, 
     runner.prepare(seed, None, Share(virtual, 1, 0))
     runner.run([Loader(virtual)], [("train", 1)])
     first, nets = reference(virtual, seed)
-    for (name, one), other in zip(net.named_parameters(), first.parameters(), strict=True):
+    for (name, one), other in zip(net.named_parameters(), first.parameters()):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7, msg=name)
     assert runner.iter == 3
-    for mine, theirs in zip(runner.rank_buffers.each(), nets, strict=True):
+    for mine, theirs in zip(runner.rank_buffers.each(), nets):
         assert set(mine) == {"seen", "fixed", "layers.1.running_mean", "layers.1.running_var",
                              "layers.1.num_batches_tracked"}
         for name, value in mine.items():

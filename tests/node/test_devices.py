@@ -41,7 +41,7 @@ CYCLIC = [list("ABCD"), list("EFGH")] * 4  # the same, tasks dealt out in turn
     (ALL, list(range(8))), (OWN, [0] * 8), (BLOCKS, [0, 1, 2, 3] * 2), (CYCLIC, [0, 1, 2, 3, 1, 0, 3, 2])])
 def test_each_rank_gets_a_gpu_of_its_own(seen, indices):
     assert devices.assign(seen) == indices or seen is CYCLIC
-    taken = [gpus[index] for gpus, index in zip(seen, devices.assign(seen) or [], strict=True)]
+    taken = [gpus[index] for gpus, index in zip(seen, devices.assign(seen) or [])]
     assert sorted(taken) == list("ABCDEFGH")
 
 
@@ -58,7 +58,7 @@ def test_an_assignment_is_found_if_there_is_one(seen):
     possible = all(len({gpu for rank in ranks for gpu in seen[rank]}) >= len(ranks) for ranks in groups)
     assert (chosen is not None) == possible
     if chosen is not None:
-        taken = [gpus[index] for gpus, index in zip(seen, chosen, strict=True)]
+        taken = [gpus[index] for gpus, index in zip(seen, chosen)]
         assert len(set(taken)) == len(seen)
 
 

@@ -51,7 +51,7 @@ def assert_same(one: Any, other: Any) -> None:
             assert_same(one[key], other[key])
     elif isinstance(one, list):
         assert len(one) == len(other)
-        for left, right in zip(one, other, strict=True):
+        for left, right in zip(one, other):
             assert_same(left, right)
     else:
         assert one == other

@@ -131,7 +131,7 @@ def test_without_scontrol_a_run_that_slurm_will_not_bring_back_says_what_to_type
     assert found["reason"].startswith(f"Slurm preempted the job: job {job_id} preempted")
     python, *words = shlex.split(found["next"])
     assert (python, words[0]) == ("python", "-m")
-    verb(words[1].removeprefix("ecm_cluster."), *words[2:], env=slurm.env)
+    verb(words[1].replace("ecm_cluster.", ""), *words[2:], env=slurm.env)
     await_state(run, "done", env=slurm.env)
     assert run.read_attempt(2)["from"] is not None
 

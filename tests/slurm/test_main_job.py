@@ -70,7 +70,7 @@ def test_what_the_dry_run_prints_is_what_is_submitted(slurm, small_data, tmp_pat
     ids = job_ids(run)
     slurm.run("scancel", *ids.values())
     parts = re.split(
-        r"# ---- sbatch script: \w+\n", shown.removesuffix("dry run: nothing was written or submitted\n")
+        r"# ---- sbatch script: \w+\n", shown.replace("dry run: nothing was written or submitted\n", "")
     )
     for stage, text in zip(("train", "evaluate"), parts[1:]):
         token = files.read_json(run.submission_file(stage))["token"]

@@ -25,6 +25,7 @@ FORMS: dict[str, dict[str, Any]] = {
         ["cpus-per-task", "comment", "signal", "requeue", "time", "chdir", "open-mode", "job-name",
          "kill-on-invalid-dep"])},
     "memory in other words": {"slurm": {"mem-per-cpu": "50M"}},
+    "options of srun": {"srun": {"task-prolog": "PROLOG", "mem-bind": "none"}},
 }
 
 
@@ -33,6 +34,10 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
     program.write_text('#!/bin/sh\ncase "$*" in *core._submit*) '
                        'echo "$SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES $OWN ${PYTHONPATH%%:*} $PWD";; esac\n')
     program.chmod(0o755)
+    prolog = tmp_path / "prolog"
+    prolog.write_text(f"#!/bin/sh\ntouch '{tmp_path}/prolog-of-'$SLURM_PROCID\n")
+    prolog.chmod(0o755)
+    FORMS["options of srun"]["srun"]["task-prolog"] = str(prolog)
     jobs = {}
     for number, (form, values) in enumerate(FORMS.items()):
         run = Run(tmp_path / f"run {number}")
@@ -57,6 +62,7 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
             assert [len(names.split(",")) for names in gpus] == [each] * 2, form
             assert len({name for names in gpus for name in names.split(",")}) == 2, form
         assert len(seen) == 2
+    assert len(list(tmp_path.glob("prolog-of-*"))) == 4
 
 
 # ---------------------------------------------------------------------------------------------- refused or queued

@@ -422,7 +422,7 @@ def test_images_that_are_named_and_not_there_are_a_warning_or_an_error_if_asked(
 
 
 def test_a_disk_that_is_full_is_one_line_and_what_is_complete_is_kept(tmp_path):
-    put(tmp_path / "root", {f"a/{i}.jpg": bytes(3000) for i in range(8)} | {"b/1.jpg": bytes(200_000)})
+    put(tmp_path / "root", {**{f"a/{i}.jpg": bytes(3000) for i in range(8)}, "b/1.jpg": bytes(200_000)})
     command = [sys.executable, "-m", "ecm_cluster.stage", "pack", str(tmp_path / "root"), "--shard-size", "4K"]
 
     def small_files() -> None:

@@ -73,7 +73,7 @@ def make(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators:
         say("installing this checkout")
         installer.run("pip", "install", "--quiet", "--python", str(PYTHON), "--no-deps",
                       "--no-build-isolation", "--editable", str(ROOT))
-        write_stamp(stamp | {"inputs": inputs_digest(chosen), "operators": record.as_dict()})
+        write_stamp({**stamp, "inputs": inputs_digest(chosen), "operators": record.as_dict()})
         say(f"done in {clock(time.monotonic() - began)}")
     return record
 
@@ -113,7 +113,7 @@ def check_machine(chosen: Stack, toolkit: cuda.Toolkit | None) -> None:
     Raises:
         SetupError: Something is; the line names the packages to install.
     """
-    missing = uv.missing(chosen) | mmcv_full.missing(chosen, toolkit)
+    missing = {**uv.missing(chosen), **mmcv_full.missing(chosen, toolkit)}
     if missing:
         raise SetupError(f"needed and not on this machine: {', '.join(missing)}; "
                          f"on Debian: apt-get install {' '.join(missing.values())}")

@@ -82,7 +82,7 @@ def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
         raise SetupError(f"torch does not import ({error}); remove {VENV} and try again") from None
     if toolkit is None or release is None:
         return Operators(VERSION, version, release, None), _build_environment(None)
-    environment = _build_environment(toolkit) | {"TORCH_CUDA_ARCH_LIST": cuda.architectures(flags, toolkit)}
+    environment = {**_build_environment(toolkit), "TORCH_CUDA_ARCH_LIST": cuda.architectures(flags, toolkit)}
     code = "import json, torch.utils.cpp_extension as c; print(json.dumps(c._get_cuda_arch_flags()))"
     try:
         wanted = cuda.compiled_for(json.loads(_torch_says(code, environment)))
@@ -143,7 +143,7 @@ def folder_name(wanted: Operators) -> str:
     if wanted.cuda is None:
         return name + "cpu"
     names = wanted.architectures or ()
-    numbers = [n.removeprefix("sm_") + ("ptx" if n.replace("sm", "compute") in names else "")
+    numbers = [n[len("sm_"):] + ("ptx" if n.replace("sm", "compute") in names else "")
                for n in names if n.startswith("sm_")]
     return name + f"cu{wanted.cuda.replace('.', '')}-sm{'.'.join(numbers)}"
 
@@ -233,7 +233,8 @@ def how_long(wanted: Operators) -> str:
 def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
     given = os.environ
     path = [str(VENV / "bin"), *([str(toolkit.home / "bin")] if toolkit else []), given.get("PATH", os.defpath)]
-    environment = given | {
+    environment = {
+        **given,
         "MMCV_WITH_OPS": "1",
         "FORCE_CUDA": "1" if toolkit else "0",
         "MAX_JOBS": given.get("MAX_JOBS", str(_compilers())),
@@ -246,7 +247,7 @@ def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
     # toolkit that has them comes first, as CPATH is searched last
     headers = sorted(map(str, VENV.glob("lib/python*/site-packages/nvidia/*/include")))
     cpath = os.pathsep.join(headers + ([given["CPATH"]] if given.get("CPATH") else []))
-    return environment | {"CUDA_HOME": str(toolkit.home), "CPATH": cpath}
+    return {**environment, "CUDA_HOME": str(toolkit.home), "CPATH": cpath}
 
 
 def _compilers() -> int:

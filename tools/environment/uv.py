@@ -39,7 +39,7 @@ class Uv:
             _install(home, stack.pinned("uv"))
         self.executable = str(home / "bin" / "uv")
         own = home / "bin" / "python"
-        self.environment = os.environ | _pip_settings(str(own if own.exists() else sys.executable))
+        self.environment = {**os.environ, **_pip_settings(str(own if own.exists() else sys.executable))}
         self.environment["UV_PYTHON_DOWNLOADS"] = "never"
         if wheelhouse := wheelhouse_folder():
             self.environment["UV_FIND_LINKS"] = str(wheelhouse)

@@ -40,7 +40,7 @@ def build(device: str, limit: float) -> int:
            "PATH": os.pathsep.join([str(VENV / "bin"), *ninja(), os.environ.get("PATH", os.defpath)])}
     if device == "cuda":
         nvcc = compiler(found["cuda"])
-        env |= {"TORCH_CUDA_ARCH_LIST": architectures, "CUDA_HOME": str(nvcc.parents[1])}
+        env.update({"TORCH_CUDA_ARCH_LIST": architectures, "CUDA_HOME": str(nvcc.parents[1])})
     else:
         env["CUDA_VISIBLE_DEVICES"] = ""
     say(f"compiling mmcv-full for {architectures} with {env['MAX_JOBS']} processes; log in {log_file('build')}")

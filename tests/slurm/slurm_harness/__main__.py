@@ -45,7 +45,7 @@ def become(user: pwd.struct_passwd, folder: Path) -> None:
     os.setgroups([])
     os.setgid(user.pw_gid)
     os.setuid(user.pw_uid)
-    os.environ |= {"HOME": str(folder), "USER": user.pw_name, "LOGNAME": user.pw_name}
+    os.environ.update({"HOME": str(folder), "USER": user.pw_name, "LOGNAME": user.pw_name})
     os.chdir(folder)
 
 

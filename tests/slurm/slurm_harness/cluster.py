@@ -219,9 +219,9 @@ class SlurmCluster(Commands):
             raise RuntimeError(f"{name} of {self.folder} runs already")
         # SLURM_CONF also marks the process as ours
         env = {"LANG": "C", "HOME": str(self.folder), "PATH": self.env["PATH"]}
-        env |= {"SLURM_CONF": str(self.slurm_conf)} | more
+        env.update({"SLURM_CONF": str(self.slurm_conf), **more})
         with open(self.folder / "log" / f"{name}.out", "a") as log:
-            streams = _DETACHED | {"stdout": log, "stderr": log}
+            streams = {**_DETACHED, "stdout": log, "stderr": log}
             self._daemons[name] = subprocess.Popen(words, env=env, cwd=self.folder, **streams)
 
     def _gone(self, name: str) -> bool:

@@ -38,7 +38,7 @@ class Commands:
         outer = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         path = f"{kept.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
-        return kept | {"PATH": path, "SLURM_CONF": str(self.slurm_conf)}
+        return {**kept, "PATH": path, "SLURM_CONF": str(self.slurm_conf)}
 
     def run(
         self,

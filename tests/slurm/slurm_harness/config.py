@@ -77,7 +77,7 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)
 def version() -> tuple[int, ...]:
     """The version of Slurm here, e.g. (22, 5, 8)."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

@@ -27,7 +27,7 @@ _ACCOUNTING = {
 def missing_packages(dbd: bool = False, path: str | None = None) -> list[str]:
     """Debian packages to install, sorted; none if all programs are on ``path`` ($PATH and /usr/sbin)."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin" if path is None else path
-    programs = _SLURM | (_ACCOUNTING if dbd else {})
+    programs = {**_SLURM, **(_ACCOUNTING if dbd else {})}
     packages = {package for program, package in programs.items() if shutil.which(program, path=path) is None}
     return sorted({word for package in packages for word in package.split()})
 

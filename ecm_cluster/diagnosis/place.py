@@ -1,0 +1,63 @@
+"""What can be known of the place of a job before sbatch is asked, and what Slurm could not be asked."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from .. import shell, site
+from ..backends import choose
+from ..errors import UserError, one_of
+from ..staging import planned
+
+if TYPE_CHECKING:
+    from ..planning import Plan
+
+
+def check(plan: Plan) -> None:
+    """Put the partition, what may preempt the job, problems and warnings of the place into a plan.
+
+    Raises:
+        UserError: The job cannot be run there.
+    """
+    job = plan.job
+    if job.memory_mib is not None:
+        size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
+        plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
+    if choose.named(plan.where).queues:
+        silence = site.silence()
+        plan.not_asked = f"no Slurm is reachable: {silence}" if silence else ""
+        if not silence:
+            _ask_slurm(plan)
+        return
+    if job.device == "cuda" and job.nodes > 1:
+        raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
+                        "--device cpu, where ranks of several nodes run side by side")
+    if job.evaluation.while_training:
+        plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
+                             "scored when the training is complete")
+    if job.gpu_type or job.partition:
+        plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
+
+
+def _ask_slurm(plan: Plan) -> None:
+    job = plan.job
+    shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
+    plan.warnings += shell.ignored(os.environ, job)
+    if len(plan.elements) > site.max_array_size():
+        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
+                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
+                             "which submits several arrays")
+    known = site.partitions()
+    if not known:
+        plan.not_asked = "scontrol lists no partitions"
+        return
+    names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
+    if not names:
+        plan.problems.append("partition: none is given and this cluster has no default; expected --partition, one of "
+                             + ", ".join(p.name for p in known))
+    for name in names:
+        if name not in {p.name for p in known}:
+            raise one_of("partition", name, [p.name for p in known])
+    plan.partition = ",".join(names)
+    plan.preemption = site.preemption(job, [p for name in names for p in known if p.name == name])

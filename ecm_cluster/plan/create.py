@@ -1,0 +1,155 @@
+"""From a plan to a run directory: what a run keeps is frozen first, then written, and run.json comes last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import (
+    __version__,
+    chain,
+    config,
+    evaluations,
+    files,
+    planning,
+    snapshot,
+    spec,
+    values,
+    weights,
+)
+from ..errors import UserError
+from ..run import Run
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a run keeps of its plan, before any of it is written.
+
+    Attributes:
+        cfg: The resolved config: class counts as numbers, weights as local paths.
+        digests: Of the annotation files, by their name in the record.
+        counts: Digest of the class counts, by the loss's type.
+        fetched: The pretrained weights.
+        missing: Weights that are not here yet; empty once they were fetched.
+    """
+
+    cfg: dict[str, Any]
+    digests: dict[str, str]
+    counts: dict[str, str]
+    fetched: list[weights.Fetched]
+    missing: list[weights.Weight]
+
+
+def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
+    """Read and fetch everything that a run of this plan keeps.
+
+    Args:
+        fetch: False: weights that would have to be fetched stay away.
+
+    Raises:
+        UserError: Something of it cannot be had.
+    """
+    digests = planning.annotation_digests(plan)
+    counts = planning.freeze_class_counts(plan.cfg)
+    missing = [] if fetch else [w for w in plan.weights if not w.present]
+    here = [w for w in plan.weights if w not in missing]
+    fetched = weights.fetch(here, progress=_progress())
+    return Frozen(weights.rewrite(plan.cfg, fetched), digests, counts, fetched, missing)
+
+
+def next_name(runs_dir: Path, config_path: str) -> str:
+    """The config's name and the first free number."""
+    stem = values.safe_name(Path(config_path).stem)
+    number = 1
+    while (runs_dir / f"{stem}-{number:03d}").exists():
+        number += 1
+    return f"{stem}-{number:03d}"
+
+
+def claim(runs_dir: Path, config_path: str) -> Run:
+    """A new folder under the next free name, this process's alone: others may be submitting at the same time."""
+    while True:
+        run = Run(runs_dir / next_name(runs_dir, config_path))
+        with contextlib.suppress(FileExistsError):
+            run.path.mkdir(parents=True)
+            return run
+
+
+def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
+    """Make the run directory; run.json comes last, and makes it a run.
+
+    What an interrupted submission of the same name left there is made anew.
+
+    Returns:
+        The run that was made: where the user gave no name, under the next one that is still free.
+    """
+    own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
+                            run.ledger_dir, run.code_folder(1), run.config_file)}
+    there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+    if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
+        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
+
+    frozen = frozen or freeze(plan)
+    text = config.dump(frozen.cfg)
+    if plan.job.name is None:
+        run = claim(run.path.parent, plan.config_path)
+    try:
+        code = snapshot.freeze(run.code_folder(1), snapshot.own_packages(), plan.config_files,
+                               Path(plan.job.code) if plan.job.code else None, replace=True)
+    except UserError:
+        with contextlib.suppress(OSError):
+            run.path.rmdir()  # as claimed, and empty
+        raise
+    for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(run.config_file, text)
+    if plan.elements:
+        evaluations.write(run, chain.EVALUATE, plan.elements)
+    record = spec.RunSpec(
+        cluster=plan.where, job=plan.job, name=run.name, run_id=secrets.token_hex(8), submitted=round(time.time(), 3),
+        cwd=os.getcwd(), virtual_ranks=plan.job.world_size, threads=plan.job.threads_per_rank,
+        checkpoint_every=planning.checkpoint_interval(frozen.cfg, plan.job), config=plan.config_path, batch=plan.batch,
+        annotations={split: str(path) for split, path in plan.annotations.items()}, staging=plan.staging.frozen(),
+        digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
+        weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
+    if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
+        raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
+    return run
+
+
+def versions() -> dict[str, str]:
+    """Of this program, Python, and every library that figures depend on, as far as installed here."""
+    from importlib import metadata
+
+    found = {"ecm-cluster": __version__, "python": platform.python_version()}
+    for name in ("submitit", "torch", "torchvision", "mmcv-full", "mmdet", "lvis", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _weight_record(fetched: Any) -> dict[str, Any]:
+    return {"key": fetched.weight.key, "source": fetched.weight.source, "url": fetched.weight.url,
+            "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
+
+
+def _progress() -> Any:
+    last = [0.0]
+
+    def show(weight: Any, done: int, total: int | None) -> None:
+        if time.monotonic() - last[0] >= 2.0 or done == total:
+            last[0] = time.monotonic()
+            share = f"{100 * done / total:.0f} %" if total else f"{done >> 20} MiB"
+            print(f"fetching {weight.source}: {share}", file=sys.stderr)
+
+    return show
