@@ -17,9 +17,10 @@ import numpy as np
 from ecm_cluster.config import nested
 from ecm_cluster.lvis import drawing
 
-TRAIN_IMAGES, TEST_IMAGES = 4, 3
+TRAIN_IMAGES, TEST_IMAGES = 4, 2
 SIZES = ((128, 96), (96, 128))  # width, height: two aspect groups
 OBJECTS = 4  # in a picture
+MANY = 200  # classes
 STUFF = 2  # segments of background in a panoptic picture
 FEW = 12  # classes that occur: with so few pictures, most would otherwise have no object in a test
 
@@ -28,8 +29,9 @@ FEW = 12  # classes that occur: with so few pictures, most would otherwise have 
 class Scene:
     """One picture: RGB (height, width, 3), and what is drawn with the index of each object's class.
 
-    ``objects`` is what annotations say. In a test picture each object is annotated as every class: a model that has
-    hardly learned answers with classes of its own, and all figures would be zero, whoever computes them.
+    ``objects`` is what annotations say. A model that has hardly learned answers with boxes and classes of its own, and
+    all figures would be zero, whoever computes them: in a test picture each object, and squares of some sizes all over
+    it, are annotated as every class.
     """
 
     name: str
@@ -63,9 +65,18 @@ def scenes(split: str, classes: int) -> list[Scene]:
         which = [int(c) * max(1, classes // FEW) for c in rng.integers(0, min(FEW, classes), OBJECTS)]
         pixels, instances = drawing.draw(rng, width, height, [drawing.look(c % drawing.LOOKS) for c in which])
         drawn = list(zip(which, instances))
-        objects = drawn if split == "train" else [(c, i) for i in instances for c in range(classes)]
+        objects = drawn if split == "train" else [(c, i) for i in [*instances, *_squares(width, height, classes)] for c in range(classes)]
         made.append(Scene(f"{index + 1 + 1000 * (split != 'train'):012d}", pixels, drawn, objects))
     return made
+
+
+def _squares(width: int, height: int, classes: int) -> list[drawing.Instance]:
+    """Squares that cover a picture, its middle and the whole; fewer of them where there are many classes."""
+    boxes = [(0, 0, width, height), (width // 4, height // 4, width // 2, height // 2)]
+    for size, step in ((64, 32), *(((32, 16), (16, 16)) if classes < MANY else ())):
+        boxes += [(x, y, size, size) for x in range(0, width - size + 1, step) for y in range(0, height - size + 1, step)]
+    return [drawing.Instance([[float(v) for v in (x, y, x + w, y, x + w, y + h, x, y + h)]], float(w * h),
+                             [float(v) for v in (x, y, w, h)]) for x, y, w, h in boxes]
 
 
 def furnish(cfg: dict[str, Any]) -> None:

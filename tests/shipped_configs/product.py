@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ecm_cluster import evaluations, planning, submit
+from ecm_cluster import evaluations, plan_text, planning, submit
+from ecm_cluster.plan import create
 from ecm_cluster.run import Run
 
 SECONDS = 600.0  # that one step of a trial may take
@@ -95,7 +96,8 @@ def submitted(config: Path, runs: Path, name: str, *flags: str) -> Run:
     plan = planning.make(job, "local")
     if plan.problems:
         raise Failed(plan.problems[0])
-    return submit.create(Run(Path(job.runs_dir) / name), plan)
+    print(plan_text.describe(plan))
+    return create.create(Run(Path(job.runs_dir) / name), plan)
 
 
 def _be_task() -> None:
@@ -145,7 +147,7 @@ def train(run: Run, stop_after: int | None = None) -> int:
 
 def _reason(work: Any) -> str:
     ends = [event for event in work.events() if event.kind == "end"]
-    text = str(ends[-1]["traceback"] if ends and "traceback" in ends[-1] else ends[-1] if ends else "no record")
+    text = str(ends[-1].get("traceback") or ends[-1].get("detail")) if ends else "no reason on record"
     return text.strip().splitlines()[-1]
 
 

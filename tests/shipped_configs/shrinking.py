@@ -19,10 +19,12 @@ EPOCHS, ITERATIONS = 2, 4
 BATCH = 2
 IN_PIXELS = ("img_scale", "crop_size", "size", "border", "input_size")
 # sizes that a detector is built for
-OWN_SIDE = {"ssd": 300, "cornernet": 255, "centripetalnet": 255}
-SAMPLED = {"num": 64, "nms_pre": 200, "nms_post": 100, "max_num": 100, "max_per_img": 100}
+OWN_SIDE = {"ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 384}
+SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
+# whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
+TRAIN_NORM = ("detectors",)
 
 
 def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict[str, Any], list[str]]:
@@ -41,6 +43,8 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     _shrink_samples(cfg)
     _shrink_schedule(cfg)
     _shrink_backbone(cfg, said)
+    if family in TRAIN_NORM:
+        _train_norm(cfg, said)
     return cfg, said
 
 
@@ -107,6 +111,7 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
 
 def _shrink_schedule(cfg: dict[str, Any]) -> None:
     runner = cfg["runner"]
+    cfg.pop("total_epochs", None)  # an older name beside it
     by_epoch = runner["type"] == "EpochBasedRunner"
     runner.update({"max_epochs": EPOCHS} if by_epoch else {"max_iters": ITERATIONS})
     rates = cfg["lr_config"]
@@ -139,3 +144,11 @@ def _shrink_backbone(cfg: dict[str, Any], said: list[str]) -> None:
         for head in nested(cfg["model"].get("bbox_head")):
             if "in_channels" in head:
                 head["in_channels"] = 64
+
+
+def _train_norm(cfg: dict[str, Any], said: list[str]) -> None:
+    for block in nested(cfg["model"]):
+        if block.get("norm_eval"):
+            block.update(norm_eval=False, frozen_stages=-1)
+            block["norm_cfg"] = {**block["norm_cfg"], "requires_grad": True}
+    said.append("batch normalisation learns, as activations overflow from random weights while it is frozen")

@@ -16,8 +16,8 @@ import torch
 SEED = 0
 
 
-def train(config: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
-    """Train as mmdet's ``tools/train.py`` does; whether the weights are those of ``checkpoint`` to the last bit."""
+def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]:
+    """Train as mmdet's ``tools/train.py`` does; how the weights then differ from those of ``checkpoint``, if given."""
     from mmcv import Config
     from mmcv.cnn.utils import revert_sync_batchnorm
     from mmcv.runner import HOOKS, Hook, epoch_based_runner, iter_based_runner
@@ -50,7 +50,7 @@ def train(config: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
             self.passes += 1
             yield from super().__iter__()
 
-    losses: list[dict[str, Any]] = []
+    losses: list[float | None] = []
 
     @HOOKS.register_module()
     class SameDraws(Hook):
@@ -63,7 +63,7 @@ def train(config: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
             seed_all(SEED, 3, runner.iter, 0)
 
         def after_train_iter(self, runner: Any) -> None:
-            losses.append({"lr": runner.current_lr(), **runner.outputs["log_vars"]})
+            losses.append(runner.outputs["log_vars"].get("loss"))
 
     loader, dataset = building.loader(cfg, Share(1, 1, 0), SEED, "cpu")
     loader.batch_sampler.__class__ = Epochs
@@ -76,6 +76,8 @@ def train(config: Path, folder: Path, checkpoint: Path) -> dict[str, Any]:
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
     cfg.checkpoint_config = None
     stock.train_detector(model, dataset, cfg, distributed=False, validate=False, meta={"seed": SEED})
+    if checkpoint is None:
+        return {"losses": losses}
     ours = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     theirs = model.state_dict()
     return {"losses": losses, **difference(ours, theirs)}

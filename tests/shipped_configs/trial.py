@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from functools import partial
@@ -31,10 +32,8 @@ def run(which: str, out: Path) -> dict[str, Any]:
     folder.mkdir(parents=True)
     row: dict[str, Any] = {"config": which}
     trial = _Trial(which, folder, row)
-    try:
+    with contextlib.suppress(product.Failed):  # the row has it
         trial.run()
-    except product.Failed:
-        pass  # the row has it
     row["seconds"] = round(time.monotonic() - began, 1)
     for left in ("runs", "world"):
         shutil.rmtree(folder / left, ignore_errors=True)
@@ -50,18 +49,24 @@ class _Trial:
         self._step("prepared", "prepare", self._prepare)
         straight, broken = (self.runs / name for name in ("straight", "broken"))
         self._step("submits", "submit", lambda: self._submit())
-        iterations = self._step("trains", "straight", lambda: self._train(Run(straight), None))
+        config = Run(straight).config_file
+        try:
+            iterations = self._step("trains", "straight", lambda: self._train(Run(straight), None))
+        except product.Failed:
+            self._step("as_stock", "stock", lambda: stock.train(config, self.folder / "stock", None))
+            return
         last = Run(straight).checkpoints_dir / str(Run(straight).completion())
         for key, name, step in (
-            ("as_stock", "stock", lambda: stock.train(Run(straight).config_file, self.folder / "stock", last)),
+            ("as_stock", "stock", lambda: stock.train(config, self.folder / "stock", last)),
             ("resumes", "broken", lambda: self._resume(Run(broken), iterations // 2 + 1, last)),
             ("scores", "evaluate", lambda: product.evaluate(Run(straight))),
-            ("mmdet_scores", "stock_evaluate", lambda: stock.evaluate(Run(straight).config_file, last)),
+            ("mmdet_scores", "stock_evaluate", lambda: stock.evaluate(config, last)),
         ):
-            try:
-                self._step(key, name, step)
-            except product.Failed:
+            if key == "scores" and self.row["submits"]:
+                self.row["scores"] = {"failed": self.row["submits"]}
                 continue
+            with contextlib.suppress(product.Failed):
+                self._step(key, name, step)
 
     def _step(self, key: str, name: str, step: Any) -> Any:
         began = time.monotonic()
@@ -85,12 +90,18 @@ class _Trial:
 
     def _submit(self) -> str | None:
         """Both runs; the reason, where the product takes them only without an evaluation."""
+        reason = None
         try:
             product.submitted(self.config, self.runs, "straight")
+        except (UserError, product.Failed) as refused:
+            reason = str(refused)
+        try:
+            if reason is not None:
+                product.submitted(self.config, self.runs, "straight", "--no-eval")
             product.submitted(self.config, self.runs, "broken", "--no-eval")
         except (UserError, product.Failed) as refused:
             raise product.Failed(f"refused: {refused}") from None
-        return None
+        return reason
 
     def _train(self, run: Run, stop_after: int | None) -> int:
         code = product.train(run, stop_after)

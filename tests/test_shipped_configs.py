@@ -1,0 +1,78 @@
+"""Every config family that mmdet ships is represented and has its row; some of them are trained here, end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shipped_configs import families, shrinking
+from shipped_configs.families import FAMILIES, NO_FAMILY
+from small import ROOT
+
+from ecm_cluster import config
+
+HOME = config.find("mmdet::faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py").parent.parent
+EVERY = [f"{family}/{name}" for family, names in FAMILIES.items() for name in names]
+
+
+def test_every_family_that_mmdet_ships_is_represented():
+    shipped = {folder.name for folder in HOME.iterdir() if any(folder.glob("*.py"))}
+    assert shipped == set(FAMILIES) | set(NO_FAMILY) - ({"_base_", "common"} - shipped)
+    assert [name for name in EVERY if not (HOME / f"{name}.py").is_file()] == []
+
+
+def test_the_page_has_a_row_for_every_representative():
+    rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|", (ROOT / "docs/shipped-configs.md").read_text(), re.MULTILINE)
+    assert [f"{family.strip()}/{name}" for family, name in rows] == EVERY
+
+
+def test_a_config_that_is_no_representative_is_refused_with_the_families():
+    with pytest.raises(SystemExit, match="nosuch is not among .*yolox"):
+        families.chosen(["nosuch"])
+
+
+def _keys(value: object) -> object:
+    """The shape of a config: keys, kinds of parts, and lengths of lists of parts; no numbers."""
+    if isinstance(value, dict):
+        return {key: _keys(inner) for key, inner in value.items() if key not in ("init_cfg", "total_epochs")}
+    if isinstance(value, (list, tuple)) and any(isinstance(inner, dict) for inner in value):
+        return [_keys(inner) for inner in value]
+    return value if isinstance(value, str) and "/" not in value else None
+
+
+@pytest.mark.parametrize("which", ["htc/htc_r50_fpn_1x_coco", "yolox/yolox_tiny_8x8_300e_coco", "detr/detr_r50_8x2_150e_coco"])
+def test_a_config_made_small_has_the_same_parts_in_the_same_order(which):
+    whole = config.read(f"mmdet::{which}.py")
+    small, _ = shrinking.shrink(whole, *which.split("/"), "/somewhere")
+    for part in ("data", "optimizer", "lr_config", "runner", "custom_hooks"):
+        assert set(_flat(_keys(whole.get(part)))) == set(_flat(_keys(small.get(part)))) - {"random_size_interval"}, part
+    assert [str(m) for m in _flat(_keys(whole["model"])) if m] <= [str(m) for m in _flat(_keys(small["model"])) if m]
+
+
+def _flat(value: object, key: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [line for name, inner in value.items() for line in _flat(inner, f"{key}.{name}")]
+    if isinstance(value, list):
+        return [line for at, inner in enumerate(value) for line in _flat(inner, f"{key}.{at}")]
+    return [f"{key}={value}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", families.SHORT)
+def test_a_shipped_config_trains_as_mmdet_resumes_exactly_and_scores_as_mmdet(which, tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.shipped_configs", which, "--out", tmp_path],
+                          cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          timeout=600)
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "results.json").read_text())[which]
+    logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted(Path(tmp_path).glob("*/*.log")))
+    from shipped_configs import table
+
+    trains, as_mmdet, resumes, scores, notes = table.cells_of(row)
+    assert (trains, as_mmdet, resumes) == (str(shrinking.ITERATIONS), "identical", "identical"), f"{notes}\n{logs}"
+    assert scores.startswith("identical") and "0 not zero" not in scores, f"{scores} {notes}\n{logs}"
