@@ -62,7 +62,6 @@ def forked(step: Callable[[], Any], log: Path, code: int = 0, seconds: float = S
 
 def _be_child(step: Callable[[], Any], log: Path, answer: Path) -> None:
     try:
-        os.setpgid(0, 0)
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)

@@ -51,7 +51,7 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
 def _drop_weights(cfg: dict[str, Any]) -> None:
     cfg["load_from"] = None
     for block in nested(cfg):
-        if isinstance(block.get("init_cfg"), dict) and block["init_cfg"].get("type") == "Pretrained":
+        if isinstance(block.get("init_cfg"), dict) and "checkpoint" in block["init_cfg"]:
             del block["init_cfg"]
         for key in ("pretrained", "teacher_ckpt"):
             if isinstance(block.get(key), str):
@@ -86,7 +86,10 @@ def _scaled(value: Any, factor: float, exact: bool) -> Any:
         return type(value)(_scaled(inner, factor, exact) for inner in value)
     if isinstance(value, float) and 0 < value <= 1 or value is None or isinstance(value, (str, dict)):
         return value  # a share of the picture
-    return int(value / abs(value) * max(32, round(abs(value) * factor))) if value else value
+    if not value or exact:
+        return value and max(32, round(value * factor))
+    step = 32 if value % 32 == 0 else 1  # where layers count on multiples of 32, they still are
+    return int(value / abs(value) * max(32, step * round(abs(value) * factor / step)))
 
 
 def _shrink_samples(cfg: dict[str, Any]) -> None:
