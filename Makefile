@@ -2,7 +2,7 @@
 
 RUN := .venv/bin/python -m
 
-.PHONY: help setup demo test test-fast test-slurm-24 test-gpu lint format lock clean
+.PHONY: help setup demo test test-fast test-original test-slurm-24 test-gpu lint format lock clean
 
 help:  ## print this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -28,6 +28,12 @@ test: test-fast  ## every test, the fast ones first
 test-fast: setup  ## the tests that take less than about two seconds each
 	$(call tests,2,"not slow")
 
+ORIGINAL := .venv-original/bin/python -m
+test-original:  ## the demo and the fast tests on Python 3.8, torch 1.13.1 and mmdet 2.25.2; see docs/stacks.md
+	@ECM_CLUSTER_STACK=original tools/setup
+	@$(ORIGINAL) pytest tests/test_demo.py
+	@$(ORIGINAL) pytest --dist loadfile --numprocesses 2 -m "not slow"
+
 SLURM_TESTS := tests/slurm
 test-slurm-24: setup  ## the Slurm tests on Slurm 24.11, in a Debian 13 that is made for them; see docs/slurm-versions.md
 	@export ECM_CLUSTER_REQUIRE_SLURM=1; tools/newer_slurm $(PYTEST) --dist loadfile --numprocesses 3 $(SLURM_TESTS) \
@@ -36,21 +42,23 @@ test-slurm-24: setup  ## the Slurm tests on Slurm 24.11, in a Debian 13 that is 
 test-gpu:  ## the tests that need a GPU, with any Python here that has CUDA operators; see docs/gpu.md
 	@tools/gpu_check test --limit 0 --total 0
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy, and nothing from a newer Python than setup.cfg declares
 	@$(RUN) ruff check .
 	@$(RUN) mypy
+	@.venv/bin/vermin --quiet benchmarks ecm_cluster mmdet_ext tests tools
 
 format: setup  ## mend what ruff can mend
 	@$(RUN) ruff check --fix .
 
-LOCK = cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --python-version 3.11 \
-	--custom-compile-command "make lock" --no-annotate
+LOCK = cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --custom-compile-command "make lock" \
+	--no-annotate --python-version
 
 lock: setup  ## pin the newest versions that tools/environment/*.in admit
-	@$(LOCK) --override overrides.txt requirements.in -o requirements.txt
-	@$(LOCK) --override overrides.txt --override cuda13.in requirements.in -o cuda13.txt
-	@$(LOCK) cuda13-nvcc.in -o cuda13-nvcc.txt
+	@$(LOCK) 3.11 --override overrides.txt requirements.in -o requirements.txt
+	@$(LOCK) 3.11 --override overrides.txt --override cuda13.in requirements.in -o cuda13.txt
+	@$(LOCK) 3.11 cuda13-nvcc.in -o cuda13-nvcc.txt
+	@$(LOCK) 3.8 --override overrides.txt original.in -o original.txt
 
 clean:  ## remove .venv and what tools leave behind; runs and data stay
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-original build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -127,7 +127,7 @@ def preload(cfg: Any, place: Any, seed: int, device: str) -> list[Any]:
 
     share = Share(place.world_size, place.world_size, place.rank)
     loader, _ = building.loader(cfg, share, seed, device)
-    return [batch for batch, _ in zip(loader, range(PRELOADED), strict=False)]
+    return [batch for batch, _ in zip(loader, range(PRELOADED))]
 
 
 def mmdets_own(run: Run, place: Any, cfg: Any, args: argparse.Namespace, batches: list[Any] | None = None,

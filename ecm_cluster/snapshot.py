@@ -18,7 +18,8 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import sysconfig
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,9 +206,16 @@ def _add_user(plan: _Plan, folder: Path) -> dict[str, Any]:
     found = [name.split("/")[1] for _, name in plan.items[start:] if name.endswith(MODULE_SUFFIXES)]
     modules = sorted({name.partition(".")[0] for name in found})
     # these come before the standard library on the path: a profile.py here hides Python's
-    hide = [name for name in modules if name in getattr(sys, "stdlib_module_names", ())
+    hide = [name for name in modules if name in _standard_library()
             and (f"{name}.py" in inside or (folder / name / "__init__.py").exists())]
     return {"from": str(folder), **git.state(folder, ["."]), "modules": modules, "hide": hide}
+
+
+def _standard_library() -> Collection[str]:
+    """Names of Python's own modules; before Python 3.10, those that are files."""
+    known = getattr(sys, "stdlib_module_names", None)
+    library = Path(sysconfig.get_paths()["stdlib"])
+    return known or {path.name.partition(".")[0] for path in (*library.glob("*"), *library.glob("lib-dynload/*"))}
 
 
 def _origins(packages: list[Path]) -> dict[str, Any]:

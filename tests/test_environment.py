@@ -27,6 +27,7 @@ case $1 in
 esac
 """
 KNOWN = ("75", "80", "90", "100", "120")
+needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="these stacks need Python 3.11")
 
 
 @pytest.fixture(autouse=True)
@@ -146,14 +147,16 @@ def test_for_cuda_12_the_index_has_no_nvcc_and_the_line_says_what_to_do(monkeypa
         cuda.find(CUDA12)
 
 
+@needs_311
 @pytest.mark.parametrize(("variable", "value", "words"), [
     ("ECM_CLUSTER_NVCC", "yes", "invalid ECM_CLUSTER_NVCC: yes; expected index"),
-    ("ECM_CLUSTER_STACK", "cuda11", "invalid ECM_CLUSTER_STACK: cuda11; expected cuda12 or cuda13")])
+    ("ECM_CLUSTER_STACK", "cuda11", "invalid ECM_CLUSTER_STACK: cuda11; expected cuda12, cuda13, original")])
 def test_a_wrong_choice_is_one_line_before_anything_is_installed(tmp_path, variable, value, words):
     done = run_setup(tmp_path, {variable: value})
     assert done.returncode and done.stderr.startswith(f"setup: {words}") and done.stderr.count("\n") == 1
 
 
+@needs_311
 def test_another_stack_stays_until_one_is_named(tmp_path):
     """With the stamp of cuda13 there, the index has an nvcc: nothing is refused until the machine is looked at."""
     (tmp_path / ".venv").mkdir()
@@ -162,6 +165,13 @@ def test_another_stack_stays_until_one_is_named(tmp_path):
     wheelhouse = {"ECM_CLUSTER_NVCC": "index", "ECM_CLUSTER_WHEELHOUSE": str(tmp_path / "none")}
     assert "ECM_CLUSTER_WHEELHOUSE" in run_setup(tmp_path, wheelhouse).stderr
     assert refused in run_setup(tmp_path, {**wheelhouse, "ECM_CLUSTER_STACK": "cuda12"}).stderr
+
+
+def test_the_original_stack_wants_its_own_python_and_has_a_folder_of_its_own(tmp_path):
+    said = run_setup(tmp_path, {"ECM_CLUSTER_STACK": "original", "ECM_CLUSTER_PYTHON38": "no-such-python"}).stderr
+    assert said.startswith("setup: Python 3.8 is needed and no-such-python is not it; ") and said.count("\n") == 1
+    assert "pyenv install 3.8" in said and said.endswith("name it in ECM_CLUSTER_PYTHON38\n")
+    assert STACKS["original"].folder.name == ".venv-original" and CUDA12.folder == basics.VENV
 
 
 def run_setup(checkout: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:

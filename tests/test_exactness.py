@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,14 @@ def test_statistics_over_processes_depend_on_their_number():
 def test_every_name_that_counts_as_exact_is_registered_in_mmcv_or_mmdet():
     pytest.importorskip("mmdet")
     from mmcv.runner import HOOKS
-    from mmdet.datasets import DATASETS, PIPELINES
+    from mmdet.datasets import DATASETS, PIPELINES, CustomDataset
     from mmdet.models import HEADS
 
     import mmdet_ext.register  # noqa: F401
 
     assert sorted(n for n in exactness.HOOKS if HOOKS.get(n) is None) == []
-    assert sorted(n for n in exactness.DATASETS if DATASETS.get(n) is None) == []
+    newer = set() if "seg_suffix" in inspect.signature(CustomDataset.__init__).parameters else {
+        "Objects365V1Dataset", "Objects365V2Dataset"}  # of mmdet 2.26
+    assert sorted(n for n in exactness.DATASETS - newer if DATASETS.get(n) is None) == []
     assert sorted(n for n in exactness.TRANSFORMS if PIPELINES.get(n) is None) == []
     assert sorted(n for n in exactness.AVERAGING_HEADS if HEADS.get(n) is None) == []

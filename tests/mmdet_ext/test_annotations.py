@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import json
 import os
 import pickle
@@ -17,11 +18,14 @@ import pytest
 from hypothesis import strategies as st
 from mmcv.fileio import FileClient
 from mmcv.fileio.file_client import HardDiskBackend
-from mmdet.datasets import build_dataset
+from mmdet.datasets import CustomDataset, build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the datasets)
 from mmdet_ext import annotations
 from mmdet_ext.records import Records
+
+HAS_SUFFIX = "seg_suffix" in inspect.signature(CustomDataset.__init__).parameters  # since mmdet 2.26
+SUFFIX = {"seg_suffix": ".gif"} if HAS_SUFFIX else {}
 
 CATEGORIES = [{"id": i, "name": name} for i, name in ((30, "banner"), (3, "acorn"), (1203, "zebra"), (7, "apple"))]
 TYPES = ("LVISV1Dataset", "LVISV05Dataset", "LVISDataset", "CocoDataset", "LVISFromFile")
@@ -241,7 +245,7 @@ def test_a_name_of_a_class_that_is_missing_ends_as_in_mmdet(tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    {"data_root": "FOLDER", "ann_file": "ann.json", "img_prefix": "images", "seg_prefix": "s", "seg_suffix": ".gif"},
+    {"data_root": "FOLDER", "ann_file": "ann.json", "img_prefix": "images", "seg_prefix": "s", **SUFFIX},
     {"classes": ["zebra"]}, {"classes": ()}, {"filter_empty_gt": False}, {"proposal_file": "PROPOSALS"},
     {"proposal_file": "PROPOSALS", "test_mode": True}, {"file_client_args": {"backend": "disk"}},
 ])  # fmt: skip

@@ -377,6 +377,7 @@ def test_a_hook_may_tell_an_epoch_it_resumes_from_one_it_begins(tmp_path):
     assert Telling.told == ["resumes 1 at 3", "begins 2"]
 
 
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales losses on GPUs alone")
 def test_a_growing_loss_scale_comes_back(tmp_path):
     def scaled(folder: str, **options: Any) -> Training:
         training = Training(tmp_path / folder, "epoch", **options)

@@ -84,7 +84,7 @@ def test_a_backward_pass_that_misses_parameters_names_them_and_the_remedy(group)
     net = Net()
     wrapped = parallel.Parallel(net)
     wrapped.train_step(BATCH, None)["loss"].backward()
-    net.zero_grad()
+    net.zero_grad(set_to_none=True)
     net.all = False
     with pytest.raises(NotStartable, match=r"depend on unused\.weight, unused\.bias, so .* find_unused_parameters"):
         wrapped.train_step(BATCH, None)["loss"].backward()

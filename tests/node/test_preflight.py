@@ -41,7 +41,7 @@ def test_a_rank_whose_gpu_works_may_start(node):
     ({"context": 214}, "cuDevicePrimaryCtxRetain failed: uncorrectable ECC error encountered (214)", True),
     ({"version": 11040}, "the NVIDIA driver supports CUDA 11.4, and torch is built for CUDA 12.8", True),
     ({"free_mib": 500}, "NVIDIA Test has 0.5 of 40.0 GiB free: another process uses it", True),
-    ({"capability": 35}, "needs sm_35; build it again with TORCH_CUDA_ARCH_LIST=3.5", True),
+    ({"capability": 30}, "needs sm_30; build it again with TORCH_CUDA_ARCH_LIST=3.0", True),
 ])
 def test_what_is_wrong_with_a_node_is_said_in_one_line_with_the_remedy(node, monkeypatch, settings, text, of_node):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -135,7 +135,7 @@ def test_the_architectures_of_a_library_are_read_from_it():
     operators = cuda_code.cuda_code(package("torchvision") / "_C.so")
     assert operators is not None
     listed = {int(name.replace("sm_", "")) for name in torch._C._cuda_getArchFlags().split()}
-    assert {code for code in listed if code < 100} <= operators.cubins
+    assert {code for code in listed if 50 <= code < 100} <= operators.cubins
     assert str(operators).startswith("sm_")
     assert cuda_code.cuda_code(Path(torch.__file__).parent / "lib/libc10.so") is None
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecm-cluster"
 TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 
@@ -22,16 +20,20 @@ class SetupError(Exception):
 
 @dataclass(frozen=True)
 class Stack:
-    """A set of pinned versions, named after the CUDA that its torch was built with.
+    """A set of pinned versions: that of some CUDA release, or that of the work which this package goes back to.
 
     Attributes:
         lock: The pins.
         nvcc: Pins of nvcc's own packages, where the package index has a compiler of that release.
+        mmcv: Version of mmcv-full.
+        folder: The environment.
     """
 
     name: str
     lock: Path
     nvcc: Path | None = None
+    mmcv: str = "1.7.2"
+    folder: Path = ROOT / ".venv"
 
     def pinned(self, name: str) -> str:
         """The version that the lock file pins."""
@@ -45,7 +47,12 @@ class Stack:
 
 STACKS = {stack.name: stack for stack in (
     Stack("cuda12", HERE / "requirements.txt"),
-    Stack("cuda13", HERE / "cuda13.txt", HERE / "cuda13-nvcc.txt"))}
+    Stack("cuda13", HERE / "cuda13.txt", HERE / "cuda13-nvcc.txt"),
+    Stack("original", HERE / "original.txt", mmcv="1.7.0", folder=ROOT / ".venv-original"))}
+# an unknown name is refused by stack(), in one line
+_CHOSEN = STACKS.get(os.environ.get("ECM_CLUSTER_STACK") or "cuda12", STACKS["cuda12"])
+VENV, MMCV = _CHOSEN.folder, _CHOSEN.mmcv
+PYTHON = VENV / "bin" / "python"
 
 
 def stack() -> Stack:
@@ -56,7 +63,7 @@ def stack() -> Stack:
     """
     name = os.environ.get("ECM_CLUSTER_STACK") or "cuda12"
     if name not in STACKS:
-        raise SetupError(f"invalid ECM_CLUSTER_STACK: {name}; expected {' or '.join(STACKS)}")
+        raise SetupError(f"invalid ECM_CLUSTER_STACK: {name}; expected {', '.join(STACKS)}")
     return STACKS[name]
 
 

@@ -24,10 +24,9 @@ from ecm_cluster import operators
 from ecm_cluster.operators import Operators
 
 from . import cuda
-from .basics import CACHE, PYTHON, TAG, VENV, SetupError, Stack, clock, say, wheelhouse_folder
+from .basics import CACHE, MMCV, PYTHON, TAG, VENV, SetupError, Stack, clock, say, wheelhouse_folder
 from .uv import Uv
 
-VERSION = "1.7.2"
 WHEELS = CACHE / "wheels"
 RECORD = "operators.json"
 GIB = 1 << 30
@@ -37,7 +36,7 @@ A_DAY = 86400
 def missing(stack: Stack, toolkit: cuda.Toolkit | None) -> dict[str, str]:
     """What is lacking to compile it, each with the Debian package that has it; empty if a wheel is there."""
     torch = stack.pinned("torch")
-    wanted = Operators(VERSION, torch, stack.cuda, stack.cuda if toolkit else None)
+    wanted = Operators(MMCV, torch, stack.cuda, stack.cuda if toolkit else None)
     if any(fits(wheel, wanted) for wheel in known_wheels()):
         return {}
     return _missing_for_build()
@@ -81,7 +80,7 @@ def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
     except _TorchError as error:
         raise SetupError(f"torch does not import ({error}); remove {VENV} and try again") from None
     if toolkit is None or release is None:
-        return Operators(VERSION, version, release, None), _build_environment(None)
+        return Operators(MMCV, version, release, None), _build_environment(None)
     environment = {**_build_environment(toolkit), "TORCH_CUDA_ARCH_LIST": cuda.architectures(flags, toolkit)}
     code = "import json, torch.utils.cpp_extension as c; print(json.dumps(c._get_cuda_arch_flags()))"
     try:
@@ -90,7 +89,7 @@ def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
         raise SetupError(f"TORCH_CUDA_ARCH_LIST: torch refuses {environment['TORCH_CUDA_ARCH_LIST']} ({error}); "
                          "give a list such as 8.0;9.0+PTX") from None
     cuda.refuse_unknown(wanted, toolkit)
-    return Operators(VERSION, version, release, toolkit.release, wanted), environment
+    return Operators(MMCV, version, release, toolkit.release, wanted), environment
 
 
 def known_wheels() -> list[Path]:
@@ -98,7 +97,7 @@ def known_wheels() -> list[Path]:
 
     Of each, those for CUDA come first: an environment made again in a shell without nvcc does not lose its operators.
     """
-    name = f"mmcv_full-{VERSION}-{TAG}-*_{platform.machine()}.whl"
+    name = f"mmcv_full-{MMCV}-{TAG}-*_{platform.machine()}.whl"
     found: list[Path] = []
     for folder in filter(None, (wheelhouse_folder(), WHEELS)):
         below = sorted(folder.glob(f"*/{name}"), key=lambda wheel: (wheel.parent.name.endswith("-cpu"), wheel))
@@ -115,7 +114,7 @@ def fits(wheel: Path, wanted: Operators) -> bool:
     """
     if wheel.parent == wheelhouse_folder():
         return True
-    named = re.fullmatch(rf"(?:mmcv-{re.escape(VERSION)}-)?torch-([^-]+)-{TAG}-(cpu|cuda|cu\d+)(-sm[\w.]+)?",
+    named = re.fullmatch(rf"(?:mmcv-{re.escape(MMCV)}-)?torch-([^-]+)-{TAG}-(cpu|cuda|cu\d+)(-sm[\w.]+)?",
                          wheel.parent.name)
     if not named:
         return False
@@ -125,7 +124,7 @@ def fits(wheel: Path, wanted: Operators) -> bool:
     record = read_record(wheel)
     if record is None and wheel.parent.parent == wheelhouse_folder():
         return theirs == ours and (named[2] != "cpu" or wanted.cuda is None)
-    built = record or Operators(VERSION, named[1], None, None if named[2] == "cpu" else named[2])
+    built = record or Operators(MMCV, named[1], None, None if named[2] == "cpu" else named[2])
     return theirs == ours and built.serve(wanted)
 
 
@@ -139,7 +138,7 @@ def read_record(wheel: Path) -> Operators | None:
 
 def folder_name(wanted: Operators) -> str:
     """As ``mmcv-1.7.2-torch-2.8.0+cu128-cp311-cu128-sm80.90ptx``."""
-    name = f"mmcv-{VERSION}-torch-{wanted.torch}-{TAG}-"
+    name = f"mmcv-{MMCV}-torch-{wanted.torch}-{TAG}-"
     if wanted.cuda is None:
         return name + "cpu"
     names = wanted.architectures or ()
@@ -169,7 +168,7 @@ def build(wanted: Operators, environment: dict[str, str]) -> Path:
     # pip's cache of built wheels knows nothing of the torch they were built against, hence --no-cache-dir
     command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir",
                "--disable-pip-version-check", "--no-binary", "mmcv-full", "-w", str(tmp),
-               f"mmcv-full=={VERSION}"]
+               f"mmcv-full=={MMCV}"]
     try:
         with open(log, "w") as out, \
                 subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,

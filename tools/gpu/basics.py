@@ -39,9 +39,9 @@ def log_file(name: str) -> Path:
 
 def mmcv_version() -> str:
     """The version of mmcv-full that the environment of this checkout has."""
-    source = (ROOT / "tools" / "environment" / "mmcv_full.py").read_text()
-    found = re.search(r'^VERSION = "(.+)"$', source, re.M)
-    assert found, "tools/environment/mmcv_full.py names no VERSION"
+    source = (ROOT / "tools" / "environment" / "basics.py").read_text()
+    found = re.search(r'^    mmcv: str = "(.+)"$', source, re.M)
+    assert found, "tools/environment/basics.py names no mmcv"
     return found[1]
 
 
