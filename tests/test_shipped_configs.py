@@ -32,7 +32,7 @@ def test_the_page_has_a_row_for_every_representative():
 
 
 def test_a_config_that_is_no_representative_is_refused_with_the_families():
-    with pytest.raises(SystemExit, match="nosuch is not among .*yolox"):
+    with pytest.raises(SystemExit, match="nosuch is not among the families.*yolox"):
         families.chosen(["nosuch"])
 
 
@@ -45,7 +45,7 @@ def _keys(value: object) -> object:
     return value if isinstance(value, str) and "/" not in value else None
 
 
-@pytest.mark.parametrize("which", ["htc/htc_r50_fpn_1x_coco", "yolox/yolox_tiny_8x8_300e_coco", "detr/detr_r50_8x2_150e_coco"])
+@pytest.mark.parametrize("which", ["htc/htc_r50_fpn_1x_coco", "yolox/yolox_tiny_8x8_300e_coco"])
 def test_a_config_made_small_has_the_same_parts_in_the_same_order(which):
     whole = config.read(f"mmdet::{which}.py")
     small, _ = shrinking.shrink(whole, *which.split("/"), "/somewhere")

@@ -65,7 +65,9 @@ def scenes(split: str, classes: int) -> list[Scene]:
         which = [int(c) * max(1, classes // FEW) for c in rng.integers(0, min(FEW, classes), OBJECTS)]
         pixels, instances = drawing.draw(rng, width, height, [drawing.look(c % drawing.LOOKS) for c in which])
         drawn = list(zip(which, instances))
-        objects = drawn if split == "train" else [(c, i) for i in [*instances, *_squares(width, height, classes)] for c in range(classes)]
+        objects = drawn
+        if split != "train":
+            objects = [(c, i) for i in [*instances, *_squares(width, height, classes)] for c in range(classes)]
         made.append(Scene(f"{index + 1 + 1000 * (split != 'train'):012d}", pixels, drawn, objects))
     return made
 
@@ -74,13 +76,14 @@ def _squares(width: int, height: int, classes: int) -> list[drawing.Instance]:
     """Squares that cover a picture, its middle and the whole; fewer of them where there are many classes."""
     boxes = [(0, 0, width, height), (width // 4, height // 4, width // 2, height // 2)]
     for size, step in ((64, 32), *(((32, 16), (16, 16)) if classes < MANY else ())):
-        boxes += [(x, y, size, size) for x in range(0, width - size + 1, step) for y in range(0, height - size + 1, step)]
+        boxes += [(x, y, size, size) for x in range(0, width - size + 1, step)
+                  for y in range(0, height - size + 1, step)]
     return [drawing.Instance([[float(v) for v in (x, y, x + w, y, x + w, y + h, x, y + h)]], float(w * h),
                              [float(v) for v in (x, y, w, h)]) for x, y, w, h in boxes]
 
 
 def furnish(cfg: dict[str, Any]) -> None:
-    """Write what every dataset of a config names: annotations, pictures, label maps, proposals; paths are absolute."""
+    """Write what every dataset of a config names by absolute paths: annotations, pictures, label maps, proposals."""
     for split in ("train", "val", "test"):
         for dataset in leaves(cfg["data"].get(split)):
             write = WRITERS.get(dataset["type"], _write_coco)
@@ -221,7 +224,8 @@ def _write_panoptic(dataset: dict[str, Any], pictures: list[Scene], cfg: dict[st
         labels = scene.labels(ids, background)
         labels[: scene.height // STUFF][labels[: scene.height // STUFF] == background] += 1
         segments = []
-        for segment, category in [*zip(ids, [c for c, _ in objects]), (background, things), (background + 1, things + 5)]:
+        for segment, category in [*zip(ids, [c for c, _ in objects]), (background, things),
+                                  (background + 1, things + 5)]:
             rows, columns = np.nonzero(labels == segment)
             if len(rows):
                 box = [int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
@@ -248,8 +252,8 @@ def _write_voc(dataset: dict[str, Any], pictures: list[Scene], cfg: dict[str, An
         objects = ""
         for c, i in scene.objects:
             x, y, w, h = (round(v) + 1 for v in i.bbox)
-            objects += (f"<object><name>{names[c]}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
-                        f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>")
+            objects += (f"<object><name>{names[c]}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin>"
+                        f"<ymin>{y}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>")
         file = Path(dataset["img_prefix"], "Annotations", f"{scene.name}.xml")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"<annotation><folder>{folder}</folder><size><width>{scene.width}</width><height>{scene.height}"
@@ -295,8 +299,8 @@ def _write_openimages(dataset: dict[str, Any], pictures: list[Scene], cfg: dict[
     else:
         with open(dataset["ann_file"], "w") as file:
             writer = csv.writer(file)
-            writer.writerow("ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,"
-                            "IsDepiction,IsInside".split(","))
+            writer.writerow(["ImageID", "Source", "LabelName", "Confidence", "XMin", "XMax", "YMin", "YMax",
+                             "IsOccluded", "IsTruncated", "IsGroupOf", "IsDepiction", "IsInside"])
             for scene in pictures:
                 for c, i in scene.objects:
                     x, y, w, h = _relative(i.bbox, scene)

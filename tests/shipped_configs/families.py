@@ -34,8 +34,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "efficientnet": ("retinanet_effb3_fpn_crop896_8x4_1x_coco",),
     "empirical_attention": ("faster_rcnn_r50_fpn_attention_1111_dcn_1x_coco",),
     "fast_rcnn": ("fast_rcnn_r50_fpn_1x_coco",),
-    "faster_rcnn": ("faster_rcnn_r50_fpn_1x_coco", "faster_rcnn_r50_caffe_c4_1x_coco", "faster_rcnn_r50_fpn_ohem_1x_coco",
-                    "faster_rcnn_r50_fpn_soft_nms_1x_coco", "faster_rcnn_r50_fpn_fp16_1x_coco"),
+    "faster_rcnn": ("faster_rcnn_r50_fpn_1x_coco", "faster_rcnn_r50_caffe_c4_1x_coco",
+                    "faster_rcnn_r50_fpn_ohem_1x_coco", "faster_rcnn_r50_fpn_soft_nms_1x_coco",
+                    "faster_rcnn_r50_fpn_fp16_1x_coco"),
     "fcos": ("fcos_center-normbbox-centeronreg-giou_r50_caffe_fpn_gn-head_1x_coco",),
     "foveabox": ("fovea_align_r50_fpn_gn-head_4x4_2x_coco", "fovea_r50_fpn_4x4_1x_coco"),
     "fpg": ("mask_rcnn_r50_fpg-chn128_crop640_50e_coco", "retinanet_r50_fpg-chn128_crop640_50e_coco"),
@@ -85,7 +86,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "resnest": ("faster_rcnn_s50_fpn_syncbn-backbone+head_mstrain-range_1x_coco",),
     "resnet_strikes_back": ("mask_rcnn_r50_fpn_rsb-pretrain_1x_coco",),
     "retinanet": ("retinanet_r50_fpn_1x_coco", "retinanet_r18_fpn_1x8_1x_coco"),
-    "rfnext": ("rfnext_search_mask_rcnn_pvtv2-b0_fpn_1x_coco", "rfnext_fixed_multi_branch_mask_rcnn_pvtv2-b0_fpn_1x_coco",
+    "rfnext": ("rfnext_search_mask_rcnn_pvtv2-b0_fpn_1x_coco",
+               "rfnext_fixed_multi_branch_mask_rcnn_pvtv2-b0_fpn_1x_coco",
                "rfnext_fixed_single_branch_cascade_mask_rcnn_convnext-t_p4_w7_fpn_giou_4conv1f_fp16_ms-crop_3x_coco"),
     "rpn": ("rpn_r50_fpn_1x_coco", "rpn_r50_caffe_c4_1x_coco"),
     "sabl": ("sabl_faster_rcnn_r50_fpn_1x_coco", "sabl_retinanet_r50_fpn_1x_coco"),
@@ -130,6 +132,6 @@ def chosen(words: list[str]) -> list[str]:
     found = []
     for word in words or list(known):
         if word not in known and word not in every:
-            raise SystemExit(f"shipped_configs: {word} is not among the families or configs; they are {', '.join(known)}")
+            raise SystemExit(f"shipped_configs: {word} is not among the families, {', '.join(known)}")
         found += known.get(word, [word])
     return list(dict.fromkeys(found))

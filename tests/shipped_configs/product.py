@@ -69,7 +69,8 @@ def _be_child(step: Callable[[], Any], log: Path, answer: Path) -> None:
             said = {"value": step()}
         except BaseException as error:
             traceback.print_exc()
-            said = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"}
+            first = str(error).strip().partition("\n")[0]
+            said = {"error": f"{type(error).__name__}: {first}"}
         sys.stdout.flush()
         sys.stderr.flush()
         answer.write_text(json.dumps(said))

@@ -2,8 +2,9 @@
 
 What is changed, and nothing else: pictures (the longer side to 128 pixels, and what is given in pixels by the same
 factor), images in a batch, boxes that are sampled and kept, the score from which a box counts at test time (a model
-that has hardly learned gives no high ones), the schedule (two epochs of two iterations, or four iterations where the config counts
-those), logging at each iteration; weights that would be fetched are taken out, and deep backbones are made shallow.
+that has hardly learned gives no high ones), the schedule (two epochs of two iterations, or four iterations where the
+config counts those), logging at each iteration; weights that would be fetched are taken out, and deep backbones are
+made shallow.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
     for block in nested(data):
         if block.get("type") == "RepeatDataset":
             block["times"] = 1
-        if "num_max_proposals" in block:
+        if block.get("num_max_proposals"):
             block["num_max_proposals"] = min(100, block["num_max_proposals"])
     for block in nested([cfg["model"], cfg.get("train_cfg"), cfg.get("test_cfg")]):
         for key, most in SAMPLED.items():

@@ -1,4 +1,4 @@
-"""The results of all trials as a page of docs/: one row for each config, and a reason wherever something does not go."""
+"""The results of all trials as a page of docs/: a row for each config, a reason wherever something does not go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from .families import FAMILIES
 
 COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCO's twelve figures
+COLUMNS = "| family | config | trains | as mmdet | resumes | scores as mmdet | notes |\n|---|---|---|---|---|---|---|"
 SAME = 1e-9  # figures of two scorers that differ by less are equal
 
 HEAD = """# mmdet's shipped configs
@@ -15,9 +16,9 @@ HEAD = """# mmdet's shipped configs
 Written by `python -m tests.shipped_configs --table docs/shipped-configs.md`, with {versions}.
 
 Every config family that mmdet ships (the folders of its `configs/`, read as `mmdet::…`), each represented by the
-configs that meet a code path of their own: {count} configs of {families} families. Deeper or wider backbones of the same
-kind, longer schedules and multi-scale variants are the same code with other numbers. Left out are {left}, which hold
-parts of configs.
+configs that meet a code path of their own: {count} configs of {families} families. Deeper or wider backbones of the
+same kind, longer schedules and multi-scale variants are the same code with other numbers. Left out are {left}, which
+hold parts of configs.
 
 Each one goes through the product on one CPU: it is planned and frozen as `submit` does it, trained by a rank's worker,
 stopped in the middle by a SIGTERM in a second run and resumed, and its last checkpoint is scored by an evaluation's
@@ -49,7 +50,7 @@ def page(rows: Mapping[str, Mapping[str, Any]], versions: str) -> str:
     lines = [HEAD.format(versions=versions, count=len(there), families=len({r["config"].split("/")[0] for r in there}),
                          left="`_base_` and `common`")]
     lines.append(totals(there))
-    lines.append("| family | config | trains | as mmdet | resumes | scores as mmdet | notes |\n|---|---|---|---|---|---|---|")
+    lines.append(COLUMNS)
     for row in there:
         family, name = row["config"].split("/", 1)
         cells = [family, f"`{name}`", *cells_of(row)]
@@ -63,9 +64,9 @@ def page(rows: Mapping[str, Mapping[str, Any]], versions: str) -> str:
 def totals(rows: list[Mapping[str, Any]]) -> str:
     """How many do what, in one line."""
     cells = [cells_of(row) for row in rows]
-    return (f"Of {len(rows)} configs {sum(c[0] != 'no' for c in cells)} train, {sum(c[1] == 'identical' for c in cells)} "
-            f"train exactly as stock mmdet, {sum(c[2] == 'identical' for c in cells)} resume exactly, and "
-            f"{sum(c[3].startswith('identical') for c in cells)} are scored exactly as by stock mmdet.\n")
+    same = [sum(cell[at].startswith("identical") for cell in cells) for at in range(4)]
+    return (f"Of {len(rows)} configs {sum(c[0] != 'no' for c in cells)} train, {same[1]} train exactly as stock mmdet, "
+            f"{same[2]} resume exactly, and {same[3]} are scored exactly as by stock mmdet.\n")
 
 
 def cells_of(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
