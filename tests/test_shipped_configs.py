@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from shipped_configs import families, shrinking
+from shipped_configs import families, shrinking, table
 from shipped_configs.families import FAMILIES, NO_FAMILY
-from small import ROOT
+from small import ROOT, await_state, logs_of, verb, wait_until
 
 from ecm_cluster import config
+from ecm_cluster.run import Run
 
 HOME = config.find("mmdet::faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py").parent.parent
 EVERY = [f"{family}/{name}" for family, names in FAMILIES.items() for name in names]
@@ -49,9 +52,8 @@ def _keys(value: object) -> object:
 def test_a_config_made_small_has_the_same_parts_in_the_same_order(which):
     whole = config.read(f"mmdet::{which}.py")
     small, _ = shrinking.shrink(whole, *which.split("/"), "/somewhere")
-    for part in ("data", "optimizer", "lr_config", "runner", "custom_hooks"):
-        assert set(_flat(_keys(whole.get(part)))) == set(_flat(_keys(small.get(part)))) - {"random_size_interval"}, part
-    assert [str(m) for m in _flat(_keys(whole["model"])) if m] <= [str(m) for m in _flat(_keys(small["model"])) if m]
+    for part in ("model", "data", "optimizer", "lr_config", "runner", "custom_hooks"):
+        assert set(_flat(_keys(whole.get(part)))) == set(_flat(_keys(small.get(part)))), part
 
 
 def _flat(value: object, key: str = "") -> list[str]:
@@ -62,17 +64,48 @@ def _flat(value: object, key: str = "") -> list[str]:
     return [f"{key}={value}"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("which", families.SHORT)
-def test_a_shipped_config_trains_as_mmdet_resumes_exactly_and_scores_as_mmdet(which, tmp_path):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.shipped_configs", which, "--out", tmp_path],
-                          cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-                          timeout=600)
+def tried(out: Path, *words: str) -> dict[str, dict[str, Any]]:
+    """The rows that the script leaves for these configs."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.shipped_configs", *words, "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=900,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    row = json.loads((tmp_path / "results.json").read_text())[which]
-    logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted(Path(tmp_path).glob("*/*.log")))
-    from shipped_configs import table
+    return json.loads((out / "results.json").read_text())
 
+
+@pytest.fixture(scope="module")
+def short_form(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The configs of the short form, tried one after the other by one call."""
+    out = tmp_path_factory.mktemp("short")
+    return out, tried(out, *families.SHORT, families.BY_ITERATIONS, "--keep")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [*families.SHORT, families.BY_ITERATIONS])
+def test_a_shipped_config_trains_as_mmdet_resumes_exactly_and_scores_as_mmdet(which, short_form):
+    out, rows = short_form
+    row = rows[which]
+    logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted((out / which.replace("/", ".")).glob("*.log")))
     trains, as_mmdet, resumes, scores, notes = table.cells_of(row)
     assert (trains, as_mmdet, resumes) == (str(shrinking.ITERATIONS), "identical", "identical"), f"{notes}\n{logs}"
-    assert scores.startswith("identical") and "0 not zero" not in scores, f"{scores} {notes}\n{logs}"
+    assert scores.startswith("identical") and " 0 not zero" not in scores, f"{scores} {notes}\n{logs}"
+
+
+@pytest.mark.slow
+def test_the_processes_that_a_user_starts_do_what_the_forked_ones_did(short_form, tmp_path):
+    from comparing import bits, state_in
+    from shipped_configs import product
+
+    out, rows = short_form
+    folder = out / families.BY_ITERATIONS.replace("/", ".")
+    verb("submit", "--config", folder / "small.py", *product.FLAGS, "--name", "real", "--runs-dir", tmp_path)
+    run = Run(tmp_path / "real")
+    wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 1, "training", look=lambda: logs_of(run))
+    os.kill(next(event["pid"] for event in run.events() if event.kind == "start"), signal.SIGTERM)
+    assert await_state(run, "done")["attempt"] == 2, "the training ended before the signal"
+    forked = Run(folder / "runs/straight")
+    ends = [state_in(one.checkpoints_dir / str(one.completion())) for one in (forked, run)]
+    for key in ends[0]:
+        assert bits(ends[0][key]) == bits(ends[1][key]), key
+    (scored,) = run.path.glob("evaluations/*/metrics.json")
+    assert json.loads(scored.read_text())["figures"] == rows[families.BY_ITERATIONS]["scores"]["figures"]

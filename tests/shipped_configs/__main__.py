@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--first", action="store_true", help="the first config of each family only")
     made.add_argument("--missing", action="store_true", help="leave out configs that the output folder has results of")
     made.add_argument("--seconds", type=float, default=float("inf"), help="begin no further config after so long")
+    made.add_argument("--keep", action="store_true", help="leave the data and the runs in the output folder")
     made.add_argument("--no-trials", action="store_true", help="the table only, of what is there")
     return made
 
@@ -43,7 +44,7 @@ def main() -> int:
         configs = list({config.split("/")[0]: config for config in reversed(configs)}.values())[::-1]
     results = args.out.absolute() / "results.json"
     if not args.no_trials:
-        try_all(configs, results, args.missing, args.seconds)
+        try_all(configs, results, args)
     if args.table:
         from . import table
 
@@ -51,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def try_all(configs: list[str], results: Path, missing: bool, seconds: float) -> None:
+def try_all(configs: list[str], results: Path, args: argparse.Namespace) -> None:
     """Try each config, in processes forked from this one, and add what came of it to the results."""
     if importlib.util.find_spec("panopticapi") is None:
         sys.path.append(str(HERE / "stand_ins"))
@@ -67,11 +68,11 @@ def try_all(configs: list[str], results: Path, missing: bool, seconds: float) ->
 
         for which in configs:
             found = json.loads(results.read_text()) if results.exists() else {}
-            if missing and which in found:
+            if args.missing and which in found:
                 continue
-            if time.monotonic() - began > seconds:
+            if time.monotonic() - began > args.seconds:
                 break
-            row = trial.run(which, results.parent)
+            row = trial.run(which, results.parent, args.keep)
             found = json.loads(results.read_text()) if results.exists() else {}
             found[which] = row
             results.write_text(json.dumps(found, indent=1))

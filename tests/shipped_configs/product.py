@@ -22,6 +22,8 @@ from ecm_cluster import evaluations, plan_text, planning, submit
 from ecm_cluster.plan import create
 from ecm_cluster.run import Run
 
+FLAGS = ("--cluster", "local", "--device", "cpu", "--gpus", "1", "--cpus-per-gpu", "1", "--stage", "none",
+         "--mem-per-gpu", "none")
 SECONDS = 600.0  # that one step of a trial may take
 
 
@@ -90,8 +92,7 @@ def submitted(config: Path, runs: Path, name: str, *flags: str) -> Run:
         UserError: The product refuses it.
     """
     args = submit.parser().parse_args([
-        "--config", str(config), "--runs-dir", str(runs), "--name", name, "--cluster", "local", "--device", "cpu",
-        "--gpus", "1", "--cpus-per-gpu", "1", "--stage", "none", "--mem-per-gpu", "none", *flags])
+        "--config", str(config), "--runs-dir", str(runs), "--name", name, *FLAGS, *flags])
     job = submit.read_job(args)
     plan = planning.make(job, "local")
     if plan.problems:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from ecm_cluster import config
 from ecm_cluster.config import nested
 from ecm_cluster.config_edit import map_strings
 
@@ -44,6 +45,11 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     _shrink_samples(cfg)
     _shrink_schedule(cfg)
     _shrink_backbone(cfg, said)
+    if cfg.pop("fp16", None):
+        said.append("without fp16, whose casts need a GPU")
+    teacher = cfg["model"].get("teacher_config")
+    if isinstance(teacher, str):  # a path from a checkout of mmdet
+        cfg["model"]["teacher_config"] = str(config.find(f"mmdet::{teacher.partition('/')[2]}"))
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 SEED = 0
@@ -89,7 +88,7 @@ def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -
     unlike = [name for name in shared if ours[name].numpy().tobytes() != theirs[name].numpy().tobytes()]
     apart = max((float((ours[n].double() - theirs[n].double()).abs().max()) for n in unlike if ours[n].numel()),
                 default=0.0)
-    return {"only_one_has": sorted(ours.keys() ^ theirs.keys())[:5], "unlike": len(unlike), "of": len(shared),
+    return {"only_one_has": sorted(ours.keys() ^ theirs.keys())[:5], "unlike": len(unlike), "of": len(shared), "first": sorted(unlike)[:3],
             "apart": apart, "not_finite": sum(not bool(torch.isfinite(v.double()).all()) for v in ours.values())}
 
 
@@ -107,10 +106,9 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     from mmdet.models import build_detector
     from mmdet.utils import build_dp, compat_cfg
 
+    from ecm_cluster.node.score_parts import numpy_as_it_was
+
     torch.set_num_threads(1)
-    for name, kind in (("float", float), ("int", int), ("bool", bool)):  # lvis-api and mmdet use names of old numpy
-        if name not in vars(np):
-            setattr(np, name, kind)
     cfg = compat_cfg(Config.fromfile(str(config)))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
@@ -131,7 +129,8 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     how = dict(cfg.get("evaluation", {}))
     for key in ("interval", "tmpdir", "start", "gpu_collect", "save_best", "rule", "dynamic_intervals"):
         how.pop(key, None)
-    found = dataset.evaluate(results, **how)
+    with numpy_as_it_was():
+        found = dataset.evaluate(results, **how)
     return {"evaluate": {k: v for k, v in found.items() if isinstance(v, (int, float))}, "stats": stats}
 
 

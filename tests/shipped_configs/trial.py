@@ -19,8 +19,12 @@ EXIT_STOPPED = 75
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCO's twelve
 
 
-def run(which: str, out: Path) -> dict[str, Any]:
+def run(which: str, out: Path, keep: bool = False) -> dict[str, Any]:
     """Try one config, ``family/name``; what came of it, as a row of the table.
+
+    Args:
+        out: Folder for a folder of its own.
+        keep: Leave its data and its runs there.
 
     Returns:
         ``config``, ``shrunk`` (what was changed beyond the usual), ``seconds``, and for each of ``trains``,
@@ -35,7 +39,7 @@ def run(which: str, out: Path) -> dict[str, Any]:
     with contextlib.suppress(product.Failed):  # the row has it
         trial.run()
     row["seconds"] = round(time.monotonic() - began, 1)
-    for left in ("runs", "world"):
+    for left in () if keep else ("runs", "world"):
         shutil.rmtree(folder / left, ignore_errors=True)
     return row
 
