@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +89,9 @@ def _failed(value: Any) -> bool:
 
 
 def _brief(text: str) -> str:
-    return " ".join(text.replace("Failed: ", "").split())[:240]
+    """One line, without the folders of this machine."""
+    text = " ".join(text.replace("Failed: ", "").split())
+    return re.sub(r"(?<![\w:/])/(?:[\w.+-]+/)+", "", text)[:240]
 
 
 def _as_stock(found: Mapping[str, Any], notes: list[str]) -> str:
