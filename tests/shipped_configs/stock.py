@@ -89,7 +89,8 @@ def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -
     apart = max((float((ours[n].double() - theirs[n].double()).abs().max()) for n in unlike if ours[n].numel()),
                 default=0.0)
     return {"only_one_has": sorted(ours.keys() ^ theirs.keys())[:5], "unlike": len(unlike), "of": len(shared),
-            "names": sorted(unlike)[:5], "apart": apart, "not_finite": sum(not bool(torch.isfinite(v.double()).all()) for v in ours.values())}
+            "names": sorted(unlike)[:5], "apart": apart,
+            "not_finite": sum(not bool(torch.isfinite(v.double()).all()) for v in ours.values())}
 
 
 def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
