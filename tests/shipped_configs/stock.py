@@ -70,6 +70,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     seed_all(SEED, building.INIT)
     model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
+    building.rfnext_init_model(model, cfg)
     model.CLASSES = dataset.CLASSES
     model = revert_sync_batchnorm(model)  # as mmdet's guide says for a CPU
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
