@@ -74,12 +74,9 @@ def cells_of(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     failed = next((row[key]["failed"] for key in ("prepared", "submits", "trains") if _failed(row.get(key))), None)
     if failed:
         stock = row.get("as_stock")
-        if _failed(stock):
-            alike = stock["failed"].split(": ", 1)[-1] in failed
-            failed += "; stock mmdet fails in the same way" if alike else f"; stock mmdet: {_brief(stock['failed'])}"
-        elif stock is not None:
-            failed += "; stock mmdet trains it"
-        return "no", "–", "–", "–", "; ".join([*notes, _brief(failed)])
+        notes.append(_beside(failed, stock) if _failed(stock) else _brief(failed))
+        notes += ["stock mmdet trains it"] if stock and not _failed(stock) else []
+        return "no", "–", "–", "–", "; ".join(notes)
     return (str(row["trains"]), _as_stock(row["as_stock"], notes), _resumes(row["resumes"], notes),
             _scores(row["scores"], row["mmdet_scores"], notes), "; ".join(notes))
 
@@ -92,6 +89,12 @@ def _brief(text: str) -> str:
     """One line, without the folders of this machine."""
     text = " ".join(text.replace("Failed: ", "").split())
     return re.sub(r"(?<![\w:/])/(?:[\w.+-]+/)+", "", text)[:240]
+
+
+def _beside(ours: str, theirs: Mapping[str, Any]) -> str:
+    """Why ours does not go, and whether stock mmdet does not for the same reason."""
+    alike = theirs["failed"].split(": ", 1)[-1] in ours
+    return f"{_brief(ours)}; stock mmdet " + ("fails in the same way" if alike else f"says: {_brief(theirs['failed'])}")
 
 
 def _as_stock(found: Mapping[str, Any], notes: list[str]) -> str:
@@ -117,10 +120,13 @@ def _resumes(found: Mapping[str, Any], notes: list[str]) -> str:
 
 
 def _scores(ours: Any, theirs: Any, notes: list[str]) -> str:
-    for who, found in (("scoring", ours), ("stock mmdet's scoring", theirs)):
-        if _failed(found):
-            notes.append(f"{who}: {_brief(found['failed'])}")
-            return "no" if found is ours else "–"
+    if _failed(ours):
+        why = _beside(ours["failed"], theirs) if _failed(theirs) else _brief(ours["failed"])
+        notes.append(f"scoring: {why}")
+        return "no"
+    if _failed(theirs):
+        notes.append(f"stock mmdet's scoring: {_brief(theirs['failed'])}")
+        return "–"
     pairs = compared(ours["figures"], theirs)
     if not pairs and not ours["detections"]:
         notes.append("nothing was detected, and mmdet then gives no figures")
