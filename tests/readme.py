@@ -1,4 +1,4 @@
-"""The README's commands, as the tests run them."""
+"""The commands of the README and of the tutorials, as the tests run them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,23 @@ from pathlib import Path
 from small import ROOT
 
 
-def commands(kind: str) -> list[str]:
-    """The lines of the README's block that is marked ``<!-- tested: KIND -->``."""
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(rf"<!-- tested: {kind} -->\n```sh\n(.*?)```", text, re.DOTALL)
-    assert blocks, f"the README has no block marked {kind}"
+def commands(kind: str = "", document: str = "README.md") -> list[str]:
+    """The lines of a document's blocks that are marked ``<!-- tested: KIND -->``."""
+    text = (ROOT / document).read_text()
+    mark = f"tested: {kind}" if kind else "tested"
+    blocks = re.findall(rf"<!-- {mark} -->\n```sh\n(.*?)```", text, re.DOTALL)
+    assert blocks, f"{document} has no block marked {mark}"
     return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def write_files(document: str, folder: Path) -> None:
+    """Write the files that a document shows in blocks marked ``<!-- file: NAME -->``; the configs come beside them."""
+    text = (ROOT / document).read_text()
+    for name, body in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(body)
+    (folder / "configs").symlink_to(ROOT / "configs")
 
 
 def run(line: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:

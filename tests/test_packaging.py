@@ -220,6 +220,15 @@ def test_a_wheel_brings_every_config_and_every_job_file(light: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_wheel_brings_the_data_files_of_the_packages(light: Path) -> None:
+    (site,) = (light.parent / "lib").glob("python*/site-packages")
+    here = {path.relative_to(ROOT) for top in ("ecm_cluster", "mmdet_ext") for path in (ROOT / top).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"}
+    there = {path.relative_to(site) for top in ("ecm_cluster", "mmdet_ext") for path in (site / top).rglob("*")}
+    assert not here - there, "name the file under [options.package_data] in setup.cfg"
+
+
+@pytest.mark.slow
 def test_an_import_path_given_first_wins_over_the_installed_checkout(tmp_path: Path) -> None:
     """Runs import the code that was frozen into them, whatever the checkout has become since."""
     frozen = tmp_path / "ecm_cluster"
