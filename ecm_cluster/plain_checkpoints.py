@@ -12,6 +12,7 @@ from typing import Any
 from . import checkpoints, config, files, planning, submit
 from . import job as jobs
 from .errors import UserError
+from .pickles import archive
 from .plan import create
 from .run import Run
 from .values import check_run_path, safe_name
@@ -28,7 +29,8 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
         UserError: There is no such file, or the config and the data do not go together.
     """
     if not path.is_file():
-        raise UserError(f"RUN: {path} is no file; with --config give checkpoint files")
+        raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
+    archive.check(path)
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config,
                            "options": dict(config.parse_option(text) for text in args.options)})

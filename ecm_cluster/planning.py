@@ -69,6 +69,7 @@ def make(job: jobs.Job, where: str) -> Plan:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
                 weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
+    plan.problems += weights.unreadable(plan.weights)
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)

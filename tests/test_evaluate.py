@@ -87,7 +87,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: 0 is not legal"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
-    (["--config", "configs/demo.py"], "is no file; with --config give checkpoint files"),
+    (["--config", "configs/demo.py"], "is not a file; with --config give checkpoint files"),
 ])
 def test_a_mistake_is_one_line_and_nothing_is_written(capsys, run, argv, said):
     before = sorted(run.path.rglob("*"))

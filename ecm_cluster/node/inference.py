@@ -22,7 +22,7 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from mmcv import Config
-from mmcv.runner import CheckpointLoader, wrap_fp16_model
+from mmcv.runner import wrap_fp16_model
 from mmdet.core import encode_mask_results
 from mmdet.datasets import build_dataset, replace_ImageToTensor
 from mmdet.models import build_detector
@@ -33,6 +33,7 @@ from ..errors import UserError
 from ..lvis.columns import Detections, of_image
 from ..lvis.detections import DetectionWriter
 from ..run import Evaluation
+from . import loading
 from .batches import collate, unpack
 from .building import Loader
 from .test_time import adjust
@@ -159,13 +160,12 @@ def build_model(cfg: Config, checkpoint: Path, dataset: Any, device: str) -> tor
     if cfg.get("fp16") is not None and device != "cpu":
         wrap_fp16_model(model)
     try:
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu")
+        content = loading.read(checkpoint)
     except FileNotFoundError:
         raise UserError(f"{checkpoint}: there is no such checkpoint") from None
-    except Exception as error:  # zipfile's, pickle's and torch's, by what is wrong with the file
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{checkpoint}: not a checkpoint that can be read ({first})") from error
-    check_classes(checkpoint, content.get("meta", {}).get("CLASSES"), dataset)
+    if not isinstance(content, dict):
+        raise UserError(f"{checkpoint}: holds a {type(content).__name__}; expected a dict with the weights of a model")
+    check_classes(checkpoint, (content.get("meta") or {}).get("CLASSES"), dataset)
     load_weights(model, content.get("state_dict", content), checkpoint)
     model.CLASSES = dataset.CLASSES
     return model.to(device).eval()

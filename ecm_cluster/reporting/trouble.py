@@ -1,4 +1,4 @@
-"""What is wrong with a run that waits or runs, as warnings behind its state."""
+"""What is wrong with a run, as warnings behind its state."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def of_running(work: Work) -> str:
     silence = work.silence(work.newest_attempt())
     unheard = f"no heartbeat for {duration_text(silence)}" if silence and silence > UNHEARD_SECONDS else ""
     return of_waiting(work) + _warnings(unheard)
+
+
+def declared(work: Work) -> str:
+    """What the training itself warned of, since the start whose checkpoints count last: the newest of each kind."""
+    events = work.events()
+    since = max((e.attempt for e in events if e.kind == "commit"), default=0)
+    newest = {e["about"]: e["text"] for e in events if e.kind == "warning" and e.attempt >= since}
+    return _warnings(*newest.values())
 
 
 def _warnings(*told: str | None) -> str:
