@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from . import files
@@ -115,6 +116,23 @@ def submit(request: Request, held: Sequence[int] = ()) -> str:
     with contextlib.suppress(OSError):
         os.symlink(script.name, folder / f"{job_id}_submission.sh")
     return job_id
+
+
+def submit_and_wait(script: Path) -> tuple[subprocess.Popen[str], str]:
+    """sbatch a job; the process, which ends with the job and its exit code, and the job's id.
+
+    Raises:
+        UserError: sbatch refused.
+    """
+    process = subprocess.Popen(["sbatch", "--parsable", "--wait", str(script)], stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, env=outside_environment(os.environ), start_new_session=True)
+    assert process.stdout is not None and process.stderr is not None
+    answer = ""
+    while (job_id := job_id_in(answer)) is None and (line := process.stdout.readline()):
+        answer += line
+    if job_id is None:
+        raise UserError(f"sbatch refused the check's job: {said(process.stderr.read()) or said(answer)}")
+    return process, job_id
 
 
 def job_id_in(answer: str) -> str | None:

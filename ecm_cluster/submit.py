@@ -38,12 +38,19 @@ def parser() -> argparse.ArgumentParser:
                       "where the config counts those)")
     made.add_argument("--eval-while-training", action="store_true", help="score checkpoints as they are committed")
     made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
+    made.add_argument("--check", choices=("here", "job"), help="build model, data and runner and take one step before "
+                      "anything is submitted: here (the default where torch and mmdet are installed, at most 20 s), "
+                      "or in a short job; also in a dry run")
+    made.add_argument("--no-check", dest="check", action="store_const", const="none", help="leave that check out (for "
+                      "good: export ECM_CLUSTER_CHECK=none)")
+    made.add_argument("--verbose", action="store_true", help="show the traceback of a check that fails")
     made.add_argument("--dry-run", action="store_true", help="print plan and sbatch scripts, write nothing")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(["--check=here" if word == "--check" else word for word in words])
     job = read_job(args)
     if not args.dry_run:
         require(args.cluster)
@@ -63,6 +70,7 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
             return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from . import plan_text, planning
+    from .checking import check
     from .plan import create
 
     plan = planning.make(job, args.cluster)
@@ -72,15 +80,19 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
         cli.say(f"warning: {text}", sys.stderr)
     if args.dry_run:
         dry_run(run, plan)
+        if args.check and not plan.problems:
+            check.check(plan, create.freeze(plan, fetch=False), args.check, args.verbose)
         return None
     if plan.problems:
         raise UserError(plan.problems[0])
     planning.check_with_slurm(plan, run)
+    frozen = create.freeze(plan)
+    check.check(plan, frozen, args.check, args.verbose)
     with submit_lock.alone(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
             return go_on_submitting(run, job, args)
         try:
-            run = create.create(run, plan)
+            run = create.create(run, plan, frozen)
         except OSError as error:
             raise submit_lock.not_made(run, error) from None
         return start(run, plan.job, args)

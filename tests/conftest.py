@@ -35,6 +35,7 @@ def pytest_configure() -> None:
             del os.environ[name]
     # what runs keep for others is not put among the user's own
     os.environ["ECM_CLUSTER_HEARTBEAT_SECONDS"] = "0.3"  # tests wait for what a run says of itself
+    os.environ["ECM_CLUSTER_CHECK"] = "none"  # a check takes seconds; the tests that are about it switch it on
     os.environ["ECM_CLUSTER_ANNOTATIONS"] = tempfile.mkdtemp(prefix="ecm-cluster-annotations-")
 
 

@@ -341,7 +341,8 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 
 # the others through the first
-TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.site")
+TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
+                 "ecm_cluster.site")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
@@ -481,10 +482,11 @@ LAYERS = [  # from the ground up
     {"submissions"},
     {"backends.base"},
     {"chain", "slurm_ends"},
-    {"backends.local", "backends.slurm"},
+    {"backends.local", "backends.short_job", "backends.slurm"},
     {"backends.choose"},
     {"handover", "liveness"},
     {"plan"},
+    {"checking"},
     {"diagnosis"},
 ]
 TOP = len(LAYERS)  # verbs and node

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Mapping, Optional, Protocol
 
 from ..evaluations import Element
@@ -47,6 +50,19 @@ class Sweep:
     words: str
     elements: list[Element]
     scoring_only: bool = False
+
+
+@dataclass
+class ShortJob:
+    """A job of one task, at work or waiting.
+
+    Attributes:
+        called: In words, as ``job 12``.
+        process: Ends with it, with its exit code.
+    """
+
+    called: str
+    process: subprocess.Popen[Any]
 
 
 class Backend(Protocol):
@@ -108,6 +124,14 @@ class Backend(Protocol):
 
     def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         """Raise UserError where a request would be refused; name what of ``environ`` the jobs do not take over."""
+
+    def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
+                  minutes: int) -> AbstractContextManager[ShortJob]:
+        """A command as a job of one rank of ``job``, cancelled at the context's end; UserError where it is refused.
+
+        Args:
+            log: What it prints; in a folder that the nodes see.
+        """
 
     def scripts(self, requests: Sequence[Request]) -> list[str]:
         """What would be submitted, for the eye."""

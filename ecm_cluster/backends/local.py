@@ -8,6 +8,8 @@ import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from .. import chain, driver, evaluations, files, recovery, submissions
@@ -17,7 +19,8 @@ from ..job import Job
 from ..request import Request
 from ..run import Run
 from ..submissions import Submitted
-from .base import Known, Life, Sweep
+from . import short_job
+from .base import Known, Life, ShortJob, Sweep
 
 SILENT_SECONDS = 60.0  # without a heartbeat, an attempt on another machine counts as gone
 COMMITTING = 180.0  # seconds for the ranks of a run to commit and end
@@ -113,6 +116,10 @@ class Local:
 
     def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         pass
+
+    def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
+                  minutes: int) -> AbstractContextManager[ShortJob]:
+        return short_job.on_this_machine(run, job, command, log)
 
     def scripts(self, requests: Sequence[Request]) -> list[str]:
         return []

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from .. import chain, cluster, evaluations, files, recovery, site, submissions
@@ -20,8 +22,8 @@ from ..job_states import ENDED, LIVE, WAITING
 from ..request import Request
 from ..run import Run, Work
 from ..submissions import Submitted
-from . import queue
-from .base import Known, Life, Sweep
+from . import queue, short_job
+from .base import Known, Life, ShortJob, Sweep
 
 SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
 YOUNG_SECONDS = 60.0  # that Slurm may take to list a job whose id it has given
@@ -136,6 +138,10 @@ class Slurm:
 
     def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         site.check(requests, remedy, environ)
+
+    def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
+                  minutes: int) -> AbstractContextManager[ShortJob]:
+        return short_job.on_slurm(run, job, command, log, minutes)
 
     def scripts(self, requests: Sequence[Request]) -> list[str]:
         return [f"# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}" for asked in requests]

@@ -1,0 +1,77 @@
+"""A short job beside the runs: submitted, waited for, and cancelled with whoever waits for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .. import chain, cluster, files
+from ..job import Job
+from ..request import environment_lines, outside_environment
+from ..run import Run
+from ..values import parse_time
+from .base import ShortJob
+
+# what a run's own jobs need to come back, and this one does not
+OF_RUNS = ("requeue", "open-mode", "signal", "comment", "output", "error", "job-name", "dependency",
+           "kill-on-invalid-dep", "time")
+
+
+@contextlib.contextmanager
+def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int) -> Iterator[ShortJob]:
+    """Submit ``command`` with the resources of one rank of a job, its partition, setup and variables.
+
+    Args:
+        run: Whose code it imports.
+        minutes: Its time limit, if the job's own is not shorter.
+
+    Raises:
+        UserError: sbatch refuses.
+    """
+    asked = replace(chain.request(run, job, chain.TRAIN, "check"), nodes=1, gpus=1)
+    header = [line for line in cluster.render(asked).splitlines() if line.startswith("#SBATCH")
+              and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
+    header += [f"#SBATCH --time={min(minutes, parse_time(job.time))}", "#SBATCH --no-requeue",
+               "#SBATCH --job-name=ecm-cluster-check", f"#SBATCH --output={log}"]
+    script = log.with_suffix(".sh")
+    line = shlex.join(["srun", "--export=ALL", f"--cpus-per-task={job.cpus_per_gpu}", *command])
+    files.write_text(script, "\n".join(["#!/bin/bash", *header, *_environment(run, job), line, ""]))
+    process, job_id = cluster.submit_and_wait(script)
+    try:
+        yield ShortJob(f"job {job_id}", process)
+    finally:
+        if process.poll() is None:
+            cluster.cancel(job_id)
+            process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def on_this_machine(run: Run, job: Job, command: Sequence[str], log: Path) -> Iterator[ShortJob]:
+    """The same as a process of this machine, with its GPUs."""
+    env = outside_environment(os.environ)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
+    script = log.with_suffix(".sh")
+    files.write_text(script, "\n".join([*_environment(run, job), f"exec {shlex.join(command)}", ""]))
+    process = subprocess.Popen(["bash", "-c", f"exec bash {shlex.quote(str(script))} > {shlex.quote(str(log))} 2>&1"],
+                               env=env, cwd=log.parent, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield ShortJob(f"process {process.pid}", process)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _environment(run: Run, job: Job) -> list[str]:
+    """What comes before the command: a line of ``setup`` that fails ends the job, as it does a run's."""
+    return ["ecm_depth=${#BASH_SOURCE[@]}",
+            'ecm_failed() { [ "$3" -gt "$ecm_depth" ] || { echo "a line of setup failed with code $1"; exit "$1"; }; }',
+            *environment_lines(run, job)]

@@ -1,0 +1,129 @@
+"""What a check finds, as JSON lines: written by the process that checks, read by the one that submits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FRAMEWORK = ("torch", "mmcv", "mmdet")
+ALONE_ENV = "ECM_CLUSTER_CHECK_PARENT"  # pid of the submission that checks on its own machine
+EVERYTHING = "everything"
+STEPS = ("imports", "training data", "model", "optimizer, hooks and runner", "load_from", "a batch",
+         "forward and backward", "a checkpoint written and read", "a test image")
+
+
+class Findings:
+    """The writing end."""
+
+    def __init__(self, path: Path) -> None:
+        self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+
+    def begin(self, step: str) -> None:
+        self._write(begin=step)
+
+    def done(self, step: str, detail: str | None) -> None:
+        """A step that was taken, with what it showed; None: this job has no such step."""
+        self._write(done=step, detail=detail)
+
+    def skip(self, step: str, why: str) -> None:
+        """A step that cannot be checked here, which is no fault of the job's."""
+        self._write(skip=step, why=" ".join(why.split()))
+
+    def warn(self, text: str) -> None:
+        self._write(warn=" ".join(text.split()))
+
+    def needs(self, text: str) -> None:
+        """What each rank will need."""
+        self._write(needs=text)
+
+    def fail(self, text: str, trace: str) -> None:
+        """Why the job cannot work: one line with the key or file, what is expected, and the remedy."""
+        self._write(fail=" ".join(text.split()), trace=trace)
+
+    def end(self) -> None:
+        self._write(end=True)
+
+    def _write(self, **finding: Any) -> None:
+        os.write(self._out, (json.dumps(finding) + "\n").encode())
+
+
+@dataclass
+class Report:
+    """The reading end: what is known so far.
+
+    Attributes:
+        done: Steps that were taken, with what they showed; None: not a step of this job.
+        skipped: Steps that could not be checked, with the reason.
+        begun: The step under way, or the last one.
+        failure: Why the job cannot work.
+        trace: Its traceback.
+        ended: The process has come to its end.
+    """
+
+    done: dict[str, str | None] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    needs: str = ""
+    begun: str = ""
+    failure: str = ""
+    trace: str = ""
+    ended: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the check came to an end of its own."""
+        return self.ended or bool(self.failure) or EVERYTHING in self.skipped
+
+    @property
+    def rest(self) -> list[str]:
+        """Steps of which nothing is known."""
+        known = {*self.done, *self.skipped}
+        return [] if EVERYTHING in known else [step for step in STEPS if step not in known]
+
+
+def read(path: Path) -> Report:
+    """Everything that was written up to now; a torn last line is left for later."""
+    report = Report()
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        return report
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if "begin" in found:
+            report.begun = found["begin"]
+        elif "done" in found:
+            report.done[found["done"]] = found["detail"]
+        elif "skip" in found:
+            report.skipped[found["skip"]] = found["why"]
+        elif "warn" in found:
+            report.warnings.append(found["warn"])
+        elif "needs" in found:
+            report.needs = found["needs"]
+        elif "fail" in found:
+            report.failure, report.trace = found["fail"], found["trace"]
+        elif "end" in found:
+            report.ended = True
+    return report
+
+
+def finished(report: Report, code: int | None, seconds: float) -> Report:
+    """The report with the reason for what is missing of it.
+
+    Args:
+        code: The process's exit code; None: it was at work when the time was over.
+    """
+    if report.over:
+        return report
+    why = f"the {seconds:g} s were over" if code is None else f"the check's process ended with code {code}"
+    if code is not None and code < 0:
+        why = f"the check's process was killed by {signal.Signals(-code).name}"
+    report.skipped.update({step: why for step in report.rest[:1]})
+    return report

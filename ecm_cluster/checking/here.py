@@ -1,0 +1,49 @@
+"""The check on the machine that submits: a process of the job's Python, on the CPU, within a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import planning, snapshot
+from ..plan import create
+from ..request import outside_environment, python_of
+from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
+from .made import MODULE, made_for_it
+
+
+def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
+    """Check on this machine, on its CPU, within a time."""
+    print(f"checking the job here, for {seconds:.0f} s at most (--no-check leaves it out)", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="ecm-cluster-check-") as folder:
+        run = made_for_it(plan, frozen, Path(folder))
+        findings, python = Path(folder) / "findings", python_of(plan.job)
+        env = {**outside_environment(os.environ), **plan.job.env, ALONE_ENV: str(os.getpid()),
+               "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(
+                   filter(None, [*snapshot.python_path(run.code_dir), os.environ.get("PYTHONPATH")]))}
+        try:
+            with started([python, "-m", MODULE, str(run.path), str(findings)], env, Path(folder)) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                return finished(read(findings), process.poll(), seconds)
+        except OSError as error:
+            return Report(skipped={EVERYTHING: f"{python} cannot be started here ({error.strerror})"})
+
+
+@contextlib.contextmanager
+def started(command: list[str], env: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own, whose end is the end of all that it started."""
+    process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -1,0 +1,61 @@
+"""``submit --check=job``: the same check as a short job where the run's jobs will be, on their GPU at full size."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .. import planning
+from ..backends import choose
+from ..plan import create
+from ..request import python_of
+from .findings import Report, finished, read
+from .made import MODULE, made_for_it
+
+MINUTES = 10  # time limit of the job
+POLL_SECONDS = 0.3
+LATE_SECONDS = 2.0  # that what the job wrote last may take to be seen here
+LAST_LINES = 3  # of the job's output, in a message
+
+
+def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
+    """Submit the check as a job of one rank, wait for it, and read what it found. Ctrl-C cancels it.
+
+    Raises:
+        UserError: It cannot be submitted.
+    """
+    runs_dir = Path(plan.job.runs_dir).expanduser().absolute()
+    new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    # beside the runs: on storage that the nodes see
+    folder = Path(tempfile.mkdtemp(prefix=".check-", dir=runs_dir))
+    try:
+        return _look(plan, frozen, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for made in new:
+            with contextlib.suppress(OSError):
+                made.rmdir()
+
+
+def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
+    run, findings, log = made_for_it(plan, frozen, folder), folder / "findings", folder / "log"
+    command = [python_of(plan.job), "-m", MODULE, str(run.path), str(findings)]
+    with choose.named(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
+        print(f"checking the job in {job.called}, for {MINUTES} min at most (Ctrl-C ends it)", file=sys.stderr)
+        while job.process.poll() is None and not read(findings).over:
+            time.sleep(POLL_SECONDS)
+        code, end = job.process.poll(), time.monotonic() + LATE_SECONDS
+        while code is not None and not read(findings).over and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        report = finished(read(findings), code, MINUTES * 60)
+        if not report.over:
+            said = log.read_text(errors="replace").split("\n") if log.exists() else []
+            last = "; ".join([line.strip() for line in said if line.strip()][-LAST_LINES:])
+            report.failure = f"check: {job.called} ended with code {code} and did not come to an end of the check" + (
+                f"; it said: {last}" if last else "") + "; fix the job's setup, its resources or its partition"
+        return report

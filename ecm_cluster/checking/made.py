@@ -1,0 +1,24 @@
+"""The run that is made for a check alone, and thrown away after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .. import config, planning, weights
+from ..plan import create
+from ..run import Run
+
+MODULE = "ecm_cluster.node.checks"
+
+
+def made_for_it(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Run:
+    """A run of the plan in a folder that is thrown away; without the weights that are still to be fetched."""
+    absent = {_without(weight): None for weight in frozen.missing}
+    plain = replace(frozen, cfg=config.apply_options(frozen.cfg, absent), missing=[]) if absent else frozen
+    return create.create(Run(folder / "run"), replace(plan, job=replace(plan.job, name="run")), plain)
+
+
+def _without(weight: weights.Weight) -> str:
+    """The key that is set to None for a model without these weights."""
+    return weight.key.rpartition(".")[0] if weight.key.endswith(".checkpoint") else weight.key

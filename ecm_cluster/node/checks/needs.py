@@ -1,0 +1,146 @@
+"""What a rank will need, and whether its state can be kept: measured on a model that has taken a step."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ... import files
+from ...errors import UserError
+from ...values import size_text
+from .. import parallel, saving, writer
+from . import small
+
+
+def parameters(wrapped: Any) -> str:
+    """How many parameters a model has, and how many of them learn."""
+    each = list(wrapped.parameters())
+    learning = sum(p.numel() for p in each if p.requires_grad)
+    return f"{sum(p.numel() for p in each) / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them trained"
+
+
+def loaded(runner: Any, cfg: Any) -> str:
+    """Load ``load_from`` as a rank does.
+
+    Returns:
+        How many of the model's tensors it has.
+
+    Raises:
+        ValueError: None of them.
+    """
+    from mmcv.runner import load_checkpoint
+
+    content = load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=runner.logger)
+    weights = content.get("state_dict", content)
+    own = runner._bare_model().state_dict()
+    theirs = {name.partition("module.")[2] or name if name.startswith("module.") else name: value
+              for name, value in weights.items()}
+    fitting = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
+    if not fitting:
+        raise ValueError(f"{cfg.load_from}: none of its {len(theirs)} tensors fits the model, which would begin from "
+                         "random weights; expected a checkpoint of this model")
+    return f"{len(fitting)} of the model's {len(own)} tensors"
+
+
+def unused(wrapped: Any, cfg: Any, ranks: int) -> list[str]:
+    """What will end a training of several ranks in its first step: parameters without a gradient."""
+    names = [n for n, p in wrapped.module.named_parameters() if p.requires_grad and p.grad is None]
+    if not names or ranks == 1 or cfg.get("find_unused_parameters"):
+        return []
+    return [parallel.unused_parameters(names)]
+
+
+@dataclass
+class Watched:
+    """Sizes in bytes, taken after a step."""
+
+    bench: Any
+    activations: int = 0
+    peak: int = 0
+
+    def describe(self, batch: Any) -> str:
+        """Memory of a rank, as a text."""
+        bench = self.bench
+        model, optimizer = bench.wrapped, bench.runner.optimizer
+        weights = _bytes([*model.parameters(), *model.buffers()])
+        gradients = _bytes([p.grad for p in model.parameters() if p.grad is not None])
+        each = optimizer.values() if isinstance(optimizer, dict) else [optimizer]
+        state = _bytes([v for o in each for s in o.state.values() for v in s.values() if torch.is_tensor(v)])
+        text = (f"{parameters(model)}; {size_text(weights)} weights, {size_text(gradients)} gradients, "
+                f"{size_text(state)} optimizer state")
+        if self.peak:
+            return f"{text}; at most {size_text(self.peak)} of GPU memory in the first step"
+        now, full = small.size(batch), bench.size
+        if now is None or full is None or not self.activations:
+            return text
+        per_gpu = bench.run.spec.batch.get("per_gpu") or full[0]
+        kept = self.activations * per_gpu * full[1] * full[2] / (now[0] * now[1] * now[2])
+        kept /= 2 if bench.cfg.get("fp16") is not None else 1
+        total = weights + gradients + state + kept
+        return (f"{text}; roughly {size_text(kept)} of activations for {per_gpu} images of {full[1]}×{full[2]}, "
+                f"{size_text(total)} in all")
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@contextlib.contextmanager
+def watching(bench: Any) -> Iterator[Watched]:
+    """Measure what a step keeps for its backward pass, or on a GPU all that it takes."""
+    watched = Watched(bench)
+    if bench.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        yield watched
+        watched.peak = torch.cuda.max_memory_allocated()
+        return
+    own = {p.data_ptr() for p in bench.wrapped.parameters()}
+    seen: set[int] = set()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.data_ptr()
+        if place not in own and place not in seen:
+            seen.add(place)
+            watched.activations += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield watched
+
+
+def round_trip(state: Any) -> str:
+    """Write a state as a checkpoint into memory, and read it back; its size.
+
+    Raises:
+        UserError: It cannot be kept.
+    """
+    memory = saving.SharedCopy()
+    structure, spans = memory.take(state)
+    request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
+    descriptor = os.memfd_create("check", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as handle, \
+                mmap.mmap(memory.descriptor, memory.size, prot=mmap.PROT_READ) as shared:
+            kept = files.Digesting(handle)
+            view = memoryview(shared)
+            writer.write_archive(kept, request, view)
+            view.release()
+        try:
+            torch.load(f"/proc/self/fd/{descriptor}", map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            raise UserError(f"a checkpoint of this training could not be read back, since a hook or the model keeps "
+                            f"{found[1] if found else 'an object'} in it; keep plain data there: numbers, strings, "
+                            "lists, dicts and tensors") from error
+        return size_text(kept.size)
+    finally:
+        os.close(descriptor)
+        os.close(memory.descriptor)

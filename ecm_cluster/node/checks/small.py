@@ -1,0 +1,182 @@
+"""A training made small enough for a step on a busy machine's CPU: few images, small ones, few proposals."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.parallel import DataContainer
+from torch.nn import functional
+
+from mmdet_ext.annotations import columns_of
+from mmdet_ext.json_lists import Cursor
+
+from ... import config, files
+
+IMAGES, LONGEST, STRIDE = 2, 256, 32  # of a batch; pixels of its longer side; what sizes are multiples of
+PROPOSALS = 64  # that a sampler of anchors or boxes keeps
+BIG_FILE = 64 << 20  # bytes: annotations above are cut, as parsing takes seconds and gigabytes
+CUT_IMAGES, CUT_ANNOTATIONS = 64, 4000
+WINDOWS = (1 << 24, 1 << 26, 1 << 28)  # bytes in which a list is looked for
+KNOWN = {"img", "img_metas", "gt_bboxes", "gt_labels", "gt_bboxes_ignore", "gt_masks", "gt_semantic_seg", "proposals"}
+
+
+def load_here(cfg: Any, few: bool) -> None:
+    """Load batches in this process, and few images at a time."""
+    own = cfg.data.get("train_dataloader") or {}
+    for block in (cfg.data, own):
+        if "workers_per_gpu" in block or block is cfg.data:
+            block["workers_per_gpu"] = 0
+        if few and ("samples_per_gpu" in block or block is cfg.data):
+            block["samples_per_gpu"] = min(IMAGES, block.get("samples_per_gpu", 1))
+    own.pop("persistent_workers", None)
+
+
+# ---------------------------------------------------------------------------------------------- annotations
+
+
+def cut_annotations(cfg: Any, folder: Path) -> str:
+    """Let the data sets read a part of each annotation file that is big and has no columns; what was done, in words."""
+    cut: dict[str, str] = {}
+    for number, block in enumerate(config.nested(cfg.data)):
+        named = block.get("ann_file")
+        if not isinstance(named, str):
+            continue
+        path = os.path.abspath(os.path.join(block.get("data_root") or "", named))
+        if path not in cut and not (_is_big(path) and _cut(path, folder / f"cut{number}-{os.path.basename(path)}")):
+            continue
+        cut.setdefault(path, str(folder / f"cut{number}-{os.path.basename(path)}"))
+        block["ann_file"] = cut[path]
+    return f" (of a part of {', '.join(os.path.basename(path) for path in cut)})" if cut else ""
+
+
+def _is_big(path: str) -> bool:
+    return columns_of(path) is None and os.path.isfile(path) and os.path.getsize(path) > BIG_FILE
+
+
+def _cut(path: str, target: Path) -> bool:
+    """Write the first annotations, and their images; False where the file is laid out in no usual way."""
+    with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        categories = _records(data, "categories")
+        images = _records(data, "images")
+        annotations = _records(data, "annotations", CUT_ANNOTATIONS)
+    if not categories or not images:
+        return False
+    wanted = set(itertools.islice(dict.fromkeys(a.get("image_id") for a in annotations or ()), CUT_IMAGES))
+    some = [i for i in images if i.get("id") in wanted] or images[:CUT_IMAGES]
+    kept = [a for a in annotations or () if a.get("image_id") in wanted]
+    files.write_text(target, json.dumps({"info": {}, "licenses": [], "images": some, "annotations": kept,
+                                         "categories": categories}))
+    return True
+
+
+def _records(data: mmap.mmap, key: str, most: int | None = None) -> list[Any] | None:
+    """The first records of a list, or all; None where there is no such list near an end of the file."""
+    name = f'"{key}"'.encode()
+    for at in (data.find(name, 0, 1 << 20), data.rfind(name)):
+        for window in WINDOWS if at >= 0 else ():
+            text = data[at + len(name):at + window].decode(errors="ignore").lstrip().partition(":")[2].lstrip()
+            found: list[Any] = []
+            try:
+                for record, _, _ in Cursor(text).elements():
+                    found.append(record)
+                    if len(found) == most:
+                        return found
+            except json.JSONDecodeError:
+                if not text.startswith("["):
+                    break
+                continue  # it may go on behind the window
+            return found
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+class Again:
+    """A loader that gives one batch over and over."""
+
+    def __init__(self, loader: Any, batch: Any) -> None:
+        self._loader, self._batch = loader, batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.repeat(self._batch)
+
+
+def size(batch: Any) -> tuple[int, int, int] | None:
+    """(images, height, width) of a collated batch; None where it has no one tensor of images."""
+    found = _images(batch)
+    return (int(found.shape[0]), *map(int, found.shape[-2:])) if found is not None else None  # type: ignore[return-value]
+
+
+def _images(batch: Any) -> torch.Tensor | None:
+    value = batch.get("img") if isinstance(batch, dict) else None
+    while isinstance(value, (DataContainer, list, tuple)):
+        value = value.data if isinstance(value, DataContainer) else value[0] if value else None
+    return value if isinstance(value, torch.Tensor) and value.dim() == 4 else None
+
+
+def shrink(batch: Any) -> Any:
+    """The same batch with its images, boxes and masks scaled down; None where it holds what cannot be scaled."""
+    images = _images(batch)
+    if images is None or not set(batch) <= KNOWN:
+        return None
+    before = np.array(images.shape[-2:])
+    factor = min(1.0, LONGEST / before.max())
+    after = np.maximum(STRIDE * 2, np.round(before * factor / STRIDE).astype(int) * STRIDE)
+    y, x = after / before
+    return {key: _scaled(value, key, float(x), float(y)) for key, value in batch.items()}
+
+
+def _scaled(value: Any, key: str, x: float, y: float) -> Any:
+    if isinstance(value, DataContainer):
+        return type(value)(_scaled(value.data, key, x, y), value.stack, value.padding_value, value.cpu_only,
+                           value.pad_dims)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_scaled(item, key, x, y) for item in value)
+    if key == "img_metas":
+        return _scaled_meta(value, x, y)
+    if isinstance(value, torch.Tensor):
+        if key in ("img", "gt_semantic_seg"):
+            height, width = (max(1, round(n * f)) for n, f in zip(value.shape[-2:], (y, x)))
+            mode = "bilinear" if key == "img" else "nearest"
+            return functional.interpolate(value.float(), (height, width), mode=mode).to(value.dtype)
+        if key in ("gt_bboxes", "gt_bboxes_ignore", "proposals"):
+            return torch.cat([value[..., :4] * value.new_tensor([x, y, x, y]), value[..., 4:]], dim=-1)
+    if key == "gt_masks":
+        return value.resize((max(1, round(value.height * y)), max(1, round(value.width * x))))
+    return value
+
+
+def _scaled_meta(meta: dict[str, Any], x: float, y: float) -> dict[str, Any]:
+    scaled = dict(meta)
+    for name in ("img_shape", "pad_shape", "ori_shape", "batch_input_shape"):
+        if name in meta:
+            height, width, *rest = meta[name]
+            scaled[name] = (max(1, round(height * y)), max(1, round(width * x)), *rest)
+    if "ori_shape" in meta:
+        scaled["ori_shape"] = scaled["img_shape"]
+        scaled["scale_factor"] = np.ones(4, np.float32)
+    return scaled
+
+
+def few_samples(model: torch.nn.Module) -> None:
+    """Let the samplers of anchors and boxes keep few of them: their heads take most of a step's time."""
+    for module in model.modules():
+        for held in vars(module).values():
+            for one in held if isinstance(held, (list, tuple)) else (held,):
+                if isinstance(getattr(one, "num", None), int) and hasattr(one, "pos_fraction"):
+                    one.num = min(one.num, PROPOSALS)

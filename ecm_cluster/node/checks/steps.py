@@ -1,0 +1,244 @@
+"""The steps of a check, each with the functions that a rank uses: one training step, a checkpoint, a test image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ...checking.findings import Findings
+from ...run import Run
+from ...staging import planned
+from .. import staging, train
+from ..world import Place
+from . import blame, needs, small
+
+
+class Stop(Exception):
+    """Nothing more can be checked: a failure was found."""
+
+
+@dataclass
+class Bench:
+    """What the steps have made so far."""
+
+    run: Run
+    place: Place
+    out: Findings
+    on_cpu: bool
+    cfg: Any = None
+    dataset: Any = None
+    loader: Any = None
+    wrapped: Any = None
+    runner: Any = None
+    batch: Any = None
+    size: tuple[int, int, int] | None = None  # images of the batch, height, width, before it was made small
+    state: Any = None
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.on_cpu else self.run.job().device
+
+
+def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
+    """Take all steps, as far as the time goes.
+
+    Raises:
+        Stop: A failure is among the findings.
+    """
+    bench = Bench(run, place, out, on_cpu)
+    train.enter(run)
+    for step, key, take in (
+            ("imports", "custom_imports", imports), ("training data", "data.train", training_data),
+            ("model", "model", model), ("optimizer, hooks and runner", "optimizer", runner),
+            ("load_from", "load_from", load_from), ("a batch", "data.train.pipeline", a_batch),
+            ("forward and backward", "model", a_step), ("a checkpoint written and read", "model", a_checkpoint),
+            ("a test image", "data.test", a_test_image)):
+        out.begin(step)
+        try:
+            detail = take(bench)
+        except Skip as why:
+            out.skip(step, str(why))
+        except Exception as error:
+            reason = blame.not_here(error, on_cpu)
+            if reason is None:
+                out.fail(blame.line(error, key, bench.cfg, run), traceback.format_exc())
+                raise Stop from None
+            out.skip(step, reason)
+            if step in ("training data", "model", "imports"):
+                break
+        else:
+            out.done(step, detail)
+    out.end()
+
+
+class Skip(Exception):
+    """A step that cannot be taken here; the text says why."""
+
+
+def imports(bench: Bench) -> str:
+    """torch, mmcv and mmdet, and the modules that the config names."""
+    bench.cfg = train.load_config(bench.run)
+    import cv2
+    import torch
+
+    if bench.on_cpu:
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
+    cv2.setNumThreads(0)
+    staging.use(bench.cfg, _data(bench.run))
+    return ", ".join((bench.cfg.get("custom_imports") or {}).get("imports") or [])
+
+
+def _data(run: Run) -> staging.Data:
+    """Where the data is without staging: in the data root, which may be a pack; columns only where there are some."""
+    record = run.spec.staging
+    if record is None:
+        return staging.Data()
+    plan = planned.Staging.of(record, run.job())
+    data = staging.Data(pack=Path(plan.pack) if plan.pack else None)
+    from ...staging import columns, pack
+
+    for ann_file in sorted({f for split in ("train", "test") for f in planned.annotation_files(_plain(run), split)}):
+        packed = pack.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
+        kept = columns.kept(Path(plan.columns), plan.annotations.get(ann_file, ""))
+        if packed is not None and packed.columns:
+            data.columns[ann_file] = str(Path(plan.pack or "") / packed.columns)
+        elif ann_file in plan.annotations and pack.is_pack(kept):
+            data.columns[ann_file] = str(kept / pack.read(kept).files[0].name)
+    return data
+
+
+def _plain(run: Run) -> dict[str, Any]:
+    from ... import config
+
+    return config.read(run.config_file)
+
+
+def training_data(bench: Bench) -> str:
+    """The data set and the loader's order."""
+    from mmdet_ext.virtual_ranks import Share
+
+    from .. import building
+
+    cfg = bench.cfg
+    cut = small.cut_annotations(cfg, Path(bench.run.path).parent) if bench.on_cpu else ""
+    small.load_here(cfg, bench.on_cpu)
+    bench.loader, bench.dataset = building.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
+    return f"{len(bench.dataset):,} samples{cut}"
+
+
+def model(bench: Bench) -> str:
+    """The detector with its initial weights."""
+    import torch
+
+    from .. import building
+
+    if bench.device == "cuda":
+        torch.cuda.set_device(0)
+    bench.wrapped = building.model(bench.cfg, bench.place, bench.run.spec.job.seed, bench.device, 0,
+                                   bench.dataset.CLASSES)
+    return needs.parameters(bench.wrapped)
+
+
+def runner(bench: Bench) -> str:
+    """Optimizer, hooks and runner; loggers that would reach the outside are built and left out."""
+    from mmcv.runner.hooks import LoggerHook, TextLoggerHook
+
+    from mmdet_ext.virtual_ranks import Share
+
+    from .. import building
+    from ..logs import training_logger
+
+    run = bench.run
+    logger = training_logger(run, 0)
+    meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
+    bench.runner = building.runner(bench.cfg, bench.wrapped, str(run.logs_dir), logger, meta, run.log_stamp(1))
+    hooks = bench.runner._hooks
+    hooks[:] = [h for h in hooks if isinstance(h, TextLoggerHook) or not isinstance(h, LoggerHook)]
+    bench.runner.prepare(run.spec.job.seed, partial(_boundary, bench), Share(1, 1, 0))
+    return f"{type(bench.runner.optimizer).__name__}, {len(hooks)} hooks"
+
+
+class _Enough(Exception):
+    """One step is done."""
+
+
+def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
+    bench.state = made.state()
+    raise _Enough
+
+
+def load_from(bench: Bench) -> str | None:
+    """The weights that the training begins with."""
+    if not bench.cfg.get("load_from"):
+        return None
+    return needs.loaded(bench.runner, bench.cfg)
+
+
+def a_batch(bench: Bench) -> str:
+    """The first batch of the first epoch, through the whole pipeline."""
+    bench.batch = next(iter(bench.loader))
+    bench.size = small.size(bench.batch)
+    return f"{bench.size[0]} images of {bench.size[1]}×{bench.size[2]}" if bench.size else ""
+
+
+def a_step(bench: Bench) -> str:
+    """Hooks, forward, backward and optimizer, as the runner calls them, up to the first optimizer step."""
+    batch = bench.batch
+    if bench.on_cpu:
+        batch = small.shrink(batch)
+        if batch is None:
+            raise Skip("the batch holds what cannot be made small, and at full size it may take minutes on a CPU")
+        small.few_samples(bench.wrapped)
+    with needs.watching(bench) as watched, contextlib.suppress(_Enough):
+        bench.runner.run([small.Again(bench.loader, batch)], [("train", 1)])
+    for text in needs.unused(bench.wrapped, bench.cfg, bench.run.spec.virtual_ranks):
+        bench.out.warn(text)
+    bench.out.needs(watched.describe(batch))
+    size = small.size(batch)
+    loss = float(bench.runner.outputs["loss"].detach())
+    return f"loss {loss:.4g}" + (f" at {size[1]}×{size[2]}" if size else "")
+
+
+def a_checkpoint(bench: Bench) -> str:
+    """The state after that step, as the writer writes it, read back as a restart does."""
+    if bench.state is None:
+        raise Skip("there was no step to make a state")
+    return needs.round_trip({**bench.state, "rank_buffers": []})
+
+
+def a_test_image(bench: Bench) -> str | None:
+    """An image of the test set through its pipeline and the model."""
+    if not bench.run.job().evaluation.enabled:
+        return None
+    import torch
+
+    from .. import inference
+    from ..batches import collate, unpack
+
+    dataset, _, _ = inference.build_test_set(bench.cfg)
+    data = collate([dataset[0]], 1)
+    with _evaluating(bench.wrapped), torch.no_grad():
+        if bench.on_cpu:
+            data = small.shrink(data)
+            if data is None:
+                return f"{len(dataset):,} images; not given to the model"
+        _, named = unpack((), data, bench.wrapped.device)
+        result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
+    inference._columns(dataset.img_ids[0], dataset.cat_ids, result)
+    return f"{len(dataset):,} images"
+
+
+@contextlib.contextmanager
+def _evaluating(wrapped: Any) -> Iterator[None]:
+    training = wrapped.training
+    wrapped.eval()
+    try:
+        yield
+    finally:
+        wrapped.train(training)
