@@ -338,7 +338,7 @@ def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(
     run = ended_run(tmp_path / "run", "slurm", iterations=(2, 4, 6, 8, 10), attempts=1)
     scored = {"type": "LVISFromFile", "ann_file": f"{small_data}/annotations/lvis_v1_val.json", "pipeline": [],
               "img_prefix": str(small_data)}
-    run.config_file.write_text(config.dump({"data": {"test": scored}}))
+    run.config_file.write_text(config.dump({"model": {}, "data": {"test": scored}}))
     files.write_json(run.run_file, {**files.read_json(run.run_file), "digests": {"config": "0"}})
     run = Run(run.path)
     os.utime(run.submission_file("train"), (1, 1))
