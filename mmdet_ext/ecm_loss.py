@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from mmdet_ext import ecm_fused
 from mmdet_ext.class_counts import read_class_counts
 from mmdet_ext.ecm_core import LossInputs, ShiftedSigmoidLoss, margins, published_weights
+from mmdet_ext.registration import takes_its_name
 
 # Background over foreground boxes among the samples of a Mask R-CNN's box head, measured by the authors.
 FG_BG_RATIO = 6.3313
@@ -54,7 +55,7 @@ def plain_loss(x: Tensor, inputs: LossInputs) -> Tensor:
         return inputs.loss_weight * weight_reduce_loss(rows, row_weight, inputs.reduction, inputs.avg_factor)
 
 
-@LOSSES.register_module()
+@takes_its_name(LOSSES)
 class EffectiveClassMarginLoss(nn.Module):
     """The authors' loss: the background is one more class, with a margin of its own.
 
@@ -247,7 +248,7 @@ class EffectiveClassMarginLoss(nn.Module):
         return f"num_classes={self.num_classes}, margin_exponent={self.margin_exponent:g}"
 
 
-@LOSSES.register_module()
+@takes_its_name(LOSSES)
 class EffectiveClassMarginLossNickWAuthorBgHandling(EffectiveClassMarginLoss):
     """The re-implementation with the authors' background: :class:`EffectiveClassMarginLoss` with k = 1."""
 
@@ -255,7 +256,7 @@ class EffectiveClassMarginLossNickWAuthorBgHandling(EffectiveClassMarginLoss):
     weights_known = ("exact",)
 
 
-@LOSSES.register_module()
+@takes_its_name(LOSSES)
 class EffectiveClassMarginLossNick(EffectiveClassMarginLoss):
     """The re-implementation: margins from the foreground alone, the background a plain sigmoid, k = 1.
 
