@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,21 @@ def test_a_user_without_an_account_is_told_so(asks, site):
     assert "Slurm enforces them" in found["limits.account"]["text"]
     assert states(found, "limits.account", "limits.submission.train") == {
         "limits.account": "fails", "limits.submission.train": "fails"}
+
+
+@pytest.mark.parametrize("daemon", ["slurmdbd", "slurmctld"])
+def test_a_daemon_that_hangs_is_not_waited_for(asks, site, daemon):
+    pid = site._daemons[daemon].pid
+    began = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = asks(code=1 if daemon == "slurmdbd" else 0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - began < 25, "commands have a limit of 5 s each"
+    name = "slurm.accounting" if daemon == "slurmdbd" else "slurm.controller"
+    assert found[name]["state"] == ("fails" if daemon == "slurmdbd" else "not asked")
+    site.wait_idle()
 
 
 def test_without_slurmdbd_or_slurmctld_it_says_what_it_could_not_ask(asks, site):
