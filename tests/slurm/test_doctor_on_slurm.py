@@ -218,7 +218,9 @@ def test_a_job_that_does_not_start_is_cancelled_when_it_never_will_when_its_time
                    "--runs-dir", str(tmp_path / "runs"), "--mem-per-gpu", "1G", "--cpus-per-gpu", "1", "--gpus", "1",
                    "--python", "/bin/false"]
         with subprocess.Popen(command, env={**os.environ, **site.env, "PYTHONPATH": str(ROOT)}, cwd=ROOT,
-                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                              # what a shell starts in the background ignores it
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
             wait_until(lambda: site.run("squeue", "-h").stdout, "the job is queued", 60)
             process.send_signal(signal.SIGINT)
             said = process.stderr.read() if process.stderr else ""
