@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import types
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import read
 from mmcv.runner import (
     EpochBasedRunner,
     Fp16OptimizerHook,
@@ -90,12 +92,16 @@ class Net(nn.Module):
                 "num_samples": len(batch)}
 
 
+class Notes(dict):
+    """No plain value, so that it begins empty in each attempt."""
+
+
 @dataclass
 class Watch(Hook):
     """Notes the learning rate and the loss of each iteration."""
 
-    seen: dict[int, tuple[float, float]] = field(default_factory=dict)
-    epochs: list[tuple[int, int]] = field(default_factory=list)
+    seen: Notes = field(default_factory=Notes)
+    epochs: Any = field(default_factory=deque)
 
     def before_train_epoch(self, runner: Any) -> None:
         self.epochs.append((runner.epoch, runner.position))
@@ -147,7 +153,7 @@ class Training:
 
     def go(self, stored: bytes | None = None) -> Training:
         if stored is not None:
-            self.runner.restore(torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True))
+            self.runner.restore(read(io.BytesIO(stored)))
         try:
             self.runner.run([self.loader], [("train", 1)])
         except Stop:
@@ -255,12 +261,12 @@ def test_a_boundary_sees_where_the_next_step_belongs(whole, kind):
 def test_entering_an_epoch_in_its_middle_starts_at_its_position(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
     second = Training(tmp_path / "parts", "epoch").go(first.stored)
-    assert second.watch.epochs == [(1, 3), (2, 0)]
+    assert list(second.watch.epochs) == [(1, 3), (2, 0)]
 
 
 def test_a_state_holds_plain_values_and_what_the_launcher_put_into_meta(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
-    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    state = read(io.BytesIO(first.stored))
     meta = state["meta"]
     assert (meta["epoch"], meta["iter"], meta["position"]) == (1, 10, 3)
     assert (meta["seed"], meta["note"], meta["CLASSES"]) == (SEED, "kept", ["cat", "dog"])
@@ -277,7 +283,7 @@ def test_what_a_hook_keeps_in_meta_comes_back(tmp_path):
     first.runner.meta["fp16"] = {"loss_scaler": {"cur_scale": 512.0}}
     first.go()
     second = Training(tmp_path / "parts", "epoch")
-    second.runner.restore(torch.load(io.BytesIO(first.stored), weights_only=True))
+    second.runner.restore(read(io.BytesIO(first.stored)))
     assert second.runner.meta["fp16"] == {"loss_scaler": {"cur_scale": 512.0}}
 
 
@@ -298,9 +304,57 @@ def test_stock_mmcv_loads_the_weights_and_resumes(tmp_path):
     assert bits(stock.optimizer.state_dict()) == bits(first.runner.optimizer.state_dict())
 
 
+@pytest.fixture
+def stock_checkpoint(tmp_path):
+    """What mmcv's own runner saves after two of the epochs, on four GPUs as mmdet notes it in the config."""
+    fresh = Net()
+    stock = EpochBasedRunner(fresh, optimizer=torch.optim.SGD(fresh.parameters(), lr=0.05, momentum=0.9),
+                             work_dir=str(tmp_path / "stock"), logger=logging.getLogger("stock"), max_epochs=2,
+                             meta={"config": "x = nowhere()\ngpu_ids = range(0, 4)\n", "env_info": "long",
+                                   "hook_msgs": {"best_score": 0.5}})
+    stock.register_training_hooks(dict(policy="fixed"), dict(), dict(interval=2))
+    stock.run([torch.utils.data.DataLoader(Data(), batch_size=2, drop_last=True)], [("train", 1)])
+    return tmp_path / "stock" / "epoch_2.pth"
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iteration"])
+def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and_learning_rates(
+        tmp_path, stock_checkpoint, kind):
+    mine = Training(tmp_path / "mine", kind, virtual=2)
+    mine.runner.resume(str(stock_checkpoint))
+    table = torch.load(stock_checkpoint, weights_only=False)
+    table["state_dict"].pop("scratch")  # mmcv keeps buffers that the model does not
+    assert bits(mine.net.state_dict()) == bits(table["state_dict"])
+    assert bits(mine.runner.optimizer.state_dict()["state"]) == bits(table["optimizer"]["state"])
+    assert (mine.runner.epoch, mine.runner.position) == (2, 0)
+    assert mine.runner.iter == table["meta"]["iter"] * 4 // 2, "as mmcv restates it for another number of GPUs"
+    assert mine.runner.meta == {"seed": SEED, "note": "kept", "hook_msgs": {"best_score": 0.5}}
+
+
+def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_ask_in_vain_for_the_older_state(
+        tmp_path, stock_checkpoint):
+    class Asks(Hook):
+        def before_run(self, runner: Any) -> None:
+            runner.resume(str(stock_checkpoint))
+
+    def go(state: bytes | None, ends_at: int | None) -> Training:
+        training = Training(tmp_path / "mine", "epoch", ends_at=ends_at)
+        training.runner.register_hook(Asks())
+        if state is None:
+            training.runner.resume(str(stock_checkpoint))
+        return training.go(state)
+
+    start = 2 * (SAMPLES // 2) * 4  # one rank instead of four
+    through, first = go(None, None), go(None, start + 3)
+    assert min(through.watch.seen) == start and list(through.watch.epochs) == [(2, 0)]
+    second = go(first.stored, None)
+    assert min(second.watch.seen) == start + 3
+    assert_same_end(through, second)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=7).go()
-    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    state = read(io.BytesIO(first.stored))
     state["state_dict"].pop("seen")
     with pytest.raises(RuntimeError, match="seen"):
         Training(tmp_path / "other", "epoch").runner.restore(state)
@@ -320,14 +374,14 @@ def test_several_optimizers_come_back_too(tmp_path):
         optimizer.step()
     handle = io.BytesIO()
     torch.save(one.state(), handle)
-    other.restore(torch.load(io.BytesIO(handle.getvalue()), weights_only=True))
+    other.restore(read(io.BytesIO(handle.getvalue())))
     assert {k: bits(o.state_dict()) for k, o in other.optimizer.items()} == {
         k: bits(o.state_dict()) for k, o in one.optimizer.items()}
 
 
 def test_a_log_buffer_in_a_checkpoint_reaches_back_one_interval_only(tmp_path):
     first = Training(tmp_path / "parts", "iter", ends_at=14).go()
-    meta = torch.load(io.BytesIO(first.stored), weights_only=True)["meta"]
+    meta = read(io.BytesIO(first.stored))["meta"]
     assert {len(values) for values in meta["log_buffer"]["values"].values()} == {4}
 
 
