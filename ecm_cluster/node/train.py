@@ -91,7 +91,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     device, seed = job.device, spec.job.seed
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec.threads)
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
     group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
         index = devices.agree(place, torch.cuda.device_count(), group)
@@ -117,7 +117,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
                         also=evaluations.iterations_wanted(run))
-    runner.prepare(seed, boundary, share)
+    runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:
@@ -138,10 +138,15 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
-    """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
+    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``.
+
+    Raises:
+        NotStartable: Nothing is left to train from ``resume_from`` on.
+    """
     from mmcv.runner import load_checkpoint
 
     from . import loading, rank_buffers
+    from .failures import NotStartable
 
     source = run.read_attempt(attempt)["from"]
     if source is not None:
@@ -150,6 +155,11 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
         if runner.rank == 0:
             logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
                         runner.position)
+    elif cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+        if runner.iter >= runner.last_iteration(sampler):
+            raise NotStartable(f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), "
+                               f"where the training ends; give load_from for its weights alone, or a later end")
     elif cfg.get("load_from"):
         load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
     sampler.begin(runner.epoch, runner.position, runner.former)
