@@ -209,7 +209,7 @@ def test_a_pool_of_somebody_else_ends_although_its_workers_are_of_a_process_that
                "with preemption.ordinary_children():\n"
                "    pool = multiprocessing.get_context('fork').Pool(3)\n"
                "    print(pool.map(abs, [-1, -2]), flush=True)\n"
-               "    pool.close()\n    del pool\n"  # as mmdet leaves it: the collector ends it
+               "    pool.terminate()\n    pool.join()\n"  # as the collector does it with one that mmdet leaves behind
                "print('over', preemption.received())\n")
     process = python(program)
     try:
