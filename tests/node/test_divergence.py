@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,3 +128,37 @@ def test_steps_that_a_loss_scaler_skips_are_no_alarm(training):
     t.step(*[math.nan] * 25)
     (text,) = t.warnings()
     assert text.startswith("the loss was nan from iteration 5 on")
+
+
+RANK = """
+import sys, torch.distributed as dist
+from pathlib import Path
+from types import SimpleNamespace
+from ecm_cluster.node import divergence
+from ecm_cluster.node.boundary import Boundary
+from ecm_cluster.run import Run
+
+path, rank = Path(sys.argv[1]), int(sys.argv[2])
+dist.init_process_group("gloo", store=dist.FileStore(str(path / "store"), 2), rank=rank, world_size=2)
+made = Boundary(Run(path), 1, 1, 2, dist.group.WORLD, every=0, minutes=0, keep=2, max_iterations=lambda: 9,
+                on_nan="stop")
+buffer = SimpleNamespace(val_history={})
+runner = SimpleNamespace(_iter=0, _epoch=0, iterations_per_step=1, meta={}, hooks=[], log_buffer=buffer, outputs={})
+for iteration in range(1, 9):
+    loss = float("nan") if (rank, iteration) == (1, 5) else 1.0
+    runner._iter, runner.outputs = iteration, {"log_vars": {"loss": loss}}
+    try:
+        made(runner, False)
+    except divergence.Diverged as error:
+        print(iteration, error)
+        break
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_at_the_same_iteration_where_the_loss_of_one_is_no_number(tmp_path, root):
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank)], cwd=root, stdout=subprocess.PIPE,
+                              text=True) for rank in (0, 1)]
+    said = [rank.communicate(timeout=120)[0].splitlines()[-1] for rank in ranks]  # below what gloo prints
+    assert [text.split(" ", 1)[0] for text in said] == ["5", "5"]
+    assert "the loss was nan from iteration 5 on" in said[1] and "the loss of a rank" in said[0]
