@@ -110,7 +110,7 @@ def test_two_coco_datasets_of_some_classes_are_scored_each_and_as_one(small_data
     for number in range(2):
         for name, mine in (("mAP", "AP"), ("mAP_50", "AP50"), ("mAP_l", "APl")):
             value = row.document["figures"][f"bbox@{number}"][mine]
-            assert round(-1 if value is None else value, 4) == theirs[f"{number}_bbox_{name}"]
+            assert theirs[f"{number}_bbox_{name}"] in [round(-1 if value is None else value, n) for n in (3, 4)]
     assert {c["name"] for c in row.document["per_class"]} == set(train["classes"])
     verb("evaluate", run.path, "--vary", "max_dets=5", "--wait")
     assert "max_dets" in results.rows(run)[1].settings
