@@ -323,7 +323,8 @@ def test_a_dataset_of_the_users_own_is_read_as_far_as_it_is_known(data):
 
 
 def test_the_table_of_class_names_is_mmdets():
-    pytest.importorskip("mmdet")
+    if not hasattr(pytest.importorskip("mmdet.datasets"), "Objects365V1Dataset"):
+        pytest.skip("the table is that of a newer mmdet, which has more datasets")
     from tools.class_names import table
 
     assert TABLE.read_text(encoding="utf-8") == table()
