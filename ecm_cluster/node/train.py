@@ -61,6 +61,9 @@ def load_config(run: Run) -> Any:
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 
+    from . import loading
+
+    loading.guard_mmcv()
     cfg = Config.fromfile(str(run.config_file))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
@@ -140,15 +143,14 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
     Raises:
         NotStartable: Nothing is left to train from ``resume_from`` on.
     """
-    import torch
     from mmcv.runner import load_checkpoint
 
-    from . import rank_buffers
+    from . import loading, rank_buffers
     from .failures import NotStartable
 
     source = run.read_attempt(attempt)["from"]
     if source is not None:
-        state = torch.load(run.checkpoints_dir / source, map_location="cpu", weights_only=True)
+        state = loading.read(run.checkpoints_dir / source)
         rank_buffers.restore(runner, state, source)
         if runner.rank == 0:
             logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,

@@ -218,10 +218,11 @@ def a_test_image(bench: Bench) -> str | None:
         return None
     import torch
 
-    from .. import inference
+    from .. import inference, scored_set
     from ..batches import collate, unpack
 
-    dataset, _, _ = inference.build_test_set(bench.cfg)
+    dataset, _, _ = scored_set.build(bench.cfg)
+    scored = scored_set.describe(dataset)
     data = collate([dataset[0]], 1)
     with _evaluating(bench.wrapped), torch.no_grad():
         if bench.on_cpu:
@@ -230,7 +231,7 @@ def a_test_image(bench: Bench) -> str | None:
                 return f"{len(dataset):,} images; not given to the model"
         _, named = unpack((), data, bench.wrapped.device)
         result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
-    inference._columns(dataset.img_ids[0], dataset.cat_ids, result)
+    inference.columns_at(scored, 0, result)
     return f"{len(dataset):,} images"
 
 
