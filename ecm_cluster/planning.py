@@ -64,6 +64,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     path = jobs.find_config(job.config)
     cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
     keys.refuse(cfg)
+    config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
