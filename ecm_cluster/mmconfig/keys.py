@@ -161,7 +161,8 @@ def refuse(cfg: dict[str, Any]) -> None:
         inside = [name.rpartition(".")[2] for name in known() if name.rpartition(".")[0] == section]
         for key in _at(cfg, section) or {}:
             if key not in inside:
-                raise one_of(f"config: {section}", key, sorted(inside))
+                raise one_of(f"config: {section}", key,
+                             sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
     if cfg.get("fp16") is not None and "type" in (cfg.get("optimizer_config") or {}):
         raise UserError("config: fp16 and optimizer_config.type do not go together, as in mmdet; expected one of the "
