@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
-from .datacheck import splits
+from .datacheck import heads, splits
 from .errors import UserError
-from .mmconfig import keys, settled
+from .mmconfig import check_keys, classes, keys, settled
 from .plan import place
 from .request import python_of
 from .run import Run
@@ -62,7 +61,11 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    base = settled.replace_references(config.read(path))
+    cfg = config.apply_options(base, job.options)
+    # another Python may have another mmdet
+    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    cfg = settled.settle(cfg)
     keys.refuse(cfg)
     config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
     root = job.data_root or cfg.get("data_root")
@@ -118,29 +121,7 @@ def check_data(plan: Plan) -> None:
     found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
     plan.problems += found.problems
     plan.warnings += found.warnings
-    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
-
-
-def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
-    """Heads that have another number of classes than the annotation file which their labels come from."""
-    types = {block.get("type") for block in config.nested(cfg["data"].get("train"))}
-    if "train" not in summaries or "LVISFromFile" not in types:
-        return []  # other datasets bring their class names themselves; the trainer checks them
-    there = len(summaries["train"].categories)
-    heads = {key: value for key, value in paths(cfg["model"].get("roi_head") or {}, "model.roi_head")
-             if key.endswith("num_classes") and value != there}
-    remedy = " ".join(f"--set {key}={there}" for key in heads)
-    return [f"config: num_classes is {sorted(set(heads.values()))[0]}, and {summaries['train'].path} has {there} "
-            f"categories; give {remedy}"] if heads else []
-
-
-def paths(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, leaf) of everything in a config value."""
-    if isinstance(value, (dict, list, tuple)):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from paths(inner, f"{key}.{name}")
-    else:
-        yield key, value
+    plan.problems += heads.wrong_class_numbers(plan.cfg, found.labels)
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:

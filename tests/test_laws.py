@@ -341,7 +341,7 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 # the others through the first
 TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.site")
+                 "ecm_cluster.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.limits")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
@@ -491,6 +491,7 @@ LAYERS = [  # from the ground up
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
     ("ecm_cluster.chain", "ecm_cluster.node.task"): "names what a job runs, when it pickles it",
+    ("ecm_cluster.diagnosis.on_nodes", "ecm_cluster.node.probe"): "names what the doctor's job runs",
 }
 
 

@@ -98,7 +98,7 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
     masks = needs_masks(cfg, split)
     by_lvis = leaf.type.startswith("LVIS") if known else None
     summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
-                                           known, masks)
+                                           known, masks=False)
     found.summaries.setdefault(split, summary)
     said = f"{leaf.name('ann_file')}: {path}"
     problems, warnings = entries.check(path, said, needs_of(leaf, split, masks, summary.lvis),
@@ -138,7 +138,10 @@ def needs_of(leaf: Leaf, split: str, masks: bool, lvis: bool) -> entries.Needs:
         images.update({key: layout.LVIS_FIELDS["images"][key] for key in (
             "neg_category_ids", "not_exhaustive_category_ids")})
     annotations = {**layout.FIELDS["annotations"], **({"segmentation": layout.MASK} if masks else {})}
-    return entries.Needs(images, annotations, "training" if split == "train" else "scoring")
+    if not masks:
+        return entries.Needs(images, annotations, "training" if split == "train" else "scoring")
+    why = "training (LoadAnnotations has with_mask)" if split == "train" else "scoring (evaluation.metric has segm)"
+    return entries.Needs(images, annotations, why)
 
 
 def check_scoring(cfg: Mapping[str, Any]) -> None:

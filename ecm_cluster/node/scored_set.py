@@ -35,12 +35,23 @@ def build(cfg: Config) -> tuple[Any, int, int]:
     test, loader = copy.deepcopy(data["test"]), data.get("test_dataloader") or {}
     batches = [one.pop("samples_per_gpu") for one in config.nested(test) if "samples_per_gpu" in one]
     batch = loader.get("samples_per_gpu", max(batches, default=1))
+    for one in _members(test):
+        one["test_mode"] = True
     for one in config.nested(test):
-        if "ann_file" in one and "type" in one:
-            one["test_mode"] = True
         if batch > 1 and "pipeline" in one:  # ImageToTensor makes tensors that cannot be padded to one size
             one["pipeline"] = replace_ImageToTensor(one["pipeline"])
     return build_dataset(test), batch, loader.get("workers_per_gpu", data.get("workers_per_gpu", 2))
+
+
+def _members(test: Any) -> Iterator[Any]:
+    """The settings of each dataset."""
+    if isinstance(test, (list, tuple)):
+        for one in test:
+            yield from _members(one)
+    elif "datasets" in test or "dataset" in test:
+        yield from _members(test.get("datasets", test.get("dataset")))
+    else:
+        yield test
 
 
 def members(dataset: Any) -> Iterator[Any]:
