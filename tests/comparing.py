@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ecm_cluster import training_log
+from ecm_cluster.pickles import restricted
 from ecm_cluster.run import Run
+
+
+def load(source: bytes | str | Path) -> Any:
+    """A state as ``torch.save`` wrote it, read as checkpoints are: torch's own restricted reader differs by version."""
+    file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+    return torch.load(file, map_location="cpu", pickle_module=restricted, weights_only=False)
 
 
 def bits(value: Any) -> Any:
@@ -22,7 +30,7 @@ def bits(value: Any) -> Any:
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, without what the clock and the attempts decide."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = load(checkpoint)
     for key in ("attempt", "starts_after"):
         state["meta"].pop(key)
     for part in state["meta"]["log_buffer"].values():

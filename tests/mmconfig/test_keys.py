@@ -92,7 +92,8 @@ def looked_up() -> Iterator[str]:
     yield from read_by("mmdet", ".mim/tools/train.py") | read_by("mmdet", ".mim/tools/test.py")
     for name in ("apis/train.py", "utils/setup_env.py", "utils/compat_config.py", "utils/replace_cfg_vals.py",
                  "utils/misc.py", "utils/rfnext.py"):
-        yield from read_by("mmdet", name)
+        if (folder("mmdet") / name).exists():  # rfnext.py is younger than mmdet 2.25
+            yield from read_by("mmdet", name)
     loader = {*arguments("mmdet", "datasets/builder.py", "build_dataloader"),
               *arguments("torch", "utils/data/dataloader.py", "__init__", "DataLoader")}
     yield from (f"data.{split}_dataloader.{key}" for split in ("train", "val", "test") for key in loader)
@@ -100,6 +101,8 @@ def looked_up() -> Iterator[str]:
                   *arguments("mmcv", "runner/hooks/evaluation.py", "__init__", "DistEvalHook"),
                   *arguments("mmdet", "core/evaluation/eval_hooks.py", "__init__", "EvalHook")}
     for name in ("coco", "custom", "lvis", "voc", "cityscapes", "coco_panoptic", "openimages", "coco_occluded"):
+        if not (folder("mmdet") / f"datasets/{name}.py").exists():  # the last is younger than mmdet 2.25
+            continue
         evaluation |= set(arguments("mmdet", f"datasets/{name}.py", "evaluate"))
     yield from (f"evaluation.{key}" for key in evaluation)
     runner = {*arguments("mmcv", "runner/base_runner.py", "__init__"), "type", "constructor"}
