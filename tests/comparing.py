@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ecm_cluster import training_log
-from ecm_cluster.pickles import restricted
 from ecm_cluster.run import Run
 
 
-def load(source: bytes | str | Path) -> Any:
-    """A state as ``torch.save`` wrote it, read as checkpoints are: torch's own restricted reader differs by version."""
-    file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
-    return torch.load(file, map_location="cpu", pickle_module=restricted, weights_only=False)
+def read(file: Any, **options: Any) -> Any:
+    """A checkpoint by torch's own restricted reader, which before torch 2 refuses numbers."""
+    return torch.load(file, map_location="cpu", weights_only=not torch.__version__.startswith("1."), **options)
 
 
 def bits(value: Any) -> Any:
@@ -30,7 +27,7 @@ def bits(value: Any) -> Any:
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, without what the clock and the attempts decide."""
-    state = load(checkpoint)
+    state = read(checkpoint)
     for key in ("attempt", "starts_after"):
         state["meta"].pop(key)
     for part in state["meta"]["log_buffer"].values():

@@ -190,7 +190,7 @@ def test_a_second_member_that_is_missing_is_named(data, form, split):
     cfg = config(data, **{split: made})
     where = {"concatenated": ".datasets.1.ann_file", "a list": ".1.ann_file", "a list of files": ".ann_file.1"}[form]
     (problem,) = checked(cfg)[0]
-    assert problem.startswith(f"data.{split}{where}: {bad['ann_file']} is missing")
+    assert problem.startswith(f"data.{split}{where}: {bad['ann_file']} does not exist; ")
     made = copy.deepcopy(good)
     made.update(ann_file=[good["ann_file"]] * 2, img_prefix=[str(data), str(data / "elsewhere")])
     (problem,) = checked(config(data, **{split: made}))[0]
@@ -287,6 +287,9 @@ def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
     test = voc(tmp_path)
     cfg = config(tmp_path, test, {"type": "RepeatDataset", "times": 3, "dataset": test}, evaluation={"metric": "mAP"})
     assert checked(cfg) == ([], [])
+    for metric in ("bbox", ["mAP", "recall"]):
+        (problem,) = checked({**cfg, "evaluation": {"metric": metric}})[0]
+        assert "invalid evaluation.metric" in problem and "mAP, recall" in problem
     root = tmp_path / "VOC2007"
     (root / "Annotations/2.xml").write_text(XML.format(folder="x", xmax="wide"))
     assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]
