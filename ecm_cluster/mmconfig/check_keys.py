@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import classes, sections
-from .lookup import NOTHING, asked, at, kind_of, nearest, paths, short
+from .lookup import NOTHING, asked, at, fits, is_number, kind_of, nearest, paths, short
 from .own_code import OwnCode
 
 WORDS = {"b": "True or False", "i": "an integer", "f": "a number", "s": "a string", "l": "a list", "d": "a dict",
@@ -198,11 +198,10 @@ class _Checking:
         if letter == "d" and "d" not in kinds and value and all(str(name).isdigit() for name in value):
             yield key, f"{self.who(key)}: there is no list, and so no element {next(iter(value))}; expected a list"
             return
-        fits = not kinds or letter is None or letter in kinds or (letter == "i" and "f" in kinds) \
-            or ("b" in kinds and value in (0, 1))
-        if not fits:
+        if not fits(value, kinds):
             expected = " or ".join(WORDS[k] for k in "bifsldn" if k in kinds and not (k == "i" and "f" in kinds))
-            yield key, f"{self.who(key)}: invalid value {short(value)}; expected {expected}"
+            hint = " (a string, here: write it without quotes)" if is_number(value) else ""
+            yield key, f"{self.who(key)}: invalid value {short(value)}; expected {expected}{hint}"
 
     def policy(self, key: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """The policy of ``lr_config`` or ``momentum_config``, which names a hook."""

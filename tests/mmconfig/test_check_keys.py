@@ -226,6 +226,19 @@ def test_every_config_that_mmdet_ships_passes_but_those_that_it_cannot_build():
     assert all(BROKEN[name] in said for name, said in found.items())
 
 
+@pytest.mark.slow
+def test_mmdet_itself_cannot_build_those():
+    from mmcv import ConfigDict
+    from mmdet.datasets import PIPELINES
+    from mmdet.models import build_detector
+
+    ssd, retina = (ConfigDict(config.read(MMDET / name)) for name in BROKEN)
+    with pytest.raises(TypeError, match="normed_bbox"):
+        PIPELINES.build(ssd.data.train.dataset.pipeline[1])
+    with pytest.raises(TypeError, match="bbox_head"):
+        build_detector(retina.model)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text("ab.+=[(0", max_size=4),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab0", max_size=2), inner, max_size=2),
