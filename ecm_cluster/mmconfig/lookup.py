@@ -18,6 +18,13 @@ def kind_of(value: Any) -> str | None:
     return "n" if value is None else None
 
 
+def kinds_within(value: Any) -> set[str | None]:
+    """The kinds of what a list holds, lists in it looked into."""
+    if not isinstance(value, (list, tuple)):
+        return {kind_of(value)}
+    return {kind for inner in value for kind in kinds_within(inner)}
+
+
 def fits(value: Any, kinds: str) -> bool:
     """Whether a value is of one of the kinds; empty: any."""
     letter = kind_of(value)
