@@ -11,9 +11,8 @@ from . import chain, config, evaluations, files, lead, operators, site, submissi
 from . import job as jobs
 from .backends import choose
 from .datacheck import heads, splits
-from .errors import UserError
 from .mmconfig import check_keys, classes, keys, settled
-from .plan import place
+from .plan import class_counts, place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -76,6 +75,8 @@ def make(job: jobs.Job, where: str) -> Plan:
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
+    if not plan.problems:  # mostly of the file that is missing
+        plan.problems += class_counts.problems(plan.cfg)
     place.check(plan)
     check_operators(plan)
     if choose.named(where).queues:
@@ -161,28 +162,6 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
                                         if path in known])
         found.update({name: digest} if digest else {})
     return found
-
-
-def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
-    """Put the counts themselves where a loss names a file, in place; a run must not change with the file.
-
-    Returns:
-        Digest of the counts, by the loss's type.
-    """
-    from mmdet_ext.class_counts import ClassCountError, read_class_counts
-
-    digests = {}
-    for block in config.nested(cfg["model"]):
-        source = block.get("class_counts")
-        if isinstance(source, str):
-            try:
-                counts = read_class_counts(source, block.get("count_field", "instance_count"))
-                counts.positive(clamp=bool(block.get("clamp_zero_counts")))
-            except ClassCountError as error:
-                raise UserError(f"class_counts: {error}") from None
-            block["class_counts"] = [int(n) if float(n).is_integer() else n for n in counts.counts]
-            digests[str(block.get("type"))] = files.digest_text(repr(block["class_counts"]))
-    return digests
 
 
 def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:

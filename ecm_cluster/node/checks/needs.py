@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import pickle
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +13,9 @@ import torch
 
 from ... import files
 from ...errors import UserError
+from ...pickles import archive
 from ...values import size_text
-from .. import parallel, saving, writer
+from .. import loading, parallel, saving, writer
 from . import small
 
 
@@ -124,6 +123,9 @@ def round_trip(state: Any) -> str:
     """
     memory = saving.SharedCopy()
     structure, spans = memory.take(state)
+    if memory.lost:
+        raise UserError(f"a checkpoint of this training cannot hold {saving.listed(memory.lost)}; keep plain data "
+                        "there: numbers, strings, lists, dicts and tensors")
     request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
     descriptor = os.memfd_create("check", os.MFD_CLOEXEC)
     try:
@@ -134,12 +136,9 @@ def round_trip(state: Any) -> str:
             writer.write_archive(kept, request, view)
             view.release()
         try:
-            torch.load(f"/proc/self/fd/{descriptor}", map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL ([\w.]+)", str(error))
-            raise UserError(f"a checkpoint of this training could not be read back, since a hook or the model keeps "
-                            f"{found[1] if found else 'an object'} in it; keep plain data there: numbers, strings, "
-                            "lists, dicts and tensors") from error
+            loading.read(f"/proc/self/fd/{descriptor}")
+        except archive.Unreadable as error:
+            raise UserError(f"a checkpoint of this training could not be read back ({error})") from error
         return size_text(kept.size)
     finally:
         os.close(descriptor)
