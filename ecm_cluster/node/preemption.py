@@ -119,3 +119,19 @@ def prepare_loader_worker(number: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it died before this process could ask to die with it
         os._exit(1)
+
+
+@contextlib.contextmanager
+def pools_can_end() -> Iterator[None]:
+    """Let a library's pools end their processes, which inherit our handlers: SIGTERM, noted only, would end none.
+
+    mmdet's ``eval_map`` leaves its pool to the garbage collector, which waits for them.
+    """
+    from multiprocessing import popen_fork
+
+    terminate = popen_fork.Popen.terminate
+    popen_fork.Popen.terminate = popen_fork.Popen.kill  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        popen_fork.Popen.terminate = terminate  # type: ignore[method-assign]

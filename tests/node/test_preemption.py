@@ -202,3 +202,25 @@ def test_workers_of_a_loader_end_with_a_trainer_that_is_killed():
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 2
     wait_until(lambda: not any(alive(pid) for pid in pids), "the loader's workers end", 30)
+
+
+POOLED = """
+import multiprocessing, time
+from ecm_cluster.node import preemption
+
+preemption.watch()
+with preemption.pools_can_end():
+    pool = multiprocessing.Pool(2)
+    print(pool.map(abs, [-1, -2]), flush=True)
+    pool.apply_async(time.sleep, (300,))
+    time.sleep(0.3)
+    pool.terminate()
+    pool.join()
+print("ended", flush=True)
+"""
+
+
+def test_a_librarys_pool_can_end_its_processes_although_they_inherit_our_handlers():
+    done = subprocess.run([sys.executable, "-c", POOLED], cwd=ROOT, capture_output=True, text=True, check=False,
+                          timeout=60)
+    assert done.stdout.split("\n")[:2] == ["[1, 2]", "ended"], done.stderr
