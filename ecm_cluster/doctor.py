@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any]:
     """All findings, in the order of the page."""
     from .diagnosis import asked as asking
-    from .diagnosis import environment, limits, on_nodes, slurm, storage
+    from .diagnosis import environment, on_nodes, storage
     from .diagnosis.finding import carried_out, not_asked
 
     # these take a while, or for ever: they are started first, and waited for last
@@ -67,21 +67,29 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     if silence:
         yield not_asked("slurm.controller", silence)
     else:
-        answered = slurm.ask(asked)
-        yield from carried_out("slurm", lambda: slurm.check(asked, answered))
-        yield from carried_out("limits", lambda: limits.check(asked, answered))
+        yield from carried_out("slurm.controller", lambda: of_slurm(asked))
     yield from carried_out("environment", environment.here)
     yield from carried_out("job", lambda: asking.check(asked))
     yield from carried_out("job.python", lambda: environment.of_job(asked, started, IMPORT_SECONDS))
-    yield from carried_out("folder", looks.findings)
+    yield from carried_out("folder", lambda: looks.findings(asking.only_read(asked)))
     yield from carried_out("quota", lambda: storage.quotas(asked))
     if not args.node:
-        yield not_asked("node.job", "--node looks at it")
+        yield not_asked("node.job", "--node shows whether nodes see these folders, and what they have")
     elif queues and silence:
         yield not_asked("node.job", silence)
     else:
         visit = on_nodes.visit if queues else on_nodes.visit_here
         yield from carried_out("node.job", lambda: visit(asked, args.patience))
+
+
+def of_slurm(asked: Any) -> Iterator[Any]:
+    """What Slurm answers, and what that means for the job."""
+    from .diagnosis import limits, slurm
+    from .diagnosis.finding import carried_out
+
+    answered = slurm.ask(asked)
+    yield from carried_out("slurm", lambda: slurm.check(asked, answered))
+    yield from carried_out("limits", lambda: limits.check(asked, answered))
 
 
 def _silence(queues: bool) -> str:

@@ -192,7 +192,7 @@ def _default_qos(job: Job) -> str | None:
 
 def accounting(*words: str) -> list[list[str]] | None:
     """What ``sacctmgr show`` lists, a row for each line; None where it does not answer."""
-    out = cluster.ask("sacctmgr", "-nP", "show", *words, timeout=10.0)
+    out = cluster.ask("sacctmgr", "-nP", "show", *words, timeout=5.0)
     return None if out is None else [line.split("|") for line in out.splitlines()]
 
 

@@ -492,7 +492,7 @@ LAYERS = [  # from the ground up
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
     ("ecm_cluster.chain", "ecm_cluster.node.task"): "names what a job runs, when it pickles it",
-    ("ecm_cluster.diagnosis.on_nodes", "ecm_cluster.node.probe"): "names what the doctor's job runs",
+    ("ecm_cluster.diagnosis.visiting", "ecm_cluster.node.probe"): "names what the doctor's job runs",
 }
 
 

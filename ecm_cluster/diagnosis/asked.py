@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Asked:
         splits = ("train", "test") if self.cfg else ()
         return [Path(path) for split in splits for path in planned.annotation_files(self.cfg or {}, split)]
 
+    @functools.cached_property
     def cost(self) -> lead.Cost:
         """What a stop of such a run costs: measured in a run of the same config, or assumed."""
         return lead.expected(self.runs_dir, self.config_path, self.job.as_dict())
@@ -68,6 +70,12 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
     except (UserError, OSError, KeyError) as error:
         asked.trouble = str(error)
     return asked
+
+
+def only_read(asked: Asked) -> list[str]:
+    """Folders that the job need not write to: the cache of weights where all of them are there."""
+    wanted = weights.find(asked.cfg) if asked.cfg else []
+    return ["weights"] if wanted and all(weight.present for weight in wanted) else []
 
 
 def scratch_here(asked: Asked) -> dict[str, Path]:
@@ -96,7 +104,7 @@ def check(asked: Asked) -> Iterator[Finding]:
 
 def _data(asked: Asked) -> Finding:
     paths = asked.data_files()
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not os.path.exists(path)]
     if not paths:
         return not_asked("job.data", "the config names no annotation file")
     if not missing:

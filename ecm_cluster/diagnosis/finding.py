@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 OK, WARNING, FAILS, NOT_ASKED = STATES = ("ok", "warning", "fails", "not asked")
@@ -55,6 +55,14 @@ def carried_out(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[F
         yield from check()
     except Exception as error:
         yield not_asked(name, f"the check itself failed: {type(error).__name__}: {error}")
+
+
+def merged(found: Iterable[Finding]) -> Iterator[Finding]:
+    """Findings that several nodes have in common as one."""
+    nodes: dict[Finding, list[str]] = {}
+    for one in found:
+        nodes.setdefault(replace(one, nodes=()), []).extend(one.nodes)
+    yield from (replace(one, nodes=tuple(where)) for one, where in nodes.items())
 
 
 def page(findings: Iterable[Finding]) -> str:

@@ -6,6 +6,7 @@ holds whoever asks it; prints findings as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -23,6 +24,7 @@ from .finding import Finding, carried_out, fails, ok, warning
 
 MARK = ".ecm-cluster-doctor-"  # with which the names of the doctor's own folders begin
 ENOUGH_BYTES, ENOUGH_FILES = 5 << 30, 10_000  # a few checkpoints; the files of a few runs
+CACHES, COUNTING_SECONDS = ("weights", "annotations"), 2.0
 CLOCK_SECONDS = 5.0  # that clocks may differ: more, and the age of a heartbeat is no longer what it seems
 REASONS = {
     errno.ENOSPC: ("no space is left", "delete something there (`python -m ecm_cluster.clean`), or use another folder"),
@@ -47,7 +49,7 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
         group: With which the ids begin.
     """
     key, there = f"{group}.{name}", path
-    while not there.exists():
+    while not os.path.lexists(there):  # what cannot be looked at is as absent
         there = there.parent
     if not there.is_dir():
         yield fails(key, f"{there} is not a directory", f"name another folder with {ELSEWHERE[name]}")
@@ -70,7 +72,12 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
                     "names another folder")
         return
     yield ok(key, f"{said} on {disk.kind or 'an unknown file system'}: written, renamed and locked")
+    if disk.in_memory and name != "scratch":
+        yield warning(f"{key}.memory", f"{there} is {disk.kind}, memory of this machine: no other machine sees it",
+                      f"name another folder with {ELSEWHERE[name]}")
     yield from room(f"{key}.room", there, disk)
+    if name in CACHES and there == path:
+        yield ok(f"{key}.size", held(path))
     if abs(skew) > CLOCK_SECONDS:
         yield warning(f"{key}.clock", f"the clock of its file server is {skew:+.0f} s against this machine's",
                       "have both synchronised (NTP)")
@@ -116,6 +123,18 @@ def locks(path: Path) -> None:
         finally:
             os.close(second)
     raise NotKept("two processes get the same lock")
+
+
+def held(folder: Path) -> str:
+    """What a cache holds, as far as it can be counted in a moment."""
+    end, size, count = time.monotonic() + COUNTING_SECONDS, 0, 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size, count = size + os.lstat(os.path.join(parent, name)).st_size, count + 1
+            if time.monotonic() > end:
+                return f"it holds more than {size_text(size)} in {count:,} files"
+    return f"it holds {size_text(size)} in {count:,} file(s)"
 
 
 def room(name: str, folder: Path, disk: Filesystem) -> Iterator[Finding]:

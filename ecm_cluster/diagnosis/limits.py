@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import grp
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .. import chain, cluster, lead, site
+from ..backends import queue
 from ..run import Run
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
@@ -73,7 +73,7 @@ def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterato
     words = "; ".join(one.describe() for one in preemption)
     yield from faults or [ok(name, f"{words}; MaxTime {partition.max_time}{default}{hidden}")]
     ending = min((one for one in preemption if one.ends_the_job), key=lambda one: one.grace, default=None)
-    for text in lead.warnings(asked.cost(), job.signal_lead, ending, job.time):
+    for text in lead.warnings(asked.cost, job.signal_lead, ending, job.time):
         said, _, remedy = text.rpartition("; ")
         yield warning(f"{name}.stop", said, remedy)
 
@@ -140,7 +140,7 @@ def _association(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
     if slurm.associations is None:
         yield not_asked("limits.account", "sacctmgr does not answer")
         return
-    user, job = getpass.getuser(), asked.job
+    user, job = queue.user_name(), asked.job
     rows = slurm.associations
     enforced = "associations" in slurm.config.get("AccountingStorageEnforce", "")
     if not rows:

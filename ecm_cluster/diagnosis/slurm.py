@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from .. import cluster, shell, site
+from ..backends import queue
 from ..errors import UserError
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
@@ -29,12 +29,14 @@ class Slurm:
     Attributes:
         config: ``scontrol show config``.
         skew: slurmctld's clock minus this machine's, in seconds.
+        sacct: Why sacct does not answer; empty where it does.
         associations, qos: What accounting lists for this user, a dict for each row; None: it does not answer.
     """
 
     config: Mapping[str, str]
     skew: float
     partitions: Sequence[site.Partition]
+    sacct: str = ""
     associations: list[dict[str, str]] | None = None
     qos: list[dict[str, str]] | None = None
     chosen: list[site.Partition] = field(default_factory=list)
@@ -58,9 +60,11 @@ def ask(asked: Asked) -> Slurm:
         now = began
     found = Slurm(config, now - (began + time.time()) / 2, site.partitions())
     if found.accounting == "slurmdbd":
-        found.associations = _rows("assoc", ASSOCIATION, f"user={getpass.getuser()}")
-        if found.associations is not None:
-            found.qos = _rows("qos", QOS)
+        done = cluster.run_command("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-1hours", timeout=5.0)
+        found.sacct = "no answer" if done is None else cluster.said(done.stderr) if done.returncode else ""
+    if found.accounting == "slurmdbd" and not found.sacct:
+        found.associations = _rows("assoc", ASSOCIATION, f"user={queue.user_name()}")
+        found.qos = None if found.associations is None else _rows("qos", QOS)
     names = asked.job.partition.split(",") if asked.job.partition else [p.name for p in found.partitions if p.default]
     found.chosen = [p for name in names for p in found.partitions if p.name == name]
     return found
@@ -74,6 +78,8 @@ def _rows(kind: str, columns: Sequence[str], *which: str) -> list[dict[str, str]
 def check(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
     """Controller, accounting, and settings of the whole cluster."""
     yield from _controller(slurm)
+    if not slurm.config:
+        return  # nothing more is known, and nothing is claimed
     yield from _shell(asked, slurm)
     yield from _accounting(slurm)
     yield _preemption(slurm)
@@ -119,11 +125,10 @@ def _accounting(slurm: Slurm) -> Iterator[Finding]:
                       f": Slurm forgets how a job ended after {kept}", "none is needed: a run's own records say what "
                       "happened to it")
         return
-    done = cluster.run_command("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-1hours", timeout=8.0)
-    if done is None or done.returncode != 0 or slurm.associations is None:
-        said = cluster.said(done.stderr) if done is not None and done.stderr else "no answer"
-        yield fails("slurm.accounting", f"slurmdbd does not answer (sacct: {said}): Slurm forgets how a job ended "
-                    f"after {kept}", "tell the administrator; runs go on by their own records")
+    if slurm.sacct or slurm.associations is None:
+        said = f"sacct: {slurm.sacct}" if slurm.sacct else "sacctmgr: no answer"
+        yield fails("slurm.accounting", f"slurmdbd does not answer ({said}): Slurm forgets how a job ended after "
+                    f"{kept}", "tell the administrator; runs go on by their own records")
         return
     yield ok("slurm.accounting", "sacct and sacctmgr answer")
     if "job_comment" in slurm.config.get("AccountingStoreFlags", "") or slurm.on("AccountingStoreJobComment"):
@@ -136,8 +141,6 @@ def _accounting(slurm: Slurm) -> Iterator[Finding]:
 def _preemption(slurm: Slurm) -> Finding:
     config = slurm.config
     kind, mode = config.get("PreemptType", "").rpartition("/")[2], config.get("PreemptMode", "")
-    if not config:
-        return not_asked("slurm.preemption", "`scontrol show config` does not answer")
     more = ", by the job's own signal" if "preempt_send_user_signal" in config.get("SlurmctldParameters", "") else ""
     exempt = site.seconds(config.get("PreemptExemptTime", ""))
     return ok("slurm.preemption", f"PreemptType={kind}, PreemptMode={mode}{more}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import dataclasses
 import json
 import os
 import re
@@ -10,14 +10,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from .. import cluster
+from ..backends import queue
 from ..staging.space import filesystem
 from ..values import size_text
 from .asked import Asked
-from .finding import Finding, fails, not_asked, ok, warning
+from .finding import FAILS, WARNING, Finding, fails, not_asked, ok, warning
 
 SECONDS = 8.0  # that a folder may take to answer
 NEARLY = 0.9  # of a quota
@@ -38,8 +39,17 @@ class Looks:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
             for name, path in folders.items()}
 
-    def findings(self) -> Iterator[Finding]:
-        """What they have found; a folder that gives no answer in time fails, and is not waited for any more."""
+    def findings(self, only_read: Collection[str] = ()) -> Iterator[Finding]:
+        """What they have found; a folder that gives no answer in time fails, and is not waited for any more.
+
+        Args:
+            only_read: Folders that need not be written to: what fails there is a warning.
+        """
+        for one in self._answers():
+            name = one.id.split(".")[1]
+            yield dataclasses.replace(one, state=WARNING) if one.state == FAILS and name in only_read else one
+
+    def _answers(self) -> Iterator[Finding]:
         for name, (path, process) in self._running.items():
             try:
                 out, errors = process.communicate(timeout=max(0.1, self._began + SECONDS - time.monotonic()))
@@ -57,7 +67,7 @@ def quotas(asked: Asked) -> Iterator[Finding]:
     """What ``quota`` and Lustre's ``lfs quota`` say of this user."""
     commands: list[tuple[str, ...]] = [("quota", "-w")]
     roots = {"home": Path.home(), **asked.folders()}
-    commands += [("lfs", "quota", "-q", "-u", getpass.getuser(), str(path)) for path in
+    commands += [("lfs", "quota", "-q", "-u", queue.user_name(), str(path)) for path in
                  dict.fromkeys(roots.values()) if filesystem(path).kind == "lustre"]
     there = [command for command in commands if shutil.which(command[0])]
     if not there:

@@ -22,6 +22,7 @@ _stacks: list[int] = []
 _received: list[int] = []
 _continued: list[int] = []
 _forward: list[Callable[[int], None]] = []
+_ordinary: list[bool] = []
 
 
 def watch(stacks: Path | None = None) -> None:
@@ -93,6 +94,28 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def ordinary_children() -> Iterator[None]:
+    """Processes forked inside, as by other people's ``multiprocessing.Pool``, end at SIGTERM, and with this one.
+
+    With the handlers of :func:`watch` they would note the signal by which a pool ends them, and go on.
+    """
+    if not _ordinary:
+        os.register_at_fork(after_in_child=_be_ordinary)  # for good, so it asks each time
+    _ordinary[:] = [True]
+    try:
+        yield
+    finally:
+        _ordinary[:] = [False]
+
+
+def _be_ordinary() -> None:
+    if _ordinary == [True]:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent()
+
+
 def prepare_child() -> None:
     """In a forked child, before exec: block the signals, and die with the parent.
 
@@ -119,19 +142,3 @@ def prepare_loader_worker(number: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it died before this process could ask to die with it
         os._exit(1)
-
-
-@contextlib.contextmanager
-def pools_can_end() -> Iterator[None]:
-    """Let a library's pools end their processes, which inherit our handlers: SIGTERM, noted only, would end none.
-
-    mmdet's ``eval_map`` leaves its pool to the garbage collector, which waits for them.
-    """
-    from multiprocessing import popen_fork
-
-    terminate = popen_fork.Popen.terminate
-    popen_fork.Popen.terminate = popen_fork.Popen.kill  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        popen_fork.Popen.terminate = terminate  # type: ignore[method-assign]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_a_user_without_an_account_is_told_so(asks, site):
         "limits.account": "fails", "limits.submission.train": "fails"}
 
 
+@pytest.mark.parametrize("daemon", ["slurmdbd", "slurmctld"])
+def test_a_daemon_that_hangs_is_not_waited_for(asks, site, daemon):
+    pid = site._daemons[daemon].pid
+    began = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = asks(code=1 if daemon == "slurmdbd" else 0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - began < 25, "commands have a limit of 5 s each"
+    name = "slurm.accounting" if daemon == "slurmdbd" else "slurm.controller"
+    assert found[name]["state"] == ("fails" if daemon == "slurmdbd" else "not asked")
+    site.wait_idle()
+
+
 def test_without_slurmdbd_or_slurmctld_it_says_what_it_could_not_ask(asks, site):
     site._end("slurmdbd", 0)
     try:
@@ -202,7 +218,9 @@ def test_a_job_that_does_not_start_is_cancelled_when_it_never_will_when_its_time
                    "--runs-dir", str(tmp_path / "runs"), "--mem-per-gpu", "1G", "--cpus-per-gpu", "1", "--gpus", "1",
                    "--python", "/bin/false"]
         with subprocess.Popen(command, env={**os.environ, **site.env, "PYTHONPATH": str(ROOT)}, cwd=ROOT,
-                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+                              stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+                              # what a shell starts in the background ignores it
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
             wait_until(lambda: site.run("squeue", "-h").stdout, "the job is queued", 60)
             process.send_signal(signal.SIGINT)
             said = process.stderr.read() if process.stderr else ""
