@@ -87,7 +87,8 @@ def test_a_shipped_config_trains_as_mmdet_resumes_exactly_and_scores_as_mmdet(wh
     row = rows[which]
     logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted((out / which.replace("/", ".")).glob("*.log")))
     trains, as_mmdet, resumes, scores, notes = table.cells_of(row)
-    assert (trains, as_mmdet, resumes) == (str(shrinking.ITERATIONS), "identical", "identical"), f"{notes}\n{logs}"
+    assert (as_mmdet, resumes) == ("identical", "identical"), f"{notes}\n{logs}"
+    assert int(trains) >= shrinking.ITERATIONS
     assert scores.startswith("identical") and " 0 not zero" not in scores, f"{scores} {notes}\n{logs}"
 
 
