@@ -218,11 +218,13 @@ def a_test_image(bench: Bench) -> str | None:
         return None
     import torch
 
+    from mmdet_ext.samples import NamedSubset
+
     from .. import inference
     from ..batches import collate, unpack
 
     dataset, _, _ = inference.build_test_set(bench.cfg)
-    data = collate([dataset[0]], 1)
+    data = collate([NamedSubset(dataset, [0])[0]], 1)
     with _evaluating(bench.wrapped), torch.no_grad():
         if bench.on_cpu:
             data = small.shrink(data)
