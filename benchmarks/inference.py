@@ -91,10 +91,11 @@ def by_mmdet(cfg: Any, folder: Path, ready: Any) -> None:
     from mmdet.apis import single_gpu_test
     from mmdet.datasets import build_dataloader
 
-    from ecm_cluster.node import inference
+    from ecm_cluster.node import inference, scored_set
 
-    dataset, _, _ = inference.build_test_set(cfg)
-    model = MMDataParallel(inference.build_model(cfg, folder / "weights.pth", dataset, "cpu"), device_ids=[-1])
+    dataset, _, _ = scored_set.build(cfg)
+    scored = scored_set.describe(dataset)
+    model = MMDataParallel(inference.build_model(cfg, folder / "weights.pth", scored, "cpu"), device_ids=[-1])
     loader = build_dataloader(dataset, 1, 0, dist=False, shuffle=False)
     with torch.no_grad():
         model(return_loss=False, rescale=True, **next(iter(loader)))

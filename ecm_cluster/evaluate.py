@@ -29,16 +29,19 @@ from . import (
 from . import job as jobs
 from .backends import choose
 from .backends.base import Sweep
+from .datacheck import splits
 from .errors import UserError
 from .evaluations import Element
-from .reporting import results
+from .reporting import results, trouble
 from .run import Run
+from .staging import planned
 
 EPILOG = """examples:
   python -m ecm_cluster.evaluate first --checkpoints all
   python -m ecm_cluster.evaluate first second --sweep jobs/eval_sweep.yaml --sort segm_APr
   python -m ecm_cluster.evaluate first --vary nms_iou=0.4,0.5,0.6 --vary flip=false,true --gpus 4
   python -m ecm_cluster.evaluate --config my_config.py model.pth --data-root /datasets/lvis_v1 --gpus 8
+  python -m ecm_cluster.evaluate --config my_config.py --code my_modules model.pth
 
 settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
 """ + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.legal})"
@@ -65,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
                       help="where plain checkpoints are scored (default: slurm)")
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option for plain checkpoints; may be repeated")
-    jobs.add_flags(made, PLACE)
+    jobs.add_flags(made, (*PLACE, "code"))
     made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of the table")
     made.add_argument("--wait", action="store_true", help="wait until everything asked for is scored")
@@ -77,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.at_once is not None and args.at_once < 1:
         raise UserError(f"at-once: {args.at_once} is not legal; give 1 or more")
+    if args.code and not args.config:
+        raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
+                        "checkpoint file with --config")
     grid = read_grid(args)
     if args.config:
         from . import plain_checkpoints
@@ -136,6 +142,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
+        check_data(run)
         if backend.queues:
             lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
@@ -144,6 +151,18 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         for sweep in backend.sweeps(new, [e for e in new if has_answers(run, e)]):
             lines += _queue(run, sweep, args)
     return lines
+
+
+def check_data(run: Run) -> None:
+    """Refuse what a job could not score: the test data of a run that was submitted without an evaluation, or changed.
+
+    Raises:
+        UserError: The first problem.
+    """
+    staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
+    problems = splits.check(config.read(run.config_file), staged, scored=True, trained=False).problems
+    if problems:
+        raise UserError(problems[0])
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
@@ -218,6 +237,8 @@ def follow(wanted: dict[Run, list[Element]]) -> bool:
                    for run, elements in left.items() if elements)
         idle = 0 if busy else idle + 1
         if idle > 2:  # an element that ends and its figures change one by one
+            for line in trouble.of_evaluations(left):
+                print(line, file=sys.stderr, flush=True)
             return False
         time.sleep(2.0)
 

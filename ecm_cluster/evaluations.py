@@ -42,6 +42,7 @@ def changing(cfg: Mapping[str, Any], grid: Sequence[dict[str, Any]]) -> list[dic
     found: list[dict[str, Any]] = []
     for settings in grid:
         test_settings.apply(copy.deepcopy(dict(cfg)), test_settings.split(settings)[0])
+        test_settings.check_scoring(cfg, settings)
         less = test_settings.reduced(cfg, settings)
         found += [] if less in found else [less]
     return found

@@ -16,7 +16,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 HOOKS = _names("""
-    EMAHook ExpMomentumEMAHook LinearMomentumEMAHook SyncBuffersHook SyncNormHook SetEpochInfoHook
+    EMAHook ExpMomentumEMAHook LinearMomentumEMAHook SyncBuffersHook SyncNormHook YOLOXModeSwitchHook SetEpochInfoHook
     NumClassCheckHook CheckInvalidLossHook EmptyCacheHook IterTimerHook MemoryProfilerHook DistSamplerSeedHook
     TextLoggerHook TensorboardLoggerHook WandbLoggerHook MlflowLoggerHook NeptuneLoggerHook OptimizerHook
     Fp16OptimizerHook GradientCumulativeOptimizerHook GradientCumulativeFp16OptimizerHook""")
@@ -36,12 +36,10 @@ TRANSFORMS = _names("""
 # why something is not exact, where that is known
 REASONS = {
     "SyncRandomSizeHook": "it draws the next epoch's image size and keeps it in the data set",
-    "YOLOXModeSwitchHook": "it changes the data set for the last epochs, and does it again only at their begin",
     "Albu": "albumentations draws from generators of its own",
-    "YOLOX": "it keeps the image size and its own count of iterations",
     "DynamicRoIHead": "it keeps a history of overlaps",
 }
-MODELS = frozenset({"YOLOX", "DynamicRoIHead"})
+MODELS = frozenset({"DynamicRoIHead"})
 
 # heads whose losses average their number of positives over the processes
 AVERAGING_HEADS = _names("""

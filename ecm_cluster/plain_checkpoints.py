@@ -12,6 +12,7 @@ from typing import Any
 from . import checkpoints, config, files, planning, submit
 from . import job as jobs
 from .errors import UserError
+from .pickles import archive
 from .plan import create
 from .run import Run
 from .values import check_run_path, safe_name
@@ -28,7 +29,8 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
         UserError: There is no such file, or the config and the data do not go together.
     """
     if not path.is_file():
-        raise UserError(f"RUN: {path} is no file; with --config give checkpoint files")
+        raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
+    archive.check(path)
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config,
                            "options": dict(config.parse_option(text) for text in args.options)})
@@ -36,12 +38,15 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
         submit.require(args.cluster)
     plan = planning.make(job, args.cluster)
     plan.weights = []  # the checkpoint has them all
-    if plan.problems:
-        raise UserError(plan.problems[0])
+    # what is wrong with the training data alone does not matter to a model that is trained
+    problems = [problem for problem in plan.problems if not problem.startswith(("data.train", "config: data.train"))]
+    if problems:
+        raise UserError(problems[0])
     runs_dir = Path(job.runs_dir).expanduser().absolute()
     check_run_path("runs-dir", str(runs_dir))
     digest = files.digest(path)
-    text = files.digest_text(repr((digest, config.dump(plan.cfg))))
+    key = (digest, config.dump(plan.cfg), *([_digest_of_code(Path(job.code))] if job.code else []))
+    text = files.digest_text(repr(key))
     run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
     if run.completion() is None:
         if args.dry_run:
@@ -50,6 +55,13 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
             create.create(run, _named(plan, run.name))
         _adopt(run, path, digest)
     return run
+
+
+def _digest_of_code(folder: Path) -> str:
+    """Digest of a folder's Python modules: with other code the same checkpoint is another run."""
+    folder = folder.expanduser()
+    found = sorted(folder.rglob("*.py"))
+    return files.digest_text("\n".join(f"{path.relative_to(folder)} {files.digest(path)}" for path in found))
 
 
 def _named(plan: planning.Plan, name: str) -> planning.Plan:

@@ -26,7 +26,8 @@ def describe(plan: planning.Plan) -> str:
                   f"({batch['rule']})"),
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
          + f"; seed {job.seed}"),
-        ("data", ", ".join(str(p) for p in plan.annotations.values()) or "as in the config"),
+        ("data", ", ".join(path for split in ("train", "test") for path in planned.annotation_files(plan.cfg, split))
+         or "as in the config"),
         ("staging", describe_staging(plan)),
         ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
         ("checkpoints", describe_checkpoints(plan)),

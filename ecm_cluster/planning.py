@@ -14,7 +14,7 @@ from .backends import choose
 from .datacheck import splits
 from .errors import UserError
 from .mmconfig import keys, settled
-from .plan import place
+from .plan import modules, place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -69,11 +69,15 @@ def make(job: jobs.Job, where: str) -> Plan:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
                 weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
+    plan.problems += weights.unreadable(plan.weights)
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
     place.check(plan)
     check_operators(plan)
+    refused, doubted = modules.problems(cfg, job)
+    plan.problems += refused
+    plan.warnings += doubted
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
@@ -173,8 +177,12 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
         known.update({path: files.digest(path) for path in planned.annotation_files(plan.cfg, split)
                       if path not in known and os.path.isfile(path)})
     planned.check_annotations(plan.staging, known)
-    return {name: known[str(plan.annotations[split])] for split, name in
-            (("train", "train_annotations"), ("test", "val_annotations")) if split in plan.annotations}
+    found = {}
+    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
+        digest = planned.digest_of_all([known[path] for path in planned.annotation_files(plan.cfg, split)
+                                        if path in known])
+        found.update({name: digest} if digest else {})
+    return found
 
 
 def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:

@@ -223,6 +223,8 @@ def tell(row: dict[str, Any], word: str) -> str | None:
         return f"resumed: {', '.join(row['stages'])}" + (f" with {', '.join(changed)}" if changed else "")
     if kind == "commit-failed":
         return f"could not commit iteration {row['iteration']}: {row['reason']}"
+    if kind == "warning":
+        return f"warning: {row['text']}"
     if kind == "released":
         return f"evaluation of {row['at']} released"
     if kind == "successor":

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import job as jobs
 from .errors import UserError, one_of
+from .mmconfig import datasets
 from .yaml_file import read_yaml
 
 BACKGROUNDS = ("multiply", "ignore", "softmax")
 SCORERS = ("hotcoco", "lvis")
+OTHER_RULES = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset",
+               "VOCDataset", "WIDERFaceDataset", "XMLDataset", "OpenImagesDataset", "OpenImagesChallengeDataset")
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ SETTINGS: dict[str, Setting] = {
                       "this times the logarithm of a class's share of the training set is taken off its logit"),
     "scale": Setting("WIDTHxHEIGHT, e.g. 1333x800", _scale, "test images are resized to fit into it"),
     "flip": Setting("true or false", _choice(True, False), "answers on the image and on its mirror image, merged"),
-    "max_dets": Setting("a whole number, 1 or more", _whole(1), "boxes that count in an image when scored",
-                        scoring=True),
+    "max_dets": Setting("a whole number, 1 or more", _whole(1), "boxes that count when scored: of an image; by COCO's "
+                        "rule, of a class in it", scoring=True),
     "min_score": Setting("a number from 0 to 1", _number(0, 1), "least score that counts when scored", scoring=True),
     "scorer": Setting(", ".join(SCORERS), _choice(*SCORERS), "library that scores; lvis is the reference itself",
                       scoring=True),
@@ -173,18 +176,37 @@ def apply(cfg: Any, settings: Mapping[str, Any]) -> None:
             else:
                 block[name] = settings[name]
     if "scale" in settings or "flip" in settings:
-        step = next(_test_time_steps(cfg), None)
-        if step is None:
+        steps = _test_time_steps(cfg)
+        if not steps:
             raise UserError("scale, flip: data.test.pipeline has no MultiScaleFlipAug whose img_scale and flip they "
                             "could set; leave them out, or give the pipeline one")
-        if "scale" in settings:
-            width, height = map(int, settings["scale"].split("x"))
-            step["img_scale"] = (width, height)
-            step.pop("scale_factor", None)
-        if "flip" in settings:
-            step["flip"] = settings["flip"]
+        for step in steps:
+            if "scale" in settings:
+                width, height = map(int, settings["scale"].split("x"))
+                step["img_scale"] = (width, height)
+                step.pop("scale_factor", None)
+            if "flip" in settings:
+                step["flip"] = settings["flip"]
     if {"background", "temperature", "margin"} & set(settings):
         _check_head(cfg, settings)
+
+
+def by_lvis(cfg: Any) -> bool:
+    """Whether every dataset of ``data.test`` is scored by LVIS's rule, as far as its name tells."""
+    return all(leaf.type.startswith("LVIS") for leaf in datasets.leaves(cfg, "test"))
+
+
+def check_scoring(cfg: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse settings that the rule of the test datasets does not have, as far as it is known.
+
+    Raises:
+        UserError: It names the setting.
+    """
+    types = [leaf.type for leaf in datasets.leaves(cfg, "test")]
+    for name in ("bootstrap", "scorer"):
+        if settings.get(name) and any(kind in OTHER_RULES for kind in types):
+            raise UserError(f"{name}: only for datasets that are scored by LVIS's rule, and data.test is a "
+                            f"{types[0]}; leave it out")
 
 
 def reduced(cfg: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,13 +220,15 @@ def _current(cfg: Any, name: str) -> Any:
     if name in ("score_thr", "max_per_img"):
         return _last_stage(cfg, name)[name]
     if name in ("scale", "flip"):
-        step: dict[str, Any] = next(_test_time_steps(cfg), {})
-        scale = step.get("img_scale") or ()
-        return bool(step.get("flip")) if name == "flip" else "x".join(map(str, scale))
+        current = {bool(step.get("flip")) if name == "flip" else "x".join(map(str, step.get("img_scale") or ()))
+                   for step in _test_time_steps(cfg)}
+        return current.pop() if len(current) == 1 else None
     if name == "background":
         kinds = {(head.get("loss_cls") or {}).get("type") for head in box_heads(cfg)}
         multiplying = {"EffectiveClassMarginLoss", "EffectiveClassMarginLossNickWAuthorBgHandling"}
         return "multiply" if kinds <= multiplying else "softmax"
+    if name == "max_dets" and not by_lvis(cfg):
+        return None
     return USUAL[name]
 
 
@@ -218,11 +242,9 @@ def _last_stage(cfg: Any, name: str) -> Any:
     return block
 
 
-def _test_time_steps(cfg: Any) -> Iterator[Any]:
-    test = cfg["data"]["test"]
-    while "pipeline" not in test and "dataset" in test:
-        test = test["dataset"]
-    return (step for step in test.get("pipeline") or [] if step.get("type") == "MultiScaleFlipAug")
+def _test_time_steps(cfg: Any) -> list[Any]:
+    """Every step of test-time augmentation; several datasets have one each."""
+    return [step for _, step in datasets.pipelines(cfg, "test") if step.get("type") == "MultiScaleFlipAug"]
 
 
 def box_heads(cfg: Any) -> list[Any]:

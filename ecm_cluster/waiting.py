@@ -36,6 +36,8 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         if state.state == "done" or (since is not None and time.monotonic() - since > PATIENCE):
             break
         time.sleep(interval)
+    if state.state != "done" and state.next:
+        print(f"next: {state.next}")
     found = results.rows(run)
     if found:
         print(found[0].work.table_file().read_text().rstrip() if len(found) == 1 else results.table(found))

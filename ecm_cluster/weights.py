@@ -19,9 +19,10 @@ from typing import Any
 
 from . import model_urls
 from .errors import UserError
+from .pickles import archive
 from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, place
 
-__all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite"]
+__all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
 TOP_KEYS = ("load_from", "resume_from")
 MODEL_KEYS = ("pretrained", "teacher_ckpt")
@@ -44,6 +45,18 @@ def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
     """
     folder = cache or cache_folder()
     return [_resolve(key, source, prefixed, folder) for key, source, prefixed in _references(cfg)]
+
+
+def unreadable(found: Iterable[Weight]) -> list[str]:
+    """One line for each file that is there and cannot be read as a checkpoint, or holds more than plain data."""
+    problems = []
+    for weight in found:
+        try:
+            if weight.path.is_file():
+                archive.check(weight.path)
+        except archive.Unreadable as error:
+            problems.append(f"{weight.key}: {error}")
+    return problems
 
 
 def rewrite(cfg: dict[str, Any], fetched: Iterable[Fetched]) -> dict[str, Any]:

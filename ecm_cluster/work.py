@@ -172,6 +172,11 @@ class Evaluation(Work):
         return self.path / "detections"
 
     @property
+    def scored_set_file(self) -> Path:
+        """Which images and categories the detections are on."""
+        return self.detections_dir / "scored_set.json"
+
+    @property
     def chunks_file(self) -> Path:
         """How the images are divided; the first start says it."""
         return self.detections_dir / "chunks.json"

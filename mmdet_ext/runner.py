@@ -13,40 +13,22 @@ the optimizer hook.
 
 from __future__ import annotations
 
-import os
+import ast
 from collections.abc import Sequence
 from typing import Any, Callable, cast
 
-import torch
 from mmcv.runner import EpochBasedRunner, IterBasedRunner, get_host_info
 from mmcv.runner.builder import RUNNERS
-from mmcv.runner.hooks import LoggerHook, TextLoggerHook
+from mmcv.runner.hooks import LoggerHook
 
 from .accumulation import AccumulatingRunner
+from .hook_calls import HookCallingRunner
 from .virtual_ranks import RankBuffers, Share
 
 Boundary = Callable[[Any, bool], None]
 
 
-def _retry_lines(hook: Any) -> None:
-    """Have the JSON lines that a text logger cannot write, as the disk is full, come before its next one."""
-    dump = hook._dump_log
-    unwritten: list[dict[str, Any]] = []
-
-    def dump_log(line: dict[str, Any], runner: Any) -> None:
-        if unwritten and runner.rank == 0:
-            with open(hook.json_log_path, "ab+") as log:
-                if log.seek(0, 2) and os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
-                    log.write(b"\n")  # behind the part of a line that was written
-        unwritten.append(dict(line))
-        while unwritten:
-            dump(unwritten[0], runner)
-            del unwritten[0]
-
-    hook._dump_log = dump_log
-
-
-class PositionedRunner(AccumulatingRunner):
+class PositionedRunner(HookCallingRunner, AccumulatingRunner):
     """What both runners add to mmcv's; mixed in before them.
 
     Attributes:
@@ -60,40 +42,22 @@ class PositionedRunner(AccumulatingRunner):
     former: Sequence[Sequence[int]] = ()
     boundary: Boundary | None = None
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
-    _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
     _epoch_ended = False  # since the last boundary
 
-    def prepare(self, seed: int, boundary: Boundary | None, share: Share | None = None) -> None:
-        """Give the runner the run's seed, what to call after each iteration, and the virtual ranks that it plays."""
+    def prepare(self, seed: int, boundary: Boundary | None, share: Share | None = None, dataset: Any = None) -> None:
+        """Give the runner, whose hooks are registered, all that it needs beside its loader.
+
+        Args:
+            seed: The run's.
+            boundary: Called after each optimizer step.
+            share: The virtual ranks that this process plays.
+            dataset: The training set, as hooks reach it.
+        """
         r: Any = self
         self.run_seed, self.boundary = seed, boundary
         self.share = share or Share(r.world_size, r.world_size, r.rank)
         self.rank_buffers = RankBuffers(self._bare_model(), self.share.count)
-
-    def call_hook(self, fn_name: str) -> None:
-        """As mmcv's; but the weights of a restored state outlive what hooks do to them on the way in.
-
-        Entering an epoch in its middle is an event of its own: a hook that has ``before_resumed_epoch`` gets that
-        one instead of ``before_train_epoch``. What the others do to weights at an epoch's start (EMA swaps them)
-        was done when the epoch began, so the restored weights are put back after it.
-        """
-        r: Any = self
-        resumed = self._restored is not None and self.position > 0 and fn_name == "before_train_epoch"
-        for hook in r.hooks:
-            if fn_name == "before_run" and isinstance(hook, TextLoggerHook):
-                _retry_lines(hook)
-            handler = getattr(hook, "before_resumed_epoch", None) if resumed else None
-            try:
-                (handler or getattr(hook, fn_name))(self)
-            except OSError as error:
-                if not isinstance(hook, LoggerHook) or fn_name == "before_run":
-                    raise
-                # a full disk takes no log lines, which is no reason to end a training
-                r.logger.warning("%s: a log line could not be written (%s)", type(hook).__name__, error.strerror)
-                r.log_buffer.clear_output()
-        if self._restored is not None and (resumed or fn_name in ("before_run", "before_epoch")):
-            # strict only now: hooks (EMA) have added their buffers to the model in before_run
-            self._bare_model().load_state_dict(self._restored, strict=True)
+        self.dataset = dataset
 
     @property
     def iterations_per_step(self) -> int:
@@ -123,6 +87,7 @@ class PositionedRunner(AccumulatingRunner):
             state["optimizer"] = {name: o.state_dict() for name, o in r.optimizer.items()}
         else:
             state["optimizer"] = r.optimizer.state_dict()
+        state["done_by_hooks"] = self._done_by_hooks or (self.effects.state() if self.effects else {})
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -136,7 +101,7 @@ class PositionedRunner(AccumulatingRunner):
         found = self._bare_model().load_state_dict(state["state_dict"], strict=False)
         if found.missing_keys:
             raise RuntimeError(f"the checkpoint is another model's: it lacks {', '.join(found.missing_keys[:5])}")
-        self._restored = state["state_dict"]
+        self._restored, self._done_by_hooks = state["state_dict"], state.get("done_by_hooks", {})
         if isinstance(r.optimizer, dict):
             for name, optimizer in r.optimizer.items():
                 optimizer.load_state_dict(state["optimizer"][name])
@@ -155,6 +120,27 @@ class PositionedRunner(AccumulatingRunner):
         # what a hook keeps in meta (the loss scaler of fp16, hook messages) must be there before before_run
         r.meta = {**(r.meta or {}), **meta}
 
+    def resume(self, checkpoint: str, resume_optimizer: bool = True, map_location: Any = "cpu") -> None:
+        """Continue a training of mmdet's own, as mmcv does it: weights, optimizer, epoch, iteration, hooks' messages.
+
+        The epoch in progress starts over. Where the run has a state of its own already, which is newer, nothing
+        happens: hooks (EMA) ask for this at each start.
+        """
+        r: Any = self
+        if self._done_by_hooks is not None:
+            return
+        own = r.meta or {}
+        found = r.load_checkpoint(checkpoint, map_location=map_location)
+        meta = found["meta"]
+        r._epoch, r._iter, self.position, self.former = meta["epoch"], meta["iter"], 0, ()
+        r._iter = r._iter * (_gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
+        if resume_optimizer and "optimizer" in found:
+            named = r.optimizer if isinstance(r.optimizer, dict) else {None: r.optimizer}
+            for name, optimizer in named.items():
+                optimizer.load_state_dict(found["optimizer"] if name is None else found["optimizer"][name])
+        r.meta = {**own, **{key: meta[key] for key in ("hook_msgs", "fp16") if key in meta}}
+        r.logger.info("resumed from %s: epoch %d, iteration %d", checkpoint, r._epoch, r._iter)
+
     def _logged(self) -> dict[str, Any]:
         """What later log lines may still average over: mmcv's logger hooks look back one interval at most."""
         r: Any = self
@@ -169,6 +155,17 @@ class PositionedRunner(AccumulatingRunner):
         if self._history is not None:
             buffer.val_history.update({k: list(v) for k, v in self._history["values"].items()})
             buffer.n_history.update({k: list(v) for k, v in self._history["counts"].items()})
+
+
+def _gpus_of(config: str) -> int:
+    """How many GPUs mmdet noted in the text of a config (``gpu_ids = range(0, 8)``); 0 where it did not."""
+    for node in ast.parse(config).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "gpu_ids":
+            value = node.value
+            if isinstance(value, ast.Call):  # of range: nothing of the text is executed
+                return len(range(*[ast.literal_eval(argument) for argument in value.args]))
+            return len(ast.literal_eval(value) or ())
+    return 0
 
 
 @RUNNERS.register_module()
@@ -187,11 +184,12 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
         start = self.position
         data_loader.batch_sampler.begin(self._epoch, start, self.former)
         self._max_iters = self.last_iteration(data_loader.batch_sampler)
+        self._note_what_hooks_do()
         self._seed_step()
         self.call_hook("before_train_epoch")
         if start:
             self._fill_log_buffer()
-        self._history = self._restored = None
+        self._history = self._restored = self._done_by_hooks = None
         for i, batches in enumerate(self._steps(data_loader), start):
             self._seed_step()
             self.data_batch = batches[0]
@@ -226,8 +224,9 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
         self._seed_step()
         self.call_hook("before_run")
         self.call_hook("before_epoch")
+        self._note_what_hooks_do()
         self._fill_log_buffer()
-        self._history = self._restored = None
+        self._history = self._restored = self._done_by_hooks = None
         while self._iter < self._max_iters:
             self._pass_over(loader, **kwargs)
         self.call_hook("after_epoch")

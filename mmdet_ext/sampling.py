@@ -6,7 +6,7 @@ sample is drawn with generators seeded from (seed, epoch, position). So training
 epoch in O(1), and neither workers nor their persistence change a single draw.
 
 Covered: group and plain order as mmdet's ``GroupSampler`` and ``DistributedGroupSampler`` (aspect groups, padding
-by repeats). Not covered: class-aware sampling.
+by repeats), no shuffling, and class-aware sampling.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Order:
         samples_per_rank: Batch size of one rank.
         world_size: Number of ranks.
         seed: The run's seed.
-        shuffle: False: ascending indices, for checks.
+        shuffle: False: ascending indices without regard to groups, as mmdet's ``DistributedSampler`` deals them out;
+            only the last batches are filled up by repeats.
 
     Raises:
         ValueError: There are no samples: a training would step for ever on nothing.
@@ -58,7 +59,7 @@ class Order:
 
     def __init__(self, flags: np.ndarray, samples_per_rank: int, world_size: int, seed: int,
                  shuffle: bool = True) -> None:
-        self.flags = np.asarray(flags)
+        self.flags = np.asarray(flags) if shuffle else np.zeros(len(flags), np.int64)
         if not len(self.flags):
             raise ValueError("the training set is empty: no image is left after the dataset's own filtering")
         self.samples_per_rank, self.world_size, self.seed = samples_per_rank, world_size, seed
@@ -76,20 +77,23 @@ class Order:
         """
         if self._cache is not None and self._cache[0] == epoch:
             return self._cache[1]
+        self._cache = (epoch, self._make(epoch))
+        return self._cache[1]
+
+    def _make(self, epoch: int) -> np.ndarray:
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, ORDER, epoch))))
         step = self.samples_per_rank * self.world_size
+        if not self.shuffle:
+            ascending = np.resize(np.arange(len(self.flags)), self.iterations * step)
+            return ascending.reshape(self.iterations, self.samples_per_rank, self.world_size).transpose(0, 2, 1)
         parts = []
         for group in range(int(self.flags.max()) + 1):
             members = np.flatnonzero(self.flags == group)
             if len(members):
-                members = generator.permutation(members) if self.shuffle else members
+                members = generator.permutation(members)
                 parts.append(np.resize(members, -(-len(members) // step) * step))
-        batches = np.concatenate(parts).reshape(-1, self.samples_per_rank)
-        if self.shuffle:
-            batches = generator.permutation(batches, axis=0)
-        order = batches.reshape(self.iterations, self.world_size, self.samples_per_rank)
-        self._cache = (epoch, order)
-        return order
+        batches = generator.permutation(np.concatenate(parts).reshape(-1, self.samples_per_rank), axis=0)
+        return batches.reshape(self.iterations, self.world_size, self.samples_per_rank)
 
     def length(self, former: Sequence[Sequence[int]] = ()) -> int:
         """Iterations of an epoch that other numbers of ranks have begun; see :meth:`rest`."""
@@ -119,13 +123,41 @@ class Order:
     def _first(self, former: Sequence[Sequence[int]]) -> Order:
         """The order that an epoch began with."""
         ranks = former[0][0] if former else self.world_size
-        return self if ranks == self.world_size else Order(self.flags, self.samples_per_rank, ranks, self.seed,
-                                                           self.shuffle)
+        return self if ranks == self.world_size else self._for(ranks)
+
+    def _for(self, ranks: int) -> Order:
+        return Order(self.flags, self.samples_per_rank, ranks, self.seed, self.shuffle)
 
     @property
     def batches(self) -> int:
         """Batches of one epoch, of all ranks together."""
         return self.iterations * self.world_size
+
+
+class ClassAwareOrder(Order):
+    """The order of mmdet's ``ClassAwareSampler``, epoch by epoch: classes take turns, images without regard to groups.
+
+    Args:
+        dataset: It has ``get_cat2imgs``, as mmdet's.
+        per_class: Images of a class in each of its turns (``num_sample_class``).
+    """
+
+    def __init__(self, dataset: Any, samples_per_rank: int, world_size: int, seed: int, per_class: int = 1) -> None:
+        super().__init__(np.zeros(len(dataset), np.int64), samples_per_rank, world_size, seed)
+        self.dataset, self.per_class = dataset, per_class
+
+    def _make(self, epoch: int) -> np.ndarray:
+        from mmdet.datasets.samplers import ClassAwareSampler
+
+        # one replica with the batch of all ranks: it draws the same list, and each rank has a stretch of it
+        sampler = ClassAwareSampler(self.dataset, self.samples_per_rank * self.world_size, 1, 0, self.seed,
+                                    self.per_class)
+        sampler.set_epoch(epoch)
+        drawn = np.fromiter(sampler, np.int64)
+        return drawn.reshape(self.world_size, self.iterations, self.samples_per_rank).transpose(1, 0, 2)
+
+    def _for(self, ranks: int) -> Order:
+        return ClassAwareOrder(self.dataset, self.samples_per_rank, ranks, self.seed, self.per_class)
 
 
 class PositionedBatchSampler:
@@ -140,6 +172,8 @@ class PositionedBatchSampler:
 
     def __init__(self, order: Order, rank: int | Sequence[int]) -> None:
         self.order, self.ranks = order, [rank] if isinstance(rank, int) else list(rank)
+        self.sampler = self  # hooks look for the sampler in a batch sampler, to tell it of the epoch
+        self.batch_size, self.drop_last = order.samples_per_rank, False
         self.begin(0)
 
     def begin(self, epoch: int, start: int = 0, former: Sequence[Sequence[int]] = ()) -> None:
@@ -178,16 +212,9 @@ class SeededDataset(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
-        self.CLASSES = getattr(dataset, "CLASSES", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        # hooks reach through the loader (YOLOXModeSwitchHook turns augmentations off); a copy has no dataset at first
-        if name.startswith("__") or "dataset" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         epoch, position, index = key

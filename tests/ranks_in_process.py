@@ -54,7 +54,7 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     cfg, share = Config.fromfile(str(run.config_file)), Share(virtual, world, rank)
     place = Place(rank, world, rank, 0, 1, "test", 0, "local")
     loader, dataset = building.loader(cfg, share, SEED, "cpu")
-    loader.dataset.__class__ = Recording
+    loader.seeded.__class__ = Recording
     logger = logging.getLogger("mmdet")
     logger.setLevel(logging.ERROR)
     logging.getLogger("mmcv").setLevel(logging.ERROR)
@@ -73,7 +73,7 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
             save()
             raise Stop
 
-    runner.prepare(SEED, boundary, share)
+    runner.prepare(SEED, boundary, share, dataset)
     trainer.restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     try:
         runner.run([loader], [("train", 1)])

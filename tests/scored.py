@@ -22,7 +22,7 @@ def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a
     rcnn = "dict(score_thr=0.1, nms=dict(iou_threshold=0.5))"
     files.write_text(run.config_file, f"model = dict(test_cfg=dict(rcnn={rcnn}), "
                                       "roi_head=dict(bbox_head=dict(num_classes=4)))\n"
-                                      "data = dict(test=dict(pipeline=[]))\n")
+                                      "data = dict(test=dict(type='LVISFromFile', pipeline=[]))\n")
     for iteration, ap in aps.items():
         manifest = checkpoints.commit(run, 1, lambda f, i=iteration: f.write(b"weights %d" % i), iteration=iteration,
                                       epoch=iteration // 10, position=0, epoch_end=True)

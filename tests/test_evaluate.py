@@ -9,12 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from answers import Answers
 from scored import score, scored_run
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files, handover
-from ecm_cluster.reporting import results
+from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files, handover, plain_checkpoints
+from ecm_cluster.reporting import results, trouble
 from ecm_cluster.run import Run
 
 
@@ -87,7 +88,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: 0 is not legal"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
-    (["--config", "configs/demo.py"], "is no file; with --config give checkpoint files"),
+    (["--config", "configs/demo.py"], "is not a file; with --config give checkpoint files"),
 ])
 def test_a_mistake_is_one_line_and_nothing_is_written(capsys, run, argv, said):
     before = sorted(run.path.rglob("*"))
@@ -250,3 +251,37 @@ def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path
     run = Run(run.path)
     with pytest.raises(evaluations.UserError, match="it is not the file that was there when first was submitted"):
         worker.annotations_digest(run)
+
+
+def test_code_for_plain_checkpoints_is_kept_with_the_run_and_tells_runs_apart(small_data, tmp_path, capsys, on_slurm):
+    code = tmp_path / "modules"
+    code.mkdir()
+    (code / "my_heads.py").write_text("A = 1\n")
+    torch.save({"state_dict": {}}, tmp_path / "model.pth")
+    flags = ["--config", "configs/demo.py", "--cluster", "local", "--data-root", small_data, "--runs-dir",
+             tmp_path / "plain", "--code", code, "--device", "cpu"]
+    for head in ("bbox_head", "mask_head"):
+        flags += ["--set", f"model.roi_head.{head}.num_classes=6"]
+    args = evaluate.parser().parse_args([str(part) for part in (tmp_path / "model.pth", *flags)])
+    run = plain_checkpoints.as_run(tmp_path / "model.pth", args)
+    assert [path.read_text() for path in run.code_folder(1).rglob("my_heads.py")] == ["A = 1\n"]
+    assert plain_checkpoints.as_run(tmp_path / "model.pth", args).path == run.path
+    (code / "my_heads.py").write_text("A = 2\n")
+    assert plain_checkpoints.as_run(tmp_path / "model.pth", args).path != run.path
+    code_of_a_run, _, err = call(capsys, on_slurm.path, "--code", code)
+    assert code_of_a_run == 2 and "a run is scored with the code that it was submitted with" in err
+
+
+def test_why_something_is_not_scored_is_said_with_its_log(tmp_path):
+    run = scored_run(tmp_path / "run", {10: 0.1})
+    element = evaluations.Element("iteration 10", {"nms_iou": 0.3})
+    work = evaluations.of_element(run, element)
+    work.attempts_dir.mkdir(parents=True)
+    work.attempt_file(1).write_text("{}")
+    work.logs_dir.mkdir()
+    work.rank_log(2).write_text("Traceback")
+    work.ledger(1, "x").write("end", cause="crashed", detail="UserError: 7.jpg cannot be decoded", rank=2)
+    lines = trouble.of_evaluations({run: [element, evaluations.Element("iteration 11", {})]})
+    assert lines[0] == ("run: iteration 10 (nms_iou 0.3) is not scored: UserError: 7.jpg cannot be decoded; see "
+                        f"{work.rank_log(2)}")
+    assert lines[1].endswith("is not scored: there is no such checkpoint")

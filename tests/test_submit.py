@@ -178,7 +178,8 @@ def test_a_dry_run_needs_neither_slurm_nor_torch_and_writes_nothing(small_data, 
                "from ecm_cluster import cli, submit\nraise SystemExit(cli.run(submit.main))\n")
     flags = ["--data-root", str(small_data), "--gpus", "8", "--nodes", "2", "--dry-run", "--set",
              f"model.roi_head.bbox_head.num_classes={CLASSES}", "--set",
-             f"model.roi_head.mask_head.num_classes={CLASSES}"]
+             f"model.roi_head.mask_head.num_classes={CLASSES}",
+             "--set", "data.train.dataset.type=LVISFromFile", "--set", "data.test.type=LVISFromFile"]
     done = subprocess.run([sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True,
                           env={"PATH": str(tmp_path), "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
                                "PYTHONDONTWRITEBYTECODE": "1"}, check=False)

@@ -5,18 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..lvis import layout
-from ..mmconfig.datasets import Leaf, leaves
+from ..mmconfig import evaluation
+from ..mmconfig.datasets import Leaf, leaves, pipelines
 from ..staging import pack as packs
 from ..staging.planned import Staging
+from . import entries, labels, voc
 
-SPLITS = ("train", "test")
+NO_EVAL = "or train without an evaluation (--no-eval)"
+MISSING = {"train": "config: data.train is missing; add the dataset to train on",
+           "test": "config: data.test is missing, and checkpoints are scored on it; add it (data.val has the same "
+                   f"form), {NO_EVAL}"}
+# which field of an image's record mmdet takes for the file's name; None: either
+NAMED_BY = {**dict.fromkeys(labels.COCO_TYPES, "file_name"), "LVISV05Dataset": "file_name", "LVISDataset": "file_name",
+            "LVISV1Dataset": "coco_url", "LVISFromFile": None}
+PANOPTIC = "CocoPanopticDataset"
+NUMBER: layout.Kind = ((int, float), "a number")
 
 
 @dataclass
@@ -25,50 +36,145 @@ class Findings:
 
     Attributes:
         summaries: Of the first annotation file of each split that could be read.
+        labels: Of each dataset whose classes are known, by its key in the config: the name of each label.
         problems: Why training or scoring would fail.
     """
 
     summaries: dict[str, layout.AnnotationSummary] = field(default_factory=dict)
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
-def check(cfg: Mapping[str, Any], staging: Staging, scored: bool) -> Findings:
+def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> Findings:
     """Check the data of training and, where something is scored, of the test split.
 
     Args:
         cfg: The resolved config.
+        staging: Says whether the data root is a pack, where images are looked for; None: it is not known.
         scored: Whether checkpoints will be scored.
+        trained: Whether there will be training.
     """
     found = Findings()
-    for split in SPLITS:
-        for leaf in leaves(cfg, split):
-            try:
-                _check_leaf(leaf, split, staging, found)
-            except UserError as error:
-                found.problems.append(str(error))
-    names = {split: sorted((c["id"], c["name"]) for c in s.categories) for split, s in found.summaries.items()}
-    if len(names) == 2 and names["train"] != names["test"]:
-        test, train = (found.summaries[split].path for split in ("test", "train"))
-        found.problems.append(f"data.test.ann_file: {test} has other categories than {train}; take both from one "
-                              "data set")
+    for split in (*(["train"] if trained else []), *(["test"] if scored else [])):
+        try:
+            several = leaves(cfg, split)
+            if not several:
+                raise UserError(MISSING[split])
+        except UserError as error:
+            found.problems.append(str(error))
+            continue
+        for leaf in several:
+            _collect(found, partial(_check_leaf, leaf, split, cfg, staging, found))
+    if scored:
+        _collect(found, partial(check_scoring, cfg))
+    train = next((v for k, v in found.labels.items() if k.startswith("data.train")), None)
+    for key, names in found.labels.items():
+        if train is not None and names != train:
+            found.problems.append(labels.difference(key, names, train))
     return found
 
 
-def _check_leaf(leaf: Leaf, split: str, staging: Staging, found: Findings) -> None:
+def _collect(found: Findings, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except UserError as error:
+        found.problems.append(str(error))
+
+
+def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: Findings) -> None:
     ann_file, prefix = leaf.path("ann_file"), leaf.path("img_prefix")
+    if leaf.type in voc.TYPES:
+        found.warnings += voc.check(leaf)
+        found.labels[leaf.name("ann_file")] = labels.configured(leaf) or ()
+        return
     if ann_file is None:
         return
-    summary = layout.check_annotation_file(ann_file, leaf.name("ann_file"))
+    known, path = leaf.type in NAMED_BY, Path(ann_file)
+    if not known and (leaf.type == PANOPTIC or not is_coco(path)):
+        if not path.exists():
+            raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; give the annotations of data.{split}")
+        return
+    masks = needs_masks(cfg, split)
+    by_lvis = leaf.type.startswith("LVIS") if known else None
+    summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
+                                           known, masks=False)
     found.summaries.setdefault(split, summary)
+    said = f"{leaf.name('ann_file')}: {path}"
+    problems, warnings = entries.check(path, said, needs_of(leaf, split, masks, summary.lvis),
+                                       [c["id"] for c in summary.categories])
+    found.problems += problems if known else []
+    found.warnings += warnings if known else problems + warnings  # a class of the user's own may read other fields
     if prefix is not None and not in_pack(staging, summary.first_image, Path(prefix)):
         layout.check_images(summary, prefix, leaf.name("img_prefix"))
+    names = labels.of_leaf(leaf, summary, said)
+    if names is not None:
+        found.labels[leaf.name("ann_file")] = names
 
 
-def in_pack(staging: Staging, image: Mapping[str, Any], prefix: Path) -> bool:
+def is_coco(path: Path) -> bool:
+    """Whether a file of a dataset that is not mmdet's looks like COCO's JSON."""
+    try:
+        layout.check_annotation_file(path, lvis=False, annotated=False)
+    except (UserError, ValueError):
+        return False
+    return True
+
+
+def needs_masks(cfg: Mapping[str, Any], split: str) -> bool:
+    """Whether every annotation of a split has to have a segmentation."""
+    if split == "train":
+        return any(step.get("type") == "LoadAnnotations" and step.get("with_mask") for _, step in pipelines(cfg, split))
+    return "segm" in evaluation.protocol(cfg).metrics
+
+
+def needs_of(leaf: Leaf, split: str, masks: bool, lvis: bool) -> entries.Needs:
+    """What is read of each entry of a dataset's annotation file."""
+    images: dict[str, layout.Kind] = {"id": layout.FIELDS["images"]["id"], "height": NUMBER, "width": NUMBER}
+    name = NAMED_BY.get(leaf.type)
+    if name:
+        images[name] = (str, "a string")
+    if lvis:
+        images.update({key: layout.LVIS_FIELDS["images"][key] for key in (
+            "neg_category_ids", "not_exhaustive_category_ids")})
+    annotations = {**layout.FIELDS["annotations"], **({"segmentation": layout.MASK} if masks else {})}
+    if not masks:
+        return entries.Needs(images, annotations, "training" if split == "train" else "scoring")
+    why = "training (LoadAnnotations has with_mask)" if split == "train" else "scoring (evaluation.metric has segm)"
+    return entries.Needs(images, annotations, why)
+
+
+def check_scoring(cfg: Mapping[str, Any]) -> None:
+    """Whether the test split, the metrics and the model go together.
+
+    Raises:
+        UserError: They do not, as far as that is known here.
+    """
+    found, protocol = leaves(cfg, "test"), evaluation.protocol(cfg)
+    for leaf in found:
+        wrapped = [name for name in leaf.wrappers if name != "ConcatDataset"]
+        if wrapped:
+            raise UserError(f"config: data.test is inside a {wrapped[0]}, which mmdet cannot score; give the dataset "
+                            f"itself, {NO_EVAL}")
+        if leaf.type == PANOPTIC:
+            raise UserError("config: data.test is a CocoPanopticDataset, whose panoptic maps are not kept here; give a "
+                            f"CocoDataset to score boxes and masks, {NO_EVAL} and score with mmdet's tools/test.py")
+        if leaf.type.startswith("OpenImages") and leaf.cfg.get("load_from_file") is False:
+            raise UserError(f"config: {leaf.key}.load_from_file=False takes the sizes of images from the pipeline, "
+                            f"which scoring does not run again; give meta_file, {NO_EVAL}")
+    kinds = {labels.rule(leaf.type) for leaf in found}
+    if kinds and kinds <= {"coco", "lvis"}:
+        evaluation.check_protocol(protocol)
+    if cfg["model"].get("type") == "RPN" and not any(m.startswith("proposal") for m in protocol.metrics):
+        raise UserError("config: the model (RPN) gives proposals without classes; set evaluation.metric=proposal_fast, "
+                        f"{NO_EVAL}")
+
+
+def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path) -> bool:
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
-    if not staging.pack:
+    if staging is None or not staging.pack:
         return False
     index = packs.read(staging.pack).open_index()
     names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image)))
     return any(index.find(name) is not None for name in names)
+

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+MAX_DETS = 300  # of an image
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32 pixels), medium, large (above 96 x 96)
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
 FREQUENCIES = ("r", "c", "f")  # in at most 10 training images, at most 100, more

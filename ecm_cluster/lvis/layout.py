@@ -30,6 +30,7 @@ _WHOLE: Kind = (int, "a whole number")
 _NUMBER: Kind = ((int, float), "a number")
 _TEXT: Kind = (str, "a string")
 _LIST: Kind = (list, "a list")
+MASK: Kind = ((list, dict), "polygons or an encoding")
 _ID: Kind = ((int, str), "a number or a string")
 # what mmdet, pycocotools and lvis-api read of each record; LVIS asks for more than COCO
 FIELDS: dict[str, dict[str, Kind]] = {
@@ -39,8 +40,8 @@ FIELDS: dict[str, dict[str, Kind]] = {
 }
 LVIS_FIELDS: dict[str, dict[str, Kind]] = {
     "images": {"id": _WHOLE, "neg_category_ids": _LIST, "not_exhaustive_category_ids": _LIST},
-    "annotations": {"image_id": _WHOLE, "category_id": _WHOLE, "segmentation": _LIST},
-    "categories": {"id": _WHOLE, "frequency": _TEXT, "image_count": _WHOLE, "instance_count": _WHOLE},
+    "annotations": {"image_id": _WHOLE, "category_id": _WHOLE, "segmentation": MASK},
+    "categories": {"id": _WHOLE, "frequency": _TEXT},
 }
 
 
@@ -96,7 +97,8 @@ def check_root(
 
 
 def check_annotation_file(
-    path: str | os.PathLike, what: str = "annotations", lvis: bool | None = None, annotated: bool = True
+    path: str | os.PathLike, what: str = "annotations", lvis: bool | None = None, annotated: bool = True,
+    masks: bool = True,
 ) -> AnnotationSummary:
     """Check one annotation file, of LVIS v1, LVIS v0.5 or COCO.
 
@@ -104,6 +106,7 @@ def check_annotation_file(
         what: how messages call the file, such as ``data.train.ann_file``.
         lvis: whether LVIS's own fields must be there; None: if any of them is.
         annotated: whether it must hold annotations (COCO's test sets have none).
+        masks: whether annotations of LVIS must have them.
 
     Raises:
         UserError: one line with the file, what was expected there, and what to do.
@@ -116,7 +119,7 @@ def check_annotation_file(
             raise UserError(f"{said} has no {key!r}; expected a JSON object with {', '.join(LISTS)}: {FETCH}")
         if not isinstance(content[key], list) or not content[key]:
             raise UserError(
-                f"{said}: {key!r} is {_brief(content[key])}; expected a list with entries: {FETCH}"
+                f"{said}: {key!r} is {brief(content[key])}; expected a list with entries: {FETCH}"
             )
     categories, image = content["categories"], content["images"][0]
     annotation = content["annotations"][0] if content.get("annotations") else None
@@ -128,7 +131,7 @@ def check_annotation_file(
         _check_record(said, "categories", number, category, lvis)
     _check_record(said, "images", 1, image, lvis)
     if annotation is not None:
-        _check_record(said, "annotations", 1, annotation, lvis)
+        _check_record(said, "annotations", 1, annotation, lvis, masks)
     _check_ids(said, categories, annotation)
     return AnnotationSummary(path, lvis, categories, image, annotation)
 
@@ -182,12 +185,14 @@ def image_names(image: dict[str, Any]) -> list[str]:
     return names
 
 
-def _check_record(said: str, key: str, number: int, record: Any, lvis: bool) -> None:
+def _check_record(said: str, key: str, number: int, record: Any, lvis: bool, masks: bool = True) -> None:
     """Whether a record has its fields, of their types."""
     where = f"{said}: entry {number} of {key!r}"
     if not isinstance(record, dict):
-        raise UserError(f"{where} is {_brief(record)}; expected an object with {', '.join(FIELDS[key])}")
+        raise UserError(f"{where} is {brief(record)}; expected an object with {', '.join(FIELDS[key])}")
     fields = {**FIELDS[key], **(LVIS_FIELDS[key] if lvis else {})}
+    if not masks:
+        fields.pop("segmentation", None)
     if key == "images":
         given = [name for name in ("coco_url", "file_name") if name in record]
         if not given:
@@ -201,11 +206,11 @@ def _check_record(said: str, key: str, number: int, record: Any, lvis: bool) -> 
                 f"{where} has no {field!r}; expected {name} ({'LVIS' if lvis else 'COCO'}): {FETCH}"
             )
         if not isinstance(record[field], legal) or isinstance(record[field], bool):
-            raise UserError(f"{where}: {field!r} is {_brief(record[field])}; expected {name}: {FETCH}")
+            raise UserError(f"{where}: {field!r} is {brief(record[field])}; expected {name}: {FETCH}")
     if key == "annotations" and len(record["bbox"]) != 4:
-        raise UserError(f"{where}: 'bbox' is {_brief(record['bbox'])}; expected x, y, width, height: {FETCH}")
+        raise UserError(f"{where}: 'bbox' is {brief(record['bbox'])}; expected x, y, width, height: {FETCH}")
     if key == "categories" and lvis and record["frequency"] not in ("r", "c", "f"):
-        raise UserError(f"{where}: 'frequency' is {_brief(record['frequency'])}; expected r, c or f: {FETCH}")
+        raise UserError(f"{where}: 'frequency' is {brief(record['frequency'])}; expected r, c or f: {FETCH}")
 
 
 def _check_ids(said: str, categories: list[dict[str, Any]], annotation: dict[str, Any] | None) -> None:
@@ -214,11 +219,11 @@ def _check_ids(said: str, categories: list[dict[str, Any]], annotation: dict[str
         raise UserError(f"{said}: {len(categories)} categories have {len(ids)} ids; expected one id for each")
     if annotation is not None and annotation["category_id"] not in ids:
         raise UserError(
-            f"{said}: entry 1 of 'annotations' has category_id {_brief(annotation['category_id'])}; "
+            f"{said}: entry 1 of 'annotations' has category_id {brief(annotation['category_id'])}; "
             f"expected an id listed in 'categories': {FETCH}"
         )
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,8 +1,8 @@
 """Average precision of a set of detections, and the document that keeps it with where it came from.
 
 hotcoco scores (:mod:`.hotcoco_api`), which gives the arrays of lvis-api to the last bit; where it is not installed,
-or on request, lvis-api's own code does (:mod:`.lvis_api`), the reference. An annotation file in plain COCO form is
-scored by pycocotools, without APr, APc and APf. What scored is in the result.
+or on request, lvis-api's own code does (:mod:`.lvis_api`), the reference. What is scored by COCO's rule is scored by
+pycocotools, without APr, APc and APf. What scored is in the result.
 
 numpy, hotcoco, lvis and pycocotools are imported inside the functions: this module has to import on a login node.
 """
@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Tuple
 
 from ..errors import UserError, one_of
+from ..mmconfig.evaluation import Protocol
 from . import figures as lvis_figures
 from .columns import Detections, no_collection
+from .parts import LVIS, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,48 +33,73 @@ Scored = Tuple[Dict[str, float], "np.ndarray"]
 
 
 def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] | None = None,
-          max_dets: int = 300, scorer: str | None = None, on_progress: Progress | None = None,
-          replicates: int = 0, seed: int = 0, confidence: float = 0.95) -> dict[str, Any]:
+          max_dets: int | None = None, part: Part | None = None, **options: Any) -> dict[str, Any]:
     """Score detections against an annotation file.
 
     Args:
         annotation_file: LVIS JSON, or COCO JSON.
-        found: detections on all images of the file, and on no other.
+        found: detections on all images that are scored, and on no other.
+        part: what of the file is scored and by whose rule; None: all of it, by LVIS's where the file has LVIS's form.
+        iou_types, max_dets, options: as for :func:`score_document`, which says what is returned and raised.
+    """
+    _check_settings(found, iou_types, max_dets, options.get("scorer"))  # before anything is read
+    document = read_annotations(annotation_file)
+    if part is not None:
+        document, options = part.restrict(document), {**options, "rule": part.kind}
+    return score_document(document, annotation_file, found, iou_types, max_dets, **options)
+
+
+def score_document(document: dict[str, Any], annotation_file: str | Path, found: Detections,
+                   iou_types: Sequence[str] | None = None, max_dets: int | None = None, scorer: str | None = None,
+                   on_progress: Progress | None = None, replicates: int = 0, seed: int = 0, confidence: float = 0.95,
+                   rule: str | None = None, protocol: Protocol | None = None) -> dict[str, Any]:
+    """Score detections against the content of an annotation file.
+
+    Args:
+        annotation_file: how messages call it.
+        found: detections on all of its images, and on no other.
         iou_types: ``bbox``, ``segm`` or both; None means what the detections allow, so both if they have masks.
-        max_dets: detections that count in an image; LVIS's rule says 300.
+        max_dets: detections that count, of an image by LVIS's rule (None: 300), of an image and class by COCO's (None:
+            as ``protocol`` says).
         scorer: one of ``SCORERS``; None means hotcoco where it is installed, else lvis.
         on_progress: called with (iou type, categories done, categories in all).
         replicates: of the bootstrap over images (:mod:`.bootstrap`); 0 leaves the intervals out.
         seed: of the bootstrap.
         confidence: of its intervals.
+        rule: ``coco`` or ``lvis``; None: LVIS's where the document has LVIS's form.
+        protocol: of COCO's rule: limits of detections and thresholds.
 
     Returns:
         A dict that is JSON as it stands, floats unrounded, None where a figure is undefined:
         ``scorer``, ``max_dets``, ``images``, ``detections``;
-        ``figures``: for each iou type AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@n, ARs@n, ARm@n, ARl@n
-        as fractions of one;
+        ``figures``: for each iou type what :func:`.figures.names` lists, as fractions of one;
         ``per_class``: for each category, by ascending id, its id, name, frequency, image_count and
         instance_count (LVIS counts both in its *training* set; None in plain COCO), and AP for each iou type;
         with replicates ``bootstrap``: its settings and, for each iou type, the ``intervals`` of the figures.
 
     Raises:
-        UserError: detections and annotation file do not go together, or the file lacks what scoring needs.
+        UserError: detections and annotations do not go together, or lack what scoring needs.
     """
-    scorer = _known_scorer(scorer)
-    if max_dets < 1:
-        raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
-    iou_types = found.iou_types if iou_types is None else iou_types
-    for iou_type in iou_types:
-        found.scores(iou_type)  # refuses an unknown type, and segm without masks, before a long run
+    scorer, iou_types = _check_settings(found, iou_types, max_dets, scorer)
     _check_finite(found, iou_types)
-    document = read_annotations(annotation_file)
+    protocol = protocol or Protocol()
     _check_annotations(document, iou_types, annotation_file)
     _check_images(document, found, annotation_file)
-    if not is_lvis(document, annotation_file):
+    if rule == LVIS or rule is None and is_lvis(document, annotation_file):
+        if not is_lvis(document, annotation_file):
+            raise UserError(f"{annotation_file}: its images have no neg_category_ids and its categories no frequency, "
+                            "which LVIS's rule needs; with data.test.type CocoDataset it is scored by COCO's")
+        max_dets = max_dets or lvis_figures.MAX_DETS
+    else:
         scorer = "coco"
+        limits = protocol.proposal_nums if max_dets is None else (*(n for n in (1, 10) if n < max_dets), max_dets)
+        max_dets = limits[-1]
     if replicates:
         _check_bootstrap(scorer, replicates, confidence)
-    scored = SCORERS[scorer](document, found, iou_types, max_dets, on_progress)
+    if scorer == "coco":
+        scored = _score_coco(document, found, iou_types, limits, protocol.iou_thrs)
+    else:
+        scored = SCORERS[scorer](document, found, iou_types, max_dets, on_progress)
     result = {"scorer": scorer, "max_dets": max_dets, "images": len(found.images), "detections": len(found),
               "figures": {t: _figures(figures, max_dets) for t, (figures, _) in scored.items()},
               "per_class": _per_class(document, {t: precision for t, (_, precision) in scored.items()})}
@@ -81,6 +108,17 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
             "replicates": replicates, "seed": seed, "confidence": confidence,
             "intervals": _intervals(document, found, iou_types, max_dets, replicates, seed, confidence)}
     return result
+
+
+def _check_settings(found: Detections, iou_types: Sequence[str] | None, max_dets: int | None, scorer: str | None,
+                    ) -> tuple[str, Sequence[str]]:
+    """The scorer and the iou types, as far as detections allow them."""
+    if max_dets is not None and max_dets < 1:
+        raise UserError(f"max_dets: {max_dets} is not positive; LVIS counts 300 detections an image")
+    iou_types = found.iou_types if iou_types is None else iou_types
+    for iou_type in iou_types:
+        found.scores(iou_type)  # refuses an unknown type, and segm without masks
+    return _known_scorer(scorer), iou_types
 
 
 def _known_scorer(scorer: str | None) -> str:
@@ -122,7 +160,7 @@ def _check_bootstrap(scorer: str, replicates: int, confidence: float) -> None:
 
     bootstrap.check(replicates, confidence)
     if scorer == "coco":
-        raise UserError("bootstrap: only for annotation files of LVIS form; leave the replicates out")
+        raise UserError("bootstrap: only for annotation files of LVIS form; leave it out")
     if util.find_spec("hotcoco") is None:
         raise UserError("bootstrap: needs hotcoco, which is not installed here (it wants Python 3.10 or newer)")
 
@@ -143,14 +181,14 @@ def _score_lvis(document: dict[str, Any], found: Detections, iou_types: Sequence
     return scored
 
 
-def _score_coco(document: dict[str, Any], found: Detections, iou_types: Sequence[str], max_dets: int,
-                on_progress: Progress | None) -> dict[str, Scored]:
+def _score_coco(document: dict[str, Any], found: Detections, iou_types: Sequence[str], limits: Sequence[int],
+                iou_thrs: Sequence[float]) -> dict[str, Scored]:
     from . import coco_api
 
-    return {iou_type: coco_api.evaluate(document, found, iou_type, max_dets) for iou_type in iou_types}
+    return {iou_type: coco_api.evaluate(document, found, iou_type, limits, iou_thrs) for iou_type in iou_types}
 
 
-SCORERS = {"hotcoco": _score_hotcoco, "lvis": _score_lvis, "coco": _score_coco}
+SCORERS = {"hotcoco": _score_hotcoco, "lvis": _score_lvis}
 
 
 def read_annotations(path: str | Path) -> dict[str, Any]:
@@ -226,7 +264,8 @@ def _defined(value: float) -> float | None:
 
 
 def _figures(figures: dict[str, float], max_dets: int) -> dict[str, float | None]:
-    return {name: _defined(figures.get(name, -1)) for name in lvis_figures.names(max_dets)}
+    names = dict.fromkeys([*lvis_figures.names(max_dets), *(n for n in figures if n.startswith("AR"))])
+    return {name: _defined(figures.get(name, -1)) for name in names}
 
 
 def _per_class(document: dict[str, Any], precisions: dict[str, np.ndarray]) -> list[dict[str, Any]]:

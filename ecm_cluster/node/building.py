@@ -6,19 +6,35 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmcv.runner import Fp16OptimizerHook, OptimizerHook, build_optimizer
+from mmcv.runner import Fp16OptimizerHook, OptimizerHook
+from mmdet.core import build_optimizer
 from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import get_root_logger
 
+from mmdet_ext import effects
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
-from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
+from mmdet_ext.sampling import (
+    ClassAwareOrder,
+    Order,
+    PositionedBatchSampler,
+    SeededDataset,
+    group_flags,
+    seed_all,
+)
 from mmdet_ext.virtual_ranks import Share
 
+from ..mmconfig import settled
 from . import preemption
 from .batches import collate
 from .parallel import OneProcess, Parallel, without_sync_batchnorm
 from .world import Place
+
+try:
+    from mmdet.utils import rfnext_init_model
+except ImportError:  # before mmdet 2.26
+    def rfnext_init_model(detector: Any, cfg: Any) -> None:
+        """There is nothing to initialise."""
 
 INIT = 4  # the stream of random numbers for initialisation
 
@@ -34,19 +50,69 @@ class Loader(torch.utils.data.DataLoader):
             return super().__iter__()
 
 
-def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[Loader, Any]:
+class TrainingLoader(Loader):
+    """A loader as hooks know mmdet's, whose samples are drawn from a seeded view of its dataset.
+
+    Workers that stay (``persistent_workers``) are started again after a hook has changed the dataset: they have a copy
+    of it.
+
+    Args:
+        dataset: The training set itself: hooks reach it as ``runner.data_loader.dataset`` and change it.
+        seeded: The wrapper that samples are asked from.
+    """
+
+    def __init__(self, dataset: Any, seeded: SeededDataset, **options: Any) -> None:
+        self.seeded, self._starting, self._copied = seeded, False, None
+        super().__init__(dataset, **options)
+        self.__dict__["batch_size"] = options["batch_sampler"].batch_size  # torch leaves it out beside a batch sampler
+
+    @property
+    def dataset(self) -> Any:
+        """The seeded view for torch when it starts an epoch, for everybody else the dataset."""
+        return self.seeded if self._starting else self.seeded.dataset
+
+    @dataset.setter
+    def dataset(self, value: Any) -> None:
+        self.seeded.dataset = value
+
+    def __iter__(self) -> Any:
+        if self._iterator is not None and self._copied != effects.fingerprint(self.dataset):
+            self._iterator = None
+        return super().__iter__()
+
+    def _get_iterator(self) -> Any:
+        self._copied, self._starting = effects.fingerprint(self.dataset), True
+        try:
+            return super()._get_iterator()
+        finally:
+            self._starting = False
+
+    @property
+    def _dataloader(self) -> TrainingLoader:
+        """Itself: by iterations mmcv has its IterLoader around the loader, and hooks look through it."""
+        return self
+
+
+def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoader, Any]:
     """The training loader of the virtual ranks that a process plays, and the dataset."""
-    dataset = build_dataset(cfg.data.train)
-    options = {"samples_per_gpu": cfg.data.get("samples_per_gpu", 1),
-               "workers_per_gpu": cfg.data.get("workers_per_gpu", 0), **cfg.data.get("train_dataloader", {})}
-    order = Order(group_flags(dataset), options["samples_per_gpu"], share.virtual, seed)
-    workers = options["workers_per_gpu"]
-    return Loader(
-        SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, share.ranks), num_workers=workers,
-        collate_fn=partial(collate, samples_per_gpu=options["samples_per_gpu"]), pin_memory=device == "cuda",
-        persistent_workers=bool(options.get("persistent_workers")) and workers > 0,
+    dataset, options = build_dataset(cfg.data.train), settled.train_loader(cfg.data)
+    batch, workers = options.pop("samples_per_gpu"), options.pop("workers_per_gpu")
+    aware, shuffle = options.pop("class_aware_sampler", None), options.pop("shuffle", True)
+    if aware:
+        order: Order = ClassAwareOrder(dataset, batch, share.virtual, seed, aware.get("num_sample_class", 1))
+    else:
+        order = Order(group_flags(dataset), batch, share.virtual, seed, shuffle)
+    options.pop("drop_last", None)  # every batch is complete
+    if workers:
+        options.setdefault("multiprocessing_context", cfg.get("mp_start_method", "fork"))
+    else:  # torch refuses what has no meaning without workers
+        options = {key: value for key, value in options.items() if key in ("pin_memory", "pin_memory_device")}
+    return TrainingLoader(
+        dataset, SeededDataset(dataset, seed), batch_sampler=PositionedBatchSampler(order, share.ranks),
+        num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch),
         # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws
-        generator=torch.Generator().manual_seed(seed)), dataset
+        generator=torch.Generator().manual_seed(seed),
+        **{**options, "pin_memory": device == "cuda" and options.get("pin_memory", True)}), dataset
 
 
 def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: Any) -> torch.nn.Module:
@@ -54,6 +120,7 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     seed_all(seed, INIT)
     detector = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     detector.init_weights()
+    rfnext_init_model(detector, cfg)
     detector.CLASSES = classes
     if device == "cpu" or place.world_size == 1:
         detector = without_sync_batchnorm(detector, get_root_logger())

@@ -12,14 +12,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, evaluations, files, test_settings
+from .. import checkpoints, config, evaluations, files, test_settings
 from ..errors import UserError
 from ..evaluations import Element
 from ..lvis.columns import Detections
+from ..lvis.parts import ScoredSet
+from ..mmconfig.evaluation import protocol
 from ..run import Evaluation, Run
+from ..staging import planned
 from . import preemption, pulse, staging
 from .beside import patiently
 from .supervisor import STORAGE_SECONDS
@@ -60,7 +62,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
             time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
         missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
         if missing:
-            score_all(run, work, attempt, element, missing, checkpoint)
+            score_all(run, work, element, missing, checkpoint)
         record = work.ledger(attempt, "evaluate000", patient=True)
         record.write("complete", checkpoint=checkpoint.file, iteration=checkpoint.iteration)
         record.write("end", cause="complete", rank=0)
@@ -117,50 +119,68 @@ class Beat:
             pulse.beat(phase=phase, done=done, total=total)
 
 
-def score_all(run: Run, work: Evaluation, attempt: int, element: Element, ways: Sequence[Mapping[str, Any]],
+def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mapping[str, Any]],
               checkpoint: evaluations.Manifest) -> None:
-    """Detections to figures, in every way; detections and annotations are read through once for all."""
+    """Detections to figures, in every way; detections are read through once for all."""
     from ..lvis.detections import read_shards
 
     pulse.beat(phase="scoring")
     digest = annotations_digest(run)
     found = read_shards(evaluations.chunk_files(work) or [])
+    scored = ScoredSet.read(work.scored_set_file)
+    if scored is None:  # the detections are of a former version
+        from . import scored_set
+
+        scored = scored_set.describe(test_set(run))
     for scoring in ways:
-        score(run, work, attempt, found, digest, element, scoring, checkpoint)
+        score(run, work, scored, found, digest, element, scoring, checkpoint)
 
 
-def annotations_digest(run: Run) -> str:
-    """Digest of the test annotations.
+def test_set(run: Run) -> Any:
+    """The dataset of ``data.test`` as mmdet makes it."""
+    from . import imports
+
+    imports.framework()
+    from . import scored_set
+
+    return scored_set.build(load_config(run))[0]
+
+
+def annotations_digest(run: Run) -> str | None:
+    """Digest of the test annotations; None where nothing is on record.
 
     Raises:
         UserError: They are not those of the submission.
     """
-    annotation_file = Path(run.spec.annotations["test"])
-    digest = files.digest(annotation_file)
+    paths = planned.annotation_files(config.read(run.config_file), "test")
+    paths = paths or [path for split, path in run.spec.annotations.items() if split == "test"]
+    digest = planned.digest_of_all([files.digest(path) for path in paths])
     recorded = run.spec.digests.get("val_annotations")
     if recorded and digest != recorded:
-        raise UserError(f"{annotation_file}: it is not the file that was there when {run.name} was submitted; put "
+        raise UserError(f"{' or '.join(paths)}: it is not the file that was there when {run.name} was submitted; put "
                         "that one back")
     return digest
 
 
-def score(run: Run, work: Evaluation, attempt: int, found: Detections, digest: str, element: Element,
+def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, digest: str | None, element: Element,
           scoring: Mapping[str, Any], checkpoint: evaluations.Manifest) -> None:
     """Detections to figures, in one way; the metrics file is written last and means that they are there."""
     from ..lvis import scoring as scorers
     from ..reporting.tables import metrics_table, per_class_csv, per_class_table
+    from . import score_parts
 
     pulse.beat(phase="scoring")
-    annotation_file = Path(run.spec.annotations["test"])
     beat, way = Beat(), evaluations.way_key(scoring)
-    options = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
+    options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
+    options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: beat(
+        done, total, phase=f"scoring {kind}"))
     if scoring.get("min_score"):
         found = found.take(found.score >= scoring["min_score"])
-    figures = scorers.score(annotation_file, found, on_progress=lambda kind, done, total: beat(
-        done, total, phase=f"scoring {kind}"), replicates=scoring.get("bootstrap", 0), **options)
+    figures = score_parts.score(scored, found, protocol(config.read(run.config_file)), options,
+                                lambda: test_set(run))
     provenance = {"run": run.name, "checkpoint": checkpoint.file, "iteration": checkpoint.iteration,
                   "epoch": checkpoint.epoch, "checkpoint_digest": checkpoint.digest,
-                  "annotations": str(annotation_file), "annotations_digest": digest,
+                  "annotations": ", ".join(part.ann_file for part in scored.parts), "annotations_digest": digest,
                   "config_digest": run.spec.digests["config"], "settings": {**element.settings, **scoring},
                   "versions": scorers.versions()}
     document = scorers.metrics_document(figures, provenance)

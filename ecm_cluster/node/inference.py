@@ -22,9 +22,8 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from mmcv import Config
-from mmcv.runner import CheckpointLoader, wrap_fp16_model
+from mmcv.runner import wrap_fp16_model
 from mmdet.core import encode_mask_results
-from mmdet.datasets import build_dataset, replace_ImageToTensor
 from mmdet.models import build_detector
 from torch.utils.data import DataLoader, Subset
 
@@ -34,9 +33,12 @@ from .. import files
 from ..errors import UserError
 from ..lvis.columns import Detections, of_image
 from ..lvis.detections import DetectionWriter
+from ..lvis.parts import Part, ScoredSet
 from ..run import Evaluation
+from . import loading, scored_set
 from .batches import collate, unpack
 from .building import Loader
+from .score_parts import PROPOSAL
 from .test_time import adjust
 
 Progress = Callable[[int, int], None]
@@ -62,13 +64,15 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
     Raises:
         UserError: config, checkpoint and annotation file do not go together.
     """
-    dataset, batch, workers = build_test_set(cfg)
+    dataset, batch, workers = scored_set.build(cfg)
+    scored = scored_set.describe(dataset)
     chunks = divide(work, len(dataset), world_size)
+    scored.write(work.scored_set_file)
     own = {number: positions for number, positions in enumerate(chunks)
            if number % world_size == rank and not work.chunk_file(number).exists()}
     if not own:
         return
-    model = build_model(cfg, checkpoint, dataset, device)
+    model = build_model(cfg, checkpoint, scored, device)
     adjust(model, settings, counts)
     share = NamedSubset(dataset, [position for positions in own.values() for position in positions])
     batches, begin = [], 0
@@ -78,7 +82,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
         begin = end
     loader = Loader(share, batch_sampler=batches, num_workers=workers,
                     collate_fn=partial(collate, samples_per_gpu=batch), pin_memory=device != "cpu")
-    answers = run_inference(model, loader, device)
+    answers = run_inference(model, loader, device, scored)
     done = 0
     for number, positions in own.items():
         writer = DetectionWriter(len(dataset))
@@ -103,52 +107,36 @@ def divide(work: Evaluation, images: int, world_size: int) -> list[range]:
     return [range(number, images, there["chunks"]) for number in range(there["chunks"])]
 
 
-def run_inference(model: torch.nn.Module, loader: DataLoader, device: str) -> Iterator[Detections]:
+def run_inference(model: torch.nn.Module, loader: DataLoader, device: str, scored: ScoredSet) -> Iterator[Detections]:
     """The detections on each image of ``loader``, in its order.
 
     Args:
         model: an mmdet detector in eval mode on ``device``.
         loader: batches of a :class:`Subset` of an mmdet dataset in test mode, not shuffled.
         device: where the model is.
+        scored: says how images and categories are called.
     """
     share = loader.dataset
     assert isinstance(share, Subset)
-    dataset: Any = share.dataset
     positions = iter(share.indices)
     for data in loader:
         _, named = unpack((), data, torch.device(device))
         with torch.no_grad():
             results = model(return_loss=False, rescale=True, **named)
         for result in results:
-            yield _columns(dataset.img_ids[next(positions)], dataset.cat_ids, result)
+            yield columns_at(scored, next(positions), result)
 
 
-def build_test_set(cfg: Config) -> tuple[Any, int, int]:
-    """The dataset of ``cfg.data.test`` in test mode, images a batch, and DataLoader workers.
-
-    The numbers come from where mmdet 2.x has them: ``data.test_dataloader``, or ``data.test`` (batch) and
-    ``data`` (workers); their defaults are 1 and 2.
-    """
-    test, loader = cfg.data["test"], cfg.data.get("test_dataloader", {})
-    if not isinstance(test, dict) or test["type"] == "ConcatDataset":
-        raise UserError("data.test: several data sets at once cannot be scored; evaluate each with a config "
-                        "whose data.test is one dict")
-    settings = copy.deepcopy(test)
-    batch = loader.get("samples_per_gpu", settings.pop("samples_per_gpu", 1))
-    settings["test_mode"] = True
-    if batch > 1:  # ImageToTensor makes tensors that cannot be padded to one size
-        settings["pipeline"] = replace_ImageToTensor(settings["pipeline"])
-    dataset = build_dataset(settings)
-    if not (hasattr(dataset, "cat_ids") and hasattr(dataset, "img_ids")):
-        raise UserError(f"data.test.type: {test['type']} has no image and category ids; LVIS and COCO data "
-                        "sets have")
-    if dataset.CLASSES is not None and len(dataset.CLASSES) != len(dataset.cat_ids):
-        raise UserError(f"data.test: {test['ann_file']} has {len(dataset.cat_ids)} categories, the data set "
-                        f"names {len(dataset.CLASSES)} classes; set data.test.classes to the file's")
-    return dataset, batch, loader.get("workers_per_gpu", cfg.data.get("workers_per_gpu", 2))
+def columns_at(scored: ScoredSet, position: int, result: Any) -> Detections:
+    """The answer on one image of what is scored, under the names that it has there."""
+    first = scored.parts[0]
+    classes = len(first.categories) or None
+    if scored.by_position:
+        return columns_of(position, None, result, classes)
+    return columns_of(first.images[position], first.categories, result, classes)
 
 
-def build_model(cfg: Config, checkpoint: Path, dataset: Any, device: str) -> torch.nn.Module:
+def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -> torch.nn.Module:
     """The detector of ``cfg.model`` with a checkpoint's weights, in eval mode on ``device``.
 
     No initial weights are fetched. mmcv's own loading leaves what a checkpoint lacks at random values and
@@ -161,33 +149,33 @@ def build_model(cfg: Config, checkpoint: Path, dataset: Any, device: str) -> tor
     if cfg.get("fp16") is not None and device != "cpu":
         wrap_fp16_model(model)
     try:
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), map_location="cpu")
+        content = loading.read(checkpoint)
     except FileNotFoundError:
         raise UserError(f"{checkpoint}: there is no such checkpoint") from None
-    except Exception as error:  # zipfile's, pickle's and torch's, by what is wrong with the file
-        first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{checkpoint}: not a checkpoint that can be read ({first})") from error
-    check_classes(checkpoint, content.get("meta", {}).get("CLASSES"), dataset)
+    if not isinstance(content, dict):
+        raise UserError(f"{checkpoint}: holds a {type(content).__name__}; expected a dict with the weights of a model")
+    for part in scored.parts:
+        check_classes(checkpoint, (content.get("meta") or {}).get("CLASSES"), part)
     load_weights(model, content.get("state_dict", content), checkpoint)
-    model.CLASSES = dataset.CLASSES
+    model.CLASSES = scored.parts[0].classes
     return model.to(device).eval()
 
 
-def check_classes(checkpoint: Path, trained: Sequence[str] | None, dataset: Any) -> None:
+def check_classes(checkpoint: Path, trained: Sequence[str] | None, part: Part) -> None:
     """Refuse a checkpoint that was trained for other classes, or for the same in another order.
 
     Checkpoints that do not say their classes (as some converted ones) pass: their number is checked when the
     model answers.
     """
-    if trained is None or dataset.CLASSES is None or tuple(trained) == tuple(dataset.CLASSES):
+    if trained is None or part.classes is None or tuple(trained) == tuple(part.classes):
         return
     remedy = "evaluate with the data set that it was trained for"
-    if len(trained) != len(dataset.CLASSES):
+    if len(trained) != len(part.classes):
         raise UserError(f"{checkpoint}: trained for {len(trained)} classes, the test data set has "
-                        f"{len(dataset.CLASSES)}; {remedy}")
-    first = next(i for i, (a, b) in enumerate(zip(trained, dataset.CLASSES)) if a != b)
+                        f"{len(part.classes)}; {remedy}")
+    first = next(i for i, (a, b) in enumerate(zip(trained, part.classes)) if a != b)
     raise UserError(f"{checkpoint}: class {first} was {trained[first]!r} in training and is "
-                    f"{dataset.CLASSES[first]!r} in the test data set; {remedy}")
+                    f"{part.classes[first]!r} in the test data set; {remedy}")
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], checkpoint: Path) -> None:
@@ -216,12 +204,20 @@ def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], check
                       f"{unknown[0]}) and are left out", stacklevel=2)
 
 
-def _columns(image_id: int, cat_ids: Sequence[int], result: Any) -> Detections:
-    """One image's answer of an mmdet detector (boxes by class, or boxes and masks by class) as columns."""
+def columns_of(image_id: int, cat_ids: Sequence[int] | None, result: Any, classes: int | None) -> Detections:
+    """One image's answer of an mmdet detector as columns.
+
+    Args:
+        cat_ids: id of each label; None: labels stay.
+        result: boxes by class, boxes and masks by class, or boxes without a class.
+        classes: how many the model has to have; None: any number.
+    """
     boxes, masks = result if isinstance(result, tuple) else (result, None)
-    if not isinstance(boxes, list) or len(boxes) != len(cat_ids):
+    if isinstance(boxes, np.ndarray) and boxes.ndim == 2:
+        boxes, classes, cat_ids = [boxes], None, [PROPOSAL]
+    if not isinstance(boxes, list) or classes not in (None, len(boxes)):
         answer = f"boxes for {len(boxes)} classes" if isinstance(boxes, list) else type(boxes).__name__
-        raise UserError(f"model: it answers with {answer}, the test data set has {len(cat_ids)} categories; "
+        raise UserError(f"model: it answers with {answer}, the test data set has {classes} categories; "
                         "expected is a detector whose num_classes is that number")
     stacked = np.concatenate(boxes).astype(np.float64)
     rles = mask_scores = None
@@ -233,5 +229,5 @@ def _columns(image_id: int, cat_ids: Sequence[int], result: Any) -> Detections:
         rles = [rle for of_class in encoded for rle in of_class]
     # corners are subtracted in double precision, as mmdet's results2json does
     xywh = np.concatenate([stacked[:, :2], stacked[:, 2:4] - stacked[:, :2]], axis=1)
-    categories = np.repeat(cat_ids, [len(of_class) for of_class in boxes])
+    categories = np.repeat(range(len(boxes)) if cat_ids is None else cat_ids, [len(of_class) for of_class in boxes])
     return of_image(image_id, categories, stacked[:, 4], xywh, rles, mask_scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Parallel(MMDistributedDataParallel):
     """
 
     def __init__(self, module: nn.Module, find_unused_parameters: bool = False) -> None:
+        checkpoint_without_reentry()
         device = next(module.parameters()).device
         # with device_ids the wrapper has an output_device, where mmcv's hooks make the tensors that they reduce
         super().__init__(module, device_ids=None if device.index is None else [device.index], broadcast_buffers=False,
@@ -91,6 +93,20 @@ class Parallel(MMDistributedDataParallel):
                 raise
             unused = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
             raise NotStartable(unused_parameters(unused)) from error
+
+
+def checkpoint_without_reentry() -> None:
+    """Have ``with_cp=True`` recompute activations in a way that DDP can follow.
+
+    In torch's older way, the default where ``use_reentrant`` is not given, a backward pass runs inside another: with
+    ``find_unused_parameters`` DDP takes all that is recomputed for unused, and fails. The modules of mmdet call the
+    same function under names of their own, so its default is changed.
+    """
+    from torch.utils import checkpoint
+
+    defaults = inspect.unwrap(checkpoint.checkpoint).__kwdefaults__
+    if defaults and "use_reentrant" in defaults:
+        defaults["use_reentrant"] = False
 
 
 def unused_parameters(names: list[str]) -> str:

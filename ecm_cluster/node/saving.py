@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import mmap
 import os
-import pickle
 import time
 from typing import Any
 
@@ -15,10 +13,13 @@ import torch
 
 from .. import checkpoints, files, ledger, recovery
 from ..run import Run
-from .failures import DeviceStuck
+from . import keeping
+from .failures import DeviceStuck, NotStartable
 from .writer import ALIGNMENT, Outcome, Request, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
+PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and arrays"
+NAMED = 5  # things that a checkpoint cannot hold, in a message
 REASON_LENGTH = 300  # of an error's text in the heartbeat
 DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
 
@@ -27,11 +28,15 @@ class SharedCopy:
     """Memory shared with the writer, into which each state is copied; it grows and is used again.
 
     It has no name that could be left behind, and does not count against the size of ``/dev/shm``.
+
+    Attributes:
+        lost: What the newest state had that no checkpoint can hold; see :func:`keeping.pickled`.
     """
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("checkpoint", os.MFD_CLOEXEC)
         self.size = 0
+        self.lost: list[str] = []
         self._bytes: torch.Tensor | None = None
         self._pinned = False
 
@@ -41,23 +46,21 @@ class SharedCopy:
         Returns:
             The pickled rest of the state, and (offset, bytes) of each storage in the memory.
         """
-        rest = io.BytesIO()
-        pickler = _StoragePickler(rest)
-        pickler.dump(state)
+        structure, storages, self.lost = keeping.pickled(state)
         spans, end = [], 0
-        for storage in pickler.storages:
+        for storage in storages:
             spans.append((end, storage.nbytes()))
             end += -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
-        on_gpu = any(storage.device.type == "cuda" for storage in pickler.storages)
+        on_gpu = any(storage.device.type == "cuda" for storage in storages)
         self._reserve(end, on_gpu)
         assert self._bytes is not None
-        for storage, (offset, size) in zip(pickler.storages, spans):
+        for storage, (offset, size) in zip(storages, spans):
             if size:
                 source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
                 self._bytes[offset:offset + size].copy_(source, non_blocking=True)
         if on_gpu:
             await_device()
-        return rest.getvalue(), spans
+        return structure, spans
 
     def _reserve(self, size: int, pin: bool) -> None:
         if size > self.size or self._bytes is None:
@@ -104,26 +107,6 @@ def _succeeded(result: Any) -> bool:
     return False
 
 
-class _StoragePickler(pickle.Pickler):
-    """Pickles as ``torch.save`` does: a storage becomes a reference, and is collected once."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, protocol=2)
-        self.storages: list[torch.UntypedStorage] = []
-        self._numbers: dict[int, int] = {}
-
-    def persistent_id(self, obj: Any) -> Any:
-        if not isinstance(obj, torch.storage.TypedStorage):
-            return None
-        storage = obj._untyped_storage
-        if storage._cdata not in self._numbers:
-            self._numbers[storage._cdata] = len(self.storages)
-            self.storages.append(storage)  # which also keeps it, so that no other gets its address
-        kind = getattr(torch, obj._pickle_storage_type())
-        # wherever the tensor lived, it is read back on the CPU, which any machine has
-        return ("storage", kind, str(self._numbers[storage._cdata]), "cpu", obj._size())
-
-
 class Saver:
     """Commits checkpoints of one attempt, one at a time, while the training goes on.
 
@@ -148,6 +131,7 @@ class Saver:
         self._failing: tuple[float, str] | None = None
         counting = checkpoints.accepted(run)
         self._standing = counting[-1].iteration if counting else None
+        self._lost: list[str] | None = None  # of this attempt's newest commit
         self._memory = SharedCopy()
         self.writer = Writer(run, attempt, self._memory.descriptor)
 
@@ -161,11 +145,26 @@ class Saver:
         began = time.monotonic()
         self.settle(logger, wait=True)
         structure, spans = self._memory.take(state)
+        self._say_lost(self._memory.lost, iteration, logger)
         self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
                                 self.keep)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began
+
+    def _say_lost(self, lost: list[str], iteration: int, logger: logging.Logger) -> None:
+        """Name what a checkpoint cannot hold, once; early, and only then, it may be too much to go on without.
+
+        Raises:
+            NotStartable: At the first commit, that it is more than what hooks keep: nothing could resume from there.
+        """
+        first, before, self._lost = self._lost is None, self._lost or [], lost
+        if first:
+            require_essentials(lost)
+        if lost and lost != before:
+            text = f"checkpoints do not hold {listed(lost)}: after a restart it is gone"
+            logger.warning("%s; %s", text, PLAIN_DATA)
+            self.record.write("warning", about="not kept", iteration=iteration, text=text)
 
     def again(self, logger: logging.Logger) -> None:
         """Try the newest state once more; its copy is still there. Waits."""
@@ -214,3 +213,21 @@ class Saver:
             return None
         began, reason = self._failing
         return {"seconds": round(time.monotonic() - began), "reason": reason, "stands": self._standing}
+
+
+def require_essentials(lost: list[str]) -> None:
+    """Raise NotStartable where a checkpoint cannot hold more than what hooks keep in ``meta``.
+
+    Args:
+        lost: Dotted keys of what it cannot hold.
+    """
+    essential = [one for one in lost if not one.startswith("meta.")]
+    if essential:
+        raise NotStartable(f"a checkpoint cannot hold {listed(essential)}, and nothing could resume without it; "
+                           f"{PLAIN_DATA}")
+
+
+def listed(names: list[str]) -> str:
+    """The first few of them, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -94,7 +94,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
         known = found[0].annotation(staging.within_pack(ann_file)) if staging.pack else None
         if known is not None and known.columns:
             data.columns[ann_file] = str(found[0].path / known.columns)
-        elif ann_file in staging.annotations:
+        elif ann_file in staging.annotations and ann_file.endswith(".json"):
             try:
                 made = columns.ensure(Path(ann_file), staging.annotations[ann_file], Path(staging.columns),
                                       preemption.prepare_child)

@@ -61,6 +61,9 @@ def load_config(run: Run) -> Any:
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 
+    from . import loading
+
+    loading.guard_mmcv()
     cfg = Config.fromfile(str(run.config_file))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
@@ -88,7 +91,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     device, seed = job.device, spec.job.seed
     share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
     torch.set_num_threads(spec.threads)
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
     group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
     if device == "cuda":
         index = devices.agree(place, torch.cuda.device_count(), group)
@@ -114,7 +117,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
                         also=evaluations.iterations_wanted(run))
-    runner.prepare(seed, boundary, share)
+    runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:
@@ -135,21 +138,18 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
-    """Go on from the checkpoint that the attempt named; else start from the config's ``load_from``."""
-    import torch
-    from mmcv.runner import load_checkpoint
-
-    from . import rank_buffers
+    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``."""
+    from . import loading, rank_buffers
 
     source = run.read_attempt(attempt)["from"]
     if source is not None:
-        state = torch.load(run.checkpoints_dir / source, map_location="cpu", weights_only=True)
+        state = loading.read(run.checkpoints_dir / source)
         rank_buffers.restore(runner, state, source)
         if runner.rank == 0:
             logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
                         runner.position)
-    elif cfg.get("load_from"):
-        load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    else:
+        begin(runner, cfg, sampler, logger)
     sampler.begin(runner.epoch, runner.position, runner.former)
     # mmcv's logger writes meta as the first line of the attempt's JSON log
     runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
@@ -159,6 +159,25 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
     if runner.rank == 0:
         for line in training_log.redone(run, attempt, runner.iter):
             logger.info("%s", line)
+
+
+def begin(runner: Any, cfg: Any, sampler: Any, logger: Any) -> Any:
+    """Begin with what the config's ``resume_from`` or ``load_from`` names; returns what the latter holds.
+
+    Raises:
+        NotStartable: Nothing is left to train from ``resume_from`` on.
+    """
+    from mmcv.runner import load_checkpoint
+
+    if cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+        if runner.iter >= runner.last_iteration(sampler):
+            raise failures.NotStartable(
+                f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), where the "
+                "training ends; give load_from for its weights alone, or a later end")
+    elif cfg.get("load_from"):
+        return load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    return None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 It is a child of rank 0's trainer, without torch and without a CUDA context. The trainer leaves the tensors in memory
 that both share, and sends the rest, pickled; the writer makes of them the archive that ``torch.save`` would have made
 (a zip file of stored entries: ``data.pkl``, in which tensors point to storages by number, and ``data/<number>`` for
-each storage; the format is torch's since 1.6), commits it, prunes old checkpoints, and answers.
+each storage; the format is torch's since 1.6), reads the file's structure back as its reader would, commits it, prunes
+old checkpoints, and answers.
 
 It starts with the signals blocked that Slurm sends to every process of a step, and dies with the trainer: a commit is
 then absent, as it is with any other death before the manifest.
@@ -27,6 +28,7 @@ from typing import Any
 
 from .. import checkpoints, evaluations, files
 from ..errors import UserError
+from ..pickles import archive
 from ..run import Run
 from . import preemption
 
@@ -172,14 +174,19 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     def save(handle: files.Digesting) -> None:
         write_archive(handle, request, memoryview(mmap.mmap(memory, request.memory, prot=mmap.PROT_READ)))
 
+    def last_check() -> None:
+        archive.check(run.checkpoint_file(request.iteration, attempt))
+        checkpoints.check_fence(run, attempt)
+
     try:
         manifest = checkpoints.commit(run, attempt, save, iteration=request.iteration, epoch=request.epoch,
                                       position=request.position, epoch_end=request.epoch_end, step=request.step,
-                                      last_check=lambda: checkpoints.check_fence(run, attempt))
+                                      last_check=last_check)
     except checkpoints.Overtaken as error:
         return Outcome(None, time.monotonic() - began, str(error), overtaken=True)
     except Exception as error:  # whatever it was, the trainer goes on and says so
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
+        reason = str(error) if isinstance(error, UserError) else reason
         return Outcome(None, time.monotonic() - began, reason)
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError, UserError, ValueError, LookupError):  # the next commit will prune, too
@@ -195,11 +202,11 @@ def write_archive(handle: files.Digesting, request: Request, memory: memoryview)
         parts[f"data/{number}"] = memory[offset:offset + size]
     parts["version"] = b"3\n"
     # zipfile asks for no more than write and flush, and so never goes back: the digest is made on the way
-    with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(handle, "w", zipfile.ZIP_STORED) as made:  # type: ignore[call-overload]
         for name, data in parts.items():
             entry = zipfile.ZipInfo(f"archive/{name}")
             big = len(data) * 1.05 > zipfile.ZIP64_LIMIT
             start = handle.size + ZIP_HEADER + len(entry.filename) + 4 + (ZIP64_FIELD if big else 0)
             padding = -start % ALIGNMENT
             entry.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
-            archive.writestr(entry, data)
+            made.writestr(entry, data)

@@ -62,6 +62,8 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
     missing = [] if fetch else [w for w in plan.weights if not w.present]
     here = [w for w in plan.weights if w not in missing]
     fetched = weights.fetch(here, progress=_progress())
+    for problem in weights.unreadable(one.weight for one in fetched if one.downloaded):
+        raise UserError(problem)
     return Frozen(weights.rewrite(plan.cfg, fetched), digests, counts, fetched, missing)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from .. import test_settings
 from ..errors import UserError, one_of
 from ..run import Evaluation, Run
-from .tables import UNDEFINED, aligned, percent
+from .tables import aligned, percent
 
 SHOWN = ("AP", "AP50", "APr", "APc", "APf")
 
@@ -62,6 +62,8 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
     for candidate in (given, f"segm_{given}", f"bbox_{given}"):
         if candidate in names or not names:
             return candidate
+    if asked is None:  # several datasets that are no whole, or figures of a dataset's own evaluation
+        return next((name for name in names if name.endswith(("_AP", "_mAP"))), names[0])
     raise one_of("metric", given, names)
 
 
@@ -88,17 +90,16 @@ def best(run: Run, metric: str | None = None) -> Row:
 
 def table(found: Sequence[Row]) -> str:
     """One line a row, percent with one decimal; the run only where there are several."""
-    kinds = list(dict.fromkeys(kind for row in found for kind in row.document["figures"]))
+    shown = list(dict.fromkeys((kind, name) for row in found for kind, figures in row.document["figures"].items()
+                               for name in (SHOWN if "AP" in figures else list(figures)[:len(SHOWN)])))
     several = len({row.run.path for row in found}) > 1
-    header = [*(["run"] if several else []), "checkpoint", "settings",
-              *(f"{kind} {name}" for kind in kinds for name in SHOWN)]
+    header = [*(["run"] if several else []), "checkpoint", "settings", *(f"{kind} {name}" for kind, name in shown)]
     lines = []
     for row in found:
         place = f"iter {row.provenance['iteration']}"
-        cells = [percent(row.figure(f"{kind}_{name}")) if kind in row.document["figures"] else UNDEFINED
-                 for kind in kinds for name in SHOWN]
+        cells = [percent(row.figure(f"{kind}_{name}")) for kind, name in shown]
         lines.append([*([row.run.name] if several else []), place, test_settings.label(row.settings), *cells])
-    return aligned(header, lines, left=len(header) - len(kinds) * len(SHOWN))
+    return aligned(header, lines, left=len(header) - len(shown))
 
 
 def as_csv(found: Sequence[Row]) -> str:

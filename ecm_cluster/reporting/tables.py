@@ -19,19 +19,28 @@ def percent(value: float | None) -> str:
 def metrics_table(document: Mapping[str, Any]) -> str:
     """One row for each kind of overlap (bbox, segm), one column for each figure; its confidence interval, if known.
 
+    What a dataset's own evaluation gave stands below, a line for each figure, as it gave it.
+
     Args:
         document: content of ``metrics.json``, or what :func:`ecm_cluster.lvis.scoring.score` returns.
     """
-    recall = f"AR@{document['max_dets']}"
     intervals = (document.get("bootstrap") or {}).get("intervals", {})
+    recall = f"AR@{document['max_dets']}"
     rows = []
-    for iou_type, figures in document["figures"].items():
-        rows.append([iou_type, *(percent(figures[name]) for name in (*FIGURES, recall))])
-        if iou_type in intervals:
+    own = {kind: figures for kind, figures in document["figures"].items() if "AP" not in figures}
+    for kind, figures in document["figures"].items():
+        if kind in own:
+            continue
+        rows.append([kind, *(percent(figures.get(name)) for name in (*FIGURES, recall))])
+        if kind in intervals:
             for end in ("low", "high"):
-                rows.append([f"  {end}", *(percent((intervals[iou_type].get(name) or {}).get(end))
+                rows.append([f"  {end}", *(percent((intervals[kind].get(name) or {}).get(end))
                                            for name in (*FIGURES, recall))])
-    return aligned(["", *FIGURES, recall], rows, left=1)
+    lines = [aligned(["", *FIGURES, recall], rows, left=1)] if rows else []
+    lines += [aligned([kind, ""], [[name, f"{value:.4g}"] for name, value in figures.items()], left=1)
+              for kind, figures in own.items()]
+    lines += [f"@{number}: {part['annotations']}" for number, part in enumerate(document.get("parts", ()))]
+    return "\n".join([*lines, *(f"note: {note}" for note in document.get("notes", ()))])
 
 
 def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> str:
@@ -41,7 +50,7 @@ def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> st
         document: as for :func:`metrics_table`.
         limit: show the ``limit`` most frequent and the ``limit`` rarest classes only.
     """
-    iou_types = list(document["figures"])
+    iou_types = scored_by_class(document)
     classes = sorted(document["per_class"], key=lambda c: (-(c["image_count"] or 0), c["id"]))
     rows = [[c["name"], c["frequency"] or UNDEFINED, _count(c["image_count"]), _count(c["instance_count"]),
              *(percent(c[iou_type]) for iou_type in iou_types)] for c in classes]
@@ -49,6 +58,11 @@ def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> st
         gap = [f"({len(rows) - 2 * limit} more)", *[""] * (3 + len(iou_types))]
         rows = [*rows[:limit], gap, *rows[len(rows) - limit:]]
     return aligned(["class", "freq", "images", "instances", *(f"{t} AP" for t in iou_types)], rows, left=2)
+
+
+def scored_by_class(document: Mapping[str, Any]) -> list[str]:
+    """The kinds of overlap that every class has an AP of."""
+    return [kind for kind in document["figures"] if all(kind in row for row in document["per_class"])]
 
 
 def _count(value: int | None) -> str:
@@ -68,7 +82,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> 
 
 def per_class_csv(document: Mapping[str, Any]) -> str:
     """Every class with its training counts and its AP as a fraction of one, unrounded; empty where undefined."""
-    iou_types = list(document["figures"])
+    iou_types = scored_by_class(document)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "name", "frequency", "image_count", "instance_count", *(f"{t}_AP" for t in iou_types)])

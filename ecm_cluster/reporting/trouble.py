@@ -1,11 +1,13 @@
-"""What is wrong with a run that waits or runs, as warnings behind its state."""
+"""What is wrong with a run, as warnings behind its state."""
 
 from __future__ import annotations
 
-from .. import recovery
+from collections.abc import Mapping, Sequence
+
+from .. import evaluations, recovery, test_settings
 from ..ledger import Event
 from ..recovery import failing_text
-from ..run import Work
+from ..run import Run, Work
 from ..values import duration_text
 
 UNHEARD_SECONDS = 120.0  # without a heartbeat of a job that runs, after which that is said
@@ -16,11 +18,37 @@ def of_waiting(work: Work) -> str:
     return _warnings(failing_commits(work), recovery.interruptions(work))
 
 
+def of_evaluations(unscored: Mapping[Run, Sequence[evaluations.Element]]) -> list[str]:
+    """Why nothing scores these elements any more, and what to read: a line for each."""
+    lines = []
+    for run, elements in unscored.items():
+        for element, work in zip(elements, evaluations.works(run, elements)):
+            said = f"{run.name}: {element.at} ({test_settings.label(element.settings)}) is not scored"
+            if work is None:
+                lines.append(f"{said}: there is no such checkpoint")
+                continue
+            end = recovery.newest_end(work)
+            reason = (end.get("detail") or recovery.ENDINGS[end["cause"]].text) if end else \
+                "its job ended before it began, or without a reason on record"
+            log = work.rank_log((end.get("rank") if end else 0) or 0)
+            read = log if log.exists() else run.local_log if run.local_log.exists() else run.submitit_dir
+            lines.append(f"{said}: {reason}; see {read}")
+    return lines
+
+
 def of_running(work: Work) -> str:
     """The same, and that nothing is heard of it."""
     silence = work.silence(work.newest_attempt())
     unheard = f"no heartbeat for {duration_text(silence)}" if silence and silence > UNHEARD_SECONDS else ""
     return of_waiting(work) + _warnings(unheard)
+
+
+def declared(work: Work) -> str:
+    """What the training itself warned of, since the start whose checkpoints count last: the newest of each kind."""
+    events = work.events()
+    since = max((e.attempt for e in events if e.kind == "commit"), default=0)
+    newest = {e["about"]: e["text"] for e in events if e.kind == "warning" and e.attempt >= since}
+    return _warnings(*newest.values())
 
 
 def _warnings(*told: str | None) -> str:

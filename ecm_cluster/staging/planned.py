@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UserError
 from ..job import BOTH, NOTHING
 from ..mmconfig.datasets import leaves
@@ -79,6 +80,13 @@ def annotation_files(cfg: Mapping[str, Any], split: str) -> list[str]:
 def data_paths(cfg: Mapping[str, Any], split: str, key: str) -> list[str]:
     """Absolute paths of ``key`` (``ann_file``, ``img_prefix``) in ``data.<split>`` of a config, each once."""
     return list(dict.fromkeys(path for leaf in leaves(cfg, split) if (path := leaf.path(key)) is not None))
+
+
+def digest_of_all(digests: Sequence[str]) -> str | None:
+    """One digest for those of several annotation files; that of a single one as it is, None for none."""
+    if not digests:
+        return None
+    return digests[0] if len(digests) == 1 else files.digest_text("\n".join(digests))
 
 
 def scratch_of(staging: Staging, environ: Mapping[str, str]) -> Path | None:

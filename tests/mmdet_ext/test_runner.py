@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import types
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,16 @@ class Net(nn.Module):
                 "num_samples": len(batch)}
 
 
+class Notes(dict):
+    """No plain value, so that it begins empty in each attempt."""
+
+
 @dataclass
 class Watch(Hook):
     """Notes the learning rate and the loss of each iteration."""
 
-    seen: dict[int, tuple[float, float]] = field(default_factory=dict)
-    epochs: list[tuple[int, int]] = field(default_factory=list)
+    seen: Notes = field(default_factory=Notes)
+    epochs: Any = field(default_factory=deque)
 
     def before_train_epoch(self, runner: Any) -> None:
         self.epochs.append((runner.epoch, runner.position))
@@ -255,7 +260,7 @@ def test_a_boundary_sees_where_the_next_step_belongs(whole, kind):
 def test_entering_an_epoch_in_its_middle_starts_at_its_position(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
     second = Training(tmp_path / "parts", "epoch").go(first.stored)
-    assert second.watch.epochs == [(1, 3), (2, 0)]
+    assert list(second.watch.epochs) == [(1, 3), (2, 0)]
 
 
 def test_a_state_holds_plain_values_and_what_the_launcher_put_into_meta(tmp_path):
@@ -296,6 +301,54 @@ def test_stock_mmcv_loads_the_weights_and_resumes(tmp_path):
     assert (stock.epoch, stock.iter) == (1, 7)
     assert bits(fresh.state_dict()) == bits(first.net.state_dict())
     assert bits(stock.optimizer.state_dict()) == bits(first.runner.optimizer.state_dict())
+
+
+@pytest.fixture
+def stock_checkpoint(tmp_path):
+    """What mmcv's own runner saves after two of the epochs, on four GPUs as mmdet notes it in the config."""
+    fresh = Net()
+    stock = EpochBasedRunner(fresh, optimizer=torch.optim.SGD(fresh.parameters(), lr=0.05, momentum=0.9),
+                             work_dir=str(tmp_path / "stock"), logger=logging.getLogger("stock"), max_epochs=2,
+                             meta={"config": "x = nowhere()\ngpu_ids = range(0, 4)\n", "env_info": "long",
+                                   "hook_msgs": {"best_score": 0.5}})
+    stock.register_training_hooks(dict(policy="fixed"), dict(), dict(interval=2))
+    stock.run([torch.utils.data.DataLoader(Data(), batch_size=2, drop_last=True)], [("train", 1)])
+    return tmp_path / "stock" / "epoch_2.pth"
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iteration"])
+def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and_learning_rates(
+        tmp_path, stock_checkpoint, kind):
+    mine = Training(tmp_path / "mine", kind, virtual=2)
+    mine.runner.resume(str(stock_checkpoint))
+    table = torch.load(stock_checkpoint, weights_only=False)
+    table["state_dict"].pop("scratch")  # mmcv keeps buffers that the model does not
+    assert bits(mine.net.state_dict()) == bits(table["state_dict"])
+    assert bits(mine.runner.optimizer.state_dict()["state"]) == bits(table["optimizer"]["state"])
+    assert (mine.runner.epoch, mine.runner.position) == (2, 0)
+    assert mine.runner.iter == table["meta"]["iter"] * 4 // 2, "as mmcv restates it for another number of GPUs"
+    assert mine.runner.meta == {"seed": SEED, "note": "kept", "hook_msgs": {"best_score": 0.5}}
+
+
+def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_ask_in_vain_for_the_older_state(
+        tmp_path, stock_checkpoint):
+    class Asks(Hook):
+        def before_run(self, runner: Any) -> None:
+            runner.resume(str(stock_checkpoint))
+
+    def go(state: bytes | None, ends_at: int | None) -> Training:
+        training = Training(tmp_path / "mine", "epoch", ends_at=ends_at)
+        training.runner.register_hook(Asks())
+        if state is None:
+            training.runner.resume(str(stock_checkpoint))
+        return training.go(state)
+
+    start = 2 * (SAMPLES // 2) * 4  # one rank instead of four
+    through, first = go(None, None), go(None, start + 3)
+    assert min(through.watch.seen) == start and list(through.watch.epochs) == [(2, 0)]
+    second = go(first.stored, None)
+    assert min(second.watch.seen) == start + 3
+    assert_same_end(through, second)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
+from mmdet_ext.sampling import ClassAwareOrder, Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
 
 # group sizes: any may be empty, or smaller than one global batch
 FEW = settings(max_examples=40)
@@ -26,11 +25,11 @@ def flags_of(sizes: list[int], shuffled_by: int = 0) -> np.ndarray:
 
 
 @FEW
-@given(GROUPS, st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.integers(0, 9), st.booleans())
+@given(GROUPS, st.integers(1, 4), st.integers(1, 5), st.integers(0, 3), st.integers(0, 9))
 def test_every_sample_comes_in_every_epoch_and_the_rest_is_padding_of_its_group(
-        sizes, per_rank, world, epoch, seed, shuffle):
+        sizes, per_rank, world, epoch, seed):
     flags = flags_of(sizes, seed)
-    order = Order(flags, per_rank, world, seed, shuffle)
+    order = Order(flags, per_rank, world, seed)
     table = order.epoch(epoch)
     assert table.shape == (order.iterations, world, per_rank)
     times = Counter(table.ravel().tolist())
@@ -261,11 +260,6 @@ def test_the_streams_of_one_seed_are_apart():
     assert len(set(values)) == len(values)
 
 
-def test_the_wrapper_shows_the_classes_and_the_length_of_what_it_wraps():
-    dataset = SeededDataset(Drawing(), 0)
-    assert (dataset.CLASSES, len(dataset)) == (("cat",), 11)
-
-
 def test_a_seed_draws_what_torchs_own_seeding_draws():
     seed_all(3, 1, 4)
     drawn = torch.rand(5)
@@ -274,16 +268,38 @@ def test_a_seed_draws_what_torchs_own_seeding_draws():
     assert torch.equal(drawn, torch.rand(5))
 
 
-def test_hooks_reach_the_dataset_through_its_wrapper_also_in_a_copy():
-    class Dataset:
-        flag = np.zeros(3)
+@FEW
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5))
+def test_without_shuffling_each_rank_gets_the_samples_that_mmdets_sampler_deals_out(size, per_rank, world):
+    samplers = pytest.importorskip("mmdet.datasets.samplers")
+    order = Order(flags_of([size - size // 3, size // 3], 1), per_rank, world, 0, shuffle=False)
+    table = order.epoch(0)
+    assert np.array_equal(table, order.epoch(1))
+    for rank in range(world):
+        theirs = list(samplers.DistributedSampler(range(size), world, rank, shuffle=False, seed=0))
+        mine = table[:, rank].ravel().tolist()
+        whole = size // world  # behind them is what fills up
+        assert mine[:whole] == theirs[:whole] and set(theirs) <= set(mine)
 
-        def update_skip_type_keys(self, keys):
-            self.keys = keys
 
-    wrapped = SeededDataset(Dataset(), 1)
-    wrapped.update_skip_type_keys(["Mosaic"])
-    assert wrapped.dataset.keys == ["Mosaic"]
-    assert copy.deepcopy(wrapped).keys == ["Mosaic"]
-    with pytest.raises(AttributeError, match="nothing_like_it"):
-        wrapped.nothing_like_it  # noqa: B018
+class ByClass:
+    """Ten images of four classes, one of which has none."""
+
+    def __len__(self):
+        return 10
+
+    def get_cat2imgs(self):
+        return {0: [0, 1, 2, 3, 4, 5, 6], 1: [7, 0], 2: [], 3: [8, 9]}
+
+
+@pytest.mark.parametrize(("per_rank", "world", "per_class"), [(1, 1, 1), (2, 1, 2), (2, 3, 1), (3, 2, 2)])
+def test_a_class_aware_order_is_that_of_mmdets_sampler(per_rank, world, per_class):
+    samplers = pytest.importorskip("mmdet.datasets.samplers")
+    order = ClassAwareOrder(ByClass(), per_rank, world, 5, per_class)
+    for epoch in (0, 2):
+        for rank in range(world):
+            theirs = samplers.ClassAwareSampler(ByClass(), per_rank, world, rank, 5, per_class)
+            theirs.set_epoch(epoch)
+            assert order.epoch(epoch)[:, rank].ravel().tolist() == list(theirs)
+    rest, _ = order.rest(0, [(world + 1, 1)])
+    assert rest.shape[1:] == (world, per_rank), "rescaled, the rest of the epoch is dealt out among these"

@@ -24,7 +24,7 @@ from ecm_cluster import evaluations  # noqa: E402
 from ecm_cluster.errors import UserError  # noqa: E402
 from ecm_cluster.lvis import scoring  # noqa: E402
 from ecm_cluster.lvis.detections import read_shards  # noqa: E402
-from ecm_cluster.node import inference  # noqa: E402
+from ecm_cluster.node import inference, scored_set  # noqa: E402
 from ecm_cluster.run import Evaluation  # noqa: E402
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -122,8 +122,8 @@ def shards(folder: Path, cfg: Config, weights: Path, world_size: int, name: str 
 def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, data, masks):
     cfg = config(data, masks)
     weights = checkpoint(tmp_path, cfg)
-    dataset, _, _ = inference.build_test_set(cfg)
-    model = MMDataParallel(inference.build_model(cfg, weights, dataset, "cpu"), device_ids=[-1])
+    dataset, _, _ = scored_set.build(cfg)
+    model = MMDataParallel(inference.build_model(cfg, weights, scored_set.describe(dataset), "cpu"), device_ids=[-1])
     results = single_gpu_test(model, build_dataloader(dataset, 1, 0, dist=False, shuffle=False))
     written = dataset.results2json(results, str(tmp_path / "mmdet"))
     for world_size in (1, 3):
@@ -266,11 +266,23 @@ def test_a_data_set_that_cannot_be_scored_is_refused(tmp_path, data):
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     cfg.data.test.classes = CLASSES[:3]
-    with pytest.raises(UserError, match="val.json has 4 categories, the data set names 3 classes"):
+    with pytest.raises(UserError, match="val.json has 4 categories, the dataset names 3 classes"):
         shards(tmp_path, cfg, weights, 1)
+    cfg.data.test = None
+    with pytest.raises(UserError, match="data.test: the config has none"):
+        shards(tmp_path, cfg, weights, 1)
+
+
+def test_several_datasets_are_one_row_of_positions_and_labels(tmp_path, data):
+    cfg = config(data)
+    weights = checkpoint(tmp_path, cfg)
+    one = read_shards(shards(tmp_path, cfg, weights, 1))
     cfg.data.test = [cfg.data.test, cfg.data.test]
-    with pytest.raises(UserError, match="data.test: several data sets"):
-        shards(tmp_path, cfg, weights, 1)
+    both = read_shards(shards(tmp_path, cfg, weights, 3))
+    assert both.images.tolist() == list(range(14))
+    twice = [100 - position % 7 for position in both.image_id.tolist()]
+    labels = [CATEGORY_IDS[label] for label in both.category_id.tolist()]
+    assert len(both) == 2 * len(one) and twice == 2 * one.image_id.tolist() and labels == 2 * one.category_id.tolist()
 
 
 def test_a_model_without_known_classes_has_to_answer_for_as_many(tmp_path, data):
@@ -294,7 +306,7 @@ def test_the_demo_scores_the_same_on_one_rank_and_on_three(tmp_path, root, small
     for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
         head.num_classes = 6
     cfg.data.test.pipeline[1].img_scale = (64, 64)
-    dataset, _, _ = inference.build_test_set(cfg)
+    dataset, _, _ = scored_set.build(cfg)
     weights = checkpoint(tmp_path, cfg, CLASSES=dataset.CLASSES)
     one, three = (read_shards(shards(tmp_path, cfg, weights, n), expected=dataset.img_ids) for n in (1, 3))
     assert one.to_lvis_results("segm") == three.to_lvis_results("segm") and len(one) > 8

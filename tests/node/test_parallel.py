@@ -15,6 +15,7 @@ import torch.distributed as dist  # noqa: E402
 from mmcv.ops import SyncBatchNorm  # noqa: E402
 from mmcv.parallel import DataContainer, is_module_wrapper  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils import checkpoint  # noqa: E402
 
 from ecm_cluster.node import parallel  # noqa: E402
 from ecm_cluster.node.failures import NotStartable  # noqa: E402
@@ -101,6 +102,24 @@ def test_parameters_that_may_be_missing_are_no_failure(group):
     wrapped = parallel.Parallel(net, find_unused_parameters=True)
     for _ in range(2):
         wrapped.train_step(BATCH, None)["loss"].backward()
+
+
+class Recomputing(Net):
+    """Its first layer is called as mmdet's backbones call theirs with ``with_cp=True``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[0] if isinstance(x, (list, tuple)) else x
+        return self.unused(x) + checkpoint.checkpoint(self.used, x.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("find_unused", [False, True])
+def test_activations_may_be_computed_again_in_the_backward_pass(group, find_unused):
+    net = Recomputing()
+    wrapped = parallel.Parallel(net, find_unused_parameters=find_unused)
+    for _ in range(2):
+        net.zero_grad()
+        wrapped.train_step(BATCH, None)["loss"].backward()
+    assert all(torch.equal(p.grad, torch.full_like(p, 2.0)) for p in net.parameters())
 
 
 def test_synchronised_norms_become_plain_ones_with_the_same_weights_and_a_line_in_the_log(group, caplog):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
-import logging
 import os
 import resource
 import signal
@@ -15,30 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from commits import LOG, begin, events, save, state_of
 
 from ecm_cluster import checkpoints, evaluations, files
 from ecm_cluster.node.saving import Saver
 from ecm_cluster.run import Run
 
-LOG = logging.getLogger("test")
 TOO_LARGE = os.strerror(errno.EFBIG)
-
-
-def begin(run: Run, number: int) -> None:
-    run.attempts_dir.mkdir(parents=True, exist_ok=True)
-    accepts = [m.file for m in checkpoints.accepted(run)]
-    assert files.create_exclusive(run.attempt_file(number), json.dumps({"number": number, "accepts": accepts}))
-
-
-def state_of(size: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """A state with everything that one may hold: views, shared and empty tensors, several types, plain values."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(size, generator=generator)
-    return {"meta": {"iter": 3, "log": {"loss": [1.5, 2.5]}, "CLASSES": ["a", "b"]},
-            "state_dict": {"weight": weight, "tied": weight, "row": weight[10:20], "empty": torch.empty(0),
-                           "half": weight.half(), "count": torch.tensor(7), "strided": weight[: 40].view(8, 5).t()},
-            "optimizer": {"state": {0: {"step": torch.tensor(3.0), "buffer": weight * 2}}, "param_groups": [{"lr": 1}]},
-            "rank_buffers": [{}, {"seen": torch.arange(5)}]}
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -57,13 +38,6 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-def save(saver: Saver, iteration: int, state: Any = None, wait: bool = True, **fields: Any) -> None:
-    fields = {"epoch": 0, "position": iteration, "epoch_end": False, **fields}
-    saver.commit(state_of(seed=iteration) if state is None else state, LOG, iteration=iteration, **fields)
-    if wait:
-        saver.settle(LOG, wait=True)
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = Run(tmp_path / "run")
@@ -80,10 +54,6 @@ def saver(run):
 
 def load(run: Run, manifest: checkpoints.Manifest) -> Any:
     return torch.load(manifest.path(run), weights_only=True)
-
-
-def events(run: Run, kind: str) -> list:
-    return [e for e in run.events() if e.kind == kind]
 
 
 def test_the_writer_writes_what_torch_save_would_have_written(run, saver, tmp_path):

@@ -174,10 +174,9 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 
 def load_from(bench: Bench) -> str | None:
-    """The weights that the training begins with."""
-    if not bench.cfg.get("load_from"):
-        return None
-    return needs.loaded(bench.runner, bench.cfg)
+    """What the training begins with: ``resume_from`` or ``load_from``."""
+    content = train.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 
 def a_batch(bench: Bench) -> str:
@@ -209,7 +208,14 @@ def a_checkpoint(bench: Bench) -> str:
     """The state after that step, as the writer writes it, read back as a restart does."""
     if bench.state is None:
         raise Skip("there was no step to make a state")
-    return needs.round_trip({**bench.state, "rank_buffers": []})
+    from .. import saving
+
+    size, lost = needs.round_trip({**bench.state, "rank_buffers": []})
+    saving.require_essentials(lost)
+    if lost:
+        bench.out.warn(f"checkpoints will not hold {saving.listed(lost)}, which is gone after a restart; "
+                       f"{saving.PLAIN_DATA}")
+    return size
 
 
 def a_test_image(bench: Bench) -> str | None:
@@ -220,10 +226,11 @@ def a_test_image(bench: Bench) -> str | None:
 
     from mmdet_ext.samples import NamedSubset
 
-    from .. import inference
+    from .. import inference, scored_set
     from ..batches import collate, unpack
 
-    dataset, _, _ = inference.build_test_set(bench.cfg)
+    dataset, _, _ = scored_set.build(bench.cfg)
+    scored = scored_set.describe(dataset)
     data = collate([NamedSubset(dataset, [0])[0]], 1)
     with _evaluating(bench.wrapped), torch.no_grad():
         if bench.on_cpu:
@@ -232,7 +239,7 @@ def a_test_image(bench: Bench) -> str | None:
                 return f"{len(dataset):,} images; not given to the model"
         _, named = unpack((), data, bench.wrapped.device)
         result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
-    inference._columns(dataset.img_ids[0], dataset.cat_ids, result)
+    inference.columns_at(scored, 0, result)
     return f"{len(dataset):,} images"
 
 

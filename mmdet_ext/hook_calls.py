@@ -1,0 +1,101 @@
+"""How a runner calls its hooks: what they do to dataset, model and weights comes back once when it resumes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmcv.runner.hooks import Hook, LoggerHook, TextLoggerHook
+
+from .effects import Effects
+
+
+def _retry_lines(hook: Any) -> None:
+    """Have the JSON lines that a text logger cannot write, as the disk is full, come before its next one."""
+    dump = hook._dump_log
+    unwritten: list[dict[str, Any]] = []
+
+    def dump_log(line: dict[str, Any], runner: Any) -> None:
+        if unwritten and runner.rank == 0:
+            with open(hook.json_log_path, "ab+") as log:
+                if log.seek(0, 2) and os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
+                    log.write(b"\n")  # behind the part of a line that was written
+        unwritten.append(dict(line))
+        while unwritten:
+            dump(unwritten[0], runner)
+            del unwritten[0]
+
+    hook._dump_log = dump_log
+
+
+class HookCallingRunner:
+    """Mixed into mmcv's runners.
+
+    Attributes:
+        dataset: The training set, as hooks reach it.
+        effects: What hooks have done since the run began; None before it.
+    """
+
+    dataset: Any = None
+    effects: Effects | None = None
+    _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
+    _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch goes on
+
+    def call_hook(self, fn_name: str) -> None:
+        """As mmcv's; but the weights of a restored state outlive what hooks do to them on the way in.
+
+        Entering an epoch in its middle is an event of its own: a hook that has ``before_resumed_epoch`` gets that
+        one instead of ``before_train_epoch``. What the others do to weights at an epoch's start (EMA swaps them)
+        was done when the epoch began, so the restored weights are put back after it.
+        """
+        r: Any = self
+        resumed = self._restored is not None and r.position > 0 and fn_name == "before_train_epoch"
+        for hook in r.hooks:
+            if fn_name == "before_run" and isinstance(hook, TextLoggerHook):
+                _retry_lines(hook)
+            handler = getattr(hook, "before_resumed_epoch", None) if resumed else None
+            try:
+                self._call(hook, fn_name, handler or getattr(hook, fn_name))
+            except OSError as error:
+                if not isinstance(hook, LoggerHook) or fn_name == "before_run":
+                    raise
+                # a full disk takes no log lines, which is no reason to end a training
+                r.logger.warning("%s: a log line could not be written (%s)", type(hook).__name__, error.strerror)
+                r.log_buffer.clear_output()
+        if resumed:
+            self._put_back()
+        elif self._restored is not None and fn_name in ("before_run", "before_epoch"):
+            # strict only now: hooks (EMA) have added their buffers to the model in before_run
+            r._bare_model().load_state_dict(self._restored, strict=True)
+
+    def _call(self, hook: Any, event: str, handler: Callable[[Any], None]) -> None:
+        """Call a hook; a call in which it replaces parts of dataset or model is noted, if it will not come again."""
+        if event in ("before_train_epoch", "after_train_epoch", "before_train_iter", "after_train_iter") \
+                and getattr(type(hook), event) is not getattr(Hook, event) and self.effects is not None:
+            self.effects.watch(hook, event, self, handler)
+        else:
+            handler(self)
+
+    def _put_back(self) -> None:
+        """Weights, and what hooks had set, as they were in the restored state."""
+        r: Any = self
+        r._bare_model().load_state_dict(self._restored, strict=True)
+        assert self.effects is not None
+        for name in self.effects.put_back(self._done_by_hooks or {}):
+            r.logger.warning("resumed without %s, which a hook had set: it does not exist any more", name)
+
+    def _note_what_hooks_do(self) -> None:
+        """From here on; in a restored training, all that they had done is done again first."""
+        r: Any = self
+        if self.effects is None:
+            # mmcv's own hooks keep their state in runner.meta, or find it anew in before_run
+            others = [hook for hook in r.hooks if not type(hook).__module__.startswith("mmcv.")]
+            named = {f"{at} {type(hook).__name__}": hook for at, hook in enumerate(others)}
+            self.effects = Effects(self.dataset, r._bare_model(), named)
+        if self._restored is not None:
+            # at the beginning of the epoch in progress they are called in any case
+            self.effects.call_again([call for call in (self._done_by_hooks or {}).get("calls", ()) if not (
+                r.position > 0 and call[1] == "before_train_epoch" and call[2] == r._epoch)], r)
+            self._put_back()

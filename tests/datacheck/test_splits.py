@@ -1,0 +1,326 @@
+"""What evaluation will need of the data is known before anything is submitted."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecm_cluster.datacheck import entries, splits
+from ecm_cluster.mmconfig.class_names import TABLE
+from ecm_cluster.staging.planned import Staging
+
+STAGING = Staging("none", None, None, False, False, "")
+NAMES = ["ant", "bee", "cat"]
+
+
+def coco(images: int = 3, lvis: bool = False) -> dict[str, Any]:
+    """Two objects on each image."""
+    document: dict[str, Any] = {"images": [], "annotations": [], "categories": [
+        {"id": 10 + k, "name": name, **({"frequency": "rcf"[k]} if lvis else {})} for k, name in enumerate(NAMES)]}
+    for k in range(images):
+        image = {"id": 7 * k, "height": 40, "width": 50, "file_name": f"{k}.jpg"}
+        if lvis:
+            image.update(neg_category_ids=[], not_exhaustive_category_ids=[], coco_url=f"http://x/{k}.jpg")
+        document["images"].append(image)
+        document["annotations"] += [
+            {"id": 2 * k + n + 1, "image_id": 7 * k, "category_id": 10 + n, "area": 20.0, "bbox": [1, 1, 5, 4],
+             "iscrowd": 0, "segmentation": [[1, 1, 6, 1, 6, 5]]} for n in range(2)]
+    return document
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for k in range(3):
+        (tmp_path / f"{k}.jpg").write_bytes(b"picture")
+    for name in ("train", "test", "other"):
+        save(tmp_path, name, coco())
+    return tmp_path
+
+
+def save(folder: Path, name: str, document: Any) -> str:
+    (folder / f"{name}.json").write_text(json.dumps(document))
+    return str(folder / f"{name}.json")
+
+
+def section(data: Path, name: str, kind: str = "CocoDataset", masks: bool = False, **more: Any) -> dict[str, Any]:
+    found = {"type": kind, "ann_file": str(data / f"{name}.json"), "img_prefix": str(data), "pipeline": [
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks}], "classes": NAMES, **more}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def config(data: Path, test: Any = None, train: Any = None, **more: Any) -> dict[str, Any]:
+    return {"model": {"type": "FasterRCNN"}, "data": {
+        "train": train or section(data, "train"), "test": test or section(data, "test")}, **more}
+
+
+def checked(cfg: dict[str, Any], scored: bool = True) -> tuple[list[str], list[str]]:
+    found = splits.check(cfg, STAGING, scored)
+    return found.problems, found.warnings
+
+
+def change(kind: str, number: int, **fields: Any) -> Callable[[dict[str, Any]], None]:
+    """Set fields of an entry; a None takes one away."""
+    def apply(document: dict[str, Any]) -> None:
+        entry = document[kind][number]
+        entry.update(fields)
+        for name in [name for name, value in fields.items() if value is None]:
+            del entry[name]
+
+    return apply
+
+
+LATER = {
+    "no area": (change("annotations", 4, area=None), "entry 5 of 'annotations' (id 5) has no 'area'"),
+    "area in words": (change("annotations", 4, area="20"), "entry 5 of 'annotations' (id 5) has 'area' \"20\""),
+    "no box": (change("annotations", 3, bbox=None), "entry 4 of 'annotations' (id 4) has no 'bbox'"),
+    "half a box": (change("annotations", 3, bbox=[1, 2]), "has 'bbox' [1, 2]; expected x, y, width, height"),
+    "box of words": (change("annotations", 3, bbox=["1", 2, 3, 4]), "expected x, y, width, height"),
+    "no image": (change("annotations", 5, image_id=None), "entry 6 of 'annotations' (id 6) has no 'image_id'"),
+    "no category": (change("annotations", 5, category_id=None), "(id 6) has no 'category_id'"),
+    "unknown category": (change("annotations", 2, category_id=99), "(id 3) has category_id 99; expected an id listed"),
+    "one id twice": (change("annotations", 2, id=1), "entry 3 of 'annotations' (id 1) has the id of another"),
+    "one image twice": (change("images", 2, id=0), "entry 3 of 'images' (id 0) has the id of another entry"),
+    "no name": (change("images", 2, file_name=None), "entry 3 of 'images' (id 14) has no 'file_name'"),
+    "no height": (change("images", 1, height=None), "entry 2 of 'images' (id 7) has no 'height'"),
+    "not an object": (lambda d: d["annotations"].append([1]), "entry 7 of 'annotations' is [1]"),
+}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("case", LATER)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, case, whole):
+    if not whole:
+        monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
+        if "twice" in case or case in ("half a box", "box of words", "not an object"):
+            pytest.skip("a large file is not searched for it")
+    spoil, said = LATER[case]
+    document = coco()
+    spoil(document)
+    path = save(data, split, document)
+    problems, _ = checked(config(data))
+    assert any(p.startswith(f"data.{split}.ann_file: {path}: ") and said in p for p in problems), problems
+    assert len(problems) == 1
+
+
+def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypatch):
+    monkeypatch.setattr(entries, "WHOLE", 0)
+    monkeypatch.setattr(entries.json, "loads", lambda text: pytest.fail("it was parsed"))
+    monkeypatch.setattr(entries, "CHUNK", 300)
+    for masks in (False, True):
+        needs = splits.needs_of(splits.leaves(config(data), "train")[0], "train", masks, False)
+        assert entries.check(data / "train.json", "it", needs, [10, 11, 12]) == ([], [])
+
+
+def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
+    document = coco()
+    for annotation in document["annotations"][2:5]:
+        del annotation["area"]
+    document["annotations"][2].update(ignore=1)
+    document["annotations"][5].update(image_id=12345)
+    save(data, "train", document)
+    (problem,), (warning,) = checked(config(data))
+    assert "(id 4) has no 'area'" in problem and "and 1 more of 'annotations' so" in problem
+    assert "image_id 12345, which is not listed in 'images': it is ignored" in warning
+
+
+LVIS_LATER = {
+    "no negatives": (change("images", 1, neg_category_ids=None), "entry 2 of 'images' (id 7) has no 'neg_cat"),
+    "negatives in words": (change("images", 1, neg_category_ids="none"), "has 'neg_category_ids' \"none\""),
+    "not told what is unfinished": (change("images", 2, not_exhaustive_category_ids=None),
+                                    "has no 'not_exhaustive_category_ids'"),
+    "no frequency": (change("categories", 1, frequency=None), "entry 2 of 'categories' has no 'frequency'"),
+}
+
+
+@pytest.mark.parametrize("case", LVIS_LATER)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_later_entry_of_lvis_that_lacks_something_is_named_where_it_is_scored(data, monkeypatch, case, whole):
+    if not whole:
+        monkeypatch.setattr(entries, "WHOLE", 0)
+    spoil, said = LVIS_LATER[case]
+    document = coco(lvis=True)
+    save(data, "train", document)
+    spoil(document)
+    save(data, "test", document)
+    kinds = [section(data, name, "LVISFromFile", classes=None) for name in ("train", "test")]
+    problems, _ = checked(config(data, kinds[1], kinds[0]))
+    assert len(problems) == 1 and said in problems[0], problems
+    assert checked(config(data, kinds[1], kinds[1]), scored=False)[0] == []  # training reads none of it
+
+
+def test_lvis_with_boxes_only_or_with_encoded_masks_is_accepted(data):
+    boxes, encoded = coco(lvis=True), coco(lvis=True)
+    for annotation in boxes["annotations"]:
+        del annotation["segmentation"]
+    for annotation in encoded["annotations"]:
+        annotation["segmentation"] = {"size": [40, 50], "counts": "abc"}
+    for document, masks in ((boxes, False), (encoded, True)):
+        for name in ("train", "test"):
+            save(data, name, document)
+        kinds = [section(data, name, "LVISFromFile", masks, classes=None) for name in ("train", "test")]
+        metric = ["bbox", "segm"] if masks else "bbox"
+        assert checked(config(data, kinds[1], kinds[0], evaluation={"metric": metric})) == ([], [])
+    save(data, "train", boxes)
+    problems, _ = checked(config(data, kinds[1], kinds[0]))
+    assert "has no 'segmentation'" in problems[0] and len(problems) == 1
+
+
+def test_image_ids_that_are_text_are_accepted(data):
+    document = coco()
+    for entry in document["images"] + document["annotations"]:
+        key = "id" if "height" in entry else "image_id"
+        entry[key] = f"image {entry[key]}"
+    for name in ("train", "test"):
+        save(data, name, document)
+    assert checked(config(data)) == ([], [])
+
+
+@pytest.mark.parametrize("form", ["concatenated", "a list", "a list of files"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_second_member_that_is_missing_is_named(data, form, split):
+    good, bad = section(data, split), section(data, "nowhere")
+    made = {"concatenated": {"type": "ConcatDataset", "datasets": [good, bad]}, "a list": [good, bad],
+            "a list of files": {**good, "ann_file": [good["ann_file"], bad["ann_file"]]}}[form]
+    cfg = config(data, **{split: made})
+    where = {"concatenated": ".datasets.1.ann_file", "a list": ".1.ann_file", "a list of files": ".ann_file.1"}[form]
+    (problem,) = checked(cfg)[0]
+    assert problem.startswith(f"data.{split}{where}: {bad['ann_file']} is missing")
+    made = copy.deepcopy(good)
+    made.update(ann_file=[good["ann_file"]] * 2, img_prefix=[str(data), str(data / "elsewhere")])
+    (problem,) = checked(config(data, **{split: made}))[0]
+    assert problem.startswith(f"data.{split}.img_prefix.1: {data / 'elsewhere'}")
+
+
+CLASSES = {
+    "a class that the file lacks": ({"classes": [*NAMES, "dog"]}, "lacks 1 of the 4 classes", "'dog'"),
+    "the default of mmdet": ({"classes": None}, "lacks 79 of the 80 classes that CocoDataset has", "'person'"),
+    "text in place of names": ({"classes": "ant"}, "data.test.classes: cannot read ant", "a list of names"),
+    "no names": ({"classes": ()}, "invalid data.test.classes", "a list of names"),
+    "a name twice": ({"classes": ["ant", "ant"]}, "a name is listed twice", "once"),
+    "fewer than training": ({"classes": ["ant"]}, "has 1 classes, and training has 3", "same order"),
+    "LVIS of another size": ({"kind": "LVISV1Dataset", "classes": None}, "has 3 categories, and LVISV1Dataset has 1203",
+                             "give LVISFromFile"),
+    "LVIS with other names": ({"kind": "LVISV1Dataset", "classes": ["bee", "ant", "cat"]}, "in the file's order",
+                              "give LVISFromFile"),
+}
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_classes_that_do_not_go_with_the_file_are_refused(data, case):
+    options, *said = CLASSES[case]
+    save(data, "test", coco(lvis="LVIS" in case))
+    problems, _ = checked(config(data, section(data, "test", **options)))
+    assert len(problems) == 1 and all(text in problems[0] for text in said), problems
+
+
+def test_the_same_classes_in_another_order_of_the_file_are_refused(data):
+    document = coco()
+    document["categories"].reverse()
+    save(data, "test", document)
+    (problem,) = checked(config(data))[0]
+    assert "label 0 is 'cat', and in training 'ant'" in problem
+    assert checked(config(data), scored=False)[0] == []
+
+
+def test_a_config_without_test_data_trains_and_is_not_scored(data):
+    cfg = config(data)
+    del cfg["data"]["test"]
+    (problem,) = checked(cfg)[0]
+    assert "data.test is missing" in problem and "data.val" in problem and "--no-eval" in problem
+    assert checked(cfg, scored=False) == ([], [])
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"test": {"type": "RepeatDataset", "times": 2}}, "inside a RepeatDataset"),
+    ({"evaluation": {"metric": "mAP"}}, "evaluation.metric: 'mAP' is unknown"),
+    ({"evaluation": {"proposal_nums": (0,)}}, "invalid evaluation.proposal_nums"),
+    ({"evaluation": {"iou_thrs": [50]}}, "invalid evaluation.iou_thrs"),
+    ({"model": {"type": "RPN"}}, "set evaluation.metric=proposal_fast"),
+])
+def test_what_cannot_be_scored_is_refused_at_submission(data, options, said):
+    if "test" in options:
+        options = {"test": {**options["test"], "dataset": section(data, "test")}}
+    cfg = config(data, **{k: v for k, v in options.items() if k == "test"})
+    cfg.update({k: v for k, v in options.items() if k != "test"})
+    (problem,) = checked(cfg)[0]
+    assert said in problem
+    assert checked(cfg, scored=False)[0] == []
+
+
+def test_panoptic_annotations_train_and_are_not_scored(data):
+    document = coco()
+    document["annotations"] = [{"image_id": 7 * k, "file_name": f"{k}.png", "segments_info": [
+        {"id": 5, "category_id": 10, "area": 3, "bbox": [1, 1, 2, 2], "iscrowd": 0}]} for k in range(3)]
+    save(data, "train", document)
+    kind = section(data, "train", "CocoPanopticDataset")
+    assert checked(config(data, kind, kind), scored=False) == ([], [])
+    (problem,) = checked(config(data, kind, kind))[0]
+    assert "panoptic maps are not kept here" in problem and "--no-eval" in problem
+
+
+# ---------------------------------------------------------------------------------------------- VOC
+
+
+XML = """<annotation><folder>{folder}</folder><size><width>50</width><height>40</height></size><object><name>cat</name>
+<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>{xmax}</xmax><ymax>20</ymax></bndbox></object></annotation>"""
+
+
+def voc(folder: Path, year: str = "VOC2007") -> dict[str, Any]:
+    root = folder / year
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for k in range(3):
+        (root / f"Annotations/{k}.xml").write_text(XML.format(folder="x", xmax=30))
+        (root / f"JPEGImages/{k}.jpg").write_bytes(b"picture")
+    (root / "ImageSets/Main/test.txt").write_text("0\n1\n2\n")
+    return {"type": "VOCDataset", "ann_file": str(root / "ImageSets/Main/test.txt"), "img_prefix": f"{root}/",
+            "pipeline": []}
+
+
+def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
+    test = voc(tmp_path)
+    cfg = config(tmp_path, test, {"type": "RepeatDataset", "times": 3, "dataset": test}, evaluation={"metric": "mAP"})
+    assert checked(cfg) == ([], [])
+    root = tmp_path / "VOC2007"
+    (root / "Annotations/2.xml").write_text(XML.format(folder="x", xmax="wide"))
+    assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]
+    (root / "Annotations/2.xml").write_text("<annotation>")
+    assert "2.xml is not a readable XML file" in checked(cfg)[0][0]
+    (root / "JPEGImages/1.jpg").unlink()
+    assert "names '1'" in checked(cfg)[0][0] and "1.jpg does not exist" in checked(cfg)[0][0]
+    (root / "Annotations/0.xml").unlink()
+    assert "0.xml does not exist" in checked(cfg)[0][0]
+    Path(test["ann_file"]).unlink()
+    assert "data.test.ann_file: " in checked(cfg)[0][1] and "does not exist" in checked(cfg)[0][1]
+    other = voc(tmp_path, "pictures")
+    assert "names neither VOC2007 nor VOC2012" in checked(config(tmp_path, other, other))[0][0]
+    assert checked(config(tmp_path, {**other, "type": "XMLDataset", "classes": NAMES}, {
+        **other, "type": "XMLDataset", "classes": NAMES})) == ([], [])
+
+
+def test_a_dataset_of_the_users_own_is_read_as_far_as_it_is_known(data):
+    own = section(data, "train", "MyDataset", classes=None)
+    assert checked(config(data, own, own)) == ([], [])
+    (data / "own.txt").write_text("a format of its own")
+    document = coco()
+    del document["annotations"][0]["area"], document["annotations"][4]["bbox"]
+    save(data, "train", document)
+    problems, warnings = checked(config(data, own, own))
+    assert problems == [] and len(warnings) == 4 and "(id 5) has no 'bbox'" in warnings[1]
+    own = {**own, "ann_file": str(data / "own.txt")}
+    assert checked(config(data, own, own)) == ([], [])
+    problems, _ = checked(config(data, {**own, "ann_file": "/nowhere.txt"}, own))
+    assert problems == ["data.test.ann_file: /nowhere.txt does not exist; give the annotations of data.test"]
+
+
+def test_the_table_of_class_names_is_mmdets():
+    pytest.importorskip("mmdet")
+    from tools.class_names import table
+
+    assert TABLE.read_text(encoding="utf-8") == table()

@@ -1,0 +1,184 @@
+"""What can be read out of a checkpoint, what is refused, and that nothing in one is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import io
+import os
+import pickle
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ecm_cluster.errors import UserError
+from ecm_cluster.node import loading
+from ecm_cluster.pickles import archive, restricted
+
+
+class Own:
+    """A class of the user's code."""
+
+
+class Runs:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("ran",)
+
+
+PLAIN = [
+    None, True, 3, 10**40, 1.5, "text", b"bytes\xff", b"", 1j, bytearray(b"x"), (1, [2, {"a": 3}]), {1, 2},
+    frozenset("a"), range(3), int, collections.OrderedDict(a=1), collections.Counter("aab"),
+    collections.deque([1, 2], 3), collections.defaultdict(list, {1: [2]}), datetime.datetime(2024, 1, 2, 3),
+    datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(1), Path("/a/b"), argparse.Namespace(lr=1),
+    np.float64(0.1), np.float32(0.1), np.bool_(True), np.int64(3), np.complex64(1j), np.str_("abc"), np.str_(""),
+    np.bytes_(b"ab"), np.dtype("f4"), np.arange(6).reshape(2, 3), np.asfortranarray(np.eye(3)), np.zeros((0, 3)),
+    np.array(["a", "bcd"]), np.arange(3, dtype=">i4"), np.random.RandomState(3).get_state(), torch.Size([2]),
+    torch.float32, torch.device("cpu"), torch.ones(2), torch.ones(2, dtype=torch.bfloat16),
+    torch.nn.Parameter(torch.ones(2)), torch.eye(3).to_sparse(), torch.ones(2) * 1j]
+NOT_PLAIN = {
+    "test_restricted.Own": Own(), "posix.mkdir": Runs(), "builtins.eval": eval, "dtype 'O8'": np.array([{}], object),
+    "dtype 'M8'": np.datetime64("2020-01-01"), "dtype 'V4'": np.zeros(2, [("a", "i4")]),
+    "torch.nn.modules.linear.Linear": torch.nn.Linear(1, 1), "numpy.random": np.random.default_rng(3),
+    "numpy.ma": np.ma.array([1])}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, (np.ndarray, torch.Tensor)):
+        whole = (lambda x: x.to_dense()) if isinstance(one, torch.Tensor) and one.is_sparse else lambda x: x
+        return type(one) is type(other) and bool((whole(one) == whole(other)).all()) and one.shape == other.shape
+    if isinstance(one, tuple) and type(one) is type(other):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def saved(tmp_path: Path, value: Any, **options: Any) -> Path:
+    path = tmp_path / "weights.pth"
+    torch.save(value, path, **options)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}],
+                         ids=["zip", "before torch 1.6", "protocol 4"])
+def test_plain_data_tensors_and_numpys_arrays_come_back_as_they_were(tmp_path, options):
+    found = loading.read(saved(tmp_path, PLAIN, **options))
+    different = [(one, other) for one, other in zip(PLAIN, found) if not same(one, other)]
+    assert not different and len(found) == len(PLAIN)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("named", NOT_PLAIN)
+def test_anything_else_is_refused_by_its_name_in_one_line_and_never_run(tmp_path, monkeypatch, named, legacy):
+    monkeypatch.chdir(tmp_path)
+    path = saved(tmp_path, {"meta": {"x": [NOT_PLAIN[named]]}}, _use_new_zipfile_serialization=not legacy)
+    for look in (archive.check, loading.read):
+        with pytest.raises(archive.Unreadable) as refused:
+            look(path)
+        text = str(refused.value)
+        assert named in text and str(path) in text and "weights.pth" in text and "weights_only=False" in text
+        assert "\n" not in text and "\033" not in text
+    assert os.listdir(tmp_path) == ["weights.pth"]
+
+
+def test_the_remedy_that_a_refusal_names_makes_a_file_that_is_read(tmp_path, monkeypatch):
+    path = saved(tmp_path, {"state_dict": {"w": torch.ones(3)}, "meta": {"x": np.ma.array([1])}})
+    with pytest.raises(UserError) as refused:
+        archive.check(path)
+    option, code, *names = shlex.split(str(refused.value).partition("alone: python ")[2])
+    assert option == "-c"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [option, *names])
+    exec(code, {})
+    assert same(loading.read(tmp_path / "weights.pth")["state_dict"]["w"], torch.ones(3))
+
+
+def pickled(*opcodes: bytes) -> io.BytesIO:
+    return io.BytesIO(b"\x80\x02" + b"".join(opcodes) + b".")
+
+
+@pytest.mark.parametrize("stream, named", [
+    (pickled(b"cos\nsystem\n"), "os.system"), (pickled(b"c__builtin__\neval\n"), "builtins.eval"),
+    (pickled(b"(ios\nsystem\n"), "os.system"), (pickled(b"\x8c\x0bcollections\x8c\x0fabc.sys.modules\x93"), "abc.sys"),
+    (pickled(b"ctorch.storage\n_load_from_bytes\n"), "_load_from_bytes"),
+    (pickled(b"ctorch\nload\n"), "torch.load"), (pickled(b"ctorch\nhub\n"), "torch.hub"),
+    (pickled(b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x85", b"tR"), "encode"),
+    # a state for a class, which would change it for everybody
+    (pickled(b"ccollections\nOrderedDict\n}(X\x01\x00\x00\x00xK\x01ub"), "state of builtins.type")])
+def test_crafted_pickles_are_refused(stream, named):
+    for reader in (restricted.Structure, restricted.Unpickler):
+        stream.seek(0)
+        with pytest.raises((restricted.Refused, TypeError), match=named if "encode" not in named else ""):
+            reader(stream).load()
+
+
+def test_numpys_own_numbers_stay_as_they_are_whatever_a_file_says_of_them(tmp_path):
+    # a dtype's state goes into the dtype, and numpy has one of each for everybody
+    stream = pickled(b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x89tR(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xff"
+                     b"J\xff\xff\xff\xffK?tb")
+    assert restricted.Unpickler(stream).load() == np.dtype(">f8")
+    assert np.dtype("f8").isnative and not np.dtype("f8").hasobject
+
+
+@pytest.mark.parametrize("damage, reason", [
+    (lambda data: b"", "begins as no checkpoint"), (lambda data: b"<html>404</html>", "begins as no checkpoint"),
+    (lambda data: data[:2000], "zip"), (lambda data: pickle.dumps({"a": 1}, 2), "torch.save did not write"),
+    (lambda data: data[:-100], "zip")])
+def test_damaged_files_and_others_are_named(tmp_path, damage, reason):
+    path = saved(tmp_path, {"state_dict": {"w": torch.ones(1000)}})
+    path.write_bytes(damage(path.read_bytes()))
+    for look in (archive.check, loading.read):
+        with pytest.raises(archive.Unreadable, match=reason) as refused:
+            look(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_an_archive_that_lacks_a_tensor_and_a_torchscript_program_are_refused(tmp_path):
+    path = saved(tmp_path, {"w": torch.ones(3)})
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(tmp_path / "part.pth", "w") as part:
+        for entry in whole.infolist():
+            if "/data/" not in entry.filename:
+                part.writestr(entry, whole.read(entry))
+    with pytest.raises(UserError, match="lacks the data of tensor storage 0"):
+        archive.check(tmp_path / "part.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "program.pth")
+    with pytest.raises(UserError, match="holds a TorchScript program"):
+        loading.read(tmp_path / "program.pth")
+
+
+def test_numbers_of_the_other_numpy_are_read(tmp_path):
+    text = pickle.dumps(np.float64(2.5), 2)
+    for name in (b"numpy.core.multiarray", b"numpy._core.multiarray"):
+        other = text.replace(b"numpy._core.multiarray", name).replace(b"numpy.core.multiarray", name)
+        assert restricted.Unpickler(io.BytesIO(other)).load() == np.float64(2.5)
+
+
+def test_torchs_switch_for_its_own_reader_does_not_stop_ours(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    assert loading.read(saved(tmp_path, {"x": np.float64(1)}))["x"] == 1
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
+
+
+def test_a_structure_is_read_without_torch_and_numpy(tmp_path, root):
+    path = saved(tmp_path, PLAIN)
+    code = ("import sys; sys.modules['torch'] = sys.modules['numpy'] = None; "
+            f"from ecm_cluster.pickles import archive; archive.check({str(path)!r})")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
+
+
+def test_mmcv_reads_files_the_same_way(tmp_path, monkeypatch):
+    from mmcv.runner import CheckpointLoader, load_checkpoint
+
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+    loading.guard_mmcv()
+    model = torch.nn.Linear(2, 1)
+    path = saved(tmp_path, {"state_dict": model.state_dict(), "meta": {"hook_msgs": {"best_score": np.float64(0.3)}}})
+    assert load_checkpoint(torch.nn.Linear(2, 1), str(path), map_location="cpu")["meta"]["hook_msgs"]
+    with pytest.raises(UserError, match="posix.mkdir"):
+        load_checkpoint(model, str(saved(tmp_path, {"state_dict": {}, "x": Runs()})), map_location="cpu")
