@@ -18,6 +18,7 @@ VERBS = {
     "resume": "bring a run back that has ended, was cancelled, or crashed",
     "clean": "delete what a run does not need any more",
     "stage": "pack a data set for fast copies to the nodes, and look after packs and copies",
+    "doctor": "say what of this cluster and environment is ok, and what is not",
     "synthesize": "write a synthetic data set in the LVIS v1 format",
     "demo": "the whole main job on this machine, in a few minutes",
 }

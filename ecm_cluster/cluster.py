@@ -147,12 +147,12 @@ def job_id_in(answer: str) -> str | None:
     return None
 
 
-def refusal(request: Request) -> str | None:
+def refusal(request: Request, timeout: float = COMMAND_TIMEOUT) -> str | None:
     """Why Slurm would not take a job (``sbatch --test-only``), or None. Dependencies are left out."""
     script = render(replace(request, after=None))
     try:
         done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True,
-                              timeout=COMMAND_TIMEOUT, check=False, env=outside_environment(os.environ))
+                              timeout=timeout, check=False, env=outside_environment(os.environ))
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else said(done.stderr)

@@ -18,6 +18,7 @@ from typing import Any
 from .errors import UserError
 
 BASE, DELETE = "_base_", "_delete_"
+ADD = "+"  # in front of an option's key: set it unchecked
 _DATA = re.compile(r"(\./)?data/")
 RESERVED = ("filename", "text", "pretty_text")  # mmcv.Config keeps these names for itself
 
@@ -44,8 +45,9 @@ def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: s
         MergeError: A dict meets something it cannot be merged into, or a list has no such element.
     """
     if not isinstance(old, (dict, list) if list_keys else dict):
-        raise MergeError(where, f"is there as {type(old).__name__}, without keys such as "
-                                f"{', '.join(map(str, new))}; give it as a whole, or with {DELETE}=True")
+        there = "None" if old is None else f"a {type(old).__name__}"
+        raise MergeError(where, f"is {there} in the config, without keys such as {', '.join(map(str, new))}; give it "
+                                f"as a whole, or with {where}.{DELETE}=True")
     merged: Any = old.copy()
     for key, value in new.items():
         name = f"{where}.{key}" if where else str(key)
@@ -126,11 +128,14 @@ def _scalar(text: str) -> Any:
 def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``cfg`` with dotted keys set, e.g. ``{'data.train.pipeline.2.flip_ratio': 0.0}``.
 
-    As ``mmcv.Config.merge_from_dict``; beyond it, an element of a list may be set to what is no dict.
+    As ``mmcv.Config.merge_from_dict``; beyond it, an element of a list may be set to what is no dict, and ``+`` in
+    front of a key is dropped (it is for :mod:`ecm_cluster.mmconfig.check_keys`).
     """
     nested: dict[str, Any] = {}
     for full, value in options.items():
-        *path, last = full.split(".")
+        *path, last = str(full).lstrip(ADD).split(".")
+        if not all((*path, last)):
+            raise UserError(f"option {full}: invalid key; expected names joined by dots, e.g. optimizer.lr")
         inner = nested
         for part in path:
             inner = inner.setdefault(part, {})

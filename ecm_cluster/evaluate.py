@@ -142,7 +142,10 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
-        check_data(run)
+        problems = wrong_data(run)
+        if problems and not args.dry_run:
+            raise UserError(problems[0])
+        lines += [f"would be refused: {text}" for text in problems]
         if backend.queues:
             lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
@@ -153,16 +156,10 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
     return lines
 
 
-def check_data(run: Run) -> None:
-    """Refuse what a job could not score: the test data of a run that was submitted without an evaluation, or changed.
-
-    Raises:
-        UserError: The first problem.
-    """
+def wrong_data(run: Run) -> list[str]:
+    """Why a job could not score: the test data of a run that was submitted without an evaluation, or has changed."""
     staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
-    problems = splits.check(config.read(run.config_file), staged, scored=True, trained=False).problems
-    if problems:
-        raise UserError(problems[0])
+    return splits.check(config.read(run.config_file), staged, scored=True, trained=False).problems
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:

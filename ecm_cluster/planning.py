@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
 from . import job as jobs
 from .backends import choose
-from .datacheck import splits
-from .errors import UserError
-from .mmconfig import keys, settled
-from .plan import modules, place
+from .datacheck import heads, splits
+from .mmconfig import check_keys, classes, keys, settled
+from .plan import class_counts, modules, place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -62,7 +60,11 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    cfg = settled.settle(config.apply_options(settled.replace_references(config.read(path)), job.options))
+    base = settled.replace_references(config.read(path))
+    cfg = config.apply_options(base, job.options)
+    # another Python may have another mmdet
+    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    cfg = settled.settle(cfg)
     keys.refuse(cfg)
     root = job.data_root or cfg.get("data_root")
     if root:
@@ -73,6 +75,8 @@ def make(job: jobs.Job, where: str) -> Plan:
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
+    if not plan.problems:  # mostly of the file that is missing
+        plan.problems += class_counts.problems(plan.cfg)
     place.check(plan)
     check_operators(plan)
     refused, doubted = modules.problems(cfg, job)
@@ -120,29 +124,7 @@ def check_data(plan: Plan) -> None:
     found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
     plan.problems += found.problems
     plan.warnings += found.warnings
-    plan.problems += wrong_class_numbers(plan.cfg, found.summaries)
-
-
-def wrong_class_numbers(cfg: dict[str, Any], summaries: dict[str, Any]) -> list[str]:
-    """Heads that have another number of classes than the annotation file which their labels come from."""
-    types = {block.get("type") for block in config.nested(cfg["data"].get("train"))}
-    if "train" not in summaries or "LVISFromFile" not in types:
-        return []  # other datasets bring their class names themselves; the trainer checks them
-    there = len(summaries["train"].categories)
-    heads = {key: value for key, value in paths(cfg["model"].get("roi_head") or {}, "model.roi_head")
-             if key.endswith("num_classes") and value != there}
-    remedy = " ".join(f"--set {key}={there}" for key in heads)
-    return [f"config: num_classes is {sorted(set(heads.values()))[0]}, and {summaries['train'].path} has {there} "
-            f"categories; give {remedy}"] if heads else []
-
-
-def paths(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """(dotted key, leaf) of everything in a config value."""
-    if isinstance(value, (dict, list, tuple)):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from paths(inner, f"{key}.{name}")
-    else:
-        yield key, value
+    plan.problems += heads.wrong_class_numbers(plan.cfg, found.labels)
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:
@@ -183,28 +165,6 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
                                         if path in known])
         found.update({name: digest} if digest else {})
     return found
-
-
-def freeze_class_counts(cfg: dict[str, Any]) -> dict[str, str]:
-    """Put the counts themselves where a loss names a file, in place; a run must not change with the file.
-
-    Returns:
-        Digest of the counts, by the loss's type.
-    """
-    from mmdet_ext.class_counts import ClassCountError, read_class_counts
-
-    digests = {}
-    for block in config.nested(cfg["model"]):
-        source = block.get("class_counts")
-        if isinstance(source, str):
-            try:
-                counts = read_class_counts(source, block.get("count_field", "instance_count"))
-                counts.positive(clamp=bool(block.get("clamp_zero_counts")))
-            except ClassCountError as error:
-                raise UserError(f"class_counts: {error}") from None
-            block["class_counts"] = [int(n) if float(n).is_integer() else n for n in counts.counts]
-            digests[str(block.get("type"))] = files.digest_text(repr(block["class_counts"]))
-    return digests
 
 
 def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Request:
         after: Job id that must have ended well before this one starts, or a dependency in Slurm's own words.
         elements: Elements of a job array; 1: a plain job.
         at_once: How many of them may run at the same time.
+        setup: Shell lines before srun; None: those of a run.
     """
 
     run: Run
@@ -46,6 +47,7 @@ class Request:
     after: str | None = None
     elements: int = 1
     at_once: int = 1
+    setup: Sequence[str] | None = None
 
     @property
     def tasks(self) -> int:
@@ -102,7 +104,8 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
         "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
         "dependency": f"afterok:{request.after}" if request.after and ":" not in request.after else request.after,
-        "additional_parameters": extra, "setup": setup_lines(request), "stderr_to_stdout": True,
+        "additional_parameters": extra, "stderr_to_stdout": True,
+        "setup": setup_lines(request) if request.setup is None else list(request.setup),
         "srun_args": srun,
     }
     if request.elements > 1:

@@ -6,7 +6,7 @@ import getpass
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from . import cluster, shell
@@ -31,6 +31,7 @@ class Partition:
     max_time: str
     nodes: int | None = None
     cpus: int | None = None
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # all that Slurm says of it
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def partitions() -> list[Partition]:
             nodes, cpus = (int(pairs[key]) if pairs.get(key, "").isdigit() else None
                            for key in ("TotalNodes", "TotalCPUs"))
             found.append(Partition(pairs["PartitionName"], pairs.get("Default") == "YES", pairs.get("PreemptMode", ""),
-                                   seconds(pairs.get("GraceTime", "")), pairs.get("MaxTime", ""), nodes, cpus))
+                                   seconds(pairs.get("GraceTime", "")), pairs.get("MaxTime", ""), nodes, cpus, pairs))
     return found
 
 
@@ -168,7 +169,7 @@ def preempt_mode(answer: Mapping[str, str]) -> str:
 
 
 def _of_qos(job: Job, everywhere: str) -> Preemption:
-    rows = _accounts("qos", "format=name,preemptmode,gracetime")
+    rows = accounting("qos", "format=name,preemptmode,gracetime") or []
     known = {row[0]: row for row in rows if len(row) == 3}
     name = job.qos or _default_qos(job) or (next(iter(known)) if len(known) == 1 else None)
     if name not in known:
@@ -180,19 +181,19 @@ def _of_qos(job: Job, everywhere: str) -> Preemption:
 def _default_qos(job: Job) -> str | None:
     """The QOS of a job that names none, where accounting says so without doubt."""
     user = f"user={getpass.getuser()}"
-    account = job.account or next((row[0] for row in _accounts("user", user, "format=defaultaccount")), "")
+    account = job.account or next((row[0] for row in accounting("user", user, "format=defaultaccount") or []), "")
     found = set()
-    for row in _accounts("assoc", user, f"account={account}", "format=partition,defaultqos,qos"):
+    for row in accounting("assoc", user, f"account={account}", "format=partition,defaultqos,qos") or []:
         if len(row) == 3 and row[0] in ("", *(job.partition or "").split(",")):
             allowed = row[2].split(",")
             found.add(row[1] or (allowed[0] if len(allowed) == 1 else "normal" if "normal" in allowed else ""))
     return found.pop() or None if len(found) == 1 else None
 
 
-def _accounts(*words: str) -> list[list[str]]:
-    """What accounting lists; nothing where there is none."""
-    out = cluster.ask("sacctmgr", "-nP", "show", *words, timeout=10.0) or ""
-    return [line.split("|") for line in out.splitlines()]
+def accounting(*words: str) -> list[list[str]] | None:
+    """What ``sacctmgr show`` lists, a row for each line; None where it does not answer."""
+    out = cluster.ask("sacctmgr", "-nP", "show", *words, timeout=5.0)
+    return None if out is None else [line.split("|") for line in out.splitlines()]
 
 
 # ---------------------------------------------------------------------------------------------- would it take the job

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import pkgutil
 import secrets
 import shutil
 import stat
@@ -214,8 +215,8 @@ def _add_user(plan: _Plan, folder: Path) -> dict[str, Any]:
 def _standard_library() -> Collection[str]:
     """Names of Python's own modules; before Python 3.10, those that are files."""
     known = getattr(sys, "stdlib_module_names", None)
-    library = Path(sysconfig.get_paths()["stdlib"])
-    return known or {path.name.partition(".")[0] for path in (*library.glob("*"), *library.glob("lib-dynload/*"))}
+    library = sysconfig.get_paths()["stdlib"]
+    return known or {module.name for module in pkgutil.iter_modules([library, os.path.join(library, "lib-dynload")])}
 
 
 def _origins(packages: list[Path]) -> dict[str, Any]:

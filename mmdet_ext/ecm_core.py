@@ -38,6 +38,23 @@ def margins(positives: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     return exponent * odds.log(), odds.log1p() / odds
 
 
+def published_weights(positives: Tensor) -> Tensor:
+    """The class weights as the authors' code computes them: in float32, with a quotient just above 1 in a logarithm.
+
+    Their rounding changes the weights of LVIS v1's classes by 11 % for a single instance, by 5 % on average for 2 to
+    10, and by less than 0.5 % above 100; their published figures were reached with them.
+
+    Args:
+        positives: as for :func:`margins`.
+
+    Returns:
+        float64 of shape (C,), each value one of float32.
+    """
+    n = positives.float()
+    odds = (n.sum() - n) / n
+    return (odds * ((1 + odds) / odds).log()).double()
+
+
 class LossInputs(NamedTuple):
     """What the loss takes besides the logits (B, C)."""
 

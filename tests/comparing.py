@@ -11,6 +11,11 @@ from ecm_cluster import training_log
 from ecm_cluster.run import Run
 
 
+def read(file: Any, **options: Any) -> Any:
+    """A checkpoint by torch's own restricted reader, which before torch 2 refuses numbers."""
+    return torch.load(file, map_location="cpu", weights_only=not torch.__version__.startswith("1."), **options)
+
+
 def bits(value: Any) -> Any:
     """A state as something that compares bit by bit."""
     if isinstance(value, torch.Tensor):
@@ -22,7 +27,7 @@ def bits(value: Any) -> Any:
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, without what the clock and the attempts decide."""
-    state = torch.load(checkpoint, weights_only=True)
+    state = read(checkpoint)
     for key in ("attempt", "starts_after"):
         state["meta"].pop(key)
     for part in state["meta"]["log_buffer"].values():

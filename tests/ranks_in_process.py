@@ -63,9 +63,9 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     losses: list[Any] = []
 
     def save() -> None:
-        own = rank_buffers.gather(runner, group)
+        own = {"rank_buffers": rank_buffers.gather(runner, group), **rank_buffers.gather_plain(runner, group)}
         if rank == 0:
-            torch.save({**runner.state(), "rank_buffers": own}, state_file(run, attempt))
+            torch.save({**runner.state(), **own}, state_file(run, attempt))
 
     def boundary(runner: Any, epoch_end: bool) -> None:
         losses.append([runner.iter, runner.current_lr()[0], dict(runner.outputs["log_vars"])])

@@ -215,7 +215,7 @@ def test_an_element_of_a_list_can_be_set_to_a_plain_value():
     ({"model.depth.x": 1}, "model.depth"),
     ({"steps.5": 1}, "there is none with index 5"),
     ({"steps.first": 1}, "name an element by index, 0 to 1"),
-    ({"pair.0": 1}, "pair: is there as tuple"),
+    ({"pair.0": 1}, "pair: is a tuple"),
     ({"model": 1, "model.depth": 2}, "sets 'model' as a whole"),
 ])  # fmt: skip
 def test_an_option_that_fits_nothing_is_refused_by_its_name(options, said):
@@ -309,9 +309,9 @@ WRONG = {
     "no such base": ("a = 1\n_base_ = [\n  'base/deep/er.py',\n  'gone.py']", "c.py:4: _base_ names 'gone.py'", ""),
     "a base that is no path": ("_base_ = ('a.py', 'b.py')", "c.py:1: _base_ is a path or a list", ""),
     "two bases with one name": ("_base_ = ['base/model.py', 'base/deep/er.py']", "c.py:1: _base_ names ", "both set"),
-    "a dict over a list": ("_base_ = 'base/model.py'\nstep = dict(a=1)", "c.py:2: step: is there as list", "_delete_"),
+    "a dict over a list": ("_base_ = 'base/model.py'\nstep = dict(a=1)", "c.py:2: step: is a list", "_delete_"),
     "a dict over a string": ("_base_ = 'base/model.py'\nmodel = dict(b=dict(q=1))",
-                             "c.py:2: model.b: is there as str", ""),
+                             "c.py:2: model.b: is a str", ""),
     "a base without the value": ("_base_ = 'base/model.py'\na = {{ _base_.model.q }}", "c.py:2: {{ _base_.model.q }}",
                                  "no such value"),
     "a placeholder in quotes": ("_base_ = 'base/deep/er.py'\na = \"{{ _base_.n }}/x\"", "c.py:2: ", "without quotes"),

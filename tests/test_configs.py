@@ -17,6 +17,7 @@ EXPERIMENTS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/
 LOSSES = {
     "ecm/mask_rcnn_r50_1x.py": ("EffectiveClassMarginLoss", 0.25, 1),
     "ecm/mask_rcnn_r50_1x_lvis_v0.5.py": ("EffectiveClassMarginLoss", 0.25, 1),
+    "ecm/mask_rcnn_r50_1x_3_images.py": ("EffectiveClassMarginLoss", 0.25, 1),
     "ecm/mask_rcnn_r50_2x.py": ("EffectiveClassMarginLoss", 0.25, 1),
     "ecm/mask_rcnn_r101_2x.py": ("EffectiveClassMarginLoss", 0.25, 1),
     "ecm/cascade_mask_rcnn_r101_2x.py": ("EffectiveClassMarginLoss", 0.25, 1),
@@ -86,6 +87,8 @@ def test_each_config_builds_in_mmdet_with_its_loss_and_classes(name, lvis_roots,
     for head in boxes:
         assert type(head.loss_cls).__name__ == kind
         assert getattr(head.loss_cls, "margin_exponent", None) == exponent
+        rounded = name.startswith("ecm/") and "nick" not in name and "v0.5" not in name
+        assert getattr(head.loss_cls, "class_weights", "exact") == ("published" if rounded else "exact")
         assert (head.num_classes, head.fc_cls.out_features) == (classes, classes + more)
         assert type(head.fc_cls).__name__ == "NormedLinear" and head.fc_cls.tempearture == 20
     masks = model.roi_head.mask_head
@@ -102,6 +105,7 @@ PUBLISHED = {
     # epochs, steps, depth, images a GPU
     "ecm/mask_rcnn_r50_1x.py": (12, [8, 11], 50, 2),
     "ecm/mask_rcnn_r50_1x_lvis_v0.5.py": (12, [8, 11], 50, 2),
+    "ecm/mask_rcnn_r50_1x_3_images.py": (12, [8, 11], 50, 3),
     "ecm/mask_rcnn_r50_2x.py": (24, [20, 22], 50, 2),
     "ecm/mask_rcnn_r101_2x.py": (24, [20, 22], 101, 2),
     "ecm/cascade_mask_rcnn_r101_2x.py": (24, [20, 22], 101, 2),
@@ -133,6 +137,7 @@ NORMED_BOXES = {"cls_predictor_cfg.type": "NormedLinear", "cls_predictor_cfg.tem
 ECM = {
     "num_classes": 1203, **NORMED_BOXES, "loss_cls.type": "EffectiveClassMarginLoss", "loss_cls.fg_bg_ratio": 6.3313,
     "loss_cls.use_sigmoid": None, "loss_cls.class_counts": "data/lvis_v1/annotations/lvis_v1_train.json",
+    "loss_cls.class_weights": "published",
 }  # fmt: skip
 LVIS = {
     "roi_head.mask_head.num_classes": 1203,

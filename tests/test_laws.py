@@ -163,7 +163,8 @@ def test_what_is_registered_into_mmdet_knows_nothing_of_clusters() -> None:
 
 def test_every_module_that_registers_something_into_mmdet_is_imported_by_register() -> None:
     loaded = {i.name for m in modules("mmdet_ext") if m.name == "mmdet_ext.register" for i in m.imports}
-    registering = {m for m in modules("mmdet_ext") if "register_module" in m.text}
+    decorator = re.compile(r"^@(\w+\.register_module|takes_its_name)\(", re.M)
+    registering = {m for m in modules("mmdet_ext") if decorator.search(m.text)}
     holds([f"{m.where} registers something and mmdet_ext/register.py does not import it"
            for m in registering if m.name not in loaded | {"mmdet_ext.register"}])
 
@@ -341,7 +342,7 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 # the others through the first
 TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.site")
+                 "ecm_cluster.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.limits")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
@@ -491,6 +492,7 @@ LAYERS = [  # from the ground up
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
     ("ecm_cluster.chain", "ecm_cluster.node.task"): "names what a job runs, when it pickles it",
+    ("ecm_cluster.diagnosis.visiting", "ecm_cluster.node.probe"): "names what the doctor's job runs",
 }
 
 

@@ -18,6 +18,7 @@ from ecm_cluster import (
     chain,
     cli,
     cluster,
+    config,
     evaluate,
     evaluations,
     files,
@@ -333,8 +334,11 @@ def test_a_held_job_has_the_line_that_lets_it_start(answers, tmp_path, capsys):
         assert "\nnext: scontrol release 7\n" in capsys.readouterr().out
 
 
-def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(answers, tmp_path, capsys):
+def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(answers, small_data, tmp_path, capsys):
     run = ended_run(tmp_path / "run", "slurm", iterations=(2, 4, 6, 8, 10), attempts=1)
+    scored = {"type": "LVISFromFile", "ann_file": f"{small_data}/annotations/lvis_v1_val.json", "pipeline": [],
+              "img_prefix": str(small_data)}
+    run.config_file.write_text(config.dump({"model": {}, "data": {"test": scored}}))
     files.write_json(run.run_file, {**files.read_json(run.run_file), "digests": {"config": "0"}})
     run = Run(run.path)
     os.utime(run.submission_file("train"), (1, 1))

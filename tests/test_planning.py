@@ -18,6 +18,7 @@ from ecm_cluster import config, job, plan_text, planning, shell
 from ecm_cluster.errors import UserError
 from ecm_cluster.mmconfig import settled
 from ecm_cluster.operators import STAMP, Operators
+from ecm_cluster.plan import class_counts
 from ecm_cluster.run import Run
 
 HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
@@ -243,23 +244,23 @@ def test_class_counts_are_frozen_into_the_config_as_the_file_says_them(small_dat
     loss = plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]
     path = Path(loss["class_counts"])
     assert path == small_data / "annotations/lvis_v1_train.json", "until submission the plan names the file"
-    digests = planning.freeze_class_counts(plan.cfg)
+    digests = class_counts.freeze(plan.cfg)
     categories = sorted(json.loads(path.read_text())["categories"], key=lambda c: c["id"])
     assert loss["class_counts"] == [c["instance_count"] for c in categories]
     assert all(type(n) is int for n in loss["class_counts"])
     assert list(digests) == [loss["type"]]
-    assert planning.freeze_class_counts(plan.cfg) == {}, "what is frozen stays as it is"
+    assert class_counts.freeze(plan.cfg) == {}, "what is frozen stays as it is"
 
 
 def test_counts_from_another_field_and_from_a_text_file(small_data, tmp_path):
     text = tmp_path / "counts.txt"
     text.write_text("".join(f"{n}\n" for n in range(1, CLASSES + 1)))
     plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.class_counts": str(text)})
-    planning.freeze_class_counts(plan.cfg)
+    class_counts.freeze(plan.cfg)
     assert plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"] == list(range(1, CLASSES + 1))
     plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.count_field": "image_count"})
     before = copy.deepcopy(plan.cfg)
-    planning.freeze_class_counts(plan.cfg)
+    class_counts.freeze(plan.cfg)
     found = plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]
     stored = json.loads(Path(before["model"]["roi_head"]["bbox_head"]["loss_cls"]["class_counts"]).read_text())
     assert found == [c["image_count"] for c in sorted(stored["categories"], key=lambda c: c["id"])]
@@ -273,9 +274,31 @@ def test_counts_that_cannot_be_used_are_refused_in_one_line(small_data, tmp_path
         path.write_text(content)
     plan = planned(small_data, options={"model.roi_head.bbox_head.loss_cls.class_counts": str(path)})
     with pytest.raises(UserError) as caught:
-        planning.freeze_class_counts(plan.cfg)
+        class_counts.freeze(plan.cfg)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert plan.problems == [str(caught.value)], "a dry run says the same"
+
+
+def test_a_stats_file_is_read_checked_and_frozen_as_class_counts_are(small_data, tmp_path):
+    text, key = tmp_path / "counts.txt", "model.roi_head.bbox_head.loss_cls"
+    text.write_text("".join(f"{n}\n" for n in range(1, CLASSES + 1)))
+    options: dict[str, Any] = {f"{key}.class_counts": None, f"{key}.stats_file": str(text)}
+    plan = planned(small_data, options=options)
+    assert not plan.problems
+    assert list(class_counts.freeze(plan.cfg)) == ["EffectiveClassMarginLoss"]
+    loss = plan.cfg["model"]["roi_head"]["bbox_head"]["loss_cls"]
+    assert loss["class_counts"] == list(range(1, CLASSES + 1)) and "stats_file" not in loss
+    for content, said in ((None, "cannot be read"), ("3\n0\n", "have a count of zero"), ("3 4\n", "not one count")):
+        text.unlink()
+        if content:
+            text.write_text(content)
+        (problem,) = planned(small_data, options=options).problems
+        assert said in problem and problem.startswith("stats_file: ") and "\n" not in problem
+        text.touch()
+    both = planned(small_data, options={f"{key}.stats_file": str(text)}).problems
+    neither = planned(small_data, options={f"{key}.class_counts": None}).problems
+    assert "either class_counts or stats_file, found both" in both[0] and "found neither" in neither[0]
 
 
 # ---------------------------------------------------------------------------------------------- the place
@@ -353,9 +376,10 @@ def test_a_plan_with_frozen_counts_needs_nothing_that_a_login_node_lacks(small_d
         "import sys\n"
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
         "from ecm_cluster import config, job, plan_text, planning\n"
+        "from ecm_cluster.plan import class_counts\n"
         "values = {'config': 'configs/demo.py', 'device': 'cpu', 'data_root': sys.argv[1]}\n"
         "plan = planning.make(job.make(values), 'local')\n"
-        "planning.freeze_class_counts(plan.cfg)\n"
+        "class_counts.freeze(plan.cfg)\n"
         "print(len(config.dump(plan.cfg)), plan_text.describe(plan))\n")
     done = subprocess.run([sys.executable, "-c", program, str(small_data)], cwd=ROOT, capture_output=True, text=True,
                           check=False)

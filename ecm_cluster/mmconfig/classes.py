@@ -14,8 +14,10 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("classes.txt")
 OPEN = "**"
-# sections that the parts of a model come from; "hook", "dataset", "pipeline", … stand for themselves
-NOT_MODEL = {"dataset", "pipeline", "hook", "runner", "optimizer", "constructor", "evaluate"}
+# no registries: what evaluate() accepts; keys of train_cfg and test_cfg; the classes that have a number of classes,
+# with the arguments that make it up and their defaults in place of kinds
+TOLD = {"evaluate", "cfg", "num_classes"}
+NOT_MODEL = {"dataset", "pipeline", "hook", "runner", "optimizer", "constructor"}
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,7 @@ def arguments_of(section: str | None, type_name: str, release: str | None = None
 
     Args:
         section: ``model`` (any part of one), ``dataset``, ``pipeline``, ``hook``, ``runner``, ``optimizer``,
-            ``constructor`` (of optimizers), ``evaluate`` (what a dataset's ``evaluate`` accepts), or None: any but
-            the last.
+            ``constructor`` (of optimizers), one of :data:`TOLD`, or None: any registry.
         type_name: As in the config; the scope of mmdet or mmcv may stand in front (``mmdet.ResNet``).
         release: Of mmdet, ``2.25.2``; None: what any release from 2.25 to 2.28 accepts.
     """
@@ -70,8 +71,8 @@ def sections(asked: str | None) -> frozenset[str]:
     """Registries that ``asked`` stands for, as the table calls them."""
     there = {section for found in _lines().values() for section in found}
     if asked is None:
-        return frozenset(there - {"evaluate"})
-    return frozenset(there - NOT_MODEL if asked == "model" else {asked})
+        return frozenset(there - TOLD)
+    return frozenset(there - TOLD - NOT_MODEL if asked == "model" else {asked})
 
 
 def installed_release() -> str | None:

@@ -92,9 +92,10 @@ class Boundary:
         """
         self._beat(runner, "saving")  # all ranks: those that write nothing wait for rank 0, and may do it as long
         if self.committed != runner._iter:
-            own = rank_buffers.gather(runner, self.group)
+            own = {"rank_buffers": rank_buffers.gather(runner, self.group),
+                   **rank_buffers.gather_plain(runner, self.group)}
             if self.saver is not None:
-                self.saver.commit({**runner.state(), "rank_buffers": own}, runner.logger, iteration=runner._iter,
+                self.saver.commit({**runner.state(), **own}, runner.logger, iteration=runner._iter,
                                   epoch=runner._epoch, position=runner.position, epoch_end=epoch_end,
                                   step=runner.iterations_per_step, slowest_step=round(self.slowest_step, 4))
             self.slowest_step = 0.0  # since the last commit

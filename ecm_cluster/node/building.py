@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from mmdet_ext.sampling import (
 )
 from mmdet_ext.virtual_ranks import Share
 
+from ..datacheck import heads
 from ..mmconfig import settled
 from . import preemption
 from .batches import collate
@@ -147,8 +149,19 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
         optimizer_config = OptimizerHook(**(cfg.get("optimizer_config") or {}))
     else:
         optimizer_config = cfg.get("optimizer_config") or {}
-    # a head with another number of classes than the dataset learns nonsense without a word
-    made.register_hook(NumClassCheckHook())
     made.register_training_hooks(cfg.lr_config, optimizer_config, None, cfg.get("log_config"),
                                  cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
     return made
+
+
+def check_heads(cfg: Any, wrapped: torch.nn.Module, dataset: Any, logger: Any) -> None:
+    """Compare the heads' numbers of classes with the dataset's, as mmdet's hook does, but for every kind of runner.
+
+    A head with another number learns nonsense without a word; IterBasedRunner never calls that hook.
+
+    Raises:
+        AssertionError: In mmdet's words.
+    """
+    if not heads.is_left_to_the_config(cfg):
+        NumClassCheckHook()._check_head(SimpleNamespace(
+            model=wrapped, logger=logger, data_loader=SimpleNamespace(dataset=dataset)))

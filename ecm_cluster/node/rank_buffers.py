@@ -1,4 +1,4 @@
-"""Buffers that differ between ranks (SeesawLoss counts its own samples): into a checkpoint and back."""
+"""What differs between ranks (SeesawLoss counts its samples), or is in no state_dict: into a checkpoint and back."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def gather(runner: Any, group: Any) -> list[dict[str, torch.Tensor]]:
     return _collect([{name: own[name] for name in differing} for own in mine], share, group, to_all=False)
 
 
+def gather_plain(runner: Any, group: Any) -> dict[str, Any]:
+    """Collective: plain attributes of each virtual rank's model, as a part of the state; empty if none changed."""
+    found = _collect(runner.rank_buffers.plain_of_each(), runner.share, group, to_all=False)
+    return {"attributes": found} if any(found) else {}
+
+
 def _collect(mine: list[Any], share: Any, group: Any, to_all: bool) -> list[Any]:
     """What each virtual rank has, in their order."""
     if share.world_size == 1:
@@ -40,6 +46,8 @@ def restore(runner: Any, state: dict[str, Any], source: str) -> None:
         RuntimeError: It holds the buffers of another number of ranks than the run is laid out for.
     """
     share, own = runner.share, state.get("rank_buffers") or []
+    if plain := state.get("attributes"):
+        runner.rank_buffers.give_plain([plain[v % len(plain)] for v in share.ranks])
     if not own:
         runner.restore(state)
         return

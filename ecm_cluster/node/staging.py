@@ -192,7 +192,8 @@ def _await_marks(marks: list[Path]) -> None:
 
 def use(cfg: Any, data: Data) -> None:
     """Let a config's data sets read columns, and its pipelines a pack; nothing else of it changes."""
-    import mmdet_ext.register  # noqa: F401  (what takes the place of mmdet's own data sets)
+    import mmdet_ext.balanced
+    import mmdet_ext.datasets  # noqa: F401  (both take the place of mmdet's own data sets)
     from mmdet_ext import annotations
 
     annotations.use(data.columns)

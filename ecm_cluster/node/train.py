@@ -107,6 +107,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         dist.destroy_process_group()
     loader, dataset = building.loader(cfg, share, seed, device)
     wrapped = building.model(cfg, place, seed, device, index, dataset.CLASSES)
+    building.check_heads(cfg, wrapped, dataset, logger)
     meta = {"seed": seed, "config_digest": spec.digests["config"], "world_size": place.world_size}
     runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
 

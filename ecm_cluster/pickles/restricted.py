@@ -170,7 +170,7 @@ class Structure(_Allowed, pickle._Unpickler):
         if type(target) in (collections.OrderedDict, argparse.Namespace) and type(state) is dict:
             vars(target).update(state)
         elif self.numpy and isinstance(target, self.numpy.dtype):
-            order = foreign_order(target.str[1:], state)
+            order = foreign_order(f"{target.kind}{target.itemsize}", state)
             if order:
                 target.__setstate__((3, order, None, None, None, -1, -1, 0))
         elif self.numpy and type(target) is self.numpy.ndarray:

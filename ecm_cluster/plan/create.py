@@ -27,6 +27,7 @@ from .. import (
 )
 from ..errors import UserError
 from ..run import Run
+from . import class_counts
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
         UserError: Something of it cannot be had.
     """
     digests = planning.annotation_digests(plan)
-    counts = planning.freeze_class_counts(plan.cfg)
+    counts = class_counts.freeze(plan.cfg)
     missing = [] if fetch else [w for w in plan.weights if not w.present]
     here = [w for w in plan.weights if w not in missing]
     fetched = weights.fetch(here, progress=_progress())

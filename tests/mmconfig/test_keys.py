@@ -72,6 +72,11 @@ class Reads(ast.NodeVisitor):
         self.generic_visit(node)
 
 
+def present(name: str) -> list[str]:
+    """A file that came with mmdet 2.26 or later, where this mmdet has it."""
+    return [name] if (folder("mmdet") / name).exists() else []
+
+
 def read_by(package: str, name: str) -> set[str]:
     reads = Reads()
     reads.visit(tree(package, name))
@@ -91,7 +96,7 @@ def looked_up() -> Iterator[str]:
     """All keys, as mmdet 2.x and mmcv 1.x are installed."""
     yield from read_by("mmdet", ".mim/tools/train.py") | read_by("mmdet", ".mim/tools/test.py")
     for name in ("apis/train.py", "utils/setup_env.py", "utils/compat_config.py", "utils/replace_cfg_vals.py",
-                 "utils/misc.py", "utils/rfnext.py"):
+                 "utils/misc.py", *present("utils/rfnext.py")):
         yield from read_by("mmdet", name)
     loader = {*arguments("mmdet", "datasets/builder.py", "build_dataloader"),
               *arguments("torch", "utils/data/dataloader.py", "__init__", "DataLoader")}
@@ -99,8 +104,10 @@ def looked_up() -> Iterator[str]:
     evaluation = {*arguments("mmcv", "runner/hooks/evaluation.py", "__init__", "EvalHook"),
                   *arguments("mmcv", "runner/hooks/evaluation.py", "__init__", "DistEvalHook"),
                   *arguments("mmdet", "core/evaluation/eval_hooks.py", "__init__", "EvalHook")}
-    for name in ("coco", "custom", "lvis", "voc", "cityscapes", "coco_panoptic", "openimages", "coco_occluded"):
+    for name in ("coco", "custom", "lvis", "voc", "cityscapes", "coco_panoptic", "openimages"):
         evaluation |= set(arguments("mmdet", f"datasets/{name}.py", "evaluate"))
+    for file in present("datasets/coco_occluded.py"):
+        evaluation |= set(arguments("mmdet", file, "evaluate"))
     yield from (f"evaluation.{key}" for key in evaluation)
     runner = {*arguments("mmcv", "runner/base_runner.py", "__init__"), "type", "constructor"}
     yield from (f"runner.{key}" for key in runner)

@@ -266,6 +266,18 @@ def test_logits_of_another_width_are_refused():
         built(NAMES["cho"])(torch.zeros(2, 6), torch.tensor([0, 1]))
 
 
+def test_published_weights_are_the_authors_alone_and_change_the_weights_alone():
+    counts = [*COUNTS, 1_270_141]
+    exact, rounded = built(NAMES["cho"], counts), built(NAMES["cho"], counts, class_weights="published")
+    x = torch.zeros(1, len(counts) + 1)
+    (scale, shift, weight), (scale_, shift_, weight_) = exact.constants(x), rounded.constants(x)
+    assert torch.equal(scale, scale_) and torch.equal(shift, shift_)
+    assert (weight_ / weight - 1)[5] > 0.05 and (weight_ / weight - 1)[0].abs() < 1e-4
+    for name, value in ((NAMES["cho"], "float32"), (NAMES["nick"], "published"), (NAMES["nick_bg"], "published")):
+        with pytest.raises(ValueError, match=f"{name}: invalid class_weights: '{value}'; expected one of: exact"):
+            built(name, class_weights=value)
+
+
 # --- checkpoints --------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import read
 from mmcv.runner import (
     EpochBasedRunner,
     Fp16OptimizerHook,
@@ -152,7 +153,7 @@ class Training:
 
     def go(self, stored: bytes | None = None) -> Training:
         if stored is not None:
-            self.runner.restore(torch.load(io.BytesIO(stored), map_location="cpu", weights_only=True))
+            self.runner.restore(read(io.BytesIO(stored)))
         try:
             self.runner.run([self.loader], [("train", 1)])
         except Stop:
@@ -265,7 +266,7 @@ def test_entering_an_epoch_in_its_middle_starts_at_its_position(tmp_path):
 
 def test_a_state_holds_plain_values_and_what_the_launcher_put_into_meta(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
-    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    state = read(io.BytesIO(first.stored))
     meta = state["meta"]
     assert (meta["epoch"], meta["iter"], meta["position"]) == (1, 10, 3)
     assert (meta["seed"], meta["note"], meta["CLASSES"]) == (SEED, "kept", ["cat", "dog"])
@@ -282,7 +283,7 @@ def test_what_a_hook_keeps_in_meta_comes_back(tmp_path):
     first.runner.meta["fp16"] = {"loss_scaler": {"cur_scale": 512.0}}
     first.go()
     second = Training(tmp_path / "parts", "epoch")
-    second.runner.restore(torch.load(io.BytesIO(first.stored), weights_only=True))
+    second.runner.restore(read(io.BytesIO(first.stored)))
     assert second.runner.meta["fp16"] == {"loss_scaler": {"cur_scale": 512.0}}
 
 
@@ -353,7 +354,7 @@ def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_ask_in_vain_for
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     first = Training(tmp_path / "parts", "epoch", ends_at=7).go()
-    state = torch.load(io.BytesIO(first.stored), weights_only=True)
+    state = read(io.BytesIO(first.stored))
     state["state_dict"].pop("seen")
     with pytest.raises(RuntimeError, match="seen"):
         Training(tmp_path / "other", "epoch").runner.restore(state)
@@ -373,14 +374,14 @@ def test_several_optimizers_come_back_too(tmp_path):
         optimizer.step()
     handle = io.BytesIO()
     torch.save(one.state(), handle)
-    other.restore(torch.load(io.BytesIO(handle.getvalue()), weights_only=True))
+    other.restore(read(io.BytesIO(handle.getvalue())))
     assert {k: bits(o.state_dict()) for k, o in other.optimizer.items()} == {
         k: bits(o.state_dict()) for k, o in one.optimizer.items()}
 
 
 def test_a_log_buffer_in_a_checkpoint_reaches_back_one_interval_only(tmp_path):
     first = Training(tmp_path / "parts", "iter", ends_at=14).go()
-    meta = torch.load(io.BytesIO(first.stored), weights_only=True)["meta"]
+    meta = read(io.BytesIO(first.stored))["meta"]
     assert {len(values) for values in meta["log_buffer"]["values"].values()} == {4}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import read
 
 from ecm_cluster import checkpoints, evaluations, files, recovery
 from ecm_cluster.node import preemption, pulse
@@ -92,7 +93,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_event_follows(tr
     t.step()
     assert t.kinds("commit") == [("commit", 1)]
     t.saver.settle(t.runner.logger, wait=True)
-    weights = [torch.load(m.path(t.run), weights_only=True)["state_dict"]["layer.weight"][0, 0].item()
+    weights = [read(m.path(t.run))["state_dict"]["layer.weight"][0, 0].item()
                for m in checkpoints.accepted(t.run)]
     assert weights[1] - weights[0] == pytest.approx(1)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from commits import LOG, begin, events, save, state_of
+from comparing import read
 
 from ecm_cluster import checkpoints, evaluations, files
 from ecm_cluster.node.saving import Saver
@@ -53,14 +54,14 @@ def saver(run):
 
 
 def load(run: Run, manifest: checkpoints.Manifest) -> Any:
-    return torch.load(manifest.path(run), weights_only=True)
+    return read(manifest.path(run))
 
 
 def test_the_writer_writes_what_torch_save_would_have_written(run, saver, tmp_path):
     save(saver, 3)
     torch.save(state_of(seed=3), tmp_path / "stock.pth")
     found = load(run, saver.last)
-    assert_same(found, torch.load(tmp_path / "stock.pth", weights_only=True))
+    assert_same(found, read(tmp_path / "stock.pth"))
     shared = found["state_dict"]
     assert shared["weight"].data_ptr() == shared["tied"].data_ptr() == shared["row"].data_ptr() - 40
     assert checkpoints.problem(run, saver.last) is None
@@ -74,8 +75,9 @@ def test_a_checkpoint_loads_in_mmcv_and_memory_mapped(run, saver):
     other = torch.nn.Linear(30, 20)
     assert load_checkpoint(other, str(saver.last.path(run)))["meta"] == {"iter": 3}
     assert torch.equal(model.weight, other.weight)
-    mapped = torch.load(saver.last.path(run), mmap=True, weights_only=True)
-    assert torch.equal(mapped["state_dict"]["weight"], model.weight)
+    if not torch.__version__.startswith("1."):  # torch 1 maps nothing
+        mapped = read(saver.last.path(run), mmap=True)
+        assert torch.equal(mapped["state_dict"]["weight"], model.weight)
 
 
 def test_the_training_may_change_its_tensors_as_soon_as_they_are_copied(run, saver):

@@ -13,6 +13,7 @@ import torch
 
 from ... import files
 from ...errors import UserError
+from ...pickles import archive
 from ...values import size_text
 from .. import loading, parallel, saving, writer
 from . import small
@@ -128,7 +129,10 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
             view = memoryview(shared)
             writer.write_archive(kept, request, view)
             view.release()
-        loading.read(f"/proc/self/fd/{descriptor}")
+        try:
+            loading.read(f"/proc/self/fd/{descriptor}")
+        except archive.Unreadable as error:
+            raise UserError(f"a checkpoint of this training could not be read back ({error})") from error
         return size_text(kept.size), memory.lost
     finally:
         os.close(descriptor)

@@ -1,0 +1,6 @@
+# The authors' loss as the re-implementation (github.com/nicholasdehnen/ECM-Loss) runs it: 8 GPUs with 3 images each at
+# the same learning rate, where the authors have 2.
+_base_ = 'mask_rcnn_r50_1x.py'
+
+data = dict(samples_per_gpu=3)
+auto_scale_lr = dict(base_batch_size=24)

@@ -1,0 +1,114 @@
+"""What the doctor is asked about: a job, as far as it can be read, and the folders that it uses."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import config, evaluations, lead, weight_cache, weights
+from .. import job as jobs
+from ..errors import UserError
+from ..staging import columns, planned
+from .finding import Finding, fails, not_asked, ok
+
+
+@dataclass
+class Asked:
+    """The job that a site is to run.
+
+    Attributes:
+        where: ``slurm`` or ``local``.
+        given: Whether the user named a job or a config; else it is the default one, whose data need not be here.
+        cfg: The resolved config; None where it cannot be read, see ``trouble``.
+    """
+
+    job: jobs.Job
+    where: str
+    given: bool
+    config_path: str = ""
+    cfg: dict[str, Any] | None = None
+    trouble: str = ""
+    elements: list[evaluations.Element] = field(default_factory=list)
+
+    @property
+    def runs_dir(self) -> Path:
+        return Path(self.job.runs_dir).expanduser().absolute()
+
+    @property
+    def data_root(self) -> Path | None:
+        root = self.job.data_root or (self.cfg or {}).get("data_root")
+        return Path(os.path.abspath(os.path.expanduser(root))) if root else None
+
+    def folders(self) -> dict[str, Path]:
+        """Folders that a run writes to and that login node and compute nodes must share, by what they are for."""
+        return {"runs": self.runs_dir, "weights": weight_cache.cache_folder(), "annotations": columns.cache_folder()}
+
+    def data_files(self) -> list[Path]:
+        """Annotation files of training and test."""
+        splits = ("train", "test") if self.cfg else ()
+        return [Path(path) for split in splits for path in planned.annotation_files(self.cfg or {}, split)]
+
+    @functools.cached_property
+    def cost(self) -> lead.Cost:
+        """What a stop of such a run costs: measured in a run of the same config, or assumed."""
+        return lead.expected(self.runs_dir, self.config_path, self.job.as_dict())
+
+
+def read(job: jobs.Job, where: str, given: bool) -> Asked:
+    """Resolve a job as far as it can be; the config's trouble, if any, becomes a finding."""
+    asked = Asked(job, where, given)
+    try:
+        asked.config_path = jobs.find_config(job.config)
+        cfg = config.apply_options(config.read(asked.config_path), job.options)
+        root = job.data_root or cfg.get("data_root")
+        asked.cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root))) if root else cfg
+        asked.elements = evaluations.planned(job.evaluation, asked.cfg)
+    except (UserError, OSError, KeyError) as error:
+        asked.trouble = str(error)
+    return asked
+
+
+def only_read(asked: Asked) -> list[str]:
+    """Folders that the job need not write to: the cache of weights where all of them are there."""
+    wanted = weights.find(asked.cfg) if asked.cfg else []
+    return ["weights"] if wanted and all(weight.present for weight in wanted) else []
+
+
+def scratch_here(asked: Asked) -> dict[str, Path]:
+    """The scratch of a job on this machine, if it has one."""
+    path = planned.scratch_of(planned.plan(asked.job, None), os.environ)
+    return {} if path is None else {"scratch": path}
+
+
+def check(asked: Asked) -> Iterator[Finding]:
+    """The job's config, its data and its pretrained weights."""
+    if asked.trouble:
+        yield fails("job.config", f"{asked.job.config}: {asked.trouble}", "fix the config or the job file")
+        return
+    yield ok("job.config", f"{asked.config_path} can be read")
+    yield _data(asked)
+    assert asked.cfg is not None
+    for weight in weights.find(asked.cfg):
+        name = f"job.weights.{weight.key}"
+        if weight.present:
+            yield ok(name, f"{weight.path} is there")
+        elif weight.url:
+            yield not_asked(name, f"{weight.path} is not there; submission fetches it from {weight.url}")
+        else:
+            yield fails(name, f"{weight.path} does not exist", "fix the path in the config")
+
+
+def _data(asked: Asked) -> Finding:
+    paths = asked.data_files()
+    missing = [path for path in paths if not os.path.exists(path)]
+    if not paths:
+        return not_asked("job.data", "the config names no annotation file")
+    if not missing:
+        return ok("job.data", f"the annotation files below {asked.data_root or 'the config’s folders'} are there")
+    if asked.given or asked.job.data_root:
+        return fails("job.data", f"{', '.join(map(str, missing))}: does not exist", "give --data-root")
+    return not_asked("job.data", "no job and no --data-root given")

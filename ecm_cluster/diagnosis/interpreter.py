@@ -1,0 +1,44 @@
+"""Run by the job's interpreter, as text: prints what is installed for it, then whether that can be imported.
+
+Standard library alone, of any Python from 3.8 on: two lines of JSON, the first within a moment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+import sys
+import time
+from importlib import metadata
+
+
+def versions() -> dict:
+    """The version of every distribution that is installed, by its normalised name."""
+    found: dict = {}
+    for one in metadata.distributions():
+        name = one.metadata["Name"]
+        if name:
+            found.setdefault(name.lower().replace("_", "-").replace(".", "-"), one.version)
+    return found
+
+
+def imported(names: list) -> dict:
+    """What importing each of these says, and how long all of it took."""
+    began, said = time.monotonic(), {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # a library may even exit
+            said[name] = f"{type(error).__name__}: {error}".strip().replace("\n", " ")[:300]
+            break  # the others import it, too
+    torch = sys.modules.get("torch")
+    return {"failed": said, "seconds": round(time.monotonic() - began, 1),
+            "cuda": getattr(getattr(torch, "version", None), "cuda", None)}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"python": platform.python_version(), "executable": sys.executable, "versions": versions()}),
+          flush=True)
+    if len(sys.argv) > 1:
+        print(json.dumps(imported(sys.argv[1:])), flush=True)

@@ -1,0 +1,105 @@
+"""Look over this cluster and environment, and say line by line what is ok, what is doubtful, and what fails."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import cli
+from . import job as jobs
+
+EPILOG = """examples:
+  python -m ecm_cluster.doctor
+  python -m ecm_cluster.doctor jobs/r50_1x.yaml --partition preempt --node
+  python -m ecm_cluster.doctor --nodes 2 --node
+  python -m ecm_cluster.doctor --cluster local --json
+
+exit code: 0 if nothing fails, 1 if something does, 2 for bad input
+"""
+IMPORT_SECONDS = 11.0  # that importing the framework may take here
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.doctor", description=__doc__, epilog=EPILOG)
+    made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
+    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
+                      help="slurm, or local: this machine, without Slurm (default: slurm)")
+    made.add_argument("--node", action="store_true", help="submit a short job and look at its nodes, too (with "
+                      "--cluster local: at this machine); --nodes 2: at the network between two")
+    made.add_argument("--patience", type=float, default=30.0, metavar="MINUTES",
+                      help="minutes that the job of --node may wait in the queue (default: 30)")
+    made.add_argument("--json", action="store_true", help="print the same as JSON")
+    jobs.add_flags(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from . import shell
+    from .backends import choose
+    from .diagnosis import asked as asking
+    from .diagnosis import finding
+
+    queues = choose.named(args.cluster).queues
+    job = jobs.load(args.job, jobs.given_flags(args), shell.defaults(os.environ) if queues else None)
+    asked = asking.read(job, args.cluster, bool(args.job or args.config))
+    found = list(findings(asked, queues, args))
+    if args.json:
+        print(json.dumps({"summary": finding.summary(found), "findings": [one.as_dict() for one in found]}, indent=1))
+    else:
+        cli.say(f"{finding.page(found)}\n\n{finding.summary(found)}")
+    return cli.EXIT_FAILED if any(one.state == finding.FAILS for one in found) else cli.EXIT_OK
+
+
+def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any]:
+    """All findings, in the order of the page."""
+    from .diagnosis import asked as asking
+    from .diagnosis import environment, on_nodes, storage
+    from .diagnosis.finding import carried_out, not_asked
+
+    # these take a while, or for ever: they are started first, and waited for last
+    looks = storage.Looks({**asked.folders(), **({} if queues else asking.scratch_here(asked))})
+    started = environment.ask_job(asked)
+    silence = _silence(queues)
+    if silence:
+        yield not_asked("slurm.controller", silence)
+    else:
+        yield from carried_out("slurm.controller", lambda: of_slurm(asked))
+    yield from carried_out("environment", environment.here)
+    yield from carried_out("job", lambda: asking.check(asked))
+    yield from carried_out("job.python", lambda: environment.of_job(asked, started, IMPORT_SECONDS))
+    yield from carried_out("folder", lambda: looks.findings(asking.only_read(asked)))
+    yield from carried_out("quota", lambda: storage.quotas(asked))
+    if not args.node:
+        yield not_asked("node.job", "--node looks at it")
+    elif queues and silence:
+        yield not_asked("node.job", silence)
+    else:
+        visit = on_nodes.visit if queues else on_nodes.visit_here
+        yield from carried_out("node.job", lambda: visit(asked, args.patience))
+
+
+def of_slurm(asked: Any) -> Iterator[Any]:
+    """What Slurm answers, and what that means for the job."""
+    from .diagnosis import limits, slurm
+    from .diagnosis.finding import carried_out
+
+    answered = slurm.ask(asked)
+    yield from carried_out("slurm", lambda: slurm.check(asked, answered))
+    yield from carried_out("limits", lambda: limits.check(asked, answered))
+
+
+def _silence(queues: bool) -> str:
+    from . import site
+
+    if not queues:
+        return "--cluster local runs without Slurm"
+    reason = site.silence()
+    return f"no Slurm is reachable: {reason}" if reason else ""
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

@@ -1,0 +1,74 @@
+"""Classes that are not in the table: the user's own, and those of a changed mmdet. Found in the text, not imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+STOCK = ("mmdet_ext", "mmdet", "mmcv", "torch")
+
+
+class OwnCode:
+    """What the modules in ``custom_imports`` may register.
+
+    Args:
+        cfg: The config.
+        code: The job's folder of modules.
+    """
+
+    def __init__(self, cfg: dict[str, Any], code: str | None) -> None:
+        section = cfg.get("custom_imports")
+        imports = section.get("imports") if isinstance(section, dict) else None
+        names = [imports] if isinstance(imports, str) else imports if isinstance(imports, (list, tuple)) else []
+        own = [name for name in names if isinstance(name, str) and name.partition(".")[0] not in STOCK]
+        folder = Path(code).expanduser() if code else None
+        self.text = ""
+        # a module that lies elsewhere can register anything
+        self.is_opaque = any(folder is None or not _lies_in(folder, name) for name in own)
+        if own and folder and not self.is_opaque:
+            self.text = "\n".join(path.read_text(encoding="utf-8", errors="replace")
+                                  for path in sorted(folder.rglob("*.py")) if path.is_file())
+        self.defined = set(re.findall(r"^\s*class\s+(\w+)", self.text, re.M))
+
+    def may_define(self, name: str, stock: bool) -> bool:
+        """Whether a class of this name may be registered there, or in the mmdet that is installed.
+
+        Args:
+            stock: The name is that of a class in mmdet; that one does not count.
+        """
+        return self.is_opaque or re.search(rf"\b{re.escape(name)}\b", self.text) is not None \
+            or (not stock and bool(_definitions(name)))
+
+    def accepts(self, name: str, argument: str) -> bool:
+        """Whether a class that the table knows otherwise takes this argument, there or in the installed mmdet."""
+        return name in self.defined or any(argument in _arguments(tree) for tree in _definitions(name))
+
+
+def _lies_in(folder: Path, module: str) -> bool:
+    top = module.partition(".")[0]
+    return (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+
+
+@lru_cache
+def _installed() -> list[str]:
+    """The sources of the installed mmdet, which may be a fork with classes and arguments of its own."""
+    spec = importlib.util.find_spec("mmdet")  # without importing it
+    return [path.read_text(encoding="utf-8", errors="replace")
+            for root in (spec and spec.submodule_search_locations) or []
+            for path in Path(root).rglob("*.py") if ".mim" not in path.parts]
+
+
+@lru_cache
+def _definitions(name: str) -> list[ast.ClassDef]:
+    """Classes of this name in the installed mmdet."""
+    return [node for text in _installed() if f"class {name}" in text for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.ClassDef) and node.name == name]
+
+
+def _arguments(tree: ast.ClassDef) -> set[str]:
+    return {argument.arg for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+            for argument in node.args.args + node.args.kwonlyargs}
