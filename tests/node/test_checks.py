@@ -131,8 +131,8 @@ def test_what_no_checkpoint_can_hold_is_named_before_anything_is_submitted(small
     report = checked(edited(run, custom_imports={"imports": ["mmdet_ext.register", "keeping_hook"]},
                             custom_hooks=[{"type": "KeepingHook"}]))
     assert report.failure == ""
-    assert report.warnings == ["checkpoints will not hold meta.kept, which is gone after a restart; keep plain data "
-                               "there: numbers, strings, lists, dicts, tensors and arrays"]
+    text, = report.warnings
+    assert text.startswith("checkpoints will not hold meta.kept (keeping_hook.Thing), which is gone after a restart")
 
 
 @pytest.mark.slow

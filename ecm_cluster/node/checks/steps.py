@@ -156,6 +156,7 @@ def runner(bench: Bench) -> str:
 
     run = bench.run
     logger = training_logger(run, 0)
+    building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
     bench.runner = building.runner(bench.cfg, bench.wrapped, str(run.logs_dir), logger, meta, run.log_stamp(1))
     hooks = bench.runner._hooks
