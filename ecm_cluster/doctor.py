@@ -74,7 +74,7 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     yield from carried_out("folder", lambda: looks.findings(asking.only_read(asked)))
     yield from carried_out("quota", lambda: storage.quotas(asked))
     if not args.node:
-        yield not_asked("node.job", "--node looks at it")
+        yield not_asked("node.job", "--node shows whether nodes see these folders, and what they have")
     elif queues and silence:
         yield not_asked("node.job", silence)
     else:

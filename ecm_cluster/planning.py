@@ -66,6 +66,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
     cfg = settled.settle(cfg)
     keys.refuse(cfg)
+    config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))

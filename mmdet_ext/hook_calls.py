@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmcv.runner.hooks import Hook, LoggerHook, TextLoggerHook
+from mmcv.runner.hooks import Hook, LoggerHook, LrUpdaterHook, OptimizerHook, TextLoggerHook
 
 from .effects import Effects
 
@@ -28,6 +28,12 @@ def _retry_lines(hook: Any) -> None:
             del unwritten[0]
 
     hook._dump_log = dump_log
+
+
+def _keeps_its_own_state(hook: Any) -> bool:
+    """Whether a hook has its state in runner.meta, or finds it anew in before_run: mmcv's, and mmdet's like them."""
+    home = type(hook).__module__.partition(".")[0]
+    return home == "mmcv" or (home == "mmdet" and isinstance(hook, (LrUpdaterHook, OptimizerHook, LoggerHook)))
 
 
 class HookCallingRunner:
@@ -90,8 +96,7 @@ class HookCallingRunner:
         """From here on; in a restored training, all that they had done is done again first."""
         r: Any = self
         if self.effects is None:
-            # mmcv's own hooks keep their state in runner.meta, or find it anew in before_run
-            others = [hook for hook in r.hooks if not type(hook).__module__.startswith("mmcv.")]
+            others = [hook for hook in r.hooks if not _keeps_its_own_state(hook)]
             named = {f"{at} {type(hook).__name__}": hook for at, hook in enumerate(others)}
             self.effects = Effects(self.dataset, r._bare_model(), named)
         if self._restored is not None:

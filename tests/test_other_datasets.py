@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,8 @@ from ecm_cluster.lvis.parts import ScoredSet
 from ecm_cluster.mmconfig.class_names import names_of
 from ecm_cluster.reporting import results
 from ecm_cluster.run import Run
+
+DIGITS = 3 if importlib.metadata.version("mmdet").startswith("2.25.") else 4  # to which mmdet rounds
 
 pytestmark = pytest.mark.slow
 BOXES = """_base_ = {demo!r}
@@ -110,7 +113,7 @@ def test_two_coco_datasets_of_some_classes_are_scored_each_and_as_one(small_data
     for number in range(2):
         for name, mine in (("mAP", "AP"), ("mAP_50", "AP50"), ("mAP_l", "APl")):
             value = row.document["figures"][f"bbox@{number}"][mine]
-            assert round(-1 if value is None else value, 4) == theirs[f"{number}_bbox_{name}"]
+            assert round(-1 if value is None else value, DIGITS) == theirs[f"{number}_bbox_{name}"]
     assert {c["name"] for c in row.document["per_class"]} == set(train["classes"])
     verb("evaluate", run.path, "--vary", "max_dets=5", "--wait")
     assert "max_dets" in results.rows(run)[1].settings
@@ -131,7 +134,6 @@ def test_voc_is_trained_and_scored_as_mmdet_scores_it(small_data, tmp_path):
 def test_a_failed_evaluation_says_why(small_data, tmp_path):
     test = as_coco(small_data, tmp_path, "val")
     run = run_of(tmp_path, as_coco(small_data, tmp_path, "train"), {**test, "pipeline": "PIPELINE"}, 3, metric="bbox")
-    shutil.rmtree(run.checkpoints_dir.parent / "scratch", ignore_errors=True)
     images = sorted((small_data / "val2017").iterdir())
     broken = tmp_path / "broken"
     shutil.copytree(small_data / "val2017", broken)
@@ -140,5 +142,6 @@ def test_a_failed_evaluation_says_why(small_data, tmp_path):
     run.config_file.write_text(config)
     (broken / images[-1].name).write_bytes(b"")
     done = verb("evaluate", run.path, "--vary", "nms_iou=0.3", "--wait", code=1)
-    assert "0 of 1 scored" in done.stderr and images[-1].name in done.stderr
-    assert "is not scored: " in done.stderr and "; see " in done.stderr
+    assert "0 of 1 scored" in done.stderr
+    said, _, log = done.stderr.splitlines()[-1].partition("; see ")
+    assert "run: last (nms_iou 0.3) is not scored: rank 0: error: " in said and "Traceback" in Path(log).read_text()

@@ -26,6 +26,8 @@ MISSING = {"train": "config: data.train is missing; add the dataset to train on"
 # which field of an image's record mmdet takes for the file's name; None: either
 NAMED_BY = {**dict.fromkeys(labels.COCO_TYPES, "file_name"), "LVISV05Dataset": "file_name", "LVISDataset": "file_name",
             "LVISV1Dataset": "coco_url", "LVISFromFile": None}
+OWN_METRICS = {"VOCDataset": ("mAP", "recall"), "XMLDataset": ("mAP", "recall"), "WIDERFace": ("mAP", "recall"),
+               "OpenImages": ("mAP",)}  # by how a type's name begins
 PANOPTIC = "CocoPanopticDataset"
 NUMBER: layout.Kind = ((int, float), "a number")
 
@@ -95,6 +97,10 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
         if not path.exists():
             raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; give the annotations of data.{split}")
         return
+    packed = any(Path(f"{path}{ending}").exists() for ending in (".zip", ".gz"))
+    if not path.exists() and not packed and not leaf.type.startswith("LVIS"):
+        raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; expected an annotation file of COCO's form: "
+                        "correct the path, or give --data-root")
     masks = needs_masks(cfg, split)
     by_lvis = leaf.type.startswith("LVIS") if known else None
     summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
@@ -162,6 +168,10 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
         if leaf.type.startswith("OpenImages") and leaf.cfg.get("load_from_file") is False:
             raise UserError(f"config: {leaf.key}.load_from_file=False takes the sizes of images from the pipeline, "
                             f"which scoring does not run again; give meta_file, {NO_EVAL}")
+        legal = next((metrics for kind, metrics in OWN_METRICS.items() if leaf.type.startswith(kind)), None)
+        if legal and (len(protocol.metrics) > 1 or not set(protocol.metrics) <= set(legal)):
+            raise UserError(f"config: invalid evaluation.metric: {', '.join(map(str, protocol.metrics))}; a "
+                            f"{leaf.type} is scored by one of {', '.join(legal)}")
     kinds = {labels.rule(leaf.type) for leaf in found}
     if kinds and kinds <= {"coco", "lvis"}:
         evaluation.check_protocol(protocol)

@@ -72,6 +72,9 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
                     "names another folder")
         return
     yield ok(key, f"{said} on {disk.kind or 'an unknown file system'}: written, renamed and locked")
+    if disk.in_memory and name != "scratch":
+        yield warning(f"{key}.memory", f"{there} is {disk.kind}, memory of this machine: no other machine sees it",
+                      f"name another folder with {ELSEWHERE[name]}")
     yield from room(f"{key}.room", there, disk)
     if name in CACHES and there == path:
         yield ok(f"{key}.size", held(path))

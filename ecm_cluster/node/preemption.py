@@ -22,6 +22,7 @@ _stacks: list[int] = []
 _received: list[int] = []
 _continued: list[int] = []
 _forward: list[Callable[[int], None]] = []
+_ordinary: list[bool] = []
 
 
 def watch(stacks: Path | None = None) -> None:
@@ -91,6 +92,28 @@ def blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def ordinary_children() -> Iterator[None]:
+    """Processes forked inside, as by other people's ``multiprocessing.Pool``, end at SIGTERM, and with this one.
+
+    With the handlers of :func:`watch` they would note the signal by which a pool ends them, and go on.
+    """
+    if not _ordinary:
+        os.register_at_fork(after_in_child=_be_ordinary)  # for good, so it asks each time
+    _ordinary[:] = [True]
+    try:
+        yield
+    finally:
+        _ordinary[:] = [False]
+
+
+def _be_ordinary() -> None:
+    if _ordinary == [True]:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent()
 
 
 def prepare_child() -> None:

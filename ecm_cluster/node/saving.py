@@ -119,6 +119,7 @@ class Saver:
         failure: Why the newest one could not be committed, if so.
         blocked_seconds: How long the training stood still for the newest one.
         write_seconds: How long the newest committed one took the writer.
+        spare: The iteration of a checkpoint that stays whatever is committed after it.
     """
 
     def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger) -> None:
@@ -126,6 +127,7 @@ class Saver:
         self.last: checkpoints.Manifest | None = None
         self.failure: str | None = None
         self.blocked_seconds = self.write_seconds = 0.0
+        self.spare: int | None = None
         self._request: Request | None = None
         self._facts: dict[str, Any] = {}
         self._failing: tuple[float, str] | None = None
@@ -147,7 +149,7 @@ class Saver:
         structure, spans = self._memory.take(state)
         self._say_lost(self._memory.lost, iteration, logger)
         self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
-                                self.keep)
+                                self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began

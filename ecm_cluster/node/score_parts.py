@@ -19,6 +19,7 @@ from ..lvis import scoring
 from ..lvis.columns import Detections
 from ..lvis.parts import OWN, Part, ScoredSet, join
 from ..mmconfig.evaluation import PLAIN, Protocol
+from . import preemption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +107,7 @@ def _by_mmdet(scored: ScoredSet, found: Detections, protocol: Protocol, wanted: 
     if wanted and all(part.kind != OWN for part in scored.parts):
         arguments["metric"] = list(wanted)
     results = results_of(scored, found, only_proposals=set(protocol.metrics) == {"proposal_fast"})
-    with numpy_as_it_was():
+    with numpy_as_it_was(), preemption.ordinary_children():
         figures = dataset.evaluate(results, **arguments)
     return {"scorer": "mmdet", "max_dets": None, "images": len(found.images), "detections": len(found),
             "figures": {"mmdet": {str(name): float(value) for name, value in figures.items()

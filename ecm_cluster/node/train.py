@@ -117,7 +117,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
-                        also=evaluations.iterations_wanted(run))
+                        also=evaluations.iterations_wanted(run), on_nan=job.on_nan)
     runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)

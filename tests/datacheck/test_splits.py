@@ -190,7 +190,7 @@ def test_a_second_member_that_is_missing_is_named(data, form, split):
     cfg = config(data, **{split: made})
     where = {"concatenated": ".datasets.1.ann_file", "a list": ".1.ann_file", "a list of files": ".ann_file.1"}[form]
     (problem,) = checked(cfg)[0]
-    assert problem.startswith(f"data.{split}{where}: {bad['ann_file']} is missing")
+    assert problem.startswith(f"data.{split}{where}: {bad['ann_file']} does not exist; ")
     made = copy.deepcopy(good)
     made.update(ann_file=[good["ann_file"]] * 2, img_prefix=[str(data), str(data / "elsewhere")])
     (problem,) = checked(config(data, **{split: made}))[0]
@@ -287,6 +287,9 @@ def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
     test = voc(tmp_path)
     cfg = config(tmp_path, test, {"type": "RepeatDataset", "times": 3, "dataset": test}, evaluation={"metric": "mAP"})
     assert checked(cfg) == ([], [])
+    for metric in ("bbox", ["mAP", "recall"]):
+        (problem,) = checked({**cfg, "evaluation": {"metric": metric}})[0]
+        assert "invalid evaluation.metric" in problem and "mAP, recall" in problem
     root = tmp_path / "VOC2007"
     (root / "Annotations/2.xml").write_text(XML.format(folder="x", xmax="wide"))
     assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]
@@ -320,7 +323,8 @@ def test_a_dataset_of_the_users_own_is_read_as_far_as_it_is_known(data):
 
 
 def test_the_table_of_class_names_is_mmdets():
-    pytest.importorskip("mmdet")
+    if not hasattr(pytest.importorskip("mmdet.datasets"), "Objects365V1Dataset"):
+        pytest.skip("the table is that of a newer mmdet, which has more datasets")
     from tools.class_names import table
 
     assert TABLE.read_text(encoding="utf-8") == table()

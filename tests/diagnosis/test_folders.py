@@ -54,6 +54,11 @@ def test_a_folder_that_is_full_or_read_only_or_nearly_full_is_named(tmp_path, op
     assert (found["state"], text in found["text"], remedy in found["remedy"]) == (state, True, True), found
 
 
+def test_a_folder_in_memory_is_no_other_machines(tmp_path):
+    found = look(tmp_path, *mounted(tmp_path, "size=64m"))
+    assert (found["folder.runs"]["state"], found["folder.runs.memory"]["state"]) == ("ok", "warning")
+
+
 def test_a_folder_of_somebody_else_and_a_file_in_its_place_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     assert look(tmp_path / "file" / "runs")["folder.runs"]["text"] == f"{tmp_path}/file is not a directory"

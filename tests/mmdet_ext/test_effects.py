@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from comparing import read
 from mmcv import ConfigDict
 from mmcv.runner import Hook
 from mmcv.runner import epoch_based_runner as mmcv_epochs
@@ -173,13 +174,13 @@ def train(folder: Path, hooks: list[Hook], ends_at: int | None = None, state: by
 
     runner.prepare(3, boundary, Share(), data)
     if state is not None:
-        runner.restore(torch.load(io.BytesIO(state), weights_only=True))
+        runner.restore(read(io.BytesIO(state)))
     with pytest.raises(Stop):
         runner.run([loader], [("train", 1)])
     return losses, stored, runner
 
 
-@pytest.mark.parametrize("kind", ["switch", "replace", "all", "by iteration"])
+@pytest.mark.parametrize("kind", ["switch", "replace", pytest.param("all", marks=pytest.mark.slow), "by iteration"])
 def test_stopped_anywhere_and_at_each_step_the_losses_are_the_same(tmp_path, kind):
     hooks = {"switch": [Switch], "replace": [Replace], "all": [Replace, Switch],
              "by iteration": [ByIteration]}[kind]
@@ -191,8 +192,7 @@ def test_stopped_anywhere_and_at_each_step_the_losses_are_the_same(tmp_path, kin
         losses, state, _ = go([h() for h in hooks], ends_at=at)
         rest, same_end, _ = go([h() for h in hooks], state=state)
         assert losses + rest == whole, f"stopped after iteration {at}"
-        assert torch.load(io.BytesIO(same_end), weights_only=True)["done_by_hooks"] == torch.load(
-            io.BytesIO(end), weights_only=True)["done_by_hooks"]
+        assert read(io.BytesIO(same_end))["done_by_hooks"] == read(io.BytesIO(end))["done_by_hooks"]
     state, losses = None, []
     for at in range(1, EPOCHS * PER_EPOCH + 1):
         part, state, _ = go([h() for h in hooks], ends_at=at, state=state)
@@ -200,6 +200,7 @@ def test_stopped_anywhere_and_at_each_step_the_losses_are_the_same(tmp_path, kin
     assert losses == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stays", [False, True])
 def test_workers_see_what_hooks_did_to_the_dataset_though_they_stay(tmp_path, stays):
     whole, _, _ = train(tmp_path, [Replace(), Switch()])
@@ -222,7 +223,7 @@ def test_hooks_reach_the_dataset_itself_and_the_loader_as_mmcv_has_it(tmp_path):
 
 def test_a_checkpoint_of_before_and_one_whose_parts_are_gone_are_taken_up(tmp_path, caplog):
     _, state, _ = train(tmp_path, [Switch()], ends_at=4)
-    table = torch.load(io.BytesIO(state), weights_only=True)
+    table = read(io.BytesIO(state))
     table["done_by_hooks"]["values"].append(["model", [["item", "head"], ["item", "gone"], ["attribute", "x"]], 1])
     buffer = io.BytesIO()
     torch.save(table, buffer)

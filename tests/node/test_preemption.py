@@ -202,3 +202,18 @@ def test_workers_of_a_loader_end_with_a_trainer_that_is_killed():
     pids = [int(word) for word in done.stdout.split()]
     assert len(pids) == 2
     wait_until(lambda: not any(alive(pid) for pid in pids), "the loader's workers end", 30)
+
+
+def test_a_pool_of_somebody_else_ends_although_its_workers_are_of_a_process_that_heeds_signals():
+    program = ("import multiprocessing, sys\nfrom ecm_cluster.node import preemption\npreemption.watch()\n"
+               "with preemption.ordinary_children():\n"
+               "    pool = multiprocessing.get_context('fork').Pool(3)\n"
+               "    print(pool.map(abs, [-1, -2]), flush=True)\n"
+               "    pool.terminate()\n    pool.join()\n"  # as the collector does it with one that mmdet leaves behind
+               "print('over', preemption.received())\n")
+    process = python(program)
+    try:
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert out.splitlines() == ["[1, 2]", "over []"]

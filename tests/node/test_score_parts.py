@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from ecm_cluster.lvis.columns import concatenate  # noqa: E402
 from ecm_cluster.lvis.parts import ScoredSet  # noqa: E402
 from ecm_cluster.mmconfig.evaluation import protocol  # noqa: E402
 from ecm_cluster.node import inference, score_parts, scored_set  # noqa: E402
+
+DIGITS = 3 if importlib.metadata.version("mmdet").startswith("2.25.") else 4  # to which mmdet rounds
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 IDS = [31, 4, 900, 17, 5]
@@ -161,7 +164,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], kinds: tuple[str, ...] = 
             if without == mine:
                 assert expected == -1
                 continue
-            assert round(-1 if value is None else value, 4) == pytest.approx(expected, abs=1e-9)
+            assert round(-1 if value is None else value, DIGITS) == pytest.approx(expected, abs=1e-9)
 
 
 def written(path: Path, document: dict[str, Any]) -> Path:
@@ -211,13 +214,13 @@ def test_thresholds_limits_and_metrics_are_the_configs(tmp_path):
     section = test_section(path, classes=NAMES)
     ours, theirs = scored_both_ways(section, rng, metric="bbox", iou_thrs=np.array([0.5, 0.75]))
     assert set(ours["figures"]) == {"bbox"}
-    assert round(ours["figures"]["bbox"]["AP"], 4) == theirs["bbox_mAP"]
+    assert round(ours["figures"]["bbox"]["AP"], DIGITS) == theirs["bbox_mAP"]
     ours, theirs = scored_both_ways(section, rng, metric=["bbox"], proposal_nums=(1, 3, 100), metric_items=[
         "mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l", "AR@100", "AR@300", "AR@1000", "AR_l@1000"])
     same(ours, theirs, ("bbox",))
     figures = ours["figures"]["bbox"]  # mmdet keeps the names of its default limits
     for mine, name in (("AR@1", "AR@100"), ("AR@3", "AR@300"), ("AR@100", "AR@1000"), ("ARl@100", "AR_l@1000")):
-        assert round(-1 if figures[mine] is None else figures[mine], 4) == theirs[f"bbox_{name}"]
+        assert round(-1 if figures[mine] is None else figures[mine], DIGITS) == theirs[f"bbox_{name}"]
 
 
 def test_metrics_that_no_scorer_here_knows_are_mmdets(tmp_path):
@@ -260,7 +263,7 @@ def test_lvis_figures_are_mmdets(tmp_path, kind):
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"):
         for iou in ("bbox", "segm"):
             value = ours["figures"][iou][name]
-            assert round(-1 if value is None else value, 4) == pytest.approx(theirs[f"{iou}_{name}"], abs=1e-9)
+            assert round(-1 if value is None else value, DIGITS) == pytest.approx(theirs[f"{iou}_{name}"], abs=1e-9)
     assert 0.02 < theirs["bbox_AP"] < 0.9
 
 

@@ -55,7 +55,8 @@ def forked(step: Callable[[], Any], log: Path, code: int = 0, seconds: float = S
             raise Failed(f"not done after {seconds:.0f} s")
         time.sleep(0.05)
     if not answer.exists():
-        raise Failed(f"ended with status {os.waitstatus_to_exitcode(status)}: {last_line(log)}")
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+        raise Failed(f"ended with status {code}: {last_line(log)}")
     said = json.loads(answer.read_text())
     if "error" in said:
         raise Failed(said["error"])
