@@ -12,7 +12,7 @@ from . import job as jobs
 from .backends import choose
 from .datacheck import heads, splits
 from .mmconfig import check_keys, classes, keys, settled
-from .plan import class_counts, place
+from .plan import class_counts, modules, place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -80,6 +80,9 @@ def make(job: jobs.Job, where: str) -> Plan:
         plan.problems += class_counts.problems(plan.cfg)
     place.check(plan)
     check_operators(plan)
+    refused, doubted = modules.problems(cfg, job)
+    plan.problems += refused
+    plan.warnings += doubted
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan

@@ -27,6 +27,8 @@ from mmdet.core import encode_mask_results
 from mmdet.models import build_detector
 from torch.utils.data import DataLoader, Subset
 
+from mmdet_ext.samples import NamedSubset
+
 from .. import files
 from ..errors import UserError
 from ..lvis.columns import Detections, of_image
@@ -73,7 +75,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
         return
     model = build_model(cfg, checkpoint, scored, device)
     adjust(model, settings, counts)
-    share = Subset(dataset, [position for positions in own.values() for position in positions])
+    share = NamedSubset(dataset, [position for positions in own.values() for position in positions])
     batches, begin = [], 0
     for positions in own.values():
         end = begin + len(positions)
