@@ -84,6 +84,8 @@ def parse_option(text: str) -> tuple[str, Any]:
         return key, _parse(value)
     except ValueError:
         raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
+    except RecursionError:
+        raise UserError(f"option {key}: the brackets nest too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
 
 
 def _parse(text: str) -> Any:
@@ -214,7 +216,10 @@ def dump(cfg: Mapping[str, Any]) -> str:
         legal = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
         if not legal or key.startswith("__") or key in RESERVED or key == BASE:
             raise UserError(f"config: {key!r} cannot be a name in an mmdet config; choose another")
-        lines.append(f"{key} = {_literal(value, key, '')}\n")
+        try:
+            lines.append(f"{key} = {_literal(value, key, '')}\n")
+        except RecursionError:
+            raise UserError(f"config: {key} is nested too deeply, or contains itself; expected plain values") from None
     return "".join(lines)
 
 

@@ -60,7 +60,9 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = jobs.find_config(job.config)
-    base = settled.replace_references(config.read(path))
+    written = config.read(path)
+    config.dump(written)  # what cannot be written down may not bear to be copied either
+    base = settled.replace_references(written)
     cfg = config.apply_options(base, job.options)
     # another Python may have another mmdet
     check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())

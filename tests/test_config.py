@@ -228,6 +228,10 @@ def test_an_option_without_key_and_value_is_refused_with_an_example(text):
     assert "KEY=VALUE" in message(config.parse_option, text)
 
 
+def test_brackets_that_nest_too_deeply_are_refused():
+    assert "option a: the brackets nest too deeply" in message(config.parse_option, f"a={'[' * 2000}{']' * 2000}")
+
+
 # --- writing --------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +260,10 @@ def test_ranges_paths_and_numpys_numbers_are_written_down_as_what_they_are(tmp_p
     (tmp_path / "d.py").write_text(config.dump(cfg))
     assert config.read(tmp_path / "d.py") == {
         "gpu_ids": range(0, 1), "rate": 0.1, "epochs": 3, "on": True, "root": "data/coco", "steps": [0.5]}
+    inside: list = []
+    inside.append(inside)
+    with pytest.raises(UserError, match="config: x is nested too deeply, or contains itself"):
+        config.dump({"x": inside})
     with pytest.raises(UserError, match="invalid thrs: a ndarray .array.* expected a number, a string"):
         config.dump({"thrs": __import__("numpy").arange(3)})
 

@@ -43,6 +43,13 @@ def test_the_plan_of_a_sound_job_has_no_problems_and_says_where_everything_is(sm
     assert plan.config_files[1:], "the config's bases are part of it"
 
 
+@pytest.mark.parametrize("value", ["(i for i in 'ab')", "__import__('os')", "lambda: 1"])
+def test_a_config_with_what_cannot_be_copied_or_written_is_refused_by_its_key(small_data, tmp_path, value):
+    (tmp_path / "odd.py").write_text(f"_base_ = [{str(ROOT / 'configs/demo.py')!r}]\noptimizer = dict(lr={value})\n")
+    with pytest.raises(UserError, match="^config: invalid optimizer.lr: a .* expected a number, a string"):
+        planned(small_data, config=str(tmp_path / "odd.py"))
+
+
 def test_the_plan_says_whether_a_resumed_run_is_the_same_one_and_if_not_why(small_data):
     assert "exact       yes: a resumed run ends in the same bits" in plan_text.describe(planned(small_data))
     plan = planned(small_data, options={"custom_hooks": [{"type": "SyncRandomSizeHook"}]})

@@ -30,11 +30,13 @@ class Needs:
     Attributes:
         images, annotations: Fields, and what they may be.
         why: What needs them, in words.
+        either: Fields of which each image has to have one, which is text.
     """
 
     images: Mapping[str, layout.Kind]
     annotations: Mapping[str, layout.Kind]
     why: str
+    either: tuple[str, ...] = ()
 
 
 @dataclass
@@ -80,7 +82,7 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
     except ValueError as error:
         raise UserError(f"{said} is no valid JSON ({error}): fetch it again") from error
     faults, warnings = _Faults(), _Faults()
-    images = _check_list(content, "images", needs.images, needs.why, faults)
+    images = _check_list(content, "images", needs, faults)
     ids: set[Any] = set()
     for number, one in enumerate(content.get("annotations") or (), 1):
         if not isinstance(one, dict):
@@ -92,11 +94,34 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
             continue
         _check_fields(one, where, "annotations", needs.annotations, needs.why, faults)
         _check_annotation(one, where, images, listed, ids, faults, warnings)
+        if "segmentation" in needs.annotations and _is_used(one) and not _is_mask(one.get("segmentation")):
+            faults.add("annotations", "segmentation", "form", f"{where} has 'segmentation' "
+                       f"{layout.brief(one.get('segmentation'))}; expected polygons of at least 4 numbers, or an "
+                       "encoding with counts and size: remove the annotation or correct it")
+    astray = warnings.found.get(("annotations", "image_id", "unknown"))
+    if astray and astray.times == len(content["annotations"]):  # often numbers in one list and text in the other
+        return [*faults.lines(said), f"{said}: no annotation has an image_id that is listed in 'images'; expected the "
+                "same ids in both lists, numbers or text alike"], []
     return list(faults.lines(said)), list(warnings.lines(said))
 
 
-def _check_list(content: Mapping[str, Any], key: str, fields: Mapping[str, layout.Kind], why: str, faults: _Faults,
-                ) -> set[Any]:
+def _is_used(one: Mapping[str, Any]) -> bool:
+    """Whether mmdet takes the mask of an annotation with whole fields: of crowds and empty boxes it does not."""
+    box, area = one.get("bbox"), one.get("area")
+    numbers = [area, *box[2:]] if isinstance(box, list) and len(box) == 4 else []
+    return not one.get("iscrowd") and bool(numbers) and all(isinstance(n, (int, float)) for n in numbers) \
+        and numbers[0] > 0 and min(numbers[1:]) >= 1
+
+
+def _is_mask(mask: Any) -> bool:
+    """Whether pycocotools takes it; what is neither list nor dict is told of elsewhere."""
+    if isinstance(mask, list):
+        return bool(mask) and all(
+            len(part) >= 4 if isinstance(part, list) else isinstance(part, dict) and _is_mask(part) for part in mask)
+    return not isinstance(mask, dict) or ("counts" in mask and "size" in mask)
+
+
+def _check_list(content: Mapping[str, Any], key: str, needs: Needs, faults: _Faults) -> set[Any]:
     """The ids of a list of objects, each with its fields."""
     ids: set[Any] = set()
     for number, one in enumerate(content[key], 1):
@@ -104,7 +129,10 @@ def _check_list(content: Mapping[str, Any], key: str, fields: Mapping[str, layou
             faults.add(key, "", "", f"entry {number} of {key!r} is {layout.brief(one)}; expected an object")
             continue
         where = f"entry {number} of {key!r} (id {layout.brief(one.get('id'))})"
-        _check_fields(one, where, key, fields, why, faults)
+        _check_fields(one, where, key, needs.images, needs.why, faults)
+        if needs.either and not any(isinstance(one.get(name), str) and one[name] for name in needs.either):
+            faults.add(key, "", "name", f"{where} has no {' or '.join(needs.either)}; expected the name of its file, "
+                       "which is looked for: add one to every entry, or take a whole file")
         own = one.get("id")
         if isinstance(own, (int, str)):
             if own in ids:
@@ -152,9 +180,9 @@ def _looks_whole(path: Path, needs: Needs, categories: set[Any]) -> bool:
     """Whether a search of the text finds every needed field in every entry, of the right kind; False: in doubt."""
     annotated = [name for name in needs.annotations if name != "id"]
     pictured = [name for name in needs.images if name not in ("id", *needs.annotations)]
-    counts, met = dict.fromkeys([*annotated, *pictured], 0), set()
+    counts, met = dict.fromkeys([*annotated, *pictured, *needs.either], 0), set()
     first = {name: re.compile(b'"%s":\\s*(-?.)' % name.encode()) for name in counts}
-    begins = {name: _begins({**needs.images, **needs.annotations}[name]) for name in counts}
+    begins = {name: _begins({**needs.images, **needs.annotations}.get(name, (str, ""))) for name in counts}
     value = re.compile(rb'"category_id":\s*(-?\d+)\s*[,}]')
     for text in _chunks(path):
         for name in counts:
@@ -165,6 +193,8 @@ def _looks_whole(path: Path, needs: Needs, categories: set[Any]) -> bool:
             elif not {one[-1:] for one in set(found)} <= begins[name]:
                 return False
     entries, pictures = {counts[name] for name in annotated}, {counts[name] for name in pictured}
+    if needs.either and not pictures & {counts[name] for name in needs.either}:
+        return False
     return len(entries) == 1 and entries != {0} and len(pictures) <= 1 and pictures != {0} \
         and met <= {str(category).encode() for category in categories}
 

@@ -38,10 +38,13 @@ def configured(leaf: Leaf) -> Names:
         return names_of(leaf.type)
     if isinstance(given, str):
         try:
-            return tuple(Path(given).expanduser().read_text(encoding="utf-8").splitlines())
+            names = tuple(Path(given).expanduser().read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError) as error:
             raise UserError(f"{leaf.name('classes')}: cannot read {given} ({error}); give a list of names, or a file "
                             "with one on each line") from None
+        if not names:
+            raise UserError(f"{leaf.name('classes')}: {given} is empty; expected the name of a class on each line")
+        given = names
     if isinstance(given, (list, tuple)) and given and all(isinstance(name, str) for name in given):
         if len(set(given)) < len(given):
             raise UserError(f"{leaf.name('classes')}: a name is listed twice; give each class once")
@@ -61,6 +64,9 @@ def of_leaf(leaf: Leaf, summary: AnnotationSummary, said: str) -> Names:
         listed = sorted(listed)
     there = tuple(name for _, name in listed)
     if leaf.type == "LVISFromFile":
+        if leaf.cfg.get("classes") is not None:
+            raise UserError(f"config: {leaf.name('classes')} is set, and LVISFromFile takes all categories of its file "
+                            "in their order; remove it")
         return there
     wanted = configured(leaf)
     if wanted is None or leaf.type not in COCO_TYPES + LVIS_TYPES:

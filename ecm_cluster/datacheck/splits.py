@@ -90,9 +90,12 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
         found.warnings += voc.check(leaf)
         found.labels[leaf.name("ann_file")] = labels.configured(leaf) or ()
         return
+    known = leaf.type in NAMED_BY
     if ann_file is None:
+        if known:
+            raise UserError(f"config: {leaf.name('ann_file')} is missing; expected the annotation file of data.{split}")
         return
-    known, path = leaf.type in NAMED_BY, Path(ann_file)
+    path = Path(ann_file)
     if not known and (leaf.type == PANOPTIC or not is_coco(path)):
         if not path.exists():
             raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; give the annotations of data.{split}")
@@ -144,10 +147,11 @@ def needs_of(leaf: Leaf, split: str, masks: bool, lvis: bool) -> entries.Needs:
         images.update({key: layout.LVIS_FIELDS["images"][key] for key in (
             "neg_category_ids", "not_exhaustive_category_ids")})
     annotations = {**layout.FIELDS["annotations"], **({"segmentation": layout.MASK} if masks else {})}
+    either = ("coco_url", "file_name") if leaf.type in NAMED_BY and not name else ()
     if not masks:
-        return entries.Needs(images, annotations, "training" if split == "train" else "scoring")
+        return entries.Needs(images, annotations, "training" if split == "train" else "scoring", either)
     why = "training (LoadAnnotations has with_mask)" if split == "train" else "scoring (evaluation.metric has segm)"
-    return entries.Needs(images, annotations, why)
+    return entries.Needs(images, annotations, why, either)
 
 
 def check_scoring(cfg: Mapping[str, Any]) -> None:

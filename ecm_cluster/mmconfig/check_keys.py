@@ -239,14 +239,15 @@ class _Checking:
         if name == "_delete_":
             return f"{self.who(key)}: there is nothing to replace, so _delete_ stays and {what} refuses it; remove it"
         owner = key.rpartition(".")[0]
-        changed = f"{owner}.type" in self.given and at(self.base, key, NOTHING) is not NOTHING
-        hint = f"; its type was changed, and this belongs to the old one: --set {owner}._delete_=True drops the rest" \
-            if changed else self.otherwise(key, name, legal)
+        there = at(self.base, key, NOTHING) is not NOTHING
+        changed = next((word for word in ("type", "policy") if there and f"{owner}.{word}" in self.given), None)
+        hint = f"; its {changed} was changed, and this belongs to the old one: --set {owner}._delete_=True drops the " \
+            "rest" if changed else self.otherwise(key, name, legal)
         return f"{self.who(key)}: {what} has no {name!r}{hint}"
 
     def otherwise(self, key: str, name: str, legal: Iterable[str]) -> str:
         """Nearest legal names, or places with a key of this name; all names, if few; how to set it all the same."""
-        near = nearest(name, legal, self.places(name))
+        near = nearest(name, legal, (place for place in self.places(name) if place != key))
         unchecked = f"--set +{key}=… sets it unchecked"
         names = sorted(n for n in legal if n != "type")
         accepted = f"accepted: {', '.join(names)}; " if 0 < len(names) <= SHOWN else ""

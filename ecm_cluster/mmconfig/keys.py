@@ -110,6 +110,7 @@ _HARMLESS: dict[str, Callable[[Any], bool]] = {
 }
 # sections in which mmdet takes no other names than these
 CLOSED = ("data.train_dataloader", "data.test_dataloader", "runner")
+START_METHODS = ("fork", "spawn", "forkserver", None)  # of multiprocessing
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
 
@@ -164,6 +165,13 @@ def refuse(cfg: dict[str, Any]) -> None:
                 raise one_of(f"config: {section}", key,
                              sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
+    for section in ("data", "data.train_dataloader", "data.test_dataloader"):
+        for name, least in (("samples_per_gpu", 1), ("workers_per_gpu", 0)):
+            value = (_at(cfg, section) or {}).get(name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise UserError(f"config: invalid {section}.{name}: {value!r}; expected an integer, {least} or more")
+    if cfg.get("mp_start_method") not in START_METHODS:
+        raise one_of("config: mp_start_method", cfg["mp_start_method"], START_METHODS[:-1])
     if cfg.get("fp16") is not None and "type" in (cfg.get("optimizer_config") or {}):
         raise UserError("config: fp16 and optimizer_config.type do not go together, as in mmdet; expected one of the "
                         "two: for accumulated gradients --set fp16=None and give optimizer_config.type="
@@ -186,7 +194,7 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
         raise UserError(f"config: runner.{other} does not go with {kind}, which counts by {limit}; remove it, or set "
                         f"runner.type={RUNNERS[kind == RUNNERS[0]]}")
     workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
-    if len(workflow) != 1 or workflow[0][0] != "train":
+    if len(workflow) != 1 or workflow[0][0] != "train" or workflow[0][1] < 1:
         raise UserError(f"config: invalid workflow {workflow}: expected [('train', 1)], since checkpoints are scored "
                         "by evaluation jobs; for a loss on other data give --eval-every, or a hook in custom_hooks")
     if kind == "IterBasedRunner" and _at(cfg, "data.train_dataloader.class_aware_sampler"):

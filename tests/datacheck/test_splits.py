@@ -85,6 +85,9 @@ LATER = {
     "unknown category": (change("annotations", 2, category_id=99), "(id 3) has category_id 99; expected an id listed"),
     "one id twice": (change("annotations", 2, id=1), "entry 3 of 'annotations' (id 1) has the id of another"),
     "one image twice": (change("images", 2, id=0), "entry 3 of 'images' (id 0) has the id of another entry"),
+    "an empty mask": (change("annotations", 4, segmentation=[]), "(id 5) has 'segmentation' []; expected polygons"),
+    "an empty polygon": (change("annotations", 4, segmentation=[[]]), "has 'segmentation' [[]]; expected polygons"),
+    "no size of a mask": (change("annotations", 4, segmentation={"counts": "a"}), "an encoding with counts and size"),
     "no name": (change("images", 2, file_name=None), "entry 3 of 'images' (id 14) has no 'file_name'"),
     "no height": (change("images", 1, height=None), "entry 2 of 'images' (id 7) has no 'height'"),
     "not an object": (lambda d: d["annotations"].append([1]), "entry 7 of 'annotations' is [1]"),
@@ -97,13 +100,13 @@ LATER = {
 def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, case, whole):
     if not whole:
         monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
-        if "twice" in case or case in ("half a box", "box of words", "not an object"):
+        if any(word in case for word in ("twice", "half a box", "box of words", "not an object", "empty", "no size")):
             pytest.skip("a large file is not searched for it")
     spoil, said = LATER[case]
     document = coco()
     spoil(document)
     path = save(data, split, document)
-    problems, _ = checked(config(data))
+    problems, _ = checked(config(data, train=section(data, "train", masks=True), evaluation={"metric": "segm"}))
     assert any(p.startswith(f"data.{split}.ann_file: {path}: ") and said in p for p in problems), problems
     assert len(problems) == 1
 
@@ -127,6 +130,44 @@ def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
     (problem,), (warning,) = checked(config(data))
     assert "(id 4) has no 'area'" in problem and "and 1 more of 'annotations' so" in problem
     assert "image_id 12345, which is not listed in 'images': it is ignored" in warning
+
+
+def test_masks_that_mmdet_never_reads_may_be_empty(data):
+    document = coco()
+    for annotation, unread in zip(document["annotations"], ({"area": 0}, {"iscrowd": 1}, {"bbox": [1, 1, 0, 4]})):
+        annotation.update(segmentation=[], **unread)
+    save(data, "train", document)
+    assert checked(config(data, train=section(data, "train", masks=True)))[0] == []
+
+
+def test_annotations_of_images_that_are_all_unlisted_are_refused(data):
+    document = coco()
+    for image in document["images"]:
+        image["id"] = str(image["id"])
+    save(data, "test", document)
+    (problem,) = checked(config(data))[0]
+    assert "no annotation has an image_id that is listed in 'images'; expected the same ids" in problem
+
+
+def test_a_dataset_of_mmdet_without_an_annotation_file_is_refused(data):
+    (problem,) = checked(config(data, train=section(data, "train", ann_file=None)))[0]
+    assert problem.startswith("config: data.train.ann_file is missing; expected the annotation file")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_image_of_lvis_without_either_name_is_named(data, monkeypatch, whole):
+    monkeypatch.setattr(entries, "WHOLE", 1 << 20 if whole else 0)
+    document = coco(lvis=True)
+    for image in document["images"]:
+        del image["file_name"]
+    for name in ("train", "test"):
+        save(data, name, document)
+    train, test = (section(data, name, "LVISFromFile", classes=None, img_prefix=None) for name in ("train", "test"))
+    assert checked(config(data, test, train))[0] == []
+    del document["images"][2]["coco_url"]
+    save(data, "test", document)
+    (problem,) = checked(config(data, test, train))[0]
+    assert "entry 3 of 'images' (id 14) has no coco_url or file_name" in problem
 
 
 LVIS_LATER = {
@@ -202,6 +243,7 @@ CLASSES = {
     "the default of mmdet": ({"classes": None}, "lacks 79 of the 80 classes that CocoDataset has", "'person'"),
     "text in place of names": ({"classes": "ant"}, "data.test.classes: cannot read ant", "a list of names"),
     "no names": ({"classes": ()}, "invalid data.test.classes", "a list of names"),
+    "names for what takes the file's": ({"kind": "LVISFromFile"}, "LVISFromFile takes all categories", "remove it"),
     "a name twice": ({"classes": ["ant", "ant"]}, "a name is listed twice", "once"),
     "fewer than training": ({"classes": ["ant"]}, "has 1 classes, and training has 3", "same order"),
     "LVIS of another size": ({"kind": "LVISV1Dataset", "classes": None}, "has 3 categories, and LVISV1Dataset has 1203",
@@ -214,9 +256,15 @@ CLASSES = {
 @pytest.mark.parametrize("case", CLASSES)
 def test_classes_that_do_not_go_with_the_file_are_refused(data, case):
     options, *said = CLASSES[case]
-    save(data, "test", coco(lvis="LVIS" in case))
+    save(data, "test", coco(lvis="LVIS" in case or "kind" in options))
     problems, _ = checked(config(data, section(data, "test", **options)))
     assert len(problems) == 1 and all(text in problems[0] for text in said), problems
+
+
+def test_an_empty_file_of_classes_is_refused(data):
+    (data / "names.txt").write_text("")
+    (problem,) = checked(config(data, section(data, "test", classes=str(data / "names.txt"))))[0]
+    assert problem.startswith("data.test.classes: ") and "names.txt is empty" in problem
 
 
 def test_the_same_classes_in_another_order_of_the_file_are_refused(data):

@@ -151,6 +151,8 @@ def test_arguments_of_the_former_type_are_named_with_the_way_to_drop_them(coco):
     assert "SwinTransformer has no 'depth'" in said and "--set model.backbone._delete_=True" in said
     assert refused(coco, "model.backbone.type=SwinTransformer", "model.backbone._delete_=True") is None
     assert refused(coco, "optimizer.type=AdamW", "optimizer._delete_=True", "optimizer.lr=1e-4") is None
+    said = refused(coco, "lr_config.policy=CosineAnnealing")
+    assert "has no 'step'; its policy was changed" in said and "--set lr_config._delete_=True" in said
 
 
 def test_setting_a_variable_of_the_config_changes_nothing_and_is_refused(coco):

@@ -181,6 +181,11 @@ def whole() -> dict[str, Any]:
     ({"train_cfg": {}, "model.train_cfg": {}}, "train_cfg is set at the top and in model"),
     ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True},
       "data.train_dataloader": {"class_aware_sampler": {"num_sample_class": 1}}}, "no effect with IterBasedRunner"),
+    ({"data.samples_per_gpu": 0}, "invalid data.samples_per_gpu: 0; expected an integer, 1 or more"),
+    ({"data.workers_per_gpu": -1}, "invalid data.workers_per_gpu: -1; expected an integer, 0 or more"),
+    ({"data.test_dataloader": {"samples_per_gpu": 0}}, "invalid data.test_dataloader.samples_per_gpu"),
+    ({"mp_start_method": "frok"}, "mp_start_method: 'frok' is unknown .did you mean fork"),
+    ({"workflow": [("train", 0)]}, r"invalid workflow \[\('train', 0\)\]"),
 ])
 def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole, options, said):
     with pytest.raises(UserError, match=f"config: .*{said}"):
