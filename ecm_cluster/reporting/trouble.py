@@ -43,7 +43,7 @@ def of_running(work: Work) -> str:
     return of_waiting(work) + _warnings(unheard)
 
 
-def declared(work: Work, besides: str) -> str:
+def declared(work: Work, besides: str = "") -> str:
     """What the training itself warned of, since the start whose checkpoints count last: the newest of each kind.
 
     Args:
