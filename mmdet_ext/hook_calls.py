@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,10 +41,12 @@ class HookCallingRunner:
 
     Attributes:
         dataset: The training set, as hooks reach it.
+        plain_of_ranks: Of a restored state, the plain attributes of the model for each virtual rank of this process.
         effects: What hooks have done since the run began; None before it.
     """
 
     dataset: Any = None
+    plain_of_ranks: Sequence[Any] = ()
     effects: Effects | None = None
     _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
     _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch goes on
@@ -91,6 +93,8 @@ class HookCallingRunner:
         assert self.effects is not None
         for name in self.effects.put_back(self._done_by_hooks or {}):
             r.logger.warning("resumed without %s, which a hook had set: it does not exist any more", name)
+        if self.plain_of_ranks:
+            r.rank_buffers.give_plain(self.plain_of_ranks)  # what hooks set is rank 0's, these are each rank's own
 
     def _note_what_hooks_do(self) -> None:
         """From here on; in a restored training, all that they had done is done again first."""

@@ -54,7 +54,8 @@ def _sample_in(error: Exception) -> tuple[Any, int] | None:
     found, trace = None, error.__traceback__
     while trace is not None:
         names = trace.tb_frame.f_locals
-        own, index = names.get("self"), names.get("idx", names.get("index"))
+        own: Any = names.get("self")
+        index: Any = names.get("idx", names.get("index"))
         if hasattr(own, "data_infos") and hasattr(own, "ann_file") and not isinstance(index, bool):
             try:
                 if 0 <= int(index) < len(own.data_infos):
@@ -100,7 +101,7 @@ def _of_image(content: bytes, record: dict[str, Any]) -> str | None:
     height, width = decoded.shape[:2]
     known = record.get("width"), record.get("height")
     if None not in known and known != (width, height):
-        stored = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored: Any = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         turned = " once its EXIF orientation is applied" if stored.shape != decoded.shape else ""
         return f"it has {width}×{height} pixels{turned}, and its record says {known[0]}×{known[1]}"
     return None

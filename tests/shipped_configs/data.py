@@ -311,8 +311,9 @@ def _write_openimages(dataset: dict[str, Any], pictures: list[Scene], cfg: dict[
     if dataset.get("image_level_ann_file"):
         with open(dataset["image_level_ann_file"], "w") as file:
             writer = csv.writer(file)
-            writer.writerow(["ImageID", "LabelName", "Confidence"])
-            writer.writerows([s.name, labels[n], int(any(n == c for c, _ in s.objects))]
+            source = [] if challenge else ["verification"]  # a column that the challenge's file does not have
+            writer.writerow(["ImageID", *(["Source"] if source else []), "LabelName", "Confidence"])
+            writer.writerows([s.name, *source, labels[n], int(any(n == c for c, _ in s.objects))]
                              for s in pictures for n in range(len(labels)))
 
 
