@@ -221,6 +221,14 @@ def dump(cfg: Mapping[str, Any]) -> str:
 def _literal(value: Any, key: str, indent: str) -> str:
     if value is None or type(value) in (bool, int):
         return repr(value)
+    if type(value) is range:  # gpu_ids in what mmdet writes down
+        return repr(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy's numbers
+        value = value.item()
+        if type(value) in (bool, int):
+            return repr(value)
     if type(value) in (str, bytes):
         # a reader would take {{ name }} for one of its variables
         return repr(value).replace("{{", "{\\x7b")
@@ -238,8 +246,9 @@ def _literal(value: Any, key: str, indent: str) -> str:
     if type(value) is set:
         items = sorted(_literal(item, key, "") for item in value)
         return _bracketed("{", items, "}", indent) if value else "set()"
-    raise UserError(f"config: {key} is a {type(value).__name__} ({value!r}) and cannot be written down; "
-                    f"make it a number, a string, True, False, None, or a list, tuple or dict of these")
+    shown = " ".join(repr(value).split())
+    raise UserError(f"config: invalid {key}: a {type(value).__name__} ({shown[:80]}) cannot be written to the run's "
+                    "config; expected a number, a string, True, False, None, or a list, tuple or dict of these")
 
 
 def _bracketed(left: str, items: list[str], right: str, indent: str) -> str:

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
                       help="where plain checkpoints are scored (default: slurm)")
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
-                      help="mmdet option for plain checkpoints; may be repeated")
+                      help="mmdet option for plain checkpoints, as for submit; may be repeated")
     jobs.add_flags(made, (*PLACE, "code"))
     made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of the table")

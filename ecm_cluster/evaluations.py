@@ -130,11 +130,21 @@ def resolve(run: Run, at: str, counting: Sequence[Manifest] | None = None) -> Ma
     unit, number = at.split()
     counting = checkpoints.accepted(run) if counting is None else counting
     if unit == "epoch":
-        found = [m for m in counting if m.epoch_end and m.epoch == int(number)]
+        found = [m for m in counting if _ends_epoch(m, int(number))]
         return found[-1] if found else None
     # by iteration, so the first is that of the iteration itself, or of the step that it was a part of
     found = [m for m in counting if m.holds(int(number))]
     return next((m for m in reversed(found) if m.iteration == found[0].iteration), None)
+
+
+def _ends_epoch(checkpoint: Manifest, number: int) -> bool:
+    """Whether it stands at the end of the epoch of that number, from 1, or behind the step in which that one ended."""
+    ahead = checkpoint.epoch - number
+    if not checkpoint.epoch_end or ahead <= 0:
+        return checkpoint.epoch_end and ahead == 0
+    # several epochs may end inside one step
+    per_epoch = (checkpoint.iteration - checkpoint.position) // checkpoint.epoch
+    return per_epoch * ahead + checkpoint.position < checkpoint.step
 
 
 def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -> Evaluation:

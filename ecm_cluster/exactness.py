@@ -36,6 +36,7 @@ TRANSFORMS = _names("""
 # why something is not exact, where that is known
 REASONS = {
     "SyncRandomSizeHook": "it draws the next epoch's image size and keeps it in the data set",
+    "RFSearchHook": "it rebuilds convolutions while it searches, and a resume does not find them again",
     "Albu": "albumentations draws from generators of its own",
     "DynamicRoIHead": "it keeps a history of overlaps",
 }

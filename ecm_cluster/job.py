@@ -92,6 +92,8 @@ class Job:
     checkpoint_minutes: float = _option(15.0, "number", "minutes between checkpoints; 0: never by time",
                                         "--checkpoint-minutes")
     keep: int = _option(2, "positive", "checkpoints to keep besides those at epochs' ends, two at least", "--keep")
+    on_nan: str = _option("warn", "choice", "where the loss is no longer a finite number: warn and go on, as mmdet "
+                          "does, or stop", "--on-nan", ("warn", "stop"))
     hang_minutes: float = _option(30.0, "number", "minutes of silence after which a start or a save counts as hung; "
                                   "a step after a sixth of it, if 20 times the usual is less; 0: never",
                                   "--hang-minutes")

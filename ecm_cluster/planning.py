@@ -12,7 +12,7 @@ from . import job as jobs
 from .backends import choose
 from .datacheck import heads, splits
 from .mmconfig import check_keys, classes, keys, settled
-from .plan import class_counts, place
+from .plan import class_counts, modules, place
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -66,6 +66,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
     cfg = settled.settle(cfg)
     keys.refuse(cfg)
+    config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
@@ -79,6 +80,9 @@ def make(job: jobs.Job, where: str) -> Plan:
         plan.problems += class_counts.problems(plan.cfg)
     place.check(plan)
     check_operators(plan)
+    refused, doubted = modules.problems(cfg, job)
+    plan.problems += refused
+    plan.warnings += doubted
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan

@@ -61,6 +61,7 @@ ENDINGS: dict[str, Ending] = {
     "hung": Ending("continue", "no heartbeat", "run", budget=2),
     "lost": Ending("continue", "the attempt ended without recording a reason", "run", budget=2),
     "not startable": Ending("stop", "the program cannot start", "run"),
+    "diverged": Ending("stop", "the loss is not a finite number", "run"),
     "setup failed": Ending("continue", "a setup line failed", "run", budget=1),
     "start failed": Ending("continue", "the start failed before an attempt began", "place", budget=2),
 }

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
                       help="slurm, or local: this machine, without Slurm (default: slurm)")
     jobs.add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
-                      help="mmdet option, e.g. optimizer.lr=0.01; may be repeated")
+                      help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
     made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "

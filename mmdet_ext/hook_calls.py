@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from mmcv.runner.hooks import Hook, LoggerHook, TextLoggerHook
+from mmcv.runner.hooks import Hook, LoggerHook, LrUpdaterHook, OptimizerHook, TextLoggerHook
 
 from .effects import Effects
 
@@ -30,15 +30,23 @@ def _retry_lines(hook: Any) -> None:
     hook._dump_log = dump_log
 
 
+def _keeps_its_own_state(hook: Any) -> bool:
+    """Whether a hook has its state in runner.meta, or finds it anew in before_run: mmcv's, and mmdet's like them."""
+    home = type(hook).__module__.partition(".")[0]
+    return home == "mmcv" or (home == "mmdet" and isinstance(hook, (LrUpdaterHook, OptimizerHook, LoggerHook)))
+
+
 class HookCallingRunner:
     """Mixed into mmcv's runners.
 
     Attributes:
         dataset: The training set, as hooks reach it.
+        plain_of_ranks: Of a restored state, the plain attributes of the model for each virtual rank of this process.
         effects: What hooks have done since the run began; None before it.
     """
 
     dataset: Any = None
+    plain_of_ranks: Sequence[Any] = ()
     effects: Effects | None = None
     _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
     _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch goes on
@@ -85,15 +93,19 @@ class HookCallingRunner:
         assert self.effects is not None
         for name in self.effects.put_back(self._done_by_hooks or {}):
             r.logger.warning("resumed without %s, which a hook had set: it does not exist any more", name)
+<<<<<<< HEAD
         if r.rank_buffers.restored_plain:  # after the note of what a fresh model has, which these are not
             r.rank_buffers.give_plain(r.rank_buffers.restored_plain)
+=======
+        if self.plain_of_ranks:
+            r.rank_buffers.give_plain(self.plain_of_ranks)  # what hooks set is rank 0's, these are each rank's own
+>>>>>>> main
 
     def _note_what_hooks_do(self) -> None:
         """From here on; in a restored training, all that they had done is done again first."""
         r: Any = self
         if self.effects is None:
-            # mmcv's own hooks keep their state in runner.meta, or find it anew in before_run
-            others = [hook for hook in r.hooks if not type(hook).__module__.startswith("mmcv.")]
+            others = [hook for hook in r.hooks if not _keeps_its_own_state(hook)]
             named = {f"{at} {type(hook).__name__}": hook for at, hook in enumerate(others)}
             self.effects = Effects(self.dataset, r._bare_model(), named)
         if self._restored is not None:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .samples import named
+
 ORDER, DRAW, STEP = 1, 2, 3  # what a stream of random numbers is for: two streams never share a seed
 
 
@@ -217,7 +219,10 @@ class SeededDataset(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int, int]) -> Any:
         epoch, position, index = key
         seed_all(self.seed, DRAW, epoch, position)
-        return self.dataset[index]
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            raise named(error, self.dataset, index) from error
 
 
 def group_flags(dataset: Any) -> np.ndarray:

@@ -238,13 +238,26 @@ def test_functions_and_classes_that_a_config_imports_are_no_settings(tmp_path):
 
 
 def test_a_value_that_is_no_literal_is_refused_by_its_key(tmp_path):
-    path = write(tmp_path, {"c.py": "from pathlib import Path\nmodel = dict(a=[1, dict(root=Path('x'))])"})
-    assert "model.a.1.root is a PosixPath" in message(config.dump, config.read(path))
+    path = write(tmp_path, {"c.py": "model = dict(a=[1, dict(root=object())])"})
+    assert "invalid model.a.1.root: a object" in message(config.dump, config.read(path))
 
 
 @pytest.mark.parametrize("name", ["a-b", "class", "__x", "filename", "_base_", 1])
 def test_a_name_that_no_config_can_hold_is_refused(name):
     assert repr(name) in message(config.dump, {name: 1})
+
+
+def test_ranges_paths_and_numpys_numbers_are_written_down_as_what_they_are(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("import numpy as np\nfrom pathlib import Path\n"
+                    "gpu_ids = range(0, 1)\nrate = np.float64(0.1)\nepochs = np.int64(3)\non = np.bool_(True)\n"
+                    "root = Path('data') / 'coco'\nsteps = [np.float32(0.5)]\n")
+    cfg = config.read(path)
+    (tmp_path / "d.py").write_text(config.dump(cfg))
+    assert config.read(tmp_path / "d.py") == {
+        "gpu_ids": range(0, 1), "rate": 0.1, "epochs": 3, "on": True, "root": "data/coco", "steps": [0.5]}
+    with pytest.raises(UserError, match="invalid thrs: a ndarray .array.* expected a number, a string"):
+        config.dump({"thrs": __import__("numpy").arange(3)})
 
 
 def test_text_that_looks_like_a_placeholder_survives_a_dump(tmp_path):

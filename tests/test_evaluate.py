@@ -219,6 +219,22 @@ def test_a_run_that_counts_iterations_is_scored_at_those_asked_for_although_they
 
 
 @pytest.mark.slow
+def test_every_epoch_is_scored_although_epochs_end_inside_steps_and_several_in_one(small_data, tmp_path):
+    config = tmp_path / "gathering.py"
+    config.write_text(f"_base_ = {str(ROOT / 'configs/demo.py')!r}\n"
+                      "optimizer_config = dict(_delete_=True, type='GradientCumulativeOptimizerHook', "
+                      "cumulative_iters=16)\n")
+    flags = job_flags(small_data, tmp_path, "gathered", runner__max_epochs=4)
+    verb("submit", *flags, "--config", config, "--cluster", "local", "--eval-epochs", "all", "--no-check")
+    run = Run(tmp_path / "gathered")
+    found = await_state(run, "done")
+    assert found["reason"] == "trained and scored (4 evaluations)"
+    (per_epoch,) = {round((m.iteration - m.position) / m.epoch) for m in checkpoints.accepted(run)}
+    ends = [min(-(-n * per_epoch // 16) * 16, 4 * per_epoch) for n in (1, 2, 3, 4)]
+    assert [row.provenance["iteration"] for row in results.rows(run)] == sorted(set(ends))
+
+
+@pytest.mark.slow
 def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_data, tmp_path):
     flags = job_flags(small_data, tmp_path, "trained")
     verb("submit", *flags, "--cluster", "local", "--wait")

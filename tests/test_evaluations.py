@@ -55,6 +55,18 @@ def test_the_last_checkpoint_is_scored_unless_more_is_asked_for():
     assert places(ITERATIONS, every=40) == ["iteration 40", "iteration 80", LAST]
 
 
+def test_an_epoch_is_found_behind_the_step_in_which_it_ended_even_if_another_ended_there_too(run):
+    # 14 iterations an epoch, 32 a step: the first step holds the ends of two epochs, the second those of three to four
+    for iteration, epoch, position in ((32, 2, 4), (64, 4, 8)):
+        checkpoints.commit(run, 1, lambda f: f.write(b"x"), iteration=iteration, epoch=epoch, position=position,
+                           epoch_end=True, step=32)
+    counting = [m for m in checkpoints.accepted(run) if m.step == 32]
+    found = {n: evaluations.resolve(run, f"epoch {n}", counting) for n in range(1, 6)}
+    assert {n: m and m.iteration for n, m in found.items()} == {1: 32, 2: 32, 3: 64, 4: 64, 5: None}
+    alone = [m for m in checkpoints.accepted(run) if m.step == 1]
+    assert evaluations.resolve(run, "epoch 1", alone[1:]) is None, "the end of the second is not that of the first"
+
+
 def test_an_epoch_that_the_training_has_not_is_refused():
     with pytest.raises(UserError, match="evaluation.epochs: 5 is not legal, as the training has 4 epochs"):
         places(EPOCHS, epochs=[5])

@@ -171,6 +171,16 @@ def test_half_a_config_is_refused_by_what_it_lacks(small_data, missing):
         settled.settle(cfg)
 
 
+def test_a_value_that_cannot_be_written_down_is_refused_before_a_dry_run_says_that_all_is_well(small_data, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\nextra = dict(x=[1, object()])\n")
+    with pytest.raises(UserError, match=r"config: invalid extra\.x\.1: a object"):
+        planned(small_data, config=str(path))
+    path.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\ngpu_ids = range(0, 1)\n")
+    plan = planned(small_data, config=str(path))
+    assert "not used    gpu_ids: the job's device, nodes and gpus" in plan_text.describe(plan)
+
+
 def test_a_workflow_may_be_written_with_lists(small_data):
     assert planned(small_data, options={"workflow": [["train", 1]]}).problems == []
 

@@ -23,6 +23,7 @@ HOME = config.find("mmdet::faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py").parent.p
 EVERY = [f"{family}/{name}" for family, names in FAMILIES.items() for name in names]
 
 
+@pytest.mark.skipif(not (HOME / "rfnext").is_dir(), reason="the families are those of mmdet 2.28, which has more")
 def test_every_family_that_mmdet_ships_is_represented():
     shipped = {folder.name for folder in HOME.iterdir() if any(folder.glob("*.py"))}
     assert shipped == set(FAMILIES) | set(NO_FAMILY) - ({"_base_", "common"} - shipped)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import classes, sections
-from .lookup import NOTHING, asked, at, kind_of, nearest, paths, short
+from .lookup import NOTHING, asked, at, fits, is_number, kind_of, kinds_within, nearest, paths, short
 from .own_code import OwnCode
 
 WORDS = {"b": "True or False", "i": "an integer", "f": "a number", "s": "a string", "l": "a list", "d": "a dict",
@@ -88,6 +88,8 @@ class _Checking:
             is_block = "type" in value and key != "runner" and (key not in sections.OF_CLASS or named is None)
             if named is not None and not is_block:
                 yield from self.members(key, value, *named)
+            if key == "optimizer" and isinstance(value.get("constructor"), str):
+                yield from self.name(value["constructor"], "optimizer.constructor", "constructor")
             if key in ("lr_config", "momentum_config"):
                 yield from self.policy(key, value)
             elif key == "data":
@@ -157,10 +159,7 @@ class _Checking:
         before = at(self.base, where)
         former = classes.arguments_of(section, before, self.release) if isinstance(before, str) else None
         if known is None or name in self.own.defined:
-            is_scoped = "." in name and name.partition(".")[0] not in ("mmdet", "mmcv")
-            is_stock = classes.arguments_of(None, name) is not None
-            if not (known or is_scoped or self.is_added(where) or self.own.may_define(name, is_stock)):
-                yield where, self.no_type(where, name, section, former)
+            yield from self.name(name, where, section, former)
             return None
         if former and former.section != known.section:
             yield where, (f"{self.who(where)}: {name} cannot replace {before}: it belongs to the registry "
@@ -172,6 +171,15 @@ class _Checking:
             legal.update({other: "" for other in value if other not in legal})
         yield from self.members(key, value, name, legal)
         return known
+
+    def name(self, name: str, where: str, section: str,
+             former: classes.Arguments | None = None) -> Iterator[tuple[str, str]]:
+        """Whether there is, or may be, a class of this name."""
+        known = classes.arguments_of(section, name, self.release)
+        is_scoped = "." in name and name.partition(".")[0] not in ("mmdet", "mmcv")
+        is_stock = classes.arguments_of(None, name) is not None
+        if not (known or is_scoped or self.is_added(where) or self.own.may_define(name, is_stock)):
+            yield where, self.no_type(where, name, section, former)
 
     def members(self, key: str, value: dict[str, Any], what: str, legal: Mapping[str, str],
                 only_given: bool = False) -> Iterator[tuple[str, str]]:
@@ -190,6 +198,10 @@ class _Checking:
     def kind(self, key: str, value: Any, kinds: str) -> Iterator[tuple[str, str]]:
         """Whether a value may stand there."""
         letter = kind_of(value)
+        if value is None and kinds == classes.REQUIRED:
+            yield key, f"{self.who(key)}: invalid value None; it is required"
+            return
+        kinds = kinds.replace(classes.REQUIRED, "")
         before = kind_of(at(self.base, key)) if self.is_given(key) else None
         if not kinds and before:
             kinds = _BESIDE.get(before, "")
@@ -198,11 +210,13 @@ class _Checking:
         if letter == "d" and "d" not in kinds and value and all(str(name).isdigit() for name in value):
             yield key, f"{self.who(key)}: there is no list, and so no element {next(iter(value))}; expected a list"
             return
-        fits = not kinds or letter is None or letter in kinds or (letter == "i" and "f" in kinds) \
-            or ("b" in kinds and value in (0, 1))
-        if not fits:
+        if letter == "l" and before == "l" and kinds_within(at(self.base, key)) <= set("if") \
+                and "s" in kinds_within(value) and at(self.base, key):
+            yield key, f"{self.who(key)}: invalid value {short(value)}; expected numbers, as the config has them"
+        if not fits(value, kinds):
             expected = " or ".join(WORDS[k] for k in "bifsldn" if k in kinds and not (k == "i" and "f" in kinds))
-            yield key, f"{self.who(key)}: invalid value {short(value)}; expected {expected}"
+            hint = " (a string, here: write it without quotes)" if is_number(value) else ""
+            yield key, f"{self.who(key)}: invalid value {short(value)}; expected {expected}{hint}"
 
     def policy(self, key: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """The policy of ``lr_config`` or ``momentum_config``, which names a hook."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_name("classes.txt")
 OPEN = "**"
+REQUIRED = "!"
 # no registries: what evaluate() accepts; keys of train_cfg and test_cfg; the classes that have a number of classes,
 # with the arguments that make it up and their defaults in place of kinds
 TOLD = {"evaluate", "cfg", "num_classes"}
@@ -28,7 +29,7 @@ class Arguments:
         type: Its name in the registry.
         section: The registry, as the table calls it.
         kinds: For each argument, which values it may have: letters of b(ool), i(nt), f(loat), s(tring),
-            l(ist or tuple), d(ict), n(one); empty: any.
+            l(ist or tuple), d(ict), n(one); empty: any. ``!`` in front: it has no default.
         is_open: Whether it may accept others as well.
     """
 

@@ -38,7 +38,11 @@ _BEST = "`evaluate RUN --checkpoints all` scores every checkpoint, and the table
 _VAL = "checkpoints are scored on data.test, by evaluation jobs"
 _COLLECT = "each rank of an evaluation writes its detections to the run's folder"
 _SCORER = "the evaluation's own scorers record all their figures"
-_OTHER_SCORER = "it belongs to a metric that evaluations here do not compute"
+_OTHER_SCORER = "it belongs to the metrics of other types of dataset than that of data.test"
+_OF_OTHERS = tuple(f"evaluation.{key}" for key in (
+    "iou_thr", "scale_ranges", "ioa_thr", "denorm_gt_bbox", "use_group_of", "imgfile_prefix", "semantic", "score_thr",
+    "txtfile_prefix"))
+_LVIS = "LVIS's rule of scoring fixes it, in mmdet as well"
 _COMPLETE = "every batch is complete: an epoch is filled up by repeats"
 _TEST_LOADER = "inference sets it itself, and detections do not depend on it"
 _DEVICE = "the job's device, nodes and gpus say what the run is placed on"
@@ -69,18 +73,18 @@ NOT_USED: dict[str, str] = {
         "out_dir", "file_client_args", "jsonfile_prefix", "outfile_prefix", "tmpdir", "gpu_collect", "test_fn",
         "broadcast_bn_buffer", "logger", "nproc")), _COLLECT),
     **dict.fromkeys((f"evaluation.{key}" for key in ("classwise", "metric_items")), _SCORER),
-    **dict.fromkeys((f"evaluation.{key}" for key in (
-        "iou_thr", "scale_ranges", "ioa_thr", "denorm_gt_bbox", "use_group_of", "imgfile_prefix", "semantic",
-        "score_thr", "txtfile_prefix")), _OTHER_SCORER),
+    **dict.fromkeys(_OF_OTHERS, _OTHER_SCORER),
 }
 
 # what mmdet does with the key is what happens here, so there is nothing to say of it
 _AS_HERE: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
-    "dist_params": lambda value, cfg: value == {"backend": "nccl"},
+    "dist_params": lambda value, cfg: set(value) <= {"backend"},
     "log_level": lambda value, cfg: value == "INFO",
     "data.val": lambda value, cfg: _source(value) == _source(cfg["data"].get("test")),
     "checkpoint_config.save_optimizer": lambda value, cfg: bool(value),
     "checkpoint_config.save_last": lambda value, cfg: bool(value),
+    # a dataset with an evaluate of its own gets them
+    **{key: lambda value, cfg: not _rules(cfg) & {"coco", "lvis"} for key in _OF_OTHERS},
 }
 
 _JOB = "the job sets it; remove it"
@@ -127,8 +131,18 @@ def verdict(key: str) -> str | None:
 
 def unused(cfg: dict[str, Any]) -> dict[str, str]:
     """The keys of a resolved config that have no effect here, with the reason."""
-    return {key: NOT_USED[key] for key, value in _set_in(cfg, NOT_USED)
-            if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
+    found = {key: NOT_USED[key] for key, value in _set_in(cfg, NOT_USED)
+             if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
+    fixed = {"evaluation.iou_thrs": _LVIS, "evaluation.proposal_nums": _LVIS} if _rules(cfg) == {"lvis"} else {}
+    return {**found, **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
+
+
+def _rules(cfg: dict[str, Any]) -> set[str | None]:
+    """By whose rules the datasets of data.test are scored."""
+    from ..datacheck import labels
+    from . import datasets
+
+    return {labels.rule(leaf.type) for leaf in datasets.leaves(cfg, "test")}
 
 
 def refuse(cfg: dict[str, Any]) -> None:
@@ -147,8 +161,13 @@ def refuse(cfg: dict[str, Any]) -> None:
         inside = [name.rpartition(".")[2] for name in known() if name.rpartition(".")[0] == section]
         for key in _at(cfg, section) or {}:
             if key not in inside:
-                raise one_of(f"config: {section}", key, sorted(inside))
+                raise one_of(f"config: {section}", key,
+                             sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
+    if cfg.get("fp16") is not None and "type" in (cfg.get("optimizer_config") or {}):
+        raise UserError("config: fp16 and optimizer_config.type do not go together, as in mmdet; expected one of the "
+                        "two: for accumulated gradients --set fp16=None and give optimizer_config.type="
+                        "GradientCumulativeFp16OptimizerHook with its loss_scale")
     for key in ("train_cfg", "test_cfg"):
         if cfg.get(key) is not None and cfg["model"].get(key) is not None:
             raise UserError(f"config: {key} is set at the top and in model; expected one of the two: --set {key}=None")

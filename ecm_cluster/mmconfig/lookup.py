@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,29 @@ def kind_of(value: Any) -> str | None:
         if isinstance(value, types):
             return letter
     return "n" if value is None else None
+
+
+def kinds_within(value: Any) -> set[str | None]:
+    """The kinds of what a list holds, lists in it looked into."""
+    if not isinstance(value, (list, tuple)):
+        return {kind_of(value)}
+    return {kind for inner in value for kind in kinds_within(inner)}
+
+
+def fits(value: Any, kinds: str) -> bool:
+    """Whether a value is of one of the kinds; empty: any."""
+    letter = kind_of(value)
+    if not kinds or letter is None:
+        return not kinds or callable(value) or isinstance(value, (set, bytes))
+    return letter in kinds or (letter == "i" and "f" in kinds) or ("b" in kinds and value in (0, 1))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a string is one that a number was written as."""
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def at(value: Any, key: str, missing: Any = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from typing import Any
 
@@ -35,6 +36,8 @@ def replace_references(cfg: dict[str, Any]) -> dict[str, Any]:
             return {key: replaced(item) for key, item in value.items()}
         if type(value) in (list, tuple):
             return type(value)(replaced(item) for item in value)
+        if isinstance(value, os.PathLike):  # everybody else looks for paths among strings
+            return os.fspath(value)
         if not isinstance(value, str) or "${" not in value:
             return value
         whole = _REFERENCE.fullmatch(value)

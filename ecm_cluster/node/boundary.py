@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from .. import checkpoints, files
 from ..run import Run
-from . import preemption, pulse, rank_buffers
+from . import divergence, preemption, pulse, rank_buffers
 from .saving import Saver
 
 
@@ -36,14 +36,16 @@ class Boundary:
         minutes: Minutes between checkpoints; 0: none by time.
         keep: Checkpoints to retain besides epochs' ends.
         max_iterations: Where the training is complete.
+        on_nan: ``warn``, or ``stop``: what follows where the loss is no longer finite.
     """
 
     def __init__(self, run: Run, attempt: int, rank: int, world_size: int, group: Any, *, every: int,
                  minutes: float, keep: int, max_iterations: Callable[[], int],
-                 also: Iterable[int] = ()) -> None:
+                 also: Iterable[int] = (), on_nan: str = "warn") -> None:
         self.run, self.attempt, self.rank, self.world_size, self.group = run, attempt, rank, world_size, group
         self.every, self.seconds, self.keep, self.max_iterations = every, minutes * 60, keep, max_iterations
         self.also = sorted(also)
+        self.on_nan, self.watch = on_nan, divergence.LossWatch()
         self.ledger = run.ledger(attempt, f"train{rank:03d}", patient=True)
         self._committed_at = self._beat_at = time.monotonic()
         self._began: tuple[float, int] | None = None
@@ -58,7 +60,11 @@ class Boundary:
         self._heartbeat(runner)
         if self.saver is not None:
             self.saver.settle(runner.logger, wait=False)
-        stop, save = self._agree(runner)
+        stop, save, diverged = self._agree(runner)
+        if diverged:
+            self._diverged(runner)
+        elif self.watch.recovered(runner):
+            self._warn(runner, f"the loss was not finite for a while, and is again since iteration {runner._iter}")
         if save or stop or epoch_end:
             self.commit(runner, epoch_end, wait=stop or epoch_end)
         self._step_began = time.monotonic()
@@ -73,16 +79,41 @@ class Boundary:
         if self._step_began is not None and not preemption.continued():
             self.slowest_step = max(self.slowest_step, time.monotonic() - self._step_began)
 
-    def _agree(self, runner: Any) -> tuple[bool, bool]:
+    def _agree(self, runner: Any) -> tuple[bool, bool, bool]:
         by_time = bool(self.seconds) and time.monotonic() - self._committed_at >= self.seconds
         # since the last step, which may have taken several iterations
         before = runner._iter - runner.iterations_per_step
         by_count = bool(self.every) and runner._iter // self.every > before // self.every
         asked = any(before < iteration <= runner._iter for iteration in self.also)
-        wishes = torch.tensor([preemption.asked_to_stop(), by_time or by_count or asked], dtype=torch.int32)
+        wishes = torch.tensor([preemption.asked_to_stop(), by_time or by_count or asked,
+                               self.watch.look(runner)], dtype=torch.int32)
         if self.world_size > 1:
             dist.all_reduce(wishes, op=dist.ReduceOp.MAX, group=self.group)
-        return bool(wishes[0]), bool(wishes[1])
+        return bool(wishes[0]), bool(wishes[1]), bool(wishes[2])
+
+    def _diverged(self, runner: Any) -> None:
+        """All ranks: say since when the loss is not finite, and end, or keep the newest checkpoint from before.
+
+        Raises:
+            divergence.Diverged: The job says to stop then.
+        """
+        text = self.watch.alarm(runner)
+        if self.saver is not None:
+            self.saver.settle(runner.logger, wait=True)
+        assert self.watch.since is not None
+        sound = divergence.newest_before(self.run, self.watch.since, runner.iterations_per_step)
+        text += "; no checkpoint is from before" if sound is None else \
+            f"; {sound.file} is from before, and `resume {self.run.name} --from {sound.iteration}` goes back to it"
+        self._warn(runner, text)
+        if self.on_nan == "stop":
+            raise divergence.Diverged(text)
+        if self.saver is not None and sound is not None:
+            self.saver.spare = sound.iteration
+
+    def _warn(self, runner: Any, text: str) -> None:
+        if self.saver is not None:
+            runner.logger.warning("%s", text)
+            self.ledger.write("warning", about="loss", iteration=runner._iter, text=text)
 
     def commit(self, runner: Any, epoch_end: bool, wait: bool) -> None:
         """Collective: every rank contributes what is its own, rank 0 has it written.
@@ -145,7 +176,10 @@ class Boundary:
             files.write_json(self.run.complete_file(self.attempt), {
                 "attempt": self.attempt, "time": round(time.time(), 3), "checkpoint": newest.file})
             self.ledger.write("complete", **checkpoints.describe(newest))
-            self.ledger.write("end", cause="complete", detail=f"iteration {runner._iter}", rank=0)
+            but = f", but {self.watch.what} from iteration {self.watch.since} on" if self.watch.alarmed else ""
+            if but:
+                runner.logger.warning("complete%s", but)
+            self.ledger.write("end", cause="complete", detail=f"iteration {runner._iter}{but}", rank=0)
 
     def _source(self) -> checkpoints.Manifest | None:
         """The checkpoint that the attempt began with."""

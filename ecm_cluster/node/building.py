@@ -29,7 +29,7 @@ from ..datacheck import heads
 from ..mmconfig import settled
 from . import preemption
 from .batches import collate
-from .parallel import OneProcess, Parallel, without_sync_batchnorm
+from .parallel import OneProcess, Parallel, with_plain_norms, without_sync_batchnorm
 from .world import Place
 
 try:
@@ -120,11 +120,13 @@ def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoad
 def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: Any) -> torch.nn.Module:
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
-    detector = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
+    plain = device == "cpu" or place.world_size == 1
+    detector = build_detector(with_plain_norms(cfg.model) if plain else cfg.model, train_cfg=cfg.get("train_cfg"),
+                              test_cfg=cfg.get("test_cfg"))
     detector.init_weights()
     rfnext_init_model(detector, cfg)
     detector.CLASSES = classes
-    if device == "cpu" or place.world_size == 1:
+    if plain:
         detector = without_sync_batchnorm(detector, get_root_logger())
     detector = detector.to(torch.device("cpu") if device == "cpu" else torch.device("cuda", index))
     if place.world_size == 1:

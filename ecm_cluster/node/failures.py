@@ -41,10 +41,16 @@ REMEDY = {
 }
 
 
+BAD_SAMPLE = "BadSample"  # of mmdet_ext.samples, whose text says which image, and why
+
+
 class NotStartable(RuntimeError):
     """This job cannot work as it was asked for; the text says where, why, and the remedy."""
 
     cause = "not startable"
+
+
+PLAIN = (UserError, NotStartable)  # their texts say all by themselves
 
 
 class DeviceStuck(RuntimeError):
@@ -56,7 +62,8 @@ class DeviceStuck(RuntimeError):
 def end_of(error: BaseException, rank: int) -> dict[str, Any]:
     """The fields of the ``end`` event of an attempt in which a rank failed with an exception, besides where it was."""
     text = " ".join(str(error).split())
-    named = text if isinstance(error, (UserError, NotStartable)) else f"{type(error).__name__}: {text}"
+    kind = type(error).__name__
+    named = text if isinstance(error, PLAIN) or kind == BAD_SAMPLE else f"{kind}: {text}"
     cause = getattr(error, "cause", None) or cause_of(named)
     remedy = f"; {REMEDY[cause]}" if cause in REMEDY else ""
     return {"cause": cause, "rank": rank, "detail": f"rank {rank}: {named[:500]}{remedy}",

@@ -27,6 +27,8 @@ from mmdet.core import encode_mask_results
 from mmdet.models import build_detector
 from torch.utils.data import DataLoader, Subset
 
+from mmdet_ext.samples import NamedSubset
+
 from .. import files
 from ..errors import UserError
 from ..lvis.columns import Detections, of_image
@@ -35,7 +37,8 @@ from ..lvis.parts import Part, ScoredSet
 from ..run import Evaluation
 from . import loading, scored_set
 from .batches import collate, unpack
-from .building import Loader
+from .building import Loader, rfnext_init_model
+from .parallel import with_plain_norms
 from .score_parts import PROPOSAL
 from .test_time import adjust
 
@@ -72,7 +75,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
         return
     model = build_model(cfg, checkpoint, scored, device)
     adjust(model, settings, counts)
-    share = Subset(dataset, [position for positions in own.values() for position in positions])
+    share = NamedSubset(dataset, [position for positions in own.values() for position in positions])
     batches, begin = [], 0
     for positions in own.values():
         end = begin + len(positions)
@@ -143,7 +146,8 @@ def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -
     settings = copy.deepcopy(cfg.model)
     settings.pop("train_cfg", None)
     settings.pop("pretrained", None)
-    model = build_detector(settings, test_cfg=cfg.get("test_cfg"))
+    model = build_detector(with_plain_norms(settings), test_cfg=cfg.get("test_cfg"))
+    rfnext_init_model(model, cfg)
     if cfg.get("fp16") is not None and device != "cpu":
         wrap_fp16_model(model)
     try:

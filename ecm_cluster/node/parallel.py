@@ -140,6 +140,16 @@ class OneProcess(nn.Module):
         return self.module.val_step(*args, **named)
 
 
+def with_plain_norms(settings: Any) -> Any:
+    """A copy of a model's config without ``MMSyncBN``, which cannot even be built where there is no process group."""
+    if isinstance(settings, dict):
+        new = type(settings)((key, with_plain_norms(value)) for key, value in settings.items())
+        if new.get("type") == "MMSyncBN":
+            new["type"] = "BN"
+        return new
+    return type(settings)(map(with_plain_norms, settings)) if type(settings) in (list, tuple) else settings
+
+
 def without_sync_batchnorm(model: nn.Module, logger: Any) -> nn.Module:
     """A model whose SyncBatchNorm layers are plain ones, for where they cannot run or have nobody to talk to."""
     from mmcv.ops import SyncBatchNorm

@@ -18,6 +18,7 @@ from .failures import DeviceStuck, NotStartable
 from .writer import ALIGNMENT, Outcome, Request, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
+PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and arrays"
 NAMED = 5  # things that a checkpoint cannot hold, in a message
 REASON_LENGTH = 300  # of an error's text in the heartbeat
 DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
@@ -118,6 +119,7 @@ class Saver:
         failure: Why the newest one could not be committed, if so.
         blocked_seconds: How long the training stood still for the newest one.
         write_seconds: How long the newest committed one took the writer.
+        spare: The iteration of a checkpoint that stays whatever is committed after it.
     """
 
     def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger) -> None:
@@ -125,6 +127,7 @@ class Saver:
         self.last: checkpoints.Manifest | None = None
         self.failure: str | None = None
         self.blocked_seconds = self.write_seconds = 0.0
+        self.spare: int | None = None
         self._request: Request | None = None
         self._facts: dict[str, Any] = {}
         self._failing: tuple[float, str] | None = None
@@ -146,7 +149,7 @@ class Saver:
         structure, spans = self._memory.take(state)
         self._say_lost(self._memory.lost, iteration, logger)
         self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
-                                self.keep)
+                                self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began
@@ -158,13 +161,11 @@ class Saver:
             NotStartable: At the first commit, that it is more than what hooks keep: nothing could resume from there.
         """
         first, before, self._lost = self._lost is None, self._lost or [], lost
-        essential = [one for one in lost if not one.startswith("meta.")]
-        if first and essential:
-            raise NotStartable(f"a checkpoint cannot hold {listed(essential)}, and nothing could resume without it; "
-                               "keep plain data there: numbers, strings, lists, dicts, tensors and arrays")
+        if first:
+            require_essentials(lost)
         if lost and lost != before:
             text = f"checkpoints do not hold {listed(lost)}: after a restart it is gone"
-            logger.warning("%s; keep plain data there: numbers, strings, lists, dicts, tensors and arrays", text)
+            logger.warning("%s; %s", text, PLAIN_DATA)
             self.record.write("warning", about="not kept", iteration=iteration, text=text)
 
     def again(self, logger: logging.Logger) -> None:
@@ -214,6 +215,18 @@ class Saver:
             return None
         began, reason = self._failing
         return {"seconds": round(time.monotonic() - began), "reason": reason, "stands": self._standing}
+
+
+def require_essentials(lost: list[str]) -> None:
+    """Raise NotStartable where a checkpoint cannot hold more than what hooks keep in ``meta``.
+
+    Args:
+        lost: Dotted keys of what it cannot hold.
+    """
+    essential = [one for one in lost if not one.startswith("meta.")]
+    if essential:
+        raise NotStartable(f"a checkpoint cannot hold {listed(essential)}, and nothing could resume without it; "
+                           f"{PLAIN_DATA}")
 
 
 def listed(names: list[str]) -> str:

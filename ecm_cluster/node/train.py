@@ -117,7 +117,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
     boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
                         minutes=job.checkpoint_minutes, keep=job.keep,
                         max_iterations=max_iterations,
-                        also=evaluations.iterations_wanted(run))
+                        also=evaluations.iterations_wanted(run), on_nan=job.on_nan)
     runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
     pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
@@ -139,15 +139,8 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
-    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``.
-
-    Raises:
-        NotStartable: Nothing is left to train from ``resume_from`` on.
-    """
-    from mmcv.runner import load_checkpoint
-
+    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``."""
     from . import loading, rank_buffers
-    from .failures import NotStartable
 
     source = run.read_attempt(attempt)["from"]
     if source is not None:
@@ -156,13 +149,8 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
         if runner.rank == 0:
             logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
                         runner.position)
-    elif cfg.get("resume_from"):
-        runner.resume(cfg.resume_from)
-        if runner.iter >= runner.last_iteration(sampler):
-            raise NotStartable(f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), "
-                               f"where the training ends; give load_from for its weights alone, or a later end")
-    elif cfg.get("load_from"):
-        load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    else:
+        begin(runner, cfg, sampler, logger)
     sampler.begin(runner.epoch, runner.position, runner.former)
     # mmcv's logger writes meta as the first line of the attempt's JSON log
     runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
@@ -172,6 +160,25 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
     if runner.rank == 0:
         for line in training_log.redone(run, attempt, runner.iter):
             logger.info("%s", line)
+
+
+def begin(runner: Any, cfg: Any, sampler: Any, logger: Any) -> Any:
+    """Begin with what the config's ``resume_from`` or ``load_from`` names; returns what the latter holds.
+
+    Raises:
+        NotStartable: Nothing is left to train from ``resume_from`` on.
+    """
+    from mmcv.runner import load_checkpoint
+
+    if cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+        if runner.iter >= runner.last_iteration(sampler):
+            raise failures.NotStartable(
+                f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), where the "
+                "training ends; give load_from for its weights alone, or a later end")
+    elif cfg.get("load_from"):
+        return load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
+    return None
 
 
 if __name__ == "__main__":

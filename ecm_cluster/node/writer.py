@@ -46,6 +46,7 @@ class Request:
         spans: (offset, bytes) in the shared memory of each storage, by number.
         memory: Bytes of the shared memory.
         keep: Checkpoints to retain besides epochs' ends.
+        spare: The iteration of a further one.
     """
 
     iteration: int
@@ -57,6 +58,7 @@ class Request:
     spans: list[tuple[int, int]]
     memory: int
     keep: int
+    spare: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError, UserError, ValueError, LookupError):  # the next commit will prune, too
         awaited = evaluations.awaited(run)
-        checkpoints.prune(run, attempt, request.keep, needed=lambda m: m.file in awaited)
+        checkpoints.prune(run, attempt, request.keep,
+                          needed=lambda m: m.file in awaited or m.iteration == request.spare)
     return Outcome(manifest, seconds)
 
 

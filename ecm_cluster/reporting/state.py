@@ -96,7 +96,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         if refused:
             state.refused, state.next = True, state.next or chain.resume_line(run)
             state.reason += f"; {chain.half_a_chain(run, refused)}"
-    state.reason += trouble.declared(run)
+    state.reason += trouble.declared(run, state.reason)
     return state
 
 

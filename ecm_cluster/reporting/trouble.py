@@ -43,12 +43,16 @@ def of_running(work: Work) -> str:
     return of_waiting(work) + _warnings(unheard)
 
 
-def declared(work: Work) -> str:
-    """What the training itself warned of, since the start whose checkpoints count last: the newest of each kind."""
+def declared(work: Work, besides: str = "") -> str:
+    """What the training itself warned of, since the start whose checkpoints count last: the newest of each kind.
+
+    Args:
+        besides: What is said already.
+    """
     events = work.events()
     since = max((e.attempt for e in events if e.kind == "commit"), default=0)
     newest = {e["about"]: e["text"] for e in events if e.kind == "warning" and e.attempt >= since}
-    return _warnings(*newest.values())
+    return _warnings(*(text for text in newest.values() if text not in besides))
 
 
 def _warnings(*told: str | None) -> str:

@@ -54,7 +54,7 @@ def own_loss(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_job_that_would_fail_in_its_first_step_is_refused_in_one_line_and_nothing_is_left(
         small_data, tmp_path, temporary):
-    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local"]
+    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--check"]
     done = verb("submit", *flags, *own_loss(code(tmp_path / "code", FAILING)), env=ON, code=2)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
@@ -76,15 +76,22 @@ def test_a_dry_run_with_a_check_says_what_was_checked_and_writes_nothing(small_d
     assert not list(temporary.iterdir())
 
 
+def test_the_check_is_on_where_nobody_has_switched_it_off(small_data, temporary, monkeypatch, capsys):
+    monkeypatch.setenv(check.MODE_ENV, "")
+    monkeypatch.setattr(check, "SHORT", 0.3)
+    check.check(*planned(small_data), None)
+    assert "checking the job here, for 0 s at most (--no-check leaves it out)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_check_and_all_that_it_started(small_data, tmp_path, temporary):
     waiting = "import os, subprocess, time\nsubprocess.Popen(['sleep', '300.125'])\n" \
               f"open({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
-    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local",
+    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--check",
              *own_loss(code(tmp_path / "code", waiting))]
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], cwd=ROOT, stderr=subprocess.PIPE,
                                stdout=subprocess.DEVNULL, env={**os.environ, **ON}, text=True)
-    wait_until((tmp_path / "begun").exists, "the check imports the user's module", 60)
+    wait_until((tmp_path / "begun").exists, "the check imports the user's module", 170)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -97,11 +104,11 @@ def test_ctrl_c_ends_the_check_and_all_that_it_started(small_data, tmp_path, tem
 @pytest.mark.slow
 def test_the_check_dies_with_a_submission_that_is_killed(small_data, tmp_path, temporary):
     waiting = f"import os, time\nopen({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
-    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local",
+    flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--check",
              *own_loss(code(tmp_path / "code", waiting))]
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], cwd=ROOT,
                                stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={**os.environ, **ON})
-    pid = wait_until(lambda: (tmp_path / "begun").exists() and (tmp_path / "begun").read_text(), "it begins", 60)
+    pid = wait_until(lambda: (tmp_path / "begun").exists() and (tmp_path / "begun").read_text(), "it begins", 170)
     process.kill()
     process.wait()
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the check's process ends", 10)

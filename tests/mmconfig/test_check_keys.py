@@ -108,10 +108,13 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "data.samples_per_gpu=[1]": "expected an integer", "data.workers_per_gpu=None": "expected an integer",
         "model=3": "expected a dict", "data=[1]": "expected a dict", "optimizer=SGD": "expected a dict",
         "model.backbone=ResNet": "a dict", "model.roi_head.bbox_head.loss_cls=3": "a dict",
-        "model.backbone.depth=deep": "a number", "model.backbone.norm_eval=yes": "expected True or False",
-        "model.backbone.frozen_stages=all": "a number",
+        "model.backbone.depth=deep": "an integer", "model.backbone.norm_eval=yes": "expected True or False",
+        "model.backbone.frozen_stages=all": "an integer",
         "data.train.pipeline=3": "a list", "data.train.ann_file=3": "a string", "custom_hooks=3": "a list",
         "custom_hooks.0=NumClassCheckHook": "expected a dict", "data.train.pipeline.0=3": "expected a dict",
+        "model.backbone.depth=[50]": "an integer", "model.backbone.depth=50.5": "an integer",
+        "model.pretrained=3": "a string",
+        "model.backbone=None": "it is required", "lr_config.step=[soon,later]": "expected numbers",
         "lr_config=None": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
         "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number",
         "model.test_cfg.rcnn.score_thr=high": "a number",
@@ -135,6 +138,7 @@ def test_a_type_that_is_not_registered_is_refused_with_the_nearest(coco):
         "data.train.pipeline.2.type=Resiz": "did you mean Resize",
         "log_config.hooks.0.type=TextLoggerHok": "did you mean TextLoggerHook",
         "optimizer.type=Sgd": "did you mean SGD",
+        "optimizer.constructor=DefaultConstructor": "did you mean DefaultOptimizerConstructor",
         "lr_config.policy=stepp": "unknown policy 'stepp'; did you mean Step?",
         "model.roi_head.bbox_head.loss_cls.type=CrossEntropy": "did you mean CrossEntropyLoss",
     }.items():
@@ -224,6 +228,19 @@ def test_every_config_that_mmdet_ships_passes_but_those_that_it_cannot_build():
     found = wrong_among(SHIPPED)
     assert found.keys() == BROKEN.keys(), found
     assert all(BROKEN[name] in said for name, said in found.items())
+
+
+@pytest.mark.slow
+def test_mmdet_itself_cannot_build_those():
+    from mmcv import ConfigDict
+    from mmdet.datasets import PIPELINES
+    from mmdet.models import build_detector
+
+    ssd, retina = (ConfigDict(config.read(MMDET / name)) for name in BROKEN)
+    with pytest.raises(TypeError, match="normed_bbox"):
+        PIPELINES.build(ssd.data.train.dataset.pipeline[1])
+    with pytest.raises(TypeError, match="bbox_head"):
+        build_detector(retina.model)
 
 
 VALUES = st.recursive(

@@ -143,6 +143,15 @@ def test_the_plan_has_a_line_for_what_a_config_sets_in_vain_and_none_for_what_is
     assert {"data.val", "dist_params"} <= set(keys.unused(whole))
 
 
+def test_arguments_of_scoring_are_in_vain_where_the_datasets_rule_has_no_such_thing(whole):
+    whole["evaluation"] = {"metric": "bbox", "iou_thrs": [0.5], "iou_thr": 0.5, "scale_ranges": None}
+    assert set(keys.unused(whole)) == {"evaluation.iou_thr"}
+    whole["data"]["test"]["type"] = whole["data"]["val"]["type"] = "LVISV1Dataset"
+    assert set(keys.unused(whole)) == {"evaluation.iou_thr", "evaluation.iou_thrs"}
+    whole["data"]["test"]["type"] = whole["data"]["val"]["type"] = "VOCDataset"
+    assert keys.unused(whole) == {}
+
+
 @pytest.fixture
 def whole() -> dict[str, Any]:
     """A config with all that a training needs, as it is read."""
@@ -168,6 +177,7 @@ def whole() -> dict[str, Any]:
     ({"data.test_dataloader": {"workers": 3}}, "'workers' is unknown"),
     ({"checkpoint_config.sync_buffer": True}, "SyncBuffersHook"),
     ({"checkpoint_config.type": "MyHook"}, "checkpoint_config.type is not supported"),
+    ({"fp16": {}, "optimizer_config.type": "GradientCumulativeOptimizerHook"}, "fp16 and optimizer_config.type"),
     ({"train_cfg": {}, "model.train_cfg": {}}, "train_cfg is set at the top and in model"),
     ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True},
       "data.train_dataloader": {"class_aware_sampler": {"num_sample_class": 1}}}, "no effect with IterBasedRunner"),

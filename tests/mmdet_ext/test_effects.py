@@ -180,7 +180,7 @@ def train(folder: Path, hooks: list[Hook], ends_at: int | None = None, state: by
     return losses, stored, runner
 
 
-@pytest.mark.parametrize("kind", ["switch", "replace", "all", "by iteration"])
+@pytest.mark.parametrize("kind", ["switch", "replace", pytest.param("all", marks=pytest.mark.slow), "by iteration"])
 def test_stopped_anywhere_and_at_each_step_the_losses_are_the_same(tmp_path, kind):
     hooks = {"switch": [Switch], "replace": [Replace], "all": [Replace, Switch],
              "by iteration": [ByIteration]}[kind]
@@ -200,6 +200,7 @@ def test_stopped_anywhere_and_at_each_step_the_losses_are_the_same(tmp_path, kin
     assert losses == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stays", [False, True])
 def test_workers_see_what_hooks_did_to_the_dataset_though_they_stay(tmp_path, stays):
     whole, _, _ = train(tmp_path, [Replace(), Switch()])

@@ -322,7 +322,7 @@ def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and
         tmp_path, stock_checkpoint, kind):
     mine = Training(tmp_path / "mine", kind, virtual=2)
     mine.runner.resume(str(stock_checkpoint))
-    table = torch.load(stock_checkpoint, weights_only=False)
+    table = read(stock_checkpoint)
     table["state_dict"].pop("scratch")  # mmcv keeps buffers that the model does not
     assert bits(mine.net.state_dict()) == bits(table["state_dict"])
     assert bits(mine.runner.optimizer.state_dict()["state"]) == bits(table["optimizer"]["state"])

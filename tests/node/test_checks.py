@@ -120,7 +120,7 @@ def test_a_users_own_loss_that_fails_is_named_by_its_file_and_line(small_data, t
 
 
 @pytest.mark.slow
-def test_a_state_that_no_restart_could_read_is_found_before_anything_is_submitted(small_data, tmp_path):
+def test_what_no_checkpoint_can_hold_is_named_before_anything_is_submitted(small_data, tmp_path):
     run = made(small_data, tmp_path)
     code = tmp_path / "hooks"
     code.mkdir()
@@ -130,8 +130,9 @@ def test_a_state_that_no_restart_could_read_is_found_before_anything_is_submitte
     sys.path.insert(0, str(code))
     report = checked(edited(run, custom_imports={"imports": ["mmdet_ext.register", "keeping_hook"]},
                             custom_hooks=[{"type": "KeepingHook"}]))
-    assert "cannot hold meta.kept" in report.failure
-    assert report.begun == "a checkpoint written and read"
+    assert report.failure == ""
+    text, = report.warnings
+    assert text.startswith("checkpoints will not hold meta.kept (keeping_hook.Thing), which is gone after a restart")
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_weights_of_another_model_are_refused_and_fitting_ones_counted(small_dat
     weights = tmp_path / "weights.pth"
     torch.save({"state_dict": {"some.other.weight": torch.zeros(3)}}, weights)
     report = checked(made(small_data, tmp_path, {"load_from": str(weights)}))
-    assert f"load_from: ValueError: {weights}: none of its 1 tensors fits the model" in report.failure
+    assert f"load_from: none of the 1 tensors of {weights} fits the model" in report.failure
 
 
 def test_an_error_of_a_missing_gpu_is_no_fault_of_the_job():
@@ -178,7 +179,8 @@ def test_a_file_laid_out_in_another_way_is_not_cut(tmp_path, monkeypatch):
 
 def test_a_state_is_written_and_read_in_memory_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert needs.round_trip({"state_dict": {"a": torch.zeros(1000)}, "meta": {"iter": 1}}).endswith("B")
+    size, lost = needs.round_trip({"state_dict": {"a": torch.zeros(1000)}, "meta": {"iter": 1}})
+    assert (size[-2:], lost) == ("kB", [])
     assert not list(tmp_path.iterdir())
 
 

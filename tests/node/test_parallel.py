@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("mmcv")
 import torch  # noqa: E402 (after the check that the training stack is there)
 import torch.distributed as dist  # noqa: E402
+from mmcv import ConfigDict  # noqa: E402
 from mmcv.ops import SyncBatchNorm  # noqa: E402
 from mmcv.parallel import DataContainer, is_module_wrapper  # noqa: E402
 from torch import nn  # noqa: E402
@@ -131,6 +132,13 @@ def test_synchronised_norms_become_plain_ones_with_the_same_weights_and_a_line_i
     assert all(torch.equal(plain.state_dict()[key], value) for key, value in before.items())
     plain(torch.ones(2, 3, 4, 4)).sum().backward()
     assert "2 SyncBN layers act as plain BN" in caplog.text
+
+
+def test_norms_that_cannot_be_built_without_a_process_group_are_plain_in_the_config():
+    settings = ConfigDict(norm_cfg=dict(type="MMSyncBN", eps=1e-3), neck=[dict(norm_cfg=dict(type="GN"))], size=(1, 2))
+    plain = parallel.with_plain_norms(settings)
+    assert plain == dict(norm_cfg=dict(type="BN", eps=1e-3), neck=[dict(norm_cfg=dict(type="GN"))], size=(1, 2))
+    assert settings.norm_cfg.type == "MMSyncBN" and isinstance(plain.neck[0], ConfigDict)
 
 
 def test_a_model_without_synchronised_norms_is_left_alone(caplog):

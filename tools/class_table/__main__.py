@@ -169,6 +169,8 @@ def merged(tables: dict[str, dict[str, dict[str, list[str]]]]) -> list[str]:
 
 def _kinds(all_kinds: Iterable[str]) -> str:
     some = list(all_kinds)
+    if len(set(some)) == 1:
+        return f":{some[0]}" if some[0] else ""
     return ":" + "".join(sorted(set("".join(some)))) if all(some) else ""
 
 

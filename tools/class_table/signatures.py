@@ -56,14 +56,29 @@ def kind_of(value: Any) -> str | None:
 # be a pair, and every block may be a list
 BESIDE = {"b": "bin", "i": "ifln", "f": "ifln", "s": "sn", "d": "dln", "l": "lifn", "n": ""}
 # and where somebody did: docstrings are careless about numbers and lists of them, and about None
-BESIDE_DOCUMENTED = {"i": "ifln", "l": "lifn", "d": "dln"}
+BESIDE_DOCUMENTED = {"i": "in", "l": "lifn", "d": "dln"}
+FLOATS = re.compile(r"(val|value|factor|scale|thr|weight|ratio|temperature|border|limit)s?$")
+SIZES = re.compile(r"(size|strides?|padding|dilations?|channels|scales?|ratios?|range|shape|indices|convs|layers|"
+                   r"depths|heads|kernels?)$")  # these may be lists, whatever a docstring says
+NONE_TOO = ("neck", "train_cfg", "test_cfg")  # of detectors that name them without a default
+REQUIRED = "!"  # in front of the kinds of an argument that has no default, and so is not None
 ALSO = {"arch": "s", "add_extra_convs": "s"}  # what RegNet's and NASFPN's docstrings leave out
+EXACTLY = {"pretrained": "ns"}
 LISTS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # build_dataset makes a dataset of each member
 
 
 def kinds_of_argument(parameter: inspect.Parameter, told: str | None, strict: bool) -> str:
     """Letters of :data:`KINDS`; empty for anything."""
-    default = "" if parameter.default is parameter.empty else kind_of(parameter.default)
+    if parameter.default is parameter.empty:
+        kinds = _kinds(parameter.name, told, "", strict)
+        may_be_none = "n" in (told or "") or parameter.name in NONE_TOO
+        return kinds if may_be_none else REQUIRED + kinds.replace("n", "")
+    return _kinds(parameter.name, told, kind_of(parameter.default), strict)
+
+
+def _kinds(name: str, told: str | None, default: str | None, strict: bool) -> str:
+    if name in EXACTLY:
+        return EXACTLY[name]
     if default is None or (told is None and default in ("", "n")):
         return ""
     if told is None:
@@ -72,7 +87,9 @@ def kinds_of_argument(parameter: inspect.Parameter, told: str | None, strict: bo
         found = told + default
         found += "" if strict else "".join(BESIDE_DOCUMENTED.get(kind, "") for kind in told
                                               if kind != "l" or "s" not in told)
-    return "".join(sorted({*found, *("ln" if parameter.name in LISTS else ""), *ALSO.get(parameter.name, "")}))
+        found += "l" if set(told) & set("if") and SIZES.search(name) else ""
+        found += "f" if "i" in told and FLOATS.search(name) else ""
+    return "".join(sorted({*found, *("ln" if name in LISTS else ""), *ALSO.get(name, "")}))
 
 
 def init_of(cls: Any, after: Any = None) -> tuple[Any, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmdet_ext.samples import BadSample
+
 from ... import snapshot
 from ...errors import UserError
 from ...run import Run
@@ -43,7 +45,7 @@ def not_here(error: BaseException, on_cpu: bool) -> str | None:
 
 def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     """The message for a failure in the step that ``key`` of the config is about."""
-    if isinstance(error, (UserError, NotStartable)):
+    if isinstance(error, (UserError, NotStartable, BadSample)):
         return str(error)
     text, blocks = str(error), list(_blocks(_plain(cfg), ""))
     named = re.findall(r"(\w+): ", text)  # mmcv puts the classes that were being built before an error's text

@@ -26,27 +26,21 @@ def parameters(wrapped: Any) -> str:
     return f"{sum(p.numel() for p in each) / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them trained"
 
 
-def loaded(runner: Any, cfg: Any) -> str:
-    """Load ``load_from`` as a rank does.
-
-    Returns:
-        How many of the model's tensors it has.
+def fitting(content: Any, runner: Any, source: str) -> str:
+    """How many of the model's tensors were taken from weights that were loaded.
 
     Raises:
-        ValueError: None of them.
+        UserError: None of them.
     """
-    from mmcv.runner import load_checkpoint
-
-    content = load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=runner.logger)
     weights = content.get("state_dict", content)
     own = runner._bare_model().state_dict()
     theirs = {name.partition("module.")[2] or name if name.startswith("module.") else name: value
               for name, value in weights.items()}
-    fitting = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
-    if not fitting:
-        raise ValueError(f"{cfg.load_from}: none of its {len(theirs)} tensors fits the model, which would begin from "
-                         "random weights; expected a checkpoint of this model")
-    return f"{len(fitting)} of the model's {len(own)} tensors"
+    taken = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
+    if not taken:
+        raise UserError(f"config: load_from: none of the {len(theirs)} tensors of {source} fits the model, which would "
+                        "begin from random weights; give a checkpoint of this model, or load_from=None")
+    return f"{len(taken)} of the model's {len(own)} tensors"
 
 
 def unused(wrapped: Any, cfg: Any, ranks: int) -> list[str]:
@@ -115,17 +109,17 @@ def watching(bench: Any) -> Iterator[Watched]:
         yield watched
 
 
-def round_trip(state: Any) -> str:
-    """Write a state as a checkpoint into memory, and read it back; its size.
+def round_trip(state: Any) -> tuple[str, list[str]]:
+    """Write a state as a checkpoint into memory, and read it back.
+
+    Returns:
+        Its size, and what of the state no checkpoint can hold.
 
     Raises:
-        UserError: It cannot be kept.
+        UserError: It cannot be read back.
     """
     memory = saving.SharedCopy()
     structure, spans = memory.take(state)
-    if memory.lost:
-        raise UserError(f"a checkpoint of this training cannot hold {saving.listed(memory.lost)}; keep plain data "
-                        "there: numbers, strings, lists, dicts and tensors")
     request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
     descriptor = os.memfd_create("check", os.MFD_CLOEXEC)
     try:
@@ -139,7 +133,7 @@ def round_trip(state: Any) -> str:
             loading.read(f"/proc/self/fd/{descriptor}")
         except archive.Unreadable as error:
             raise UserError(f"a checkpoint of this training could not be read back ({error})") from error
-        return size_text(kept.size)
+        return size_text(kept.size), memory.lost
     finally:
         os.close(descriptor)
         os.close(memory.descriptor)

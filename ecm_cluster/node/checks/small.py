@@ -113,7 +113,7 @@ class Again:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.repeat(self._batch)
+        return itertools.repeat(self._batch, max(1, len(self)))
 
 
 def size(batch: Any) -> tuple[int, int, int] | None:
@@ -174,8 +174,11 @@ def _scaled_meta(meta: dict[str, Any], x: float, y: float) -> dict[str, Any]:
 
 
 def few_samples(model: torch.nn.Module) -> None:
-    """Let the samplers of anchors and boxes keep few of them: their heads take most of a step's time."""
+    """Let the model keep few anchors, boxes and detections: its heads take most of a step's time and memory."""
     for module in model.modules():
+        for block in config.nested(getattr(module, "test_cfg", None) or {}):
+            if isinstance(block.get("max_per_img"), int):
+                block["max_per_img"] = min(block["max_per_img"], PROPOSALS)
         for held in vars(module).values():
             for one in held if isinstance(held, (list, tuple)) else (held,):
                 if isinstance(getattr(one, "num", None), int) and hasattr(one, "pos_fraction"):

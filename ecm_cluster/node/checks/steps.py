@@ -156,6 +156,7 @@ def runner(bench: Bench) -> str:
 
     run = bench.run
     logger = training_logger(run, 0)
+    building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
     bench.runner = building.runner(bench.cfg, bench.wrapped, str(run.logs_dir), logger, meta, run.log_stamp(1))
     hooks = bench.runner._hooks
@@ -174,10 +175,9 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 
 def load_from(bench: Bench) -> str | None:
-    """The weights that the training begins with."""
-    if not bench.cfg.get("load_from"):
-        return None
-    return needs.loaded(bench.runner, bench.cfg)
+    """What the training begins with: ``resume_from`` or ``load_from``."""
+    content = train.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 
 def a_batch(bench: Bench) -> str:
@@ -209,7 +209,14 @@ def a_checkpoint(bench: Bench) -> str:
     """The state after that step, as the writer writes it, read back as a restart does."""
     if bench.state is None:
         raise Skip("there was no step to make a state")
-    return needs.round_trip({**bench.state, "rank_buffers": []})
+    from .. import saving
+
+    size, lost = needs.round_trip({**bench.state, "rank_buffers": []})
+    saving.require_essentials(lost)
+    if lost:
+        bench.out.warn(f"checkpoints will not hold {saving.listed(lost)}, which is gone after a restart; "
+                       f"{saving.PLAIN_DATA}")
+    return size
 
 
 def a_test_image(bench: Bench) -> str | None:
@@ -218,12 +225,14 @@ def a_test_image(bench: Bench) -> str | None:
         return None
     import torch
 
+    from mmdet_ext.samples import NamedSubset
+
     from .. import inference, scored_set
     from ..batches import collate, unpack
 
     dataset, _, _ = scored_set.build(bench.cfg)
     scored = scored_set.describe(dataset)
-    data = collate([dataset[0]], 1)
+    data = collate([NamedSubset(dataset, [0])[0]], 1)
     with _evaluating(bench.wrapped), torch.no_grad():
         if bench.on_cpu:
             data = small.shrink(data)

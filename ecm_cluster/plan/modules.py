@@ -1,0 +1,72 @@
+"""Whether the modules that a config imports (``custom_imports``) can be found by a rank: in ``--code`` or installed.
+
+Told from files alone, so also where torch and mmdet are not installed. A rank imports neither from the working folder
+nor from a checkout that ``submit`` is run in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from .. import snapshot
+from ..job import Job
+from ..request import python_of
+
+
+def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
+    """What is wrong with ``custom_imports``.
+
+    Returns:
+        Why a rank cannot import its modules, and what may keep it from it: where the job's own setup or variables may
+        make a module known, its absence here is no proof.
+    """
+    named = (cfg.get("custom_imports") or {}).get("imports") or []
+    named = [named] if isinstance(named, str) else list(named)
+    paths = search_path(job)
+    missing = [] if paths is None else [name for name in named if isinstance(name, str) and not _is_there(name, paths)]
+    told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; "
+            "give the folder that holds it with --code" for name in missing]
+    doubtful = bool(job.setup) or "PYTHONPATH" in job.env or (cfg["custom_imports"].get("allow_failed_imports")
+                                                             if missing else False)
+    return ([], told) if doubtful else (told, [])
+
+
+def search_path(job: Job) -> list[str] | None:
+    """Where a rank looks for modules; None: not known here, as the job's Python is another one."""
+    if python_of(job) != sys.executable:
+        return None
+    # Python puts the working folder, or a script's, to the front: a rank does not have it
+    own = {os.path.abspath(path or os.getcwd()) for path in sys.path[:1]} - {os.path.abspath(p) for p in _given()}
+    rest = [path for path in sys.path if path and os.path.abspath(path) not in own]
+    code = [str(Path(job.code).expanduser())] if job.code else []
+    return [*code, *rest]
+
+
+def _given() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def _is_there(name: str, paths: list[str]) -> bool:
+    """Whether a dotted module can be found, without an import of what it lies in."""
+    if name.partition(".")[0] in snapshot.PACKAGES:
+        paths = [str(package.parent) for package in snapshot.own_packages()]
+    found: ModuleSpec | None = None
+    for depth, part in enumerate(name.split(".")):
+        # beside the path's, finders of the interpreter's own modules and of editable installations
+        others = [finder for finder in sys.meta_path if finder is not PathFinder] if depth == 0 else []
+        found = PathFinder.find_spec(part, paths)
+        found = found or next((spec for finder in others if (spec := finder.find_spec(part, None))), None)
+        if found is None:
+            return False
+        paths = list(found.submodule_search_locations or [])
+    return True
+
+
+def _where(job: Job) -> str:
+    code = f"--code {job.code}" if job.code else "the run's code (no --code is given)"
+    return f"{code}, and none is installed for {python_of(job)}"

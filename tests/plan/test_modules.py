@@ -1,0 +1,63 @@
+"""A module that no rank could import is known at submission, from files alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ecm_cluster import job
+from ecm_cluster.plan import modules
+
+
+def said(*imports: str, **values: object) -> list[str]:
+    return modules.problems({"custom_imports": {"imports": list(imports)}}, job.make(values))[0]
+
+
+@pytest.fixture
+def code(tmp_path) -> Path:
+    folder = tmp_path / "code"
+    (folder / "losses/margin").mkdir(parents=True)
+    (folder / "heads.py").touch()
+    (folder / "losses/__init__.py").touch()
+    (folder / "losses/margin/own.py").touch()
+    return folder
+
+
+def test_modules_of_the_users_code_of_ours_and_of_the_environment_are_found(code):
+    assert said("heads", "losses", "losses.margin.own", "mmdet_ext.register", "yaml", "json", "sys",
+                code=str(code)) == []
+
+
+@pytest.mark.parametrize("name", ["heds", "losses.margn", "losses.margin.other", "mmdet_ext.registr", "yaml.nosuch"])
+def test_a_module_that_is_nowhere_is_named_with_the_place_and_the_remedy(code, name):
+    text, = said("heads", name, code=str(code))
+    assert f"custom_imports: there is no module {name!r} in --code {code}, and none is installed for " in text
+    assert text.endswith("give the folder that holds it with --code")
+
+
+def test_a_module_of_the_working_folder_is_not_one_that_a_rank_finds(code, monkeypatch):
+    monkeypatch.chdir(code)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert len(said("heads")) == 1
+    monkeypatch.setattr(sys, "path", [str(code), *sys.path[1:]])  # as `python -m` has it
+    assert len(said("heads")) == 1
+    monkeypatch.setenv("PYTHONPATH", str(code))  # which the job takes along
+    assert said("heads") == []
+
+
+def test_what_the_jobs_own_setup_may_bring_is_doubted_only(code):
+    cfg = {"custom_imports": {"imports": ["heds"]}}
+    for values in ({"setup": ["module load own"]}, {"env": {"PYTHONPATH": "/modules"}}):
+        refused, doubted = modules.problems(cfg, job.make(values))
+        assert (refused, len(doubted)) == ([], 1)
+    refused, doubted = modules.problems({"custom_imports": {"imports": ["heds"], "allow_failed_imports": True}},
+                                        job.make({}))
+    assert (refused, len(doubted)) == ([], 1)
+
+
+def test_of_another_interpreter_nothing_is_claimed():
+    assert said("heds", python="/elsewhere/python") == []
+    assert said() == []
+    assert modules.problems({}, job.make({})) == ([], [])
