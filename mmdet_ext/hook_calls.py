@@ -93,13 +93,8 @@ class HookCallingRunner:
         assert self.effects is not None
         for name in self.effects.put_back(self._done_by_hooks or {}):
             r.logger.warning("resumed without %s, which a hook had set: it does not exist any more", name)
-<<<<<<< HEAD
-        if r.rank_buffers.restored_plain:  # after the note of what a fresh model has, which these are not
-            r.rank_buffers.give_plain(r.rank_buffers.restored_plain)
-=======
         if self.plain_of_ranks:
             r.rank_buffers.give_plain(self.plain_of_ranks)  # what hooks set is rank 0's, these are each rank's own
->>>>>>> main
 
     def _note_what_hooks_do(self) -> None:
         """From here on; in a restored training, all that they had done is done again first."""

@@ -83,7 +83,6 @@ class RankBuffers:
         self.attributes = Attributes(model)
         self._plain: list[dict[str, Any]] = [{} for _ in range(count)]
         self._plain_at_end: dict[str, Any] = {}
-        self.restored_plain: list[dict[str, Any]] = []  # of a restored state, for when hooks have done their part again
 
     def _live(self) -> dict[str, torch.Tensor]:
         return {name: buffer for name, _, buffer in _persistent(self.model)}
