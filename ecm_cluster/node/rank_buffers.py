@@ -47,8 +47,8 @@ def restore(runner: Any, state: dict[str, Any], source: str) -> None:
     """
     share, own = runner.share, state.get("rank_buffers") or []
     if plain := state.get("attributes"):
+        # set when the runner has taken note of what a freshly built model has
         runner.plain_of_ranks = [plain[v % len(plain)] for v in share.ranks]
-        runner.rank_buffers.give_plain(runner.plain_of_ranks)
     if not own:
         runner.restore(state)
         return
