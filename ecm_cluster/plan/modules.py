@@ -27,7 +27,7 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
         make a module known, its absence here is no proof.
     """
     if job.code and not Path(job.code).expanduser().is_dir():
-        return [f"code: {job.code} is not a folder; expected the folder that holds your modules"], []
+        return [f"--code {job.code}: is not a folder; expected the folder that holds your modules"], []
     named = (cfg.get("custom_imports") or {}).get("imports") or []
     named = [named] if isinstance(named, str) else list(named)
     for name in named:

@@ -43,7 +43,7 @@ def test_a_module_that_is_no_python_and_code_that_is_no_folder_are_named(code):
     assert text.startswith(f"config: custom_imports: {code / 'heads.py'}:2: ") and "correct the module" in text
     for wrong in (code / "heads.py", code / "nosuch"):
         text, = said(code=str(wrong))
-        assert text == f"code: {wrong} is not a folder; expected the folder that holds your modules"
+        assert text == f"--code {wrong}: is not a folder; expected the folder that holds your modules"
     text, = modules.problems({"custom_imports": {"imports": [1]}}, job.make({}))[0]
     assert "invalid custom_imports.imports: 1" in text
 
