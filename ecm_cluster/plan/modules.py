@@ -6,6 +6,7 @@ nor from a checkout that ``submit`` is run in.
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Mapping
@@ -25,8 +26,20 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
         Why a rank cannot import its modules, and what may keep it from it: where the job's own setup or variables may
         make a module known, its absence here is no proof.
     """
+    if job.code and not Path(job.code).expanduser().is_dir():
+        return [f"--code {job.code}: is not a folder; expected the folder that holds your modules"], []
     named = (cfg.get("custom_imports") or {}).get("imports") or []
     named = [named] if isinstance(named, str) else list(named)
+    for name in named:
+        if not isinstance(name, str):
+            return [f"config: invalid custom_imports.imports: {name!r}; expected names of modules"], []
+        file = Path(job.code or "").expanduser() / f"{name.replace('.', '/')}.py"
+        if job.code and file.is_file() and python_of(job) == sys.executable:  # another Python has another grammar
+            try:
+                ast.parse(file.read_bytes(), str(file))
+            except (SyntaxError, ValueError) as error:
+                return [f"config: custom_imports: {file}:{getattr(error, 'lineno', None) or 1}: "
+                        f"{getattr(error, 'msg', error)}; correct the module"], []
     paths = search_path(job)
     missing = [] if paths is None else [name for name in named if isinstance(name, str) and not _is_there(name, paths)]
     told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; "

@@ -37,6 +37,17 @@ def test_a_module_that_is_nowhere_is_named_with_the_place_and_the_remedy(code, n
     assert text.endswith("give the folder that holds it with --code")
 
 
+def test_a_module_that_is_no_python_and_code_that_is_no_folder_are_named(code):
+    (code / "heads.py").write_text("ok = 1\nx = )\n")
+    text, = said("heads", code=str(code))
+    assert text.startswith(f"config: custom_imports: {code / 'heads.py'}:2: ") and "correct the module" in text
+    for wrong in (code / "heads.py", code / "nosuch"):
+        text, = said(code=str(wrong))
+        assert text == f"--code {wrong}: is not a folder; expected the folder that holds your modules"
+    text, = modules.problems({"custom_imports": {"imports": [1]}}, job.make({}))[0]
+    assert "invalid custom_imports.imports: 1" in text
+
+
 def test_a_module_of_the_working_folder_is_not_one_that_a_rank_finds(code, monkeypatch):
     monkeypatch.chdir(code)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
