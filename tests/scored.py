@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from steering import ended_run
 
 from ecm_cluster import checkpoints, evaluations, files
 from ecm_cluster.run import Run
 
 CLASSES = {"ant": "r", "bee": "c", "cat": "f", "dog": "f"}
+ANNOTATIONS = {
+    "images": [{"id": 1, "width": 8, "height": 8, "coco_url": "http://images.cocodataset.org/1.jpg", "license": 1,
+                "not_exhaustive_category_ids": [], "neg_category_ids": []}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "area": 4.0, "bbox": [0.0, 0.0, 2.0, 2.0],
+                     "segmentation": [[0.0, 0.0, 2.0, 0.0, 2.0, 2.0]]}],
+    "categories": [{"id": number, "name": name, "frequency": group, "image_count": 1, "instance_count": 1}
+                   for number, (name, group) in enumerate(CLASSES.items(), 1)],
+}
 
 
 def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a", **job: Any) -> Run:
@@ -19,10 +29,14 @@ def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a
     record = files.read_json(run.run_file)
     files.write_json(run.run_file, {**record, "digests": {"config": "sha256:c", "val_annotations": annotations}})
     run = Run(folder)
+    scored = folder / "val.json"
+    files.write_json(scored, ANNOTATIONS)
+    cv2.imwrite(str(folder / "1.jpg"), np.zeros((8, 8, 3), np.uint8))
     rcnn = "dict(score_thr=0.1, nms=dict(iou_threshold=0.5))"
     files.write_text(run.config_file, f"model = dict(test_cfg=dict(rcnn={rcnn}), "
                                       "roi_head=dict(bbox_head=dict(num_classes=4)))\n"
-                                      "data = dict(test=dict(type='LVISFromFile', pipeline=[]))\n")
+                                      f"data = dict(test=dict(type='LVISFromFile', ann_file={str(scored)!r}, "
+                                      f"img_prefix={str(folder)!r}, pipeline=[]))\n")
     for iteration, ap in aps.items():
         manifest = checkpoints.commit(run, 1, lambda f, i=iteration: f.write(b"weights %d" % i), iteration=iteration,
                                       epoch=iteration // 10, position=0, epoch_end=True)

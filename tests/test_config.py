@@ -58,6 +58,7 @@ def differing(paths) -> list[str]:
     return [str(p) for p in paths if config.dump(config.read(p)) != config.dump(mmcv_reads(p))]
 
 
+@pytest.mark.slow
 def test_a_sample_of_mmdets_configs_reads_as_in_mmcv():
     sample = SHIPPED[::17]
     assert len(sample) > 30

@@ -262,6 +262,7 @@ def test_the_demo_is_the_published_set_up_made_small(demo):
     assert 2 * demo.data.samples_per_gpu == 8
 
 
+@pytest.mark.slow
 def test_the_demo_trains_a_step_and_detects_on_synthetic_lvis(demo):
     import torch
     from mmcv.parallel import scatter

@@ -159,6 +159,7 @@ def files(draw: Any) -> tuple[list[Any], list[Any]]:
     return images, boxes
 
 
+@pytest.mark.slow
 @hypothesis.given(made=files(), test_mode=st.booleans(), filter_empty_gt=st.booleans(), kind=st.sampled_from(TYPES))
 @hypothesis.settings(max_examples=150, suppress_health_check=list(hypothesis.HealthCheck))
 def test_any_file_gives_what_mmdet_gives(made, test_mode, filter_empty_gt, kind, tmp_path_factory):

@@ -132,6 +132,7 @@ def images():
     return torch.randn(2, 3, 64, 64), [dict(meta), dict(meta)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stages"), [(NAMES[0], 1), (NAMES[0], 2), (NAMES[1], 1), (NAMES[2], 2)])
 def test_a_stock_detector_trains_and_detects_with_it(name, stages):
     model = detector(name, stages)
