@@ -125,13 +125,19 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
 
         The epoch in progress starts over. Where the run has a state of its own already, which is newer, nothing
         happens: hooks (EMA) ask for this at each start.
+
+        Raises:
+            ValueError: The file holds weights alone.
         """
         r: Any = self
         if self._done_by_hooks is not None:
             return
         own = r.meta or {}
         found = r.load_checkpoint(checkpoint, map_location=map_location)
-        meta = found["meta"]
+        meta = found.get("meta") if isinstance(found, dict) else None
+        if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
+            raise ValueError(f"{checkpoint} does not say at which epoch and iteration it was made; expected the "
+                             "checkpoint of a training (for weights alone give load_from)")
         r._epoch, r._iter, self.position, self.former = meta["epoch"], meta["iter"], 0, ()
         r._iter = r._iter * (_gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
         if resume_optimizer and "optimizer" in found:

@@ -126,6 +126,9 @@ class _Checking:
             for number, inner in enumerate(value):
                 if key.rpartition(".")[2] in OF_BLOCKS:
                     yield from self.kind(f"{key}.{number}", inner, "d")
+                    if isinstance(inner, dict) and "type" not in inner:
+                        full = f"{key}.{number}"
+                        yield full, f"{self.who(full)}: has no 'type'; expected the name of a class"
                 yield from self.inside(inner, f"{key}.{number}", role)
         if not isinstance(value, dict):
             return
@@ -133,6 +136,8 @@ class _Checking:
             known = yield from self.block(value, key, role)
             if known and known.type == "Albu":
                 return  # its transforms are albumentations'
+        elif self.is_given(key) and isinstance(at(self.base, f"{key}.type"), str):
+            yield f"{key}.type", f"{self.who(key)}: has no 'type' any more; expected the name of a class"
         elif role == "cfg":
             named = classes.arguments_of("cfg", "cfg")
             assert named is not None
@@ -155,6 +160,9 @@ class _Checking:
             yield where, f"{self.who(where)}: invalid type {name!r}; expected the name of a class"
             return None
         section = "model" if role == "cfg" else role
+        if role == "dataset" and key.startswith("data.train") and value.get("pipeline") in ([], ()):
+            yield f"{key}.pipeline", (f"{self.who(f'{key}.pipeline')}: is empty; expected the transforms that load and "
+                                      "format an image")
         known = classes.arguments_of(section, name, self.release)
         before = at(self.base, where)
         former = classes.arguments_of(section, before, self.release) if isinstance(before, str) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ NOTHING = object()
 
 def kind_of(value: Any) -> str | None:
     """The letter of a value's kind; None for what no letter stands for."""
-    for types, letter in ((bool, "b"), (int, "i"), (float, "f"), (str, "s"), ((list, tuple), "l"), (dict, "d")):
+    for types, letter in ((bool, "b"), (numbers.Integral, "i"), (numbers.Real, "f"), (str, "s"), ((list, tuple), "l"),
+                          (dict, "d")):
         if isinstance(value, types):
             return letter
     return "n" if value is None else None

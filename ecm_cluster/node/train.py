@@ -166,12 +166,15 @@ def begin(runner: Any, cfg: Any, sampler: Any, logger: Any) -> Any:
     """Begin with what the config's ``resume_from`` or ``load_from`` names; returns what the latter holds.
 
     Raises:
-        NotStartable: Nothing is left to train from ``resume_from`` on.
+        NotStartable: ``resume_from`` is no training's checkpoint, or nothing is left to train from it on.
     """
     from mmcv.runner import load_checkpoint
 
     if cfg.get("resume_from"):
-        runner.resume(cfg.resume_from)
+        try:
+            runner.resume(cfg.resume_from)
+        except ValueError as error:
+            raise failures.NotStartable(f"resume_from: {error}") from error
         if runner.iter >= runner.last_iteration(sampler):
             raise failures.NotStartable(
                 f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), where the "

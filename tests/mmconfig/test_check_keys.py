@@ -6,6 +6,7 @@ import copy
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,23 @@ def test_a_key_that_the_class_accepts_need_not_be_in_the_config(coco):
                    "custom_hooks.0.priority=VERY_LOW", "model.test_cfg.rcnn.nms.class_agnostic=True",
                    "data.train_dataloader.shuffle=False", "model.init_cfg.type=Pretrained",
                    "model.init_cfg.checkpoint=x.pth", "seed=3", "optimizer.paramwise_cfg.bias_lr_mult=2.") is None
+
+
+def test_a_block_without_a_type_and_a_training_without_transforms_are_refused(coco):
+    assert "option model.backbone: has no 'type' any more" in refused(coco, "model.backbone._delete_=True")
+    assert "option optimizer: has no 'type' any more" in refused(coco, "optimizer._delete_=True")
+    coco = copy.deepcopy(coco)
+    coco["custom_hooks"] = [{"interval": 3}]
+    assert "config: custom_hooks.0: has no 'type'; expected the name of a class" in refused(coco)
+    coco["custom_hooks"] = []
+    coco["data"]["train"]["pipeline"] = []
+    assert "config: data.train.pipeline: is empty; expected the transforms" in refused(coco)
+
+
+def test_numbers_of_numpy_are_numbers(coco):
+    coco = copy.deepcopy(coco)
+    coco["runner"]["max_epochs"], coco["optimizer"]["lr"] = np.int64(2), np.float32(0.5)
+    assert refused(coco) is None
 
 
 def test_a_value_that_a_key_cannot_have_is_refused(coco):

@@ -331,6 +331,13 @@ def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and
     assert mine.runner.meta == {"seed": SEED, "note": "kept", "hook_msgs": {"best_score": 0.5}}
 
 
+def test_weights_alone_are_no_training_to_resume(tmp_path):
+    torch.save({"state_dict": Net().state_dict()}, tmp_path / "weights.pth")
+    mine = Training(tmp_path / "mine", "epoch")
+    with pytest.raises(ValueError, match="weights.pth does not say at which epoch .* give load_from"):
+        mine.runner.resume(str(tmp_path / "weights.pth"))
+
+
 def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_ask_in_vain_for_the_older_state(
         tmp_path, stock_checkpoint):
     class Asks(Hook):

@@ -96,6 +96,7 @@ def test_a_sound_job_passes_every_step_and_what_it_needs_is_said(small_data, tmp
     ({"custom_imports": {"imports": ["no_such_losses"]}}, "the module 'no_such_losses' cannot be found"),
     ({"custom_hooks": [{"type": "NoSuchHook"}]}, "custom_hooks.0.type: 'NoSuchHook' is not registered among mmdet's "
                                                  "hook"),
+    ({"lr_config": {"policy": "step", "step": [1], "warmup": "foo"}}, "config: lr_config: ValueError"),
     ({"data__train__dataset__pipeline": [{"type": "LoadImageFromFil"}]}, "did you mean LoadImageFromFile?"),
 ])
 def test_what_cannot_be_built_or_run_is_named_with_its_key(small_data, tmp_path, changes, said):

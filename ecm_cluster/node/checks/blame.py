@@ -49,6 +49,7 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
         return str(error)
     text, blocks = str(error), list(_blocks(_plain(cfg), ""))
     named = re.findall(r"(\w+): ", text)  # mmcv puts the classes that were being built before an error's text
+    key = _of_hook(named[0], blocks) or key if named and key == "optimizer" else key
     if found := UNKNOWN_TYPE.search(text):
         return _unknown_type(found[1], found[2], blocks)
     if isinstance(error, TypeError) and (found := UNKNOWN_ARGUMENT.search(text)):
@@ -64,6 +65,13 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     if isinstance(error, ImportError) and key == "custom_imports":
         return _import(error, cfg, run)
     return _plainly(error, key, run)
+
+
+def _of_hook(kind: str, blocks: list[tuple[str, dict[str, Any]]]) -> str | None:
+    """The key whose hook is of this class: one that names it, or a policy that does."""
+    policies = {"LrUpdaterHook": "lr_config", "MomentumUpdaterHook": "momentum_config"}
+    return next((key for key, block in blocks if block.get("type") == kind),
+                next((key for ending, key in policies.items() if kind.endswith(ending)), None))
 
 
 def _unknown_type(name: str, registry: str, blocks: list[tuple[str, dict[str, Any]]]) -> str:
