@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import UserError
+from .mmconfig import lookup
 
 BASE, DELETE = "_base_", "_delete_"
 ADD = "+"  # in front of an option's key: set it unchecked
@@ -192,11 +193,17 @@ def rewrite_data_root(cfg: dict[str, Any], new_root: str | os.PathLike) -> dict[
     def inside(text: str) -> bool:
         return bool(root) and (text == root or text.startswith(root + "/"))
 
-    left = {k: t[2:] if t.startswith("./") else t for k, t in strings(cfg) if not inside(t) and _DATA.match(t)}
+    def joined(key: str) -> bool:
+        """Whether it is a path of a dataset with a data_root of its own, which mmdet joins them with."""
+        block = lookup.at(cfg, re.sub(r"(\.\d+)*$", "", key).rpartition(".")[0])
+        return isinstance(block, Mapping) and os.path.isabs(str(block.get("data_root") or ""))
+
+    left = {k: t[2:] if t.startswith("./") else t for k, t in strings(cfg)
+            if not inside(t) and _DATA.match(t) and not joined(k)}
     if left:
         reason = f"lie outside of its data_root {root!r}" if root else "have no data_root to go by"
-        shown = " ".join(f"{key}={new}{text[len('data'):]}" for key, text in left.items())
-        raise UserError(f"config: {len(left)} path(s) with data/ in front {reason}; give: --set {shown}")
+        shown = " ".join(f"--set {key}={new}{text[len('data'):]}" for key, text in left.items())
+        raise UserError(f"config: {len(left)} path(s) with data/ in front {reason}; give: {shown}")
     return map_strings(cfg, lambda text: (new + text[len(root):]) or "/" if inside(text) else text)
 
 

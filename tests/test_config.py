@@ -295,11 +295,16 @@ def test_a_root_beside_the_data_root_is_not_taken_for_it():
     assert "--set x.ann=/d/coco2/a.json" in said
 
 
+def test_a_dataset_with_a_data_root_of_its_own_keeps_its_paths():
+    cfg = {"data": {"train": {"data_root": "/own/", "ann_file": ["data/a.json", "data/b.json"], "img_prefix": "data/"}}}
+    assert config.rewrite_data_root(cfg, "/d") == cfg
+
+
 def test_paths_without_a_data_root_are_named_as_they_can_be_set():
     cfg = {"data": {"train": {"ann_file": "data/my/a.json", "img_prefix": "./data/my/"}, "val": {"ann_file": "/abs"}}}
     said = message(config.rewrite_data_root, cfg, "/d")
-    assert said.endswith("--set data.train.ann_file=/d/my/a.json data.train.img_prefix=/d/my/")
-    options = dict(config.parse_option(text) for text in said.rpartition("--set ")[2].split())
+    assert said.endswith("--set data.train.ann_file=/d/my/a.json --set data.train.img_prefix=/d/my/")
+    options = dict(config.parse_option(text) for text in said.partition("--set ")[2].split(" --set "))
     moved = config.apply_options(cfg, options)
     assert config.rewrite_data_root(moved, "/d") == moved
 
