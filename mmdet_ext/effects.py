@@ -6,6 +6,7 @@ kinds of change are kept:
 
 - *Plain values* (numbers, strings, and lists, tuples and dicts of them) in attributes of the dataset with its
   transforms, of the model's modules, and of hooks: those that differ from a freshly built one are part of a checkpoint.
+  Those of objects that were made later, as the handle of a file that a transform opens, are not.
 - *Other parts*, as a pipeline or a loss that a hook replaces: the call that did it is on record, and is made again
   with the same epoch and iteration when the training is resumed.
 
@@ -143,6 +144,8 @@ class Effects:
         self.roots: dict[str, Any] = {"dataset": dataset, "model": model, **{f"hook {k}": h for k, h in hooks.items()}}
         self.names = {id(hook): name for name, hook in hooks.items()}
         self.built = {name: self._values(name) for name in self.roots}
+        # objects that were there: what is made while training (an open file, with its path) is not a hook's doing
+        self.objects = {name: {(), *(path for path, _, _ in _structure(root))} for name, root in self.roots.items()}
         self.calls: list[list[Any]] = []
 
     def _values(self, name: str) -> dict[Path, Any]:
@@ -174,8 +177,9 @@ class Effects:
     def _changed(self) -> Iterator[tuple[str, Path, Any]]:
         """(root, path, value) of what is not as it was built."""
         for name, built in self.built.items():
+            objects = self.objects[name]
             yield from ((name, path, value) for path, value in self._values(name).items()
-                        if path not in built or _differ(built[path], value))
+                        if (_differ(built[path], value) if path in built else path[:-1] in objects))
 
     def call_again(self, calls: Iterable[Sequence[Any]], runner: Any) -> None:
         """Make calls on record again, each with the runner's counters as they were."""

@@ -192,10 +192,15 @@ def _await_marks(marks: list[Path]) -> None:
 
 def use(cfg: Any, data: Data) -> None:
     """Let a config's data sets read columns, and its pipelines a pack; nothing else of it changes."""
+    from mmdet.models.builder import LOSSES
+
+    import mmdet_ext.assigners
     import mmdet_ext.balanced
-    import mmdet_ext.datasets  # noqa: F401  (both take the place of mmdet's own data sets)
+    import mmdet_ext.datasets  # noqa: F401  (the last two take the place of mmdet's own data sets)
     from mmdet_ext import annotations
 
+    if "EffectiveClassMarginLoss" not in LOSSES:  # a fork of mmdet has one, which stays unless the config asks for ours
+        import mmdet_ext.ecm_loss  # noqa: F401
     annotations.use(data.columns)
     arguments: dict[str, Any] = {}
     if data.pack is not None:
