@@ -144,4 +144,5 @@ def test_a_failed_evaluation_says_why(small_data, tmp_path):
     done = verb("evaluate", run.path, "--vary", "nms_iou=0.3", "--wait", code=1)
     assert "0 of 1 scored" in done.stderr
     said, _, log = done.stderr.splitlines()[-1].partition("; see ")
-    assert "run: last (nms_iou 0.3) is not scored: rank 0: error: " in said and "Traceback" in Path(log).read_text()
+    assert f"run: last (nms_iou 0.3) is not scored: rank 0: image {broken / images[-1].name} (id " in said
+    assert "the file is empty" in said and "Traceback" in Path(log).read_text()

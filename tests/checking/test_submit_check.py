@@ -46,7 +46,7 @@ def code(folder: Path, text: str) -> Path:
 
 
 def own_loss(folder: Path) -> list[str]:
-    """Flags for a job whose loss is the user's own."""
+    """Flags for a job whose loss is the user's own; its module must have a class of that name."""
     return ["--code", str(folder), "--set", "custom_imports.imports=['mmdet_ext.register', 'own_losses']",
             "--set", "model.roi_head.bbox_head.loss_bbox.type=OwnLoss"]
 
@@ -85,12 +85,14 @@ def test_the_check_is_on_where_nobody_has_switched_it_off(small_data, temporary,
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_check_and_all_that_it_started(small_data, tmp_path, temporary):
-    waiting = "import os, subprocess, time\nsubprocess.Popen(['sleep', '300.125'])\n" \
+    waiting = "import os, subprocess, time\nclass OwnLoss: pass\nsubprocess.Popen(['sleep', '300.125'])\n" \
               f"open({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
     flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--check",
              *own_loss(code(tmp_path / "code", waiting))]
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], cwd=ROOT, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, env={**os.environ, **ON}, text=True)
+                               stdout=subprocess.DEVNULL, env={**os.environ, **ON}, text=True,
+                               # what a shell starts in the background ignores SIGINT, and hands that on
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     wait_until((tmp_path / "begun").exists, "the check imports the user's module", 170)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
@@ -103,7 +105,8 @@ def test_ctrl_c_ends_the_check_and_all_that_it_started(small_data, tmp_path, tem
 
 @pytest.mark.slow
 def test_the_check_dies_with_a_submission_that_is_killed(small_data, tmp_path, temporary):
-    waiting = f"import os, time\nopen({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
+    waiting = "import os, time\nclass OwnLoss: pass\n" \
+              f"open({str(tmp_path / 'begun')!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)\n"
     flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--check",
              *own_loss(code(tmp_path / "code", waiting))]
     process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], cwd=ROOT,

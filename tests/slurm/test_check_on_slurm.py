@@ -33,13 +33,18 @@ def test_a_check_that_fails_in_its_job_refuses_the_run(slurm, small_data, tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+def interruptible() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_cancels_the_job_of_a_check(slurm, small_data, tmp_path):
     slurm.run("scontrol", "update", "PartitionName=high", "State=DOWN")  # it stays in the queue
     try:
         flags = [*job_flags(small_data, tmp_path / "runs", "waiting"), "--partition", "high", "--check=job"]
         process = subprocess.Popen([sys.executable, "-m", "ecm_cluster.submit", *flags], cwd=ROOT, text=True,
                                    env={**os.environ, **slurm.env, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
-                                   stdout=subprocess.DEVNULL)
+                                   stdout=subprocess.DEVNULL, preexec_fn=interruptible)
         wait_until(lambda: "ecm-cluster-check" in jobs_of(slurm), "the job is queued", 60, lambda: jobs_of(slurm))
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
