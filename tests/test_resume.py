@@ -29,6 +29,7 @@ def test_the_dry_run_says_from_where_and_on_what_and_writes_nothing(tmp_path):
     assert snapshot(run) == before
 
 
+@pytest.mark.slow
 def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can(tmp_path):
     run = ended_run(tmp_path / "run", gpus=4)
     before = snapshot(run)

@@ -502,6 +502,7 @@ def own_memory() -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
 
 
+@pytest.mark.slow
 def test_a_process_that_reads_columns_has_little_memory_of_its_own(tmp_path):
     shape = [[k / 100 for k in range(i, i + 4000)] for i in (1, 7)]
     boxes = [box(i, i % 40, segmentation=shape) for i in range(400)]

@@ -73,6 +73,7 @@ SPOILT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "said", "workers"), [(*one, int(n == 1)) for n, one in enumerate(SPOILT)])
 def test_an_image_that_cannot_be_read_is_named_from_within_a_loader(tmp_path, spoil, said, workers):
     data = dataset(tmp_path, written(tmp_path, spoil))

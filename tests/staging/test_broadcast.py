@@ -434,6 +434,7 @@ def test_a_door_stays_open_until_the_others_have_all(packed, base):
     asking.close(0)
 
 
+@pytest.mark.slow
 def test_two_that_close_at_once_do_not_wait_for_each_other(packed, base):
     one, two = circle_of(packed, base), circle_of(packed, base, 1)
     met(one)

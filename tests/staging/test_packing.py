@@ -56,6 +56,7 @@ NAMES = st.builds(lambda folders, base, suffix: "/".join([*folders, base + suffi
 FILES = st.tuples(st.binary(max_size=2000), st.sampled_from(["folder", "stored", "deflated", "both"]))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(tree=st.dictionaries(NAMES, FILES, min_size=1, max_size=8), named=st.integers(0, 8),
        size=st.sampled_from(["1K", "4K", "1G"]))
