@@ -160,7 +160,9 @@ def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -
         check_classes(checkpoint, (content.get("meta") or {}).get("CLASSES"), part)
     load_weights(model, content.get("state_dict", content), checkpoint)
     model.CLASSES = scored.parts[0].classes
-    return model.to(device).eval()
+    model.to(device)
+    model.eval()  # whose answer is not used: that of a detector with a teacher is None
+    return model
 
 
 def check_classes(checkpoint: Path, trained: Sequence[str] | None, part: Part) -> None:

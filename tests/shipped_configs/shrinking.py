@@ -27,7 +27,7 @@ SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_im
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
 # whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
-TRAIN_NORM = ("detectors",)
+TRAIN_NORM = ("detectors", "hrnet")
 
 
 def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict[str, Any], list[str]]:

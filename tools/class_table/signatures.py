@@ -60,9 +60,9 @@ BESIDE_DOCUMENTED = {"i": "in", "l": "lifn", "d": "dln"}
 FLOATS = re.compile(r"(val|value|factor|scale|thr|weight|ratio|temperature|border|limit)s?$")
 SIZES = re.compile(r"(size|strides?|padding|dilations?|channels|scales?|ratios?|range|shape|indices|convs|layers|"
                    r"depths|heads|kernels?)$")  # these may be lists, whatever a docstring says
-NONE_TOO = ("neck", "train_cfg", "test_cfg")  # of detectors that name them without a default
+NONE_TOO = ("neck", "train_cfg", "test_cfg", "teacher_ckpt")  # of detectors that name them without a default
 REQUIRED = "!"  # in front of the kinds of an argument that has no default, and so is not None
-ALSO = {"arch": "s", "add_extra_convs": "s"}  # what RegNet's and NASFPN's docstrings leave out
+ALSO = {"arch": "s", "add_extra_convs": "s", "teacher_ckpt": "n"}  # what docstrings of RegNet, NASFPN, LAD leave out
 EXACTLY = {"pretrained": "ns"}
 LISTS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # build_dataset makes a dataset of each member
 
