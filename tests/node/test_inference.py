@@ -134,6 +134,23 @@ def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, data, mask
             assert found.to_lvis_results(iou_type) == json.loads(Path(written[iou_type]).read_text())
 
 
+def test_a_detector_whose_eval_gives_nothing_back_is_scored(tmp_path, data, monkeypatch):
+    """As mmdet's detectors with a teacher, which override ``train`` and leave its answer out."""
+    cfg = config(data)
+    weights = checkpoint(tmp_path, cfg)
+    build = inference.build_detector
+
+    def without_an_answer(*args: Any, **kwargs: Any) -> Any:
+        model = build(*args, **kwargs)
+        kind = type(model)
+        model.__class__ = type(kind.__name__, (kind,), {
+            "train": lambda self, mode=True: kind.train(self, mode) and None})
+        return model
+
+    monkeypatch.setattr(inference, "build_detector", without_an_answer)
+    assert len(read_shards(shards(tmp_path, cfg, weights, 1))) > 10
+
+
 def test_more_ranks_than_images_leave_some_without_work(tmp_path, data):
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
