@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import UserError, one_of
+from .lookup import at
 
 
 def _names(prefix: str, text: str) -> dict[str, None]:
@@ -160,14 +161,14 @@ def refuse(cfg: dict[str, Any]) -> None:
             raise UserError(f"config: {key} is not supported: {REFUSED[key]}")
     for section in CLOSED:
         inside = [name.rpartition(".")[2] for name in known() if name.rpartition(".")[0] == section]
-        for key in _at(cfg, section) or {}:
+        for key in at(cfg, section) or {}:
             if key not in inside:
                 raise one_of(f"config: {section}", key,
                              sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
     for section in ("data", "data.train_dataloader", "data.test_dataloader"):
         for name, least in (("samples_per_gpu", 1), ("workers_per_gpu", 0)):
-            value = (_at(cfg, section) or {}).get(name)
+            value = (at(cfg, section) or {}).get(name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UserError(f"config: invalid {section}.{name}: {value!r}; expected an integer, {least} or more")
     if cfg.get("mp_start_method") not in START_METHODS:
@@ -197,7 +198,7 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
     if len(workflow) != 1 or workflow[0][0] != "train" or workflow[0][1] < 1:
         raise UserError(f"config: invalid workflow {workflow}: expected [('train', 1)], since checkpoints are scored "
                         "by evaluation jobs; for a loss on other data give --eval-every, or a hook in custom_hooks")
-    if kind == "IterBasedRunner" and _at(cfg, "data.train_dataloader.class_aware_sampler"):
+    if kind == "IterBasedRunner" and at(cfg, "data.train_dataloader.class_aware_sampler"):
         raise UserError("config: data.train_dataloader.class_aware_sampler has no effect with IterBasedRunner in "
                         "mmdet; remove it, or use EpochBasedRunner or ClassBalancedDataset")
 
@@ -205,15 +206,9 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
 def _set_in(cfg: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """(name, value) of each name that a config sets to something, in the names' order."""
     for key in names:
-        value = _at(cfg, key)
+        value = at(cfg, key)
         if value is not None:
             yield key, value
-
-
-def _at(cfg: Any, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg.get(part) if isinstance(cfg, dict) else None
-    return cfg
 
 
 def _source(dataset: Any) -> Any:

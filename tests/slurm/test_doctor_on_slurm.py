@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -187,16 +186,6 @@ def test_whatever_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
     assert "cannot import torch: ImportError: no torch here" in found["node.import"]["text"]
 
 
-@contextlib.contextmanager
-def drained(site: SlurmCluster) -> Iterator[None]:
-    nodes = ",".join(site.nodes)
-    site.run("scontrol", "update", f"NodeName={nodes}", "State=DRAIN", "Reason=test")
-    try:
-        yield
-    finally:
-        site.run("scontrol", "update", f"NodeName={nodes}", "State=RESUME")
-
-
 def test_a_folder_that_nodes_do_not_see_and_a_python_that_is_not_there_are_named(asks, site, tmp_path):
     found = asks("--node", "--runs-dir", site.local / "runs", code=1)
     assert found["node.job"]["state"] == "fails"
@@ -211,7 +200,7 @@ def test_a_job_that_does_not_start_is_cancelled_when_it_never_will_when_its_time
         asks, site, small_data, tmp_path):
     found = asks("--node", "--partition", "short", code=1)
     assert "PartitionTimeLimit" in found["node.job"]["text"] and "would never start" in found["node.job"]["text"]
-    with drained(site):
+    with site.drained():
         found = asks("--node", "--patience", 0.02, code=1)
         assert "did not start within" in found["node.job"]["text"]
         command = [sys.executable, "-m", "ecm_cluster.doctor", "demo", "--node", "--data-root", str(small_data),

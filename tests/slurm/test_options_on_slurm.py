@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator
 from typing import Any
 
-from slurm_harness import SlurmCluster
 from small import ROOT, job_flags, verb
 
 from ecm_cluster import chain, cluster, job
@@ -68,17 +65,6 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
 # ---------------------------------------------------------------------------------------------- refused or queued
 
 
-@contextlib.contextmanager
-def drained(slurm: SlurmCluster) -> Iterator[None]:
-    """Every node is: jobs wait."""
-    nodes = ",".join(slurm.nodes)
-    slurm.run("scontrol", "update", f"NodeName={nodes}", "State=DRAIN", "Reason=test")
-    try:
-        yield
-    finally:
-        slurm.run("scontrol", "update", f"NodeName={nodes}", "State=RESUME")
-
-
 def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anything_is_written(
     slurm, small_data, tmp_path
 ):
@@ -93,7 +79,7 @@ def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anyt
         return found
 
     tomorrow = datetime.datetime.now() + datetime.timedelta(days=1)
-    with drained(slurm):
+    with slurm.drained():
         assert "warning: the train job cannot start now" in submit("drained")
         waits("drained")
         # EnforcePartLimits=NO: Slurm queues it until the partition has grown

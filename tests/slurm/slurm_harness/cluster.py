@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,16 @@ class SlurmCluster(Commands):
         if drained:
             self.run("scontrol", "update", f"NodeName={','.join(set(drained))}", "State=RESUME")
         self.wait_idle(seconds)
+
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """Every node is: jobs wait."""
+        nodes = ",".join(self.nodes)
+        self.run("scontrol", "update", f"NodeName={nodes}", "State=DRAIN", "Reason=test")
+        try:
+            yield
+        finally:
+            self.run("scontrol", "update", f"NodeName={nodes}", "State=RESUME")
 
     def wait_idle(self, seconds: float = 60) -> None:
         """Wait until every node is idle and answers."""
