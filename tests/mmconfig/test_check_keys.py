@@ -22,7 +22,8 @@ SHIPPED = sorted(MMDET.rglob("*.py"))
 OURS = sorted((ROOT / "configs").rglob("*.py"))
 # mmdet itself refuses these when it builds them
 BROKEN = {"openimages/ssd300_32x8_36e_openimages.py": "LoadAnnotations has no 'normed_bbox'; did you mean denorm_bbox?",
-          "objects365/retinanet_r50_fpn_syncbn_1350k_obj365v1.py": "FasterRCNN has no 'bbox_head'"}
+          "objects365/retinanet_r50_fpn_syncbn_1350k_obj365v1.py": "FasterRCNN has no 'bbox_head'",
+          "rfnext/rfnext_fixed_multi_branch_cascade_mask_rcnn_hrnetv2p_w18_20e_coco.py": "custom_hooks.0: has no 'type'"}
 
 
 @pytest.fixture(scope="module")
@@ -253,14 +254,17 @@ def test_every_config_that_mmdet_ships_passes_but_those_that_it_cannot_build():
 @pytest.mark.slow
 def test_mmdet_itself_cannot_build_those():
     from mmcv import ConfigDict
+    from mmcv.runner import HOOKS
     from mmdet.datasets import PIPELINES
     from mmdet.models import build_detector
 
-    ssd, retina = (ConfigDict(config.read(MMDET / name)) for name in BROKEN)
+    ssd, retina, rfnext = (ConfigDict(config.read(MMDET / name)) for name in BROKEN)
     with pytest.raises(TypeError, match="normed_bbox"):
         PIPELINES.build(ssd.data.train.dataset.pipeline[1])
     with pytest.raises(TypeError, match="bbox_head"):
         build_detector(retina.model)
+    with pytest.raises(KeyError, match='must contain the key "type"'):
+        HOOKS.build(rfnext.custom_hooks[0])
 
 
 VALUES = st.recursive(

@@ -210,9 +210,12 @@ def test_a_job_that_does_not_start_is_cancelled_when_it_never_will_when_its_time
                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
                               # what a shell starts in the background ignores it
                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
-            wait_until(lambda: site.run("squeue", "-h").stdout, "the job is queued", 60)
+            assert process.stderr is not None
+            said = ""  # it says what it waits for some time after the job is queued
+            while "pending" not in said and (line := process.stderr.readline()):
+                said += line
             process.send_signal(signal.SIGINT)
-            said = process.stderr.read() if process.stderr else ""
+            said += process.stderr.read()
         assert process.returncode == 130, said
         assert "pending" in said and said.endswith("interrupted\n")
     assert site.run("squeue", "-h").stdout == ""
