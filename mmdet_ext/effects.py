@@ -1,134 +1,110 @@
-"""What hooks do to the dataset, the model and themselves beside tensors: into a checkpoint and back.
+"""What the dataset, the model and hooks hold beside a ``state_dict``, and change: into a checkpoint and back.
 
 A hook may change at some epoch what no ``state_dict`` holds: YOLOX's turns augmentations off through
-``runner.data_loader.dataset`` and sets ``use_l1`` on a head, others set a scale, an interval, or ``requires_grad``. Two
-kinds of change are kept:
+``runner.data_loader.dataset`` and sets ``use_l1`` on a head, others set a scale, an interval, or ``requires_grad``. A
+model does so in a forward pass: YOLOX counts them, Dynamic R-CNN keeps a history of overlaps. Kept are:
 
-- *Plain values* (numbers, strings, and lists, tuples and dicts of them) in attributes of the dataset with its
-  transforms, of the model's modules, and of hooks: those that differ from a freshly built one are part of a checkpoint.
-  Those of objects that were made later, as the handle of a file that a transform opens, are not.
-- *Other parts*, as a pipeline or a loss that a hook replaces: the call that did it is on record, and is made again
-  with the same epoch and iteration when the training is resumed.
+- *Plain values* (:mod:`.values`) in attributes of the dataset with its transforms, of the model's modules, and of hooks
+  with their helpers: those that differ from a freshly built one are part of a checkpoint.
+- *Other parts*, as a pipeline or a loss that a hook replaces, or a group that it adds to the optimizer: the call
+  that did it is on record, and is made again with the same epoch and iteration when the training is resumed.
 
-Not covered: containers of more than :data:`LIMIT` values, tensors that are not in a ``state_dict``, what differs
-between ranks (rank 0's values are kept), and changes by a hook of mmcv's own, which keep their state otherwise.
+Named and not kept: tensors that are not in the model's ``state_dict``, containers of more than :data:`.values.LIMIT`
+values, and other data. Not covered: what differs between ranks outside the model (rank 0's values are kept), and
+changes by a hook of mmcv's own, which keep their state otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Tuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
+from mmdet.core.bbox.assigners import BaseAssigner
+from mmdet.core.bbox.samplers import BaseSampler
 
-LIMIT = 4000  # values in a container: class names of LVIS are kept, lists of annotations are not
-SCALARS = (bool, int, float, str, type(None))
-# set anew by whoever starts an epoch, or no state at all
-PASSED_OVER = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "CLASSES", "PALETTE"}
+from .values import (
+    CONTAINERS,
+    DATA,
+    OBJECT,
+    PLAIN,
+    Found,
+    Path,
+    Values,
+    is_small,
+    is_walkable,
+    origin,
+    paths_of_objects,
+    structure,
+)
 
-Path = Tuple[Tuple[str, Any], ...]  # of ("attribute", name), ("item", key) and ("gradient", name)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is made of numbers, strings and None in few enough lists, tuples and dicts."""
-    left, todo = LIMIT, [value]
-    while todo:
-        item = todo.pop()
-        left -= 1
-        if left < 0:
-            return False
-        if type(item) in (list, tuple):
-            if len(item) > left:
-                return False
-            todo += item
-        elif type(item) is dict:
-            if 2 * len(item) > left:
-                return False
-            todo += [*item.keys(), *item.values()]
-        elif type(item) not in SCALARS:
-            return False
-    return True
-
-
-def _parts(value: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
-    """(step, part) of everything inside an object that may hold state."""
-    if isinstance(value, torch.nn.Module):
-        yield from ((("item", name), module) for name, module in value._modules.items() if module is not None)
-        yield from ((("gradient", name), p.requires_grad) for name, p in value._parameters.items() if p is not None)
-    if isinstance(value, Mapping):
-        if len(value) <= LIMIT:
-            yield from ((("item", key), item) for key, item in value.items() if type(key) in SCALARS)
-    elif isinstance(value, (list, tuple)) and len(value) <= LIMIT:
-        yield from ((("item", at), item) for at, item in enumerate(value))
-    yield from ((("attribute", name), item) for name, item in getattr(value, "__dict__", {}).items()
-                if name not in PASSED_OVER and not name.endswith("_hooks"))
-
-
-def _is_walkable(value: Any) -> bool:
-    """Whether an object may hold parts of the dataset or the model; handles, arrays, classes and loggers do not."""
-    if isinstance(value, (torch.Tensor, type)) or callable(getattr(value, "fileno", None)):
-        return False
-    origin = type(value).__module__.partition(".")[0]
-    if isinstance(value, (list, tuple, Mapping)):
-        return True
-    return hasattr(value, "__dict__") and (isinstance(value, torch.nn.Module) or origin not in (
-        "builtins", "numpy", "torch", "logging", "threading", "weakref", "functools", "re", "_thread", "pathlib"))
-
-
-def _walk(value: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]:
-    """(path, value) of every plain value and of every other part, each object once."""
-    for step, part in _parts(value):
-        inner = (*path, step)
-        if is_plain(part):
-            yield inner, part
-        elif _is_walkable(part) and id(part) not in seen:
-            seen.add(id(part))
-            yield inner, part
-            yield from _walk(part, inner, seen)
-
-
-def _plain_values(value: Any) -> dict[Path, Any]:
-    # a copy: what is compared with it later may be changed in place
-    return {path: _copy(part) for path, part in _walk(value, (), {id(value)}) if is_plain(part)}
-
-
-def _copy(value: Any) -> Any:
-    if type(value) in (list, tuple):
-        return type(value)(_copy(item) for item in value)
-    return {key: _copy(item) for key, item in value.items()} if type(value) is dict else value
-
-
-def _structure(value: Any) -> list[tuple[Path, int, str]]:
-    """The other parts by what they are; an object in the place of another one is another structure."""
-    return [(path, id(part), type(part).__qualname__) for path, part in _walk(value, (), {id(value)})
-            if not is_plain(part)]
+FRAMEWORK = ("mmcv", "mmdet", "mmdet_ext", "ecm_cluster")
 
 
 def fingerprint(dataset: Any) -> Any:
     """What tells a dataset from itself after a hook has changed it."""
-    return _plain_values(dataset), _structure(dataset)
+    return Values(dataset).built, structure(dataset)
 
 
 def _modules(model: torch.nn.Module) -> list[int]:
     return [id(module) for module in model.modules()]
 
 
-def _put(value: Any, path: Path, new: Any) -> bool:
-    """Set what a path leads to; False where the path leads nowhere."""
-    *way, (kind, last) = path
-    try:
-        for step, name in way:
-            value = getattr(value, name) if step == "attribute" else \
-                value._modules[name] if isinstance(value, torch.nn.Module) else value[name]
-        if kind == "gradient":
-            value._parameters[last].requires_grad_(new)
-        elif kind == "item":
-            value[last] = new
-        else:
-            setattr(value, last, new)
-    except (AttributeError, KeyError, IndexError, TypeError):
+def _groups(optimizer: Any) -> list[Any]:
+    """What an optimizer is, and how many parameters are in each of its groups."""
+    return [(id(one), [len(group["params"]) for group in one.param_groups])
+            for one in (optimizer.values() if isinstance(optimizer, dict) else [optimizer])]
+
+
+def _is_helper(value: Any) -> bool:
+    """Whether an object that a hook refers to may be its own; the runner, a logger or a timer is not."""
+    if not is_walkable(value) or isinstance(value, torch.nn.parallel.DistributedDataParallel):
         return False
-    return True
+    return isinstance(value, (*CONTAINERS, torch.nn.Module)) or origin(value) not in FRAMEWORK
+
+
+def _changes_in_forward_passes(value: Any) -> bool:
+    """Whether an object may come to hold something else for each rank."""
+    if isinstance(value, torch.nn.Module):
+        return bool(value._modules) or origin(value) not in ("torch", "mmcv")
+    return isinstance(value, (list, BaseAssigner, BaseSampler))
+
+
+class Attributes(Values):
+    """What forward passes change in a model: plain attributes of modules, and of their assigners and samplers.
+
+    Layers of torch's and mmcv's own are not looked into.
+
+    Args:
+        model: The model itself, not its wrapper, as it was built.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__(model, _changes_in_forward_passes)
+
+    def walk(self, foreign: Collection[int] = ()) -> Found:
+        """Everything inside, as of now; modules that a hook has added count as well."""
+        found = [(path, part, kind) for path, part, kind in super().walk()
+                 if kind is OBJECT or (kind is PLAIN and path[-1][0] == "attribute")]
+        self.objects = paths_of_objects(found)
+        return found
+
+    def by_name(self) -> dict[str, Any]:
+        """What has changed, by ``holder:attribute`` as checkpoints name it."""
+        return {_holder(path[:-1]) + str(path[-1][1]): value for path, value in self.changed().items()}
+
+    def put_by_name(self, values: Mapping[str, Any]) -> None:
+        """Set what :meth:`by_name` returned, and put everything else back to what it was at first."""
+        self.walk()
+        holders = {_holder(path): path for path in self.objects}  # of a list and its first item: the item
+        named = ((*name.rpartition(":"), value) for name, value in values.items())
+        self.put({(*holders[holder + colon], ("attribute", key)): value
+                  for holder, colon, key, value in named if holder + colon in holders})
+
+
+def _holder(path: Path) -> str:
+    alone = bool(path) and path[-1][0] == "attribute"  # an assigner that is in no list
+    return ".".join([*(str(name) for _, name in path), *["0"] * alone]) + ":"
 
 
 class Effects:
@@ -138,53 +114,71 @@ class Effects:
         dataset: The training set, as hooks reach it.
         model: The detector itself.
         hooks: Those whose calls are watched, by a name that is the same in every attempt.
+
+    Attributes:
+        unkept: What the newest state lacks of the data that has changed, by its dotted name.
     """
 
     def __init__(self, dataset: Any, model: torch.nn.Module, hooks: Mapping[str, Any]) -> None:
-        self.roots: dict[str, Any] = {"dataset": dataset, "model": model, **{f"hook {k}": h for k, h in hooks.items()}}
+        self.dataset, self.model = dataset, model
         self.names = {id(hook): name for name, hook in hooks.items()}
-        self.built = {name: self._values(name) for name in self.roots}
-        # objects that were there: what is made while training (an open file, with its path) is not a hook's doing
-        self.objects = {name: {(), *(path for path, _, _ in _structure(root))} for name, root in self.roots.items()}
+        self.values = {"dataset": Values(dataset), "model": Values(model)}
+        foreign = {id(part) for _, found in self._walks() for _, part, _ in found} | {id(dataset), id(model)}
+        self.values.update({f"hook {name}": Values(hook, _is_helper, foreign) for name, hook in hooks.items()})
         self.calls: list[list[Any]] = []
-
-    def _values(self, name: str) -> dict[Path, Any]:
-        root = self.roots[name]
-        if not name.startswith("hook "):
-            return _plain_values(root)
-        return {(step,): _copy(part) for step, part in _parts(root) if is_plain(part)}  # not into what it refers to
+        self.unkept: list[str] = []
 
     def watch(self, hook: Any, event: str, runner: Any, call: Callable[[Any], None]) -> None:
-        """Make a hook's call, and put it on record where it has replaced parts of the dataset or the model."""
+        """Make a hook's call, and put it on record where it has replaced parts of dataset, model or optimizer."""
         name = self.names.get(id(hook))
         if name is None:
             call(runner)
             return
         # all of a model takes milliseconds, which is much for each iteration: there its modules must do
-        parts = _structure if event.endswith("_epoch") else _modules
-        before = _structure(self.roots["dataset"]), parts(self.roots["model"])
+        parts = structure if event.endswith("_epoch") else _modules
+        before = structure(self.dataset), parts(self.model), _groups(runner.optimizer)
         call(runner)
-        if before != (_structure(self.roots["dataset"]), parts(self.roots["model"])):
+        if before != (structure(self.dataset), parts(self.model), _groups(runner.optimizer)):
             begun = runner.position if event == "before_train_epoch" else 0  # in a resumed epoch
             inner = 0 if event.endswith("_epoch") else runner._inner_iter
             self.calls.append([name, event, runner._epoch, runner._iter - begun, inner])
+            self._take_up_parts()
+
+    def _take_up_parts(self) -> None:
+        """Parts that a hook has made will be there in every attempt: what changes in them counts."""
+        for root in ("dataset", "model"):
+            self.values[root].objects.update(paths_of_objects(self.values[root].walk()))
+
+    def _walks(self) -> Iterator[tuple[str, Found]]:
+        """(root, what is in it) of each; a hook's without what is the dataset's or the model's."""
+        foreign = {id(self.dataset), id(self.model)}
+        for name, values in self.values.items():
+            of_hook = name.startswith("hook ")
+            yield name, (found := values.walk(foreign if of_hook else ()))
+            foreign |= set() if of_hook else {id(part) for _, part, kind in found if kind is not PLAIN}
 
     def state(self) -> dict[str, Any]:
         """What :meth:`put_back` needs; plain values only."""
-        return {"values": [[name, [list(step) for step in path], value] for name, path, value in self._changed()],
-                "calls": [list(call) for call in self.calls]}
-
-    def _changed(self) -> Iterator[tuple[str, Path, Any]]:
-        """(root, path, value) of what is not as it was built."""
-        for name, built in self.built.items():
-            objects = self.objects[name]
-            yield from ((name, path, value) for path, value in self._values(name).items()
-                        if (_differ(built[path], value) if path in built else path[:-1] in objects))
+        weights = {id(tensor) for tensor in self.model.state_dict(keep_vars=True).values()}
+        changed: list[Any] = []
+        unkept: list[Any] = []
+        names: dict[str, None] = {}
+        for root, found in self._walks():
+            values = self.values[root]
+            changed += [[root, _listed(path), value] for path, value in values.changed(found).items()]
+            for path, part in values.unkept(found).items():
+                was_plain = path in values.built
+                if was_plain:
+                    unkept.append([root, _listed(path)])
+                if _is_lost(part, was_plain, root.startswith("hook "), weights):
+                    names[_title(root, path)] = None
+        self.unkept = list(names)
+        return {"values": changed, "calls": [list(call) for call in self.calls], "unkept": unkept}
 
     def call_again(self, calls: Iterable[Sequence[Any]], runner: Any) -> None:
         """Make calls on record again, each with the runner's counters as they were."""
         self.calls = [list(call) for call in calls]
-        hooks = {name: self.roots[f"hook {name}"] for name in self.names.values()}
+        hooks = {name: self.values[f"hook {name}"].root for name in self.names.values()}
         counters = runner._epoch, runner._iter, runner._inner_iter
         try:
             for name, event, *at in self.calls:
@@ -193,6 +187,8 @@ class Effects:
                     getattr(hooks[name], event)(runner)
         finally:
             runner._epoch, runner._iter, runner._inner_iter = counters
+        if self.calls:
+            self._take_up_parts()
 
     def put_back(self, state: Mapping[str, Any]) -> list[str]:
         """Set the plain values to those of a state, and all others to what they were built with.
@@ -200,13 +196,39 @@ class Effects:
         Returns:
             What is not there any more, by its dotted name.
         """
-        wanted = {(name, tuple(map(tuple, path))): value for name, path, value in state.get("values", ())}
-        for name, path, _ in list(self._changed()):
-            if (name, path) not in wanted and path in self.built[name]:
-                _put(self.roots[name], path, _copy(self.built[name][path]))
-        return [".".join([name, *(str(step[1]) for step in path)]) for (name, path), value in wanted.items()
-                if name not in self.roots or not _put(self.roots[name], path, _copy(value))]
+        wanted: dict[str, dict[Path, Any]] = {root: {} for root in self.values}
+        for root, path, value in state.get("values", ()):
+            wanted.setdefault(root, {})[_path(path)] = value
+        # what had come to hold more than a plain value is as the hook makes it anew
+        spared = {(root, _path(path)) for root, path in state.get("unkept", ())}
+        gone = []
+        for root, values in wanted.items():
+            missing = self.values[root].put(values, {path for at, path in spared if at == root}) \
+                if root in self.values else list(values)
+            gone += [".".join([root, *(str(name) for _, name in path)]) for path in missing]
+        return gone
 
 
-def _differ(one: Any, other: Any) -> bool:
-    return type(one) is not type(other) or (one != other and repr(one) != repr(other))  # repr: NaN is not itself
+def _listed(path: Path) -> list[list[Any]]:
+    return [list(step) for step in path]
+
+
+def _path(listed: Sequence[Sequence[Any]]) -> Path:
+    return tuple((kind, name) for kind, name in listed)
+
+
+def _is_lost(part: Any, was_plain: bool, of_hook: bool, weights: Collection[int]) -> bool:
+    """Whether something that has changed is data of which no checkpoint holds anything."""
+    if isinstance(part, torch.Tensor):
+        # a module's tensors that are no leaves are of its forward pass
+        return id(part) not in weights and (of_hook or part.is_leaf)
+    if of_hook or was_plain:
+        return isinstance(part, DATA) or (of_hook and _is_helper(part))
+    # parts that were replaced are made again, and what is in them is looked at by itself
+    return isinstance(part, DATA) and not is_small(part)
+
+
+def _title(root: str, path: Path) -> str:
+    """The attribute that holds it: of a hook itself, else the innermost one."""
+    ends = [at for at, (kind, _) in enumerate(path, 1) if kind == "attribute"] or [len(path)]
+    return ".".join([root, *(str(name) for _, name in path[:ends[0 if root.startswith("hook ") else -1]])])

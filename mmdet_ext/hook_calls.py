@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmcv.fileio.handlers.json_handler import set_default
 from mmcv.runner.hooks import Hook, LoggerHook, LrUpdaterHook, OptimizerHook, TextLoggerHook
 
 from .effects import Effects
+
+LONGEST = 10_000  # characters of one value in a JSON log line
+
+
+def _loggable(line: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What JSON can hold of a log line, and holds in a few characters: its first one is all of ``runner.meta``."""
+    kept = {}
+    for key, value in line.items():
+        try:
+            if len(json.dumps({key: value}, default=set_default)) <= LONGEST:
+                kept[key] = value
+        except Exception:  # hooks keep what they want in runner.meta, and looking at it runs their code
+            continue
+    return kept
 
 
 def _retry_lines(hook: Any) -> None:
@@ -22,7 +38,7 @@ def _retry_lines(hook: Any) -> None:
             with open(hook.json_log_path, "ab+") as log:
                 if log.seek(0, 2) and os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
                     log.write(b"\n")  # behind the part of a line that was written
-        unwritten.append(dict(line))
+        unwritten.append(_loggable(line))
         while unwritten:
             dump(unwritten[0], runner)
             del unwritten[0]
@@ -48,8 +64,15 @@ class HookCallingRunner:
     dataset: Any = None
     plain_of_ranks: Sequence[Any] = ()
     effects: Effects | None = None
-    _restored: dict[str, torch.Tensor] | None = None  # weights of a restored state, until its epoch goes on
+    # of a restored state, until its epoch goes on
+    _restored: dict[str, torch.Tensor] | None = None
+    _restored_optimizer: dict[str, Any] | None = None
     _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch goes on
+
+    @property
+    def unkept(self) -> Sequence[str]:
+        """Names of what the newest state lacks of what hooks and modules hold."""
+        return self.effects.unkept if self.effects else ()
 
     def call_hook(self, fn_name: str) -> None:
         """As mmcv's; but the weights of a restored state outlive what hooks do to them on the way in.
@@ -73,10 +96,9 @@ class HookCallingRunner:
                 r.logger.warning("%s: a log line could not be written (%s)", type(hook).__name__, error.strerror)
                 r.log_buffer.clear_output()
         if resumed:
-            self._put_back()
+            self._put_back(whole=True)
         elif self._restored is not None and fn_name in ("before_run", "before_epoch"):
-            # strict only now: hooks (EMA) have added their buffers to the model in before_run
-            r._bare_model().load_state_dict(self._restored, strict=True)
+            self._load(whole=False)
 
     def _call(self, hook: Any, event: str, handler: Callable[[Any], None]) -> None:
         """Call a hook; a call in which it replaces parts of dataset or model is noted, if it will not come again."""
@@ -86,17 +108,46 @@ class HookCallingRunner:
         else:
             handler(self)
 
-    def _put_back(self) -> None:
-        """Weights, and what hooks had set, as they were in the restored state."""
+    def _load(self, whole: bool) -> list[str]:
+        """Weights and optimizer of the restored state; without ``whole`` only the weights that have a place yet.
+
+        Hooks add to both: EMA its buffers in ``before_run``, others a layer or a group of parameters at some epoch; and
+        they take the learning rate that a training begins with from an optimizer as it was built.
+
+        Returns:
+            Keys of the model that the state lacks.
+
+        Raises:
+            RuntimeError, ValueError: The state is another model's, or another optimizer's.
+        """
         r: Any = self
-        r._bare_model().load_state_dict(self._restored, strict=True)
+        model, weights = r._bare_model(), self._restored or {}
+        if not whole:
+            there = model.state_dict()
+            fits = {key: value for key, value in weights.items()
+                    if key in there and getattr(there[key], "shape", None) == getattr(value, "shape", None)}
+            return list(model.load_state_dict(fits, strict=False).missing_keys)
+        model.load_state_dict(weights, strict=True)
+        state: Any = self._restored_optimizer
+        if isinstance(r.optimizer, dict):
+            for name, optimizer in r.optimizer.items():
+                optimizer.load_state_dict(state[name])
+        else:
+            r.optimizer.load_state_dict(state)
+        return []
+
+    def _put_back(self, whole: bool) -> None:
+        """Weights, optimizer, and what hooks had set, as they were in the restored state."""
+        r: Any = self
+        self._load(whole)
         assert self.effects is not None
-        for name in self.effects.put_back(self._done_by_hooks or {}):
+        missing = self.effects.put_back(self._done_by_hooks or {})
+        for name in missing if whole else ():
             r.logger.warning("resumed without %s, which a hook had set: it does not exist any more", name)
         if self.plain_of_ranks:
             r.rank_buffers.give_plain(self.plain_of_ranks)  # what hooks set is rank 0's, these are each rank's own
 
-    def _note_what_hooks_do(self) -> None:
+    def _note_what_hooks_do(self, by_epoch: bool) -> None:
         """From here on; in a restored training, all that they had done is done again first."""
         r: Any = self
         if self.effects is None:
@@ -107,4 +158,4 @@ class HookCallingRunner:
             # at the beginning of the epoch in progress they are called in any case
             self.effects.call_again([call for call in (self._done_by_hooks or {}).get("calls", ()) if not (
                 r.position > 0 and call[1] == "before_train_epoch" and call[2] == r._epoch)], r)
-            self._put_back()
+            self._put_back(whole=not (by_epoch and r.position > 0))  # else those of the epoch in progress come first

@@ -83,7 +83,9 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         # not mmcv's get_state_dict: it takes buffers along that the model does not want stored, nor loads again
         weights = model.state_dict() if self._restored is None else self._restored
         state = {"meta": meta, "state_dict": weights}
-        if isinstance(r.optimizer, dict):
+        if self._restored_optimizer is not None:
+            state["optimizer"] = self._restored_optimizer
+        elif isinstance(r.optimizer, dict):
             state["optimizer"] = {name: o.state_dict() for name, o in r.optimizer.items()}
         else:
             state["optimizer"] = r.optimizer.state_dict()
@@ -98,15 +100,11 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
                 is an error only when the hooks have begun.
         """
         r: Any = self
-        found = self._bare_model().load_state_dict(state["state_dict"], strict=False)
-        if found.missing_keys:
-            raise RuntimeError(f"the checkpoint is another model's: it lacks {', '.join(found.missing_keys[:5])}")
-        self._restored, self._done_by_hooks = state["state_dict"], state.get("done_by_hooks", {})
-        if isinstance(r.optimizer, dict):
-            for name, optimizer in r.optimizer.items():
-                optimizer.load_state_dict(state["optimizer"][name])
-        else:
-            r.optimizer.load_state_dict(state["optimizer"])
+        self._restored, self._restored_optimizer = state["state_dict"], state["optimizer"]
+        self._done_by_hooks = state.get("done_by_hooks", {})
+        missing = self._load(whole=False)
+        if missing and not self._done_by_hooks.get("calls"):
+            raise RuntimeError(f"the checkpoint is another model's: it lacks {', '.join(missing[:5])}")
         meta = dict(state["meta"])
         r._epoch, r._iter, self.position = meta["epoch"], meta["iter"], meta["position"]
         self.former = meta.pop("former", [])
@@ -190,12 +188,12 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
         start = self.position
         data_loader.batch_sampler.begin(self._epoch, start, self.former)
         self._max_iters = self.last_iteration(data_loader.batch_sampler)
-        self._note_what_hooks_do()
+        self._note_what_hooks_do(by_epoch=True)
         self._seed_step()
         self.call_hook("before_train_epoch")
         if start:
             self._fill_log_buffer()
-        self._history = self._restored = self._done_by_hooks = None
+        self._history = self._restored = self._restored_optimizer = self._done_by_hooks = None
         for i, batches in enumerate(self._steps(data_loader), start):
             self._seed_step()
             self.data_batch = batches[0]
@@ -230,9 +228,9 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
         self._seed_step()
         self.call_hook("before_run")
         self.call_hook("before_epoch")
-        self._note_what_hooks_do()
+        self._note_what_hooks_do(by_epoch=False)
         self._fill_log_buffer()
-        self._history = self._restored = self._done_by_hooks = None
+        self._history = self._restored = self._restored_optimizer = self._done_by_hooks = None
         while self._iter < self._max_iters:
             self._pass_over(loader, **kwargs)
         self.call_hook("after_epoch")

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from .attributes import Attributes
+from .effects import Attributes
+from .values import differ
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _persistent(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, 
 class RankBuffers:
     """What a forward pass changes in a model, for each virtual rank its own.
 
-    That is buffers (running statistics, seesaw's counts) and plain attributes (:mod:`.attributes`).
+    That is buffers (running statistics, seesaw's counts) and plain attributes (:class:`.effects.Attributes`).
 
     Between optimizer steps the model holds those of the first virtual rank of this process, as it would if that one
     were alone. Which buffers a forward pass changes is seen from torch's version counters; statistics of a
@@ -104,19 +105,19 @@ class RankBuffers:
 
     def plain_of_each(self) -> list[dict[str, Any]]:
         """For each virtual rank of this process the plain attributes that have changed since the model was built."""
-        return [self.attributes.changed(), *self._plain[1:]]
+        return [self.attributes.by_name(), *self._plain[1:]]
 
     def give_plain(self, plain: Sequence[dict[str, Any]]) -> None:
         """Take up the plain attributes of each virtual rank of this process, as :meth:`plain_of_each` returned them."""
         self._plain = [dict(own) for own in plain]
-        self.attributes.put(plain[0])
-        self._plain_at_end = self.attributes.changed()
+        self.attributes.put_by_name(plain[0])
+        self._plain_at_end = self.attributes.by_name()
 
     @torch.no_grad()
     def begin_step(self) -> None:
         """Before the first micro-batch: what hooks have changed since the last one is taken note of."""
-        now, before = self.attributes.changed(), self._plain_at_end
-        by_hooks = {name: value for name, value in now.items() if name not in before or before[name] != value}
+        now, before = self.attributes.by_name(), self._plain_at_end
+        by_hooks = {name: value for name, value in now.items() if name not in before or differ(before[name], value)}
         self._plain = [{**{k: v for k, v in own.items() if k in now or k not in before}, **by_hooks}
                        for own in self._plain]
         live = self._live()
@@ -131,13 +132,13 @@ class RankBuffers:
     def enter(self, i: int) -> None:
         """Before the forward pass of the i-th micro-batch."""
         self._put(i)
-        self.attributes.put(self._plain[i])
+        self.attributes.put_by_name(self._plain[i])
         self._before = {name: (id(b), b._version) for name, b in self._live().items()}
 
     @torch.no_grad()
     def leave(self, i: int) -> None:
         """After the forward pass of the i-th micro-batch."""
-        self._plain[i] = self.attributes.changed()
+        self._plain[i] = self.attributes.by_name()
         for name, module, buffer in _persistent(self.model):
             counts = isinstance(module, _NormBase) and module.training
             if not counts and self._before.get(name) == (id(buffer), buffer._version):
@@ -152,7 +153,7 @@ class RankBuffers:
     def end_step(self) -> None:
         """After the last micro-batch."""
         self._put(0)
-        self.attributes.put(self._plain[0])
+        self.attributes.put_by_name(self._plain[0])
         self._plain_at_end = self._plain[0]
 
     @torch.no_grad()

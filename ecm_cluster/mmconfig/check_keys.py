@@ -264,7 +264,7 @@ class _Checking:
     def places(self, name: str) -> list[str]:
         """Where the config has a key of this name, in a part that mmdet reads."""
         legal = (sections.known(self.cfg, "") or ("", {}))[1]
-        return [path for path in paths(self.base, "") if path.rpartition(".")[2] == name and "." in path
+        return [path for path, _ in paths(self.base) if path.rpartition(".")[2] == name and "." in path
                 and path.partition(".")[0] in legal and not name.isdigit()]
 
     def no_section(self, name: str, legal: Mapping[str, str]) -> str:
@@ -272,7 +272,7 @@ class _Checking:
         if name not in self.base:
             return f"option {key}: an mmdet config has no {name!r}{self.otherwise(key, name, legal)}"
         wanted, rest = self.base[name], key[len(name):]
-        same = [path + rest for path in paths(self.base, "") if path.partition(".")[0] in legal
+        same = [path + rest for path, _ in paths(self.base) if path.partition(".")[0] in legal
                 and isinstance(wanted, (dict, list)) and at(self.base, path) == wanted]
         return (f"option {key}: {name} is a variable of the config, and setting it changes nothing of what was made "
                 f"with it{asked((same or self.places(name))[:3])} (--set +{key}=… sets it unchecked)")

@@ -54,12 +54,12 @@ def at(value: Any, key: str, missing: Any = None) -> Any:
     return value
 
 
-def paths(value: Any, key: str) -> Iterator[str]:
-    """Dotted keys of everything in a config value, outer ones first."""
+def paths(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a config value, outer ones first."""
     if isinstance(value, (Mapping, list, tuple)):
         for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             full = f"{key}.{name}" if key else str(name)
-            yield full
+            yield full, inner
             yield from paths(inner, full)
 
 

@@ -126,9 +126,10 @@ class Boundary:
             own = {"rank_buffers": rank_buffers.gather(runner, self.group),
                    **rank_buffers.gather_plain(runner, self.group)}
             if self.saver is not None:
-                self.saver.commit({**runner.state(), **own}, runner.logger, iteration=runner._iter,
-                                  epoch=runner._epoch, position=runner.position, epoch_end=epoch_end,
-                                  step=runner.iterations_per_step, slowest_step=round(self.slowest_step, 4))
+                state = {**runner.state(), **own}
+                self.saver.commit(state, runner.logger, iteration=runner._iter, epoch=runner._epoch,
+                                  position=runner.position, epoch_end=epoch_end, step=runner.iterations_per_step,
+                                  unkept=runner.unkept, slowest_step=round(self.slowest_step, 4))
             self.slowest_step = 0.0  # since the last commit
             self.committed = runner._iter
             self._committed_at = time.monotonic()

@@ -7,6 +7,7 @@ import logging
 import mmap
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .writer import ALIGNMENT, Outcome, Request, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
 PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and arrays"
+ELSEWHERE = "keep tensors in a buffer of the model or in runner.meta, other data as numbers, strings, lists and dicts"
 NAMED = 5  # things that a checkpoint cannot hold, in a message
 REASON_LENGTH = 300  # of an error's text in the heartbeat
 DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
@@ -133,39 +135,37 @@ class Saver:
         self._failing: tuple[float, str] | None = None
         counting = checkpoints.accepted(run)
         self._standing = counting[-1].iteration if counting else None
-        self._lost: list[str] | None = None  # of this attempt's newest commit
+        self._said: set[str] | None = None  # what this attempt's commits lacked
         self._memory = SharedCopy()
         self.writer = Writer(run, attempt, self._memory.descriptor)
 
     def commit(self, state: Any, logger: logging.Logger, *, iteration: int, epoch: int, position: int,
-               epoch_end: bool, step: int = 1, **facts: Any) -> None:
+               epoch_end: bool, step: int = 1, unkept: Sequence[str] = (), **facts: Any) -> None:
         """Begin to commit a state; waits for the one before it, if that is still being written.
 
         Args:
+            unkept: Names of what the state lacks of what hooks and modules hold.
             facts: Fields for the event of the commit.
         """
         began = time.monotonic()
         self.settle(logger, wait=True)
         structure, spans = self._memory.take(state)
-        self._say_lost(self._memory.lost, iteration, logger)
+        if self._said is None:
+            require_essentials(self._memory.lost)
+        self._say_lost(self._memory.lost, PLAIN_DATA, iteration, logger)
+        self._say_lost(unkept, ELSEWHERE, iteration, logger)
         self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
                                 self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began
 
-    def _say_lost(self, lost: list[str], iteration: int, logger: logging.Logger) -> None:
-        """Name what a checkpoint cannot hold, once; early, and only then, it may be too much to go on without.
-
-        Raises:
-            NotStartable: At the first commit, that it is more than what hooks keep: nothing could resume from there.
-        """
-        first, before, self._lost = self._lost is None, self._lost or [], lost
-        if first:
-            require_essentials(lost)
-        if lost and lost != before:
+    def _say_lost(self, lost: Sequence[str], remedy: str, iteration: int, logger: logging.Logger) -> None:
+        """Name what a checkpoint cannot hold, once."""
+        said, self._said = self._said or set(), {*(self._said or ()), *lost}
+        if not said.issuperset(lost):
             text = f"checkpoints do not hold {listed(lost)}: after a restart it is gone"
-            logger.warning("%s; %s", text, PLAIN_DATA)
+            logger.warning("%s; %s", text, remedy)
             self.record.write("warning", about="not kept", iteration=iteration, text=text)
 
     def again(self, logger: logging.Logger) -> None:
@@ -217,8 +217,8 @@ class Saver:
         return {"seconds": round(time.monotonic() - began), "reason": reason, "stands": self._standing}
 
 
-def require_essentials(lost: list[str]) -> None:
-    """Raise NotStartable where a checkpoint cannot hold more than what hooks keep in ``meta``.
+def require_essentials(lost: Sequence[str]) -> None:
+    """Raise NotStartable where a checkpoint cannot hold more than what hooks keep in ``meta``: nothing could resume.
 
     Args:
         lost: Dotted keys of what it cannot hold.
@@ -229,7 +229,7 @@ def require_essentials(lost: list[str]) -> None:
                            f"{PLAIN_DATA}")
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -271,7 +271,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text("ab.+=[(0", max_size=4),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab0", max_size=2), inner, max_size=2),
     max_leaves=4)
-KEYS = sorted(paths(settled.replace_references(config.read("configs/demo.py")), ""))
+KEYS = sorted(key for key, _ in paths(settled.replace_references(config.read("configs/demo.py"))))
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import mmdet_ext.register  # noqa: F401
-from mmdet_ext.attributes import Attributes
+from mmdet_ext.effects import Attributes
 from mmdet_ext.virtual_ranks import RankBuffers
 
 
@@ -24,25 +24,25 @@ class Counting(torch.nn.Module):
         self._size = (size, size)
 
 
-def test_only_what_has_changed_is_kept_in_plain_types():
+def test_only_what_has_changed_is_kept_with_its_types():
     model = Counting()
     attributes = Attributes(model)
-    assert attributes.changed() == {}
+    assert attributes.by_name() == {}
     model(32)
-    changed = attributes.changed()
+    changed = attributes.by_name()
     assert changed == {":passes": 1, ":sizes": [32.0], ":_size": (32, 32)}
-    assert type(changed[":sizes"][0]) is float
+    assert type(changed[":sizes"][0]) is np.float64
 
 
 def test_a_new_model_takes_them_up_and_keeps_its_own_lists():
     model, fresh = Counting(), Counting()
     before, after = Attributes(model), Attributes(fresh)
     model(32)
-    kept = before.changed()
-    after.put(kept)
+    kept = before.by_name()
+    after.put_by_name(kept)
     fresh(48)
     assert (fresh.passes, fresh.sizes, kept[":sizes"]) == (2, [32.0, 48], [32.0])
-    after.put({})
+    after.put_by_name({})
     assert (fresh.passes, fresh.sizes, fresh._size) == (0, [], (64, 64))
 
 
@@ -80,7 +80,7 @@ def test_the_thresholds_of_dynamic_rcnns_assigner_are_among_them():
     attributes = Attributes(model)
     model.roi_head.iou_history, model.roi_head.beta_history = [np.float64(0.6)], [0.02]
     model.roi_head.update_hyperparameters()
-    changed = attributes.changed()
+    changed = attributes.by_name()
     assert changed["roi_head.bbox_assigner.0:pos_iou_thr"] == 0.6
     assert changed["roi_head.bbox_head.loss_bbox:beta"] == 0.02
     assert "roi_head:iou_history" not in changed  # empty, as at first

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import datetime
+import enum
 import io
 import logging
 import types
@@ -12,19 +15,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from comparing import read
 from mmcv import ConfigDict
 from mmcv.runner import Hook
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
 from ecm_cluster.node import building
-from mmdet_ext.effects import LIMIT, Effects, is_plain
+from ecm_cluster.pickles import restricted
+from mmdet_ext import hook_calls
+from mmdet_ext.effects import Effects
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
+from mmdet_ext.values import LIMIT, is_plain
 from mmdet_ext.virtual_ranks import Share
 
 EPOCHS, PER_EPOCH = 5, 3
+
+
+def read(file: Any) -> Any:
+    """As a checkpoint is read."""
+    return torch.load(file, pickle_module=restricted, weights_only=False)
 
 
 @pytest.fixture(autouse=True)
@@ -236,7 +246,8 @@ def test_a_checkpoint_of_before_and_one_whose_parts_are_gone_are_taken_up(tmp_pa
 
 def test_only_few_values_without_objects_are_plain():
     assert is_plain({"a": [1, (2.0, "x", None)], 3: {}})
-    assert not is_plain([np.float64(1)]) and not is_plain({"a": object()}) and not is_plain(list(range(LIMIT + 1)))
+    assert is_plain([np.float64(1), np.ones(3), {1}])
+    assert not is_plain({"a": object()}) and not is_plain(list(range(LIMIT + 1)))
 
 
 def test_an_object_that_refers_to_itself_ends_the_walk():
@@ -246,3 +257,98 @@ def test_an_object_that_refers_to_itself_ends_the_walk():
     data.pipeline[1].factor = 9.0
     assert effects.state()["values"] == [
         ["dataset", [["attribute", "pipeline"], ["item", 1], ["attribute", "factor"]], 9.0]]
+
+
+class Keeps(Hook):
+    """Data of many kinds in itself and a helper, tensors, and a list that is made anew for each epoch."""
+
+    def __init__(self) -> None:
+        self.helper = types.SimpleNamespace(best=1e9, bad=0)
+        self.recent: Any = collections.deque(maxlen=3)
+        self.seen: set[int] = set()
+        self.counts: Any = collections.defaultdict(int)
+        self.mean, self.table = np.float32(0), np.zeros(2)
+        self.losses: Any = None
+        self.rng = np.random.RandomState(0)
+
+    def before_run(self, runner: Any) -> None:
+        self.shadow = {key: value.clone() for key, value in runner.model.state_dict().items()}
+
+    def before_train_epoch(self, runner: Any) -> None:
+        self.losses = []
+
+    def before_train_iter(self, runner: Any) -> None:
+        for group in runner.optimizer.param_groups:
+            group["lr"] *= 0.9 ** self.helper.bad * (1 + 0.01 * len(self.seen) + 0.1 * float(self.mean))
+
+    def after_train_iter(self, runner: Any) -> None:
+        loss = runner.outputs["log_vars"]["loss"]
+        self.recent.append(loss)
+        self.seen.add(round(loss * 10))
+        self.counts[round(loss), "x"] += 1
+        self.mean = self.mean * np.float32(0.9) + np.float32(0.1 * loss)
+        self.table = self.table + self.mean
+        self.helper.bad += sum(self.recent) > self.helper.best
+        self.helper.best = min(self.helper.best, sum(self.recent))
+        self.losses.append(runner.outputs["loss"].detach())
+        self.shadow["stem.bias"].add_(self.rng.rand())
+
+
+class Grows(Hook):
+    """At an epoch: a new layer in the place of one, its group in the optimizer, another weight decay."""
+
+    def before_train_epoch(self, runner: Any) -> None:
+        if runner.epoch == 2:
+            runner.model.extra = nn.Linear(4, 4)
+            runner.model.stem = nn.Sequential(runner.model.stem, runner.model.extra)
+            runner.optimizer.add_param_group({"params": [*runner.model.extra.parameters()], "lr": 0.01})
+
+    def after_train_epoch(self, runner: Any) -> None:
+        for group in runner.optimizer.param_groups:
+            group["weight_decay"] += 0.1
+
+
+@pytest.mark.parametrize("kind", [Keeps, Grows])
+def test_what_hooks_keep_or_add_to_the_optimizer_comes_back_wherever_it_is_stopped(tmp_path, kind):
+    whole, _, runner = train(tmp_path, [kind()])
+    for at in (1, 3, 4, 7, 8, 13):
+        losses, state, _ = train(tmp_path, [kind()], ends_at=at)
+        rest, _, _ = train(tmp_path, [kind()], state=state)
+        assert losses + rest == whole, f"stopped after iteration {at}"
+    assert [name.split(".", 1)[1] for name in runner.unkept] == (["losses", "rng", "shadow"] if kind is Keeps else [])
+
+
+def test_data_that_no_checkpoint_holds_is_named_and_plain_data_of_any_kind_is_not(tmp_path):
+    data, model = Data(), nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    hook: Any = types.SimpleNamespace(circle={}, number=1)
+    model[0].history, model[1].table = torch.zeros(3), list(range(10))
+    effects = Effects(data, model, {"0 X": hook})
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    runner: Any = types.SimpleNamespace(optimizer=optimizer)
+    effects.watch(hook, "after_train_epoch", runner, lambda runner: None)
+    deep: Any = 1
+    for _ in range(3000):
+        deep = [deep]
+
+    class Bad(list):
+        def __len__(self) -> int:
+            raise RuntimeError("no")
+
+    model[0].history += 1
+    model[1].table += range(LIMIT)
+    model[1].p, model[0].bad = 0.3, Bad([1])
+    data.pipeline[0].factor = -0.0
+    hook.circle["me"], hook.deep, hook.kind, hook.number = hook.circle, deep, enum.Enum("Kind", "A").A, True
+    values = effects.state()["values"]
+    assert [[root, path[-1][1], value] for root, path, value in values] == [
+        ["dataset", "factor", -0.0], ["model", "p", 0.3], ["hook 0 X", "number", True]]
+    assert sorted(effects.unkept) == ["hook 0 X.circle", "hook 0 X.deep", "hook 0 X.kind", "model.0.bad",
+                                      "model.0.history", "model.1.table"]
+
+
+def test_what_a_resumed_meta_holds_does_not_end_the_training_at_its_first_log_line(tmp_path):
+    odd = {"when": datetime.datetime(2024, 1, 1), "tensor": torch.ones(2), ("a", 1): 2, "long": "x" * 10**6, "n": 1}
+    circle: dict[str, Any] = {}
+    circle["me"] = circle
+    line = hook_calls._loggable({**odd, "circle": circle, "keys": {(1, 2): 3}})
+    assert line == {"n": 1}

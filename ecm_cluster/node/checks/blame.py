@@ -7,7 +7,6 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmdet_ext.samples import BadSample
 
 from ... import snapshot
 from ...errors import UserError
+from ...mmconfig import lookup
 from ...run import Run
 from ..failures import NotStartable
 
@@ -47,7 +47,7 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     """The message for a failure in the step that ``key`` of the config is about."""
     if isinstance(error, (UserError, NotStartable, BadSample)):
         return str(error)
-    text, blocks = str(error), list(_blocks(_plain(cfg), ""))
+    text, blocks = str(error), [(k, b) for k, b in lookup.paths(_plain(cfg)) if isinstance(b, dict)]
     named = re.findall(r"(\w+): ", text)  # mmcv puts the classes that were being built before an error's text
     key = _of_hook(named[0], blocks) or key if named and key == "optimizer" else key
     if found := UNKNOWN_TYPE.search(text):
@@ -159,14 +159,3 @@ def _short(text: str) -> str:
 
 def _plain(cfg: Any) -> dict[str, Any]:
     return cfg._cfg_dict.to_dict() if cfg is not None else {}
-
-
-def _blocks(value: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(dotted key, dict) of every dict in a config."""
-    if isinstance(value, dict):
-        yield key, value
-        for name, item in value.items():
-            yield from _blocks(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (list, tuple)):
-        for number, item in enumerate(value):
-            yield from _blocks(item, f"{key}.{number}")
