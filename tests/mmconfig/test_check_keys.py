@@ -15,6 +15,7 @@ from ecm_cluster import config, job, planning
 from ecm_cluster.errors import UserError
 from ecm_cluster.mmconfig import check_keys, settled
 from ecm_cluster.mmconfig.lookup import paths
+from ecm_cluster.plan import variables
 
 ROOT = Path(config.__file__).parents[1]
 MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"
@@ -235,6 +236,7 @@ def wrong_among(files) -> dict[str, str]:
     for path in files:
         cfg = settled.replace_references(config.read(path))
         said = refused(cfg)
+        assert variables.warnings(cfg, config.bases(path)) == []
         if said:
             found[path.as_posix().replace(f"{MMDET.as_posix()}/", "")] = said
     return found
