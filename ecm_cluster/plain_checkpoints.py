@@ -32,8 +32,7 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
         raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
     archive.check(path)
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
-    job = jobs.load(None, {**flags, "config": args.config,
-                           "options": dict(config.parse_option(text) for text in args.options)})
+    job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
         submit.require(args.cluster)
     plan = planning.make(job, args.cluster)

@@ -8,6 +8,7 @@ changes nothing, so that is refused. ``+key=value`` sets any key unchecked.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from .own_code import OwnCode
 _OTHER_TYPES = {"adapt_cfg", "same_up_trans", "same_down_trans", "across_lateral_trans", "across_down_trans",
                 "across_up_trans", "across_skip_trans", "output_trans", "bbox_params", "file_client_args"}
 _SECTION_OF = {"pipeline": "pipeline", "dataset": "dataset", "datasets": "dataset"}
+# arguments of a model's classes that mmdet builds, and so needs a type of
+_PARTS = re.compile(r"(^|_)(backbone|neck|(?<!feature_)head|coder|generator|extractor|assigner|sampler|roi_layer|dcn|"
+                    r"norm_cfg|act_cfg)$|^loss_")
 OF_BLOCKS = {"pipeline", "transforms", "hooks", "custom_hooks", "datasets"}  # lists of dicts with a type
 SHOWN = 40  # legal names in a message
 
@@ -67,11 +71,11 @@ class _Checking:
         named = sections.known(self.cfg, "")
         assert named is not None
         for name, value in self.cfg.items():
-            if self.is_added(name):
-                continue
             if name in named[1]:
                 yield from self.kind(name, value, named[1][name])
                 yield from self.section(name, value)
+            elif self.is_added(name):
+                continue
             elif any(key.partition(".")[0] == name for key in self.given):
                 yield name, self.no_section(name, named[1])
             else:
@@ -111,8 +115,9 @@ class _Checking:
         elif key == "workflow" and isinstance(value, (list, tuple)):
             for number, step in enumerate(value):
                 if not (isinstance(step, (list, tuple)) and [kinds.kind_of(part) for part in step] == ["s", "i"]):
-                    yield f"{key}.{number}", (f"{self.who(f'{key}.{number}')}: invalid value {kinds.short(step)}; expected a "
-                                              "mode and a number of epochs, e.g. ('train', 1)")
+                    full = f"{key}.{number}"
+                    yield full, (f"{self.who(full)}: invalid value {kinds.short(step)}; expected a mode and a number "
+                                 "of epochs, e.g. ('train', 1)")
 
     def inside(self, value: Any, key: str, role: str) -> Iterator[tuple[str, str]]:
         """Blocks in ``value``, at any depth; ``role`` is the section that classes come from."""
@@ -174,6 +179,11 @@ class _Checking:
         if known.is_open:
             legal.update({other: "" for other in value if other not in legal})
         yield from self.members(key, value, name, legal)
+        for inner in filter(_PARTS.search, legal if section == "model" else ()):
+            full = f"{key}.{inner}"
+            if isinstance(value.get(inner), dict) and "type" not in value[inner] and not self.is_added(full) \
+                    and not isinstance(at(self.base, f"{full}.type"), str):  # said in another way
+                yield full, f"{self.who(full)}: has no 'type'; expected the name of a class"
         return known
 
     def name(self, name: str, where: str, section: str,
@@ -190,7 +200,7 @@ class _Checking:
         """Keys of a dict against the legal ones; ``only_given``: those alone that an option added."""
         for name, inner in value.items():
             full = f"{key}.{name}"
-            if self.is_added(full):
+            if self.is_added(full) and not (key in sections.READ_HERE and legal.get(name)):
                 continue
             if name in legal:
                 yield from self.kind(full, inner, legal[name])
@@ -201,7 +211,8 @@ class _Checking:
 
     def kind(self, key: str, value: Any, legal: str) -> Iterator[tuple[str, str]]:
         """Whether a value may stand there."""
-        wrong = kinds.problem(value, legal, at(self.base, key) if self.is_given(key) else None)
+        wrong = kinds.problem(value, legal, at(self.base, key) if self.is_given(key) else None) \
+            or sections.unknown_choice(key, value)
         if wrong:
             yield key, f"{self.who(key)}: {wrong}"
 
@@ -220,6 +231,8 @@ class _Checking:
     # -- what is said
 
     def who(self, key: str) -> str:
+        if self.is_added(key):
+            return f"option +{key}"
         return f"option {key}" if self.is_given(key) else f"config: {key}"
 
     def no_key(self, key: str, name: str, what: str, legal: Mapping[str, str]) -> str:
@@ -253,8 +266,9 @@ class _Checking:
         wanted, rest = self.base[name], key[len(name):]
         same = [path + rest for path in paths(self.base, "") if path.partition(".")[0] in legal
                 and isinstance(wanted, (dict, list)) and at(self.base, path) == wanted]
+        places = same or self.places(key.rpartition(".")[2]) or self.places(name)
         return (f"option {key}: {name} is a variable of the config, and setting it changes nothing of what was made "
-                f"with it{asked((same or self.places(name))[:3])} (--set +{key}=… sets it unchecked)")
+                f"with it{asked(places[:3])} (--set +{key}=… sets it unchecked)")
 
     def no_type(self, where: str, name: str, section: str, former: classes.Arguments | None) -> str:
         other = classes.arguments_of(None, name)

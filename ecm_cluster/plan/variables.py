@@ -1,7 +1,7 @@
 """Names at the top of a config that mmdet does not read, and that look like a section with its name misspelt.
 
-Any other name is a variable for the config's own use. One that nothing refers to, and that is nearly called as a section,
-is most likely that section, and the training goes on with what it inherits instead.
+Any other name is a variable for the config's own use. One that nothing refers to, and whose name is very close to that
+of a section, is most likely that section: the training would use what it inherits instead.
 """
 
 from __future__ import annotations
