@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-STOCK = ("mmdet_ext", "mmdet", "mmcv", "torch")
+# modules that register nothing of the user's; the standard library can be listed from Python 3.10 on
+STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *getattr(sys, "stdlib_module_names", ())}
 
 
 class OwnCode:
