@@ -21,8 +21,8 @@ EPOCHS, ITERATIONS = 2, 4
 BATCH = 2
 IN_PIXELS = ("img_scale", "crop_size", "size", "border", "input_size")
 # sizes that a detector is built for
-OWN_SIDE = {"ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256, "mdconv": 256,
-            "detectors": 256, "dcn": 256, "deformable_detr_twostage": 512, "sac": 256}
+OWN_SIDE = {"ssd512": 512, "ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256,
+            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 512, "sac": 256}
 SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
