@@ -26,8 +26,9 @@ class OwnCode:
         section = cfg.get("custom_imports")
         imports = section.get("imports") if isinstance(section, dict) else None
         names = [imports] if isinstance(imports, str) else imports if isinstance(imports, (list, tuple)) else []
-        own = [name for name in names if isinstance(name, str) and name.partition(".")[0] not in STOCK]
         folder = Path(code).expanduser() if code else None
+        own = [name for name in names if isinstance(name, str)
+               and (name.partition(".")[0] not in STOCK or (folder and _lies_in(folder, name)))]
         self.text = ""
         # a module that lies elsewhere can register anything
         self.is_opaque = any(folder is None or not _lies_in(folder, name) for name in own)

@@ -47,7 +47,8 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
                         f"{getattr(error, 'msg', error)}; correct the module"], []
     paths = search_path(job)
     missing = [] if paths is None else [name for name in named if not _is_there(name, paths)]
-    told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; {_remedy(name)}" for name in missing]
+    told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; {_remedy(name)}"
+            for name in missing]
     doubtful = bool(job.setup) or "PYTHONPATH" in job.env or (cfg["custom_imports"].get("allow_failed_imports")
                                                              if missing else False)
     return ([], told) if doubtful else (told, [])

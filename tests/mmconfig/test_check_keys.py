@@ -263,6 +263,10 @@ def test_a_class_of_the_users_own_is_not_checked_and_a_misspelt_one_is(coco, tmp
     assert "did you mean MyHead" in refused(wanted, "model.roi_head.type=MyHed", code=str(tmp_path))
     assert "did you mean depth" in refused(wanted, "model.backbone.dept=3", code=str(tmp_path))
     assert refused(wanted, "model.neck.theirs=3", code=str(tmp_path)) is None, "FPN is theirs now"
+    (tmp_path / "code.py").write_text("class InCode: pass")
+    wanted["custom_imports"] = {"imports": ["own.heads", "code", "os.path"]}
+    assert refused(wanted, "model.roi_head.type=InCode", code=str(tmp_path)) is None, "in place of the library's"
+    assert "did you mean MyHead" in refused(wanted, "model.roi_head.type=MyHed", code=str(tmp_path))
     wanted["custom_imports"] = {"imports": ["installed_somewhere"]}
     assert refused(wanted, "model.roi_head.type=Whatever", code=str(tmp_path)) is None
 

@@ -49,7 +49,8 @@ def test_a_path_in_place_of_a_module_is_named_with_the_module(code, name, meant)
 
 @pytest.mark.parametrize("section, wrong", [
     ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of names"),
-    ({"allow_failed_imports": True}, "custom_imports has no imports"), ({"imports": {"a": 1}}, "invalid custom_imports"),
+    ({"allow_failed_imports": True}, "custom_imports has no imports"),
+    ({"imports": {"a": 1}}, "invalid custom_imports"),
     ({"imports": [None]}, "invalid custom_imports.imports: None")])
 def test_forms_that_mmcv_does_not_take_are_refused(code, section, wrong):
     text, = modules.problems({"custom_imports": section}, job.make({"code": str(code)}))[0]
