@@ -16,7 +16,7 @@ import pytest
 import shims
 from conftest import _cluster
 from slurm_harness import SlurmCluster
-from small import ROOT, verb, wait_until
+from small import ROOT, verb
 
 # nothing here needs torch but the one visit that looks for it
 NO_TORCH = "raise ImportError('no torch here')\n"
