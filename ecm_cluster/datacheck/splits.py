@@ -114,8 +114,8 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
                                        [c["id"] for c in summary.categories])
     found.problems += problems if known else []
     found.warnings += warnings if known else problems + warnings  # a class of the user's own may read other fields
-    if prefix is not None and not in_pack(staging, summary.first_image, Path(prefix)):
-        layout.check_images(summary, prefix, leaf.name("img_prefix"))
+    if prefix is not None and not in_pack(staging, summary.first_image, Path(prefix), leaf.type):
+        layout.check_images(summary, prefix, leaf.name("img_prefix"), leaf.type)
     names = labels.of_leaf(leaf, summary, said)
     if names is not None:
         found.labels[leaf.name("ann_file")] = names
@@ -184,11 +184,11 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
                         f"{NO_EVAL}")
 
 
-def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path) -> bool:
+def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, kind: str) -> bool:
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
     if staging is None or not staging.pack:
         return False
     index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image)))
+    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image), kind))
     return any(index.find(name) is not None for name in names)
 

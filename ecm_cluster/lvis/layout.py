@@ -136,11 +136,13 @@ def check_annotation_file(
     return AnnotationSummary(path, lvis, categories, image, annotation)
 
 
-def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what: str = "images") -> Path:
+def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what: str = "images",
+                 kind: str = "") -> Path:
     """Check that the first image of an annotation file lies where mmdet will look for it.
 
     Args:
         img_prefix: the dataset's ``img_prefix``; for LVIS v1 the data root, as ``coco_url`` names the folder.
+        kind: as in :func:`image_names`.
 
     Returns:
         The path of that image.
@@ -148,7 +150,7 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
     Raises:
         UserError: one line with the folder or file, what was expected there, and what to do.
     """
-    candidates = [Path(img_prefix, name) for name in image_names(summary.first_image)]
+    candidates = [Path(img_prefix, name) for name in image_names(summary.first_image, kind)]
     for path in candidates:
         if path.is_file():
             if path.stat().st_size:
@@ -170,12 +172,18 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
     )
 
 
-def image_names(image: dict[str, Any]) -> list[str]:
+def image_names(image: dict[str, Any], kind: str = "") -> list[str]:
     """Where mmdet's datasets look for an image, from ``img_prefix``; more than one where they differ.
 
-    Source: mmdet 2.28 datasets/coco.py and lvis.py. CocoDataset takes ``file_name``, LVISV05Dataset its last
-    16 characters where it starts with COCO, and LVISV1Dataset ``coco_url`` without the server.
+    Source: mmdet 2.28 datasets/coco.py, lvis.py and objects365.py. CocoDataset takes ``file_name``, LVISV05Dataset
+    its last 16 characters where it starts with COCO, LVISV1Dataset ``coco_url`` without the server, and
+    Objects365V2Dataset the last two parts of ``file_name``.
+
+    Args:
+        kind: the dataset's type, if it is known.
     """
+    if kind == "Objects365V2Dataset" and "file_name" in image:
+        return ["/".join(image["file_name"].split("/")[-2:])]
     names = []
     if "file_name" in image:
         name = image["file_name"]

@@ -222,6 +222,20 @@ def test_image_ids_that_are_text_are_accepted(data):
     assert checked(config(data)) == ([], [])
 
 
+def test_the_second_objects365_is_looked_for_where_mmdet_keeps_the_last_folder_of_its_names(data):
+    document = coco()
+    (data / "patch8").mkdir()
+    for image in document["images"]:
+        (data / image["file_name"]).rename(data / "patch8" / image["file_name"])
+        image["file_name"] = f"images/v1/patch8/{image['file_name']}"
+    for name in ("train", "test"):
+        save(data, name, document)
+    kinds = [section(data, name, "Objects365V2Dataset") for name in ("test", "train")]
+    assert checked(config(data, *kinds)) == ([], [])
+    (data / "patch8/0.jpg").unlink()
+    assert f"{data}/patch8/0.jpg is missing" in checked(config(data, *kinds))[0][0]
+
+
 @pytest.mark.parametrize("form", ["concatenated", "a list", "a list of files"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_second_member_that_is_missing_is_named(data, form, split):
