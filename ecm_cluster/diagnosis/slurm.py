@@ -70,8 +70,8 @@ def ask(asked: Asked) -> Slurm:
         found.associations = _rows("assoc", ASSOCIATION, f"user={queue.user_name()}")
         found.qos = None if found.associations is None else _rows("qos", QOS)
     if found.associations:
-        names = ",".join(sorted({row["account"] for row in found.associations}))
-        found.accounts = _rows("assoc", ASSOCIATION, "user=", f"account={names}") or []
+        accounts = ",".join(sorted({row["account"] for row in found.associations}))
+        found.accounts = _rows("assoc", ASSOCIATION, "user=", f"account={accounts}") or []
     names = asked.job.partition.split(",") if asked.job.partition else [p.name for p in found.partitions if p.default]
     found.chosen = [p for name in names for p in found.partitions if p.name == name]
     return found

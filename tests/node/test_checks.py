@@ -155,6 +155,24 @@ def test_half_precision_is_a_matter_of_the_gpu_and_everything_else_of_such_a_job
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("side", "failure", "done"), [(128, "", " at 128×128"), (4096, "Kernel size", "")])
+def test_a_step_that_fails_on_small_images_is_taken_at_full_size_before_the_job_is_refused(
+        small_data, tmp_path, monkeypatch, side, failure, done):
+    code = tmp_path / "hooks"
+    code.mkdir()
+    (code / f"sized_hook_{side}.py").write_text(
+        "from mmcv.runner import HOOKS, Hook\n\n@HOOKS.register_module(force=True)\nclass SizedHook(Hook):\n"
+        "    def before_train_iter(self, runner):\n        size = runner.data_batch['img'].data[0].shape[-1]\n"
+        f"        assert size >= {side}, 'Kernel size'\n")
+    sys.path.insert(0, str(code))
+    monkeypatch.setattr(small, "LONGEST", 64)
+    report = checked(edited(made(small_data, tmp_path), custom_hooks=[{"type": "SizedHook"}],
+                            custom_imports={"imports": ["mmdet_ext.register", f"sized_hook_{side}"]}))
+    assert failure in report.failure and bool(failure) is bool(report.failure)
+    assert report.done.get("forward and backward", "").endswith(done)
+
+
+@pytest.mark.slow
 def test_half_precision_on_the_cpu_is_refused(small_data, tmp_path):
     report = checked(made(small_data, tmp_path, {"fp16": {"loss_scale": 512.0}}))
     assert report.failure.startswith("config: fp16: half precision needs a GPU; ")
