@@ -22,6 +22,8 @@ def bits(value: Any) -> Any:
         return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
     if isinstance(value, dict):
         return {k: bits(v) for k, v in value.items()}
+    if isinstance(value, float):
+        return value.hex()  # NaN is not equal to itself
     return [bits(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from ..datacheck import heads
 from ..mmconfig import settled
 from . import preemption
 from .batches import collate
-from .parallel import OneProcess, Parallel, with_plain_norms, without_sync_batchnorm
+from .parallel import OneProcess, Parallel, sync_batchnorm_alone, without_sync_batchnorm
 from .world import Place
 
 try:
@@ -121,8 +122,8 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
     plain = device == "cpu" or place.world_size == 1
-    detector = build_detector(with_plain_norms(cfg.model) if plain else cfg.model, train_cfg=cfg.get("train_cfg"),
-                              test_cfg=cfg.get("test_cfg"))
+    with sync_batchnorm_alone() if plain else contextlib.nullcontext():
+        detector = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     detector.init_weights()
     rfnext_init_model(detector, cfg)
     detector.CLASSES = classes

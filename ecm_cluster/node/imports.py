@@ -235,6 +235,12 @@ def framework() -> None:
             gc.enable()
 
 
+def names_of_old_numpy() -> None:
+    """``np.int`` and ``np.float``, removed in numpy 1.24: samplers of mmdet 2.x (Libra R-CNN's, by class) use them."""
+    for name, kind in (("int", int), ("float", float)):
+        vars(importlib.import_module("numpy")).setdefault(name, kind)
+
+
 @contextlib.contextmanager
 def _standing() -> Iterator[None]:
     importlib.import_module("torch")  # which some of the packages are parts of

@@ -38,7 +38,7 @@ from ..run import Evaluation
 from . import loading, scored_set
 from .batches import collate, unpack
 from .building import Loader, rfnext_init_model
-from .parallel import with_plain_norms
+from .parallel import sync_batchnorm_alone
 from .score_parts import PROPOSAL
 from .test_time import adjust
 
@@ -146,7 +146,8 @@ def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -
     settings = copy.deepcopy(cfg.model)
     settings.pop("train_cfg", None)
     settings.pop("pretrained", None)
-    model = build_detector(with_plain_norms(settings), test_cfg=cfg.get("test_cfg"))
+    with sync_batchnorm_alone():
+        model = build_detector(settings, test_cfg=cfg.get("test_cfg"))
     rfnext_init_model(model, cfg)
     if cfg.get("fp16") is not None and device != "cpu":
         wrap_fp16_model(model)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -140,14 +143,17 @@ class OneProcess(nn.Module):
         return self.module.val_step(*args, **named)
 
 
-def with_plain_norms(settings: Any) -> Any:
-    """A copy of a model's config without ``MMSyncBN``, which cannot even be built where there is no process group."""
-    if isinstance(settings, dict):
-        new = type(settings)((key, with_plain_norms(value)) for key, value in settings.items())
-        if new.get("type") == "MMSyncBN":
-            new["type"] = "BN"
-        return new
-    return type(settings)(map(with_plain_norms, settings)) if type(settings) in (list, tuple) else settings
+@contextlib.contextmanager
+def sync_batchnorm_alone() -> Iterator[None]:
+    """``MMSyncBN`` can be built without a process group, to be reverted later: its initial weights are its own."""
+    from mmcv.ops import sync_bn
+
+    dist = sync_bn.dist
+    sync_bn.dist = SimpleNamespace(group=SimpleNamespace(WORLD=None), get_world_size=lambda group: 1)
+    try:
+        yield
+    finally:
+        sync_bn.dist = dist
 
 
 def without_sync_batchnorm(model: nn.Module, logger: Any) -> nn.Module:

@@ -58,6 +58,7 @@ def load_config(run: Run) -> Any:
     from . import imports
 
     imports.framework()
+    imports.names_of_old_numpy()
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 

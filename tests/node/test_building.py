@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("mmcv")
 import torch  # noqa: E402 (after the check that the training stack is there)
+from comparing import bits  # noqa: E402
 from mmcv import Config  # noqa: E402
 from mmcv.runner import HOOKS, Hook  # noqa: E402
 from mmdet.core import build_optimizer  # noqa: E402
@@ -119,8 +120,12 @@ def test_workers_start_as_the_config_says_with_its_options(method):
     assert loader.multiprocessing_context.get_start_method() == "forkserver"
 
 
-def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain():
-    """mmcv's own cannot even be built there."""
+def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with_the_weights_of_mmdet():
+    """mmcv's own cannot even be built there, and begins with other weights than a plain one."""
+    from mmcv.cnn.utils import revert_sync_batchnorm
+    from mmdet.models import build_detector
+    from torch import distributed
+
     from ecm_cluster.node.world import Place
 
     settings = {"type": "FasterRCNN", "backbone": {
@@ -133,4 +138,25 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain():
         "test_cfg": {"rpn": None, "rcnn": None}}
     made = building.model(config(model=settings), Place(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", 0, ("a",))
     kinds = {type(module).__name__ for module in made.modules() if "Norm" in type(module).__name__}
-    assert kinds <= {"BatchNorm2d", "_BatchNormXd"} and len(kinds) == 2
+    assert kinds == {"_BatchNormXd"}
+    building.seed_all(0, building.INIT)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        stock = build_detector(config(model=settings).model)
+    finally:
+        distributed.destroy_process_group()
+    stock.init_weights()
+    assert bits(revert_sync_batchnorm(stock).state_dict()) == bits(made.module.state_dict())
+
+
+def test_samplers_of_mmdet_find_the_names_of_a_numpy_of_their_time(monkeypatch):
+    from mmdet.core.bbox.samplers import IoUBalancedNegSampler
+
+    from ecm_cluster.node import imports
+
+    for name in ("int", "float"):
+        monkeypatch.setitem(vars(np), name, None)
+        monkeypatch.delitem(vars(np), name)
+    imports.names_of_old_numpy()
+    sampler = IoUBalancedNegSampler(num=8, pos_fraction=0.25, floor_thr=-1)
+    assert len(sampler.sample_via_interval(np.linspace(0, 0.4, 30), set(range(30)), 8)) == 8

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("mmcv")
 import torch  # noqa: E402 (after the check that the training stack is there)
 import torch.distributed as dist  # noqa: E402
-from mmcv import ConfigDict  # noqa: E402
+from mmcv.cnn import build_norm_layer  # noqa: E402
 from mmcv.ops import SyncBatchNorm  # noqa: E402
 from mmcv.parallel import DataContainer, is_module_wrapper  # noqa: E402
 from torch import nn  # noqa: E402
@@ -134,11 +134,18 @@ def test_synchronised_norms_become_plain_ones_with_the_same_weights_and_a_line_i
     assert "2 SyncBN layers act as plain BN" in caplog.text
 
 
-def test_norms_that_cannot_be_built_without_a_process_group_are_plain_in_the_config():
-    settings = ConfigDict(norm_cfg=dict(type="MMSyncBN", eps=1e-3), neck=[dict(norm_cfg=dict(type="GN"))], size=(1, 2))
-    plain = parallel.with_plain_norms(settings)
-    assert plain == dict(norm_cfg=dict(type="BN", eps=1e-3), neck=[dict(norm_cfg=dict(type="GN"))], size=(1, 2))
-    assert settings.norm_cfg.type == "MMSyncBN" and isinstance(plain.neck[0], ConfigDict)
+def test_norms_that_need_a_process_group_begin_with_their_own_weights_where_there_is_none():
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return build_norm_layer(dict(type="MMSyncBN", eps=1e-3, stats_mode="N"), 4)[1]
+
+    with parallel.sync_batchnorm_alone():
+        alone = build()
+    with pytest.raises((RuntimeError, ValueError, AssertionError)):
+        build()  # as it was
+    plain = parallel.without_sync_batchnorm(alone, logging.getLogger("log"))
+    torch.manual_seed(0)
+    assert torch.equal(plain.weight, torch.empty(4).uniform_()) and plain.eps == 1e-3  # ones in a plain one
 
 
 def test_a_model_without_synchronised_norms_is_left_alone(caplog):

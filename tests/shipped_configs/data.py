@@ -91,6 +91,22 @@ def furnish(cfg: dict[str, Any]) -> None:
             for at, file in enumerate(files):
                 one = {**dataset, "ann_file": file, "img_prefix": prefixes[min(at, len(prefixes) - 1)]}
                 write(one, scenes("train" if split == "train" else "test", len(classes_of(one, cfg))), cfg)
+    for hook in cfg.get("custom_hooks") or []:
+        if hook.get("rfstructure_file"):
+            _write_structure(hook["rfstructure_file"], cfg)
+
+
+def _write_structure(file: str, cfg: dict[str, Any]) -> None:
+    """What a search for receptive fields leaves: the dilation of each convolution, here 1 and 2 in turn."""
+    from mmcv import Config
+    from mmcv.utils import import_modules_from_strings
+    from mmdet.models import build_detector
+    from torch.nn import Conv2d
+
+    import_modules_from_strings(**cfg.get("custom_imports") or {"imports": []})
+    detector = build_detector(Config(cfg).model)
+    names = [f"module.{name}" for name, module in detector.named_modules() if isinstance(module, Conv2d)]
+    _put_json(file, {"structure": {name: [1 + n % 2] * 2 for n, name in enumerate(names)}})
 
 
 def leaves(value: Any) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -150,7 +151,9 @@ def train(run: Run, stop_after: int | None = None) -> int:
 def _reason(work: Any) -> str:
     ends = [event for event in work.events() if event.kind == "end"]
     text = str(ends[-1].get("traceback") or ends[-1].get("detail")) if ends else "no reason on record"
-    return text.strip().splitlines()[-1]
+    # a message may have several lines, of which the first says what
+    last = [line for line in text.strip().splitlines() if re.match(r"[A-Za-z_][\w.]*(: |$)", line)]
+    return last[-1] if last else text.strip().splitlines()[-1]
 
 
 def evaluate(run: Run) -> dict[str, Any]:

@@ -21,13 +21,13 @@ EPOCHS, ITERATIONS = 2, 4
 BATCH = 2
 IN_PIXELS = ("img_scale", "crop_size", "size", "border", "input_size")
 # sizes that a detector is built for
-OWN_SIDE = {"ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256, "mdconv": 256,
-            "detectors": 256, "dcn": 256}
+OWN_SIDE = {"ssd512": 512, "ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256,
+            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 512, "sac": 256}
 SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
 # whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
-TRAIN_NORM = ("detectors", "hrnet")
+TRAIN_NORM = ("detectors", "hrnet", "res2net")
 
 
 def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict[str, Any], list[str]]:
@@ -48,9 +48,17 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     _shrink_backbone(cfg, said)
     if cfg.pop("fp16", None):
         said.append("without fp16, whose casts need a GPU")
+    for hook in cfg.get("custom_hooks") or []:
+        if hook.get("rfstructure_file"):
+            hook["rfstructure_file"] = f"{root}/structure.json"
+            said.append("a structure of its own, as mmdet's is no part of its package")
     teacher = cfg["model"].get("teacher_config")
     if isinstance(teacher, str):  # a path from a checkout of mmdet
         cfg["model"]["teacher_config"] = str(config.find(f"mmdet::{teacher.partition('/')[2]}"))
+    if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
+        kaiming = {"type": "Kaiming", "layer": ["Conv2d", "TridentConv"]}
+        cfg["model"]["backbone"]["init_cfg"] = [kaiming, {"type": "Constant", "val": 1, "layer": "_BatchNorm"}]
+        said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said
@@ -102,7 +110,8 @@ def _scaled(value: Any, factor: float, exact: bool) -> Any:
 
 def _shrink_samples(cfg: dict[str, Any]) -> None:
     data = cfg["data"]
-    data["samples_per_gpu"], data["workers_per_gpu"] = BATCH, min(1, data.get("workers_per_gpu", 1))
+    data["samples_per_gpu"] = min(BATCH, data["samples_per_gpu"])
+    data["workers_per_gpu"] = min(1, data.get("workers_per_gpu", 1))
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         if "samples_per_gpu" in data.get(loader, {}):
             data[loader]["samples_per_gpu"] = min(BATCH, data[loader]["samples_per_gpu"])
@@ -159,7 +168,9 @@ def _shrink_backbone(cfg: dict[str, Any], said: list[str]) -> None:
 
 def _train_norm(cfg: dict[str, Any], said: list[str]) -> None:
     for block in nested(cfg["model"]):
-        if block.get("norm_eval"):
+        if block.get("type") == "HRNet":
+            block["norm_eval"] = False  # True where nothing is said
+        elif block.get("norm_eval"):
             block.update(norm_eval=False, frozen_stages=-1)
             block["norm_cfg"] = {**block["norm_cfg"], "requires_grad": True}
     said.append("batch normalisation learns, as activations overflow from random weights while it is frozen")

@@ -7,6 +7,8 @@ given the product's loader, and the generators are seeded at each iteration as t
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,8 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     loader.batch_sampler.__class__ = Epochs
     stock.build_dataloader = lambda *args, **options: loader
     seed_all(SEED, building.INIT)
-    model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
+    with one_process_group():
+        model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
     building.rfnext_init_model(model, cfg)
     model.CLASSES = dataset.CLASSES
@@ -81,6 +84,16 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     ours = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     theirs = model.state_dict()
     return {"losses": losses, **difference(ours, theirs)}
+
+
+@contextlib.contextmanager
+def one_process_group() -> Iterator[None]:
+    """What mmcv's ``MMSyncBN`` needs to be built: a process group, of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -108,6 +121,7 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     from mmdet.models import build_detector
     from mmdet.utils import build_dp, compat_cfg
 
+    from ecm_cluster.node import building
     from ecm_cluster.node.score_parts import numpy_as_it_was
 
     torch.set_num_threads(1)
@@ -121,7 +135,9 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     loader = build_dataloader(dataset, **{"samples_per_gpu": 1, "dist": False, "shuffle": False,
                                           **cfg.data.test_dataloader, "workers_per_gpu": 0})
     cfg.model.train_cfg = None
-    model = build_detector(cfg.model, test_cfg=cfg.get("test_cfg"))
+    with one_process_group():
+        model = build_detector(cfg.model, test_cfg=cfg.get("test_cfg"))
+    building.rfnext_init_model(model, cfg)
     if cfg.get("fp16") is not None and torch.cuda.is_available():
         wrap_fp16_model(model)
     load_checkpoint(model, str(checkpoint), map_location="cpu")

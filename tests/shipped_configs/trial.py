@@ -52,7 +52,11 @@ class _Trial:
     def run(self) -> None:
         self._step("prepared", "prepare", self._prepare)
         straight, broken = (self.runs / name for name in ("straight", "broken"))
-        self._step("submits", "submit", lambda: self._submit())
+        try:
+            self._step("submits", "submit", lambda: self._submit())
+        except product.Failed:
+            self._step("as_stock", "stock", lambda: stock.train(self.config, self.folder / "stock", None))
+            return
         config = Run(straight).config_file
         try:
             iterations = self._step("trains", "straight", lambda: self._train(Run(straight), None))

@@ -9,11 +9,15 @@ from typing import Any
 OFFSET, VOID = 256 ** 3, 0
 
 
+def _none() -> SimpleNamespace:  # by name: counts are sent between processes
+    return SimpleNamespace(iou=0.0, tp=0, fp=0, fn=0)
+
+
 class PQStat:
     """True and false positives, false negatives, and the sum of overlaps, by category."""
 
     def __init__(self) -> None:
-        self.pq_per_cat: dict[int, Any] = defaultdict(lambda: SimpleNamespace(iou=0.0, tp=0, fp=0, fn=0))
+        self.pq_per_cat: dict[int, Any] = defaultdict(_none)
 
     def __getitem__(self, category: int) -> Any:
         return self.pq_per_cat[category]
