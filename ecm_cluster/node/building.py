@@ -14,7 +14,7 @@ from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import get_root_logger
 
-from mmdet_ext import effects
+from mmdet_ext import effects, values
 from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.sampling import (
     ClassAwareOrder,
@@ -79,7 +79,7 @@ class TrainingLoader(Loader):
         self.seeded.dataset = value
 
     def __iter__(self) -> Any:
-        if self._iterator is not None and self._copied != effects.fingerprint(self.dataset):
+        if self._iterator is not None and values.differ(self._copied, effects.fingerprint(self.dataset)):
             self._iterator = None
         return super().__iter__()
 
