@@ -111,7 +111,10 @@ def _mark(value: Any) -> Any:
 
 def is_walkable(value: Any) -> bool:
     """Whether an object may hold parts of a dataset or a model; handles, arrays, classes and loggers do not."""
-    if isinstance(value, (torch.Tensor, type, enum.Enum)) or callable(getattr(value, "fileno", None)):
+    try:
+        if isinstance(value, (torch.Tensor, type, enum.Enum)) or callable(getattr(value, "fileno", None)):
+            return False
+    except Exception:  # of its own __getattr__
         return False
     if isinstance(value, CONTAINERS):
         return type(value) is tuple or isinstance(value, (list, Mapping))  # a named one is data

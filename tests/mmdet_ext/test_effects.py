@@ -334,6 +334,11 @@ def test_data_that_no_checkpoint_holds_is_named_and_plain_data_of_any_kind_is_no
         def __len__(self) -> int:
             raise RuntimeError("no")
 
+    class Worse:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("no")
+
+    hook.worse = Worse()
     model[0].history += 1
     model[1].table += range(LIMIT)
     model[1].p, model[0].bad = 0.3, Bad([1])
