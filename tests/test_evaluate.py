@@ -84,6 +84,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--checkpoints", "last"], "first is not complete (its newest checkpoint is of iteration 30)"),
     (["--checkpoints", "15"], "first has none of iteration 15; it has 10, 20, 30"),
     (["--vary", "nms=0.5"], "setting: 'nms' is unknown"),
+    (["--vary", "flip=true", "--vary", "flip=false"], "give the values of a setting together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: 0 is not legal"),
