@@ -56,8 +56,9 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     if isinstance(teacher, str):  # a path from a checkout of mmdet
         cfg["model"]["teacher_config"] = str(config.find(f"mmdet::{teacher.partition('/')[2]}"))
     if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
-        kaiming = {"type": "Kaiming", "layer": ["Conv2d", "TridentConv"]}
-        cfg["model"]["backbone"]["init_cfg"] = [kaiming, {"type": "Constant", "val": 1, "layer": "_BatchNorm"}]
+        cfg["model"]["backbone"]["init_cfg"] = [
+            {"type": "Kaiming", "layer": "Conv2d"}, {"type": "Constant", "val": 1, "layer": "_BatchNorm"},
+            {"type": "Normal", "std": 0.01, "layer": "TridentConv"}]
         said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
