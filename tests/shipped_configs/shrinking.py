@@ -128,6 +128,10 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
         for key in SCORES:
             if isinstance(block.get(key), float):
                 block[key] = min(LOW, block[key])
+        if "filter_thr" in block:  # SOLO: no pixel of its masks would reach a half
+            block["mask_thr"] = LOW
+        if "distance_threshold" in block:  # CornerNet: nor are two corners alike
+            block["distance_threshold"] = 1 / LOW
 
 
 def _shrink_schedule(cfg: dict[str, Any]) -> None:
