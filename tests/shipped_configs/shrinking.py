@@ -58,8 +58,8 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
         cfg["model"]["backbone"]["init_cfg"] = [
             {"type": "Kaiming", "layer": "Conv2d"}, {"type": "Constant", "val": 1, "layer": "_BatchNorm"},
-            {"type": "Normal", "std": 0.01, "layer": "TridentConv"}]
-        said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
+            {"type": "Constant", "val": 0, "layer": "TridentConv"}]
+        said.append("zeros in its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said
@@ -130,8 +130,6 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
                 block[key] = min(LOW, block[key])
         if "filter_thr" in block:  # SOLO: no pixel of its masks would reach a half
             block["mask_thr"] = LOW
-        if "distance_threshold" in block:  # CornerNet: nor are two corners alike
-            block["distance_threshold"] = 1 / LOW
 
 
 def _shrink_schedule(cfg: dict[str, Any]) -> None:
