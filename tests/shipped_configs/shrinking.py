@@ -128,8 +128,8 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
         for key in SCORES:
             if isinstance(block.get(key), float):
                 block[key] = min(LOW, block[key])
-        if "filter_thr" in block:  # SOLO: no pixel of its masks would reach a half
-            block["mask_thr"] = LOW
+        if "filter_thr" in block:  # SOLO, whose scores are products, and whose masks would not reach a half anywhere
+            block.update(score_thr=LOW * LOW, filter_thr=LOW * LOW, mask_thr=LOW)
 
 
 def _shrink_schedule(cfg: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     model.CLASSES = dataset.CLASSES
     model = revert_sync_batchnorm(model)  # as mmdet's guide says for a CPU
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
-    cfg.checkpoint_config = None
+    cfg.checkpoint_config = {"interval": -1, "save_last": False}
     stock.train_detector(model, dataset, cfg, distributed=False, validate=False, meta={"seed": SEED})
     if checkpoint is None:
         return {"losses": losses}
