@@ -22,10 +22,11 @@ BATCH = 2
 IN_PIXELS = ("img_scale", "crop_size", "size", "border", "input_size")
 # sizes that a detector is built for
 OWN_SIDE = {"ssd512": 512, "ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256,
-            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 512, "sac": 256}
+            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 1280, "sac": 256}
 SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
+LARGE_SWIN = (192, 384, 768, 1536)  # channels
 # whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
 TRAIN_NORM = ("detectors", "hrnet", "res2net")
 
@@ -160,6 +161,10 @@ def _shrink_backbone(cfg: dict[str, Any], said: list[str]) -> None:
         if block.get("depth") == 101 and kind.startswith("Res"):
             block["depth"] = 50
             said.append(f"{kind}-101 with 50 layers")
+        if kind == "SwinTransformer" and block.get("embed_dims") == LARGE_SWIN[0]:
+            block.update(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+            cfg["model"]["panoptic_head"]["in_channels"] = [width // 2 for width in LARGE_SWIN]
+            said.append("Swin-T for Swin-L")
         if kind == "HourglassNet":
             block.update(stage_channels=[64, 64, 96, 96, 96, 128], feat_channel=64)
             said.append("an hourglass of a quarter of the channels")
