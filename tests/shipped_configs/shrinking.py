@@ -28,7 +28,7 @@ SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
 LARGE_SWIN = (192, 384, 768, 1536)  # channels
 # whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
-TRAIN_NORM = ("detectors", "hrnet", "res2net")
+TRAIN_NORM = ("detectors", "hrnet", "res2net", "tridentnet")
 
 
 def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict[str, Any], list[str]]:
@@ -59,8 +59,8 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
         cfg["model"]["backbone"]["init_cfg"] = [
             {"type": "Kaiming", "layer": "Conv2d"}, {"type": "Constant", "val": 1, "layer": "_BatchNorm"},
-            {"type": "Constant", "val": 0, "layer": "TridentConv"}]
-        said.append("zeros in its TridentConv, which mmdet leaves as the memory was")
+            {"type": "Normal", "std": 0.01, "layer": "TridentConv"}]
+        said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said
