@@ -26,9 +26,8 @@ OWN_SIDE = {"ssd512": 512, "ssd": 300, "cornernet": 255, "centripetalnet": 255, 
 SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
-LARGE_SWIN = (192, 384, 768, 1536)  # channels
 # whose activations overflow from random weights while their batch normalisation is frozen, as the configs have it
-TRAIN_NORM = ("detectors", "hrnet", "res2net", "tridentnet")
+TRAIN_NORM = ("detectors", "hrnet", "res2net")
 
 
 def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict[str, Any], list[str]]:
@@ -59,8 +58,8 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
         cfg["model"]["backbone"]["init_cfg"] = [
             {"type": "Kaiming", "layer": "Conv2d"}, {"type": "Constant", "val": 1, "layer": "_BatchNorm"},
-            {"type": "Normal", "std": 0.01, "layer": "TridentConv"}]
-        said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
+            {"type": "Constant", "val": 0, "layer": "TridentConv"}]
+        said.append("zeros in its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said
@@ -161,10 +160,6 @@ def _shrink_backbone(cfg: dict[str, Any], said: list[str]) -> None:
         if block.get("depth") == 101 and kind.startswith("Res"):
             block["depth"] = 50
             said.append(f"{kind}-101 with 50 layers")
-        if kind == "SwinTransformer" and block.get("embed_dims") == LARGE_SWIN[0]:
-            block.update(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
-            cfg["model"]["panoptic_head"]["in_channels"] = [width // 2 for width in LARGE_SWIN]
-            said.append("Swin-T for Swin-L")
         if kind == "HourglassNet":
             block.update(stage_channels=[64, 64, 96, 96, 96, 128], feat_channel=64)
             said.append("an hourglass of a quarter of the channels")
