@@ -1,5 +1,7 @@
 """Train long-tail detectors on preemptible Slurm GPUs: submit, resume, evaluate, report."""
 
+from __future__ import annotations
+
 import os
 import sys
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 
-def _in_one_line(kind: type, error: BaseException, trace: Any) -> None:
+def _in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Ctrl-C while modules are imported, before a verb handles it itself."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
