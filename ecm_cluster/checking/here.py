@@ -17,6 +17,8 @@ from ..request import outside_environment, python_of
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
 from .made import MODULE, made_for_it
 
+DOUBT_SECONDS = 40.0  # more, where something has been found that may refuse the job
+
 
 def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
     """Check on this machine, on its CPU, within a time."""
@@ -31,6 +33,8 @@ def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
             with started([python, "-m", MODULE, str(run.path), str(findings)], env, Path(folder)) as process:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(DOUBT_SECONDS if read(findings).doubt else 0)
                 return finished(read(findings), process.poll(), seconds)
         except OSError as error:
             return Report(skipped={EVERYTHING: f"{python} cannot be started here ({error.strerror})"})
