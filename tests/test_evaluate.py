@@ -48,6 +48,8 @@ def test_the_table_is_kept_unrounded(capsys, run, tmp_path):
     assert [row["iteration"] for row in kept] == ["10", "20", "30"]
     assert [(row["iteration"], row["bbox_APr"], row["bbox_APc"]) for row in asked] \
         == [("30", "0.1", ""), ("10", "0.05", "")]
+    of_files = [json.loads(Path(row["metrics_file"]).read_text())["provenance"]["iteration"] for row in kept]
+    assert of_files == [10, 20, 30]
 
 
 def test_scripts_read_provenance_and_figures(capsys, run):
