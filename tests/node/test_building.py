@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from mmdet.core import build_optimizer  # noqa: E402
 from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
+from ecm_cluster.mmconfig import keys  # noqa: E402
 from ecm_cluster.node import building  # noqa: E402
 from ecm_cluster.node.parallel import OneProcess  # noqa: E402
 from mmdet_ext.virtual_ranks import Share  # noqa: E402
@@ -81,6 +84,19 @@ def test_constructors_of_mmcv_and_of_mmdets_own_registry_give_the_parameter_grou
     rates = [(group["lr"], group["weight_decay"]) for group in made.optimizer.param_groups]
     assert rates == [(group["lr"], group["weight_decay"]) for group in theirs.param_groups]
     assert len({rate for rate, _ in rates}) > 1
+
+
+def test_a_hook_that_looks_for_mmcvs_checkpoints_finds_that_there_are_none(tmp_path, monkeypatch):
+    wandb = SimpleNamespace(__version__="0.12.10", init=lambda: None, log=lambda *args, **kwargs: None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    logs = {"interval": 1, "hooks": [{"type": "MMDetWandbHook", "log_checkpoint": True, "num_eval_images": 2}]}
+    made = runner(config(log_config=logs), tmp_path)
+    for hook in made.hooks:
+        hook.before_run(made)
+        hook.after_train_epoch(made)
+    assert list(tmp_path.iterdir()) == []
+    found = keys.unused({"data": {}, "log_config": logs})
+    assert list(found) == ["log_config.hooks.0.log_checkpoint", "log_config.hooks.0.num_eval_images"]
 
 
 def test_hooks_stand_in_the_order_of_their_priorities(tmp_path):
