@@ -22,8 +22,8 @@ import torch
 
 LIMIT = 4000  # values in a container: class names of LVIS are kept, lists of annotations are not
 DEEPEST = 50  # containers and objects in one another
-SCALARS = (bool, int, float, complex, str, bytes, type(None), datetime.datetime, datetime.date, datetime.timedelta,
-           pathlib.PosixPath, torch.Size, torch.dtype, torch.device)
+SCALARS = frozenset((bool, int, float, complex, str, bytes, type(None), datetime.datetime, datetime.date,
+                     datetime.timedelta, pathlib.PosixPath, torch.Size, torch.dtype, torch.device))
 SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 TABLES = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
 FACTORIES = (None, bool, int, float, str, list, dict, set)  # of defaultdicts
@@ -44,6 +44,8 @@ Found = List[Tuple[Path, Any, str]]  # (path, part, kind)
 
 def is_plain(value: Any) -> bool:
     """Whether a value is made of numbers, strings and the like in few enough containers."""
+    if type(value) in SCALARS:
+        return True
     left, todo = LIMIT, [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -81,6 +83,8 @@ def copied(value: Any) -> Any:
 
 def differ(one: Any, other: Any) -> bool:
     """Whether plain values differ: in type, in sign, in a byte; NaN is itself."""
+    if one is other and type(one) in SCALARS:
+        return False
     if type(one) is not type(other):
         return True
     if type(one) in TABLES:
