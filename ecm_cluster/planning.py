@@ -112,7 +112,7 @@ def scale_learning_rate(plan: Plan) -> None:
     base, rate = batch["base"], batch["lr"]
     if not base or rate is None or base == batch["global"]:
         return
-    scaled = rate * batch["global"] / base
+    scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
     if batch["scale"]:
         plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled})
         batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")

@@ -148,7 +148,8 @@ def test_a_config_that_names_no_batch_is_left_alone(small_data):
 def test_several_optimizers_keep_their_rates(small_data, tmp_path):
     path = tmp_path / "two.py"
     path.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\n"
-                    "optimizer = dict(_delete_=True, backbone=dict(type='SGD', lr=1), head=dict(type='SGD', lr=2))\n"
+                    "optimizer = dict(_delete_=True, constructor='mine.Each',\n"
+                    "                 backbone=dict(type='SGD', lr=1), head=dict(type='SGD', lr=2))\n"
                     "auto_scale_lr = dict(enable=True, base_batch_size=1)\n")
     plan = planned(small_data, config=str(path))
     assert [plan.cfg["optimizer"][k]["lr"] for k in ("backbone", "head")] == [1, 2]

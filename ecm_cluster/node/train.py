@@ -141,6 +141,8 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
     """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``."""
+    from mmcv.runner import TextLoggerHook
+
     from . import loading, rank_buffers
 
     source = run.read_attempt(attempt)["from"]
@@ -157,7 +159,9 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
     runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
                    "position": runner.position, "iterations_this_epoch": len(sampler),
                    "iterations_per_epoch": sampler.per_epoch,
-                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner"}
+                   # how log lines count their iterations
+                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner" and all(
+                       hook.by_epoch for hook in runner.hooks if isinstance(hook, TextLoggerHook))}
     if runner.rank == 0:
         for line in training_log.redone(run, attempt, runner.iter):
             logger.info("%s", line)
