@@ -114,7 +114,8 @@ def scale_learning_rate(plan: Plan) -> None:
         return
     scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
     if batch["scale"]:
-        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled})
+        # done: else whoever trains with the frozen config, here or in mmdet, would scale the rate once more
+        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled, "auto_scale_lr.enable": False})
         batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
     else:
         plan.warnings.append(

@@ -120,6 +120,19 @@ def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp
     assert train_log.exists() and (tmp_path / "copies/mine/logs/train.log").read_text() == "kept\n"
 
 
+def test_a_resumed_training_is_not_profiled_again(tmp_path):
+    """Begun in its middle, mmcv's profiler goes on after its end and torch raises."""
+    run = Run(tmp_path)
+    run.attempts_dir.mkdir()
+    run.attempt_file(2).write_text('{"from": null}')
+    cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
+    for done, hooks in ((0, 1), (3, 0)):
+        made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")
+        made._iter = done
+        train.restore(run, 2, made, cfg, loader.batch_sampler, made.logger)
+        assert sum(type(hook).__name__ == "ProfilerHook" for hook in made.hooks) == hooks
+
+
 def test_the_loader_follows_shuffle_and_class_aware_sampling():
     plain = config(data={"train_dataloader": {"shuffle": False, "drop_last": True, "prefetch_factor": 3}})
     assert samples(plain) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
