@@ -160,7 +160,7 @@ def refusal(request: Request, timeout: float = COMMAND_TIMEOUT) -> str | None:
 
 def said(text: str) -> str:
     """What a command of Slurm printed as its error, in one line."""
-    lines = [line.split("error: ", 1)[-1].strip() for line in text.splitlines() if line.strip()]
+    lines = [re.split("error: |fatal: ", line, maxsplit=1)[-1].strip() for line in text.splitlines() if line.strip()]
     return "; ".join(dict.fromkeys(lines))
 
 

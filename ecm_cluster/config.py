@@ -26,13 +26,15 @@ from .config_edit import (
     merge,
     nested,
     parse_option,
+    parse_options,
     rewrite_data_root,
 )
 from .config_source import Source
 from .errors import UserError
 from .job import resource_dir
 
-__all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "read", "rewrite_data_root"]
+__all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
+           "rewrite_data_root"]
 
 SHIPPED = "mmdet::"
 

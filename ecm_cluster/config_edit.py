@@ -12,7 +12,7 @@ import keyword
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .errors import UserError
@@ -41,6 +41,7 @@ def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: s
     Args:
         new: What to lay over.
         old: A dict; with ``list_keys`` also a list, whose elements ``new`` names by ``'0'``, ``'1'``, …
+        list_keys: Take names of elements of lists; None is then an empty dict, where ``new`` has keys for it.
 
     Raises:
         MergeError: A dict meets something it cannot be merged into, or a list has no such element.
@@ -56,16 +57,17 @@ def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: s
         known = isinstance(merged, list) or key in merged
         if not isinstance(value, dict):
             merged[at] = value
-        elif isinstance(merged, list) or (known and not value.get(DELETE, False)):
-            inner = {k: v for k, v in value.items() if k != DELETE or isinstance(merged, list)}
-            merged[at] = merge(inner, merged[at], list_keys=list_keys, where=name)
+        elif known and not value.get(DELETE, False):
+            inner = {k: v for k, v in value.items() if k != DELETE}
+            there = {} if list_keys and merged[at] is None else merged[at]
+            merged[at] = merge(inner, there, list_keys=list_keys, where=name)
         else:
             merged[at] = {k: v for k, v in value.items() if not (known and k == DELETE)}
     return merged
 
 
 def _index(key: Any, items: list, where: str) -> int:
-    if not (isinstance(key, str) and key.isdigit()):
+    if not (isinstance(key, str) and key.isdecimal()):
         raise MergeError(where, f"is a list: name an element by index, 0 to {len(items) - 1}, not {key!r}")
     if int(key) >= len(items):
         raise MergeError(where, f"has {len(items)} elements; there is none with index {key}")
@@ -84,9 +86,29 @@ def parse_option(text: str) -> tuple[str, Any]:
     try:
         return key, _parse(value)
     except ValueError:
+        if re.search(r"\w\(", value):
+            raise UserError(f"option {text!r}: brackets behind a name: this is Python code, and an option holds "
+                            f"numbers, words and lists; set the keys of a dict one by one, e.g. {key}.type=…") from None
         raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
     except RecursionError:
         raise UserError(f"option {key}: the brackets nest too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """Options as they were given, by their keys.
+
+    Raises:
+        UserError: One cannot be read, or two contradict each other.
+    """
+    given: dict[str, tuple[str, Any]] = {}
+    for text in texts:
+        key, value = parse_option(text)
+        for other, (former, set_to) in given.items():
+            new, old = key.lstrip(ADD) + ".", other.lstrip(ADD) + "."
+            if (new.startswith(old) or old.startswith(new)) and (key, repr(value)) != (other, repr(set_to)):
+                raise UserError(f"option {text!r}: {former!r} is given as well; give one of them")
+        given[key] = text, value
+    return {key: value for key, (_, value) in given.items()}
 
 
 def _parse(text: str) -> Any:
@@ -131,8 +153,9 @@ def _scalar(text: str) -> Any:
 def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``cfg`` with dotted keys set, e.g. ``{'data.train.pipeline.2.flip_ratio': 0.0}``.
 
-    As ``mmcv.Config.merge_from_dict``; beyond it, an element of a list may be set to what is no dict, and ``+`` in
-    front of a key is dropped (it is for :mod:`ecm_cluster.mmconfig.check_keys`).
+    As ``mmcv.Config.merge_from_dict``; beyond it, an element of a list may be set to what is no dict or replaced by
+    ``_delete_``, None may be given keys, and ``+`` in front of a key is dropped (it is for
+    :mod:`ecm_cluster.mmconfig.check_keys`).
     """
     nested: dict[str, Any] = {}
     for full, value in options.items():

@@ -16,7 +16,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +85,23 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(tmp)
         raise
+
+
+def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
+    """Delete folders that a killed process of this user has left behind.
+
+    Args:
+        prefix: With which their names begin.
+        lock: Name of the file in each whose lock its process holds, as long as it lives.
+        older: Seconds since anything was written to it.
+    """
+    for path in parent.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            there = path.lstat()
+            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or time.time() - there.st_mtime < older:
+                continue
+            with locked(path / lock, patience=0.0) if (path / lock).exists() else contextlib.nullcontext():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

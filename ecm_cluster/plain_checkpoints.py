@@ -30,10 +30,11 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     """
     if not path.is_file():
         raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
-    archive.check(path)
+    if not os.access(path, os.R_OK):
+        raise UserError(f"RUN: {path} cannot be read; check its permissions")
+    archive.check_weights(path)
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
-    job = jobs.load(None, {**flags, "config": args.config,
-                           "options": dict(config.parse_option(text) for text in args.options)})
+    job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
         submit.require(args.cluster)
     plan = planning.make(job, args.cluster)

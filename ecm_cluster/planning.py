@@ -12,7 +12,7 @@ from . import job as jobs
 from .backends import choose
 from .datacheck import heads, splits
 from .mmconfig import check_keys, classes, keys, settled
-from .plan import class_counts, modules, place
+from .plan import class_counts, modules, place, variables
 from .request import python_of
 from .run import Run
 from .staging import planned
@@ -74,6 +74,7 @@ def make(job: jobs.Job, where: str) -> Plan:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
     plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
                 weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
+    plan.warnings += variables.warnings(written, plan.config_files)
     plan.problems += weights.unreadable(plan.weights)
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
@@ -114,8 +115,9 @@ def scale_learning_rate(plan: Plan) -> None:
         return
     scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
     if batch["scale"]:
-        # done: else whoever trains with the frozen config, here or in mmdet, would scale the rate once more
-        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled, "auto_scale_lr.enable": False})
+        # the rate is for this batch now: else mmdet, or a run submitted with the frozen config, would scale it again
+        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled,
+                                                   "auto_scale_lr.base_batch_size": batch["global"]})
         batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
     else:
         plan.warnings.append(

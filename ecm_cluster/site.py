@@ -77,7 +77,8 @@ def silence() -> str | None:
         done = cluster.run_command(*command, timeout=5.0)
         if done is not None and done.returncode == 0:
             return None
-        said = cluster.said(done.stderr) if done is not None and done.stderr else said
+        # the last message is the most general: those before it say how Slurm looked for its configuration
+        said = cluster.said(done.stderr).rpartition("; ")[2] if done is not None and done.stderr else said
     return said or "scontrol and sinfo do not answer"
 
 

@@ -105,7 +105,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
 
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
-        flags["options"] = dict(config.parse_option(text) for text in args.options)
+        flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)

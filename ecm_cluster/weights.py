@@ -25,6 +25,7 @@ from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_n
 __all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
 TOP_KEYS = ("load_from", "resume_from")
+MODEL_ENTRIES = ("state_dict", "model")
 MODEL_KEYS = ("pretrained", "teacher_ckpt")
 TABLES: dict[str, Callable[[], dict[str, str]]] = {
     "torchvision": model_urls.torchvision, "modelzoo": model_urls.torchvision,
@@ -48,14 +49,17 @@ def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
 
 
 def unreadable(found: Iterable[Weight]) -> list[str]:
-    """One line for each file that is there and cannot be read as a checkpoint, or holds more than plain data."""
+    """One line for each file that is there and cannot be read, holds more than plain data, or no weights."""
     problems = []
     for weight in found:
         try:
             if weight.path.is_file():
-                archive.check(weight.path)
+                # some backbones of mmdet look for the entry "model" as well, as their authors publish it
+                archive.check_weights(weight.path, *(("state_dict",) if weight.key in TOP_KEYS else MODEL_ENTRIES))
         except archive.Unreadable as error:
             problems.append(f"{weight.key}: {error}")
+        except OSError as error:
+            problems.append(f"{weight.key}: {weight.path} cannot be read ({error.strerror}); check its permissions")
     return problems
 
 
@@ -75,6 +79,9 @@ def _references(value: Any, key: str = "", in_model: bool = False) -> Iterator[t
             if in_model and name == "pretrained" and item is True:
                 raise UserError(f"{here}: True lets the model's own code fetch weights on the compute node; "
                                 f"legal are None, a path and a URL: --set {here}=PATH")
+            if item == "" and named and key:
+                raise UserError(f"{here}: is empty; expected a path, a URL{'' if initializer else ' or None'}: --set "
+                                f"{here}=PATH")
             if isinstance(item, str) and item and (named or (in_model and NETWORK.match(item))):
                 yield here, item, initializer
             else:
@@ -109,7 +116,8 @@ def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     if not found:
         path = Path(source).expanduser().absolute()
         if not path.is_file():
-            raise UserError(f"{key}: there is no file {path}; give one with --set {key}=PATH")
+            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+            raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
         return Weight(key, source, None, path, True)
     if scheme in TABLES:
         url = _look_up(key, source, scheme, name)

@@ -45,3 +45,10 @@ def test_as_typed_leaves_other_text_alone(monkeypatch: pytest.MonkeyPatch) -> No
     assert [cli.as_typed(f"see python -m ecm_cluster.{verb} x") for verb in VERBS] == \
         [f"see ecm-cluster {verb} x" for verb in VERBS]
     assert cli.as_typed("python -m pip") == "python -m pip"
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "difflib.py").write_text("raise KeyboardInterrupt\n")
+    done = subprocess.run([sys.executable, "-m", "ecm_cluster.status"], capture_output=True, text=True, check=False,
+                          cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (-2, "interrupted\n")

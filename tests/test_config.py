@@ -218,10 +218,36 @@ def test_an_element_of_a_list_can_be_set_to_a_plain_value():
     ({"steps.first": 1}, "name an element by index, 0 to 1"),
     ({"pair.0": 1}, "pair: is a tuple"),
     ({"model": 1, "model.depth": 2}, "sets 'model' as a whole"),
+    ({"steps.²": 1}, "name an element by index, 0 to 1, not '²'"),
 ])  # fmt: skip
 def test_an_option_that_fits_nothing_is_refused_by_its_name(options, said):
     cfg = {"model": {"depth": 50}, "steps": [8, 11], "pair": (1, 2)}
     assert said in message(config.apply_options, cfg, options)
+
+
+def test_a_key_inside_none_makes_a_dict_of_it_and_an_element_of_a_list_can_be_replaced():
+    cfg = {"optimizer_config": {"grad_clip": None}, "hooks": [{"type": "A", "x": 1}]}
+    done = config.apply_options(cfg, {"optimizer_config.grad_clip.max_norm": 35, "hooks.0._delete_": True,
+                                      "hooks.0.type": "B"})
+    assert done == {"optimizer_config": {"grad_clip": {"max_norm": 35}}, "hooks": [{"type": "B"}]}
+
+
+@pytest.mark.parametrize(("first", "second"), [
+    ("a=1", "a=2"), ("a.b=1", "+a.b=2"), ("a=1", "a.b=2"), ("a.b.c=2", "+a.b=1"), ("a.b=[1]", "a.b.0=2")])
+def test_two_options_that_contradict_each_other_are_refused_with_both_named(first, second):
+    said = message(config.parse_options, [first, "x=3", second])
+    assert all(repr(text) in said for text in (first, second)) and "give one of them" in said
+
+
+def test_options_beside_each_other_and_one_given_twice_alike_are_taken():
+    assert config.parse_options(["a.b=1", "a.c=2", "ab=3", "a.b=1"]) == {"a.b": 1, "a.c": 2, "ab": 3}
+    assert config.parse_options(["a._delete_=True", "a.b=1"]) == {"a._delete_": True, "a.b": 1}
+
+
+@pytest.mark.parametrize("text", ["a=dict(type='B',depth=50)", "gpu_ids=range(0,1)", "a=[dict(type=B,x=1)]"])
+def test_a_call_in_an_option_is_refused_as_such(text):
+    said = message(config.parse_option, text)
+    assert "is Python code" in said and "one by one" in said
 
 
 @pytest.mark.parametrize("text", ["model.depth", "=3", ""])

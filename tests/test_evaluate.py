@@ -273,7 +273,7 @@ def test_code_for_plain_checkpoints_is_kept_with_the_run_and_tells_runs_apart(sm
     code = tmp_path / "modules"
     code.mkdir()
     (code / "my_heads.py").write_text("A = 1\n")
-    torch.save({"state_dict": {}}, tmp_path / "model.pth")
+    torch.save({"state_dict": {"w": torch.ones(1)}}, tmp_path / "model.pth")
     flags = ["--config", "configs/demo.py", "--cluster", "local", "--data-root", small_data, "--runs-dir",
              tmp_path / "plain", "--code", code, "--device", "cpu"]
     for head in ("bbox_head", "mask_head"):

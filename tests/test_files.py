@@ -145,3 +145,14 @@ def test_a_lock_stays_with_the_child_that_inherits_it(tmp_path):
     with pytest.raises(BlockingIOError), files.locked(path, 2.5, lambda: told.append("waits")):
         pass
     assert told == ["waits"]
+
+
+def test_folders_of_killed_processes_are_swept_and_those_of_living_or_recent_ones_are_not(tmp_path):
+    for name in ("own-dead", "own-alive", "own-new", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        if name != "own-new":
+            os.utime(tmp_path / name, (0, 0))
+    with files.locked(tmp_path / "own-alive" / "lock"):
+        files.sweep(tmp_path, "own-", "lock")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "own-alive", "own-new"]

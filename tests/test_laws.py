@@ -342,7 +342,7 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 # the others through the first
 TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.limits")
+                 "ecm_cluster.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.nodes")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:

@@ -130,6 +130,10 @@ def test_the_linear_rule_is_followed_where_the_config_asks_for_it(small_data):
     assert plan.cfg["optimizer"]["lr"] == plan.batch["lr"] == 0.04
     assert plan.warnings == []
     assert "learning rate 0.04 (linear: 0.02 × 32/16)" in plan_text.describe(plan)
+    assert plan.cfg["auto_scale_lr"]["base_batch_size"] == 32, "the frozen config is not scaled once more"
+    odd = planned(small_data, gpus=1, options={**RULE, "auto_scale_lr.base_batch_size": 12,
+                                               "auto_scale_lr.enable": True})
+    assert odd.cfg["optimizer"]["lr"] == 4 / 12 * 0.02 != 0.02 * 4 / 12, "in mmdet's order"
 
 
 @pytest.mark.parametrize("enable", [True, False])

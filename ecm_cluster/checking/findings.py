@@ -33,6 +33,10 @@ class Findings:
         """A step that cannot be checked here, which is no fault of the job's."""
         self._write(skip=step, why=" ".join(why.split()))
 
+    def doubt(self, text: str) -> None:
+        """What speaks against the step under way, and is looked into."""
+        self._write(doubt=" ".join(text.split()))
+
     def warn(self, text: str) -> None:
         self._write(warn=" ".join(text.split()))
 
@@ -59,6 +63,7 @@ class Report:
         done: Steps that were taken, with what they showed; None: not a step of this job.
         skipped: Steps that could not be checked, with the reason.
         begun: The step under way, or the last one.
+        doubt: What speaks against it so far.
         failure: Why the job cannot work.
         trace: Its traceback.
         ended: The process has come to its end.
@@ -69,6 +74,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     needs: str = ""
     begun: str = ""
+    doubt: str = ""
     failure: str = ""
     trace: str = ""
     ended: bool = False
@@ -98,7 +104,9 @@ def read(path: Path) -> Report:
         except ValueError:
             continue
         if "begin" in found:
-            report.begun = found["begin"]
+            report.begun, report.doubt = found["begin"], ""
+        elif "doubt" in found:
+            report.doubt = found["doubt"]
         elif "done" in found:
             report.done[found["done"]] = found["detail"]
         elif "skip" in found:
@@ -125,5 +133,7 @@ def finished(report: Report, code: int | None, seconds: float) -> Report:
     why = f"the {seconds:g} s were over" if code is None else f"the check's process ended with code {code}"
     if code is not None and code < 0:
         why = f"the check's process was killed by {signal.Signals(-code).name}"
+    if report.doubt:
+        why = f"{report.doubt}; {why}"
     report.skipped.update({step: why for step in report.rest[:1]})
     return report

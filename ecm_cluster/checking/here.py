@@ -15,25 +15,37 @@ from .. import planning, snapshot
 from ..plan import create
 from ..request import outside_environment, python_of
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
-from .made import MODULE, made_for_it
+from .made import MODULE, folder_for_it, made_for_it
+
+DOUBT_SECONDS = 40.0  # more, where something has been found that may refuse the job
 
 
 def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
     """Check on this machine, on its CPU, within a time."""
     print(f"checking the job here, for {seconds:.0f} s at most (--no-check leaves it out)", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="ecm-cluster-check-") as folder:
-        run = made_for_it(plan, frozen, Path(folder))
-        findings, python = Path(folder) / "findings", python_of(plan.job)
-        env = {**outside_environment(os.environ), **plan.job.env, ALONE_ENV: str(os.getpid()),
-               "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(
-                   filter(None, [*snapshot.python_path(run.code_dir), os.environ.get("PYTHONPATH")]))}
-        try:
-            with started([python, "-m", MODULE, str(run.path), str(findings)], env, Path(folder)) as process:
+    try:
+        with folder_for_it(Path(tempfile.gettempdir()), "ecm-cluster-check-") as folder:
+            return _look(plan, frozen, folder, seconds)
+    except OSError as error:
+        return Report(skipped={EVERYTHING: f"no temporary folder can be written ({error.strerror})"})
+
+
+def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path, seconds: float) -> Report:
+    run = made_for_it(plan, frozen, folder)
+    findings, python = folder / "findings", python_of(plan.job)
+    env = {**outside_environment(os.environ), **plan.job.env, ALONE_ENV: str(os.getpid()),
+           "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(
+               filter(None, [*snapshot.python_path(run.code_dir), os.environ.get("PYTHONPATH")]))}
+    try:
+        with started([python, "-m", MODULE, str(run.path), str(findings)], env, folder) as process:
+            for time_left in (seconds, DOUBT_SECONDS):
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(seconds)
-                return finished(read(findings), process.poll(), seconds)
-        except OSError as error:
-            return Report(skipped={EVERYTHING: f"{python} cannot be started here ({error.strerror})"})
+                    process.wait(time_left)
+                if not read(findings).doubt:
+                    break
+            return finished(read(findings), process.poll(), seconds)
+    except OSError as error:
+        return Report(skipped={EVERYTHING: f"{python} cannot be started here ({error.strerror})"})
 
 
 @contextlib.contextmanager

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from ..backends import choose
 from ..plan import create
 from ..request import python_of
 from .findings import Report, finished, read
-from .made import MODULE, made_for_it
+from .made import MODULE, folder_for_it, made_for_it
 
 MINUTES = 10  # time limit of the job
 POLL_SECONDS = 0.3
@@ -31,12 +29,10 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
     runs_dir = Path(plan.job.runs_dir).expanduser().absolute()
     new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
     runs_dir.mkdir(parents=True, exist_ok=True)
-    # beside the runs: on storage that the nodes see
-    folder = Path(tempfile.mkdtemp(prefix=".check-", dir=runs_dir))
     try:
-        return _look(plan, frozen, folder)
+        with folder_for_it(runs_dir, ".check-") as folder:  # beside the runs: on storage that the nodes see
+            return _look(plan, frozen, folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         for made in new:
             with contextlib.suppress(OSError):
                 made.rmdir()

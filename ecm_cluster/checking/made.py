@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .. import config, planning, weights
+from .. import config, files, planning, weights
 from ..plan import create
 from ..run import Run
 
 MODULE = "ecm_cluster.node.checks"
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def folder_for_it(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder that is gone afterwards; one of a process that was killed goes with a later call."""
+    files.sweep(parent, prefix, LOCK)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        files.write_text(folder / LOCK, "")
+        with files.locked(folder / LOCK):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def made_for_it(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Run:

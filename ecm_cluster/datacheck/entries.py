@@ -9,6 +9,7 @@ all, so that the entry can be named. Needs the standard library only.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,12 +32,16 @@ class Needs:
         images, annotations: Fields, and what they may be.
         why: What needs them, in words.
         either: Fields of which each image has to have one, which is text.
+        scored: Whether they are scored: no entry is passed over then, and ids are sorted.
+        lacking: What to say of a file without annotations; empty: it may have none.
     """
 
     images: Mapping[str, layout.Kind]
     annotations: Mapping[str, layout.Kind]
     why: str
     either: tuple[str, ...] = ()
+    scored: bool = False
+    lacking: str = ""
 
 
 @dataclass
@@ -83,25 +88,36 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
         raise UserError(f"{said} is no valid JSON ({error}): fetch it again") from error
     faults, warnings = _Faults(), _Faults()
     images = _check_list(content, "images", needs, faults)
+    annotations = content.get("annotations", [])
+    if not isinstance(annotations, list):
+        return [f"{said}: 'annotations' is {layout.brief(annotations)}; expected a list"], []
+    if not annotations and needs.lacking:
+        return [f"{said} has no annotations, {needs.lacking}"], []
     ids: set[Any] = set()
-    for number, one in enumerate(content.get("annotations") or (), 1):
+    for number, one in enumerate(annotations, 1):
         if not isinstance(one, dict):
             faults.add("annotations", "", "", f"entry {number} of 'annotations' is {layout.brief(one)}; expected an "
                        "object")
             continue
         where = f"entry {number} of 'annotations' (id {layout.brief(one.get('id'))})"
-        if one.get("ignore"):  # mmdet looks no further
+        if one.get("ignore") and not needs.scored:  # mmdet looks no further
             continue
         _check_fields(one, where, "annotations", needs.annotations, needs.why, faults)
         _check_annotation(one, where, images, listed, ids, faults, warnings)
-        if "segmentation" in needs.annotations and _is_used(one) and not _is_mask(one.get("segmentation")):
+        mask = one.get("segmentation") if needs.scored or _is_used(one) else None
+        if "segmentation" in needs.annotations and isinstance(mask, layout.MASK[0]) and not is_mask(mask):
             faults.add("annotations", "segmentation", "form", f"{where} has 'segmentation' "
-                       f"{layout.brief(one.get('segmentation'))}; expected polygons of at least 4 numbers, or an "
+                       f"{layout.brief(mask)}; expected polygons of at least 6 numbers, or an "
                        "encoding with counts and size: remove the annotation or correct it")
-    astray = warnings.found.get(("annotations", "image_id", "unknown"))
-    if astray and astray.times == len(content["annotations"]):  # often numbers in one list and text in the other
-        return [*faults.lines(said), f"{said}: no annotation has an image_id that is listed in 'images'; expected the "
-                "same ids in both lists, numbers or text alike"], []
+    for key, ids_of in (("image_id", "images"), ("category_id", "categories")):
+        astray = warnings.found.get(("annotations", key, "unknown"))
+        if astray and astray.times == len(annotations):  # often numbers in one list and text in the other
+            return [*faults.lines(said), f"{said}: no annotation has {'an' if key[0] == 'i' else 'a'} {key} that is "
+                    f"listed in '{ids_of}'; expected the same ids in both lists, numbers or text alike"], []
+    for key, known in (("images", images), ("categories", listed)) if needs.scored else ():
+        if {str} < {type(own) for own in known}:
+            faults.add(key, "id", "mixed", f"{key!r} has ids that are numbers and ids that are text, which scoring "
+                       "cannot sort; expected one of the two")
     return list(faults.lines(said)), list(warnings.lines(said))
 
 
@@ -113,17 +129,24 @@ def _is_used(one: Mapping[str, Any]) -> bool:
         and numbers[0] > 0 and min(numbers[1:]) >= 1
 
 
-def _is_mask(mask: Any) -> bool:
-    """Whether pycocotools takes it; what is neither list nor dict is told of elsewhere."""
+def is_mask(mask: Any) -> bool:
+    """Whether pycocotools takes it: polygons of finite numbers (it takes a first one of 4 for a box), or an encoding.
+
+    A NaN makes it ask for all of the memory.
+    """
+    if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
+        try:
+            return bool(mask) and len(mask[0]) > 4 and all(math.isfinite(sum(part)) for part in mask)
+        except TypeError:
+            return False
     if isinstance(mask, list):
-        return bool(mask) and all(
-            len(part) >= 4 if isinstance(part, list) else isinstance(part, dict) and _is_mask(part) for part in mask)
-    return not isinstance(mask, dict) or ("counts" in mask and "size" in mask)
+        return all(isinstance(part, dict) and is_mask(part) for part in mask)
+    return isinstance(mask, dict) and "counts" in mask and "size" in mask
 
 
 def _check_list(content: Mapping[str, Any], key: str, needs: Needs, faults: _Faults) -> set[Any]:
     """The ids of a list of objects, each with its fields."""
-    ids: set[Any] = set()
+    ids: dict[Any, Any] = {}
     for number, one in enumerate(content[key], 1):
         if not isinstance(one, dict):
             faults.add(key, "", "", f"entry {number} of {key!r} is {layout.brief(one)}; expected an object")
@@ -134,11 +157,9 @@ def _check_list(content: Mapping[str, Any], key: str, needs: Needs, faults: _Fau
             faults.add(key, "", "name", f"{where} has no {' or '.join(needs.either)}; expected the name of its file, "
                        "which is looked for: add one to every entry, or take a whole file")
         own = one.get("id")
-        if isinstance(own, (int, str)):
-            if own in ids:
-                faults.add(key, "id", "twice", f"{where} has the id of another entry; expected one id for each")
-            ids.add(own)
-    return ids
+        if isinstance(own, layout.ID[0]) and ids.setdefault(own, one) != one:  # the same entry once more is harmless
+            faults.add(key, "id", "twice", f"{where} has the id of another entry; expected one id for each")
+    return set(ids)
 
 
 def _check_fields(one: Mapping[str, Any], where: str, key: str, fields: Mapping[str, layout.Kind], why: str,
@@ -157,16 +178,17 @@ def _check_annotation(one: Mapping[str, Any], where: str, images: set[Any], cate
     """What fields alone do not tell."""
     box, category, image, own = (one.get(name) for name in ("bbox", "category_id", "image_id", "id"))
     if isinstance(box, list) and (len(box) != 4 or not all(
-            isinstance(n, (int, float)) and not isinstance(n, bool) for n in box)):
+            isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in box)):
         faults.add("annotations", "bbox", "length",
                    f"{where} has 'bbox' {layout.brief(box)}; expected x, y, width, height")
-    if isinstance(category, (int, str)) and category not in categories:
-        faults.add("annotations", "category_id", "unknown", f"{where} has category_id {layout.brief(category)}; "
-                   "expected an id listed in 'categories': remove the annotation or add the category")
-    if isinstance(image, (int, str)) and image not in images:
-        warnings.add("annotations", "image_id", "unknown", f"{where} has image_id {layout.brief(image)}, which is "
-                     "not listed in 'images': it is ignored")
-    if isinstance(own, (int, str)):
+    if isinstance(one.get("area"), float) and not math.isfinite(one["area"]):
+        faults.add("annotations", "area", "infinite", f"{where} has 'area' {one['area']}; expected a finite number")
+    for key, value, known, of in (("category_id", category, categories, "categories"),
+                                  ("image_id", image, images, "images")):
+        if isinstance(value, layout.ID[0]) and value not in known:
+            warnings.add("annotations", key, "unknown", f"{where} has {key} {layout.brief(value)}, which is not listed "
+                         f"in '{of}': it is ignored")
+    if isinstance(own, layout.ID[0]):
         if own in ids:
             faults.add("annotations", "id", "twice", f"{where} has the id of another annotation; expected one id for "
                        "each")
@@ -185,6 +207,8 @@ def _looks_whole(path: Path, needs: Needs, categories: set[Any]) -> bool:
     begins = {name: _begins({**needs.images, **needs.annotations}.get(name, (str, ""))) for name in counts}
     value = re.compile(rb'"category_id":\s*(-?\d+)\s*[,}]')
     for text in _chunks(path):
+        if b"NaN" in text or b"Infinity" in text:
+            return False
         for name in counts:
             found = (value if name == "category_id" else first[name]).findall(text)
             counts[name] += len(found)

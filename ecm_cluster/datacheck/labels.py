@@ -46,8 +46,6 @@ def configured(leaf: Leaf) -> Names:
             raise UserError(f"{leaf.name('classes')}: {given} is empty; expected the name of a class on each line")
         given = names
     if isinstance(given, (list, tuple)) and given and all(isinstance(name, str) for name in given):
-        if len(set(given)) < len(given):
-            raise UserError(f"{leaf.name('classes')}: a name is listed twice; give each class once")
         return tuple(given)
     raise UserError(f"invalid {leaf.name('classes')}: expected a list of names, or a file with one on each line (a "
                     "tuple of one name needs a comma)")
@@ -87,7 +85,13 @@ def of_leaf(leaf: Leaf, summary: AnnotationSummary, said: str) -> Names:
         raise UserError(f"{said} lacks {len(missing)} of the {len(wanted)} classes that {whose} (the first is "
                         f"{missing[0]!r}), and mmdet would give its labels to others: set {leaf.name('classes')} to "
                         "names of its categories")
-    return tuple(name for name in there if name in wanted)
+    labels = tuple(name for name in there if name in wanted)
+    for name in wanted:
+        if labels.count(name) != wanted.count(name):
+            raise UserError(f"{said} has {labels.count(name)} categories that are called {name!r}, and {whose} "
+                            f"{wanted.count(name)}; mmdet makes a label of each category: give each category a name of "
+                            f"its own, or set {leaf.name('classes')} to a list with the name so many times")
+    return labels
 
 
 def difference(key: str, names: tuple[str, ...], train: tuple[str, ...]) -> str:

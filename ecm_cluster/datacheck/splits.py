@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import UserError
 from ..lvis import layout
 from ..mmconfig import evaluation
+from ..mmconfig.classes import arguments_of
 from ..mmconfig.datasets import Leaf, leaves, pipelines
 from ..staging import pack as packs
 from ..staging.planned import Staging
@@ -29,7 +30,6 @@ NAMED_BY = {**dict.fromkeys(labels.COCO_TYPES, "file_name"), "LVISV05Dataset": "
 OWN_METRICS = {"VOCDataset": ("mAP", "recall"), "XMLDataset": ("mAP", "recall"), "WIDERFace": ("mAP", "recall"),
                "OpenImages": ("mAP",)}  # by how a type's name begins
 PANOPTIC = "CocoPanopticDataset"
-NUMBER: layout.Kind = ((int, float), "a number")
 
 
 @dataclass
@@ -104,13 +104,12 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
     if not path.exists() and not packed and not leaf.type.startswith("LVIS"):
         raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; expected an annotation file of COCO's form: "
                         "correct the path, or give --data-root")
-    masks = needs_masks(cfg, split)
     by_lvis = leaf.type.startswith("LVIS") if known else None
     summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
-                                           known, masks=False)
+                                           annotated=False, masks=False)
     found.summaries.setdefault(split, summary)
     said = f"{leaf.name('ann_file')}: {path}"
-    problems, warnings = entries.check(path, said, needs_of(leaf, split, masks, summary.lvis),
+    problems, warnings = entries.check(path, said, needs_of(leaf, split, cfg, summary.lvis),
                                        [c["id"] for c in summary.categories])
     found.problems += problems if known else []
     found.warnings += warnings if known else problems + warnings  # a class of the user's own may read other fields
@@ -137,9 +136,12 @@ def needs_masks(cfg: Mapping[str, Any], split: str) -> bool:
     return "segm" in evaluation.protocol(cfg).metrics
 
 
-def needs_of(leaf: Leaf, split: str, masks: bool, lvis: bool) -> entries.Needs:
+def needs_of(leaf: Leaf, split: str, cfg: Mapping[str, Any], lvis: bool) -> entries.Needs:
     """What is read of each entry of a dataset's annotation file."""
-    images: dict[str, layout.Kind] = {"id": layout.FIELDS["images"]["id"], "height": NUMBER, "width": NUMBER}
+    masks, scored = needs_masks(cfg, split), split == "test"
+    # mmdet makes bitmaps of this size in training, and pycocotools rounds it
+    side = layout.WHOLE if masks and not scored else layout.NUMBER
+    images: dict[str, layout.Kind] = {"id": layout.ID, "height": side, "width": side}
     name = NAMED_BY.get(leaf.type)
     if name:
         images[name] = (str, "a string")
@@ -147,11 +149,23 @@ def needs_of(leaf: Leaf, split: str, masks: bool, lvis: bool) -> entries.Needs:
         images.update({key: layout.LVIS_FIELDS["images"][key] for key in (
             "neg_category_ids", "not_exhaustive_category_ids")})
     annotations = {**layout.FIELDS["annotations"], **({"segmentation": layout.MASK} if masks else {})}
+    if scored and "proposal" in evaluation.protocol(cfg).metrics:
+        annotations["id"] = layout.NUMBER  # mmdet leaves these to pycocotools as they are
     either = ("coco_url", "file_name") if leaf.type in NAMED_BY and not name else ()
-    if not masks:
-        return entries.Needs(images, annotations, "training" if split == "train" else "scoring", either)
-    why = "training (LoadAnnotations has with_mask)" if split == "train" else "scoring (evaluation.metric has segm)"
-    return entries.Needs(images, annotations, why, either)
+    why = f"scoring{masks * ' (evaluation.metric has segm)'}" if scored else \
+        f"training{masks * ' (LoadAnnotations has with_mask)'}"
+    return entries.Needs(images, annotations, why, either, scored, _without_annotations(leaf, scored))
+
+
+def _without_annotations(leaf: Leaf, scored: bool) -> str:
+    """What to say of a dataset without annotations; empty where it may be without any."""
+    if "ConcatDataset" in leaf.wrappers or leaf.numbers or leaf.key[-1].isdigit():  # others beside it have some
+        return ""
+    if scored:
+        return f"so nothing can be scored; give a file with annotations as data.test, {NO_EVAL}"
+    return "" if leaf.cfg.get("filter_empty_gt") is False else (
+        f"and mmdet leaves out images without objects; correct the path, or set {leaf.key}.filter_empty_gt=False to "
+        "train on such images")
 
 
 def check_scoring(cfg: Mapping[str, Any]) -> None:
@@ -179,9 +193,13 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
     kinds = {labels.rule(leaf.type) for leaf in found}
     if kinds and kinds <= {"coco", "lvis"}:
         evaluation.check_protocol(protocol)
-    if cfg["model"].get("type") == "RPN" and not any(m.startswith("proposal") for m in protocol.metrics):
+    model, fast = cfg["model"].get("type"), "proposal_fast" in protocol.metrics
+    if model == "RPN" and not (protocol.metrics and all(m.startswith("proposal") for m in protocol.metrics)):
         raise UserError("config: the model (RPN) gives proposals without classes; set evaluation.metric=proposal_fast, "
                         f"{NO_EVAL}")
+    if fast and model != "RPN" and arguments_of("model", str(model)):
+        raise UserError("config: invalid evaluation.metric: proposal_fast is for models that give proposals without "
+                        f"classes, and {model} gives boxes by class; set evaluation.metric=proposal or bbox")
 
 
 def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, kind: str) -> bool:

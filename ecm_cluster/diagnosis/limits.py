@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import chain, cluster, lead, site
 from ..backends import queue
 from ..run import Run
+from . import nodes
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
 from .slurm import Slurm
@@ -18,13 +19,16 @@ from .slurm import Slurm
 SHOWN = 12  # partitions that are listed besides the job's own
 ANY = ("", "ALL", "N/A", "(null)")
 UNLIMITED = ("", "UNLIMITED", "INFINITE", "NONE")
-DOWN = ("down", "drain", "drng", "fail", "boot", "inval", "unk", "futr", "pow")  # nodes that take no job, as they begin
+# a limit of 0 in one of these closes the account or the QOS
+COUNTS = {"maxsubmit": "MaxSubmitJobs", "maxsubmitpu": "MaxSubmitJobsPerUser", "grpsubmit": "GrpSubmitJobs",
+          "maxjobs": "MaxJobs", "maxjobspu": "MaxJobsPerUser", "grpjobs": "GrpJobs"}
+CLOSED = "give another --account or --qos, or ask the administrator"
 
 
 def check(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
     """What Slurm's settings mean for this job."""
     yield from _partitions(asked, slurm)
-    yield from _gpus(asked, slurm)
+    yield from nodes.check(asked, slurm.chosen)
     yield from _association(asked, slurm)
     yield from _qos(asked, slurm)
     yield from _array(asked, slurm)
@@ -62,10 +66,23 @@ def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterato
     if limit and 60 * job.time_minutes > limit:
         faults.append(fails(name, f"the job's time limit {job.time} is longer than its MaxTime {partition.max_time}",
                             f"give --time {partition.max_time}"))
-    nodes = told.get("MaxNodes", "")
-    if nodes.isdigit() and job.nodes > int(nodes):
-        faults.append(fails(name, f"the job asks for {job.nodes} nodes, and MaxNodes is {nodes}",
-                            f"give --nodes {nodes}"))
+    largest = told.get("MaxNodes", "")
+    if largest.isdigit() and job.nodes > int(largest):
+        faults.append(fails(name, f"the job asks for {job.nodes} nodes, and MaxNodes is {largest}",
+                            f"give --nodes {largest}"))
+    least = told.get("MinNodes", "")
+    if least.isdigit() and job.nodes < int(least):
+        faults.append(fails(name, f"the job asks for {job.nodes} nodes, and MinNodes is {least}",
+                            f"give --nodes {least}"))
+    memory = [told.get("MaxMemPerNode", ""), slurm.config.get("MaxMemPerNode", "")]
+    most = next((int(text) for text in memory if text.isdigit()), 0)
+    if most and nodes.memory(asked) > most:
+        faults.append(fails(name, f"the job asks for {nodes.memory(asked)} MiB a node, and MaxMemPerNode is {most}",
+                            f"give --mem-per-gpu {most // job.gpus}M"))
+    cpus = told.get("MaxCPUsPerNode", "")
+    if cpus.isdigit() and nodes.cpus(asked) > int(cpus):
+        faults.append(fails(name, f"the job asks for {nodes.cpus(asked)} CPUs a node, and MaxCPUsPerNode is {cpus}",
+                            "give fewer --cpus-per-gpu"))
     faults += _may_use(name, asked, slurm, told)
     preemption = site.preemption(job, [partition])
     hidden = ", hidden" if told.get("Hidden") == "YES" else ""
@@ -80,6 +97,11 @@ def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterato
 
 def _may_use(name: str, asked: Asked, slurm: Slurm, told: Mapping[str, str]) -> Iterator[Finding]:
     """Who may use a partition, as far as it says."""
+    if told.get("ReqResv") == "YES" and not asked.job.reservation:
+        yield fails(name, "it takes jobs of a reservation only (ReqResv)", "give --reservation, or choose another "
+                    "partition")
+    if told.get("RootOnly") == "YES" and os.geteuid() != 0:
+        yield fails(name, "only root may submit to it (RootOnly)", "choose another partition")
     groups = told.get("AllowGroups", "ALL")
     own = set()
     for number in os.getgroups():
@@ -98,40 +120,6 @@ def _may_use(name: str, asked: Asked, slurm: Slurm, told: Mapping[str, str]) -> 
                         f"give --{'account' if what == 'Accounts' else 'qos'}, or choose another partition")
         if mine and denied not in ANY and mine <= set(denied.split(",")):
             yield fails(name, f"Deny{what} is {denied}", "choose another partition")
-
-
-def _gpus(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
-    if asked.job.device != "cuda":
-        return
-    out = cluster.ask("sinfo", "-h", "-a", "-o", "%R|%G|%t", timeout=8.0)
-    if out is None:
-        yield not_asked("limits.gpus", "sinfo does not answer")
-        return
-    rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
-    for partition in slurm.chosen:
-        kinds: dict[str, int] = {}
-        states = []
-        for _, gres, state in (row for row in rows if row[0] == partition.name):
-            states.append(state)
-            for kind, count in re.findall(r"gpu:(?:([^:,()]+):)?(\d+)", gres):
-                kinds[kind] = max(int(count), kinds.get(kind, 0))
-        yield _gpus_of(asked, f"limits.gpus.{partition.name}", kinds, states)
-
-
-def _gpus_of(asked: Asked, name: str, kinds: Mapping[str, int], states: list[str]) -> Finding:
-    job, wanted = asked.job, asked.job.gpu_type
-    there = ", ".join(f"{count} × {kind or 'gpu'}" for kind, count in sorted(kinds.items())) or "no GPU"
-    most = max((count for kind, count in kinds.items() if not wanted or kind == wanted), default=0)
-    text = f"its nodes have {there}"
-    if wanted and wanted not in kinds:
-        return fails(name, f"{text}; the job asks for {wanted}", "give another --gpu-type or --partition")
-    if most < job.gpus:
-        return fails(name, f"{text}; the job asks for {job.gpus} a node", "give fewer --gpus, or another --partition; "
-                     "--device cpu trains without")
-    if states and all(state.startswith(DOWN) for state in states):
-        return warning(name, f"{text}; all of them are {', '.join(sorted(set(states)))}",
-                       "a job waits until they are back")
-    return ok(name, text)
 
 
 def _association(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
@@ -161,8 +149,10 @@ def _association(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
                     "give another --qos")
     elif allowed:
         yield ok("limits.qos", f"{user} may use {', '.join(allowed)}")
-    for row in mine if len(mine) == 1 else []:
-        yield from _limits(asked, "limits.account.limits", f"account {row['account']}", row)
+    wholes = [row for row in slurm.accounts if not job.account or row["account"] == job.account]
+    for rows in (mine, wholes):
+        for row in rows if len(rows) == 1 else []:
+            yield from _limits(asked, "limits.account.limits", f"account {row['account']}", row)
 
 
 def _qos(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
@@ -190,20 +180,28 @@ def _limits(asked: Asked, name: str, where: str, row: Mapping[str, str]) -> Iter
             faults.append(fails(name, f"{where} has MaxWall {row['maxwall']}; the job's time limit is {job.time}",
                                 f"give --time {row['maxwall']}"))
     jobs = len(asked.elements) + 1
-    for key, words in (("maxsubmit", "MaxSubmitJobs"), ("maxsubmitpu", "MaxSubmitJobsPerUser")):
-        if row.get(key, "").isdigit():
-            said.append(f"{words} {row[key]}")
-            if jobs > int(row[key]):
-                faults.append(fails(name, f"{where} has {words} {row[key]}; the run submits {jobs} (training and "
-                                    f"{jobs - 1} evaluations)", "ask for fewer evaluations, or give --no-eval"))
-    asks = job.nodes * job.gpus if job.device == "cuda" else 0
+    for key, words in COUNTS.items():
+        if not row.get(key, "").isdigit():
+            continue
+        said.append(f"{words} {row[key]}")
+        if int(row[key]) == 0:
+            faults.append(fails(name, f"{where} has {words} 0: it takes no job", CLOSED))
+        elif "submit" in key and jobs > int(row[key]):
+            faults.append(fails(name, f"{where} has {words} {row[key]}; the run submits {jobs} (training and "
+                                f"{jobs - 1} evaluations)", "ask for fewer evaluations, or give --no-eval"))
+    asks = {"node": (job.nodes, "nodes"), "cpu": (job.nodes * nodes.cpus(asked), "CPUs")}
+    if job.device == "cuda":
+        kinds = ["gres/gpu", *([f"gres/gpu:{job.gpu_type}"] if job.gpu_type else [])]
+        asks.update(dict.fromkeys(kinds, (job.nodes * job.gpus, "GPUs")))
     for key, words in (("maxtrespu", "MaxTRESPerUser"), ("grptres", "GrpTRES"), ("maxtres", "MaxTRES")):
-        limit = re.search(r"gres/gpu=(\d+)", row.get(key, ""))
-        if limit:
-            said.append(f"{words} {limit[0]}")
-            if asks > int(limit[1]):
-                faults.append(fails(name, f"{where} has {words} {limit[0]}; the job asks for {asks} GPUs and would "
-                                    "wait forever", f"give fewer --nodes or --gpus: {limit[1]} GPUs at most"))
+        for what, limit in re.findall(r"([\w/:.-]+)=(\d+)(?![\w.])", row.get(key, "")):
+            wants, unit = asks.get(what, (0, ""))
+            if unit:
+                said.append(f"{words} {what}={limit}")
+            if wants > int(limit):
+                remedy = f"ask for less: {limit} {unit} at most (--nodes, --gpus, --cpus-per-gpu)"
+                faults.append(fails(name, f"{where} has {words} {what}={limit}; the job asks for {wants} {unit} and "
+                                    "would wait forever", remedy if int(limit) else CLOSED))
     yield from faults or ([ok(name, f"{where}: {', '.join(said)}")] if said else [])
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from .. import files
 from .finding import Finding, fails, ok, warning
-from .folder import CLOCK_SECONDS, ELSEWHERE, MARK, REASONS
+from .folder import CLOCK_SECONDS, ELSEWHERE, LOCK, MARK, REASONS
 
-TOKEN, TAKEN, LOCK, NODES = "token", "taken", "lock", "node"
+TOKEN, TAKEN, NODES = "token", "taken", "node"
 NO_RELIANCE = "a run relies on it: use a file system with locks for all nodes (not `nolock` or `local_lock`)"
 
 

@@ -18,8 +18,10 @@ from .requirements import numbers
 
 TESTED = ("22.05", "24.11")  # docs/slurm-versions.md
 KILL_WAIT = 10  # seconds: what is written after the last SIGTERM, e.g. by the batch shell, has no more
-ASSOCIATION = ("account", "partition", "defaultqos", "qos", "maxjobs", "maxsubmit", "maxwall", "grptres", "maxtres")
-QOS = ("name", "flags", "maxwall", "maxjobspu", "maxsubmitpu", "maxtrespu", "grptres", "maxtres")
+ASSOCIATION = ("account", "partition", "defaultqos", "qos", "maxjobs", "maxsubmit", "maxwall", "grptres", "maxtres",
+               "grpjobs", "grpsubmit")
+QOS = ("name", "flags", "maxwall", "maxjobspu", "maxsubmitpu", "maxtrespu", "grptres", "maxtres", "grpjobs",
+       "grpsubmit")
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Slurm:
         skew: slurmctld's clock minus this machine's, in seconds.
         sacct: Why sacct does not answer; empty where it does.
         associations, qos: What accounting lists for this user, a dict for each row; None: it does not answer.
+        accounts: The same for the user's accounts as a whole.
     """
 
     config: Mapping[str, str]
@@ -39,6 +42,7 @@ class Slurm:
     sacct: str = ""
     associations: list[dict[str, str]] | None = None
     qos: list[dict[str, str]] | None = None
+    accounts: list[dict[str, str]] = field(default_factory=list)
     chosen: list[site.Partition] = field(default_factory=list)
 
     def on(self, key: str) -> bool:
@@ -65,6 +69,9 @@ def ask(asked: Asked) -> Slurm:
     if found.accounting == "slurmdbd" and not found.sacct:
         found.associations = _rows("assoc", ASSOCIATION, f"user={queue.user_name()}")
         found.qos = None if found.associations is None else _rows("qos", QOS)
+    if found.associations:
+        accounts = ",".join(sorted({row["account"] for row in found.associations}))
+        found.accounts = _rows("assoc", ASSOCIATION, "user=", f"account={accounts}") or []
     names = asked.job.partition.split(",") if asked.job.partition else [p.name for p in found.partitions if p.default]
     found.chosen = [p for name in names for p in found.partitions if p.name == name]
     return found

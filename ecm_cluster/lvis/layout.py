@@ -26,22 +26,22 @@ URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to fin
 SYNTHETIC = ", or make a synthetic set with `python -m ecm_cluster.synthesize OUT`"
 
 Kind = Tuple[Any, str]
-_WHOLE: Kind = (int, "a whole number")
-_NUMBER: Kind = ((int, float), "a number")
+WHOLE: Kind = (int, "a whole number")
+NUMBER: Kind = ((int, float), "a number")
 _TEXT: Kind = (str, "a string")
 _LIST: Kind = (list, "a list")
 MASK: Kind = ((list, dict), "polygons or an encoding")
-_ID: Kind = ((int, str), "a number or a string")
+ID: Kind = ((int, str, float), "a number or a string")
 # what mmdet, pycocotools and lvis-api read of each record; LVIS asks for more than COCO
 FIELDS: dict[str, dict[str, Kind]] = {
-    "images": {"id": _ID, "height": _WHOLE, "width": _WHOLE},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "area": _NUMBER, "bbox": _LIST},
-    "categories": {"id": _ID, "name": _TEXT},
+    "images": {"id": ID, "height": NUMBER, "width": NUMBER},
+    "annotations": {"id": ID, "image_id": ID, "category_id": ID, "area": NUMBER, "bbox": _LIST},
+    "categories": {"id": ID, "name": _TEXT},
 }
 LVIS_FIELDS: dict[str, dict[str, Kind]] = {
-    "images": {"id": _WHOLE, "neg_category_ids": _LIST, "not_exhaustive_category_ids": _LIST},
-    "annotations": {"image_id": _WHOLE, "category_id": _WHOLE, "segmentation": MASK},
-    "categories": {"id": _WHOLE, "frequency": _TEXT},
+    "images": {"neg_category_ids": _LIST, "not_exhaustive_category_ids": _LIST},
+    "annotations": {"segmentation": MASK},
+    "categories": {"frequency": _TEXT},
 }
 
 
@@ -122,7 +122,7 @@ def check_annotation_file(
                 f"{said}: {key!r} is {brief(content[key])}; expected a list with entries: {FETCH}"
             )
     categories, image = content["categories"], content["images"][0]
-    annotation = content["annotations"][0] if content.get("annotations") else None
+    annotation = content["annotations"][0] if annotated else None
     if lvis is None:
         firsts = {"images": image, "categories": categories[0]}
         own = {"images": "neg_category_ids", "categories": "frequency"}
@@ -132,7 +132,7 @@ def check_annotation_file(
     _check_record(said, "images", 1, image, lvis)
     if annotation is not None:
         _check_record(said, "annotations", 1, annotation, lvis, masks)
-    _check_ids(said, categories, annotation)
+    _check_ids(said, categories)
     return AnnotationSummary(path, lvis, categories, image, annotation)
 
 
@@ -221,15 +221,10 @@ def _check_record(said: str, key: str, number: int, record: Any, lvis: bool, mas
         raise UserError(f"{where}: 'frequency' is {brief(record['frequency'])}; expected r, c or f: {FETCH}")
 
 
-def _check_ids(said: str, categories: list[dict[str, Any]], annotation: dict[str, Any] | None) -> None:
+def _check_ids(said: str, categories: list[dict[str, Any]]) -> None:
     ids = {c["id"] for c in categories}
     if len(ids) < len(categories):
         raise UserError(f"{said}: {len(categories)} categories have {len(ids)} ids; expected one id for each")
-    if annotation is not None and annotation["category_id"] not in ids:
-        raise UserError(
-            f"{said}: entry 1 of 'annotations' has category_id {brief(annotation['category_id'])}; "
-            f"expected an id listed in 'categories': {FETCH}"
-        )
 
 
 def brief(value: Any) -> str:

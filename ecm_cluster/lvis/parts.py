@@ -65,9 +65,13 @@ class Part:
         kept = [a for a in document["annotations"] if a["image_id"] in images and a["category_id"] in categories]
         if not all(isinstance(a["id"], int) for a in kept):  # pycocotools keeps them in arrays of numbers
             kept = [{**a, "id": number} for number, a in enumerate(kept, 1)]
-        return {**document,
-                **{kind: [{**e, "id": names[e["id"]]} for e in document[kind] if e["id"] in names]
-                   for kind, names in renamed.items()},
+        # an entry that is there twice counts once, as in mmdet
+        listed = {kind: {e["id"]: {**e, "id": names[e["id"]]} for e in document[kind] if e["id"] in names}
+                  for kind, names in renamed.items()}
+        for image in listed["images"].values():
+            image.update({key: [categories[i] for i in image[key] if i in categories]
+                          for key in ("neg_category_ids", "not_exhaustive_category_ids") if key in image})
+        return {**document, **{kind: list(entries.values()) for kind, entries in listed.items()},
                 "annotations": [{**a, "image_id": images[a["image_id"]], "category_id": categories[a["category_id"]]}
                                 for a in kept]}
 

@@ -200,10 +200,10 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no such annotation file") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a readable JSON annotation file ({error})") from error
-    missing = [k for k in ("images", "annotations", "categories") if k not in (document or ())]
+    missing = [k for k in ("images", "categories") if k not in (document or ())]
     if not isinstance(document, dict) or missing:
         raise UserError(f"{path}: not an LVIS or COCO file, which has images, annotations and categories")
-    return document
+    return {"annotations": [], **document}  # pycocotools reads those of a test set without any
 
 
 def is_lvis(document: dict[str, Any], path: str | Path) -> bool:

@@ -8,22 +8,22 @@ changes nothing, so that is refused. ``+key=value`` sets any key unchecked.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UserError
-from . import classes, sections
-from .lookup import NOTHING, asked, at, fits, is_number, kind_of, kinds_within, nearest, paths, short
+from . import classes, kinds, sections
+from .lookup import NOTHING, asked, at, nearest, paths
 from .own_code import OwnCode
 
-WORDS = {"b": "True or False", "i": "an integer", "f": "a number", "s": "a string", "l": "a list", "d": "a dict",
-         "n": "None"}
 # arguments whose blocks name something else than a registered class by 'type'
 _OTHER_TYPES = {"adapt_cfg", "same_up_trans", "same_down_trans", "across_lateral_trans", "across_down_trans",
                 "across_up_trans", "across_skip_trans", "output_trans", "bbox_params", "file_client_args"}
 _SECTION_OF = {"pipeline": "pipeline", "dataset": "dataset", "datasets": "dataset"}
-# what is taken for a value that no signature tells of: its kind in the config, and what often stands for it
-_BESIDE = {"b": "bin", "i": "ifbln", "f": "ifln", "s": "sln", "l": "lifn", "d": "dln"}
+# arguments of a model's classes that mmdet builds, and so needs a type of
+_PARTS = re.compile(r"(^|_)(backbone|neck|(?<!feature_)head|coder|generator|extractor|assigner|sampler|roi_layer|dcn|"
+                    r"norm_cfg|act_cfg)$|^loss_")
 OF_BLOCKS = {"pipeline", "transforms", "hooks", "custom_hooks", "datasets"}  # lists of dicts with a type
 SHOWN = 40  # legal names in a message
 
@@ -71,11 +71,11 @@ class _Checking:
         named = sections.known(self.cfg, "")
         assert named is not None
         for name, value in self.cfg.items():
-            if self.is_added(name):
-                continue
             if name in named[1]:
                 yield from self.kind(name, value, named[1][name])
                 yield from self.section(name, value)
+            elif self.is_added(name):
+                continue
             elif any(key.partition(".")[0] == name for key in self.given):
                 yield name, self.no_section(name, named[1])
             else:
@@ -114,9 +114,10 @@ class _Checking:
             yield from self.inside(value, key, "hook")
         elif key == "workflow" and isinstance(value, (list, tuple)):
             for number, step in enumerate(value):
-                if not (isinstance(step, (list, tuple)) and [kind_of(part) for part in step] == ["s", "i"]):
-                    yield f"{key}.{number}", (f"{self.who(f'{key}.{number}')}: invalid value {short(step)}; expected a "
-                                              "mode and a number of epochs, e.g. ('train', 1)")
+                if not (isinstance(step, (list, tuple)) and [kinds.kind_of(part) for part in step] == ["s", "i"]):
+                    full = f"{key}.{number}"
+                    yield full, (f"{self.who(full)}: invalid value {kinds.short(step)}; expected a mode and a number "
+                                 "of epochs, e.g. ('train', 1)")
 
     def inside(self, value: Any, key: str, role: str) -> Iterator[tuple[str, str]]:
         """Blocks in ``value``, at any depth; ``role`` is the section that classes come from."""
@@ -178,6 +179,11 @@ class _Checking:
         if known.is_open:
             legal.update({other: "" for other in value if other not in legal})
         yield from self.members(key, value, name, legal)
+        for inner in filter(_PARTS.search, legal if section == "model" else ()):
+            full = f"{key}.{inner}"
+            if isinstance(value.get(inner), dict) and "type" not in value[inner] and not self.is_added(full) \
+                    and not isinstance(at(self.base, f"{full}.type"), str):  # said in another way
+                yield full, f"{self.who(full)}: has no 'type'; expected the name of a class"
         return known
 
     def name(self, name: str, where: str, section: str,
@@ -194,7 +200,7 @@ class _Checking:
         """Keys of a dict against the legal ones; ``only_given``: those alone that an option added."""
         for name, inner in value.items():
             full = f"{key}.{name}"
-            if self.is_added(full):
+            if self.is_added(full) and not (key in sections.READ_HERE and legal.get(name)):
                 continue
             if name in legal:
                 yield from self.kind(full, inner, legal[name])
@@ -203,28 +209,12 @@ class _Checking:
             elif not self.own.accepts(what, str(name)):
                 yield full, self.no_key(full, str(name), what, legal)
 
-    def kind(self, key: str, value: Any, kinds: str) -> Iterator[tuple[str, str]]:
+    def kind(self, key: str, value: Any, legal: str) -> Iterator[tuple[str, str]]:
         """Whether a value may stand there."""
-        letter = kind_of(value)
-        if value is None and kinds == classes.REQUIRED:
-            yield key, f"{self.who(key)}: invalid value None; it is required"
-            return
-        kinds = kinds.replace(classes.REQUIRED, "")
-        before = kind_of(at(self.base, key)) if self.is_given(key) else None
-        if not kinds and before:
-            kinds = _BESIDE.get(before, "")
-            if before == "l" and letter == "s" and all(isinstance(item, str) for item in at(self.base, key)):
-                return
-        if letter == "d" and "d" not in kinds and value and all(str(name).isdigit() for name in value):
-            yield key, f"{self.who(key)}: there is no list, and so no element {next(iter(value))}; expected a list"
-            return
-        if letter == "l" and before == "l" and kinds_within(at(self.base, key)) <= set("if") \
-                and "s" in kinds_within(value) and at(self.base, key):
-            yield key, f"{self.who(key)}: invalid value {short(value)}; expected numbers, as the config has them"
-        if not fits(value, kinds):
-            expected = " or ".join(WORDS[k] for k in "bifsldn" if k in kinds and not (k == "i" and "f" in kinds))
-            hint = " (a string, here: write it without quotes)" if is_number(value) else ""
-            yield key, f"{self.who(key)}: invalid value {short(value)}; expected {expected}{hint}"
+        wrong = kinds.problem(value, legal, at(self.base, key) if self.is_given(key) else None) \
+            or sections.unknown_choice(key, value)
+        if wrong:
+            yield key, f"{self.who(key)}: {wrong}"
 
     def policy(self, key: str, value: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """The policy of ``lr_config`` or ``momentum_config``, which names a hook."""
@@ -241,6 +231,8 @@ class _Checking:
     # -- what is said
 
     def who(self, key: str) -> str:
+        if self.is_added(key):
+            return f"option +{key}"
         return f"option {key}" if self.is_given(key) else f"config: {key}"
 
     def no_key(self, key: str, name: str, what: str, legal: Mapping[str, str]) -> str:
@@ -265,7 +257,7 @@ class _Checking:
         """Where the config has a key of this name, in a part that mmdet reads."""
         legal = (sections.known(self.cfg, "") or ("", {}))[1]
         return [path for path in paths(self.base, "") if path.rpartition(".")[2] == name and "." in path
-                and path.partition(".")[0] in legal and not name.isdigit()]
+                and path.partition(".")[0] in legal and not name.isdecimal()]
 
     def no_section(self, name: str, legal: Mapping[str, str]) -> str:
         key = next(key for key in self.given if key.partition(".")[0] == name)
@@ -274,8 +266,9 @@ class _Checking:
         wanted, rest = self.base[name], key[len(name):]
         same = [path + rest for path in paths(self.base, "") if path.partition(".")[0] in legal
                 and isinstance(wanted, (dict, list)) and at(self.base, path) == wanted]
+        places = same or self.places(key.rpartition(".")[2]) or self.places(name)
         return (f"option {key}: {name} is a variable of the config, and setting it changes nothing of what was made "
-                f"with it{asked((same or self.places(name))[:3])} (--set +{key}=… sets it unchecked)")
+                f"with it{asked(places[:3])} (--set +{key}=… sets it unchecked)")
 
     def no_type(self, where: str, name: str, section: str, former: classes.Arguments | None) -> str:
         other = classes.arguments_of(None, name)

@@ -56,6 +56,9 @@ def check_protocol(found: Protocol) -> None:
     nums = found.proposal_nums
     if not nums or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in nums):
         raise UserError(f"config: invalid evaluation.proposal_nums: {list(nums)}; expected whole numbers, 1 or more")
+    if "proposal" in found.metrics and len(nums) < len(PROPOSAL_NUMS):
+        raise UserError(f"config: invalid evaluation.proposal_nums: {list(nums)}; expected three numbers, which metric "
+                        "proposal takes recalls at")
     if any(isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 < t <= 1 for t in found.iou_thrs):
         raise UserError(f"config: invalid evaluation.iou_thrs: {list(found.iou_thrs)}; expected overlaps above 0, up "
                         "to 1")

@@ -136,10 +136,19 @@ def unused(cfg: dict[str, Any]) -> dict[str, str]:
     """The keys of a resolved config that have no effect here, with the reason."""
     found = {key: NOT_USED[key] for key, value in _set_in(cfg, NOT_USED)
              if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
+    found.update(_unseen(cfg))
     fixed = {"evaluation.iou_thrs": _LVIS, "evaluation.proposal_nums": _LVIS} if _rules(cfg) == {"lvis"} else {}
     removed = [f"{section}.{number}.keep_local" for section in ("log_config.hooks", "custom_hooks")
                for number, hook in enumerate(at(cfg, section) or ()) if at(hook, "keep_local") is False]
     return {**found, **dict.fromkeys(removed, _WHERE), **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
+
+
+def _unseen(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What MMDetWandbHook would upload of checkpoints and evaluations, which are not made by the training's hooks."""
+    for number, hook in enumerate(at(cfg, "log_config.hooks") or ()):
+        if at(hook, "type") == "MMDetWandbHook":
+            yield from ((f"log_config.hooks.{number}.{key}", "checkpoints are committed and scored outside of hooks")
+                        for key in ("log_checkpoint", "log_checkpoint_metadata", "num_eval_images") if hook.get(key))
 
 
 def _rules(cfg: dict[str, Any]) -> set[str | None]:

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import math
-import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 NOTHING = object()
 
 
-def kind_of(value: Any) -> str | None:
-    """The letter of a value's kind; None for what no letter stands for."""
-    for types, letter in ((bool, "b"), (numbers.Integral, "i"), (numbers.Real, "f"), (str, "s"), ((list, tuple), "l"),
-                          (dict, "d")):
-        if isinstance(value, types):
-            return letter
-    return "n" if value is None else None
-
-
-def kinds_within(value: Any) -> set[str | None]:
-    """The kinds of what a list holds, lists in it looked into."""
-    if not isinstance(value, (list, tuple)):
-        return {kind_of(value)}
-    return {kind for inner in value for kind in kinds_within(inner)}
-
-
-def fits(value: Any, kinds: str) -> bool:
-    """Whether a value is of one of the kinds; empty: any."""
-    letter = kind_of(value)
-    if not kinds or letter is None:
-        return not kinds or callable(value) or isinstance(value, (set, bytes))
-    return letter in kinds or (letter == "i" and "f" in kinds) or ("b" in kinds and value in (0, 1))
-
-
-def is_number(value: Any) -> bool:
-    """Whether a string is one that a number was written as."""
-    try:
-        return isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
 def at(value: Any, key: str, missing: Any = None) -> Any:
     for part in key.split("."):
         if isinstance(value, Mapping) and part in value:
             value = value[part]
-        elif isinstance(value, (list, tuple)) and part.isdigit() and int(part) < len(value):
+        elif isinstance(value, (list, tuple)) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
             return missing
@@ -72,8 +38,3 @@ def nearest(name: str, legal: Iterable[str], places: Iterable[str] = ()) -> str:
 
 def asked(names: list[str]) -> str:
     return f"; did you mean {', '.join(names)}?" if names else ""
-
-
-def short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-STOCK = ("mmdet_ext", "mmdet", "mmcv", "torch")
+# modules that register nothing of the user's; the standard library can be listed from Python 3.10 on
+STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *getattr(sys, "stdlib_module_names", ())}
 
 
 class OwnCode:
@@ -24,8 +26,9 @@ class OwnCode:
         section = cfg.get("custom_imports")
         imports = section.get("imports") if isinstance(section, dict) else None
         names = [imports] if isinstance(imports, str) else imports if isinstance(imports, (list, tuple)) else []
-        own = [name for name in names if isinstance(name, str) and name.partition(".")[0] not in STOCK]
         folder = Path(code).expanduser() if code else None
+        own = [name for name in names if isinstance(name, str)
+               and (name.partition(".")[0] not in STOCK or (folder and _lies_in(folder, name)))]
         self.text = ""
         # a module that lies elsewhere can register anything
         self.is_opaque = any(folder is None or not _lies_in(folder, name) for name in own)

@@ -12,6 +12,7 @@ from typing import Any
 from . import keys
 from .classes import arguments_of
 from .datasets import WRAPPERS
+from .kinds import kind_of
 
 
 def _kinds(text: str) -> dict[str, str]:
@@ -40,8 +41,16 @@ _KNOWN = {
     "optimizer.paramwise_cfg": _kinds(
         "bias_lr_mult:fi bias_decay_mult:fi norm_decay_mult:fi dwconv_decay_mult:fi dcn_offset_lr_mult:fi "
         "bypass_duplicate:b custom_keys:d num_layers:i decay_rate:fi decay_type:s"),
-    "fp16": _kinds("loss_scale:fisd grad_clip:dn coalesce:b bucket_size_mb:i type:s"),
+    "fp16": _kinds("loss_scale:fsd grad_clip:dn coalesce:b bucket_size_mb:i type:s"),
+    "checkpoint_config": _kinds("interval:i by_epoch:b"),
 }
+# the sections that this program reads by itself, and so needs in the right kinds even of what is set unchecked
+READ_HERE = ("data", "data.train_dataloader", "data.val_dataloader", "data.test_dataloader", "runner", "auto_scale_lr",
+             "custom_imports", "checkpoint_config")
+# settings of hooks that mmcv compares with a few words, in the sections of hooks
+_HOOKS = ("lr_config", "momentum_config", "fp16", "optimizer_config", "checkpoint_config", "custom_hooks", "log_config")
+_WARMUPS = ("constant", "linear", "exp")
+_PRIORITIES = ("HIGHEST", "VERY_HIGH", "HIGH", "ABOVE_NORMAL", "NORMAL", "BELOW_NORMAL", "LOW", "VERY_LOW", "LOWEST")
 CONSTRUCTORS = ("DefaultOptimizerConstructor", "LearningRateDecayOptimizerConstructor",
                 "LayerDecayOptimizerConstructor")
 # a section that is the settings of one class, whose name it need not give
@@ -57,7 +66,6 @@ def known(cfg: dict[str, Any], section: str) -> tuple[str, dict[str, str]] | Non
         section: A dotted name; empty: the config itself.
     """
     legal = {name.rpartition(".")[2]: "" for name in keys.known() if name.rpartition(".")[0] == section}
-    legal.update(_KNOWN.get(section, {}))
     own = cfg.get(section.partition(".")[0])
     if section in OF_CLASS:
         if section == "optimizer_config" and cfg.get("fp16") is not None:
@@ -72,7 +80,24 @@ def known(cfg: dict[str, Any], section: str) -> tuple[str, dict[str, str]] | Non
     elif section == "optimizer.paramwise_cfg" and isinstance(own, dict) \
             and own.get("constructor") not in (None, *CONSTRUCTORS):
         return None
+    legal.update(_KNOWN.get(section, {}))
     return (f"section {section}" if section else "an mmdet config", legal) if legal else None
+
+
+def unknown_choice(key: str, value: Any) -> str | None:
+    """Why a setting of a hook is none of the few that mmcv knows, as the end of a sentence; None: it is one."""
+    name, kind = key.rpartition(".")[2], kind_of(value)
+    if key.partition(".")[0] not in _HOOKS:
+        return None
+    if name == "warmup" and kind == "s" and value not in _WARMUPS:
+        return f"invalid value {value!r}; expected one of {', '.join(_WARMUPS)}, or None"
+    if name == "loss_scale" and (kind == "i" or kind == "s" and value != "dynamic"):
+        hint = f": write {value}.0" if kind == "i" else ""
+        return f"invalid value {value!r}; expected a float, a dict or 'dynamic'{hint}"
+    if name == "priority" and (kind == "i" and not 0 <= value <= 100
+                               or kind == "s" and value.upper() not in _PRIORITIES):
+        return f"invalid value {value!r}; expected one of {', '.join(_PRIORITIES)}, or 0 to 100"
+    return None
 
 
 def _of_class(section: str, name: str) -> dict[str, str]:

@@ -236,7 +236,7 @@ def framework() -> None:
 
 
 def names_of_old_numpy() -> None:
-    """``np.int`` and ``np.float``, removed in numpy 1.24: samplers of mmdet 2.x (Libra R-CNN's, by classes) use them."""
+    """``np.int`` and ``np.float``, removed in numpy 1.24: samplers of mmdet 2.x (Libra R-CNN's, by class) use them."""
     for name, kind in (("int", int), ("float", float)):
         vars(importlib.import_module("numpy")).setdefault(name, kind)
 

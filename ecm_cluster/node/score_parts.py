@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..datacheck.entries import is_mask
 from ..errors import UserError
 from ..lvis import scoring
 from ..lvis.columns import Detections
@@ -70,13 +71,13 @@ def score(scored: ScoredSet, found: Detections, protocol: Protocol, options: Map
 
 def kinds_of(document: Mapping[str, Any], found: Detections, metrics: Sequence[str]) -> tuple[list[str], list[str]]:
     """By what these detections are scored, and what cannot be though it is asked for."""
-    masked = any("segmentation" in a for a in document["annotations"]) or not document["annotations"]
-    why = "the model gives no masks" if "segm" not in found.iou_types else \
-        None if masked else "the annotations have no segmentation"
-    if not metrics:
-        return [kind for kind in found.iou_types if kind == "bbox" or why is None], []
-    kinds = [kind for kind in PLAIN if kind in metrics and (kind == "bbox" or why is None)]
-    return kinds, [f"segm is not scored: {why}"] if "segm" in metrics and why else []
+    bare = [a for a in document["annotations"] if not is_mask(a.get("segmentation"))]
+    why = "the model gives no masks" if "segm" not in found.iou_types else None if not bare else (
+        f"{len(bare)} of {len(document['annotations'])} annotations have no usable segmentation (the first is "
+        f"{bare[0]['id']})")
+    wanted = metrics or found.iou_types
+    kinds = [kind for kind in PLAIN if kind in wanted and (kind == "bbox" or why is None)]
+    return kinds, [f"segm is not scored: {why}"] if "segm" in wanted and why else []
 
 
 def _whole(documents: Sequence[tuple[dict[str, Any], Detections, list[str], dict[str, Any]]], scored: ScoredSet,
@@ -103,9 +104,18 @@ def _by_mmdet(scored: ScoredSet, found: Detections, protocol: Protocol, wanted: 
     if options.get("replicates") or "max_dets" in options:
         raise UserError("bootstrap, max_dets: a dataset that is scored by mmdet's own `evaluate` has neither; leave "
                         "them out")
+    import numpy as np
+
     arguments = dict(protocol.options)
     if wanted and all(part.kind != OWN for part in scored.parts):
-        arguments["metric"] = list(wanted)
+        arguments.update(metric=list(wanted), proposal_nums=protocol.proposal_nums)
+        if protocol.iou_thrs:
+            arguments["iou_thrs"] = np.array(protocol.iou_thrs, np.float64)
+        from . import scored_set
+
+        for part in scored_set.members(dataset):
+            for annotation in part.coco.anns.values():
+                annotation.setdefault("iscrowd", 0)  # as in COCO's rule here; LVIS has none
     results = results_of(scored, found, only_proposals=set(protocol.metrics) == {"proposal_fast"})
     with numpy_as_it_was(), preemption.ordinary_children():
         figures = dataset.evaluate(results, **arguments)

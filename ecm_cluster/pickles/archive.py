@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shlex
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +17,8 @@ from . import restricted
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch wrote before 1.6
 DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
-          NotImplementedError, RecursionError, AssertionError, zipfile.BadZipFile, restricted.pickle.UnpicklingError)
+          RuntimeError, AssertionError, struct.error, zlib.error, zipfile.BadZipFile,
+          restricted.pickle.UnpicklingError)
 
 
 class Unreadable(UserError):
@@ -23,8 +27,11 @@ class Unreadable(UserError):
     cause = "not startable"  # another try finds the same file
 
 
-def check(path: str | Path) -> None:
+def check(path: str | Path) -> Any:
     """Read a file's structure as the reader of checkpoints would.
+
+    Returns:
+        What it holds, with a :class:`restricted.TensorStandIn` for each tensor.
 
     Raises:
         Unreadable: It is damaged, of another format, or asks for something that is not plain data.
@@ -32,12 +39,38 @@ def check(path: str | Path) -> None:
     """
     with open(path, "rb") as handle:
         try:
-            if handle.read(len(ZIP)) == ZIP:
-                _check_zip(handle)
-            else:
-                _check_legacy(handle)
+            return _check_zip(handle) if handle.read(len(ZIP)) == ZIP else _check_legacy(handle)
         except DAMAGE as error:
             raise unreadable(path, error) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which is a damaged archive's: it asks to read from before its begin
+                raise
+            raise unreadable(path, error) from error
+
+
+def check_weights(path: str | Path, *entries: str) -> None:
+    """Refuse a file that cannot be read, or that holds no weights of a model.
+
+    Args:
+        entries: Where its reader looks for them, unless the file is a dict of tensors itself; default: ``state_dict``.
+
+    Raises:
+        Unreadable: As :func:`check`, or there is no tensor in that place.
+    """
+    content = check(path)
+    held = content if isinstance(content, dict) else {}
+    name = next((entry for entry in entries or ("state_dict",) if entry in held), None)
+    if not _has_tensors(held if name is None else held[name]):
+        other = next((name for name, value in held.items() if isinstance(name, str) and _has_tensors(value)), None)
+        remedy = f"; if you mean those of its entry {other!r}, make a copy: python -c \"import sys, torch; f = " \
+            f"torch.load(sys.argv[1], map_location='cpu'); torch.save({{'state_dict': f[{other!r}]}}, sys.argv[2])\" " \
+            f"{shlex.quote(str(path))} weights.pth" if other else ""
+        raise Unreadable(f"{path}: holds no weights; expected a dict of tensors, by itself or as its entry "
+                         f"'state_dict'{remedy}")
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(item, restricted.TensorStandIn) for item in value.values())
 
 
 def unreadable(path: str | Path, error: BaseException) -> Unreadable:
@@ -52,7 +85,9 @@ def unreadable(path: str | Path, error: BaseException) -> Unreadable:
     return Unreadable(f"{path}: not a checkpoint that can be read ({first}); expected a file written by torch.save")
 
 
-def _check_zip(handle: BinaryIO) -> None:
+def _check_zip(handle: BinaryIO) -> Any:
+    if not zipfile.is_zipfile(handle):
+        raise ValueError("a zip archive that was cut short")
     with zipfile.ZipFile(handle) as archive:
         entries = set(archive.namelist())
         inner = {name.partition("/")[2]: name for name in entries}
@@ -66,15 +101,41 @@ def _check_zip(handle: BinaryIO) -> None:
             if pid[0] != "storage" or f"{folder}/data/{pid[2]}" not in entries:
                 raise ValueError(f"it lacks the data of tensor storage {pid[2]}")
 
-        restricted.Structure(io.BytesIO(archive.read(inner["data.pkl"])), storage, encoding="utf-8").load()
+        return restricted.Structure(io.BytesIO(archive.read(inner["data.pkl"])), storage, encoding="utf-8").load()
 
 
-def _check_legacy(handle: BinaryIO) -> None:
+def _check_legacy(handle: BinaryIO) -> Any:
     handle.seek(0)
-    if handle.read(2) != b"\x80\x02":
-        raise ValueError("it begins as no checkpoint does")
+    start = handle.read(512)
+    if start[:2] != b"\x80\x02":
+        raise ValueError(_other_format(start))
     handle.seek(0)
-    if restricted.Structure(handle, encoding="utf-8").load() != MAGIC:
-        raise ValueError("a pickle that torch.save did not write")
-    for _ in ("protocol", "system", "structure"):
-        restricted.Structure(handle, encoding="utf-8").load()
+    content = None
+    try:
+        if restricted.Structure(handle, encoding="utf-8").load() != MAGIC:
+            raise ValueError("a pickle that torch.save did not write")
+        for _ in ("protocol", "system", "structure"):
+            content = restricted.Structure(handle, encoding="utf-8").load()
+    except restricted.Refused:
+        if not handle.read(1):
+            raise ValueError("it was cut short") from None  # within a name
+        raise
+    return content
+
+
+def _other_format(start: bytes) -> str:
+    """What a file is that begins like this, and no checkpoint."""
+    text = start.lstrip().lower()
+    if not start:
+        return "it is empty"
+    if text.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer in place of the file: run git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, maybe the answer to a failed download"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
+        return ("a safetensors file: convert it by python -c \"import sys, torch, safetensors.torch as s; "
+                "torch.save({'state_dict': s.load_file(sys.argv[1])}, sys.argv[2])\" FILE weights.pth")
+    if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
+        return f"a {'tar' if start[257:262] == b'ustar' else 'gzip'} archive; unpack it"
+    return "plain text" if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text) else \
+        "no checkpoint begins as it does"

@@ -83,7 +83,7 @@ class _Allowed:
         raise Refused(f"{module}.{name}")
 
     def of_torch(self, module: str, name: str) -> Any:
-        return StandIn()
+        return MAKER if name.startswith("_rebuild_") or name == "Parameter" else StandIn()
 
     def dtype(self, text: Any, *_: Any) -> Any:
         if not isinstance(text, str) or not PLAIN_DTYPE.fullmatch(text):
@@ -122,6 +122,17 @@ class StandIn:
         """Nothing is kept."""
 
 
+class TensorStandIn(StandIn):
+    """In the place of a tensor."""
+
+
+class _Maker(StandIn):
+    """In the place of a function that makes a tensor."""
+
+    def __call__(self, *_: Any) -> TensorStandIn:
+        return TensorStandIn()
+
+
 class DtypeStandIn(StandIn):
     """In the place of a dtype, of which it knows what can be read."""
 
@@ -142,6 +153,7 @@ def foreign_order(text: str, state: Any) -> str | None:
     return str(order)
 
 
+MAKER = _Maker()
 NDARRAY = StandIn()  # the class, which nothing but _reconstruct gets
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
@@ -37,22 +38,26 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
     """
     if job.code and not Path(job.code).expanduser().is_dir():
         return [f"--code {job.code}: is not a folder; expected the folder that holds your modules"], []
-    named = (cfg.get("custom_imports") or {}).get("imports") or []
-    named = [named] if isinstance(named, str) else list(named)
+    section = cfg.get("custom_imports") or {}
+    if section and "imports" not in section:  # mmcv passes the keys on as arguments
+        return ["config: custom_imports has no imports; expected a list of names of modules"], []
+    named = section.get("imports") or []
+    named = [named] if isinstance(named, str) else named
+    if not isinstance(named, list):
+        return [f"config: invalid custom_imports.imports: {named!r}; expected a list of names of modules"], []
     for name in named:
         if not isinstance(name, str):
             return [f"config: invalid custom_imports.imports: {name!r}; expected names of modules"], []
-        file = Path(job.code or "").expanduser() / f"{name.replace('.', '/')}.py"
-        if job.code and file.is_file() and python_of(job) == sys.executable:  # another Python has another grammar
+        for file in _files(name, job):
             try:
                 ast.parse(file.read_bytes(), str(file))
             except (SyntaxError, ValueError) as error:
                 return [f"config: custom_imports: {file}:{getattr(error, 'lineno', None) or 1}: "
                         f"{getattr(error, 'msg', error)}; correct the module"], []
     paths = search_path(job)
-    missing = [] if paths is None else [name for name in named if isinstance(name, str) and not _is_there(name, paths)]
-    told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; "
-            "give the folder that holds it with --code" for name in missing]
+    missing = [] if paths is None else [name for name in named if not _is_there(name, paths)]
+    told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; {_remedy(name)}"
+            for name in missing]
     lacking = [] if paths is None else list(_lacking(cfg, paths, python_of(job)))
     brought = bool(job.setup) or "PYTHONPATH" in job.env
     if brought:
@@ -87,12 +92,31 @@ def _given() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
+def _files(name: str, job: Job) -> list[Path]:
+    """The user's own files that are run to import a module, as far as their grammar is this Python's."""
+    if not job.code or python_of(job) != sys.executable:
+        return []
+    parts, folder = name.split("."), Path(job.code).expanduser()
+    paths = [folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    found = [path / "__init__.py" for path in paths] + [folder.joinpath(*parts[:-1], f"{parts[-1]}.py")]
+    return [file for file in found if file.is_file()]
+
+
+def _remedy(name: str) -> str:
+    meant = ".".join(part for part in name[:-len(".py")].split("/") if part != ".") if name.endswith(".py") else ""
+    return f"did you mean {meant!r}?" if meant else "give the folder that holds it with --code"
+
+
 def _is_there(name: str, paths: list[str]) -> bool:
     """Whether a dotted module can be found, without an import of what it lies in."""
     if name.partition(".")[0] in snapshot.PACKAGES:
         paths = [str(package.parent) for package in snapshot.own_packages()]
     found: ModuleSpec | None = None
+    if not all(name.split(".")):
+        return False
     for depth, part in enumerate(name.split(".")):
+        if found and not paths:  # no package: it may make modules by itself, as os does with os.path
+            return _makes(found, part)
         # beside the path's, finders of the interpreter's own modules and of editable installations
         others = [finder for finder in sys.meta_path if finder is not PathFinder] if depth == 0 else []
         found = PathFinder.find_spec(part, paths)
@@ -101,6 +125,12 @@ def _is_there(name: str, paths: list[str]) -> bool:
             return False
         paths = list(found.submodule_search_locations or [])
     return True
+
+
+def _makes(found: ModuleSpec, name: str) -> bool:
+    """Whether a module's text, where there is one, enters modules that have no file, and contains this name."""
+    text = Path(found.origin).read_bytes() if found.origin and found.origin.endswith(".py") else b""
+    return b"sys.modules[" in text and re.search(rf"\b{re.escape(name)}\b".encode(), text) is not None
 
 
 def _where(job: Job) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def temporary(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what was found before
     return folder
 
 
@@ -125,6 +127,9 @@ def planned(data: Path, **values: object) -> tuple[planning.Plan, create.Frozen]
 
 
 def test_what_was_not_reached_in_time_is_said_and_refuses_nothing(small_data, temporary, capsys):
+    left = temporary / "ecm-cluster-check-left"  # by one that was killed
+    left.mkdir()
+    os.utime(left, (0, 0))
     began = time.monotonic()
     report = here.look(*planned(small_data), seconds=0.3)
     assert time.monotonic() - began < 5
@@ -150,6 +155,13 @@ def test_a_python_that_only_the_nodes_have_refuses_nothing(small_data, temporary
     plan, frozen = planned(small_data, python="/nodes/only/python")
     check.check(plan, frozen, "here")
     assert "/nodes/only/python cannot be started here (No such file or directory)" in capsys.readouterr().out
+
+
+def test_no_room_for_a_check_refuses_nothing(small_data, temporary, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "gone"))
+    check.check(*planned(small_data), "here")
+    assert "check       not done: no temporary folder can be written (No such file or directory); the job's first" in \
+        capsys.readouterr().out
 
 
 def test_a_process_that_was_killed_is_no_fault_of_the_job():

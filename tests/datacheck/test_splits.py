@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,14 @@ LATER = {
     "box of words": (change("annotations", 3, bbox=["1", 2, 3, 4]), "expected x, y, width, height"),
     "no image": (change("annotations", 5, image_id=None), "entry 6 of 'annotations' (id 6) has no 'image_id'"),
     "no category": (change("annotations", 5, category_id=None), "(id 6) has no 'category_id'"),
-    "unknown category": (change("annotations", 2, category_id=99), "(id 3) has category_id 99; expected an id listed"),
     "one id twice": (change("annotations", 2, id=1), "entry 3 of 'annotations' (id 1) has the id of another"),
     "one image twice": (change("images", 2, id=0), "entry 3 of 'images' (id 0) has the id of another entry"),
     "an empty mask": (change("annotations", 4, segmentation=[]), "(id 5) has 'segmentation' []; expected polygons"),
+    "a polygon of two points": (change("annotations", 4, segmentation=[[1, 1, 5, 5]]), "polygons of at least 6"),
+    "a point that is none": (change("annotations", 4, segmentation=[[1, 1, 5, None, 5, 6]]), "polygons of at least 6"),
+    "a mask without end": (change("annotations", 4, segmentation=[[1, 1, 5, math.nan, 5, 6]]), "polygons of at least"),
+    "a box without end": (change("annotations", 3, bbox=[1, 1, math.inf, 4]), "expected x, y, width, height"),
+    "a nameless area": (change("annotations", 4, area=math.nan), "(id 5) has 'area' nan; expected a finite number"),
     "an empty polygon": (change("annotations", 4, segmentation=[[]]), "has 'segmentation' [[]]; expected polygons"),
     "no size of a mask": (change("annotations", 4, segmentation={"counts": "a"}), "an encoding with counts and size"),
     "no name": (change("images", 2, file_name=None), "entry 3 of 'images' (id 14) has no 'file_name'"),
@@ -100,7 +105,8 @@ LATER = {
 def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, case, whole):
     if not whole:
         monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
-        if any(word in case for word in ("twice", "half a box", "box of words", "not an object", "empty", "no size")):
+        if any(word in case for word in (
+                "twice", "half a box", "box of words", "not an object", "empty", "no size", "points", "point that")):
             pytest.skip("a large file is not searched for it")
     spoil, said = LATER[case]
     document = coco()
@@ -116,7 +122,8 @@ def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypa
     monkeypatch.setattr(entries.json, "loads", lambda text: pytest.fail("it was parsed"))
     monkeypatch.setattr(entries, "CHUNK", 300)
     for masks in (False, True):
-        needs = splits.needs_of(splits.leaves(config(data), "train")[0], "train", masks, False)
+        cfg = config(data, train=section(data, "train", masks=masks))
+        needs = splits.needs_of(splits.leaves(cfg, "train")[0], "train", cfg, False)
         assert entries.check(data / "train.json", "it", needs, [10, 11, 12]) == ([], [])
 
 
@@ -125,11 +132,16 @@ def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
     for annotation in document["annotations"][2:5]:
         del annotation["area"]
     document["annotations"][2].update(ignore=1)
-    document["annotations"][5].update(image_id=12345)
+    document["annotations"][5].update(image_id=12345, category_id=99)
+    document["images"].append(document["images"][0])
     save(data, "train", document)
-    (problem,), (warning,) = checked(config(data))
+    (problem,), warnings = checked(config(data))
     assert "(id 4) has no 'area'" in problem and "and 1 more of 'annotations' so" in problem
-    assert "image_id 12345, which is not listed in 'images': it is ignored" in warning
+    assert [w.partition(" has ")[2] for w in warnings] == [
+        "category_id 99, which is not listed in 'categories': it is ignored",
+        "image_id 12345, which is not listed in 'images': it is ignored"]
+    save(data, "test", document)  # COCO's and LVIS's own code reads them
+    assert [p for p in checked(config(data))[0] if "data.test" in p and "(id 3) has no 'area'" in p]
 
 
 def test_masks_that_mmdet_never_reads_may_be_empty(data):
@@ -138,15 +150,52 @@ def test_masks_that_mmdet_never_reads_may_be_empty(data):
         annotation.update(segmentation=[], **unread)
     save(data, "train", document)
     assert checked(config(data, train=section(data, "train", masks=True)))[0] == []
+    save(data, "test", document)  # what scores reads every one
+    (problem,) = checked(config(data, evaluation={"metric": "segm"}))[0]
+    assert "(id 1) has 'segmentation' []" in problem and "and 2 more of" in problem
 
 
-def test_annotations_of_images_that_are_all_unlisted_are_refused(data):
+@pytest.mark.parametrize(("kind", "said"), [
+    ("images", "no annotation has an image_id that is listed in 'images'; expected the same ids"),
+    ("categories", "no annotation has a category_id that is listed in 'categories'; expected the same ids")])
+def test_annotations_of_images_or_categories_that_are_all_unlisted_are_refused(data, kind, said):
     document = coco()
-    for image in document["images"]:
-        image["id"] = str(image["id"])
+    for entry in document[kind]:
+        entry["id"] = str(entry["id"])
     save(data, "test", document)
     (problem,) = checked(config(data))[0]
-    assert "no annotation has an image_id that is listed in 'images'; expected the same ids" in problem
+    assert said in problem
+
+
+@pytest.mark.parametrize("kind", ["images", "categories"])
+def test_ids_of_two_kinds_are_refused_where_they_are_sorted(data, kind):
+    document, key = coco(), {"images": "image_id", "categories": "category_id"}[kind]
+    own = document[kind][0]["id"]
+    document[kind][0]["id"] = "first"
+    for annotation in document["annotations"]:
+        annotation[key] = "first" if annotation[key] == own else annotation[key]
+    save(data, "train", document)
+    assert checked(config(data))[0] == []
+    save(data, "test", document)
+    (problem,) = checked(config(data))[0]
+    assert f"{kind!r} has ids that are numbers and ids that are text" in problem
+
+
+def test_data_without_annotations_is_refused_where_nothing_would_be_left_of_it(data):
+    document = coco()
+    del document["annotations"]
+    empty = save(data, "empty", document)
+    (problem,) = checked(config(data, section(data, "empty")))[0]
+    assert "empty.json has no annotations, so nothing can be scored; " in problem and "--no-eval" in problem
+    assert checked(config(data, [section(data, "test"), section(data, "empty")])) == ([], [])
+    save(data, "empty", {**document, "annotations": []})
+    (problem,) = checked(config(data, train=section(data, "empty")))[0]
+    assert problem.endswith("set data.train.filter_empty_gt=False to train on such images") and empty in problem
+    assert checked(config(data, train=section(data, "empty", filter_empty_gt=False))) == ([], [])
+    assert checked(config(data, train=[section(data, "train"), section(data, "empty")])) == ([], [])
+    save(data, "empty", {**document, "annotations": 3})
+    (problem,) = checked(config(data, section(data, "empty")))[0]
+    assert "'annotations' is 3; expected a list" in problem
 
 
 def test_a_dataset_of_mmdet_without_an_annotation_file_is_refused(data):
@@ -212,14 +261,24 @@ def test_lvis_with_boxes_only_or_with_encoded_masks_is_accepted(data):
     assert "has no 'segmentation'" in problems[0] and len(problems) == 1
 
 
-def test_image_ids_that_are_text_are_accepted(data):
-    document = coco()
-    for entry in document["images"] + document["annotations"]:
-        key = "id" if "height" in entry else "image_id"
-        entry[key] = f"image {entry[key]}"
+@pytest.mark.parametrize("kind", ["CocoDataset", "LVISFromFile"])
+@pytest.mark.parametrize("other", ["text", float])
+def test_ids_that_are_text_or_fractions_are_accepted(data, kind, other):
+    document, of = coco(lvis=kind == "LVISFromFile"), "id {}".format if other == "text" else other
+    for entry in document["images"] + document["categories"]:
+        entry["id"] = of(entry["id"])
+    for image in document["images"]:
+        image["height"] = 40.0  # as some tools write all numbers
+    for annotation in document["annotations"]:
+        annotation.update({key: of(annotation[key]) for key in ("image_id", "category_id")})
     for name in ("train", "test"):
         save(data, name, document)
-    assert checked(config(data)) == ([], [])
+    classes = NAMES if kind == "CocoDataset" else None
+    both = [section(data, name, kind, classes=classes) for name in ("test", "train")]
+    assert checked(config(data, *both)) == ([], [])
+    masked = section(data, "train", kind, True, classes=classes)
+    (problem,) = checked(config(data, both[0], masked))[0]  # mmdet makes bitmaps of that size
+    assert "has 'height' 40.0; expected a whole number" in problem
 
 
 def test_the_second_objects365_is_looked_for_where_mmdet_keeps_the_last_folder_of_its_names(data):
@@ -258,7 +317,7 @@ CLASSES = {
     "text in place of names": ({"classes": "ant"}, "data.test.classes: cannot read ant", "a list of names"),
     "no names": ({"classes": ()}, "invalid data.test.classes", "a list of names"),
     "names for what takes the file's": ({"kind": "LVISFromFile"}, "LVISFromFile takes all categories", "remove it"),
-    "a name twice": ({"classes": ["ant", "ant"]}, "a name is listed twice", "once"),
+    "a name twice": ({"classes": ["ant", "ant"]}, "has 1 categories that are called 'ant'", "names 2"),
     "fewer than training": ({"classes": ["ant"]}, "has 1 classes, and training has 3", "same order"),
     "LVIS of another size": ({"kind": "LVISV1Dataset", "classes": None}, "has 3 categories, and LVISV1Dataset has 1203",
                              "give LVISFromFile"),
@@ -273,6 +332,18 @@ def test_classes_that_do_not_go_with_the_file_are_refused(data, case):
     save(data, "test", coco(lvis="LVIS" in case or "kind" in options))
     problems, _ = checked(config(data, section(data, "test", **options)))
     assert len(problems) == 1 and all(text in problems[0] for text in said), problems
+
+
+def test_categories_of_one_name_are_labels_of_their_own(data):
+    document = coco()
+    document["categories"][1]["name"] = "ant"
+    for name in ("train", "test"):
+        save(data, name, document)
+    once, twice = ([section(data, name, classes=classes) for name in ("test", "train")] for classes in (
+        ["ant", "cat"], ["ant", "ant", "cat"]))
+    assert checked(config(data, *twice)) == ([], [])
+    problems = checked(config(data, *once))[0]
+    assert len(problems) == 2 and "2 categories that are called 'ant', and data.test.classes names 1" in problems[1]
 
 
 def test_an_empty_file_of_classes_is_refused(data):
@@ -304,6 +375,9 @@ def test_a_config_without_test_data_trains_and_is_not_scored(data):
     ({"evaluation": {"proposal_nums": (0,)}}, "invalid evaluation.proposal_nums"),
     ({"evaluation": {"iou_thrs": [50]}}, "invalid evaluation.iou_thrs"),
     ({"model": {"type": "RPN"}}, "set evaluation.metric=proposal_fast"),
+    ({"model": {"type": "RPN"}, "evaluation": {"metric": ["bbox", "proposal_fast"]}}, "metric=proposal_fast"),
+    ({"evaluation": {"metric": ["bbox", "proposal_fast"]}}, "FasterRCNN gives boxes by class"),
+    ({"evaluation": {"metric": "proposal", "proposal_nums": (1, 100)}}, "[1, 100]; expected three numbers"),
 ])
 def test_what_cannot_be_scored_is_refused_at_submission(data, options, said):
     if "test" in options:

@@ -23,7 +23,8 @@ PARTITION = ("PartitionName=gpu AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL D
              "Hidden=NO MaxNodes=UNLIMITED MaxTime=2-00:00:00 PreemptMode=REQUEUE State=UP TotalCPUs=128 "
              "TotalNodes=2\n")
 OTHERS = "PartitionName=debug Default=NO GraceTime=0 MaxTime=00:30:00 PreemptMode=OFF State=UP\n"
-NODES = "gpu|gpu:a100:8(S:0-1)|idle\ngpu|gpu:a100:8(S:0-1)|mix\n"
+SIZE = "128|1031000|1\n"
+NODES = f"gpu|gpu:a100:8(S:0-1)|idle|{SIZE}gpu|gpu:a100:8(S:0-1)|mix|{SIZE}"
 ASSOCIATION = "vision||normal|dear,normal|||||\n"
 QOSES = "normal|||||||\ndear||1-00:00:00||||||\n"
 
@@ -34,15 +35,16 @@ def found(tmp_path, monkeypatch):
     answers = Answers(tmp_path, monkeypatch)
 
     def look(config=(), partitions=PARTITION, gres=NODES, association=ASSOCIATION, qoses=QOSES, sbatch="exit 0\n",
-             sacct="exit 0\n", behind=0, **values):
+             sacct="exit 0\n", behind=0, whole="", **values):
         now = f"Configuration data as of {datetime.fromtimestamp(time.time() - behind):%FT%T}\n"
         texts = {"config": now + "".join(f"{k:24}= {v}\n" for k, v in {**CONFIG, **dict(config)}.items()),
-                 "partition": partitions, "assoc": association, "qos": qoses, "gres": gres}
+                 "partition": partitions, "assoc": association, "qos": qoses, "gres": gres,
+                 "whole": whole}
         for name, text in texts.items():
             (answers.folder / name).write_text(text)
         folder = answers.folder
         answers.script("scontrol", f'case "$*" in *partition*) cat {folder}/partition;; *) cat {folder}/config; esac\n')
-        answers.script("sacctmgr", f'cat {folder}/$3\n')
+        answers.script("sacctmgr", f'case "$*" in *" user= "*) cat {folder}/whole;; *) cat {folder}/$3; esac\n')
         answers.script("sinfo", f"cat {folder}/gres\n")
         answers.script("sbatch", sbatch)
         answers.script("sacct", sacct)
@@ -99,8 +101,8 @@ def test_a_sound_cluster_is_ok_in_every_line(found):
     ({"partitions": PARTITION.replace("Default=YES", "Default=NO")}, "limits.partition", "fails", "no default"),
     ({"partitions": ""}, "limits.partition", "not asked", "scontrol lists no partitions"),
     ({"time": "3-00:00:00"}, "limits.partition.gpu", "fails", "longer than its MaxTime 2-00:00:00"),
-    ({"gres": "gpu|(null)|idle\n"}, "limits.gpus.gpu", "fails", "its nodes have no GPU; the job asks for 8 a node"),
-    ({"gres": NODES.replace("idle", "down*").replace("mix", "drain")}, "limits.gpus.gpu", "warning", "down*, drain"),
+    ({"gres": f"gpu|(null)|idle|{SIZE}"}, "limits.gpus.gpu", "fails", "have no GPU; the job asks for 8 a node"),
+    ({"gres": NODES.replace("idle", "down*").replace("mix", "drain")}, "limits.nodes.gpu", "warning", "down*, drain"),
     ({"gpu_type": "h100"}, "limits.gpus.gpu", "fails", "the job asks for h100"),
     ({"association": ""}, "limits.account", "fails", "and Slurm enforces them"),
     ({"association": "", "config": {"AccountingStorageEnforce": "none"}}, "limits.account",
@@ -122,6 +124,41 @@ def test_what_is_wrong_has_a_line_and_a_remedy(found, changed, name, state, text
     one = found(**changed)[name]
     assert (one.state, text in one.text) == (state, True), one
     assert bool(one.remedy) is (state in ("warning", "fails"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changed", "name", "state", "text"), [
+    ({"gres": f"gpu|gpu:a100:4,gpu:v100:4|idle|{SIZE}"}, "limits.gpus.gpu", "ok", "4 × a100, 4 × v100"),
+    ({"gres": f"gpu|gpu:a100:4,gpu:v100:4|idle|{SIZE}", "gpu_type": "a100"}, "limits.gpus.gpu", "fails",
+     "the job asks for 8 a node"),
+    ({"gres": NODES.replace("128", "48")}, "limits.nodes.gpu", "fails",
+     "its 2 nodes have up to 48 CPUs and 1.1 TB of memory; the job asks for 64 CPUs and 412.3 GB of memory a node"),
+    ({"gres": f"gpu|gpu:8|idle|{SIZE}gpu|gpu:8|idle|64|64000|9\n", "nodes": 2}, "limits.nodes.gpu", "fails",
+     "which 1 of them have, and for 2 nodes"),
+    ({"gres": f"gpu|gpu:8|down|{SIZE}gpu|(null)|idle|{SIZE}"}, "limits.nodes.gpu", "warning", "fits on are down"),
+    ({"gres": "gpu|(null)|n/a|0|0|0\n", "device": "cpu", "partitions": PARTITION.replace("Nodes=2", "Nodes=0")},
+     "limits.nodes.gpu", "fails", "it has no nodes"),
+    ({"gres": ""}, "limits.nodes.gpu", "not asked", "sinfo lists none of its nodes"),
+    ({"gres": NODES.replace("idle", "down").replace("mix", "down"), "device": "cpu"}, "limits.nodes.gpu", "warning",
+     "are down"),
+    ({"partitions": PARTITION.replace("MaxNodes", "ReqResv=YES MaxNodes")}, "limits.partition.gpu", "fails",
+     "jobs of a reservation only"),
+    ({"partitions": PARTITION.replace("MaxNodes", "MinNodes=2 MaxNodes")}, "limits.partition.gpu", "fails",
+     "the job asks for 1 nodes, and MinNodes is 2"),
+    ({"partitions": PARTITION.replace("MaxNodes", "MaxMemPerNode=1000 MaxNodes")}, "limits.partition.gpu", "fails",
+     "the job asks for 393216 MiB a node, and MaxMemPerNode is 1000"),
+    ({"config": {"MaxMemPerNode": "1000"}}, "limits.partition.gpu", "fails", "MaxMemPerNode is 1000"),
+    ({"partitions": PARTITION.replace("MaxNodes", "MaxCPUsPerNode=32 MaxNodes")}, "limits.partition.gpu", "fails",
+     "the job asks for 64 CPUs a node, and MaxCPUsPerNode is 32"),
+    ({"association": "vision||normal|normal|0||||\n"}, "limits.account.limits", "fails", "MaxJobs 0: it takes no job"),
+    ({"association": "vision||normal|normal||0|||\n"}, "limits.account.limits", "fails", "MaxSubmitJobs 0: it takes"),
+    ({"whole": "vision|||||||gres/gpu=0||\n"}, "limits.account.limits", "fails", "GrpTRES gres/gpu=0; the job asks"),
+    ({"whole": "vision|||||||||0|\n"}, "limits.account.limits", "fails", "GrpJobs 0: it takes no job"),
+    ({"qoses": "normal||||||cpu=32,node=1|\n"}, "limits.qos.normal", "fails", "GrpTRES cpu=32; the job asks for 64 CP"),
+    ({"qoses": "normal||||||mem=32G,billing=1||\n"}, "limits.account", "ok", "may use vision"),
+])
+def test_what_no_node_partition_or_account_has_for_the_job_is_named(found, changed, name, state, text):
+    test_what_is_wrong_has_a_line_and_a_remedy(found, changed, name, state, text)
 
 
 def test_a_clock_of_slurmctld_that_differs_is_a_warning(found):

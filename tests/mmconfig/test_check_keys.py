@@ -15,15 +15,16 @@ from ecm_cluster import config, job, planning
 from ecm_cluster.errors import UserError
 from ecm_cluster.mmconfig import check_keys, settled
 from ecm_cluster.mmconfig.lookup import paths
+from ecm_cluster.plan import variables
 
 ROOT = Path(config.__file__).parents[1]
 MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"
 SHIPPED = sorted(MMDET.rglob("*.py"))
 OURS = sorted((ROOT / "configs").rglob("*.py"))
 # mmdet itself refuses these when it builds them
-BROKEN = {"openimages/ssd300_32x8_36e_openimages.py": "LoadAnnotations has no 'normed_bbox'; did you mean denorm_bbox?",
+BROKEN = {"openimages/ssd300_32x8_36e_openimages.py": "LoadAnnotations has no 'normed_bbox'",
           "objects365/retinanet_r50_fpn_syncbn_1350k_obj365v1.py": "FasterRCNN has no 'bbox_head'",
-          "rfnext/rfnext_fixed_multi_branch_cascade_mask_rcnn_hrnetv2p_w18_20e_coco.py": "custom_hooks.0: has no 'type'"}
+          "rfnext/rfnext_fixed_multi_branch_cascade_mask_rcnn_hrnetv2p_w18_20e_coco.py": "custom_hooks.0: has no 'ty"}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,20 @@ def test_a_plus_sets_a_key_that_neither_the_config_nor_the_class_knows(demo):
     assert refused(demo, "+model.backbone.my_new=3", "model.backbone.my_nem=3"), "the plus is for one key"
 
 
+def test_a_plus_leaves_the_kinds_of_what_this_program_itself_reads_checked(demo):
+    for option, said in {
+        "+data=3": "option +data: invalid value 3; expected a dict", "+workflow=3": "a list",
+        "+workflow=[3]": "expected a mode and a number", "+workflow=[[train]]": "expected a mode and a number",
+        "+custom_imports=[a]": "a dict", "+custom_imports.imports=3": "a string or a list", "+runner=3": "a dict",
+        "+data.train_dataloader=3": "a dict", "+data.samples_per_gpu=abc": "an integer", "+optimizer=3": "a dict",
+        "+checkpoint_config.interval=abc": "an integer", "+auto_scale_lr.base_batch_size=abc": "an integer",
+        "+model=MaskRCNN": "a dict", "+load_from=3": "a string", "+data_root=3": "a string",
+    }.items():
+        found = refused(demo, option)
+        assert found and found.startswith("option +") and said in found, (option, found)
+    assert refused(demo, "+optimizer.lr=abc", "+model.roi_head=3", "+data.new=3", "+runner.max_keep=1") is None
+
+
 def test_a_key_that_the_class_accepts_need_not_be_in_the_config(coco):
     assert refused(coco, "optimizer.nesterov=True", "model.backbone.with_cp=True", "lr_config.min_lr=0.001",
                    "data.train.filter_empty_gt=False", "data.train.pipeline.1.poly2mask=False", "fp16.loss_scale=512.",
@@ -100,6 +115,18 @@ def test_a_key_that_the_class_accepts_need_not_be_in_the_config(coco):
                    "custom_hooks.0.priority=VERY_LOW", "model.test_cfg.rcnn.nms.class_agnostic=True",
                    "data.train_dataloader.shuffle=False", "model.init_cfg.type=Pretrained",
                    "model.init_cfg.checkpoint=x.pth", "seed=3", "optimizer.paramwise_cfg.bias_lr_mult=2.") is None
+
+
+def test_a_part_of_a_model_without_a_type_is_refused(coco):
+    for option in ("model.neck.norm_cfg.requires_grad=True", "model.roi_head.shared_head.depth=50",
+                   "model.backbone.dcn.deform_groups=1", "model.neck.act_cfg.inplace=True"):
+        key = option.rpartition(".")[0]
+        assert f"option {key}: has no 'type'; expected the name of a class" in refused(coco, option), option
+    wrong = copy.deepcopy(coco)
+    del wrong["model"]["roi_head"]["bbox_roi_extractor"]["roi_layer"]["type"]
+    assert "config: model.roi_head.bbox_roi_extractor.roi_layer: has no 'type'" in refused(wrong)
+    wrong["model"]["roi_head"] = [3]
+    assert refused(wrong, "+model.roi_head=[3]") is None
 
 
 def test_a_block_without_a_type_and_a_training_without_transforms_are_refused(coco):
@@ -138,13 +165,23 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number",
         "model.test_cfg.rcnn.score_thr=high": "a number",
         "optimizer_config.grad_clip=5": "a dict", "data.train.type=3": "expected the name of a class",
+        "optimizer.lr=nan": "invalid value nan; expected a number", "model.backbone.init_cfg=3": "a list or a dict",
+        "optimizer={'type':1}": "set its keys one by one", "log_config.hooks=[dict(type='A')]": "one by one",
+        "checkpoint_config.interval=None": "an integer", "checkpoint_config.interval=2.5": "an integer",
+        "lr_config.warmup=linaer": "invalid value 'linaer'; expected one of constant, linear, exp",
+        "fp16.loss_scale=dynamics": "a float, a dict or 'dynamic'", "fp16.loss_scale=512": "write 512.0",
+        "custom_hooks.0.priority=SOMETIMES": "expected one of HIGHEST, VERY_HIGH",
+        "custom_hooks.0.priority=101": "0 to 100", "log_config.hooks.0.priority=-1": "0 to 100",
         "evaluation.metric=3": "a string or a list", "seed=abc": "an integer", "momentum_config.step.0=3": "policy",
     }.items():
         found = refused(coco, option)
         assert found and said in found, (option, found)
     assert refused(coco, "optimizer.lr=1", "runner.max_epochs=3", "lr_config.step=3", "model.backbone.norm_eval=0",
                    "optimizer_config.grad_clip=None", "evaluation.metric=bbox", "load_from=None",
-                   "model.roi_head.bbox_head.roi_feat_size=(7,7)", "model.neck=None") is None
+                   "model.roi_head.bbox_head.roi_feat_size=(7,7)", "model.neck=None", "fp16.loss_scale=512.",
+                   "custom_hooks.0.priority=very_low", "lr_config.warmup=exp") is None
+    assert refused(coco, "fp16.loss_scale=dynamic", "custom_hooks.0.priority=100", "lr_config.warmup=None",
+                   "fp16.grad_clip.max_norm=35") is None
 
 
 def test_a_type_that_is_not_registered_is_refused_with_the_nearest(coco):
@@ -170,6 +207,10 @@ def test_arguments_of_the_former_type_are_named_with_the_way_to_drop_them(coco):
     assert "SwinTransformer has no 'depth'" in said and "--set model.backbone._delete_=True" in said
     assert refused(coco, "model.backbone.type=SwinTransformer", "model.backbone._delete_=True") is None
     assert refused(coco, "optimizer.type=AdamW", "optimizer._delete_=True", "optimizer.lr=1e-4") is None
+    said = refused(coco, "data.train.pipeline.2.type=RandomCrop")
+    assert "RandomCrop has no 'img_scale'" in said and "--set data.train.pipeline.2._delete_=True" in said
+    assert refused(coco, "data.train.pipeline.2.type=RandomCrop", "data.train.pipeline.2._delete_=True",
+                   "data.train.pipeline.2.crop_size=(64,64)") is None
     said = refused(coco, "lr_config.policy=CosineAnnealing")
     assert "has no 'step'; its policy was changed" in said and "--set lr_config._delete_=True" in said
 
@@ -178,6 +219,7 @@ def test_setting_a_variable_of_the_config_changes_nothing_and_is_refused(coco):
     said = refused(coco, "train_pipeline.2.img_scale=(400,300)")
     assert "train_pipeline is a variable" in said and "did you mean data.train.pipeline.2.img_scale?" in said
     assert "is a variable" in refused(coco, "dataset_type=LVISV1Dataset")
+    assert "did you mean data.train.pipeline.4.mean" in refused(coco, "img_norm_cfg.mean=[0,0,0]")
 
 
 def test_every_mistake_is_named_the_first_with_its_remedy(coco):
@@ -221,6 +263,10 @@ def test_a_class_of_the_users_own_is_not_checked_and_a_misspelt_one_is(coco, tmp
     assert "did you mean MyHead" in refused(wanted, "model.roi_head.type=MyHed", code=str(tmp_path))
     assert "did you mean depth" in refused(wanted, "model.backbone.dept=3", code=str(tmp_path))
     assert refused(wanted, "model.neck.theirs=3", code=str(tmp_path)) is None, "FPN is theirs now"
+    (tmp_path / "code.py").write_text("class InCode: pass")
+    wanted["custom_imports"] = {"imports": ["own.heads", "code", "os.path"]}
+    assert refused(wanted, "model.roi_head.type=InCode", code=str(tmp_path)) is None, "in place of the library's"
+    assert "did you mean MyHead" in refused(wanted, "model.roi_head.type=MyHed", code=str(tmp_path))
     wanted["custom_imports"] = {"imports": ["installed_somewhere"]}
     assert refused(wanted, "model.roi_head.type=Whatever", code=str(tmp_path)) is None
 
@@ -235,6 +281,7 @@ def wrong_among(files) -> dict[str, str]:
     for path in files:
         cfg = settled.replace_references(config.read(path))
         said = refused(cfg)
+        assert variables.warnings(cfg, config.bases(path)) == []
         if said:
             found[path.as_posix().replace(f"{MMDET.as_posix()}/", "")] = said
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from mmdet.core import build_optimizer  # noqa: E402
 from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
+from ecm_cluster.mmconfig import keys  # noqa: E402
 from ecm_cluster.node import building, train  # noqa: E402
 from ecm_cluster.node.parallel import OneProcess  # noqa: E402
 from ecm_cluster.run import Run  # noqa: E402
@@ -84,6 +87,19 @@ def test_constructors_of_mmcv_and_of_mmdets_own_registry_give_the_parameter_grou
     assert len({rate for rate, _ in rates}) > 1
 
 
+def test_a_hook_that_looks_for_mmcvs_checkpoints_finds_that_there_are_none(tmp_path, monkeypatch):
+    wandb = SimpleNamespace(__version__="0.12.10", init=lambda: None, log=lambda *args, **kwargs: None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    logs = {"interval": 1, "hooks": [{"type": "MMDetWandbHook", "log_checkpoint": True, "num_eval_images": 2}]}
+    made = runner(config(log_config=logs), tmp_path)
+    for hook in made.hooks:
+        hook.before_run(made)
+        hook.after_train_epoch(made)
+    assert list(tmp_path.iterdir()) == []
+    found = keys.unused({"data": {}, "log_config": logs})
+    assert list(found) == ["log_config.hooks.0.log_checkpoint", "log_config.hooks.0.num_eval_images"]
+
+
 def test_hooks_stand_in_the_order_of_their_priorities(tmp_path):
     @HOOKS.register_module(force=True)
     class First(Hook):
@@ -125,8 +141,8 @@ def test_a_resumed_training_is_not_profiled_again(tmp_path):
     run = Run(tmp_path)
     run.attempts_dir.mkdir()
     run.attempt_file(2).write_text('{"from": null}')
-    cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
     for done, hooks in ((0, 1), (3, 0)):
+        cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
         made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")
         made._iter = done
         train.restore(run, 2, made, cfg, loader.batch_sampler, made.logger)

@@ -144,13 +144,49 @@ def test_weights_of_another_model_are_refused_and_fitting_ones_counted(small_dat
     assert f"load_from: none of the 1 tensors of {weights} fits the model" in report.failure
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [
+    {"fp16": {"loss_scale": "dynamic"}},
+    {"optimizer_config": {"_delete_": True, "type": "GradientCumulativeFp16OptimizerHook", "cumulative_iters": 2}}])
+def test_half_precision_is_a_matter_of_the_gpu_and_everything_else_of_such_a_job_is_checked(
+        small_data, tmp_path, options):
+    report = checked(made(small_data, tmp_path, options, device="cuda"))
+    assert (report.failure, report.skipped, report.rest) == ("", {}, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "failure", "done"), [(128, "", " at 128×128"), (4096, "Kernel size", "")])
+def test_a_step_that_fails_on_small_images_is_taken_at_full_size_before_the_job_is_refused(
+        small_data, tmp_path, monkeypatch, side, failure, done):
+    code = tmp_path / "hooks"
+    code.mkdir()
+    (code / f"sized_hook_{side}.py").write_text(
+        "from mmcv.runner import HOOKS, Hook\n\n@HOOKS.register_module(force=True)\nclass SizedHook(Hook):\n"
+        "    def before_train_iter(self, runner):\n        size = runner.data_batch['img'].data[0].shape[-1]\n"
+        f"        assert size >= {side}, 'Kernel size'\n")
+    sys.path.insert(0, str(code))
+    monkeypatch.setattr(small, "LONGEST", 64)
+    report = checked(edited(made(small_data, tmp_path), custom_hooks=[{"type": "SizedHook"}],
+                            custom_imports={"imports": ["mmdet_ext.register", f"sized_hook_{side}"]}))
+    assert failure in report.failure and bool(failure) is bool(report.failure)
+    assert report.done.get("forward and backward", "").endswith(done)
+
+
+@pytest.mark.slow
+def test_half_precision_on_the_cpu_is_refused(small_data, tmp_path):
+    report = checked(made(small_data, tmp_path, {"fp16": {"loss_scale": 512.0}}))
+    assert report.failure.startswith("config: fp16: half precision needs a GPU; ")
+
+
 def test_an_error_of_a_missing_gpu_is_no_fault_of_the_job():
     for text in ("No CUDA GPUs are available", "deform_conv_forward: implementation for device cpu not found",
                  "\"addmm_impl\" not implemented for 'Half'"):
-        assert "it needs a GPU" in str(blame.not_here(RuntimeError(text), True))
-    assert "more memory" in str(blame.not_here(RuntimeError("DefaultCPUAllocator: can't allocate memory: 1"), True))
-    assert blame.not_here(RuntimeError("No CUDA GPUs are available"), False) is None
-    assert blame.not_here(KeyError("x"), True) is None
+        assert "it needs a GPU" in str(blame.not_here(RuntimeError(text), True, "cuda"))
+        assert blame.not_here(RuntimeError(text), True, "cpu") is None, "a job on CPUs fails in the same way"
+    memory = RuntimeError("DefaultCPUAllocator: can't allocate memory: 1")
+    assert "more memory" in str(blame.not_here(memory, True, "cpu"))
+    assert blame.not_here(RuntimeError("No CUDA GPUs are available"), False, "cuda") is None
+    assert blame.not_here(KeyError("x"), True, "cuda") is None
 
 
 def test_a_big_annotation_file_is_cut_to_its_first_images(tmp_path, monkeypatch):

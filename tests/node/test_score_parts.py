@@ -200,12 +200,33 @@ def test_coco_figures_are_those_of_the_dataset_as_configured(tmp_path, case):
 
 
 @pytest.mark.parametrize("case", ["all", "a subset"])
-def test_image_ids_that_are_text_are_scored_as_in_mmdet(tmp_path, case):
+def test_ids_that_are_text_are_scored_as_in_mmdet(tmp_path, case):
     rng = np.random.default_rng(3)
-    path = written(tmp_path / "val.json", truth(rng, text=True))
+    path = written(tmp_path / "val.json", with_text_for_categories(truth(rng, text=True)))
     ours, theirs = scored_both_ways(test_section(path, **CASES[case](tmp_path)), rng)
     same(ours, theirs)
     assert [row["name"] for row in ours["per_class"]] != []
+
+
+def with_text_for_categories(document: dict[str, Any]) -> dict[str, Any]:
+    for category in document["categories"]:
+        category["id"] = f"category {category['id']}"
+    for annotation in document["annotations"]:
+        annotation["category_id"] = f"category {annotation['category_id']}"
+    for image in document["images"]:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            if key in image:
+                image[key] = [f"category {i}" for i in image[key]]
+    return document
+
+
+def test_an_image_listed_twice_and_annotations_of_nothing_listed_count_as_in_mmdet(tmp_path):
+    rng = np.random.default_rng(3)
+    document = truth(rng)
+    document["images"].append(document["images"][0])
+    document["annotations"] += [{**document["annotations"][0], "id": 98, "category_id": 12},
+                                {**document["annotations"][0], "id": 99, "image_id": 501}]
+    same(*scored_both_ways(test_section(written(tmp_path / "val.json", document), classes=NAMES), rng))
 
 
 def test_thresholds_limits_and_metrics_are_the_configs(tmp_path):
@@ -228,6 +249,16 @@ def test_metrics_that_no_scorer_here_knows_are_mmdets(tmp_path):
     path = written(tmp_path / "val.json", truth(rng))
     ours, theirs = scored_both_ways(test_section(path, classes=NAMES), rng, metric=["proposal"])
     assert ours["figures"] == {"mmdet": theirs} and 0 < theirs["AR@100"] < 1
+    document = json.loads(path.read_text())
+    for annotation in document["annotations"]:
+        del annotation["iscrowd"]
+    bare = test_section(written(tmp_path / "bare.json", document), classes=NAMES)
+    cfg = Config({"data": {"test": bare}, "evaluation": {"metric": "proposal", "iou_thrs": [0.5]}})  # mmdet fails
+    dataset, _, _ = scored_set.build(cfg)
+    scored = scored_set.describe(dataset)
+    found = concatenate([inference.columns_of(i, scored.parts[0].categories, [np.array([[1, 1, 60, 50, 0.5]])] * 5, 5)
+                         for i in scored.parts[0].images])
+    assert score_parts.score(scored, found, protocol(cfg), {}, lambda: dataset)["figures"]["mmdet"]["AR@100"] >= 0
     ours, theirs = scored_both_ways(test_section(path, classes=NAMES), rng, metric=["bbox", "proposal"])
     same(ours, theirs, ("bbox",))
     assert 0 < ours["figures"]["mmdet"]["AR@100"] < 1
@@ -255,10 +286,11 @@ def test_several_datasets_are_scored_each_and_as_one(tmp_path, form):
     assert [part["images"] for part in ours["parts"]] == [7, 7] and ours["images"] == 14
 
 
-@pytest.mark.parametrize("kind", ["LVISV1Dataset", "LVISV05Dataset"])
+@pytest.mark.parametrize("kind", ["LVISV1Dataset", "LVISV05Dataset", "text for ids"])
 def test_lvis_figures_are_mmdets(tmp_path, kind):
-    rng = np.random.default_rng(8)
-    path = written(tmp_path / "val.json", truth(rng, images=12, lvis=True))
+    rng, text = np.random.default_rng(8), kind == "text for ids"
+    kind, document = "LVISV1Dataset" if text else kind, truth(rng, images=12, lvis=True, text=text)
+    path = written(tmp_path / "val.json", with_text_for_categories(document) if text else document)
     ours, theirs = scored_both_ways(test_section(path, kind, classes=NAMES), rng, metric=["bbox", "segm"])
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"):
         for iou in ("bbox", "segm"):
@@ -281,6 +313,10 @@ def test_masks_that_cannot_be_scored_leave_boxes(tmp_path):
                            for i in scored.parts[0].images])
     ours = score_parts.score(scored, nothing, protocol({"evaluation": {"metric": ["bbox", "segm"]}}), {}, lambda: None)
     assert ours["figures"]["bbox"]["AP"] == 0 and "the model gives no masks" in ours["notes"][0]
+    document["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]  # one of them is not enough
+    masked = inference.columns_of(1, None, ([np.zeros((0, 5))], [[]]), 1)
+    kinds, (note,) = score_parts.kinds_of(document, masked, ())
+    assert kinds == ["bbox"] and "annotations have no usable segmentation (the first is 2)" in note
 
 
 def test_proposals_are_scored_by_mmdet(tmp_path):

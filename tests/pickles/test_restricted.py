@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import datetime
+import gzip
 import io
 import os
 import pickle
@@ -127,9 +129,13 @@ def test_numpys_own_numbers_stay_as_they_are_whatever_a_file_says_of_them(tmp_pa
 
 
 @pytest.mark.parametrize("damage, reason", [
-    (lambda data: b"", "begins as no checkpoint"), (lambda data: b"<html>404</html>", "begins as no checkpoint"),
-    (lambda data: data[:2000], "zip"), (lambda data: pickle.dumps({"a": 1}, 2), "torch.save did not write"),
-    (lambda data: data[:-100], "zip")])
+    (lambda data: b"", "it is empty"), (lambda data: b"\n<HTML>404</html>", "a web page"),
+    (lambda data: b"<?xml version='1.0'?><Error/>", "a web page"), (lambda data: b'{"error": 404}', "plain text"),
+    (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs.*git lfs pull"),
+    (lambda data: b"\x10\0\0\0\0\0\0\0" + b'{"w":{}}' + b" " * 8, "a safetensors file.*load_file"),
+    (lambda data: gzip.compress(data), "gzip archive; unpack it"), (lambda data: b"\0" * 100, "no checkpoint begins"),
+    (lambda data: data[:2000], "cut short"), (lambda data: pickle.dumps({"a": 1}, 2), "torch.save did not write"),
+    (lambda data: data[:-100], "cut short")])
 def test_damaged_files_and_others_are_named(tmp_path, damage, reason):
     path = saved(tmp_path, {"state_dict": {"w": torch.ones(1000)}})
     path.write_bytes(damage(path.read_bytes()))
@@ -137,6 +143,45 @@ def test_damaged_files_and_others_are_named(tmp_path, damage, reason):
         with pytest.raises(archive.Unreadable, match=reason) as refused:
             look(path)
         assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_the_former_format_that_was_cut_off_is_damaged_and_no_stranger(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    data = path.read_bytes()
+    for length in range(1, len(data) - 100, 7):
+        path.write_bytes(data[:length])
+        with contextlib.suppress(archive.Unreadable):
+            archive.check(path)
+            continue
+        with pytest.raises(archive.Unreadable, match="not a checkpoint that can be read"):
+            archive.check(path)
+
+
+@pytest.mark.parametrize("content, hint", [
+    ({"a": 1}, ""), ({}, ""), ({"state_dict": {}}, ""), ({"state_dict": None}, ""), ({"state_dict": {"a": 1}}, ""),
+    ([torch.ones(1)], ""), (torch.ones(1), ""), (None, ""), ({"state_dict": {"w": np.zeros(3)}}, ""),
+    ({"a": np.float64(1)}, ""),
+    ({"model": {"w": torch.ones(1)}}, "f['model']"), ({"epoch": 1, "net": {"w": torch.ones(1)}}, "f['net']"),
+    ({"optimizer": {"state": {0: {"m": torch.ones(1)}}}}, "")])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_without_weights_is_refused(tmp_path, content, hint, zipped):
+    path = tmp_path / "a.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(archive.Unreadable, match="holds no weights; expected a dict of tensors") as refused:
+        archive.check_weights(path)
+    said = str(refused.value)
+    assert (hint in said if hint else "python" not in said) and "\n" not in said
+
+
+def test_a_dict_of_tensors_is_one_by_itself_and_under_the_names_that_its_reader_knows(tmp_path):
+    weights = {"w": torch.ones(1), "b": torch.nn.Parameter(torch.ones(1))}
+    for content in (weights, {"state_dict": weights}, {"state_dict": {"b": weights["b"]}, "meta": {}},
+                    {"state_dict": torch.nn.BatchNorm2d(2).state_dict()}):
+        torch.save(content, tmp_path / "a.pth")
+        archive.check_weights(tmp_path / "a.pth")
+    torch.save({"model": weights}, tmp_path / "a.pth")
+    archive.check_weights(tmp_path / "a.pth", "state_dict", "model")
 
 
 def test_an_archive_that_lacks_a_tensor_and_a_torchscript_program_are_refused(tmp_path):

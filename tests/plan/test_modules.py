@@ -26,15 +26,44 @@ def code(tmp_path) -> Path:
 
 
 def test_modules_of_the_users_code_of_ours_and_of_the_environment_are_found(code):
-    assert said("heads", "losses", "losses.margin.own", "mmdet_ext.register", "yaml", "json", "sys",
-                code=str(code)) == []
+    assert said("heads", "losses", "losses.margin.own", "mmdet_ext.register", "yaml", "json", "sys", "os.path",
+                "collections.abc", "xml.etree.ElementTree", "importlib.util", code=str(code)) == []
+    (code / "six.py").write_text("import sys, types\nsys.modules[__name__ + '.moves'] = types.ModuleType('moves')\n")
+    assert said("six.moves", code=str(code)) == [], "which the module itself makes"
 
 
-@pytest.mark.parametrize("name", ["heds", "losses.margn", "losses.margin.other", "mmdet_ext.registr", "yaml.nosuch"])
+@pytest.mark.parametrize("name", ["heds", "losses.margn", "losses.margin.other", "mmdet_ext.registr", "yaml.nosuch",
+                                  "heads.MyHead", "json.nosuch", "os.nosuch.path", ".heads", "heads."])
 def test_a_module_that_is_nowhere_is_named_with_the_place_and_the_remedy(code, name):
     text, = said("heads", name, code=str(code))
     assert f"custom_imports: there is no module {name!r} in --code {code}, and none is installed for " in text
     assert text.endswith("give the folder that holds it with --code")
+
+
+@pytest.mark.parametrize("name, meant", [("heads.py", "heads"), ("losses/margin/own.py", "losses.margin.own"),
+                                         ("./heads.py", "heads")])
+def test_a_path_in_place_of_a_module_is_named_with_the_module(code, name, meant):
+    text, = said(name, code=str(code))
+    assert f"there is no module {name!r}" in text and f"did you mean {meant!r}?" in text
+
+
+@pytest.mark.parametrize("section, wrong", [
+    ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of names"),
+    ({"allow_failed_imports": True}, "custom_imports has no imports"),
+    ({"imports": {"a": 1}}, "invalid custom_imports"),
+    ({"imports": [None]}, "invalid custom_imports.imports: None")])
+def test_forms_that_mmcv_does_not_take_are_refused(code, section, wrong):
+    text, = modules.problems({"custom_imports": section}, job.make({"code": str(code)}))[0]
+    assert wrong in text
+    for section in (None, {}, {"imports": None}, {"imports": []}, {"imports": ""}, {"imports": "heads"}):
+        assert modules.problems({"custom_imports": section}, job.make({"code": str(code)})) == ([], [])
+
+
+def test_a_package_that_is_no_python_is_named(code):
+    (code / "losses/__init__.py").write_text("x = )\n")
+    for name in ("losses", "losses.margin.own"):
+        text, = said(name, code=str(code))
+        assert text.startswith(f"config: custom_imports: {code / 'losses/__init__.py'}:1: ")
 
 
 def test_a_module_that_is_no_python_and_code_that_is_no_folder_are_named(code):

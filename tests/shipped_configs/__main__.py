@@ -2,7 +2,7 @@
 
 Give families (folders of mmdet's configs) or single configs (family/name); none: all. Results are kept in the output
 folder and added to those of former calls; the table is made of all of them. What some configs need beyond mmdet
-(mmcls==0.25.0 timm==0.6.13 albumentations==1.3.1 instaboostfast) is used where it is installed.
+(mmcls==0.25.0 timm==0.6.13 albumentations==1.3.1 instaboostfast wandb) is used where it is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-USED = ("mmdet", "mmcv-full", "torch", "mmcls", "timm", "albumentations", "instaboostfast")
+USED = ("mmdet", "mmcv-full", "torch", "mmcls", "timm", "albumentations", "instaboostfast", "wandb")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +56,7 @@ def try_all(configs: list[str], results: Path, args: argparse.Namespace) -> None
     """Try each config, in processes forked from this one, and add what came of it to the results."""
     if importlib.util.find_spec("panopticapi") is None:
         sys.path.append(str(HERE / "stand_ins"))
+    os.environ["WANDB_MODE"] = "offline"
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when torch is imported
     from ecm_cluster.node import imports
 

@@ -22,7 +22,7 @@ BATCH = 2
 IN_PIXELS = ("img_scale", "crop_size", "size", "border", "input_size")
 # sizes that a detector is built for
 OWN_SIDE = {"ssd512": 512, "ssd": 300, "cornernet": 255, "centripetalnet": 255, "ddod": 640, "dconv": 256,
-            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 512, "sac": 256}
+            "mdconv": 256, "detectors": 256, "dcn": 256, "deformable_detr_twostage": 1280, "sac": 256}
 SAMPLED = {"num": 16, "nms_pre": 200, "nms_post": 50, "max_num": 50, "max_per_img": 30}
 SCORES = ("score_thr", "conf_thr", "filter_thr")
 LOW = 1e-4
@@ -56,9 +56,10 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     if isinstance(teacher, str):  # a path from a checkout of mmdet
         cfg["model"]["teacher_config"] = str(config.find(f"mmdet::{teacher.partition('/')[2]}"))
     if cfg["model"]["backbone"].get("type") == "TridentResNet":  # whose own layers only pretrained weights fill
-        kaiming = {"type": "Kaiming", "layer": ["Conv2d", "TridentConv"]}
-        cfg["model"]["backbone"]["init_cfg"] = [kaiming, {"type": "Constant", "val": 1, "layer": "_BatchNorm"}]
-        said.append("initial weights for its TridentConv, which mmdet leaves as the memory was")
+        cfg["model"]["backbone"]["init_cfg"] = [
+            {"type": "Kaiming", "layer": "Conv2d"}, {"type": "Constant", "val": 1, "layer": "_BatchNorm"},
+            {"type": "Constant", "val": 0, "layer": "TridentConv"}]
+        said.append("zeros in its TridentConv, which mmdet leaves as the memory was")
     if family in TRAIN_NORM:
         _train_norm(cfg, said)
     return cfg, said
@@ -127,6 +128,8 @@ def _shrink_samples(cfg: dict[str, Any]) -> None:
         for key in SCORES:
             if isinstance(block.get(key), float):
                 block[key] = min(LOW, block[key])
+        if "filter_thr" in block:  # SOLO, whose scores are products, and whose masks would not reach a half anywhere
+            block.update(score_thr=LOW * LOW, filter_thr=LOW * LOW, mask_thr=LOW)
 
 
 def _shrink_schedule(cfg: dict[str, Any]) -> None:

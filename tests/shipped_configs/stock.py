@@ -1,8 +1,8 @@
 """The same training and the same evaluation by stock mmdet: ``train_detector``, ``single_gpu_test``, ``evaluate``.
 
 Both trainings see the same batches with the same random draws, or no comparison would be possible: stock mmdet is
-given the product's loader, and the generators are seeded at each iteration as the product seeds them. Everything else
-(optimizer, learning rate, hooks, runner, fp16) is stock mmdet's own.
+given the product's loader, and the generators are seeded at each iteration as the product seeds them. It is also given
+the names of a numpy of its time. Everything else (optimizer, learning rate, hooks, runner, fp16) is stock mmdet's own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     from mmdet.apis import train as stock
     from mmdet.models import build_detector
 
-    from ecm_cluster.node import building
+    from ecm_cluster.node import building, imports
     from mmdet_ext.sampling import PositionedBatchSampler, seed_all
     from mmdet_ext.virtual_ranks import Share
 
@@ -34,6 +34,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
 
     for module in (epoch_based_runner, iter_based_runner):
         module.time = _NoSleep()
+    imports.names_of_old_numpy()
     torch.set_num_threads(1)
     cfg = Config.fromfile(str(config))
     if cfg.get("custom_imports"):
@@ -77,7 +78,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     model.CLASSES = dataset.CLASSES
     model = revert_sync_batchnorm(model)  # as mmdet's guide says for a CPU
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
-    cfg.checkpoint_config = None
+    cfg.checkpoint_config = {"interval": -1, "save_last": False}
     stock.train_detector(model, dataset, cfg, distributed=False, validate=False, meta={"seed": SEED})
     if checkpoint is None:
         return {"losses": losses}

@@ -38,7 +38,8 @@ hold parts of configs.
 Each one goes through the product on one CPU: it is planned and frozen as `submit` does it, trained by a rank's worker,
 stopped in the middle by a SIGTERM in a second run and resumed, and its last checkpoint is scored by an evaluation's
 worker. Stock mmdet trains the same config with `train_detector` from the same initial weights, with the same batches
-and the same random draws, and scores the same checkpoint with `single_gpu_test` and `dataset.evaluate`.
+and the same random draws, and scores the same checkpoint with `single_gpu_test` and `dataset.evaluate`. It is given
+what it takes from numpy releases before 1.24 (`np.int`), as the product gives it.
 
 - **trains**: iterations that were done.
 - **as mmdet**: the weights after the last iteration, against those of stock mmdet's training: `identical` to the last

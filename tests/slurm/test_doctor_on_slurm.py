@@ -32,6 +32,7 @@ def site() -> Iterator[SlurmCluster]:
         "high": "PriorityTier=10 MaxTime=INFINITE PreemptMode=OFF",
         "hidden": "PriorityTier=1 MaxTime=INFINITE PreemptMode=CANCEL GraceTime=600 Hidden=YES",
         "theirs": "PriorityTier=1 MaxTime=INFINITE AllowAccounts=physics",
+        "booked": "PriorityTier=1 MaxTime=INFINITE ReqResv=YES MaxMemPerNode=512 MinNodes=2",
         "away": "PriorityTier=1 MaxTime=INFINITE State=INACTIVE",
     }
     with _cluster(dbd=True, nodes=2, gpus=4, gpu_type="a100", requeue=False, kill_wait=5, max_array_size=3,
@@ -92,6 +93,24 @@ def test_what_a_job_asks_for_and_may_not_have_is_named_with_what_it_may(asks):
     found = asks("--device", "cuda", "--gpu-type", "h100", "--qos", "brief", code=1)
     assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job asks for h100"
     assert found["limits.qos.brief"]["text"] == "QOS brief has MaxWall 00:10:00; the job's time limit is 60"
+    found = asks("--cpus-per-gpu", 100, "--partition", "low", code=1)
+    assert found["limits.nodes.low"]["text"].startswith("its 2 nodes have up to 64 CPUs and 67.1 GB of memory; the job")
+    found = asks("--nodes", 3, code=1)
+    assert found["limits.nodes.low"]["remedy"] == "give --nodes 2, or another --partition"
+    assert asks("--partition", "booked", code=1)["limits.partition.booked"]["state"] == "fails"
+
+
+def test_an_account_that_is_closed_by_a_limit_of_0_and_nodes_that_are_drained_are_named(asks, site):
+    site.run("sacctmgr", "-i", "modify", "account", "root", "set", "GrpJobs=0", "GrpTRES=node=0")
+    try:
+        found = asks(code=1)
+    finally:
+        site.run("sacctmgr", "-i", "modify", "account", "root", "set", "GrpJobs=-1", "GrpTRES=node=-1")
+    assert found["limits.account.limits"]["remedy"].startswith("give another --account or --qos")
+    with site.drained():
+        found = asks(code=0)
+    assert found["limits.nodes.low"]["text"].endswith("all that the job fits on are drain")
+    assert found["limits.nodes.low"]["state"] == found["limits.submission.train"]["state"] == "warning"
 
 
 def test_a_user_without_an_account_is_told_so(asks, site):

@@ -63,7 +63,7 @@ SIZES = re.compile(r"(size|strides?|padding|dilations?|channels|scales?|ratios?|
 NONE_TOO = ("neck", "train_cfg", "test_cfg", "teacher_ckpt")  # of detectors that name them without a default
 REQUIRED = "!"  # in front of the kinds of an argument that has no default, and so is not None
 ALSO = {"arch": "s", "add_extra_convs": "s", "teacher_ckpt": "n"}  # what docstrings of RegNet, NASFPN, LAD leave out
-EXACTLY = {"pretrained": "ns"}
+EXACTLY = {"pretrained": "ns", "init_cfg": "dln"}
 LISTS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # build_dataset makes a dataset of each member
 
 

@@ -21,7 +21,9 @@ from ..failures import NotStartable
 # of torch's and mmcv's operators where there is no GPU, or too little memory
 NEEDS_GPU = re.compile(r"implementation for device|\bCUDA\b|\bcuda\b|NVIDIA|not implemented for 'Half'|"
                        r"Not compiled with GPU")
-NO_MEMORY = re.compile(r"can't allocate memory|Unable to allocate|Cannot allocate memory")
+HALF = re.compile(r"\bHalf\b")
+NO_MEMORY = re.compile(r"can't allocate memory|Unable to allocate|Cannot allocate memory|Insufficient memory|bad_alloc|"
+                       "can't start new thread")
 UNKNOWN_TYPE = re.compile(r"'?([\w.]+)'? is not in the ([\w ]+) registry")
 UNKNOWN_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENT = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)")
@@ -29,18 +31,28 @@ CLASS_COUNT = re.compile(r"`num_classes` \((\d+)\) in (\w+) of \w+ does not matc
 TEXT = 400  # characters of an error's own text
 
 
-def not_here(error: BaseException, on_cpu: bool) -> str | None:
-    """Why this machine cannot check what another one may well do; None where the fault is the job's."""
+def not_here(error: BaseException, on_cpu: bool, device: str) -> str | None:
+    """Why this machine cannot check what another one may well do; None where the fault is the job's.
+
+    Args:
+        device: Where the job is to train: on CPUs it fails as the check does.
+    """
     if not on_cpu or isinstance(error, (UserError, NotStartable)):
         return None
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         return "it takes more memory than a check may have here; --check=job checks in a job"
-    if NEEDS_GPU.search(text):
+    if device == "cuda" and NEEDS_GPU.search(text):
         return f"it needs a GPU ({_short(text)}); --check=job checks in a job"
     if isinstance(error, OSError) and error.filename and str(error.filename).endswith(".so"):
         return f"a library is missing here ({_short(text)})"
     return None
+
+
+def may_be_of_size(error: BaseException) -> bool:
+    """Whether layers may say so of images that are too small for them, rather than a mistake in any case."""
+    plain = isinstance(error, (UserError, NotStartable, BadSample, NotImplementedError))
+    return not plain and isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError, ArithmeticError))
 
 
 def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
@@ -64,6 +76,10 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
                 f"{remedy or 'the head that number'}")
     if isinstance(error, ImportError) and key == "custom_imports":
         return _import(error, cfg, run)
+    if run.job().device == "cpu" and HALF.search(text):
+        return f"config: fp16: half precision needs a GPU; give --device cuda, or --set fp16=None ({_short(text)})"
+    if run.job().device == "cpu" and NEEDS_GPU.search(text):
+        return f"config: {key}: it needs a GPU ({_short(text)}); give --device cuda"
     return _plainly(error, key, run)
 
 
@@ -150,6 +166,11 @@ def _where(error: BaseException, run: Run) -> str:
             path = path.rpartition("site-packages/")[2]
         return f" ({path}:{frame.lineno}, in {frame.name})"
     return ""
+
+
+def short(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"{type(error).__name__}: {_short(str(error))}"
 
 
 def _short(text: str) -> str:

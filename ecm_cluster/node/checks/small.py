@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.parallel import DataContainer
+from mmcv.runner.hooks import Hook
 from torch.nn import functional
 
 from mmdet_ext.annotations import columns_of
@@ -171,6 +172,15 @@ def _scaled_meta(meta: dict[str, Any], x: float, y: float) -> dict[str, Any]:
         scaled["ori_shape"] = scaled["img_shape"]
         scaled["scale_factor"] = np.ones(4, np.float32)
     return scaled
+
+
+class Float32(Hook):
+    """Comes after mmcv's hooks for fp16 and switches their casts off again: a CPU has no kernels for them."""
+
+    def before_run(self, runner: Any) -> None:
+        for module in runner.model.modules():
+            if hasattr(module, "fp16_enabled"):
+                module.fp16_enabled = False
 
 
 def few_samples(model: torch.nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import traceback
 from collections.abc import Iterator
@@ -65,12 +66,12 @@ def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
         except Skip as why:
             out.skip(step, str(why))
         except Exception as error:
-            reason = blame.not_here(error, on_cpu)
+            reason = blame.not_here(error, on_cpu, run.job().device)
             if reason is None:
                 out.fail(blame.line(error, key, bench.cfg, run), traceback.format_exc())
                 raise Stop from None
             out.skip(step, reason)
-            if step in ("training data", "model", "imports"):
+            if step in ("imports", "training data", "model", "optimizer, hooks and runner"):
                 break
         else:
             out.done(step, detail)
@@ -140,7 +141,7 @@ def model(bench: Bench) -> str:
 
     if bench.device == "cuda":
         torch.cuda.set_device(0)
-    bench.wrapped = building.model(bench.cfg, bench.place, bench.run.spec.job.seed, bench.device, 0,
+    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
                                    bench.dataset.CLASSES)
     return needs.parameters(bench.wrapped)
 
@@ -158,11 +159,15 @@ def runner(bench: Bench) -> str:
     logger = training_logger(run, 0)
     building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
-    bench.runner = building.runner(bench.cfg, bench.wrapped, str(run.logs_dir), logger, meta, run.log_stamp(1))
+    bench.runner = building.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
+                                   run.log_stamp(1))
     hooks = bench.runner._hooks
     hooks[:] = [h for h in hooks if isinstance(h, TextLoggerHook) or not isinstance(h, LoggerHook)]
+    count = len(hooks)
+    if bench.on_cpu and run.job().device == "cuda":
+        bench.runner.register_hook(small.Float32(), "LOWEST")
     bench.runner.prepare(run.spec.job.seed, partial(_boundary, bench), Share(1, 1, 0))
-    return f"{type(bench.runner.optimizer).__name__}, {len(hooks)} hooks"
+    return f"{type(bench.runner.optimizer).__name__}, {count} hooks"
 
 
 class _Enough(Exception):
@@ -189,11 +194,29 @@ def a_batch(bench: Bench) -> str:
 
 def a_step(bench: Bench) -> str:
     """Hooks, forward, backward and optimizer, as the runner calls them, up to the first optimizer step."""
-    batch = bench.batch
+    if not bench.on_cpu:
+        return _step(bench, bench.batch)
+    batch = small.shrink(bench.batch)
+    if batch is None:
+        raise Skip("the batch holds what cannot be made small, and at full size it may take minutes on a CPU")
+    try:
+        return _step(bench, batch)
+    except Exception as error:
+        if small.size(batch) == bench.size or not _may_be_of_size(bench, error):
+            raise
+        bench.out.doubt(f"at small size it fails ({blame.short(error)})")
+    model(bench)  # hooks have begun with the other ones
+    runner(bench)
+    load_from(bench)
+    return _step(bench, bench.batch)
+
+
+def _may_be_of_size(bench: Bench, error: BaseException) -> bool:
+    return blame.may_be_of_size(error) and blame.not_here(error, bench.on_cpu, bench.run.job().device) is None
+
+
+def _step(bench: Bench, batch: Any) -> str:
     if bench.on_cpu:
-        batch = small.shrink(batch)
-        if batch is None:
-            raise Skip("the batch holds what cannot be made small, and at full size it may take minutes on a CPU")
         small.few_samples(bench.wrapped)
     with needs.watching(bench) as watched, contextlib.suppress(_Enough):
         bench.runner.run([small.Again(bench.loader, batch)], [("train", 1)])
@@ -232,14 +255,22 @@ def a_test_image(bench: Bench) -> str | None:
 
     dataset, _, _ = scored_set.build(bench.cfg)
     scored = scored_set.describe(dataset)
-    data = collate([NamedSubset(dataset, [0])[0]], 1)
-    with _evaluating(bench.wrapped), torch.no_grad():
-        if bench.on_cpu:
-            data = small.shrink(data)
-            if data is None:
-                return f"{len(dataset):,} images; not given to the model"
-        _, named = unpack((), data, bench.wrapped.device)
-        result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
+    full = collate([NamedSubset(dataset, [0])[0]], 1)
+    sizes = [small.shrink(full), full] if bench.on_cpu else [full]
+    if sizes[0] is None:
+        return f"{len(dataset):,} images; not given to the model"
+    for data in sizes:
+        try:
+            with _evaluating(bench.wrapped), torch.no_grad():
+                _, named = unpack((), data, bench.wrapped.device)
+                result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
+            break
+        except Exception as error:
+            if not bench.on_cpu or not _may_be_of_size(bench, error):
+                raise
+            why = blame.short(error)
+    else:  # boxes of random weights may lie anywhere
+        raise Skip(f"the untrained model fails on it ({why})")
     inference.columns_at(scored, 0, result)
     return f"{len(dataset):,} images"
 
