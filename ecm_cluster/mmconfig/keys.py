@@ -113,7 +113,6 @@ _HARMLESS: dict[str, Callable[[Any], bool]] = {
 CLOSED = ("data.train_dataloader", "data.test_dataloader", "runner")
 START_METHODS = ("fork", "spawn", "forkserver", None)  # of multiprocessing
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
-PRIORITIES = ("HIGHEST", "VERY_HIGH", "HIGH", "ABOVE_NORMAL", "NORMAL", "BELOW_NORMAL", "LOW", "VERY_LOW", "LOWEST")
 
 
 def known() -> set[str]:
@@ -217,7 +216,7 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
 
 
 def _refuse_parts(cfg: dict[str, Any]) -> None:
-    """Refuse parts of optimizer, schedule and hooks without which mmcv fails once the training begins."""
+    """Refuse an optimizer and schedules with which mmcv fails once the training begins."""
     if not {"type", "constructor"} & cfg["optimizer"].keys():
         raise UserError("config: optimizer has no 'type'; expected one optimizer, e.g. --set optimizer.type=SGD "
                         "(parts of a model have learning rates of their own by optimizer.paramwise_cfg.custom_keys)")
@@ -228,13 +227,6 @@ def _refuse_parts(cfg: dict[str, Any]) -> None:
         if at(cfg, f"{section}.warmup_by_epoch") and cfg["runner"]["type"] == "IterBasedRunner":
             raise UserError(f"config: {section}.warmup_by_epoch does not go with IterBasedRunner, which begins no "
                             "epochs; give warmup_iters in iterations, and remove it")
-    for number, hook in enumerate(cfg.get("custom_hooks") or ()):
-        priority = at(hook, "priority", "NORMAL")
-        if isinstance(priority, str) and priority.upper() not in PRIORITIES:
-            raise one_of(f"config: custom_hooks.{number}.priority", priority, PRIORITIES)
-        if isinstance(priority, int) and not 0 <= priority <= 100:
-            raise UserError(f"config: invalid custom_hooks.{number}.priority: {priority}; expected 0 (first) to 100, "
-                            f"or one of {', '.join(PRIORITIES)}")
 
 
 def _set_in(cfg: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, Any]]:

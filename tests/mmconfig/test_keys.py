@@ -192,8 +192,6 @@ def whole() -> dict[str, Any]:
     ({"momentum_config": {"type": "StepMomentumUpdaterHook", "step": [1]}}, "momentum_config has no 'policy'"),
     ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True}, "lr_config.warmup_by_epoch": True},
      "lr_config.warmup_by_epoch does not go with IterBasedRunner"),
-    ({"custom_hooks": [{"type": "EMAHook", "priority": "VERY_LO"}]}, "custom_hooks.0.priority: 'VERY_LO' is unknown"),
-    ({"custom_hooks": [{"type": "EMAHook", "priority": 101}]}, "invalid custom_hooks.0.priority: 101; expected 0"),
 ])
 def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole, options, said):
     with pytest.raises(UserError, match=f"config: .*{said}"):
@@ -204,8 +202,7 @@ def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole
     {}, {"workflow": [["train", 5]]}, {"data.train_dataloader": {"shuffle": False, "prefetch_factor": 4}},
     {"checkpoint_config": {"type": "CheckpointHook", "sync_buffer": False}},
     {"runner.constructor": "DefaultRunnerConstructor"}, {"total_epochs": 12}, {"lr_config": None},
-    {"optimizer": {"_delete_": True, "constructor": "Mine", "backbone": {"type": "SGD", "lr": 0.1}}},
-    {"custom_hooks": [{"type": "EMAHook", "priority": "very_low"}, {"type": "EMAHook", "priority": 0}]}])
+    {"optimizer": {"_delete_": True, "constructor": "Mine", "backbone": {"type": "SGD", "lr": 0.1}}}])
 def test_what_mmdet_takes_and_what_means_the_same_here_is_accepted(whole, options):
     keys.refuse(settled.settle(config.apply_options(whole, options)))
 
