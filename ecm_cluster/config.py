@@ -25,10 +25,9 @@ from .config_edit import (
     dump,
     merge,
     nested,
-    parse_option,
-    parse_options,
     rewrite_data_root,
 )
+from .config_options import parse_option, parse_options
 from .config_source import Source
 from .errors import UserError
 from .job import resource_dir

@@ -1,7 +1,7 @@
 """What is done to a config once it is read: inherit, set options, move the data root, write it as text.
 
 All of it works on plain dicts, lists and tuples. The rules of inheritance and of options are those of
-mmcv 1.x (``Config._merge_a_into_b``, ``Config.merge_from_dict``, ``DictAction``), which tests compare with.
+mmcv 1.x (``Config._merge_a_into_b``, ``Config.merge_from_dict``), which tests compare with.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import keyword
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .config_options import ADD
 from .errors import UserError
 from .mmconfig import lookup
 
 BASE, DELETE = "_base_", "_delete_"
-ADD = "+"  # in front of an option's key: set it unchecked
 _DATA = re.compile(r"(\./)?data/")
 RESERVED = ("filename", "text", "pretty_text")  # mmcv.Config keeps these names for itself
 
@@ -72,82 +72,6 @@ def _index(key: Any, items: list, where: str) -> int:
     if int(key) >= len(items):
         raise MergeError(where, f"has {len(items)} elements; there is none with index {key}")
     return int(key)
-
-
-def parse_option(text: str) -> tuple[str, Any]:
-    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, with the rules of mmdet's ``--cfg-options``.
-
-    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest;
-    quotes at the ends and all blanks are dropped.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"option {text!r}: expected KEY=VALUE, e.g. model.backbone.depth=101")
-    try:
-        return key, _parse(value)
-    except ValueError:
-        if re.search(r"\w\(", value):
-            raise UserError(f"option {text!r}: brackets behind a name: this is Python code, and an option holds "
-                            f"numbers, words and lists; set the keys of a dict one by one, e.g. {key}.type=…") from None
-        raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
-    except RecursionError:
-        raise UserError(f"option {key}: the brackets nest too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
-
-
-def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options as they were given, by their keys.
-
-    Raises:
-        UserError: One cannot be read, or two contradict each other.
-    """
-    given: dict[str, tuple[str, Any]] = {}
-    for text in texts:
-        key, value = parse_option(text)
-        for other, (former, set_to) in given.items():
-            new, old = key.lstrip(ADD) + ".", other.lstrip(ADD) + "."
-            if (new.startswith(old) or old.startswith(new)) and (key, repr(value)) != (other, repr(set_to)):
-                raise UserError(f"option {text!r}: {former!r} is given as well; give one of them")
-        given[key] = text, value
-    return {key: value for key, (_, value) in given.items()}
-
-
-def _parse(text: str) -> Any:
-    text = text.strip("'\"").replace(" ", "")
-    is_tuple = text.startswith("(") and text.endswith(")")
-    if is_tuple or (text.startswith("[") and text.endswith("]")):
-        text = text[1:-1]
-    elif "," not in text:
-        return _scalar(text)
-    elif list(_split(text)) == [text] and text == text.strip("'\""):
-        raise ValueError(text)  # every comma inside brackets that are the wrong way round, as in "(1),(2)"
-    values = [_parse(part) for part in _split(text)]
-    return tuple(values) if is_tuple else values
-
-
-def _split(text: str) -> Iterator[str]:
-    """The parts between commas that stand outside of all brackets; a comma at the very end adds none."""
-    if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
-        raise ValueError(text)
-    start = depth_round = depth_square = 0
-    for at, char in enumerate(text):
-        depth_round += (char == "(") - (char == ")")
-        depth_square += (char == "[") - (char == "]")
-        if char == "," and depth_round == depth_square == 0:
-            yield text[start:at]
-            start = at + 1
-    if start < len(text):
-        yield text[start:]
-
-
-def _scalar(text: str) -> Any:
-    for convert in (int, float):
-        try:
-            return convert(text)
-        except ValueError:
-            continue
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return None if text == "None" else text
 
 
 def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -104,8 +104,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The combinations of settings that the command line asks for."""
     values = test_settings.read_sweep(Path(args.sweep)) if args.sweep else {}
+    given: dict[str, str] = {}
     for text in args.vary:
         name, value = config.parse_option(text)
+        if given.setdefault(name, text) != text:
+            raise UserError(f"vary: {given[name]!r} and {text!r}: give the values of a setting together, as "
+                            f"{name}=V1,V2")
         values[name] = value
     return test_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
 

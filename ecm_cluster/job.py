@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sbatch_options
+from .config_options import laid_over
 from .errors import UserError, one_of
 from .values import NO_MEMORY, check_value, parse_memory, parse_time
 from .yaml_file import read_yaml
@@ -211,8 +212,10 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
             for inner in value:
                 if inner not in Evaluation.__dataclass_fields__:
                     raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
-        if key in ("evaluation", "options", "env", "slurm", "srun") and isinstance(value, Mapping):
-            value = {**into.get(key, {}), **value}
+        elif key in ("options", "env", "slurm", "srun"):
+            check_value(f"{where}{key}", value, "map", ())
+        if isinstance(value, Mapping):
+            value = laid_over(into.get(key, {}), value) if key == "options" else {**into.get(key, {}), **value}
         into[key] = value
     if isinstance(into.get("env"), dict):
         into["env"] = {str(k): str(v) for k, v in into["env"].items()}

@@ -121,7 +121,7 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(word.isdigit() for word in words):
+        if args.eval_epochs != "all" and not all(word.isdecimal() for word in words):
             raise UserError(f"eval-epochs: {args.eval_epochs!r} is not legal; give all, or epochs such as 4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:

@@ -13,9 +13,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml  # 30 ms that --help need not wait for
 
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML ({error}); expected text in UTF-8") from None
     try:
         values = yaml.load(text, Loader=_loader(yaml))
     except yaml.YAMLError as error:
@@ -30,10 +32,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _loader(yaml: Any) -> Any:
-    """The safe loader, but ``12:00:00`` is text (YAML 1.1 makes it 43200), ``010`` is text, and ``1e-3`` is a float."""
+    """The safe loader, but ``12:00:00`` is text (YAML 1.1 makes it 43200), ``010`` is text, and ``1e-3`` is a float;
+    a key may be given once."""
 
     class Loader(yaml.SafeLoader):
-        pass
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            node = super().compose_mapping_node(anchor)
+            known: set[str] = set()
+            for key in (key for key, _ in node.value if isinstance(key.value, str)):
+                if key.value in known:  # the last one would count
+                    raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} is given twice",
+                                                      key.start_mark)
+                known.add(key.value)
+            return node
 
     Loader.yaml_implicit_resolvers = {
         first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":int", ":float"))]

@@ -48,6 +48,8 @@ def test_the_table_is_kept_unrounded(capsys, run, tmp_path):
     assert [row["iteration"] for row in kept] == ["10", "20", "30"]
     assert [(row["iteration"], row["bbox_APr"], row["bbox_APc"]) for row in asked] \
         == [("30", "0.1", ""), ("10", "0.05", "")]
+    of_files = [json.loads(Path(row["metrics_file"]).read_text())["provenance"]["iteration"] for row in kept]
+    assert of_files == [10, 20, 30]
 
 
 def test_scripts_read_provenance_and_figures(capsys, run):
@@ -84,6 +86,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--checkpoints", "last"], "first is not complete (its newest checkpoint is of iteration 30)"),
     (["--checkpoints", "15"], "first has none of iteration 15; it has 10, 20, 30"),
     (["--vary", "nms=0.5"], "setting: 'nms' is unknown"),
+    (["--vary", "flip=true", "--vary", "flip=false"], "give the values of a setting together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: 0 is not legal"),

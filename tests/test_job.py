@@ -60,12 +60,30 @@ def test_a_named_site_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
     ("slurm: {job_name: x}", "use name"),
     ("- a\n- b", "expected a mapping of keys to values"),
     ("nodes: [", "not valid YAML"),
+    ("nodes: 1\nnodes: 2", "line 2: not valid YAML (the key 'nodes' is given twice)"),
+    ("options:\n  a.b: 1\n  a.b: 2", "line 3: not valid YAML (the key 'a.b' is given twice)"),
+    ("options: {a.b: 1, a: 2}", "options: a replaces what a.b sets"),
+    ("options: [a]", "options: "), ("slurm: 3", "slurm: "), ("env: [A=1]", "env: "), ("options: {[a]: 2}", "YAML"),
 ])
 def test_a_wrong_job_file_is_told_in_one_line_that_says_what_is_legal(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         job.load(write(tmp_path / "a.yaml", text), {})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_options_of_the_command_line_take_the_place_of_the_job_files(tmp_path):
+    file = write(tmp_path / "a.yaml", "options: {+a: 1, b.c: 2, b.d: 3, e: &e {x: 1}, f: {<<: *e, x: 2}, "
+                                      "g: {<<: *e, x: 3}}")
+    made = job.load(file, {"options": {"a": 5, "b": 6, "e.x": 7}})
+    assert made.options == {"a": 5, "b": 6, "e": {"x": 1}, "e.x": 7, "f": {"x": 2}, "g": {"x": 3}}
+    wrong = tmp_path / "b.yaml"
+    wrong.write_bytes(b"\xff\xfenodes")
+    with pytest.raises(UserError, match="not valid YAML .*; expected text in UTF-8"):
+        job.load(str(wrong), {})
+    for text in ("options:", "options: 3", "env: [a]"):
+        with pytest.raises(UserError, match="is not legal; give a mapping"):
+            job.load(write(tmp_path / "a.yaml", text), {"options": {"a": 1}, "env": {"A": "1"}})
 
 
 def test_an_unknown_key_lists_every_legal_one(tmp_path):

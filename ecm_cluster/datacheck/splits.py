@@ -27,8 +27,8 @@ MISSING = {"train": "config: data.train is missing; add the dataset to train on"
 # which field of an image's record mmdet takes for the file's name; None: either
 NAMED_BY = {**dict.fromkeys(labels.COCO_TYPES, "file_name"), "LVISV05Dataset": "file_name", "LVISDataset": "file_name",
             "LVISV1Dataset": "coco_url", "LVISFromFile": None}
-OWN_METRICS = {"VOCDataset": ("mAP", "recall"), "XMLDataset": ("mAP", "recall"), "WIDERFace": ("mAP", "recall"),
-               "OpenImages": ("mAP",)}  # by how a type's name begins
+OWN_METRICS = {**dict.fromkeys(("CustomDataset", *voc.TYPES), ("mAP", "recall")),
+               **dict.fromkeys(("OpenImagesDataset", "OpenImagesChallengeDataset"), ("mAP",))}
 PANOPTIC = "CocoPanopticDataset"
 
 
@@ -186,20 +186,22 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
         if leaf.type.startswith("OpenImages") and leaf.cfg.get("load_from_file") is False:
             raise UserError(f"config: {leaf.key}.load_from_file=False takes the sizes of images from the pipeline, "
                             f"which scoring does not run again; give meta_file, {NO_EVAL}")
-        legal = next((metrics for kind, metrics in OWN_METRICS.items() if leaf.type.startswith(kind)), None)
+        legal = OWN_METRICS.get(leaf.type)
         if legal and (len(protocol.metrics) > 1 or not set(protocol.metrics) <= set(legal)):
             raise UserError(f"config: invalid evaluation.metric: {', '.join(map(str, protocol.metrics))}; a "
                             f"{leaf.type} is scored by one of {', '.join(legal)}")
     kinds = {labels.rule(leaf.type) for leaf in found}
     if kinds and kinds <= {"coco", "lvis"}:
         evaluation.check_protocol(protocol)
-    model, fast = cfg["model"].get("type"), "proposal_fast" in protocol.metrics
-    if model == "RPN" and not (protocol.metrics and all(m.startswith("proposal") for m in protocol.metrics)):
-        raise UserError("config: the model (RPN) gives proposals without classes; set evaluation.metric=proposal_fast, "
-                        f"{NO_EVAL}")
-    if fast and model != "RPN" and arguments_of("model", str(model)):
-        raise UserError("config: invalid evaluation.metric: proposal_fast is for models that give proposals without "
-                        f"classes, and {model} gives boxes by class; set evaluation.metric=proposal or bbox")
+    model, metrics, own = cfg["model"].get("type"), protocol.metrics, any(leaf.type in OWN_METRICS for leaf in found)
+    if model == "RPN" and not (metrics and set(metrics) <= {"proposal", *evaluation.OF_PROPOSALS}):
+        raise UserError("config: the model (RPN) gives proposals without classes; set evaluation.metric="
+                        f"{'recall' if own else 'proposal_fast'}, {NO_EVAL}")
+    wrong = [metric for metric in metrics if metric in evaluation.OF_PROPOSALS]
+    if wrong and model != "RPN" and arguments_of("model", str(model)):
+        raise UserError(f"config: invalid evaluation.metric: {wrong[0]} is for models that give proposals without "
+                        f"classes, and {model} gives boxes by class; set evaluation.metric="
+                        f"{'mAP' if own else 'proposal or bbox'}")
 
 
 def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, kind: str) -> bool:

@@ -173,13 +173,16 @@ class _Checking:
         if former and former.section != known.section:
             yield where, (f"{self.who(where)}: {name} cannot replace {before}: it belongs to the registry "
                           f"{known.section}, not {former.section}")
-        legal = {**known.kinds, "type": "s"}
+        parts = [inner for inner in known.kinds if section == "model" and _PARTS.search(inner)]
+        legal = {**known.kinds, "type": "s",
+                 **{part: "dl" if known.kinds[part] else "dln" for part in parts
+                    if known.kinds[part] in ("", classes.REQUIRED)}}
         if role == "dataset" and key in ("data.val", "data.test"):
             legal["samples_per_gpu"] = "i"  # mmdet's older place for it
         if known.is_open:
             legal.update({other: "" for other in value if other not in legal})
         yield from self.members(key, value, name, legal)
-        for inner in filter(_PARTS.search, legal if section == "model" else ()):
+        for inner in parts:
             full = f"{key}.{inner}"
             if isinstance(value.get(inner), dict) and "type" not in value[inner] and not self.is_added(full) \
                     and not isinstance(at(self.base, f"{full}.type"), str):  # said in another way

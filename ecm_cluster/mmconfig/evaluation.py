@@ -16,6 +16,7 @@ HOOK = ("type", "interval", "start", "by_epoch", "save_best", "rule", "dynamic_i
         "less_keys", "out_dir", "file_client_args", "tmpdir", "gpu_collect", "broadcast_bn_buffer", "priority")
 PLAIN = ("bbox", "segm")  # scored here; the rest of METRICS by mmdet
 METRICS = (*PLAIN, "proposal", "proposal_fast")  # of mmdet's COCO and LVIS datasets
+OF_PROPOSALS = ("proposal_fast", "recall")  # which mmdet takes of boxes that have no class
 PROPOSAL_NUMS = (100, 300, 1000)  # mmdet's default
 
 

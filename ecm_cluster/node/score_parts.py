@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..lvis import scoring
 from ..lvis.columns import Detections
 from ..lvis.parts import OWN, Part, ScoredSet, join
-from ..mmconfig.evaluation import PLAIN, Protocol
+from ..mmconfig.evaluation import OF_PROPOSALS, PLAIN, Protocol
 from . import preemption
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _by_mmdet(scored: ScoredSet, found: Detections, protocol: Protocol, wanted: 
         for part in scored_set.members(dataset):
             for annotation in part.coco.anns.values():
                 annotation.setdefault("iscrowd", 0)  # as in COCO's rule here; LVIS has none
-    results = results_of(scored, found, only_proposals=set(protocol.metrics) == {"proposal_fast"})
+    results = results_of(scored, found, bool(protocol.metrics) and set(protocol.metrics) <= set(OF_PROPOSALS))
     with numpy_as_it_was(), preemption.ordinary_children():
         figures = dataset.evaluate(results, **arguments)
     return {"scorer": "mmdet", "max_dets": None, "images": len(found.images), "detections": len(found),

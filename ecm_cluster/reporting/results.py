@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .. import test_settings
+from .. import evaluations, test_settings
 from ..errors import UserError, one_of
 from ..run import Evaluation, Run
 from .tables import aligned, percent
@@ -37,6 +38,11 @@ class Row:
     def settings(self) -> dict[str, Any]:
         """What was varied; older files name other things there, which nobody varied."""
         return {k: v for k, v in (self.provenance.get("settings") or {}).items() if k in test_settings.SETTINGS}
+
+    @property
+    def file(self) -> Path:
+        """The file that holds the document."""
+        return self.work.metrics_file(evaluations.way_key(test_settings.split(self.settings)[1]))
 
     def figure(self, name: str) -> float | None:
         """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""
@@ -114,7 +120,7 @@ def as_csv(found: Sequence[Row]) -> str:
         p = row.provenance
         writer.writerow([row.run.name, p["checkpoint"], p["iteration"], p.get("epoch"),
                          *(row.settings.get(name, "") for name in varied),
-                         *("" if (v := row.figure(name)) is None else repr(v) for name in figures), row.work.path])
+                         *("" if (v := row.figure(name)) is None else repr(v) for name in figures), row.file])
     return text.getvalue()
 
 

@@ -426,6 +426,11 @@ def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
     for metric in ("bbox", ["mAP", "recall"]):
         (problem,) = checked({**cfg, "evaluation": {"metric": metric}})[0]
         assert "invalid evaluation.metric" in problem and "mAP, recall" in problem
+    (problem,) = checked({**cfg, "evaluation": {"metric": "recall"}})[0]
+    assert "FasterRCNN gives boxes by class; set evaluation.metric=mAP" in problem
+    assert checked({**cfg, "evaluation": {"metric": "recall"}, "model": {"type": "RPN"}}) == ([], [])
+    (problem,) = checked({**cfg, "model": {"type": "RPN"}})[0]
+    assert "set evaluation.metric=recall" in problem
     root = tmp_path / "VOC2007"
     (root / "Annotations/2.xml").write_text(XML.format(folder="x", xmax="wide"))
     assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]

@@ -125,8 +125,11 @@ def test_a_part_of_a_model_without_a_type_is_refused(coco):
     wrong = copy.deepcopy(coco)
     del wrong["model"]["roi_head"]["bbox_roi_extractor"]["roi_layer"]["type"]
     assert "config: model.roi_head.bbox_roi_extractor.roi_layer: has no 'type'" in refused(wrong)
-    wrong["model"]["roi_head"] = [3]
-    assert refused(wrong, "+model.roi_head=[3]") is None
+    for part in ("backbone", "neck", "rpn_head"):
+        wrong = copy.deepcopy(coco)
+        wrong["model"][part] = "resnet50"
+        assert f"config: model.{part}: invalid value 'resnet50'; expected a list or a dict" in refused(wrong)
+    assert refused(coco, "+model.roi_head=[3]") is None
 
 
 def test_a_block_without_a_type_and_a_training_without_transforms_are_refused(coco):
@@ -160,7 +163,7 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "custom_hooks.0=NumClassCheckHook": "expected a dict", "data.train.pipeline.0=3": "expected a dict",
         "model.backbone.depth=[50]": "an integer", "model.backbone.depth=50.5": "an integer",
         "model.pretrained=3": "a string",
-        "model.backbone=None": "it is required", "lr_config.step=[soon,later]": "expected numbers",
+        "model.backbone=None": "a list or a dict", "lr_config.step=[soon,later]": "expected numbers",
         "lr_config=3": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
         "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number",
         "model.test_cfg.rcnn.score_thr=high": "a number",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from small import ROOT, job_flags, verb, wait_until
 
-FAILING = ("--set", "model.roi_head.mask_head.num_classes=5")
+FAILING = {"model__neck__in_channels": "[16,32,64,99]"}  # which no check of the plan sees
 
 
 def jobs_of(slurm) -> str:
@@ -27,9 +27,10 @@ def test_a_check_runs_as_a_short_job_on_the_partition_and_the_run_is_submitted_a
 
 
 def test_a_check_that_fails_in_its_job_refuses_the_run(slurm, small_data, tmp_path):
-    flags = [*job_flags(small_data, tmp_path / "runs", "wrong"), *FAILING, "--check=job"]
+    flags = [*job_flags(small_data, tmp_path / "runs", "wrong", **FAILING), "--check=job"]
     done = verb("submit", *flags, env=slurm.env, code=2)
-    assert "--set model.roi_head.mask_head.num_classes=6" in done.stderr.splitlines()[-1]
+    assert "checking the job in job " in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: config: model: RuntimeError: ")
     assert not (tmp_path / "runs").exists()
 
 
