@@ -41,6 +41,7 @@ REASONS = {
     "DynamicRoIHead": "it keeps a history of overlaps",
 }
 MODELS = frozenset({"DynamicRoIHead"})
+AVERAGES = frozenset({"EMAHook", "ExpMomentumEMAHook", "LinearMomentumEMAHook"})
 
 # heads whose losses average their number of positives over the processes
 AVERAGING_HEADS = _names("""
@@ -58,6 +59,9 @@ def problems(cfg: dict[str, Any]) -> list[str]:
             value = (value or {}).get(part)
         found += [_sentence(key, name) for name in _types(value) if name not in known]
     found += [_sentence("model", name) for name in _types(cfg.get("model")) if name in MODELS]
+    averages = [name for name in _types(cfg.get("custom_hooks")) if name in AVERAGES]
+    if len(averages) > 1:
+        found.append(f"custom_hooks: {' and '.join(averages)} keep their averages in buffers of the same names")
     return list(dict.fromkeys(found))
 
 

@@ -113,9 +113,11 @@ def scale_learning_rate(plan: Plan) -> None:
     base, rate = batch["base"], batch["lr"]
     if not base or rate is None or base == batch["global"]:
         return
-    scaled = rate * batch["global"] / base
+    scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
     if batch["scale"]:
-        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled})
+        # the rate is for this batch now: else mmdet, or a run submitted with the frozen config, would scale it again
+        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled,
+                                                   "auto_scale_lr.base_batch_size": batch["global"]})
         batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
     else:
         plan.warnings.append(

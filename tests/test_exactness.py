@@ -37,6 +37,8 @@ def test_a_hook_that_keeps_state_elsewhere_is_named_with_its_reason():
     ({"data.train.dataset.pipeline": [{"type": "LoadImageFromFile"}, {"type": "Albu"}]}, "data.train: Albu"),
     ({"optimizer_config.type": "MyOptimizerHook"}, "optimizer_config: MyOptimizerHook"),
     ({"model.roi_head.type": "DynamicRoIHead"}, "model: DynamicRoIHead"),
+    ({"custom_hooks": [{"type": "EMAHook"}, {"type": "ExpMomentumEMAHook"}]},
+     "custom_hooks: EMAHook and ExpMomentumEMAHook keep their averages"),
 ])
 def test_what_is_not_known_to_be_exact_is_not(changes, named):
     (found,) = exactness.problems(demo(**changes))

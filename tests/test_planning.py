@@ -130,6 +130,10 @@ def test_the_linear_rule_is_followed_where_the_config_asks_for_it(small_data):
     assert plan.cfg["optimizer"]["lr"] == plan.batch["lr"] == 0.04
     assert plan.warnings == []
     assert "learning rate 0.04 (linear: 0.02 × 32/16)" in plan_text.describe(plan)
+    assert plan.cfg["auto_scale_lr"]["base_batch_size"] == 32, "the frozen config is not scaled once more"
+    odd = planned(small_data, gpus=1, options={**RULE, "auto_scale_lr.base_batch_size": 12,
+                                               "auto_scale_lr.enable": True})
+    assert odd.cfg["optimizer"]["lr"] == 4 / 12 * 0.02 != 0.02 * 4 / 12, "in mmdet's order"
 
 
 @pytest.mark.parametrize("enable", [True, False])
@@ -148,7 +152,8 @@ def test_a_config_that_names_no_batch_is_left_alone(small_data):
 def test_several_optimizers_keep_their_rates(small_data, tmp_path):
     path = tmp_path / "two.py"
     path.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\n"
-                    "optimizer = dict(_delete_=True, backbone=dict(type='SGD', lr=1), head=dict(type='SGD', lr=2))\n"
+                    "optimizer = dict(_delete_=True, constructor='mine.Each',\n"
+                    "                 backbone=dict(type='SGD', lr=1), head=dict(type='SGD', lr=2))\n"
                     "auto_scale_lr = dict(enable=True, base_batch_size=1)\n")
     plan = planned(small_data, config=str(path))
     assert [plan.cfg["optimizer"][k]["lr"] for k in ("backbone", "head")] == [1, 2]

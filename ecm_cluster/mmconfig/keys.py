@@ -137,7 +137,9 @@ def unused(cfg: dict[str, Any]) -> dict[str, str]:
              if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
     found.update(_unseen(cfg))
     fixed = {"evaluation.iou_thrs": _LVIS, "evaluation.proposal_nums": _LVIS} if _rules(cfg) == {"lvis"} else {}
-    return {**found, **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
+    removed = [f"{section}.{number}.keep_local" for section in ("log_config.hooks", "custom_hooks")
+               for number, hook in enumerate(at(cfg, section) or ()) if at(hook, "keep_local") is False]
+    return {**found, **dict.fromkeys(removed, _WHERE), **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
 
 
 def _unseen(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -175,6 +177,7 @@ def refuse(cfg: dict[str, Any]) -> None:
                 raise one_of(f"config: {section}", key,
                              sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
+    _refuse_parts(cfg)
     for section in ("data", "data.train_dataloader", "data.test_dataloader"):
         for name, least in (("samples_per_gpu", 1), ("workers_per_gpu", 0)):
             value = (at(cfg, section) or {}).get(name)
@@ -210,6 +213,20 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
     if kind == "IterBasedRunner" and at(cfg, "data.train_dataloader.class_aware_sampler"):
         raise UserError("config: data.train_dataloader.class_aware_sampler has no effect with IterBasedRunner in "
                         "mmdet; remove it, or use EpochBasedRunner or ClassBalancedDataset")
+
+
+def _refuse_parts(cfg: dict[str, Any]) -> None:
+    """Refuse an optimizer and schedules with which mmcv fails once the training begins."""
+    if not {"type", "constructor"} & cfg["optimizer"].keys():
+        raise UserError("config: optimizer has no 'type'; expected one optimizer, e.g. --set optimizer.type=SGD "
+                        "(parts of a model have learning rates of their own by optimizer.paramwise_cfg.custom_keys)")
+    for section in ("lr_config", "momentum_config"):
+        if cfg.get(section) and "policy" not in cfg[section]:
+            raise UserError(f"config: {section} has no 'policy'; mmcv finds its hook by that and not by 'type': "
+                            f"--set {section}.policy=step")
+        if at(cfg, f"{section}.warmup_by_epoch") and cfg["runner"]["type"] == "IterBasedRunner":
+            raise UserError(f"config: {section}.warmup_by_epoch does not go with IterBasedRunner, which begins no "
+                            "epochs; give warmup_iters in iterations, and remove it")
 
 
 def _set_in(cfg: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, Any]]:

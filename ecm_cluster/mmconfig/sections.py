@@ -23,7 +23,7 @@ _LOADER = _kinds("samples_per_gpu:i workers_per_gpu:i persistent_workers:b shuff
                  "multiprocessing_context timeout:fi class_aware_sampler:dn")
 _KNOWN = {
     "": _kinds("""
-        model:d data:d optimizer:d optimizer_config:dn lr_config:d momentum_config:dn runner:d checkpoint_config:dn
+        model:d data:d optimizer:d optimizer_config:dn lr_config:dn momentum_config:dn runner:d checkpoint_config:dn
         evaluation:dn log_config:dn custom_hooks:ln fp16:dn auto_scale_lr:dn custom_imports:dn train_cfg:dn test_cfg:dn
         load_from:ns resume_from:ns workflow:l find_unused_parameters:b cudnn_benchmark:b opencv_num_threads:in
         mp_start_method:ns total_epochs:i data_root:s gpu_ids device:s seed:in auto_resume:b work_dir:ns dist_params:dn

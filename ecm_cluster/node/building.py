@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from mmcv.runner import CheckpointHook, Fp16OptimizerHook, OptimizerHook
+from mmcv.runner import CheckpointHook, Fp16OptimizerHook, OptimizerHook, TextLoggerHook
 from mmdet.core import build_optimizer
 from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
@@ -161,6 +162,12 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
         optimizer_config = cfg.get("optimizer_config") or {}
     made.register_training_hooks(cfg.lr_config, optimizer_config, no_checkpoints(), cfg.get("log_config"),
                                  cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
+    for hook in made.hooks:
+        if isinstance(hook, TextLoggerHook) and hook.out_dir is not None:
+            # mmcv copies to a folder named after that of the logs, which is the same in every run, and may then remove
+            # the logs, which `status` and a resume read
+            hook.out_dir = os.path.join(hook.out_dir, os.path.basename(os.path.dirname(logs_dir)))
+            hook.keep_local = True
     return made
 
 

@@ -141,6 +141,9 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
 def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
     """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``."""
+    from mmcv.runner import TextLoggerHook
+    from mmcv.runner.hooks import ProfilerHook
+
     from . import loading, rank_buffers
 
     source = run.read_attempt(attempt)["from"]
@@ -153,11 +156,17 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
     else:
         begin(runner, cfg, sampler, logger)
     sampler.begin(runner.epoch, runner.position, runner.former)
+    if runner.iter and any(isinstance(hook, ProfilerHook) for hook in runner.hooks):
+        # it counts from the first iteration on; begun later, it steps on after its end, which torch does not bear
+        runner.logger.info("ProfilerHook is left out: it profiles the beginning of a training")
+        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, ProfilerHook)]
     # mmcv's logger writes meta as the first line of the attempt's JSON log
     runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
                    "position": runner.position, "iterations_this_epoch": len(sampler),
                    "iterations_per_epoch": sampler.per_epoch,
-                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner"}
+                   # how log lines count their iterations
+                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner" and all(
+                       hook.by_epoch for hook in runner.hooks if isinstance(hook, TextLoggerHook))}
     if runner.rank == 0:
         for line in training_log.redone(run, attempt, runner.iter):
             logger.info("%s", line)

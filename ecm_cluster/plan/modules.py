@@ -10,14 +10,23 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from .. import snapshot
 from ..job import Job
+from ..mmconfig import lookup
 from ..request import python_of
+
+# what classes of mmcv and mmdet import when they are built, beside what these need themselves
+OF_CLASSES = {
+    "Albu": "albumentations", "Corrupt": "imagecorruptions", "InstaBoost": "instaboostfast",
+    "ClearMLLoggerHook": "clearml", "DvcliveLoggerHook": "dvclive", "MMDetWandbHook": "wandb",
+    "MemoryProfilerHook": "memory_profiler", "MlflowLoggerHook": "mlflow", "NeptuneLoggerHook": "neptune",
+    "PaviLoggerHook": "pavi", "SegmindLoggerHook": "segmind", "TensorboardLoggerHook": "tensorboard",
+    "WandbLoggerHook": "wandb"}
 
 
 def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
@@ -49,9 +58,23 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
     missing = [] if paths is None else [name for name in named if not _is_there(name, paths)]
     told = [f"config: custom_imports: there is no module {name!r} in {_where(job)}; {_remedy(name)}"
             for name in missing]
-    doubtful = bool(job.setup) or "PYTHONPATH" in job.env or (cfg["custom_imports"].get("allow_failed_imports")
-                                                             if missing else False)
-    return ([], told) if doubtful else (told, [])
+    lacking = [] if paths is None else list(_lacking(cfg, paths, python_of(job)))
+    brought = bool(job.setup) or "PYTHONPATH" in job.env
+    if brought:
+        return [], told + lacking
+    return (lacking, told) if missing and cfg["custom_imports"].get("allow_failed_imports") else (told + lacking, [])
+
+
+def _lacking(cfg: Mapping[str, Any], paths: list[str], python: str) -> Iterator[str]:
+    """Classes of mmcv and mmdet that cannot be built, as a module that they import is not installed."""
+    for section in ("custom_hooks", "log_config", "data.train", "data.test"):
+        for key in lookup.paths(lookup.at(cfg, section), section):
+            owner, _, last = key.rpartition(".")
+            name = lookup.at(cfg, key) if last == "type" else None
+            module = OF_CLASSES.get(name) if isinstance(name, str) else None
+            if module and not _is_there(module, paths):
+                yield (f"config: {owner}: {name} needs the module {module}, which is not installed for {python}; "
+                       "install it there, or remove this part of the config")
 
 
 def search_path(job: Job) -> list[str] | None:

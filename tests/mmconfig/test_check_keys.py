@@ -164,7 +164,7 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "model.backbone.depth=[50]": "an integer", "model.backbone.depth=50.5": "an integer",
         "model.pretrained=3": "a string",
         "model.backbone=None": "a list or a dict", "lr_config.step=[soon,later]": "expected numbers",
-        "lr_config=None": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
+        "lr_config=3": "expected a dict", "lr_config.step=soon": "a list", "log_config.interval=x": "an integer",
         "load_from=3": "a string", "workflow=train": "a list", "workflow.0=1": "expected a mode and a number",
         "model.test_cfg.rcnn.score_thr=high": "a number",
         "optimizer_config.grad_clip=5": "a dict", "data.train.type=3": "expected the name of a class",

@@ -140,7 +140,8 @@ def test_the_plan_has_a_line_for_what_a_config_sets_in_vain_and_none_for_what_is
         "evaluation.save_best", "evaluation.classwise"}
     whole["data"]["val"] = {**whole["data"]["test"], "ann_file": "other.json"}
     whole["dist_params"] = {"backend": "nccl", "port": 29515}
-    assert {"data.val", "dist_params"} <= set(keys.unused(whole))
+    whole["log_config"] = {"hooks": [{"type": "TextLoggerHook", "out_dir": "logs", "keep_local": False}]}
+    assert {"data.val", "dist_params", "log_config.hooks.0.keep_local"} <= set(keys.unused(whole))
 
 
 def test_arguments_of_scoring_are_in_vain_where_the_datasets_rule_has_no_such_thing(whole):
@@ -186,6 +187,11 @@ def whole() -> dict[str, Any]:
     ({"data.test_dataloader": {"samples_per_gpu": 0}}, "invalid data.test_dataloader.samples_per_gpu"),
     ({"mp_start_method": "frok"}, "mp_start_method: 'frok' is unknown .did you mean fork"),
     ({"workflow": [("train", 0)]}, r"invalid workflow \[\('train', 0\)\]"),
+    ({"optimizer": {"_delete_": True, "backbone": {"type": "SGD", "lr": 0.1}}}, "optimizer has no 'type'"),
+    ({"lr_config": {"_delete_": True, "type": "StepLrUpdaterHook", "step": [1]}}, "lr_config has no 'policy'"),
+    ({"momentum_config": {"type": "StepMomentumUpdaterHook", "step": [1]}}, "momentum_config has no 'policy'"),
+    ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True}, "lr_config.warmup_by_epoch": True},
+     "lr_config.warmup_by_epoch does not go with IterBasedRunner"),
 ])
 def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole, options, said):
     with pytest.raises(UserError, match=f"config: .*{said}"):
@@ -195,7 +201,8 @@ def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole
 @pytest.mark.parametrize("options", [
     {}, {"workflow": [["train", 5]]}, {"data.train_dataloader": {"shuffle": False, "prefetch_factor": 4}},
     {"checkpoint_config": {"type": "CheckpointHook", "sync_buffer": False}},
-    {"runner.constructor": "DefaultRunnerConstructor"}, {"total_epochs": 12}])
+    {"runner.constructor": "DefaultRunnerConstructor"}, {"total_epochs": 12}, {"lr_config": None},
+    {"optimizer": {"_delete_": True, "constructor": "Mine", "backbone": {"type": "SGD", "lr": 0.1}}}])
 def test_what_mmdet_takes_and_what_means_the_same_here_is_accepted(whole, options):
     keys.refuse(settled.settle(config.apply_options(whole, options)))
 

@@ -21,8 +21,9 @@ from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ecm_cluster.mmconfig import keys  # noqa: E402
-from ecm_cluster.node import building  # noqa: E402
+from ecm_cluster.node import building, train  # noqa: E402
 from ecm_cluster.node.parallel import OneProcess  # noqa: E402
+from ecm_cluster.run import Run  # noqa: E402
 from mmdet_ext.virtual_ranks import Share  # noqa: E402
 
 
@@ -112,6 +113,40 @@ def test_hooks_stand_in_the_order_of_their_priorities(tmp_path):
                          log_config={"interval": 1, "hooks": [{"type": "TextLoggerHook"}]}), tmp_path)
     names = [type(hook).__name__ for hook in made.hooks]
     assert (names[0], names[-1]) == ("First", "Last") and "TextLoggerHook" in names
+
+
+def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp_path):
+    """By iterations under EpochBasedRunner; a copy elsewhere has the run's name."""
+    run = Run(tmp_path / "mine")
+    for made in (run.attempts_dir, run.logs_dir):
+        made.mkdir(parents=True)
+    run.attempt_file(1).write_text('{"from": null}')
+    for by_epoch in (True, False):
+        cfg = config(log_config={"interval": 1, "hooks": [{
+            "type": "TextLoggerHook", "by_epoch": by_epoch, "out_dir": str(tmp_path / "copies"),
+            "keep_local": False}]})
+        made = runner(cfg, run.logs_dir)
+        loader, _ = building.loader(cfg, Share(), 3, "cpu")
+        train.restore(run, 1, made, cfg, loader.batch_sampler, made.logger)
+        assert made.meta["by_epoch"] is by_epoch
+    train_log = run.logs_dir / "train.log"
+    train_log.write_text("kept\n")
+    made.call_hook("before_run")
+    made.call_hook("after_run")
+    assert train_log.exists() and (tmp_path / "copies/mine/logs/train.log").read_text() == "kept\n"
+
+
+def test_a_resumed_training_is_not_profiled_again(tmp_path):
+    """Begun in its middle, mmcv's profiler goes on after its end and torch raises."""
+    run = Run(tmp_path)
+    run.attempts_dir.mkdir()
+    run.attempt_file(2).write_text('{"from": null}')
+    for done, hooks in ((0, 1), (3, 0)):
+        cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
+        made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")
+        made._iter = done
+        train.restore(run, 2, made, cfg, loader.batch_sampler, made.logger)
+        assert sum(type(hook).__name__ == "ProfilerHook" for hook in made.hooks) == hooks
 
 
 def test_the_loader_follows_shuffle_and_class_aware_sampling():

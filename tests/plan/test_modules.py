@@ -97,6 +97,20 @@ def test_what_the_jobs_own_setup_may_bring_is_doubted_only(code):
     assert (refused, len(doubted)) == ([], 1)
 
 
+@pytest.mark.parametrize("key", ["log_config", "custom_hooks", "data.train"])
+def test_a_class_whose_module_is_not_installed_is_named(key, monkeypatch):
+    block = {"hooks": [{"type": "TextLoggerHook"}, {"type": "MMDetWandbHook"}]}
+    cfg: dict = {"log_config": block, "custom_hooks": block["hooks"],
+                 "data.train": {"type": "CocoDataset", "pipeline": [{"type": "Albu"}]}}
+    cfg = {"data": {"train": cfg[key]}} if key == "data.train" else {key: cfg[key]}
+    monkeypatch.setattr(sys, "path", sys.path[:1])
+    (text,), doubted = modules.problems(cfg, job.make({}))
+    assert "needs the module" in text and text.startswith(f"config: {key}.") and doubted == []
+    assert modules.problems(cfg, job.make({"setup": ["module load more"]})) == ([], [text])
+    assert modules.problems(cfg, job.make({"python": "/elsewhere/python"})) == ([], [])
+    assert modules.problems({"train_pipeline": cfg}, job.make({})) == ([], []), "a variable"
+
+
 def test_of_another_interpreter_nothing_is_claimed():
     assert said("heds", python="/elsewhere/python") == []
     assert said() == []
