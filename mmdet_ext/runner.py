@@ -72,7 +72,11 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
             self.boundary(self, epoch_end)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds; the tensors are the living ones. ``torch.load(weights_only=True)`` reads it back."""
+        """What a checkpoint holds; the tensors are the living ones.
+
+        ``torch.load(weights_only=True)`` reads it back, unless ``meta`` or a hook holds numpy arrays or containers that
+        torch's reader does not know.
+        """
         r: Any = self
         model = self._bare_model()
         meta = {**(r.meta or {}), "epoch": r._epoch, "iter": r._iter, "position": self.position,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ecm_cluster import training_log
+from ecm_cluster.node import loading
 from ecm_cluster.run import Run
 
 
@@ -20,6 +22,8 @@ def bits(value: Any) -> Any:
     """A state as something that compares bit by bit."""
     if isinstance(value, torch.Tensor):
         return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
+    if isinstance(value, (np.ndarray, np.generic)):
+        return (str(value.dtype), value.shape, value.tobytes())
     if isinstance(value, dict):
         return {k: bits(v) for k, v in value.items()}
     if isinstance(value, float):
@@ -29,7 +33,7 @@ def bits(value: Any) -> Any:
 
 def state_in(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint, without what the clock and the attempts decide."""
-    state = read(checkpoint)
+    state = loading.read(checkpoint)  # hooks may keep arrays, which torch's own reader refuses
     for key in ("attempt", "starts_after"):
         state["meta"].pop(key)
     for part in state["meta"]["log_buffer"].values():

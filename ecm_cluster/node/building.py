@@ -160,8 +160,9 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
         optimizer_config = OptimizerHook(**(cfg.get("optimizer_config") or {}))
     else:
         optimizer_config = cfg.get("optimizer_config") or {}
-    made.register_training_hooks(cfg.lr_config, optimizer_config, no_checkpoints(), cfg.get("log_config"),
+    made.register_training_hooks(cfg.lr_config, optimizer_config, None, cfg.get("log_config"),
                                  cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
+    made.register_hook(no_checkpoints())
     for hook in made.hooks:
         if isinstance(hook, TextLoggerHook) and hook.out_dir is not None:
             # mmcv copies to a folder named after that of the logs, which is the same in every run, and may then remove

@@ -87,11 +87,13 @@ def test_constructors_of_mmcv_and_of_mmdets_own_registry_give_the_parameter_grou
     assert len({rate for rate, _ in rates}) > 1
 
 
-def test_a_hook_that_looks_for_mmcvs_checkpoints_finds_that_there_are_none(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [{"type": "EpochBasedRunner", "max_epochs": 1},
+                                  {"type": "IterBasedRunner", "max_iters": 1}])
+def test_a_hook_that_looks_for_mmcvs_checkpoints_finds_that_there_are_none(kind, tmp_path, monkeypatch):
     wandb = SimpleNamespace(__version__="0.12.10", init=lambda: None, log=lambda *args, **kwargs: None)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     logs = {"interval": 1, "hooks": [{"type": "MMDetWandbHook", "log_checkpoint": True, "num_eval_images": 2}]}
-    made = runner(config(log_config=logs), tmp_path)
+    made = runner(config(log_config=logs, runner=kind), tmp_path)
     for hook in made.hooks:
         hook.before_run(made)
         hook.after_train_epoch(made)
