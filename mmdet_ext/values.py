@@ -30,7 +30,7 @@ FACTORIES = (None, bool, int, float, str, list, dict, set)  # of defaultdicts
 PLAIN_KINDS = "biufcSU"  # of numpy's dtypes
 # set anew by whoever starts an epoch, caches, or no state at all
 PASSED_OVER = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
-               "_is_full_backward_hook", "_cast", "CLASSES", "PALETTE"}
+               "_is_full_backward_hook", "_cast", "_labels_of", "CLASSES", "PALETTE"}
 # other data: told apart by its bytes, or by what it holds
 BY_BYTES = (np.ndarray, np.generic, np.random.RandomState, np.random.Generator, random.Random, enum.Enum,
             numbers.Number)
