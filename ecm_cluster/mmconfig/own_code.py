@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# modules that register nothing of the user's; the standard library can be listed from Python 3.10 on
-STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *getattr(sys, "stdlib_module_names", ())}
+# modules that register nothing of the user's; Python lists its own from 3.10 on
+STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *(getattr(sys, "stdlib_module_names", None) or
+                                                  (path.stem for path in Path(os.__file__).parent.iterdir()))}
 
 
 class OwnCode:
