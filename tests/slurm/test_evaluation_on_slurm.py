@@ -98,6 +98,8 @@ def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, sco
     assert ends[0] == "killed" and ends[-1] == "complete"
     before = table(scored)
     assert len(before) == 6
+    # a job that has written its figures and not ended yet still counts as queued
+    wait_until(lambda: not slurm.run("squeue", "-h").stdout, "its jobs end", 60)
     for work in (killed, preempted):
         shutil.rmtree(work.path)
     verb(*asked, "--wait", env=slurm.env)
