@@ -95,11 +95,11 @@ class Attributes(Values):
 
     def put_by_name(self, values: Mapping[str, Any]) -> None:
         """Set what :meth:`by_name` returned, and put everything else back to what it was at first."""
-        self.walk()
+        found = self.walk()
         holders = {_holder(path): path for path in self.objects}  # of a list and its first item: the item
         named = ((*name.rpartition(":"), value) for name, value in values.items())
         self.put({(*holders[holder + colon], ("attribute", key)): value
-                  for holder, colon, key, value in named if holder + colon in holders})
+                  for holder, colon, key, value in named if holder + colon in holders}, found=found)
 
 
 def _holder(path: Path) -> str:

@@ -245,13 +245,15 @@ class Values:
                 if kind is PLAIN and (differ(self.built[path], part) if path in self.built
                                       else path[:-1] in self.objects)}
 
-    def put(self, values: Mapping[Path, Any], spared: Collection[Path] = ()) -> list[Path]:
+    def put(self, values: Mapping[Path, Any], spared: Collection[Path] = (), found: Found | None = None) -> list[Path]:
         """Set what :meth:`changed` returned, and put everything else but ``spared`` back to what it was at first.
+
+        ``found`` is what :meth:`walk` returned.
 
         Returns:
             What is not there any more.
         """
-        for path in self.changed():
+        for path in self.changed(found):
             if path in self.built and path not in values and path not in spared:
                 _put(self.root, path, copied(self.built[path]))
         return [path for path, value in values.items() if not _put(self.root, path, copied(value))]

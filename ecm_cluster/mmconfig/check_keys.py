@@ -267,8 +267,8 @@ class _Checking:
         if name not in self.base:
             return f"option {key}: an mmdet config has no {name!r}{self.otherwise(key, name, legal)}"
         wanted, rest = self.base[name], key[len(name):]
-        same = [path + rest for path, _ in paths(self.base) if path.partition(".")[0] in legal
-                and isinstance(wanted, (dict, list)) and at(self.base, path) == wanted]
+        same = [path + rest for path, value in paths(self.base) if path.partition(".")[0] in legal
+                and isinstance(wanted, (dict, list)) and value == wanted]
         places = same or self.places(key.rpartition(".")[2]) or self.places(name)
         return (f"option {key}: {name} is a variable of the config, and setting it changes nothing of what was made "
                 f"with it{asked(places[:3])} (--set +{key}=… sets it unchecked)")

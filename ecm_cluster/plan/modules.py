@@ -68,10 +68,9 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
 def _lacking(cfg: Mapping[str, Any], paths: list[str], python: str) -> Iterator[str]:
     """Classes of mmcv and mmdet that cannot be built, as a module that they import is not installed."""
     for section in ("custom_hooks", "log_config", "data.train", "data.test"):
-        for key, _ in lookup.paths(lookup.at(cfg, section), section):
+        for key, name in lookup.paths(lookup.at(cfg, section), section):
             owner, _, last = key.rpartition(".")
-            name = lookup.at(cfg, key) if last == "type" else None
-            module = OF_CLASSES.get(name) if isinstance(name, str) else None
+            module = OF_CLASSES.get(name) if last == "type" and isinstance(name, str) else None
             if module and not _is_there(module, paths):
                 yield (f"config: {owner}: {name} needs the module {module}, which is not installed for {python}; "
                        "install it there, or remove this part of the config")
