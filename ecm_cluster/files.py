@@ -24,6 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .reading import read_json
+
+__all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
+           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
 TAKEN = ".taken"
@@ -155,11 +160,6 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
-
-
-def read_json(path: str | os.PathLike) -> Any:
-    """Parse a JSON file written by :func:`write_json`."""
-    return json.loads(Path(path).read_text())
 
 
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:

@@ -473,7 +473,7 @@ def test_files_are_written_through_files_py() -> None:
 
 
 LAYERS = [  # from the ground up
-    {"errors", "cli", "files", "values", "sbatch_options", "shell", "yaml_file", "pickles"},
+    {"errors", "cli", "files", "reading", "values", "sbatch_options", "shell", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"checkpoints", "recovery", "request"},

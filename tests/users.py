@@ -1,0 +1,88 @@
+"""Two users of one machine: programs run under made-up uids, which have no privileges and no passwd entry.
+
+Only root can become somebody else. Where a folder above the interpreter or the checkout is closed to others (a home
+directory, say), the program sees a mount namespace in which just those two can be reached.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+VICTIM, ATTACKER = 61001, 61002  # no user of a Linux distribution has these
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as two other users")
+
+
+def _closed(path: Path) -> Path | None:
+    """The topmost folder on the way to ``path`` that others cannot pass."""
+    folders = [p for p in reversed([path, *path.parents]) if not p.stat().st_mode & stat.S_IXOTH]
+    return folders[0] if folders else None
+
+
+def _opening() -> str:
+    """Shell lines that make interpreter and checkout reachable, in the mount namespace of this process alone."""
+    needed = dict.fromkeys(Path(p).resolve() for p in (sys.base_prefix, sys.prefix, ROOT))
+    by_closed: dict[Path, list[Path]] = {}
+    for path in needed:
+        closed = _closed(path)
+        if closed is not None:
+            by_closed.setdefault(closed, []).append(path)
+    lines = []
+    for closed, paths in by_closed.items():
+        held = [f"/proc/self/fd/{20 + n}" for n in range(len(paths))]
+        lines += [f"exec {20 + n}< {shlex.quote(str(path))}" for n, path in enumerate(paths)]
+        lines.append(f"mount -t tmpfs -o mode=755 none {shlex.quote(str(closed))}")
+        for source, path in zip(held, map(str, paths)):
+            lines.append(f"mkdir -p {shlex.quote(path)} && mount -c --bind {source} {shlex.quote(path)}")
+        lines += [f"exec {20 + n}<&-" for n in range(len(paths))]
+    return "\n".join(lines)
+
+
+def command_as(uid: int, *command: str | os.PathLike) -> list[str]:
+    """The command line that runs ``command`` as the user ``uid``, in the group of the same number and in no other."""
+    opening = _opening()
+    script = (f"set -e\n{opening}\nexec setpriv --reuid {uid} --regid {uid} --clear-groups --inh-caps=-all "
+              '--bounding-set=-all --no-new-privs -- "$@"')
+    return [*(["unshare", "--mount"] if opening else []), "bash", "-c", script, "bash", *map(os.fspath, command)]
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """What a login of such a user holds: the home is the caller's to make."""
+    kept = {k: v for k, v in os.environ.items() if k.startswith("ECM_CLUSTER_") or k == "LANG"}
+    return {**kept, "PATH": f"{Path(sys.prefix, 'bin')}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home),
+            "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **more}
+
+
+def run_as(uid: int, *command: str | os.PathLike, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command as another user to its end; its output is text."""
+    kwargs.setdefault("timeout", 120)
+    return subprocess.run(command_as(uid, *command), capture_output=True, text=True, **kwargs)
+
+
+def shared_folder(parent: Path) -> Path:
+    """A folder that everybody may write to, like scratch: pytest closes its own temporary folders to others."""
+    folder = parent / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    for above in folder.parents:
+        if not above.stat().st_mode & stat.S_IXOTH and above.stat().st_uid == os.geteuid():
+            above.chmod(above.stat().st_mode | stat.S_IXOTH)
+    return folder
+
+
+def home_of(uid: int, parent: Path) -> Path:
+    """A new home directory of the user, 0755, as on a cluster where colleagues look into each other's folders."""
+    home = parent / f"home-{uid}"
+    home.mkdir()
+    home.chmod(0o755)
+    os.chown(home, uid, uid)
+    return home
