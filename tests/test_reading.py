@@ -13,7 +13,8 @@ from ecm_cluster import reading
 from ecm_cluster.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable
 
 SHAPE = {"file": Text(r"iter_\d+\.pth", 40, "a checkpoint's name"), "size": Number(0, 1 << 50),
-         "cluster": OneOf("slurm", "local"), "digests": {str: str}, "blocks": [int], "note": Maybe(str), OptionalKey("loss"): float}
+         "cluster": OneOf("slurm", "local"), "digests": {str: str}, "blocks": [int],
+         "note": Maybe(str), OptionalKey("loss"): float}
 RECORD = {"file": "iter_1.pth", "size": 5, "cluster": "local", "digests": {"a": "b"}, "blocks": [1, 2], "note": None,
           "loss": float("nan")}
 
