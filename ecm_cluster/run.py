@@ -6,9 +6,7 @@ truth: it lies on a file system that all nodes share, and each verb and each ran
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pwd
 import secrets
 import time
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, owners
 from .errors import UserError
 from .job import Job
 from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
@@ -41,32 +39,12 @@ class Submission:
     cluster: str
 
 
-def user_name(uid: int) -> str:
-    """``anna (uid 1000)``; the number alone where there is no passwd entry."""
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
-
-
 class Run(Work):
     """A training run and all that hangs on it."""
 
     @property
     def name(self) -> str:
         return self.path.name
-
-    def owner(self) -> int:
-        """The user id of the folder's owner, wherever links lead; of run.json, where that is another's file in it.
-
-        Raises:
-            OSError: There is no such folder, or it cannot be looked into.
-        """
-        uid = os.stat(self.path).st_uid
-        if uid == os.geteuid():
-            with contextlib.suppress(FileNotFoundError):  # a run that is being made
-                uid = os.stat(self.run_file).st_uid
-        return uid
 
     @property
     def is_own(self) -> bool:
@@ -75,7 +53,7 @@ class Run(Work):
         Nothing acts on what a foreign run names (jobs, processes, files), and nothing is written to it.
         """
         try:
-            return self.owner() == os.geteuid()
+            return owners.of(self.path, self.run_file.name) == os.geteuid()
         except OSError:
             return False  # nothing can be done with it
 
@@ -89,11 +67,11 @@ class Run(Work):
             UserError: It is another's, or cannot be looked into.
         """
         try:
-            uid = self.owner()
+            uid = owners.of(self.path, self.run_file.name)
         except OSError as error:
             raise UserError(f"RUN: {error.filename}: {error.strerror}") from None
         if uid != os.geteuid():
-            raise UserError(f"RUN: {self.path} belongs to {user_name(uid)}; only its owner can {verb} it")
+            raise UserError(f"RUN: {self.path} belongs to {owners.name_of(uid)}; only its owner can {verb} it")
 
     @property
     def run_file(self) -> Path:
