@@ -49,11 +49,8 @@ class Submitted:
 
 
 def record_of(run: Run, stage: str) -> dict[str, Any]:
-    """The submission record of a stage; empty where there is none."""
-    try:
-        return files.read_json(run.submission_file(stage))
-    except (OSError, ValueError):
-        return {}
+    """The submission record of a stage, to be changed; empty where there is none."""
+    return run.submission(stage)
 
 
 def recorded_stages(run: Run) -> list[str]:
@@ -217,7 +214,7 @@ def adopt(run: Run) -> list[str]:
 
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(UserError, OSError):
         if _without_id(run):
             with run_lock(run, patience=0.0):
                 adopt(run)
@@ -244,6 +241,7 @@ def require_owner(run: Run, line: str) -> None:
     Raises:
         UserError: The run's jobs are not this place's.
     """
+    run.require_own("change")
     for job in (job for job in of_run(run) if job.present):
         if not _here(job):
             raise UserError(f"RUN: the jobs of {run.name} are on cluster {job.cluster_name}, and this machine's Slurm "
