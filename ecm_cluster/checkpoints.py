@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files, records
-from .reading import Unreadable
+from .reading import OneOf, Unreadable, check
 from .run import Run
 
 FEWEST = 2  # checkpoints that are there at any time, see prune
@@ -110,8 +110,7 @@ def committed(run: Run, iteration: int, attempt: int) -> Manifest | None:
 
 
 def _delete(run: Run, checkpoint: Path) -> None:
-    """The manifest first, so that no reader takes up a checkpoint whose file is gone."""
-    _remove([run.manifest_of(checkpoint), checkpoint])
+    _remove([run.manifest_of(checkpoint), checkpoint])  # no reader takes up a checkpoint whose file is gone
 
 
 def manifests(run: Run) -> list[Manifest]:
@@ -123,14 +122,13 @@ def manifests(run: Run) -> list[Manifest]:
 def _read(run: Run, path: Path) -> Manifest | None:
     try:
         record = records.read(path, records.MANIFEST)
-        if record["file"] != path.with_suffix(".pth").name:
-            raise Unreadable(path, "file", f"invalid value {record['file']!r}; expected the name of its checkpoint")
+        check(record, {"file": OneOf(path.with_suffix(".pth").name)}, path)
         return Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__ if k in record})
     except (FileNotFoundError, NotADirectoryError):
-        return None  # pruned meanwhile
+        pass  # pruned meanwhile
     except Unreadable as error:
         run.note(error)
-        return None
+    return None
 
 
 def read(run: Run, name: str) -> Manifest | None:
@@ -163,11 +161,10 @@ def problem(run: Run, manifest: Manifest) -> str | None:
     path = manifest.path(run)
     try:
         there = path.stat()
-        size = there.st_size
         if not stat.S_ISREG(there.st_mode):
             return "it is not a regular file"
-        if size != manifest.size:
-            return f"{size} bytes instead of {manifest.size}"
+        if there.st_size != manifest.size:
+            return f"{there.st_size} bytes instead of {manifest.size}"
         return None if files.digest(path) == manifest.digest else "its content does not match its digest"
     except FileNotFoundError:
         return "the file is missing"

@@ -161,8 +161,9 @@ def read(folder: Path, attempt: int | None = None, writer: str | None = None,
     if unfit:
         several = f" ({len(unfit)} lines skipped)" if len(unfit) > 1 else " (skipped)"
         skipped.append(f"{unfit[0]}{several}")
-    for what in skipped if note else ():
-        note(what)
+    if note is not None:
+        for what in skipped:
+            note(what)
     return events
 
 

@@ -39,7 +39,7 @@ OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": 
              OptionalKey("virtual_ranks"): Maybe(COUNT), OptionalKey("not_kept"): [str],
              OptionalKey("code"): {OptionalKey("number"): Number(1, 10**6), OptionalKey("digest"): str}}
 
-_ATTEMPT = {OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
+_ATTEMPT: dict[Any, Any] = {OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
             OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
             OptionalKey("token"): NAME, OptionalKey("from"): Maybe(CHECKPOINT)}
 ATTEMPT = {**_ATTEMPT, "accepts": [CHECKPOINT]}
@@ -53,9 +53,9 @@ MANIFEST = {"file": CHECKPOINT, "size": COUNT, "digest": Text(r"sha256:[0-9a-f]{
             "iteration": COUNT, "epoch": COUNT, "position": COUNT, "attempt": COUNT, "epoch_end": bool,
             OptionalKey("step"): Number(1)}
 
-_JOB = {"token": TOKEN, OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("user"): Maybe(USER),
+_JOB: dict[Any, Any] = {"token": TOKEN, OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("user"): Maybe(USER),
         OptionalKey("cluster_name"): Maybe(NAME)}
-SUBMISSION = {**_JOB, "token": Maybe(TOKEN), "cluster": CLUSTER, OptionalKey("former"): [_JOB]}
+SUBMISSION: dict[Any, Any] = {**_JOB, "token": Maybe(TOKEN), "cluster": CLUSTER, OptionalKey("former"): [_JOB]}
 
 ELEMENTS = {"elements": [{"at": Text(r"last|(epoch|iteration) [0-9]{1,12}", 32, "last, epoch N or iteration N"),
                           "settings": dict, "scoring": [dict]}],
@@ -85,7 +85,7 @@ LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position
 LOG_LINE = {"iter": COUNT, OptionalKey("epoch"): COUNT}
 
 # Events of the ledger by kind: what readers cannot do without, and the types of what they show.
-_RANK = {OptionalKey("rank"): Maybe(int)}
+_RANK: dict[Any, Any] = {OptionalKey("rank"): Maybe(int)}
 _STAGED = {name: Number(0, 1e18, whole=False) for name in ("copied", "repaired", "found", "seconds", "waited")}
 EVENTS: dict[str, dict[Any, Any]] = {
     "submitted": {"stage": str, "job_id": JOB_ID},
