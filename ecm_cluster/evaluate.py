@@ -128,7 +128,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
         if best is None:
             raise UserError(f"checkpoints: the best of {run.name} is {name}, which is no longer there; give all")
     places = evaluations.parse_places(run, args.checkpoints, best)
-    return evaluations.combine(places, evaluations.changing(config.read(run.config_file), grid))
+    return evaluations.combine(places, evaluations.changing(config.read_frozen(run.config_file), grid))
 
 
 # ---------------------------------------------------------------------------------------------- submitting
@@ -163,7 +163,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
 def wrong_data(run: Run) -> list[str]:
     """Why a job could not score: the test data of a run that was submitted without an evaluation, or has changed."""
     staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
-    return splits.check(config.read(run.config_file), staged, scored=True, trained=False).problems
+    return splits.check(config.read_frozen(run.config_file), staged, scored=True, trained=False).problems
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
