@@ -68,7 +68,10 @@ class _Writer:
             value = value.item()
         if value is None or type(value) in (bool, range):  # ranges: gpu_ids in what mmdet writes down
             return repr(value)
-        if type(value) is int and abs(value) < _LARGEST:
+        if type(value) is int:
+            if abs(value) >= _LARGEST:
+                raise UserError(f"{self.where}: invalid {key}: a number of {value.bit_length()} bits; expected 64 or "
+                                "less")
             return repr(value)
         if type(value) is float:
             return repr(value) if math.isfinite(value) else f"float('{value!r}')"
@@ -109,8 +112,6 @@ def _name(key: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if type(value) is int:  # Python 3.11 does not print one of many digits
-        return f"about 2**{value.bit_length()}"
     try:
         return " ".join(ascii(value).split())[:80]
     except Exception:  # an object of the config's own
@@ -182,7 +183,7 @@ def _value(node: ast.AST) -> Any:
         return {_value(key): _value(value) for key, value in zip(node.keys, node.values) if key is not None}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
         number = node.operand.value if isinstance(node.operand, ast.Constant) else None
-        if type(number) in (int, float):
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
             return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _call(node, node.func.id)
