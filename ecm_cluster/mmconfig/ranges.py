@@ -32,9 +32,9 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _check(key, at(cfg, key), limits, numbers_only=True)
     for section in ("model", "data"):
         for key, value in paths(cfg.get(section), section):
-            limits = _OF_CLASSES.get(key.rpartition(".")[2])
-            if limits is not None:
-                yield from _check(key, value, limits, numbers_only=False)
+            name = key.rpartition(".")[2]
+            if name in _OF_CLASSES:
+                yield from _check(key, value, _OF_CLASSES[name], numbers_only=False)
 
 
 def _check(key: str, value: Any, limits: tuple[float, float, bool], numbers_only: bool) -> Iterator[tuple[str, str]]:
@@ -44,8 +44,13 @@ def _check(key: str, value: Any, limits: tuple[float, float, bool], numbers_only
             yield from _check(f"{key}.{number}", one, limits, numbers_only)
     elif value is None or not (numbers_only or isinstance(value, Real)):
         pass  # a class of the user's own may take something else
-    elif isinstance(value, bool) or not isinstance(value, Integral if whole else Real) \
-            or not low <= value <= high:  # nan is neither
+    elif not _fits(value, limits):
         span = f"{low:g} or more" if high >= _MOST else f"{low:g} to {high:g}"
         what = f"an integer, {span}" if whole else "a positive number" if limits == _POSITIVE else f"a number, {span}"
         yield key, f"invalid value {short(value)}; expected {what}"
+
+
+def _fits(value: Any, limits: tuple[float, float, bool]) -> bool:
+    low, high, whole = limits
+    kinds: Any = Integral if whole else Real
+    return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)  # nan is not
