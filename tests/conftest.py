@@ -53,7 +53,8 @@ def _is_about_slurm(node: pytest.Item | pytest.Collector) -> bool:
 
 
 def _needs_root(node: pytest.Item | pytest.Collector) -> bool:
-    return any(mark.kwargs.get("reason", "").startswith("only root") for mark in node.iter_markers("skipif"))  # users.py
+    # by the reason that users.py gives
+    return any(mark.kwargs.get("reason", "").startswith("only root") for mark in node.iter_markers("skipif"))
 
 
 def _refuse_skip(report: Any, node: pytest.Item | pytest.Collector) -> None:

@@ -74,8 +74,8 @@ def test_no_verb_imports_from_the_folder_that_it_is_typed_in(machine: Machine) -
         git init -q . && git config core.fsmonitor "touch $PWD/../traps/git; :" """)
     cwd = machine.shared / "cwd"
     machine.victim("ecm-cluster", "status", cwd=cwd)
-    machine.victim("ecm-cluster", "submit", "demo", "--dry-run", "--cluster", "local", "--data-root", machine.data, "--code",
-                   machine.home[VICTIM], cwd=cwd)
+    machine.victim("ecm-cluster", "submit", "demo", "--dry-run", "--cluster", "local", "--data-root", machine.data,
+                   "--code", machine.home[VICTIM], cwd=cwd)
     machine.nothing_ran()
 
 
