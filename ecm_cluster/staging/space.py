@@ -11,10 +11,15 @@ from pathlib import Path
 from ..errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ESTALE)  # says nothing about a file
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
-class NoRoom(UserError):
+class Failed(UserError):
+    """Nothing that was asked for is wrong: the place does not give it, now. Verbs exit with code 1."""
+
+
+class NoRoom(Failed):
     """What is needed does not fit, even without all that nobody uses."""
 
 
