@@ -86,14 +86,14 @@ class OptionalKey:
     key: str
 
 
-def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY) -> int:
+def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
     """A descriptor of a regular file; nothing else is opened or waited for.
 
     Raises:
         Unreadable: It is something else.
         OSError: It cannot be opened.
     """
-    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO without a writer would block
+    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)  # a FIFO without a writer would block
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Unreadable(path, "", "not a regular file")

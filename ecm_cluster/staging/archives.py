@@ -50,7 +50,8 @@ class Archive:
             raise unreadable(path, error) from None
         except Unreadable:
             raise
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, LookupError, struct.error, OverflowError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, LookupError, ArithmeticError,
+                struct.error) as error:
             raise UserError(f"{path}: is no zip file that can be read ({error}); fetch it again") from None
 
     def check_member(self, member: zipfile.ZipInfo) -> None:

@@ -90,8 +90,8 @@ class Bringing:
                     if not self.scratch.collect(needed, keep=(self.pack.digest,)):
                         raise self.scratch.no_room(needed, self.pack.digest) from None
         except OSError as error:
-            raise Failed(f"scratch: {self.folder.path} cannot be written ({error.strerror or error}); fix that, or name "
-                         "another folder as scratch") from None
+            raise Failed(f"scratch: {self.folder.path} cannot be written ({error.strerror or error}); fix that, or "
+                         "name another folder as scratch") from None
 
     def _find_out(self) -> None:
         """Tell what is whole, what is missing, and what has to be read to know."""

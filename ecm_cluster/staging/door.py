@@ -88,6 +88,7 @@ class Door:
         self._guard, self._closed = threading.Lock(), False
         self._open: set[socket.socket] = set()
         self._strangers: dict[socket.socket, Stranger] = {}  # the one that came first in front
+        # else on all interfaces: which of them leads to the other nodes is for those to find out
         alone = bool(addresses) and all(address.startswith("127.") for address in addresses)
         self._socket = socket.create_server(("127.0.0.1" if alone else "", 0), backlog=128)
         self._socket.setblocking(False)

@@ -58,8 +58,8 @@ class Index:
             if magic != _MAGIC or len(whole) != _HEAD.size + self._count * 44 + 8 + names:
                 raise struct.error
         except struct.error:
-            raise Unreadable(path, "", "is no index of images, or not all of it; see `python -m ecm_cluster.stage verify`"
-                             ) from None
+            raise Unreadable(path, "", "is no index of images, or not all of it; see "
+                             "`python -m ecm_cluster.stage verify`") from None
         at = _HEAD.size
 
         def column(kind: Any, rows: int) -> memoryview:

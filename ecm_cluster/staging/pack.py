@@ -231,7 +231,7 @@ def _checked(folder: Path, record: dict[str, Any]) -> Pack:
     demand(len({a.name for a in annotated}) == len(annotated), "annotations", "two have the same name")
     demand(record["images"] == 0 or f"{INDEX_FILE}/" in names, "files", f"lacks {INDEX_FILE}, the index of images")
     digest = describe(packed, annotated, record["images"])["digest"]
-    demand(record["digest"] == digest, "digest", f"invalid value {record['digest']}; expected {digest} for this content")
+    demand(record["digest"] == digest, "digest", f"invalid value {record['digest']}; its content has {digest}")
     return Pack(folder, digest, packed, annotated, record["images"])
 
 

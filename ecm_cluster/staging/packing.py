@@ -21,6 +21,7 @@ from ..reading import Unreadable
 from .filling import PLAN, WORK, Options, Show, Written, fill
 from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import first_of, scan
+from .space import close_folder
 
 NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
@@ -112,7 +113,9 @@ def _alone(partial: Path) -> Iterator[None]:
         with contextlib.suppress(FileExistsError):
             partial.mkdir(mode=0o700)  # until it is whole: its name can be foretold, and others may write beside it
         with contextlib.suppress(FileNotFoundError):  # it was renamed this moment, by the one that made it
-            _check_own(partial)
+            problem = close_folder(partial)
+            if problem is not None:
+                raise UserError(f"OUT: {partial} is {problem}; remove it, or give another OUT")
             (partial / LOCK).touch()
             try:
                 with files.locked(partial / LOCK, patience=0):
@@ -121,18 +124,6 @@ def _alone(partial: Path) -> Iterator[None]:
                         return
             except BlockingIOError:
                 raise UserError(f"OUT: another process is packing into {partial}; wait for it, or end it") from None
-
-
-def _check_own(partial: Path) -> None:
-    found = partial.lstat()
-    problem = None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        problem = "not a folder of yours"
-    elif found.st_mode & stat.S_IWOTH:  # who knows what they have put there
-        problem = "open to everybody"
-    if problem is not None:
-        raise UserError(f"OUT: {partial} is {problem}; remove it, or give another OUT")
-    partial.chmod(0o700)
 
 
 def _plan(folder: Path) -> object:
@@ -171,7 +162,7 @@ def _take_place(partial: Path, out: Path, former: Path) -> None:
         shutil.rmtree(former)
     umask = os.umask(0o077)
     os.umask(umask)
-    partial.chmod(0o777 & ~umask)
+    close_folder(partial, 0o777 & ~umask & ~stat.S_IWOTH)
     files.kill_point("before-pack", out)
     if is_pack(out):
         out.rename(former)

@@ -19,7 +19,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..values import size_text
 from . import locks
 from .pack import Pack
 from .sets import SetFolder, put
-from .space import FULL, Failed, Filesystem, NoRoom, filesystem
+from .space import FULL, Failed, Filesystem, NoRoom, close_folder, filesystem
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
@@ -253,30 +252,14 @@ class Scratch:
             raise self._unusable(error) from None
 
     def _check_root(self) -> None:
-        try:
-            handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-                raise self._foreign("not a folder of yours") from None
-            raise
-        try:
-            found = os.fstat(handle)
-            if found.st_uid != os.geteuid():
-                raise self._foreign("not a folder of yours")
-            if found.st_mode & stat.S_IWOTH:  # who knows what others have put there
-                raise self._foreign("open to everybody")
-            if stat.S_IMODE(found.st_mode) != 0o700:
-                os.fchmod(handle, 0o700)
-        finally:
-            os.close(handle)
-
-    def _foreign(self, what: str) -> UserError:
-        return UserError(f"scratch: {self.root} is {what}; remove it, or name another folder as scratch")
+        problem = close_folder(self.root)
+        if problem is not None:
+            raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another folder as scratch")
 
     def _unusable(self, error: OSError) -> UserError:
         kind = UserError if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP) else Failed
-        return kind(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the node's own "
-                    "disk that exists and is yours to write")
+        return kind(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the node's "
+                    "own disk that exists and is yours to write")
 
 
 def report_damage(folder: Path, file_name: str, block: int) -> None:

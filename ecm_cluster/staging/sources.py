@@ -244,8 +244,8 @@ def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
 
 def _small_enough(source: Source) -> Source:
     if source.size > LARGEST_IMAGE and not source.name.endswith(".json"):
-        raise UserError(f"{source.where}: has {size_text(source.size)}, and an image at most {size_text(LARGEST_IMAGE)}; "
-                        "remove it")
+        raise UserError(f"{source.where}: has {size_text(source.size)}, and an image at most "
+                        f"{size_text(LARGEST_IMAGE)}; remove it")
     return source
 
 

@@ -162,6 +162,6 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
     if failed:
         raise failed[0]
     if done < len(every):
-        raise Failed(f"threads: none could read a block ({unable[0] if unable else 'they ended'}); run it again with more "
-                     "memory, a higher limit of processes, or fewer --threads")
+        raise Failed(f"threads: none could read a block ({unable[0] if unable else 'they ended'}); run it again with "
+                     "more memory, a higher limit of processes, or fewer --threads")
     tick()
