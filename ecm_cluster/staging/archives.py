@@ -63,7 +63,7 @@ class Archive:
         elif not 0 <= member.header_offset <= self._stat.st_size - member.compress_size:
             problem = "lies outside of the zip file; fetch it again"
         elif _expands(member.file_size, member.compress_size):
-            problem = f"expands to {size_text(member.file_size)}, {EXPANDS} times its size and more; remove the zip file"
+            problem = f"expands to {size_text(member.file_size)}, over {EXPANDS} times its size; remove the zip file"
         if problem is not None:
             raise UserError(f"{self.path}: member {member.filename} {problem}")
 

@@ -352,6 +352,7 @@ def test_without_the_secret_or_with_another_pack_a_door_stays_shut(packed, base)
             assert len(heard) <= wire.NONCE + wire.MAC
 
 
+@pytest.mark.slow
 def test_no_number_of_strangers_keeps_a_node_of_the_job_out_and_each_has_two_seconds_in_all(packed, base, monkeypatch):
     monkeypatch.setattr(door, "HELLO_SECONDS", 1.0)
     with circle_of(packed, base, 1), contextlib.ExitStack() as strangers:
