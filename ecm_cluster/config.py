@@ -30,7 +30,7 @@ from .config_edit import (
 from .config_options import parse_option, parse_options
 from .config_source import Source
 from .errors import UserError
-from .job import resource_dir
+from .shipped import resource_dir
 
 __all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
            "rewrite_data_root"]

@@ -473,9 +473,10 @@ def test_files_are_written_through_files_py() -> None:
 
 
 LAYERS = [  # from the ground up
-    {"errors", "cli", "files", "reading", "values", "sbatch_options", "shell", "yaml_file", "pickles"},
+    {"errors", "cli", "files", "reading", "values", "sbatch_options", "sharing", "shell", "shipped", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
+    {"job_env"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
     {"backends.queue"},
