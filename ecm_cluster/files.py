@@ -80,7 +80,8 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode, opener=_private if private else None) as handle:
+        # never what another user has put there
+        with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -185,7 +186,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "w") as handle:
+        with open(tmp, "x") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())

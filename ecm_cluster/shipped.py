@@ -1,4 +1,4 @@
-"""Configs and job files that come with this program, and those that a user means by a path or by a name."""
+"""Files of this installation, and files of the same names where a user happens to stand."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError, one_of
@@ -38,8 +39,7 @@ def job_names() -> list[str]:
 def find_in_jobs(given: str) -> Path | None:
     """A file by path, or by its name in ``jobs/`` with or without ``.yaml``; None where there is none."""
     shipped = resource_dir("jobs")
-    candidates = (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given)
-    return next((path for path in candidates if path.is_file()), None)
+    return meant("JOB", given, (shipped / given, shipped / f"{given}.yaml", shipped.parent / given))
 
 
 def find_config(given: str) -> str:
@@ -47,7 +47,21 @@ def find_config(given: str) -> str:
     if given.startswith("mmdet::"):
         return given
     configs = resource_dir("configs")
-    for candidate in (Path(given), configs.parent / given, configs / given):
-        if candidate.is_file():
-            return str(candidate.resolve())
-    return given  # the config reader says what is wrong, with near matches
+    found = meant("config", given, (configs.parent / given, configs / given))
+    return given if found is None else str(found.resolve())  # the config reader says what is wrong, with near matches
+
+
+def meant(what: str, given: str, shipped: Sequence[Path]) -> Path | None:
+    """The file that a name means: one here, else one of this installation; None where there is neither.
+
+    Raises:
+        UserError: Another user has put a file of that name here, and it would be taken for this installation's.
+    """
+    here, ours = Path(given), next((path for path in shipped if os.path.isfile(path)), None)
+    if not os.path.isfile(here):
+        return ours
+    if ours is not None and not given.startswith(("/", "./", "../")) and not here.samefile(ours) \
+            and here.stat().st_uid not in (0, os.geteuid()):
+        raise UserError(f"{what}: {given!r} in this folder belongs to another user, and has the name of a file that is "
+                        f"shipped; give ./{given} or {ours}")
+    return here

@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_of, shown
@@ -137,6 +138,11 @@ def utf8(text: str) -> str:
     return text
 
 
+def path(text: str) -> Path:
+    """A path from a command line; as :func:`utf8`."""
+    return Path(utf8(text))
+
+
 def check_variables(what: str, env: Mapping[Any, Any]) -> None:
     """Refuse what cannot be a job's environment; the values may be secrets, and are not in the message.
 
@@ -149,8 +155,8 @@ def check_variables(what: str, env: Mapping[Any, Any]) -> None:
         if NOT_THEIRS.fullmatch(name):
             raise UserError(f"{what}: {name} is set by the shell or the launcher; leave it out")
         if not isinstance(value, str):
-            raise UserError(f"{what}: {name}: expected text or a number, not {_kind_of(value)}; write \"\" for an empty "
-                            "value")
+            raise UserError(f"{what}: {name}: expected text or a number, not {_kind_of(value)}; "
+                            'write "" for an empty value')
         if re.search("[\0\ud800-\udfff]", value):
             raise UserError(f"{what}: {name}: holds a character that no variable can have; expected text")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from small import ROOT, await_state, job_flags, wait_until
-from users import ATTACKER, VICTIM, command_as, environment, home_of, needs_root, run_as, shared_folder
+from small import ROOT, job_flags, wait_until
+from users import ATTACKER, needs_root, shared_folder
 
 from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit
 from ecm_cluster.errors import UserError
