@@ -105,8 +105,8 @@ class Job:
     options: dict[str, Any] = _option({}, "map", "mmdet options, e.g. {optimizer.lr: 0.01}")
     code: str | None = _option(None, "path", "folder of the user's own Python modules, importable in the run", "--code")
     setup: list[str] = _option([], "lines", "shell lines before the program starts, e.g. module load cuda/12.8")
-    env: dict[str, str] = _option({}, "variables", "environment variables of the job; the values are kept for the owner "
-                                  "alone", secret=True)
+    env: dict[str, str] = _option({}, "variables", "environment variables of the job; its owner alone can read the "
+                                  "values", secret=True)
     python: str | None = _option(None, "path", "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}; null leaves a line "
                                     "of the launcher's off")

@@ -19,7 +19,6 @@ def make(folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(CLOSED)
-    folder.chmod(CLOSED | folder.stat().st_mode & 0o7000)  # setgid, which new files take the group by
 
 
 def open_to(folder: Path, share: str) -> None:
@@ -28,10 +27,15 @@ def open_to(folder: Path, share: str) -> None:
     Raises:
         UserError: The folder is another user's, who could read and replace what is written there.
     """
-    there = folder.stat()
-    if there.st_uid != os.geteuid():
-        raise UserError(f"name: {folder} belongs to another user; give another --name or --runs-dir")
-    folder.chmod(CLOSED | READABLE[share] | there.st_mode & 0o7000)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        there = os.fstat(handle)
+        if there.st_uid != os.geteuid():
+            raise UserError(f"name: {folder} belongs to another user; give another --name or --runs-dir")
+        # setgid stays: by it new files take the folder's group
+        os.fchmod(handle, CLOSED | READABLE[share] | there.st_mode & 0o7000)
+    finally:
+        os.close(handle)
     os.umask(os.umask(0o077) & ~READABLE[share])  # also of what this process is going to write into it
 
 

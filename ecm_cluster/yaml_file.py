@@ -66,7 +66,7 @@ def _loader() -> Any:
             if not alias and self.depth > DEEPEST:
                 raise wrong("nested too deeply", self.peek_event())
             self.depth += 1
-            node = super().compose_node(parent, index)
+            node: Any = super().compose_node(parent, index)
             self.depth -= 1
             # a node has its size once it is whole; each place that it stands in counts
             if alias and not hasattr(node, "size"):
