@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _ = run.spec  # a run that is none is an error before anything is cancelled
         run.require_own("cancel")
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
+    cli.acts()
     return max([cancel(run) for run in found])
 
 

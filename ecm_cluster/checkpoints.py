@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -99,8 +98,7 @@ def check_fence(run: Run, attempt: int) -> None:
     Raises:
         Overtaken: A newer attempt has begun.
     """
-    newest = run.newest_attempt()
-    if newest > attempt:
+    if (newest := run.newest_attempt()) > attempt:
         raise Overtaken(f"attempt {newest} has begun")
 
 
@@ -160,14 +158,14 @@ def problem(run: Run, manifest: Manifest) -> str | None:
     """What is wrong with a checkpoint's file, or None: it is read once, whole."""
     path = manifest.path(run)
     try:
-        there = path.stat()
-        if not stat.S_ISREG(there.st_mode):
-            return "it is not a regular file"
-        if there.st_size != manifest.size:
-            return f"{there.st_size} bytes instead of {manifest.size}"
+        size = path.stat().st_size
+        if size != manifest.size:
+            return f"{size} bytes instead of {manifest.size}"
         return None if files.digest(path) == manifest.digest else "its content does not match its digest"
     except FileNotFoundError:
         return "the file is missing"
+    except Unreadable:
+        return "it is not a regular file"
 
 
 def choose(run: Run, until: int | None = None

@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = runs.find(args.run, runs_dir)
     _ = run.spec
     run.require_own("clean")
+    if not args.dry_run:
+        cli.acts()
     # a listing needs no lock, and so can be had where nothing can be written
     with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}

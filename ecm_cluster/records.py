@@ -39,9 +39,10 @@ OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": 
              OptionalKey("virtual_ranks"): Maybe(COUNT), OptionalKey("not_kept"): [str],
              OptionalKey("code"): {OptionalKey("number"): Number(1, 10**6), OptionalKey("digest"): str}}
 
-_ATTEMPT: dict[Any, Any] = {OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
-            OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
-            OptionalKey("token"): NAME, OptionalKey("from"): Maybe(CHECKPOINT)}
+_ATTEMPT: dict[Any, Any] = {
+    OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
+    OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
+    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(CHECKPOINT)}
 ATTEMPT = {**_ATTEMPT, "accepts": [CHECKPOINT]}
 ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64, "a way to score")]}
 

@@ -35,6 +35,11 @@ class RunFolder(Work):
         """The resolved mmdet config, as it is trained."""
         return self.path / "config.py"
 
+    @property
+    def env_file(self) -> Path:
+        """The values of the job's ``env``, which may be secrets: shell lines, for the owner alone."""
+        return self.path / "env.sh"
+
     def code_folder(self, number: int) -> Path:
         """Each code that the run has had keeps its folder: 1 is the submission's."""
         return self.path / ("code" if number == 1 else f"code-{number}")
