@@ -66,17 +66,20 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", permissions: int = 0o666) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
+
+    Args:
+        permissions: Of the new file, less what the umask takes away.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode) as handle:
+        with open(tmp, mode, opener=lambda name, flags: os.open(name, flags | os.O_EXCL, permissions)) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -146,20 +149,20 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
         os.close(handle)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes, permissions: int = 0o666) -> None:
     """Replace ``path`` by ``data``, whole or not at all."""
-    with replacing(path) as handle:
+    with replacing(path, permissions=permissions) as handle:
         handle.write(data)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike, text: str, permissions: int = 0o666) -> None:
     """Replace ``path`` by ``text`` (UTF-8), whole or not at all."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), permissions)
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Any, permissions: int = 0o666) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n", permissions)
 
 
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:
