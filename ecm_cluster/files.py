@@ -27,7 +27,8 @@ from typing import IO, Any
 from .reading import read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+           "locked", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
+           "write_private", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -66,20 +67,21 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb", permissions: int = 0o666) -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
 
     Args:
-        permissions: Of the new file, less what the umask takes away.
+        private: Only the owner can read the file, whatever the umask, from its first byte on.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode, opener=lambda name, flags: os.open(name, flags | os.O_EXCL, permissions)) as handle:
+        # exclusive: never what another user has put there
+        with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -112,6 +114,14 @@ def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def private_file(path: str | os.PathLike) -> None:
+    """Make an empty file that only its owner can open, to be locked: whoever can open a file can hold its lock.
+
+    One that is there stays as it is.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
     """Hold the lock of a file that exists, as long as the descriptor that is given back is open in any process.
@@ -127,7 +137,7 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
         BlockingIOError: Another process held it all the time.
     """
     # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         began = time.monotonic()
         while True:
@@ -149,20 +159,30 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
         os.close(handle)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes, permissions: int = 0o666) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Replace ``path`` by ``data``, whole or not at all."""
-    with replacing(path, permissions=permissions) as handle:
+    with replacing(path) as handle:
         handle.write(data)
 
 
-def write_text(path: str | os.PathLike, text: str, permissions: int = 0o666) -> None:
+def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace ``path`` by ``text`` (UTF-8), whole or not at all."""
-    write_bytes(path, text.encode(), permissions)
+    write_bytes(path, text.encode())
 
 
-def write_json(path: str | os.PathLike, value: Any, permissions: int = 0o666) -> None:
+def write_private(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
+    with replacing(path, private=True) as handle:
+        handle.write(text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n", permissions)
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import socket
@@ -56,7 +57,7 @@ def join(place: Place, path: Path, device: str, timeout: float) -> Any:
     if place.rank == 0:
         own = "127.0.0.1" if place.nodes == 1 else addresses()[0]
         store, record = _serve(own, place)
-        files.write_json(path, record, permissions=0o600)
+        files.write_private(path, json.dumps(record))
     else:
         record = await_record(path, SECONDS)
         store = _connect(record, place)
