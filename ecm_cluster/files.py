@@ -194,7 +194,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "w") as handle:
+        with open(tmp, "x") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
