@@ -1,4 +1,4 @@
-"""A cache of weights that several users write to: what another one has put there neither counts nor holds anybody up."""
+"""A cache of weights that several users write to: what another one has put there neither counts nor holds up."""
 
 from __future__ import annotations
 
