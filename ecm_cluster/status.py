@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # of one run alone, what cannot be read is an error
-    elif args.runs_dir and not runs_dir.is_dir():
+    elif args.runs_dir and not os.path.isdir(runs_dir):
         raise UserError(f"runs-dir: {runs_dir} is no folder; give the one that --runs-dir of submit named")
     else:
         found = runs.list_runs(runs_dir)

@@ -35,8 +35,11 @@ def test_a_run_belongs_to_the_owner_of_its_folder_wherever_links_lead(tmp_path):
     os.chown(planted.run_file, ATTACKER, ATTACKER)  # in a folder that others may write to
     (shared / "link").symlink_to(other.path)
     os.lchown(shared / "link", VICTIM, VICTIM)
+    (shared / "lure").symlink_to(own.path)  # may lead elsewhere in a moment
+    os.lchown(shared / "lure", ATTACKER, ATTACKER)
     with acting_as(VICTIM):
         assert own.is_own and not other.is_own and not planted.is_own and not Run(shared / "link").is_own
+        assert not Run(shared / "lure").is_own
         assert not Run(shared / "gone").is_own
         own.require_own("resume")
         with pytest.raises(UserError, match=rf"^RUN: {other.path} belongs to uid {ATTACKER}; only its owner can "
