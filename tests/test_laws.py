@@ -251,7 +251,7 @@ def ends_with_run(verb: Module) -> bool:
         and "run(main)" in ast.unparse(last)
 
 
-# -- law 2: only run.py spells the name of a file inside a run directory
+# -- law 2: only run_folder.py spells the name of a file inside a run directory
 
 
 def path_parts(module: Module) -> Iterator[tuple[int, str, str]]:
@@ -285,17 +285,17 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
-SPELLERS = ("ecm_cluster.run", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
+SPELLERS = ("ecm_cluster.run_folder", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
 
 
 def names_in_a_run() -> set[str]:
-    """Names that run.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
+    """Names that run_folder.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
     spelled = {text for m in modules("ecm_cluster") if m.name in SPELLERS for _, *texts in path_parts(m)
                for text in texts}
     return {name for name in spelled if re.search(r"[a-z]{3}", name) and name not in (".json", "*.json")}
 
 
-def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
+def test_only_run_folder_py_spells_the_name_of_a_file_inside_a_run() -> None:
     spelled = names_in_a_run()
     assert {"run.json", "checkpoints", "ledger", "attempts"} <= spelled
     violations = []
