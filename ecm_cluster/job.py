@@ -181,7 +181,11 @@ def load(job_file: str | None, flags: Mapping[str, Any],
     merged: dict[str, Any] = {}
     site, named = site_file(), os.environ.get(SITE_ENV)
     if named != os.devnull and (named or os.path.exists(site)):
-        _merge(merged, read_yaml(site), f"{site}: ")
+        try:
+            values = read_yaml(site)
+        except UserError as error:
+            raise UserError(f"{SITE_ENV}: {error}" if named else str(error)) from None
+        _merge(merged, values, f"{site}: ")
     if job_file is not None:
         path = shipped.find_job_file(job_file)
         _merge(merged, read_yaml(path), f"{path}: ")
@@ -251,9 +255,17 @@ def add_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = No
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """What the user gave of the flags made by :func:`add_flags`, by field name."""
-    names = [f.name for f in fields(Job) if f.metadata["flag"]]
-    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}
+    """What the user gave of the flags made by :func:`add_flags`, by field name.
+
+    Raises:
+        UserError: A value is not legal.
+    """
+    flags = [f for f in fields(Job) if f.metadata["flag"]]
+    given = [(f, getattr(args, f.name)) for f in flags if getattr(args, f.name, None) is not None]
+    for f, value in given:
+        if value != "" or f.default is not None:  # which withdraws a value
+            check_value(f.name, value, f.metadata["kind"], f.metadata["choices"])
+    return {f.name: value for f, value in given}
 
 
 def withdrawn(given: Mapping[str, Any]) -> dict[str, Any]:
