@@ -93,6 +93,18 @@ def check_srun(options: Mapping[str, Any]) -> None:
         _check_text(key, value, "srun", "or true or false")
 
 
+def check_spelled_once(block: str, options: Mapping[str, Any]) -> None:
+    """Refuse a block that gives one option in two spellings: one of them would count.
+
+    Raises:
+        UserError: In one line.
+    """
+    known: dict[str, str] = {}
+    for key in options:
+        if known.setdefault(name_of(key), key) != key:
+            raise UserError(f"{block}: options {known[name_of(key)]!r} and {key!r} are the same; give one of them")
+
+
 def _check_spelling(key: str, block: str, command: str, known: set[str]) -> None:
     name = name_of(key)
     if len(name) > 1 and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):

@@ -162,7 +162,7 @@ def check_variables(what: str, env: Mapping[Any, Any]) -> None:
 
 
 def _kind_of(value: Any) -> str:
-    return {type(None): "null", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
+    return {type(None): "null", list: "a list", dict: "a mapping", str: "text"}.get(type(value), type(value).__name__)
 
 
 def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:
