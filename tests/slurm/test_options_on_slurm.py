@@ -100,6 +100,24 @@ def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anyt
         assert not (tmp_path / "refused").exists()
 
 
+def test_slurm_knows_nothing_of_the_values_of_env(slurm, small_data, tmp_path):
+    secret, job, seen = "s3cret-for-one-service", tmp_path / "job.yaml", tmp_path / "seen"
+    job.write_text((ROOT / "jobs/demo.yaml").read_text() + f"env: {{API_KEY: {secret}}}\n"
+                   f"setup: ['printf %s \"$API_KEY\" > {seen}', 'exit 3']\n")
+    run = Run(tmp_path / "secretive")
+    verb("submit", job, *job_flags(small_data, tmp_path, run.name)[1:], "--no-eval", env=slurm.env)
+    job_id = run.submissions()[0].job_id
+    told = slurm.run("scontrol", "-dd", "show", "job", job_id).stdout
+    told += slurm.run("scontrol", "write", "batch_script", job_id, "-").stdout
+    slurm.wait_for(job_id)
+    assert "env.sh" in told and secret not in told
+    assert seen.read_text() == secret
+    kept = [path for folder in (run.path, slurm.folder) for path in folder.rglob("*")
+            if path.is_file() and secret.encode() in path.read_bytes()]
+    assert kept == [run.env_file]
+    assert run.path.stat().st_mode & 0o777 == 0o700
+
+
 # ---------------------------------------------------------------------------------------------- the user's shell
 
 BANNER = """#!/bin/sh
