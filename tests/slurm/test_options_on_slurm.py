@@ -8,7 +8,7 @@ from typing import Any
 
 from small import ROOT, job_flags, verb
 
-from ecm_cluster import chain, cluster, job
+from ecm_cluster import chain, cluster, job, job_env
 from ecm_cluster.run import Run
 
 # what each of 2 × 2 tasks sees: its GPUs, and whether the run's environment has come through
@@ -45,6 +45,7 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
             "nodes": 2, "gpus": 2, "cpus_per_gpu": 1, "mem_per_gpu": "100M", "time": "5", "python": str(program),
             "env": {"OWN": "own"}, **values}), "train", "token")
         cluster.write_task(wanted, chain.task(run, "train"))
+        job_env.write(run, wanted.job)
         jobs[form] = (run, slurm.submit(script=cluster.render(wanted)))
     for form, (run, job_id) in jobs.items():
         assert slurm.wait_for(job_id)["JobState"] == "COMPLETED", form
