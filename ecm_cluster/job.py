@@ -20,6 +20,7 @@ from .values import NO_MEMORY, SET, check_value, parse_memory, parse_time
 from .yaml_file import read_yaml
 
 SITE_ENV = "ECM_CLUSTER_SITE"
+BLOCKS = {"slurm": sbatch_options.check, "srun": sbatch_options.check_srun}
 # what each node copies to its scratch
 BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "none")
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
@@ -232,8 +233,8 @@ def _checked(key: str, value: Any) -> Any:
         return {inner: _plain(Evaluation.__dataclass_fields__[inner], one, "evaluation.")
                 for inner, one in value.items()}
     value = _plain(Job.__dataclass_fields__[key], value)
-    if key in ("slurm", "srun"):
-        (sbatch_options.check if key == "slurm" else sbatch_options.check_srun)(value)
+    if key in BLOCKS:
+        BLOCKS[key](value)
         sbatch_options.check_spelled_once(key, value)
     return value
 

@@ -11,7 +11,7 @@ import pytest
 from small import ROOT, job_flags, wait_until
 from users import ATTACKER, needs_root, shared_folder
 
-from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit
+from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit, values, weights
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 from ecm_cluster.spec import RunSpec
@@ -163,3 +163,23 @@ def test_a_folder_that_another_user_has_laid_out_is_not_made_a_run(tmp_path):
     os.chown(folder, ATTACKER, ATTACKER)
     with pytest.raises(UserError, match="name: .* belongs to another user"):
         sharing.open_to(folder, "none")
+
+
+# ---------------------------------------------------------------------------------------------- URLs
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("https://me:pw@host/a.pth", "https://***@host/a.pth"),
+    ("https://host/a.pth?id=3&token=x", "https://host/a.pth?id=3&token=***"),
+    ("https://host/a.pth?X-Amz-Signature=1&X-Amz-Credential=2#x",
+     "https://host/a.pth?X-Amz-Signature=***&X-Amz-Credential=***#x"),
+    ("https://host/a@b.pth?download=1", "https://host/a@b.pth?download=1"),
+    ("torchvision://resnet50", "torchvision://resnet50")])
+def test_secrets_in_a_url_are_not_shown(url, shown):
+    assert values.without_secrets(url) == shown
+
+
+def test_a_password_in_a_url_is_refused_without_showing_it():
+    with pytest.raises(UserError, match=r"load_from: https://\*\*\*@host/a\.pth has a user's name in it"):
+        weights.find({"load_from": "https://me:pw@host/a.pth", "model": {}})
+    assert "x1" not in repr(weights.find({"load_from": "https://host/a.pth?token=x1", "model": {}})[0].source)
