@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def scores_of(text: str, runs_dir: Path) -> results.Row:
     """The figures of ``RUN`` or ``RUN@ITERATION``: as trained, without test settings, where there are such."""
-    name, _, iteration = text.rpartition("@") if "@" in text and text.rpartition("@")[2].isdecimal() else (text, "", "")
+    of_iteration = re.fullmatch(r"(.*)@([0-9]{1,18})", text, re.DOTALL)
+    name, iteration = of_iteration.groups() if of_iteration else (text, "")
     run = runs.find(name, runs_dir)
     _ = run.spec
     found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]
