@@ -7,12 +7,12 @@ its top, so that ``--help`` answers at once on a login node without torch.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from . import output, program
@@ -38,6 +38,26 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(as_typed(text), file=file)
 
 
+def nearer(path: str | os.PathLike) -> str:
+    """The path from here, where that is shorter and stays below."""
+    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
+        relative = os.path.relpath(path)
+        return os.fspath(path) if relative.startswith("..") else relative
+    return os.fspath(path)
+
+
+def check_working_directory() -> None:
+    """Refuse what needs a working directory where there is none any more.
+
+    Raises:
+        UserError: It was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the working directory does not exist any more; change to one that does") from None
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with errors of one line: what is wrong, then where to read more."""
 
@@ -61,7 +81,9 @@ def check_writable(option: str, given: str) -> None:
     Raises:
         UserError: It cannot.
     """
-    path = Path(given).expanduser().absolute()
+    from . import files
+
+    path = files.absolute(given)
     if path.is_dir():
         raise UserError(f"{option}: {path} is a directory; give a file")
     if not path.parent.is_dir():
@@ -78,7 +100,7 @@ def write_file(option: str, given: str, text: str) -> None:
     """
     from . import files
 
-    path = Path(given).expanduser().absolute()
+    path = files.absolute(given)
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
@@ -126,6 +148,12 @@ def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
     except UserError as error:
         say(f"error: {program.one_line(error)}", sys.stderr)
+        return EXIT_USAGE
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
+            program.report(error)
+            return EXIT_FAILED
+        say("error: no home directory is known for a path with ~; give a full path, or set HOME", sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt as end:
         number = signal.Signals(end.args[0] if end.args else signal.SIGINT)

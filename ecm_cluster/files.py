@@ -24,10 +24,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import UserError
 from .reading import read_json
 
-__all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = ["Digesting", "absolute", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir",
+           "kill_point", "locked", "naming", "read_json", "replacing", "server_time", "sweep", "write_bytes",
+           "write_json", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -76,19 +78,32 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode.replace("w", "x")) as handle:  # never what another user has put there
+        # exclusive: never what another user has put there
+        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
             kill_point("before-fsync", target)
             os.fsync(handle.fileno())
         kill_point("before-rename", target)
-        os.replace(tmp, target)
+        with naming(target):
+            os.replace(tmp, target)
         kill_point("after-rename", target)
         fsync_dir(target.parent)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
+        raise
+
+
+@contextlib.contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Errors of the storage name the file that was to be written: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or TMP_MARK in str(error.filename):
+            error.filename, error.filename2 = str(target), None
         raise
 
 
@@ -171,7 +186,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "x") as handle:
+        with naming(target), open(tmp, "x", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
@@ -186,7 +201,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
         fsync_dir(target.parent)
         return True
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
 
 
@@ -221,12 +236,26 @@ def age(path: str | os.PathLike) -> float | None:
         return None
 
 
+def absolute(given: str | os.PathLike) -> Path:
+    """The full path of what a user names, with ``~`` for a home; in a directory that was deleted it stays relative.
+
+    Raises:
+        UserError: There is no such home.
+    """
+    text = os.path.expanduser(given)
+    if str(text).startswith("~"):
+        raise UserError(f"{given}: no home directory is known for {Path(text).parts[0]}; give a full path")
+    with contextlib.suppress(FileNotFoundError):
+        return Path(text).absolute()
+    return Path(text)
+
+
 def cache_folder(variable: str, name: str) -> Path:
     """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
-    if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / name
+    given = os.path.expanduser(os.environ.get(variable) or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if given.startswith("~"):
+        raise UserError(f"{variable}: this user has no home directory to keep {name} in; set {variable} to a folder")
+    return Path(given).absolute() / ("" if os.environ.get(variable) else f"ecm-cluster/{name}")
 
 
 class Digesting:

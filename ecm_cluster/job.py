@@ -160,12 +160,12 @@ def check(options: Any, prefix: str = "") -> None:
             check_value(what, value, kind, f.metadata["choices"])
 
 
-def site_file() -> Path:
-    """Where the site's defaults lie: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``."""
+def site_file() -> Path | None:
+    """The site's defaults: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``; None without a home."""
     if os.environ.get(SITE_ENV):
         return Path(os.environ[SITE_ENV])
-    config_home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(config_home) / "ecm-cluster" / "cluster.yaml"
+    config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(config_home) / "ecm-cluster" / "cluster.yaml" if os.path.isabs(config_home) else None
 
 
 def load(job_file: str | None, flags: Mapping[str, Any],
@@ -179,7 +179,7 @@ def load(job_file: str | None, flags: Mapping[str, Any],
     """
     merged: dict[str, Any] = {}
     site = site_file()
-    if site.exists() or os.environ.get(SITE_ENV):
+    if site is not None and (site.exists() or os.environ.get(SITE_ENV)):
         _merge(merged, read_yaml(site), f"{site}: ")
     if job_file is not None:
         path = find_job_file(job_file)

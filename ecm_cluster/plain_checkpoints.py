@@ -43,7 +43,7 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     problems = [problem for problem in plan.problems if not problem.startswith(("data.train", "config: data.train"))]
     if problems:
         raise UserError(problems[0])
-    runs_dir = Path(job.runs_dir).expanduser().absolute()
+    runs_dir = files.absolute(job.runs_dir)
     check_run_path("runs-dir", str(runs_dir))
     digest = files.digest(path)
     key = (digest, config.dump(plan.cfg), *([_digest_of_code(Path(job.code))] if job.code else []))

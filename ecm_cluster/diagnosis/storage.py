@@ -66,7 +66,7 @@ class Looks:
 def quotas(asked: Asked) -> Iterator[Finding]:
     """What ``quota`` and Lustre's ``lfs quota`` say of this user."""
     commands: list[tuple[str, ...]] = [("quota", "-w")]
-    roots = {"home": Path.home(), **asked.folders()}
+    roots = {"home": Path(os.path.expanduser("~")), **asked.folders()}
     commands += [("lfs", "quota", "-q", "-u", queue.user_name(), str(path)) for path in
                  dict.fromkeys(roots.values()) if filesystem(path).kind == "lustre"]
     there = [command for command in commands if shutil.which(command[0])]
