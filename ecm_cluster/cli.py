@@ -84,12 +84,14 @@ def check_writable(option: str, given: str) -> None:
     from . import files
 
     path = files.absolute(given)
-    if path.is_dir():
-        raise UserError(f"{option}: {path} is a directory; give a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{option}: {path.parent} does not exist; create it, or give another file")
-    if not os.access(path.parent if path.is_file() or not path.exists() else path, os.W_OK):
-        raise UserError(f"{option}: no permission to write {path}; give another file")
+    try:
+        os.stat(path.parent)
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a directory; give a file")
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+            raise UserError(f"{option}: no permission to write {path}; give another file")
+    except OSError as error:
+        raise UserError(f"{option}: {error.filename}: {error.strerror}; give another file") from None
 
 
 def write_file(option: str, given: str, text: str) -> None:

@@ -51,7 +51,7 @@ def _meant(asked: str, name: str, path: str) -> bool:
         order = Path(asked[1:])
         try:
             # of several that come here at once, the one that can rename it
-            return _meant(order.read_text(), name, path) and bool(order.rename(f"{order}{TAKEN}"))
+            return _meant(order.read_text(encoding="utf-8"), name, path) and bool(order.rename(f"{order}{TAKEN}"))
         except OSError:
             return False
     point, _, part = asked.partition(":")
@@ -207,9 +207,9 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
 
 def _is_linked(tmp: Path, target: Path) -> bool:
     """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
-    with open(tmp) as handle:
+    with open(tmp, "rb") as handle:
         ours = os.fstat(handle.fileno())
-    with contextlib.suppress(OSError), open(target) as handle:
+    with contextlib.suppress(OSError), open(target, "rb") as handle:
         return os.path.samestat(ours, os.fstat(handle.fileno()))
     return ours.st_nlink > 1
 
@@ -242,8 +242,10 @@ def absolute(given: str | os.PathLike) -> Path:
     Raises:
         UserError: There is no such home.
     """
-    text = os.path.expanduser(given)
-    if str(text).startswith("~"):
+    text = os.fspath(os.path.expanduser(given))
+    if "\0" in text:
+        raise UserError(f"{given!r} cannot be the path of a file: it holds a NUL")
+    if text.startswith("~"):
         raise UserError(f"{given}: no home directory is known for {Path(text).parts[0]}; give a full path")
     with contextlib.suppress(FileNotFoundError):
         return Path(text).absolute()

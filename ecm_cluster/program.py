@@ -17,7 +17,7 @@ from typing import Any
 from .output import printable
 
 TRACEBACK = "ECM_CLUSTER_TRACEBACK"  # 1: an unexpected error shows its traceback in place of keeping it in a file
-LONGEST = 2000  # characters of an error; what is longer holds somebody's data
+LONGEST = 1600  # characters of an error; what is longer holds somebody's data
 SAME_KEY = 1.0  # seconds in which a second Ctrl-C is that of an impatient user, and what is being undone is undone
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 

@@ -71,7 +71,7 @@ def on_record(run: Run, job_id: str) -> dict[int, Start]:
 def records(run: Run, job_id: str) -> bool:
     """Whether the job's script records its starts: that of the former version does not."""
     try:
-        return "ecm_start=" in (run.submitit_dir / f"{job_id}_submission.sh").read_text()
+        return "ecm_start=" in (run.submitit_dir / f"{job_id}_submission.sh").read_text(encoding="utf-8")
     except OSError:
         return False
 

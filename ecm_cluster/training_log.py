@@ -30,7 +30,7 @@ def fold(run: Run) -> list[dict[str, Any]]:
 def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The first line of an attempt's JSON log, None if it logged nothing, and its training lines."""
     try:
-        text = run.json_log(attempt).read_text()
+        text = run.json_log(attempt).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None, []
     header, lines = None, []

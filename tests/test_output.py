@@ -161,10 +161,10 @@ def test_the_traceback_is_shown_on_request_and_no_place_for_it_is_no_error(monke
     assert text.startswith("Traceback") and text.endswith("error: unexpected TypeError: x (its traceback is above)\n")
 
 
-@pytest.mark.parametrize("option", ["gone/a.csv", "", "a-file/b.csv"])
+@pytest.mark.parametrize("option", ["gone/a.csv", "", "a-file/b.csv", "x" * 300])
 def test_a_table_that_could_not_be_written_is_refused_first(option: str, tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
-    with pytest.raises(UserError, match="^csv: .*; (create it, or )?give a(nother)? file"):
+    with pytest.raises(UserError, match="^csv: .*; give a(nother)? file"):
         cli.check_writable("csv", str(tmp_path / option))
 
 

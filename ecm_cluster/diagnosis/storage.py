@@ -36,7 +36,8 @@ class Looks:
         environ = {**os.environ, "PYTHONPATH": source}
         self._running = {name: (path, subprocess.Popen(
             [sys.executable, "-m", "ecm_cluster.diagnosis.folder", name, str(path)], env=environ, cwd="/",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace"))
             for name, path in folders.items()}
 
     def findings(self, only_read: Collection[str] = ()) -> Iterator[Finding]:

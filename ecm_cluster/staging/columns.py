@@ -59,7 +59,8 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
         if is_pack(target):
             return read(target)
         done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
-                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=prepare_child)
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+                              preexec_fn=prepare_child)
         if not is_pack(target):
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise UserError(f"{ann_file}: its columns could not be made ({lines[-1]})")

@@ -123,7 +123,7 @@ def _go_on_or_begin(partial: Path, fingerprint: str, say: Callable[[str], None])
     """Keep what a former call has completed, if it was about the same data."""
     record = partial / WORK / PLAN
     whole = is_pack(partial) and files.read_json(partial / MANIFEST).get(PLAN) == fingerprint
-    same = whole or (record.is_file() and record.read_text() == fingerprint)
+    same = whole or (record.is_file() and record.read_text(encoding="utf-8") == fingerprint)
     if same:
         say("going on with what a former call has completed")
         for left in list(partial.rglob(f".*{files.TMP_MARK}*")):
