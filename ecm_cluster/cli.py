@@ -85,7 +85,7 @@ def check_writable(option: str, given: str) -> None:
 
     path = files.absolute(given)
     try:
-        os.stat(path.parent)
+        os.stat(f"{path.parent}/")
         if path.is_dir():
             raise UserError(f"{option}: {path} is a directory; give a file")
         if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
@@ -134,6 +134,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
             word = "warning" if _acts or code else "error"
             print(f"{word}: standard output: {program.describe(streams.lost)}", file=sys.stderr)
             code = code or (EXIT_OK if _acts else EXIT_FAILED)
+    program.over()
     return code
 
 

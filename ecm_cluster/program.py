@@ -47,7 +47,7 @@ def begin() -> None:
     """Prepare this process as a program; for others, as for worker processes, call nothing of this."""
     sys.excepthook = _excepthook
     sys.unraisablehook = _unraisable
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None):
         signal.signal(signal.SIGINT, interrupt)
     _open_standard_streams()
 
@@ -100,6 +100,12 @@ def end_by_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, interrupt)
+
+
+def over() -> None:
+    """A verb has done all it had to: what is left is the interpreter's, and has nothing to interrupt."""
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unraisable(raised: Any) -> None:
