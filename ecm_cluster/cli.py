@@ -7,15 +7,15 @@ its top, so that ``--help`` answers at once on a login node without torch.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
-from . import output, program
+from . import folders, output, program, values
 from .errors import UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -38,26 +38,6 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(as_typed(text), file=file)
 
 
-def nearer(path: str | os.PathLike) -> str:
-    """The path from here, where that is shorter and stays below."""
-    with contextlib.suppress(FileNotFoundError):  # the working directory was deleted
-        relative = os.path.relpath(path)
-        return os.fspath(path) if relative.startswith("..") else relative
-    return os.fspath(path)
-
-
-def check_working_directory() -> None:
-    """Refuse what needs a working directory where there is none any more.
-
-    Raises:
-        UserError: It was deleted.
-    """
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise UserError("the working directory does not exist any more; change to one that does") from None
-
-
 class Parser(argparse.ArgumentParser):
     """argparse, with errors of one line: what is wrong, then where to read more."""
 
@@ -67,6 +47,9 @@ class Parser(argparse.ArgumentParser):
         for name in ("prog", "epilog"):
             kwargs[name] = as_typed(kwargs.get(name) or "") or None
         super().__init__(**kwargs)
+        for kind, reader in ((None, values.utf8), (str, values.utf8), (Path, values.path), (int, values.whole),
+                             (float, values.number)):
+            self.register("type", kind, reader)
 
     def error(self, message: str):  # noqa: D102 (argparse's own)
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
@@ -81,9 +64,7 @@ def check_writable(option: str, given: str) -> None:
     Raises:
         UserError: It cannot.
     """
-    from . import files
-
-    path = files.absolute(given)
+    path = folders.absolute(given)
     try:
         os.stat(f"{path.parent}/")
         if path.is_dir():
@@ -102,7 +83,7 @@ def write_file(option: str, given: str, text: str) -> None:
     """
     from . import files
 
-    path = files.absolute(given)
+    path = folders.absolute(given)
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")

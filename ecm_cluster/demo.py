@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from . import cli, files, submit, waiting
+from . import cli, folders, submit, waiting
 from .errors import UserError
 from .reporting.state import RunState
 from .run import Run
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.acts()
     began = time.monotonic()
-    out = files.absolute(args.out)
+    out = folders.absolute(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; give a folder")
     say("1. a synthetic data set in the LVIS format")

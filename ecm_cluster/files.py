@@ -24,12 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import UserError
-from .reading import read_json
+from .reading import open_regular, read_json
 
-__all__ = ["Digesting", "absolute", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir",
-           "kill_point", "locked", "naming", "read_json", "replacing", "server_time", "sweep", "write_bytes",
-           "write_json", "write_text"]
+__all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
+           "naming", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_private",
+           "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -68,18 +67,22 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
+
+    Args:
+        private: Only the owner can read the file, whatever the umask, from its first byte on.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        # exclusive: never what another user has put there
-        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as handle:
+        # never what another user has put there
+        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
+                                  opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -172,6 +175,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_private(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
+    with replacing(path, private=True) as handle:
+        handle.write(text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
@@ -236,30 +249,6 @@ def age(path: str | os.PathLike) -> float | None:
         return None
 
 
-def absolute(given: str | os.PathLike) -> Path:
-    """The full path of what a user names, with ``~`` for a home; in a directory that was deleted it stays relative.
-
-    Raises:
-        UserError: There is no such home.
-    """
-    text = os.fspath(os.path.expanduser(given))
-    if "\0" in text:
-        raise UserError(f"{given!r} cannot be the path of a file: it holds a NUL")
-    if text.startswith("~"):
-        raise UserError(f"{given}: no home directory is known for {Path(text).parts[0]}; give a full path")
-    with contextlib.suppress(FileNotFoundError):
-        return Path(text).absolute()
-    return Path(text)
-
-
-def cache_folder(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
-    given = os.path.expanduser(os.environ.get(variable) or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    if given.startswith("~"):
-        raise UserError(f"{variable}: this user has no home directory to keep {name} in; set {variable} to a folder")
-    return Path(given).absolute() / ("" if os.environ.get(variable) else f"ecm-cluster/{name}")
-
-
 class Digesting:
     """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
 
@@ -283,9 +272,9 @@ class Digesting:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
+    """``sha256:<hex>`` of a regular file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         while block := handle.read(1 << 22):
             sha.update(block)
     return f"sha256:{sha.hexdigest()}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, submissions
+from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, folders, liveness, runs, submissions
 from . import job as jobs
 from . import snapshot as snapshots
 from .backends import choose
@@ -68,7 +68,7 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = files.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     run = runs.find(args.run, runs_dir)
     backend = choose.of(run)
     backend.require("resume from a login node")
@@ -255,7 +255,7 @@ def renew_code(run: Run) -> dict[str, Any]:
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
-    shown = cli.nearer(run.path)
+    shown = folders.nearer(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)

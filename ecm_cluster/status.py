@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import chain, cli, cluster, files, handover, output, recovery, runs, submissions
+from . import chain, cli, cluster, folders, handover, output, recovery, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = files.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # of one run alone, what cannot be read is an error
@@ -143,7 +143,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     cli.say(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
         cli.say(f"next: {s.next}")
-    print(f"folder: {cli.nearer(s.path)}")
+    print(f"folder: {folders.nearer(s.path)}")
     if s.jobs:
         ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
         print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
@@ -163,7 +163,8 @@ def print_story(run: Run, s: states.RunState) -> None:
             print(f"  {when}  {label:<{24 if several else 20}} {text}")
     found = results.rows(run)
     if len(found) == 1 and found[0].work.table_file().exists():
-        print(f"\n{found[0].work.key}\n{found[0].work.table_file().read_text().rstrip()}")
+        table = found[0].work.table_file().read_text(encoding="utf-8")
+        print(f"\n{found[0].work.key}\n{table.rstrip()}")
     elif found:
         print(f"\n{results.table(found)}")
 
@@ -237,7 +238,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
 
 def staged(row: dict[str, Any]) -> str:
     """What staging on one node came to, and why it took as long as it did."""
-    parts, scratch = [], cli.nearer(row["scratch"])
+    parts, scratch = [], folders.nearer(row["scratch"])
     if row["copied"]:
         speed = size_text(row["copied"] / max(row["seconds"], 1e-3))
         parts.append(f"{size_text(row['copied'])} staged to {scratch} in {row['seconds']:.1f} s ({speed}/s)")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, files, submit_lock, values
+from . import cli, folders, submit_lock, values
 from . import job as jobs
 from .errors import UserError
 from .run import Run
@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = read_job(args)
     if not args.dry_run:
         cli.acts()
-        cli.check_working_directory()
+        folders.check_working_directory()
         require(args.cluster)
-    run_dir = files.absolute(job.runs_dir)
+    run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from . import waiting
@@ -111,7 +111,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
-    values.check_run_path("runs-dir", str(files.absolute(job.runs_dir)))
+    values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
@@ -162,7 +162,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .backends import choose
 
     ids = choose.of(run).submit(run, job)
-    shown = cli.nearer(run.path)
+    shown = folders.nearer(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
@@ -193,12 +193,13 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
     """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
-    from . import chain
+    from . import chain, job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
-        other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}
+        other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
+        other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")

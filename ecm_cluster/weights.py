@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import files, model_urls
+from . import folders, model_urls
 from .errors import UserError
 from .pickles import archive
 from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, place
@@ -114,7 +114,7 @@ def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:
 def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     scheme, found, name = source.partition("://")
     if not found:
-        path = files.absolute(source)
+        path = folders.absolute(source)
         if not path.is_file():
             what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from .. import files, planning
+from .. import folders, planning
 from ..backends import choose
 from ..plan import create
 from ..request import python_of
@@ -26,7 +26,7 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
     Raises:
         UserError: It cannot be submitted.
     """
-    runs_dir = files.absolute(plan.job.runs_dir)
+    runs_dir = folders.absolute(plan.job.runs_dir)
     new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
