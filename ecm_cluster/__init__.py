@@ -16,7 +16,7 @@ def _interrupted(number: int, frame: object) -> None:
 
 
 if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "ecm-cluster"):  # as a program, not as a library
-    import _signal  # built in: the module above it imports others first
+    import _signal  # type: ignore[import-not-found] # built in; `signal` imports others first
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _interrupted)
