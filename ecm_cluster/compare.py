@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, runs
+from . import cli, folders, runs
 from . import job as jobs
 from .errors import UserError
 from .reporting import results
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"top: {args.top} is not legal; give 0 or more")
     if args.csv:
         cli.check_writable("csv", args.csv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     one, other = (scores_of(text, runs_dir) for text in args.run)
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
