@@ -7,9 +7,8 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import chain, checkpoints, cli, files, runs, submissions
+from . import chain, checkpoints, cli, files, folders, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -31,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     found = [runs.find(name, runs_dir) for name in args.run]
     for run in found:
         _ = run.spec  # a run that is none is an error before anything is cancelled

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checkpoints, cli, liveness, runs, submissions
+from . import checkpoints, cli, folders, liveness, runs, submissions
 from . import job as jobs
 from .run import Run
 from .spec import ResumePoint
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     run = runs.find(args.run, runs_dir)
     _ = run.spec
     run.require_own("clean")

@@ -6,11 +6,12 @@ import argparse
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, runs
+from . import cli, folders, runs
 from . import job as jobs
 from .errors import UserError
 from .reporting import results
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"top: {args.top} is not legal; give 0 or more")
     if args.csv:
         cli.check_writable("csv", args.csv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     one, other = (scores_of(text, runs_dir) for text in args.run)
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def scores_of(text: str, runs_dir: Path) -> results.Row:
     """The figures of ``RUN`` or ``RUN@ITERATION``: as trained, without test settings, where there are such."""
-    name, _, iteration = text.rpartition("@") if "@" in text and text.rpartition("@")[2].isdecimal() else (text, "", "")
+    of_iteration = re.fullmatch(r"(.*)@([0-9]{1,18})", text, re.DOTALL)
+    name, iteration = of_iteration.groups() if of_iteration else (text, "")
     run = runs.find(name, runs_dir)
     _ = run.spec
     found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]

@@ -273,7 +273,7 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
         if best is None:
             raise UserError(f"checkpoints: nothing of {run.name} is scored yet, so none is the best; give all first")
         return [place_of(run, best)]
-    if not re.fullmatch(r"\d+(,\d+)*", asked):
+    if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", asked):
         raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")
     known = {m.iteration: m for m in counting}
     wanted = [int(n) for n in asked.split(",")]

@@ -131,7 +131,7 @@ class Ledger:
     def _append(self, lines: bytes) -> bool:
         """False where the file was folded away meanwhile: a new one takes the lines."""
         whole, self._whole = self._whole, False
-        with open(self.path, "ab") as handle:
+        with files.naming(self.path), open(self.path, "ab") as handle:
             # a former process of this name may have died within a line: its rest must not swallow ours
             handle.write((b"" if whole or handle.tell() == 0 else b"\n") + lines)
             handle.flush()

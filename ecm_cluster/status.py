@@ -6,14 +6,12 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, handover, output, recovery, runs, submissions
+from . import chain, cli, cluster, folders, handover, output, recovery, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -40,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # of one run alone, what cannot be read is an error
@@ -148,7 +146,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     cli.say(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
         cli.say(f"next: {s.next}")
-    print(f"folder: {nearer(s.path)}")
+    print(f"folder: {folders.nearer(s.path)}")
     if s.jobs:
         ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
         print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
@@ -188,12 +186,6 @@ def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not echo:
             kept.append(row)
     return kept
-
-
-def nearer(path: str) -> str:
-    """The path from here, where that is shorter and stays below."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
 
 
 def tell(row: dict[str, Any], word: str) -> str | None:
@@ -249,7 +241,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
 
 def staged(row: dict[str, Any]) -> str:
     """What staging on one node came to, and why it took as long as it did."""
-    parts, scratch = [], nearer(row["scratch"])
+    parts, scratch = [], folders.nearer(row["scratch"])
     if row["copied"]:
         speed = size_text(row["copied"] / max(row["seconds"], 1e-3))
         parts.append(f"{size_text(row['copied'])} staged to {scratch} in {row['seconds']:.1f} s ({speed}/s)")

@@ -470,12 +470,31 @@ def test_files_are_written_through_files_py() -> None:
     holds(stale)
 
 
+def without_encoding(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, call) of each call that opens text without saying in which encoding."""
+    for node in module.nodes:
+        if not isinstance(node, ast.Call) or "encoding" in {k.arg for k in node.keywords}:
+            continue
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        modes = [a.value for a in (*node.args[1:], *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
+        name, binary = called(node), any(isinstance(m, str) and "b" in m for m in modes)
+        if (name in ("read_text", "write_text") and owner not in ("", "files", "reading")) \
+                or (name == "open" and not owner and not binary) or (name == "fdopen" and not binary) \
+                or (name in ("run", "Popen") and any(k.arg == "text" for k in node.keywords)):
+            yield node.lineno, name or ""
+
+
+def test_text_is_utf_8_whatever_the_locale() -> None:
+    holds([f"{m.where}:{line} {call}: give encoding=\"utf-8\"" for m in modules("ecm_cluster")
+           for line, call in without_encoding(m)])
+
+
 # -- law 5: imports run one way
 
 
 LAYERS = [  # from the ground up
-    {"errors", "output", "program", "cli", "files", "reading", "values", "sbatch_options", "sharing", "shell",
-     "shipped", "yaml_file", "pickles"},
+    {"errors", "output", "program", "cli", "files", "folders", "reading", "values", "sbatch_options", "sharing",
+     "shell", "shipped", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"job_env"},
@@ -631,7 +650,8 @@ def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
     found = [((m.name, name), f"{m.where}:{call.lineno} calls {name}") for m, call, name in calls() if name in EXECUTES]
     held_but_for(found, EXECUTED, "EXECUTED")
     holds([f"{m.where}:{call.lineno} unpickles what another rank sends" for m, call, _ in calls()
-           if re.search(r"_object(_list)?$|^collect_results", called(call) or "")])
+           if re.search(r"^(all_gather|gather|broadcast|scatter|send|recv)_object(_list)?$|^collect_results",
+                        called(call) or "")])
     holds([f"{m.where}:{call.lineno} gives a command line to a shell" for m, call, _ in
            calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks") if given(call, "shell") is not None])
     holds([f"{m.where}:{i.line} imports {i.name}" for m in modules() for i in m.imports
@@ -661,9 +681,7 @@ def test_temporary_files_have_names_that_nobody_can_guess() -> None:
 
 
 # (module, call) -> why not by a descriptor
-MODES_BY_PATH: dict[tuple[str, str], str] = {
-    ("ecm_cluster.staging.scratch", "chmod"): "of the user's own folder, which lstat has just found to be one",
-}
+MODES_BY_PATH: dict[tuple[str, str], str] = {}
 
 
 def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_leads_to() -> None:
