@@ -14,8 +14,23 @@ from typing import Any
 
 import pytest
 from former_version import cancelled, complete
+from users import VICTIM, acting_as, given_to, needs_root, shared_folder
 
-from ecm_cluster import cancel, clean, cli, compare, evaluate, resume, status
+from ecm_cluster import (
+    cancel,
+    checkpoints,
+    clean,
+    cli,
+    compare,
+    evaluate,
+    evaluations,
+    ledger,
+    ledger_files,
+    resume,
+    status,
+    submissions,
+)
+from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
 LONGEST = 6  # lines of an answer that is an error
@@ -209,3 +224,170 @@ def test_whatever_stands_in_a_folders_place_each_verb_answers_in_a_few_lines(tmp
         shutil.rmtree(whole)
         kept.rename(whole)
     assert not wrong
+
+
+# ---------------------------------------------------------------------------------------------- what is said
+
+
+def told(capsys, *argv: object, verb: Any = status) -> tuple[int, str, str]:
+    code = cli.run(verb.main, [str(a) for a in argv])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_status_names_what_is_damaged_and_shows_the_rest(tmp_path, capsys):
+    run = complete(tmp_path)
+    run.complete_file(1).write_text("{")
+    (run.ledger_dir / "0000-submit.jsonl").unlink()
+    run.ledger(0, "submit").write("submitted", stage="train", job_id="7045", token="ecm-cluster:former:train:0a")
+    cut(run.submission_file("train"))
+    other_bytes(run.manifest_of(run.checkpoints_dir / "iter_0000014-a0001.pth"))
+    code, out, _ = told(capsys, run.path)
+    assert code == 0 and out.startswith("former: ")
+    assert "damaged: attempts/0001.complete.json: " in out and "damaged: submissions/train.json: " in out
+    assert "iter_0000014-a0001.json: line 1: byte 0xff is not UTF-8" in out
+    assert "process: train 7045" in out, "the ledger says which job it was"
+
+
+def test_a_damaged_completion_mark_is_read_from_the_ledger_and_without_it_is_one_line(tmp_path, capsys):
+    run = complete(tmp_path)
+    run.complete_file(1).write_text("[]")
+    assert run.completion() == "iter_0000021-a0001.pth"
+    shutil.rmtree(run.ledger_dir)
+    code, _, err = told(capsys, run.path, verb=resume)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{run.complete_file(1)}: not a readable completion mark (" in err and "restore the file" in err
+
+
+def test_a_damaged_submission_record_is_put_together_from_the_ledger(tmp_path):
+    run = cancelled(tmp_path, "slurm")
+    before = run.submission("train")
+    run.ledger(0, "submit").write("submitted", stage="train", job_id="8001", token="ecm-cluster:former:train:0a")
+    run.submission_file("train").write_text("{")
+    with pytest.raises(UserError, match=r"train\.json: not a readable record of a submission"):
+        run.submission("train")  # the former version told the ledger no tokens
+    shutil.rmtree(run.ledger_dir)
+    run.ledger(0, "submit").write("submitted", stage="train", job_id="7", token="ecm-cluster:former:train:0b")
+    run.ledger(0, "submit").write("submitted", stage="train", job_id="8", token="ecm-cluster:former:train:0c")
+    record = run.submission("train")
+    assert (record["job_id"], record["token"], record["cluster"]) == ("8", "ecm-cluster:former:train:0c", "slurm")
+    assert [row["job_id"] for row in record["former"]] == ["7"] and before["job_id"] != "8"
+
+
+def test_damaged_figures_are_scored_again(tmp_path, capsys):
+    run = complete(tmp_path)
+    whole = [e for e in evaluations.read(run, "evaluate") if evaluations.done(run, e)]
+    work = evaluations.of_element(run, whole[0])
+    work.metrics_file().write_text('{"figures": 3}')
+    assert not evaluations.done(run, whole[0]) and evaluations.has_detections(work) == work.chunk_file(0).exists()
+
+
+@pytest.mark.parametrize("field, value", [
+    ("job_id", "--me"), ("job_id", "-1"), ("job_id", "7 8"), ("job_id", "²"), ("job_id", 7), ("token", ""),
+    ("token", "(null)"), ("token", "a\nb"), ("token", "../../x"), ("user", "-rf"), ("user", "a,b")])
+def test_nothing_but_an_id_a_token_and_a_name_is_taken_from_a_submission(tmp_path, field, value):
+    run = cancelled(tmp_path, "slurm")
+    record = {**run.submission("train"), "user": "anna"}
+    shutil.rmtree(run.ledger_dir)
+    for damaged in ({**record, field: value}, {**record, "former": [{**record["former"][0], field: value}]}):
+        run.submission_file("train").write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match="not a readable record of a submission"):
+            submissions.of_run(run)
+
+
+@pytest.mark.parametrize("name", ["../../x.pth", "/etc/passwd", "iter_0000007-a0001.pth/../x",
+                                  "iter_0000014-a0001.pth"])
+def test_a_manifest_names_the_checkpoint_beside_it_and_nothing_else(tmp_path, name):
+    run = complete(tmp_path)
+    path = run.manifest_of(run.checkpoints_dir / "iter_0000007-a0001.pth")
+    path.write_text(path.read_text().replace('"iter_0000007-a0001.pth"', json.dumps(name)))
+    assert [m.iteration for m in checkpoints.manifests(run)] == [14, 21] and len(run.damage) == 1
+
+
+def test_lines_of_the_ledger_that_lack_a_field_are_skipped_counted_and_shown_once(tmp_path, capsys):
+    run = complete(tmp_path)
+    with open(run.ledger_dir / "0001-task000.jsonl", "a") as handle:
+        handle.write('{"kind": "end", "time": 5}\n{"kind": "start", "time": 5, "rank": "x"}\n{"kind": "x"}\n')
+    code, out, _ = told(capsys, run.path)
+    assert code == 0 and out.count("damaged: ledger/0001-task000.jsonl: end.cause: missing; expected text "
+                                   "(3 lines skipped)") == 1
+
+
+@pytest.mark.parametrize("head, kept", [
+    ({"lines": 1}, 1), ({"lines": -3}, 0), ({"lines": 10**12}, 2), ({"lines": "2"}, 2), ({}, 2)])
+def test_a_wrong_head_in_the_folded_ledger_loses_no_other_line(tmp_path, head, kept):
+    folder = tmp_path / "ledger"
+    for attempt in (1, 2):
+        writer = ledger.Ledger(folder, attempt, "task000")
+        writer.write("a")
+        writer.write("b")
+    ledger.fold(folder, 2)
+    ledger.fold(folder, 2)
+    (path,) = folder.iterdir()
+    rows = path.read_text().splitlines()
+    rows[0] = json.dumps({"file": "0001-task000.jsonl", **head})
+    path.write_text("\n".join([*rows, ""]))
+    assert [e.attempt for e in ledger.read(folder)] == [1] * kept + [2, 2]
+    rows[3] = json.dumps({"file": "../../x", "lines": 2})
+    path.write_text("\n".join([*rows, ""]))
+    assert {e.attempt for e in ledger.read(folder)} <= {1}, "nothing is taken for another writer's"
+
+
+def test_a_damaged_folded_ledger_is_replaced_by_the_one_before(tmp_path):
+    folder = tmp_path / "ledger"
+    ledger.Ledger(folder, 1, "task000").write("a")
+    for attempt in (1, 2):
+        ledger.fold(folder, attempt)
+    newest = folder / "folded-0002.jsonl"
+    newest.unlink()
+    newest.mkdir()
+    assert [e.kind for e in ledger.read(folder)] == ["a"]
+
+
+def test_more_than_a_ledger_can_be_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger_files, "OWN_BYTES", 10_000)
+    run = complete(tmp_path)
+    for number in range(3):
+        run.ledger(1, f"task{number}").write("x", text="y" * 3000)
+    with pytest.raises(UserError, match="ledger: more than a run could write"):
+        run.events()
+    assert status.states.fold([run])[0].state == "unreadable"
+
+
+# ---------------------------------------------------------------------------------------------- nothing can be written
+
+
+@needs_root
+def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, capsys):
+    home = shared_folder(tmp_path)
+    run = complete(home)
+    given_to(VICTIM, home)
+    for path in (run.path, *run.path.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")}
+    with acting_as(VICTIM):
+        assert told(capsys, run.path)[0] == 0
+        code, out, err = told(capsys, run.path, verb=evaluate)
+        assert (code, err) == (0, "") and "1 of 1 scored already" in out and "bbox AP" in out
+        assert told(capsys, run.path, run.path, verb=compare)[0] == 0
+        assert told(capsys, run.path, "--dry-run", verb=clean)[::2] == (0, "")
+        assert told(capsys, run.path, "--dry-run", verb=resume)[::2] == (0, "")
+        code, out, err = told(capsys, run.path, verb=cancel)
+        assert (code, err) == (0, "") and "nothing to cancel" in out
+        code, _, err = told(capsys, run.path, verb=clean)
+        assert code == 2 and err.count("\n") == 1
+    assert {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")} == before
+
+
+def test_nothing_is_deleted_through_a_link(tmp_path, capsys):
+    run = complete(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("iter_0000001-a0001.pth", "iter_0000001-a0001.json"):
+        (tmp_path / "elsewhere" / name).write_text("x")
+    run.quarantine_dir.symlink_to(tmp_path / "elsewhere")
+    (run.checkpoints_dir / "iter_0000001-a0001.pth").symlink_to(tmp_path / "elsewhere/iter_0000001-a0001.pth")
+    (run.checkpoints_dir / "iter_0000002-a0001.pth").mkdir()
+    assert told(capsys, run.path, "--abandoned", verb=clean)[0] == 0
+    checkpoints.sweep(run, 2)
+    checkpoints.prune(run, 1, 2)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
