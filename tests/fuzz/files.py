@@ -57,6 +57,8 @@ def damage(case: Case, path: Path, form: str, certain: bool = True) -> None:
     wrong = name in NEVER and form not in ("text", "binary")
     wrong |= form == "json" and (name == "emptied" or (name == "doubled" and bool(data.strip()))
                                  or (name == "cut" and len(made) < len(data.rstrip())))
+    if name in ("emptied", "cut"):
+        case.illegal = False  # what was wrong before may be gone
     case.changed(f"{form} {name}", illegal=certain and wrong, names=(path.name, path.stem))
 
 
