@@ -6,6 +6,7 @@ truth: it lies on a file system that all nodes share, and each verb and each ran
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, owners
 from .errors import UserError
 from .job import Job
 from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
@@ -44,6 +45,33 @@ class Run(Work):
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the caller's own; root's are those of root. Of another's run everything is data, to be shown.
+
+        Nothing acts on what a foreign run names (jobs, processes, files), and nothing is written to it.
+        """
+        try:
+            return owners.of(self.path, self.run_file.name) == os.geteuid()
+        except OSError:
+            return False  # nothing can be done with it
+
+    def require_own(self, verb: str) -> None:
+        """Refuse to act on another user's run.
+
+        Args:
+            verb: What the owner can do, in the infinitive.
+
+        Raises:
+            UserError: It is another's, or cannot be looked into.
+        """
+        try:
+            uid = owners.of(self.path, self.run_file.name)
+        except OSError as error:
+            raise UserError(f"RUN: {error.filename}: {error.strerror}") from None
+        if uid != os.geteuid():
+            raise UserError(f"RUN: {self.path} belongs to {owners.name_of(uid)}; only its owner can {verb} it")
 
     @property
     def run_file(self) -> Path:

@@ -6,11 +6,13 @@ directory, say), the program sees a mount namespace in which just those two can 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,24 @@ def run_as(uid: int, *command: str | os.PathLike, **kwargs: Any) -> subprocess.C
     """Run a command as another user to its end; its output is text."""
     kwargs.setdefault("timeout", 120)
     return subprocess.run(command_as(uid, *command), capture_output=True, text=True, **kwargs)
+
+
+@contextlib.contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """What is called in this process meanwhile has the rights of another user: quicker than a program of its own.
+
+    Modules that are imported meanwhile are read with those rights, too, so import them before.
+    """
+    group, groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def shared_folder(parent: Path) -> Path:

@@ -1,0 +1,29 @@
+"""Whose a folder is: what another user's folder names is data to be shown, and nothing acts on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from pathlib import Path
+
+
+def of(folder: Path, main: str) -> int:
+    """The user id of a folder's owner, wherever links lead; of its main file, where that is another's.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be looked into.
+    """
+    uid = os.stat(folder).st_uid
+    if uid == os.geteuid():
+        with contextlib.suppress(FileNotFoundError):  # being made
+            uid = os.stat(folder / main).st_uid
+    return uid
+
+
+def name_of(uid: int) -> str:
+    """``anna (uid 1000)``; the number alone where there is no passwd entry."""
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
