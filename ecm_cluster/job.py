@@ -19,6 +19,7 @@ from typing import Any
 from . import sbatch_options
 from .config_options import laid_over
 from .errors import UserError, one_of
+from .shipped import meant
 from .values import NO_MEMORY, check_value, parse_memory, parse_time
 from .yaml_file import read_yaml
 
@@ -252,8 +253,7 @@ def job_names() -> list[str]:
 def find_in_jobs(given: str) -> Path | None:
     """A file by path, or by its name in ``jobs/`` with or without ``.yaml``; None where there is none."""
     shipped = resource_dir("jobs")
-    candidates = (Path(given), shipped / given, shipped / f"{given}.yaml", shipped.parent / given)
-    return next((path for path in candidates if path.is_file()), None)
+    return meant("JOB", given, (shipped / given, shipped / f"{given}.yaml", shipped.parent / given))
 
 
 def find_config(given: str) -> str:
@@ -261,9 +261,9 @@ def find_config(given: str) -> str:
     if given.startswith("mmdet::"):
         return given
     configs = resource_dir("configs")
-    for candidate in (Path(given), configs.parent / given, configs / given):
-        if candidate.is_file():
-            return str(candidate.resolve())
+    found = meant("config", given, (configs.parent / given, configs / given))
+    if found is not None:
+        return str(found.resolve())
     return given  # the config reader says what is wrong, with near matches
 
 
