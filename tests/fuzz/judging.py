@@ -43,9 +43,7 @@ def judge(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
     bad += [f"raw {match[0]!r} in the output" for match in [CONTROLS.search(said)] if match]
     if any("\udc80" <= c <= "\udcff" for c in said):
         bad.append("bytes in the output that are not UTF-8")
-    refused = answer.code in (1, 2) or # what the verbs make of an exception that nothing was prepared for
-LAST_RESORT = re.compile(r"error: (unexpected |nested too deeply|out of memory).*")
-REFUSED_IN_A_DRY_RUN in err
+    refused = answer.code in (1, 2) or REFUSED_IN_A_DRY_RUN in err
     if case.illegal and answer.code == 0 and not refused:
         bad.append("accepted in silence")
     if refused and not any(b.startswith(("traceback", "nobody")) for b in bad) and not names_what_is_wrong(case, said):
