@@ -129,7 +129,7 @@ def pack(case: Case) -> None:
         case.illegal = False  # images are not read here
     else:
         case.argv = ["stage", verb, str(pack), *([str(case.work / "scratch")] * (verb == "copy")), "--threads", "2"]
-        same = {"json BOM", "json CRLF"} & set(case.kinds) or {"fingerprint", "source"} & set(case.names)  # the packer's own
+        same = {"json BOM", "json CRLF"} & set(case.kinds) or {"fingerprint", "source"} & set(case.names)  # notes
         case.illegal = verb == "verify" and changed and not same
 
 

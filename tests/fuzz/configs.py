@@ -101,7 +101,8 @@ def option(case: Case) -> None:
     key, word = case.choose(KEYS), case.choose(WORDS)
     case.argv += ["--set", case.choose([f"{key}={word}"] * 12 + [key, "=", f"{key}=={word}"])]
     whole = case.argv[-1] == f"{key}={word}"
-    case.changed("--set", names=["set", "option", key, key.split(".")[0]], illegal=whole and (key, word) in NO_VALUES)
+    case.changed("--set", names=["set", "option", key, key.split(".")[0], key.split(".")[-1]],
+                 illegal=whole and (key, word) in NO_VALUES)
 
 
 class _Runs:

@@ -60,7 +60,7 @@ def flags(case: Case) -> None:
         if case.argv[-2] == flag and (word.startswith("-") or flag == "--check"):
             case.names.append("argument")
         case.changed(f"a flag's word: {action.dest}",
-                     names=[action.dest, flag.strip("-"), action.metavar or flag, *files.short(word)],
+                     names=[action.dest, flag.strip("-"), action.metavar or flag, "option", *files.short(word)],
                      illegal=certainly_wrong(action, word) and not again)
     if case.rng.random() < 0.1:
         case.argv.append(case.choose(["--no-such-flag", "--dry", "-x", "surplus", "\udcff", "--set"]))
