@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import write_bytes
+from ..reading import check_inside
 from . import drawing
 from .long_tail import CLASSES_PER_IMAGE, MOST_CLASSES, assign, frequency, image_counts
 
@@ -235,12 +236,12 @@ def _annotation_file(split: str, annotations: list, images: list, categories: li
 def intact(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether every file that the manifest names is there with its size."""
     for name, expected in manifest["files"].items():
-        path = folder / name
+        path = check_inside(folder, name, folder, f"files.{name}")
         if name.endswith(".json"):
             if not path.is_file() or path.stat().st_size != expected["bytes"]:
                 return False
         else:
             sizes = [p.stat().st_size for p in path.glob("*.jpg")]
-            if (len(sizes), sum(sizes)) != (expected["images"], expected["bytes"]):
+            if (len(sizes), sum(sizes)) != (expected.get("images"), expected["bytes"]):
                 return False
     return True
