@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import glob
 import importlib
+import json
 import os
 import secrets
 import shutil
@@ -17,18 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import cli, output
 from .errors import UserError
-from .files import TMP_MARK, fsync_dir, kill_point, read_json, write_json
-from .reading import Number, OptionalKey
+from .files import TMP_MARK, fsync_dir, kill_point, write_json
 
 if TYPE_CHECKING:
     from .lvis.synthetic import Spec
 
 MANIFEST = "synthetic.json"  # written last; a folder without it is not ours to touch
-_COUNT = Number(0)
-_COUNTS = {"images": _COUNT, "annotations": _COUNT, "classes": _COUNT}
-PRESENT = {"arguments": {"classes": _COUNT}, "train": _COUNTS, "val": _COUNTS,
-           "frequency": {"r": _COUNT, "c": _COUNT, "f": _COUNT},
-           "files": {str: {"bytes": _COUNT, OptionalKey("images"): _COUNT}}}
 REMEDY = "pip install 'ecm-cluster[train]'"
 
 DESCRIPTION = """\
@@ -133,10 +128,10 @@ def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
-        manifest = read_json(root / MANIFEST, PRESENT)
-        arguments = manifest["arguments"]
-    except (OSError, UserError) as error:
-        raise UserError(f"{root} holds something that synthesize did not make ({error}): give a new folder") from error
+        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        arguments = dict(manifest["arguments"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root} holds something that synthesize did not make: give a new folder") from error
     if arguments != vars(spec) and not force:
         differ = [k for k, v in vars(spec).items() if arguments.get(k) != v]
         asked = ", ".join(f"--{k.replace('_', '-')} was {arguments.get(k)}" for k in differ)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,12 +32,10 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
     Raises:
         UserError: the file is missing, cannot be read, is cut off or is no JSON object.
     """
+    if path.is_dir():
+        raise UserError(f"{said} is a folder; expected a JSON file")
     try:
-        size, kind = (there := path.stat()).st_size, stat.S_IFMT(there.st_mode)
-        if kind == stat.S_IFDIR:
-            raise UserError(f"{said} is a folder; expected a JSON file")
-        if kind != stat.S_IFREG:  # a FIFO would block, a device has no end
-            raise UserError(f"{said} is not a regular file; expected a JSON file")
+        size = path.stat().st_size
         with open(path, "rb") as handle:
             start = handle.read(4096).lstrip()
             handle.seek(max(0, size - 4096))
@@ -98,7 +95,7 @@ def _first(data: mmap.mmap, at: int) -> list[dict[str, Any]] | None:
             return []
         try:
             record, _ = json.JSONDecoder().raw_decode(text)
-        except (ValueError, RecursionError):
+        except ValueError:
             continue  # the record may go on behind the window
         return [record] if isinstance(record, dict) else None
     return None
@@ -107,7 +104,5 @@ def _first(data: mmap.mmap, at: int) -> list[dict[str, Any]] | None:
 def _whole(path: Path, said: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
-    except RecursionError:
-        raise UserError(f"{said} is no valid JSON (nested too deeply): {FETCH}") from None
     except ValueError as error:
         raise UserError(f"{said} is no valid JSON ({error}): {FETCH}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -154,16 +153,6 @@ def test_a_missing_annotation_file_is_named(root, split):
     refused(lambda: layout.check_root(root), f"unpack {path}.gz")
     path.mkdir()
     refused(lambda: layout.check_root(root), f"{path} is a folder; expected a JSON file")
-    path.rmdir()
-    os.mkfifo(path)
-    refused(lambda: layout.check_root(root), f"{path} is not a regular file; expected a JSON file")
-    path.unlink()
-    path.symlink_to("/dev/zero")
-    refused(lambda: layout.check_root(root), f"{path} is not a regular file; expected a JSON file")
-    path.unlink()
-    for deep in ('{"images": ' + "[" * 100_000 + "}", '{"images": [{"a": ' * 3000 + "}"):
-        path.write_text(deep)
-        refused(lambda: layout.check_root(root), f"{path} is no valid JSON (nested too deeply)")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
