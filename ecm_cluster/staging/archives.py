@@ -70,7 +70,7 @@ class Archive:
     def check_total(self, size: int) -> None:
         """Raise :class:`UserError` where members of ``size`` bytes in all are more than it can hold."""
         if _expands(size, self._stat.st_size):
-            raise UserError(f"{self.path}: expands to {size_text(size)}, {EXPANDS} times its size and more; remove it")
+            raise UserError(f"{self.path}: expands to {size_text(size)}, over {EXPANDS} times its size; remove it")
 
     def check(self) -> None:
         """Raise :class:`UserError` where the file is no longer the one that was opened."""

@@ -156,6 +156,7 @@ def test_any_flipped_bit_in_the_index_of_a_copy_is_seen_and_the_pack_s_own_index
         flip(copy, at, at % 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [lambda p: flip(p, 30), lambda p: p.write_bytes(b""), lambda p: os.truncate(p, 50),
                                   lambda p: p.write_bytes(p.read_bytes() + b"x"), lambda p: p.unlink(),
                                   lambda p: (p.unlink(), p.mkdir()), lambda p: (p.unlink(), os.mkfifo(p))])
