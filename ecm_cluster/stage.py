@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if "thread" not in str(error):  # the limit of processes
             raise
-        said = f"{error}; give fewer --threads, or raise the limit of processes (ulimit -u)"
+        said = f"{error}; give fewer --threads, or raise the limits of processes and memory (ulimit -u, -v)"
     cli.say(f"error: {' '.join(said.split())}", sys.stderr)
     return cli.EXIT_FAILED
 
