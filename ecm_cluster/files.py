@@ -27,7 +27,8 @@ from typing import IO, Any
 from .reading import open_regular, read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_private",
+           "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -66,17 +67,21 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
+
+    Args:
+        private: Only the owner can read the file, whatever the umask, from its first byte on.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode) as handle:
+        # never what another user has put there
+        with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -157,6 +162,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_private(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
+    with replacing(path, private=True) as handle:
+        handle.write(text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
@@ -171,7 +186,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "w") as handle:
+        with open(tmp, "x") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())

@@ -32,7 +32,7 @@ def laid_out(folder: Path, token: str) -> Iterator[Path]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     own = marks(folder, token)
-    own.mkdir()
+    own.mkdir(mode=0o700)  # its job's pickle and script lie in it
     try:
         for name in (TOKEN, TAKEN, LOCK):
             files.write_text(own / name, token)
