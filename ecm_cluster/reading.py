@@ -223,7 +223,8 @@ def _described(shape: Any) -> str:
     kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     if shape is list or isinstance(shape, list):
         return "a list"
-    return kinds.get(shape, "a mapping of keys to values")
+    mapping = "a mapping of keys to values"
+    return kinds.get(shape, mapping) if isinstance(shape, type) else mapping
 
 
 def _short(value: Any, quoted: bool = True) -> str:

@@ -16,10 +16,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import Failed, UserError
 from ..reading import Unreadable, open_regular
 from ..values import size_text
-from .space import SHORT, Failed
+from .space import SHORT
 
 LARGEST_IMAGE = 1 << 30  # bytes; an image is read as a whole
 LARGEST_LIST = 256 << 20  # bytes of an archive's list of members; that of COCO's train2017.zip has 10 MB

@@ -1,4 +1,4 @@
-"""Zip files and folders of images that somebody made to do harm: one line that names file and member, nothing blocks."""
+"""Zip files and folders of images that somebody made to do harm: one line that names file and member."""
 
 from __future__ import annotations
 
@@ -134,12 +134,14 @@ def test_a_pipe_a_device_or_a_file_without_end_in_a_data_root_is_named_and_not_w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": ' + "[" * 100_000, '{"a":' * 50_000, "1" * 5000, "null", "",
-                                  '{"images": [{"file_name": ' + "[" * 100_000, '{"images": 5}', '{"images": [5, null]}',
-                                  '{"images": [{}], "annotations": [{"image_id": [], "category_id": {}, "bbox": 1}],'
-                                  '"categories": [{"id": [], "name": 1}]}',
-                                  '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "category_id": 1, "bbox": '
-                                  '[1, 2, "a", 1e999]}], "categories": [{"id": 1, "name": "a"}]}'])
+@pytest.mark.parametrize("text", [
+    "[" * 100_000, '{"images": ' + "[" * 100_000, '{"a":' * 50_000, "1" * 5000, "null", "",
+    '{"images": [{"file_name": ' + "[" * 100_000, '{"images": 5}', '{"images": [5, null]}',
+    '{"images": [{}], "annotations": [{"image_id": [], "category_id": {}, "bbox": 1}],'
+    '"categories": [{"id": [], "name": 1}]}',
+    '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, "a", 1e999]}],'
+    '"categories": [{"id": 1, "name": "a"}]}',
+])
 def test_annotations_that_are_none_are_one_line_or_packed_as_they_are(root, capsys, text):
     put(root, {"annotations/x.json": text.encode()})
     code = call("pack", root)
