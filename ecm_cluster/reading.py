@@ -110,9 +110,9 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         size, data = os.fstat(file.fileno()).st_size, b""
         # as much as it seems to have: asking for the limit takes that much memory, and milliseconds
-        while len(data) <= limit and (piece := file.read(max(min(size, limit) + 1 - len(data), 1 << 16))):
+        while size <= limit and len(data) <= limit and (piece := file.read(max(size + 1 - len(data), 1 << 16))):
             data += piece
-    if len(data) > limit:
+    if max(size, len(data)) > limit:
         raise Unreadable(path, "", f"larger than {limit >> 20} MiB; expected a small text file")
     return data
 
@@ -145,7 +145,7 @@ def parse_json(text: str | bytes, path: object) -> Any:
         Unreadable: The text is no JSON value, or one too deep or with too long a number to be anybody's data.
     """
     try:
-        return json.loads(text, parse_int=_whole)
+        return DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise Unreadable(path, f"line {error.lineno}" if error.lineno > 1 else "",
                          f"not valid JSON ({error.msg})") from None
@@ -159,6 +159,9 @@ def _whole(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
+
+
+DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
@@ -177,6 +180,15 @@ def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
     elif not _fits(value, shape):
         raise Unreadable(path, field, f"invalid value {_short(value)}; expected {_described(shape)}")
     return value
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value has a shape."""
+    try:
+        check(value, shape, "")
+    except Unreadable:
+        return False
+    return True
 
 
 def _check_mapping(value: dict[str, Any], shape: Mapping[Any, Any], path: object, field: str) -> None:
@@ -223,8 +235,7 @@ def _described(shape: Any) -> str:
     kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     if shape is list or isinstance(shape, list):
         return "a list"
-    mapping = "a mapping of keys to values"
-    return kinds.get(shape, mapping) if isinstance(shape, type) else mapping
+    return kinds.get(shape if isinstance(shape, type) else dict, "a mapping of keys to values")
 
 
 def _short(value: Any, quoted: bool = True) -> str:

@@ -256,7 +256,9 @@ class Scratch:
             raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another folder as scratch")
 
     def _unusable(self, error: OSError) -> UserError:
-        return of_place(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the "
+        inside = str(error.filename or "").startswith(f"{self.root}{os.sep}")
+        where = f"{error.filename}: {error.strerror}" if inside else error.strerror
+        return of_place(f"scratch: nothing can be written to {self.base} ({where}); name a folder on the "
                         "node's own disk that exists and is yours to write", error)
 
 
