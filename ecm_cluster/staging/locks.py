@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import MISTAKES, UserError
 from ..reading import Unreadable, read_bytes
 
 
@@ -92,8 +92,10 @@ def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
     time.sleep(pause)
     try:
         handle = _open(path, 0)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno not in MISTAKES:
+            raise
+        return False  # there is none, or something else in its place
     try:
         return not _try(handle, kind, path)
     finally:
