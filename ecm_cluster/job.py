@@ -163,12 +163,12 @@ def _check_field(f: Any, value: Any, prefix: str) -> None:
         check_value(what, value, kind, f.metadata["choices"])
 
 
-def site_file() -> Path:
-    """Where the site's defaults lie: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``."""
+def site_file() -> Path | None:
+    """The site's defaults: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``; None without a home."""
     if os.environ.get(SITE_ENV):
         return Path(os.environ[SITE_ENV])
-    config_home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(config_home) / "ecm-cluster" / "cluster.yaml"
+    config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(config_home) / "ecm-cluster" / "cluster.yaml" if os.path.isabs(config_home) else None
 
 
 def load(job_file: str | None, flags: Mapping[str, Any],
@@ -182,7 +182,7 @@ def load(job_file: str | None, flags: Mapping[str, Any],
     """
     merged: dict[str, Any] = {}
     site, named = site_file(), os.environ.get(SITE_ENV)
-    if named != os.devnull and (named or os.path.exists(site)):
+    if site is not None and named != os.devnull and (named or os.path.exists(site)):
         try:
             values = read_yaml(site)
         except UserError as error:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, submit_lock, values
+from . import cli, folders, submit_lock, values
 from . import job as jobs
 from .errors import UserError, shown
 from .run import Run
@@ -55,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = read_job(args)
     if not args.dry_run:
         cli.acts()
+        folders.check_working_directory()
         require(args.cluster)
-    run_dir = Path(job.runs_dir).expanduser().absolute()
+    run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from . import waiting
@@ -111,7 +112,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
-    values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
+    values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
@@ -162,7 +163,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .backends import choose
 
     ids = choose.of(run).submit(run, job)
-    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    shown = folders.nearer(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import unquote, urlsplit
 
-from . import files, model_urls
+from . import files, folders, model_urls
 from .errors import UserError
 from .reading import Text
 from .values import without_secrets
@@ -67,7 +67,7 @@ class Fetched:
 
 def cache_folder() -> Path:
     """``$ECM_CLUSTER_WEIGHTS``, or ``ecm-cluster/weights`` in the user's cache; the nodes must see it too."""
-    return files.cache_folder(CACHE_ENV, "weights")
+    return folders.cache_folder(CACHE_ENV, "weights")
 
 
 def file_name(url: str) -> str:

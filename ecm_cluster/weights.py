@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import model_urls
+from . import folders, model_urls
 from .errors import UserError
 from .pickles import archive
 from .values import without_secrets
@@ -116,7 +116,7 @@ def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     scheme, found, name = source.partition("://")
     shown = without_secrets(source)
     if not found:
-        path = Path(source).expanduser().absolute()
+        path = folders.absolute(source)
         if not path.is_file():
             what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluations, lead, shipped, weight_cache, weights
+from .. import config, evaluations, folders, lead, shipped, weight_cache, weights
 from .. import job as jobs
 from ..errors import UserError
 from ..staging import columns, planned
@@ -37,7 +37,7 @@ class Asked:
 
     @property
     def runs_dir(self) -> Path:
-        return Path(self.job.runs_dir).expanduser().absolute()
+        return folders.absolute(self.job.runs_dir)
 
     @property
     def data_root(self) -> Path | None:
