@@ -68,7 +68,8 @@ def test_what_is_no_small_text_file_is_not_waited_for(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "large").write_bytes(b" " * (2 << 20))
     for name, said in (("fifo", "not a regular file"), ("/dev/zero", "not a regular file"), ("large", "larger than 1"),
-                       ("x" * 300, "cannot be read"), (str(tmp_path), "not a regular file"), ("none", "cannot be read")):
+                       ("x" * 300, "cannot be read"), ("none", "cannot be read"),
+                       (str(tmp_path), "not a regular file")):
         with pytest.raises(UserError, match=said):
             read_yaml(Path(name))
         monkeypatch.setenv(job.SITE_ENV, name)
