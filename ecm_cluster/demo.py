@@ -7,9 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import cli, submit, waiting
+from . import cli, driver, folders, submit, waiting
 from .errors import UserError
 from .reporting.state import RunState
 from .run import Run
@@ -32,8 +31,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    cli.acts()
     began = time.monotonic()
-    out = Path(args.out).expanduser().absolute()
+    out = folders.absolute(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; give a folder")
     say("1. a synthetic data set in the LVIS format")
@@ -83,7 +83,8 @@ class Preemption:
         if state.state == "running" and starts:
             self.sent = True
             say(f"-- preemption: SIGUSR2 to rank {starts[0]['rank']}, iteration {state.iteration}")
-            os.kill(starts[0]["pid"], signal.SIGUSR2)
+            if driver.is_own(self.run, str(starts[0]["pid"])):
+                os.kill(starts[0]["pid"], signal.SIGUSR2)
 
 
 def say(text: str) -> None:

@@ -20,6 +20,7 @@ from . import (
     config,
     evaluations,
     files,
+    folders,
     liveness,
     runs,
     shell,
@@ -83,13 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.code and not args.config:
         raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
                         "checkpoint file with --config")
+    if args.csv:
+        cli.check_writable("csv", args.csv)
     grid = read_grid(args)
     if args.config:
         from . import plain_checkpoints
 
         found = [plain_checkpoints.as_run(Path(name), args) for name in args.run]
     else:
-        runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+        runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
     wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
     said = sys.stderr if args.json else sys.stdout
@@ -153,6 +156,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         if backend.queues:
             lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
+            cli.acts()
             backend.require("evaluate from a login node")
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
         for sweep in backend.sweeps(new, [e for e in new if has_answers(run, e)]):
@@ -261,10 +265,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
             files.write_text(run.results_file, results.as_csv(results.rows(run)))
     found = results.ranked(found, metric)
     if args.csv:
-        try:
-            files.write_text(Path(args.csv), results.as_csv(found))
-        except OSError as error:
-            raise UserError(f"csv: {args.csv} cannot be written ({error.strerror}); give another file") from None
+        cli.write_file("csv", args.csv, results.as_csv(found))
     if args.json:
         print(json.dumps(results.as_records(found), indent=1))
     elif found:

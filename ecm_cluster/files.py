@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .reading import read_json
+from .reading import open_regular, read_json
 
-__all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+__all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
+           "naming", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
+           "write_private", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -49,7 +50,7 @@ def _meant(asked: str, name: str, path: str) -> bool:
         order = Path(asked[1:])
         try:
             # of several that come here at once, the one that can rename it
-            return _meant(order.read_text(), name, path) and bool(order.rename(f"{order}{TAKEN}"))
+            return _meant(order.read_text(encoding="utf-8"), name, path) and bool(order.rename(f"{order}{TAKEN}"))
         except OSError:
             return False
     point, _, part = asked.partition(":")
@@ -66,29 +67,46 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
+
+    Args:
+        private: Only the owner can read the file, whatever the umask, from its first byte on.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode) as handle:
+        # never what another user has put there
+        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
+                                  opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
             kill_point("before-fsync", target)
             os.fsync(handle.fileno())
         kill_point("before-rename", target)
-        os.replace(tmp, target)
+        with naming(target):
+            os.replace(tmp, target)
         kill_point("after-rename", target)
         fsync_dir(target.parent)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
+        raise
+
+
+@contextlib.contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Errors of the storage name the file that was to be written: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or TMP_MARK in str(error.filename):
+            error.filename, error.filename2 = str(target), None
         raise
 
 
@@ -109,6 +127,14 @@ def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def private_file(path: str | os.PathLike) -> None:
+    """Make an empty file that only its owner can open, to be locked: whoever can open a file can hold its lock.
+
+    One that is there stays as it is.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
     """Hold the lock of a file that exists, as long as the descriptor that is given back is open in any process.
@@ -124,7 +150,7 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
         BlockingIOError: Another process held it all the time.
     """
     # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         began = time.monotonic()
         while True:
@@ -157,6 +183,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_private(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
+    with replacing(path, private=True) as handle:
+        handle.write(text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
@@ -171,7 +207,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "w") as handle:
+        with naming(target), open(tmp, "x", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
@@ -186,15 +222,15 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
         fsync_dir(target.parent)
         return True
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
 
 
 def _is_linked(tmp: Path, target: Path) -> bool:
     """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
-    with open(tmp) as handle:
+    with open(tmp, "rb") as handle:
         ours = os.fstat(handle.fileno())
-    with contextlib.suppress(OSError), open(target) as handle:
+    with contextlib.suppress(OSError), open(target, "rb") as handle:
         return os.path.samestat(ours, os.fstat(handle.fileno()))
     return ours.st_nlink > 1
 
@@ -221,14 +257,6 @@ def age(path: str | os.PathLike) -> float | None:
         return None
 
 
-def cache_folder(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
-    if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / name
-
-
 class Digesting:
     """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
 
@@ -252,9 +280,9 @@ class Digesting:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
+    """``sha256:<hex>`` of a regular file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         while block := handle.read(1 << 22):
             sha.update(block)
     return f"sha256:{sha.hexdigest()}"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, submit_lock, values
+from . import cli, folders, submit_lock, values
 from . import job as jobs
-from .errors import UserError
+from .errors import UserError, shown
 from .run import Run
 
 EPILOG = """examples:
@@ -53,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(["--check=here" if word == "--check" else word for word in words])
     job = read_job(args)
     if not args.dry_run:
+        cli.acts()
+        folders.check_working_directory()
         require(args.cluster)
-    run_dir = Path(job.runs_dir).expanduser().absolute()
+    run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from . import waiting
@@ -109,7 +112,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
-    values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
+    values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
@@ -121,8 +124,8 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(word.isdecimal() for word in words):
-            raise UserError(f"eval-epochs: {args.eval_epochs!r} is not legal; give all, or epochs such as 4,8")
+        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            raise UserError(f"eval-epochs: {shown(args.eval_epochs)} is not legal; give all, or epochs such as 4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every
@@ -160,7 +163,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .backends import choose
 
     ids = choose.of(run).submit(run, job)
-    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    shown = folders.nearer(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
@@ -191,12 +194,13 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
     """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
-    from . import chain
+    from . import chain, job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
-        other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}
+        other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
+        other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")

@@ -1,4 +1,4 @@
-"""What all tests share: fast ones first, nothing leaks in from the shell, Slurm is skipped or required."""
+"""What all tests share: fast ones first, nothing leaks in from the shell, Slurm and root are skipped or required."""
 
 from __future__ import annotations
 
@@ -52,12 +52,23 @@ def _is_about_slurm(node: pytest.Item | pytest.Collector) -> bool:
     return node.get_closest_marker("slurm") is not None or ROOT / "tests" / "slurm" in node.path.parents
 
 
+def _needs_root(node: pytest.Item | pytest.Collector) -> bool:
+    # by the reason that users.py gives
+    return any(mark.kwargs.get("reason", "").startswith("only root") for mark in node.iter_markers("skipif"))
+
+
 def _refuse_skip(report: Any, node: pytest.Item | pytest.Collector) -> None:
-    """Where Slurm is required, a Slurm test that skips itself, for whatever reason, has failed."""
-    required = os.environ.get(REQUIRE_SLURM) == "1"
-    if required and report.skipped and not hasattr(report, "wasxfail") and _is_about_slurm(node):
+    """A test that skips itself has failed, for whatever reason, where what it needs is required.
+
+    Slurm is required where a variable says so; tests as two users, where this is root or a CI.
+    """
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    why = f"{REQUIRE_SLURM}=1" if os.environ.get(REQUIRE_SLURM) == "1" and _is_about_slurm(node) else \
+        "this is root, or a CI" if (os.geteuid() == 0 or "CI" in os.environ) and _needs_root(node) else ""
+    if why:
         report.outcome = "failed"
-        report.longrepr = f"skipped although {REQUIRE_SLURM}=1: {report.longrepr}"
+        report.longrepr = f"skipped although {why}: {report.longrepr}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -251,7 +251,7 @@ def ends_with_run(verb: Module) -> bool:
         and "run(main)" in ast.unparse(last)
 
 
-# -- law 2: only run.py spells the name of a file inside a run directory
+# -- law 2: only run_folder.py spells the name of a file inside a run directory
 
 
 def path_parts(module: Module) -> Iterator[tuple[int, str, str]]:
@@ -285,17 +285,17 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
-SPELLERS = ("ecm_cluster.run", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
+SPELLERS = ("ecm_cluster.run_folder", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
 
 
 def names_in_a_run() -> set[str]:
-    """Names that run.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
+    """Names that run_folder.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
     spelled = {text for m in modules("ecm_cluster") if m.name in SPELLERS for _, *texts in path_parts(m)
                for text in texts}
     return {name for name in spelled if re.search(r"[a-z]{3}", name) and name not in (".json", "*.json")}
 
 
-def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
+def test_only_run_folder_py_spells_the_name_of_a_file_inside_a_run() -> None:
     spelled = names_in_a_run()
     assert {"run.json", "checkpoints", "ledger", "attempts"} <= spelled
     violations = []
@@ -418,6 +418,7 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
+    ("ecm_cluster.cli", "write_text"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",
@@ -469,13 +470,34 @@ def test_files_are_written_through_files_py() -> None:
     holds(stale)
 
 
+def without_encoding(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, call) of each call that opens text without saying in which encoding."""
+    for node in module.nodes:
+        if not isinstance(node, ast.Call) or "encoding" in {k.arg for k in node.keywords}:
+            continue
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        modes = [a.value for a in (*node.args[1:], *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
+        name, binary = called(node), any(isinstance(m, str) and "b" in m for m in modes)
+        if (name in ("read_text", "write_text") and owner not in ("", "files", "reading")) \
+                or (name == "open" and not owner and not binary) or (name == "fdopen" and not binary) \
+                or (name in ("run", "Popen") and any(k.arg == "text" for k in node.keywords)):
+            yield node.lineno, name or ""
+
+
+def test_text_is_utf_8_whatever_the_locale() -> None:
+    holds([f"{m.where}:{line} {call}: give encoding=\"utf-8\"" for m in modules("ecm_cluster")
+           for line, call in without_encoding(m)])
+
+
 # -- law 5: imports run one way
 
 
 LAYERS = [  # from the ground up
-    {"errors", "cli", "files", "reading", "values", "sbatch_options", "shell", "yaml_file", "pickles"},
+    {"errors", "output", "program", "cli", "files", "folders", "reading", "values", "sbatch_options", "sharing",
+     "shell", "shipped", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
+    {"job_env"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
     {"backends.queue"},
@@ -573,3 +595,96 @@ def test_the_project_names_no_path_outside_itself_and_no_package_registry() -> N
                 if (where, what) not in MAY_NAME and re.search(pattern, line):
                     violations.append(f"{where}:{number} names {what}: {line.strip()[:80]}")
     holds(violations)
+
+
+# -- law 6: what others may have written is never executed, and their files are never followed or changed
+
+
+EXECUTES = {  # a call that makes code, or any object, of bytes
+    "eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "builtins.compile",
+    "pickle.load", "pickle.loads", "pickle.Unpickler", "cPickle.load", "cPickle.loads", "dill.load", "dill.loads",
+    "cloudpickle.load", "cloudpickle.loads", "joblib.load", "shelve.open", "marshal.load", "marshal.loads",
+    "pandas.read_pickle", "pd.read_pickle", "torch.jit.load", "torch.hub.load", "runpy.run_path", "runpy.run_module",
+    "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "yaml.unsafe_load_all", "yaml.full_load_all",
+    "mmcv.load", "mmcv.Config.fromfile", "Config.fromfile", "Config.fromstring", "os.system", "os.popen",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "code.interact"}
+# (module, call) -> why it may
+EXECUTED: dict[tuple[str, str], str] = {
+    ("ecm_cluster.config_source", "exec"): "a config is Python; read once, for the user who names it",
+    ("ecm_cluster.config_source", "compile"): "the same",
+    ("ecm_cluster.yaml_file", "yaml.load"): "with a subclass of yaml.SafeLoader",
+}
+
+
+def dotted(node: ast.AST) -> str:
+    """``pickle.loads`` of that attribute; empty where what stands before the dots is no name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    owner = dotted(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{owner}.{node.attr}" if owner and isinstance(node, ast.Attribute) else ""
+
+
+def calls(*packages: str) -> Iterator[tuple[Module, ast.Call, str]]:
+    for module in modules(*packages):
+        for node in module.nodes:
+            if isinstance(node, ast.Call):
+                yield module, node, dotted(node.func)
+
+
+FALSE = ast.Constant(False)
+
+
+def given(call: ast.Call, keyword: str) -> ast.expr | None:
+    """What a call gives by a keyword."""
+    return next((k.value for k in call.keywords if k.arg == keyword), None)
+
+
+def held_but_for(found: list[tuple[tuple[str, str], str]], exempt: dict[tuple[str, str], str], called: str) -> None:
+    """No violation but of the exemptions, and no exemption without a violation."""
+    holds([where for key, where in found if key not in exempt]
+          + [f"{key} is no longer there: take it off {called}" for key in exempt
+             if key not in {key for key, _ in found}])
+
+
+def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
+    found = [((m.name, name), f"{m.where}:{call.lineno} calls {name}") for m, call, name in calls() if name in EXECUTES]
+    held_but_for(found, EXECUTED, "EXECUTED")
+    holds([f"{m.where}:{call.lineno} unpickles what another rank sends" for m, call, _ in calls()
+           if re.search(r"^(all_gather|gather|broadcast|scatter|send|recv)_object(_list)?$|^collect_results",
+                        called(call) or "")])
+    holds([f"{m.where}:{call.lineno} gives a command line to a shell" for m, call, _ in
+           calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks") if given(call, "shell") is not None])
+    holds([f"{m.where}:{i.line} imports {i.name}" for m in modules() for i in m.imports
+           if i.name.split(".")[0] in ("dill", "cloudpickle", "joblib", "shelve", "marshal", "imp", "telnetlib")])
+
+
+def test_whoever_loads_a_checkpoint_says_what_it_may_hold() -> None:
+    found = [(m, call) for m, call, name in calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks")
+             if name == "torch.load"]
+    assert found
+    holds([f"{m.where}:{call.lineno} {ast.unparse(call)} may execute what the file says" for m, call in found
+           if ast.unparse(given(call, "weights_only") or FALSE) != "True"
+           and ast.unparse(given(call, "pickle_module") or FALSE) != "restricted"])
+    holds([f"{m.where}:{call.lineno} {ast.unparse(call)} reads pickles" for m, call, name in calls()
+           if name in ("np.load", "numpy.load") and ast.unparse(given(call, "allow_pickle") or FALSE) != "False"])
+
+
+def test_ports_are_opened_on_an_address() -> None:
+    # '' and 0.0.0.0 are every interface
+    holds([f"{m.where}:{node.lineno} names every interface" for m in modules() for node in m.nodes
+           if isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::", "[::]")])
+
+
+def test_temporary_files_have_names_that_nobody_can_guess() -> None:
+    holds([f"{m.where}:{call.lineno} {name}: another user can make the file first" for m, call, name in
+           calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks") if name == "tempfile.mktemp"])
+
+
+# (module, call) -> why not by a descriptor
+MODES_BY_PATH: dict[tuple[str, str], str] = {}
+
+
+def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_leads_to() -> None:
+    found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
+             if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
+    held_but_for(found, MODES_BY_PATH, "MODES_BY_PATH")

@@ -64,3 +64,10 @@ def test_a_slurm_test_may_skip_itself_except_where_slurm_is_required(suite: Path
     required = run(suite, ECM_CLUSTER_REQUIRE_SLURM="1")
     assert required.returncode != 0
     assert "skipped although ECM_CLUSTER_REQUIRE_SLURM=1" in required.stdout
+
+
+@pytest.mark.slow
+def test_a_test_as_two_users_may_not_skip_itself_in_a_ci(suite: Path) -> None:
+    body = "import pytest\n\n@pytest.mark.skipif(True, reason='only root can')\ndef test_two_users():\n    pass\n"
+    (suite / "tests" / "test_users.py").write_text(body)
+    assert "skipped although this is root, or a CI" in run(suite, CI="1").stdout

@@ -21,7 +21,7 @@ from ..diagnosis import environment, folder, interpreter, requirements, sharing
 from ..diagnosis.finding import Finding, carried_out, fails, ok, warning
 from ..staging import planned
 from ..staging.space import filesystem
-from . import preflight, world
+from . import preflight, rendezvous, world
 from .cuda_driver import Driver, DriverError
 
 ASKED, FOUND = "asked.json", "findings"
@@ -42,7 +42,7 @@ class Probe:
 
     def __call__(self) -> None:
         place, own = world.identify(), Path(self.folder)
-        asked = json.loads((own / ASKED).read_text())
+        asked = json.loads((own / ASKED).read_text(encoding="utf-8"))
         self.look(place, own, asked)
 
     def look(self, place: world.Place, own: Path, asked: dict[str, Any]) -> None:
@@ -187,14 +187,14 @@ def network(place: world.Place, job: jobs.Job, own: Path) -> Iterator[Finding]:
     try:
         if job.device == "cuda":
             torch.cuda.set_device(world.device_index(place, torch.cuda.device_count()))
-        group = world.join(place, own / "rendezvous.json", job.device, NETWORK_SECONDS)
+        group = rendezvous.join(place, own / "rendezvous.json", job.device, NETWORK_SECONDS)
         tensor = torch.ones(NETWORK_MIB << 18, device=job.device)  # float32
         dist.all_reduce(tensor, group=dist.group.WORLD)
         began = time.monotonic()
         dist.all_reduce(tensor, group=dist.group.WORLD)
         right = bool((tensor == place.world_size ** 2).all())
         seconds = time.monotonic() - began
-        world.leave(group)
+        rendezvous.leave(group)
     except Exception as error:  # torch has no class for all that can go wrong here
         said = " ".join(str(error).split())[:300]
         yield fails("node.network", f"{place.world_size} ranks on {place.nodes} nodes cannot reduce a tensor together "
@@ -213,7 +213,7 @@ def main(folder: str) -> None:
     """Look at this machine, where it takes the place of a node."""
     place = world.Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id=str(os.getpid()), restart=0,
                         cluster="local")
-    Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text()))
+    Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":
