@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     run = runs.find(args.run, runs_dir)
+    run.require_own("resume")
     backend = choose.of(run)
     backend.require("resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))

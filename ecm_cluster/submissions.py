@@ -9,6 +9,7 @@ submitter died is found. All of it changes under one lock, which sbatch itself h
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -49,11 +50,8 @@ class Submitted:
 
 
 def record_of(run: Run, stage: str) -> dict[str, Any]:
-    """The submission record of a stage; empty where there is none."""
-    try:
-        return files.read_json(run.submission_file(stage))
-    except (OSError, ValueError):
-        return {}
+    """The submission record of a stage, to be changed; empty where there is none."""
+    return run.submission(stage)
 
 
 def recorded_stages(run: Run) -> list[str]:
@@ -85,7 +83,7 @@ def new_token(run_name: str, stage: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- the lock
 
-_held: dict[Path, int] = {}
+_held: dict[Path, list[int]] = {}
 
 
 @contextlib.contextmanager
@@ -98,14 +96,16 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
     if run.path in _held:
         yield
         return
+    run.require_own("change")
 
     def tell() -> None:
         print(f"{run.name}: waiting for another process that is submitting or cancelling its jobs", file=sys.stderr,
               flush=True)
 
     try:
-        with files.locked(run.run_file, patience, tell) as handle:
-            _held[run.path] = handle
+        with contextlib.ExitStack() as stack:
+            handles = [stack.enter_context(files.locked(path, patience, tell)) for path in _lock_files(run)]
+            _held[run.path] = handles
             try:
                 yield
             finally:
@@ -113,13 +113,25 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
     except BlockingIOError:
         raise UserError(f"RUN: another process is submitting or cancelling jobs of {run.name}; try again when it is "
                         "done") from None
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
 
 
+def _lock_files(run: Run) -> list[Path]:
+    """What has to be locked: the run's own lock file, and what the former version locks.
+
+    That is run.json, which every reader of it can lock, too. So it counts where nobody else can reach it, and in runs
+    of the former version, whose jobs go on with their own code.
+    """
+    own = [run.lock_file] if run.lock_file.exists() else []
+    return own if own and run.path.stat().st_mode & 0o077 else [*own, run.run_file]
+
+
 def held(run: Run) -> list[int]:
-    """The lock's descriptor, for sbatch to inherit."""
-    return [_held[run.path]] if run.path in _held else []
+    """The lock's descriptors, for sbatch to inherit."""
+    return _held.get(run.path, [])
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -217,7 +229,7 @@ def adopt(run: Run) -> list[str]:
 
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(UserError, OSError):
         if _without_id(run):
             with run_lock(run, patience=0.0):
                 adopt(run)
@@ -244,6 +256,7 @@ def require_owner(run: Run, line: str) -> None:
     Raises:
         UserError: The run's jobs are not this place's.
     """
+    run.require_own("change")
     for job in (job for job in of_run(run) if job.present):
         if not _here(job):
             raise UserError(f"RUN: the jobs of {run.name} are on cluster {job.cluster_name}, and this machine's Slurm "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 from . import cli, folders, submit_lock, values
 from . import job as jobs
-from .errors import UserError
+from .errors import UserError, shown
 from .run import Run
 
 EPILOG = """examples:
@@ -123,8 +124,8 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(word.isdecimal() for word in words):
-            raise UserError(f"eval-epochs: {args.eval_epochs!r} is not legal; give all, or epochs such as 4,8")
+        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            raise UserError(f"eval-epochs: {shown(args.eval_epochs)} is not legal; give all, or epochs such as 4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every

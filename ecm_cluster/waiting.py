@@ -40,8 +40,7 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         print(f"next: {state.next}")
     found = results.rows(run)
     if found:
-        table = found[0].work.table_file()
-        print(table.read_text(encoding="utf-8").rstrip() if len(found) == 1 else results.table(found))
+        print(results.table_of(found))
     return cli.EXIT_OK if state.state == "done" else cli.EXIT_FAILED
 
 

@@ -82,8 +82,8 @@ class Local:
             return {pid: f"local driver {pid}"}
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
-        host = run.read_attempt(number)["host"] if number and not ranks else socket.gethostname()
-        if host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
+        host = run.read_attempt(number).get("host") if number and not ranks else socket.gethostname()
+        if host and host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
             return {host: f"attempt {number} on {host}"}
         return ranks
 
@@ -95,8 +95,9 @@ class Local:
             if not pid.isdigit():
                 raise UserError(f"RUN: {live[pid]} cannot be ended from here; the run is marked, so that it will not "
                                 f"start again; type the same on {pid}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGTERM)
+            if driver.is_own(run, pid):  # it may have ended by now, and its number be another's
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
         print(f"{run.name}: the ranks commit and end", flush=True)
         end = time.monotonic() + COMMITTING
         while any(driver.alive(run, pid) for pid in live):

@@ -13,6 +13,7 @@ from .. import config, evaluations, folders, lead, shipped, weight_cache, weight
 from .. import job as jobs
 from ..errors import UserError
 from ..staging import columns, planned
+from ..values import without_secrets
 from .finding import Finding, fails, not_asked, ok
 
 
@@ -97,7 +98,8 @@ def check(asked: Asked) -> Iterator[Finding]:
         if weight.present:
             yield ok(name, f"{weight.path} is there")
         elif weight.url:
-            yield not_asked(name, f"{weight.path} is not there; submission fetches it from {weight.url}")
+            yield not_asked(name, f"{weight.path} is not there; submission fetches it from "
+                            f"{without_secrets(weight.url)}")
         else:
             yield fails(name, f"{weight.path} does not exist", "fix the path in the config")
 
