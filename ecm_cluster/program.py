@@ -96,7 +96,7 @@ def die(number: int) -> None:
 
 
 def working_as_a_verb() -> None:
-    """SIGTERM and SIGHUP end the verb as Ctrl-C does, unless its caller ignores them (nohup); threads fail in a line."""
+    """SIGTERM and SIGHUP end it as Ctrl-C does, unless its caller ignores them (nohup); threads fail in a line."""
     import threading
 
     def failed(of: threading.ExceptHookArgs) -> None:
