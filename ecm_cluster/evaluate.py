@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -139,8 +140,10 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
+    if all(evaluations.done(run, e) for e in wanted):  # also where nothing can be written, or of somebody else
+        return [f"{len(wanted)} of {len(wanted)} scored already"] if wanted else []
     backend = choose.of(run)
-    with submissions.run_lock(run):
+    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
         new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
@@ -261,8 +264,9 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
                   if (row.work.path, evaluations.way_key(test_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
-        if results.rows(run):
-            files.write_text(run.results_file, results.as_csv(results.rows(run)))
+        if run.is_own and results.rows(run):
+            with contextlib.suppress(OSError):  # the table of a run that cannot be written to is only shown
+                files.write_text(run.results_file, results.as_csv(results.rows(run)))
     found = results.ranked(found, metric)
     if args.csv:
         cli.write_file("csv", args.csv, results.as_csv(found))

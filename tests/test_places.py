@@ -17,7 +17,8 @@ CASES = [("submit", "full full-16k quota-2k read-only no-permission directory-go
                     "pipe-closed-unbuffered ulimit-n-12 ulimit-v-100000 ulimit-u-1"),
          ("status", "full read-only no-permission no-home stdout-full pipe-closed latin-1 ascii ulimit-v-60000"),
          ("compare-csv", "full read-only"), ("stage-copy", "full quota-40k"), ("synthesize", "full-256k read-only"),
-         ("clean", "read-only"), ("submit-dry", "latin-1 no-tmp-anywhere read-only")]
+         ("clean", "read-only"), ("stage-status", "read-only"),
+         ("evaluate-shown", "read-only no-permission full"), ("submit-dry", "latin-1 no-tmp-anywhere read-only")]
 
 
 @pytest.fixture(scope="module")

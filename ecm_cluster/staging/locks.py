@@ -8,6 +8,7 @@ executed does not inherit it, unless it is given :meth:`Lease.fileno` on purpose
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -94,6 +95,10 @@ def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
         handle = _open(path, 0)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return False  # who reads from there has no lease, and nobody copies to it
     try:
         return not _try(handle, kind, path)
     finally:
