@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 
-from . import batch_shell
+from . import batch_shell, job_env, sharing
 from . import job as jobs
 from .request import TOKEN_ENV, environment_lines, outside_environment, python_of
 from .run import Run
@@ -96,12 +96,13 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
+    job_env.keep(run, job)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
-    lines = [*batch_shell.on_this_machine(run, stage), *environment_lines(run, job), "exec " + shlex.join(command)]
+    lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
     # in memory, since anybody can read a command line, and the job's environment may hold secrets
     script = os.memfd_create("script", os.MFD_CLOEXEC)
     try:
-        os.write(script, "\n".join([f"exec {script}<&-", *lines, ""]).encode())
+        os.write(script, "\n".join([f"exec {script}<&-", *lines, "exec " + shlex.join(command), ""]).encode())
         with open(run.local_log, "ab") as log:
             process = subprocess.Popen(["bash", f"/dev/fd/{script}", *command[1:]], env=env, cwd=run.logs_dir,
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[script],

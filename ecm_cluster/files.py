@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .reading import read_json
+from .reading import open_regular, read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
            "locked", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
@@ -275,9 +275,9 @@ class Digesting:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
+    """``sha256:<hex>`` of a regular file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         while block := handle.read(1 << 22):
             sha.update(block)
     return f"sha256:{sha.hexdigest()}"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from . import files, submissions
+from . import files, sharing, submissions
 from .errors import UserError
 from .run import Run
 
@@ -42,7 +42,7 @@ def _locked(run: Run, stack: contextlib.ExitStack) -> bool:
         print(f"{run.name}: another submission of this name is under way; waiting for it", file=sys.stderr, flush=True)
 
     with contextlib.suppress(FileExistsError):
-        run.path.mkdir(parents=True)
+        sharing.make(run.path)
     require_own_folder(run)
     files.private_file(run.submit_lock)
     handle = stack.enter_context(files.locked(run.submit_lock, submissions.PATIENCE, tell))
