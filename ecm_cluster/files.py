@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import UserError
 from .reading import open_regular, read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
@@ -245,11 +246,17 @@ def age(path: str | os.PathLike) -> float | None:
 
 
 def cache_folder(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
-    if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / name
+    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache.
+
+    Raises:
+        UserError: The user has no home directory.
+    """
+    given = os.environ.get(variable)
+    folder = os.path.expanduser(given or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ecm-cluster",
+                                                      name))
+    if folder.startswith("~"):
+        raise UserError(f"{variable}: there is no home directory for {folder}; set {variable} to a folder")
+    return Path(folder).absolute()
 
 
 class Digesting:

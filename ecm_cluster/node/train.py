@@ -40,8 +40,16 @@ def main(run_path: str, attempt: int) -> int:
 
 def enter(run: Run) -> None:
     """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
-    sys.path[:] = [p for p in sys.path if p not in ("", os.getcwd())]
-    os.chdir(run.spec.cwd)
+    here = {""}
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        here.add(os.getcwd())
+    sys.path[:] = [p for p in sys.path if p not in here]
+    try:
+        os.chdir(run.spec.cwd)
+    except OSError as error:
+        os.chdir(run.logs_dir)
+        print(f"warning: {run.spec.cwd}, where the run was submitted: {error.strerror}; what the config names by a path "
+              "relative to it will not be found", file=sys.stderr)
     threads = str(run.spec.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads  # read when torch is imported, so before it

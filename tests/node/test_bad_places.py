@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from small import ROOT
+from small import ROOT, job_flags, logs_of, wait_until
+from users import VICTIM, environment, home_of, needs_root, run_as, shared_folder
 
 from ecm_cluster import files
 from ecm_cluster.node import closing, supervisor
@@ -57,3 +59,46 @@ def test_a_decision_that_is_none_is_waited_for(tmp_path: Path, decision, capsys)
     assert supervisor._await_json(path, 0.0001) is None
     files.write_json(path, {"action": "stay", "cause": "preempted"})
     assert supervisor._await_json(path, 5.0) == {"action": "stay", "cause": "preempted"}
+
+
+def listening(uid: int) -> set[str]:
+    """Addresses at which processes of a user listen, as /proc/net has them."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and int(line[7]) == uid}
+
+
+@pytest.mark.slow
+@needs_root
+def test_a_user_without_a_name_a_home_and_a_locale_trains_and_nobody_else_is_listened_to(small_data, tmp_path):
+    """As in a container that knows user ids alone; the folder that the command was typed in goes meanwhile."""
+    shared = shared_folder(tmp_path)
+    shutil.copytree(small_data, shared / "data")
+    home = home_of(VICTIM, shared)
+    (home / "here").mkdir(mode=0o777)
+    (home / "here").chmod(0o777)
+    env = environment(home, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", OMP_NUM_THREADS="1")
+    env["XDG_CONFIG_HOME"] = str(home)
+    del env["HOME"]
+    run = Run(home / "runs" / "run")
+    flags = [*job_flags(shared / "data", run.path.parent, "run", runner__max_epochs=4), "--gpus", "2"]
+    done = run_as(VICTIM, sys.executable, "-m", "ecm_cluster.submit", *flags, "--cluster", "local", env=env,
+                  cwd=home / "here")
+    assert done.returncode == 0, done.stderr
+    (home / "here").rmdir()
+    heard: set[str] = set()
+
+    def is_over() -> bool:
+        heard.update(listening(VICTIM))
+        return not [path for path in Path("/proc").glob("[0-9]*") if is_of(path, VICTIM)]
+
+    wait_until(is_over, "the run ends", 300, lambda: logs_of(run))
+    assert run.completion(), logs_of(run)
+    assert heard == {"0100007F"}
+    assert sorted(run.evaluations_dir.glob("*/metrics*.json")), logs_of(run)
+
+
+def is_of(process: Path, uid: int) -> bool:
+    try:
+        return process.stat().st_uid == uid
+    except OSError:
+        return False
