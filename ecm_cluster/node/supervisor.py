@@ -183,13 +183,15 @@ class Supervisor:
             return subprocess.Popen(
                 [sys.executable, "-m", self.module, str(self.training.path), str(attempt), *self.arguments()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.pulse.descriptor,),
-                env={"PYTHONUTF8": "1", **os.environ, **world.export(self.place), **self._logging(),
+                env={"PYTHONUTF8": "1", **os.environ, **world.export(self.place), **self._for_libraries(),
                      pulse.ENV: str(self.pulse.descriptor)}, preexec_fn=preemption.prepare_child)
 
-    def _logging(self) -> dict[str, str]:
-        """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
+    def _for_libraries(self) -> dict[str, str]:
+        """A home if there is none; one run of W&B for all attempts, if the config logs there. The user's own stand."""
         names = {"WANDB_RUN_ID": self.training.spec.run_id, "WANDB_NAME": self.training.name,
                  "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
+        if os.path.expanduser("~") == "~":  # no HOME, and no passwd entry: what mmcv imports keeps caches there
+            names["HOME"] = str(self.work.logs_dir)
         return {k: v for k, v in names.items() if k not in os.environ}
 
     # -- how it ended
