@@ -6,13 +6,18 @@ runs with the sticky bit, a shared cache. What he does is a shell script under h
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small import make_data
+from small import ROOT, job_flags, logs_of, make_data, wait_until
 from users import ATTACKER, VICTIM, environment, home_of, needs_root, run_as, shared_folder
+
+from ecm_cluster import driver
+from ecm_cluster.run import Run
 
 pytestmark = [pytest.mark.slow, needs_root]
 
@@ -86,3 +91,50 @@ def test_git_is_not_asked_about_a_checkout_of_somebody_else(machine: Machine) ->
     done = machine.victim("sh", "-c", f'mkdir checkout/mine && python -c "{script}"', cwd=machine.shared)
     assert done.stdout == "{'commit': None, 'dirty': None}\n"
     machine.nothing_ran()
+
+
+SECRET = "s3cret-of-the-victim"
+
+
+def submitted(machine: Machine, name: str, line: str, *flags: str) -> Run:
+    """A local run of the victim's whose setup is one line, and whose environment holds a secret."""
+    job = machine.home[VICTIM] / f"{name}.yaml"
+    job.write_text((ROOT / "jobs/demo.yaml").read_text() + f"setup: ['{line}']\nenv: {{API_KEY: {SECRET}}}\n")
+    words = job_flags(machine.data, machine.shared / "runs", name)
+    machine.victim("ecm-cluster", "submit", job, *words[1:], "--cluster", "local", "--no-check", "--no-eval", *flags)
+    return Run(machine.shared / "runs" / name)
+
+
+def test_a_run_is_closed_to_others_and_no_process_of_it_shows_a_secret(machine: Machine) -> None:
+    run = submitted(machine, "closed", "true")
+    holders: set[str] = set()
+    while driver.find(run) or driver.ranks(run):
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                assert SECRET not in (process / "cmdline").read_text(), process
+                if f"API_KEY={SECRET}" in (process / "environ").read_text():
+                    holders.add((process / "cmdline").read_text())
+        time.sleep(0.05)
+    assert any("ecm_cluster.node" in line for line in holders), holders
+    assert run.completion(), logs_of(run)
+    assert {str(p) for p in run.path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()
+            } == {str(run.env_file)}
+    done = run_as(ATTACKER, "ls", run.path, env=environment(machine.home[ATTACKER]))
+    assert "Permission denied" in done.stderr
+    machine.attacker(f"! cat {run.env_file} && ! cat {run.run_file}")
+    for verb in ("status", "evaluate"):
+        done = run_as(ATTACKER, "ecm-cluster", verb, str(run.path), env=environment(machine.home[ATTACKER]),
+                      cwd=machine.shared)
+        assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_run_that_is_shared_can_be_read_by_others_but_for_its_secrets(machine: Machine) -> None:
+    run = submitted(machine, "shared", "exit 3", "--share", "all")
+    wait_until(lambda: not driver.find(run), "the driver to end")
+    done = run_as(ATTACKER, "ecm-cluster", "status", str(run.path), env=environment(machine.home[ATTACKER]),
+                  cwd=machine.shared)
+    assert done.returncode == 0, done.stderr
+    assert "shared" in done.stdout
+    machine.attacker(f"! cat {run.env_file} && ! grep -r {SECRET} {run.path} && ! touch {run.path}/x")
+    writable = [p for p in [run.path, *run.path.rglob("*")] if p.lstat().st_mode & 0o022 and not p.is_symlink()]
+    assert writable == []

@@ -32,7 +32,8 @@ train.end(75)
 """
 
 
-@pytest.mark.parametrize("log", ["/dev/full", *(pytest.param(log, marks=pytest.mark.slow) for log in ("closed", "none"))])
+@pytest.mark.parametrize("log", ["/dev/full", pytest.param("closed", marks=pytest.mark.slow),
+                                 pytest.param("none", marks=pytest.mark.slow)])
 def test_a_worker_ends_with_its_own_code_whatever_its_log_takes(log):
     """75 says that all ranks have committed; anything else would count as a failure."""
     line = f"exec {sys.executable} -c '{ENDING}' {log} {'>&- 2>&-' if log == 'none' else '> /dev/full 2>&1'}"
@@ -77,7 +78,6 @@ def test_a_user_without_a_name_a_home_and_a_locale_trains_and_nobody_else_is_lis
     (home / "here").mkdir(mode=0o777)
     (home / "here").chmod(0o777)
     env = environment(home, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", OMP_NUM_THREADS="1")
-    env["XDG_CONFIG_HOME"] = str(home)
     del env["HOME"]
     run = Run(home / "runs" / "run")
     flags = [*job_flags(shared / "data", run.path.parent, "run", runner__max_epochs=4), "--gpus", "2"]
