@@ -48,8 +48,8 @@ def enter(run: Run) -> None:
         os.chdir(run.spec.cwd)
     except OSError as error:
         os.chdir(run.logs_dir)
-        print(f"warning: {run.spec.cwd}, where the run was submitted: {error.strerror}; what the config names by a path "
-              "relative to it will not be found", file=sys.stderr)
+        print(f"warning: {run.spec.cwd}, where the run was submitted: {error.strerror}; what the config names by a "
+              "relative path will not be found", file=sys.stderr)
     threads = str(run.spec.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads  # read when torch is imported, so before it
