@@ -365,6 +365,7 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
     for path in (run.path, *run.path.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")}
+    assert not judged(run)  # all is imported, with root's rights
     with acting_as(VICTIM):
         assert told(capsys, run.path)[0] == 0
         code, out, err = told(capsys, run.path, verb=evaluate)

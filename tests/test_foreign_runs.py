@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rich.table  # noqa: F401 (else it is read with another user's rights)
 from answers import Answers
 from former_version import complete
 from steering import ended_run
@@ -20,10 +21,25 @@ from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
 
+def call(verb: Any, *argv: object) -> int:
+    return cli.run(verb.main, [str(a) for a in argv])
+
+
 def bare(folder: Path, uid: int) -> Run:
     folder.mkdir()
     (folder / "run.json").write_text("{}")
     return Run(given_to(uid, folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_is_imported(tmp_path_factory) -> None:
+    """Else it would be read from the interpreter's folder with another user's rights."""
+    run = complete(tmp_path_factory.mktemp("whole"))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        for verb, *words in ((status, "--runs-dir", run.path.parent), (status, run.path), (compare, run.path, run.path),
+                             (evaluate, run.path), (clean, run.path), (resume, run.path), (cancel, run.path)):
+            assert call(verb, *words) == 0, said.getvalue()
 
 
 @needs_root
@@ -54,10 +70,6 @@ def test_a_run_belongs_to_the_owner_of_its_folder_wherever_links_lead(tmp_path):
 # ---------------------------------------------------------------------------------------------- in a shared folder
 
 OWN_TOKEN = "ecm-cluster:mine:train:0123456789ab"
-
-
-def call(verb: Any, *argv: object) -> int:
-    return cli.run(verb.main, [str(a) for a in argv])
 
 
 def on_slurm(folder: Path, uid: int, **record: Any) -> Run:
