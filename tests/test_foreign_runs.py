@@ -121,6 +121,7 @@ def test_status_acts_on_no_job_that_another_users_run_names_and_writes_nothing_t
     assert listing(theirs.path) == before
 
 
+@pytest.mark.slow
 @needs_root
 def test_jobs_of_others_are_asked_for_apart_from_the_users_own(answers, shared, capsys):
     on_slurm(shared / "theirs", ATTACKER, job_id="666")
@@ -132,19 +133,20 @@ def test_jobs_of_others_are_asked_for_apart_from_the_users_own(answers, shared, 
 
 
 @needs_root
-@pytest.mark.parametrize("verb, words", [
-    (resume, ()), (resume, ("--dry-run",)), (cancel, ()), (clean, ()), (clean, ("--dry-run",)), (evaluate, ()),
-    (evaluate, ("--dry-run", "--checkpoints", "all"))])
-def test_a_verb_that_acts_refuses_another_users_run_in_one_line(answers, shared, capsys, verb, words):
+def test_a_verb_that_acts_refuses_another_users_run_in_one_line(answers, shared, capsys):
     theirs = on_slurm(shared / "theirs", ATTACKER)
     before = listing(theirs.path)
-    with acting_as(VICTIM):
-        assert call(verb, theirs.path, *words) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and (f"to uid {ATTACKER}; only its owner can" in err or "is not complete" in err)
+    for verb, *words in ((resume,), (resume, "--dry-run"), (cancel,), (clean,), (clean, "--dry-run"), (evaluate,),
+                         (evaluate, "--dry-run", "--checkpoints", "all")):
+        with acting_as(VICTIM):
+            assert call(verb, theirs.path, *words) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"to uid {ATTACKER}; only its owner can" in err or "is not complete" in err
     assert listing(theirs.path) == before and answers.calls() == ""
 
 
+@pytest.mark.slow
 @needs_root
 def test_figures_of_another_users_run_are_shown_and_compared(shared, capsys):
     run = complete(shared)
@@ -173,6 +175,7 @@ def test_a_run_that_only_its_owner_can_read_has_a_row_that_says_so(shared, capsy
             assert err.count("\n") == 1 and f"uid {ATTACKER}" in err
 
 
+@pytest.mark.slow
 @needs_root
 def test_whatever_another_users_run_holds_status_reads_little_of_it(shared, capsys, monkeypatch):
     theirs = on_slurm(shared / "theirs", ATTACKER)
