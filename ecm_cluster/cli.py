@@ -51,6 +51,11 @@ class Parser(argparse.ArgumentParser):
                              (float, values.number)):
             self.register("type", kind, reader)
 
+    def _get_values(self, action, arg_strings):  # noqa: D102 (argparse's own)
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # it would give the option a list
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str):  # noqa: D102 (argparse's own)
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         near = difflib.get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
