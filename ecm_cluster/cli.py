@@ -126,7 +126,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     if program.is_verb():
-        program.end_by_signals()
+        program.working_as_a_verb()
     try:
         try:
             program.working = True

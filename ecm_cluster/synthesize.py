@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # numpy, OpenCV and pycocotools are not part of a login node's install, and --help needs none of them;
         # numpy first, as OpenCV without it prints lines of its own
+        # one thread for linear algebra, of which there is little: each has a buffer, and no limit must be met
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         importlib.import_module("numpy")
         from .lvis.synthetic import Spec
     except ImportError as error:

@@ -8,6 +8,7 @@ executed does not inherit it, unless it is given :meth:`Lease.fileno` on purpose
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -93,7 +94,8 @@ def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
     try:
         handle = _open(path, 0)
     except OSError as error:
-        if error.errno not in MISTAKES:
+        # who reads from a read-only system has no lease, and nobody copies to it
+        if error.errno not in (*MISTAKES, errno.EROFS):
             raise
         return False  # there is none, or something else in its place
     try:
