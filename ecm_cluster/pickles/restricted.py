@@ -53,6 +53,11 @@ TORCH = {*(("torch", name) for name in (*DTYPES, "Size", "device", "Tensor")),
 STORAGE = re.compile(r"[A-Z]\w*Storage")
 
 
+DEEPEST = 100  # tuples in tuples
+MOST_COPIED = 100_000_000  # values that calls take over from others
+SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, collections.deque)
+
+
 class Refused(pickle.UnpicklingError):
     """A pickle asks for something that is not on the list; the text names it."""
 
@@ -83,7 +88,7 @@ class _Allowed:
         raise Refused(f"{module}.{name}")
 
     def of_torch(self, module: str, name: str) -> Any:
-        return MAKER if name.startswith("_rebuild_") or name == "Parameter" else StandIn()
+        return _Maker(name) if name.startswith("_rebuild_") or name == "Parameter" else StandIn(name)
 
     def dtype(self, text: Any, *_: Any) -> Any:
         if not isinstance(text, str) or not PLAIN_DTYPE.fullmatch(text):
@@ -115,6 +120,9 @@ class _Allowed:
 class StandIn:
     """In the place of a function, a tensor or an array."""
 
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
     def __call__(self, *_: Any) -> StandIn:
         return StandIn()
 
@@ -126,11 +134,33 @@ class TensorStandIn(StandIn):
     """In the place of a tensor."""
 
 
+class StorageStandIn(StandIn):
+    """In the place of the numbers of tensors, of which it knows how many there are."""
+
+    def __init__(self, numel: Any) -> None:
+        super().__init__()
+        if type(numel) is not int or numel < 0:
+            raise ValueError(f"a storage of {numel!r} numbers")
+        self.numel = numel
+
+
 class _Maker(StandIn):
     """In the place of a function that makes a tensor."""
 
-    def __call__(self, *_: Any) -> TensorStandIn:
+    def __call__(self, *args: Any) -> TensorStandIn:
+        if self.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and args and isinstance(args[0], StorageStandIn):
+            _check_shape(args[0].numel, *args[1:4])
         return TensorStandIn()
+
+
+def _check_shape(numel: int, offset: Any = None, size: Any = None, stride: Any = None) -> None:
+    """Whether a tensor lies in its storage: torch would make the storage larger, with whatever is in memory."""
+    shape = [size, stride, [offset]]
+    if not all(isinstance(part, (list, tuple)) and all(type(n) is int and n >= 0 for n in part) for part in shape) \
+            or len(size) != len(stride):
+        raise ValueError("a tensor without a valid shape")
+    if min(size, default=1) and offset + 1 + sum((n - 1) * step for n, step in zip(size, stride)) > numel:
+        raise ValueError("a tensor that reaches beyond its storage")
 
 
 class DtypeStandIn(StandIn):
@@ -153,7 +183,6 @@ def foreign_order(text: str, state: Any) -> str | None:
     return str(order)
 
 
-MAKER = _Maker()
 NDARRAY = StandIn()  # the class, which nothing but _reconstruct gets
 
 
@@ -169,11 +198,66 @@ class Structure(_Allowed, pickle._Unpickler):
 
     def __init__(self, file: Any, storage: Callable[[Any], None] = lambda pid: None, **options: Any) -> None:
         super().__init__(file, **options)
-        self._storage = storage
+        self._storage, self._copied = storage, 0
+        self._depths: dict[int, int] = {}  # of tuples that hold tuples, by their ids
+        self._nested: list[Any] = []  # these, so that no id is used again
 
     def persistent_load(self, pid: Any) -> StandIn:
         self._storage(pid)
-        return StandIn()
+        return StorageStandIn(pid[4])
+
+    def _call(self, function: Any, args: Any) -> Any:
+        """Call what is on the list, unless it would make much out of little."""
+        if function is not range and any(type(arg) is range for arg in args) \
+                or function in (bytes, bytearray) and args and isinstance(args[0], int):
+            raise Refused(f"a {getattr(function, '__name__', 'call')} of a size that the file does not have")
+        self._copied += sum(len(arg) for arg in args if isinstance(arg, SIZED))
+        if self._copied > MOST_COPIED:
+            raise Refused("copies of its own content")
+        return function(*args)
+
+    def _check_depth(self) -> None:
+        """Hashing, comparing and printing of tuples in tuples takes the interpreter's own stack."""
+        made = vars(self)["stack"][-1]
+        inner = [self._depths.get(id(item), 1) for item in made if type(item) is tuple] if type(made) is tuple else []
+        if inner:
+            self._depths[id(made)] = 1 + max(inner)
+            self._nested.append(made)
+            if max(inner) > DEEPEST:
+                raise ValueError("tuples that are nested too deeply")
+
+    def load_reduce(self) -> None:
+        stack: list[Any] = vars(self)["stack"]
+        args = stack.pop()
+        stack[-1] = self._call(stack[-1], args)
+        self._check_depth()
+
+    def load_newobj(self) -> None:
+        stack: list[Any] = vars(self)["stack"]
+        args = stack.pop()
+        kind = stack.pop()
+        stack.append(self._call(kind, args))
+        self._check_depth()
+
+    def _instantiate(self, kind: Any, args: Any) -> None:  # of protocol 0
+        vars(self)["stack"].append(self._call(kind, args))
+        self._check_depth()
+
+    def load_tuple(self) -> None:
+        super().load_tuple()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple1(self) -> None:
+        super().load_tuple1()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple2(self) -> None:
+        super().load_tuple2()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple3(self) -> None:
+        super().load_tuple3()  # type: ignore[misc]
+        self._check_depth()
 
     def load_build(self) -> None:
         """Give an object its state: the few kinds of objects that have one, so no other __setstate__ runs."""
@@ -197,7 +281,10 @@ class Structure(_Allowed, pickle._Unpickler):
         else:
             raise Refused(f"a state of {type(target).__module__}.{type(target).__qualname__}")
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[dict-item]
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build,  # type: ignore[dict-item]
+                pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj, pickle.TUPLE[0]: load_tuple,
+                pickle.TUPLE1[0]: load_tuple1, pickle.TUPLE2[0]: load_tuple2, pickle.TUPLE3[0]: load_tuple3}
+    del dispatch[pickle.NEWOBJ_EX[0]]  # nothing on the list needs it
 
 
 class Unpickler(Structure):
