@@ -465,6 +465,13 @@ def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
     assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]
     (root / "Annotations/2.xml").write_text("<annotation>")
     assert "2.xml is not a readable XML file" in checked(cfg)[0][0]
+    (root / "Annotations/2.xml").unlink()
+    os.mkfifo(root / "Annotations/2.xml")
+    assert "2.xml is not a readable XML file" in checked(cfg)[0][0] and "not a regular file" in checked(cfg)[0][0]
+    names = Path(test["ann_file"]).read_bytes()
+    Path(test["ann_file"]).write_bytes(b"a\0b\n")
+    assert "names 'a\\x00b'" in checked(cfg)[0][1] or "is not a readable XML file" in checked(cfg)[0][1]
+    Path(test["ann_file"]).write_bytes(names)
     (root / "JPEGImages/1.jpg").unlink()
     assert "names '1'" in checked(cfg)[0][0] and "1.jpg does not exist" in checked(cfg)[0][0]
     (root / "Annotations/0.xml").unlink()
