@@ -89,27 +89,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.csv:
         cli.check_writable("csv", args.csv)
     grid = read_grid(args)
-    made: list[plain_checkpoints.Plain] = []
+    found, plain = [], []
     if args.config:
         from . import plain_checkpoints
 
-        plain = [plain_checkpoints.prepare(Path(name), args) for name in args.run]
-        for one in plain:
-            evaluations.changing(one.plan.cfg, grid)
-        made = [one for one in plain if not one.is_made]
+        plain = [plain_checkpoints.prepare(Path(name), args, grid) for name in args.run]
     else:
         runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
     said = sys.stderr if args.json else sys.stdout
     try:
-        if args.config:
-            found = [one.make() for one in plain]
+        found = [one.make() for one in plain] or found
         wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
         for run, elements in wanted.items():
             for line in submit(run, elements, args):
                 cli.say(f"{run.name}: {line}", said)
     except UserError:
-        for one in made:
+        for one in plain:
             one.discard()
         raise
     complete = follow(wanted) if args.wait and not args.dry_run else True

@@ -6,11 +6,12 @@ import argparse
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, config, files, folders, planning, submissions, submit
+from . import checkpoints, config, evaluations, files, folders, planning, submissions, submit
 from . import job as jobs
 from .errors import UserError
 from .pickles import archive
@@ -29,10 +30,7 @@ class Plain:
     digest: str
     plan: planning.Plan
     run: Run
-
-    @property
-    def is_made(self) -> bool:
-        return self.run.completion() is not None
+    is_made: bool  # before
 
     def make(self) -> Run:
         """The run; the file is not copied: the run's checkpoint is a link to it, with its digest on record."""
@@ -44,11 +42,11 @@ class Plain:
 
     def discard(self) -> None:
         """Remove a run that was made for nothing: its job was refused."""
-        if not submissions.recorded_stages(self.run):
+        if not self.is_made and not submissions.recorded_stages(self.run):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
 
-def prepare(path: Path, args: argparse.Namespace) -> Plain:
+def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]] = ()) -> Plain:
     """Check everything about a checkpoint file that is to be scored; nothing is written.
 
     Raises:
@@ -75,8 +73,9 @@ def prepare(path: Path, args: argparse.Namespace) -> Plain:
     key = (digest, config.dump(plan.cfg), *([_digest_of_code(Path(job.code))] if job.code else []))
     text = files.digest_text(repr(key))
     run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
-    found = Plain(path, digest, plan, run)
+    found = Plain(path, digest, plan, run, run.completion() is not None)
     _check_places(found, args.checkpoints)
+    evaluations.changing(plan.cfg, grid)
     if args.dry_run and not found.is_made:
         raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
     return found

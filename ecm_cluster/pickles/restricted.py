@@ -20,13 +20,15 @@ import importlib
 import pathlib
 import pickle
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from .stand_ins import DtypeStandIn, Maker, Refused, StandIn, StorageStandIn, TensorStandIn, foreign_order
+
+__all__ = ["PLAIN_DTYPE", "Probe", "Refused", "StandIn", "Structure", "TensorStandIn", "Unpickler", "load"]
+
 # dtypes whose data are bytes of a fixed size and nothing else: no objects, no fields, no times
 PLAIN_DTYPE = re.compile(r"b1|i[1248]|u[1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
-NATIVE = "<" if sys.byteorder == "little" else ">"
 
 RENAMED = {"numpy.core.multiarray": "numpy._core.multiarray",
            "numpy.core.numeric": "numpy._core.numeric", "torch.tensor": "torch._tensor", "pathlib._local": "pathlib"}
@@ -58,10 +60,6 @@ MOST_COPIED = 100_000_000  # values that calls take over from others
 SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, collections.deque)
 
 
-class Refused(pickle.UnpicklingError):
-    """A pickle asks for something that is not on the list; the text names it."""
-
-
 class _Allowed:
     """The list, for an unpickler to be mixed in before."""
 
@@ -88,7 +86,7 @@ class _Allowed:
         raise Refused(f"{module}.{name}")
 
     def of_torch(self, module: str, name: str) -> Any:
-        return _Maker(name) if name.startswith("_rebuild_") or name == "Parameter" else StandIn(name)
+        return Maker(name) if name.startswith("_rebuild_") or name == "Parameter" else StandIn(name)
 
     def dtype(self, text: Any, *_: Any) -> Any:
         if not isinstance(text, str) or not PLAIN_DTYPE.fullmatch(text):
@@ -115,72 +113,6 @@ class _Allowed:
         if not isinstance(dtype, self.numpy.dtype):
             raise Refused("numpy data of no dtype")
         return dtype
-
-
-class StandIn:
-    """In the place of a function, a tensor or an array."""
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-
-    def __call__(self, *_: Any) -> StandIn:
-        return StandIn()
-
-    def __setstate__(self, state: Any) -> None:
-        """Nothing is kept."""
-
-
-class TensorStandIn(StandIn):
-    """In the place of a tensor."""
-
-
-class StorageStandIn(StandIn):
-    """In the place of the numbers of tensors, of which it knows how many there are."""
-
-    def __init__(self, numel: Any) -> None:
-        super().__init__()
-        if type(numel) is not int or numel < 0:
-            raise ValueError(f"a storage of {numel!r} numbers")
-        self.numel = numel
-
-
-class _Maker(StandIn):
-    """In the place of a function that makes a tensor."""
-
-    def __call__(self, *args: Any) -> TensorStandIn:
-        if self.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and args and isinstance(args[0], StorageStandIn):
-            _check_shape(args[0].numel, *args[1:4])
-        return TensorStandIn()
-
-
-def _check_shape(numel: int, offset: Any = None, size: Any = None, stride: Any = None) -> None:
-    """Whether a tensor lies in its storage: torch would make the storage larger, with whatever is in memory."""
-    shape = [size, stride, [offset]]
-    if not all(isinstance(part, (list, tuple)) and all(type(n) is int and n >= 0 for n in part) for part in shape) \
-            or len(size) != len(stride):
-        raise ValueError("a tensor without a valid shape")
-    if min(size, default=1) and offset + 1 + sum((n - 1) * step for n, step in zip(size, stride)) > numel:
-        raise ValueError("a tensor that reaches beyond its storage")
-
-
-class DtypeStandIn(StandIn):
-    """In the place of a dtype, of which it knows what can be read."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __setstate__(self, state: Any) -> None:
-        foreign_order(self.text, state)
-
-
-def foreign_order(text: str, state: Any) -> str | None:
-    """The byte order in a dtype's state, where it is not this machine's; the rest of it is in its text."""
-    order = state[1]
-    if order in ("|", "=", NATIVE):
-        return None
-    if order not in ("<", ">") or text[0] in "SU":
-        raise Refused(f"numpy data of dtype {order}{text}")
-    return str(order)
 
 
 NDARRAY = StandIn()  # the class, which nothing but _reconstruct gets
@@ -282,8 +214,9 @@ class Structure(_Allowed, pickle._Unpickler):
             raise Refused(f"a state of {type(target).__module__}.{type(target).__qualname__}")
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build,  # type: ignore[dict-item]
-                pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj, pickle.TUPLE[0]: load_tuple,
-                pickle.TUPLE1[0]: load_tuple1, pickle.TUPLE2[0]: load_tuple2, pickle.TUPLE3[0]: load_tuple3}
+                pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj,  # type: ignore[dict-item]
+                pickle.TUPLE[0]: load_tuple, pickle.TUPLE1[0]: load_tuple1,  # type: ignore[dict-item]
+                pickle.TUPLE2[0]: load_tuple2, pickle.TUPLE3[0]: load_tuple3}  # type: ignore[dict-item]
     del dispatch[pickle.NEWOBJ_EX[0]]  # nothing on the list needs it
 
 
