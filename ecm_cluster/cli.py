@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from . import folders, output, program, values
-from .errors import UserError
+from .errors import Failed, UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
@@ -126,7 +126,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     if program.is_verb():
-        program.end_by_signals()
+        program.working_as_a_verb()
     try:
         try:
             program.working = True
@@ -137,7 +137,7 @@ def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
     except UserError as error:
         say(f"error: {program.one_line(error)}", sys.stderr)
-        return EXIT_USAGE
+        return EXIT_FAILED if isinstance(error, Failed) else EXIT_USAGE
     except RuntimeError as error:
         if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
             program.report(error)

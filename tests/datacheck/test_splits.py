@@ -91,7 +91,10 @@ LATER = {
     "a point that is none": (change("annotations", 4, segmentation=[[1, 1, 5, None, 5, 6]]), "polygons of at least 6"),
     "a mask without end": (change("annotations", 4, segmentation=[[1, 1, 5, math.nan, 5, 6]]), "polygons of at least"),
     "a box without end": (change("annotations", 3, bbox=[1, 1, math.inf, 4]), "expected x, y, width, height"),
-    "a nameless area": (change("annotations", 4, area=math.nan), "(id 5) has 'area' nan; expected a finite number"),
+    "a nameless area": (change("annotations", 4, area=math.nan), "(id 5) has 'area' NaN; expected a finite number"),
+    "a huge number": (change("annotations", 3, bbox=[1, 1, 10**400, 4]), "expected x, y, width, height"),
+    "a huge area": (change("annotations", 4, area=10**30), "(id 5) has 'area' 1000000000"),
+    "a huge mask": (change("annotations", 4, segmentation=[[1, 1, 5, 10**400, 5, 6]]), "polygons of at least"),
     "an empty polygon": (change("annotations", 4, segmentation=[[]]), "has 'segmentation' [[]]; expected polygons"),
     "no size of a mask": (change("annotations", 4, segmentation={"counts": "a"}), "an encoding with counts and size"),
     "no name": (change("images", 2, file_name=None), "entry 3 of 'images' (id 14) has no 'file_name'"),
@@ -107,7 +110,8 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
     if not whole:
         monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
         if any(word in case for word in (
-                "twice", "half a box", "box of words", "not an object", "empty", "no size", "points", "point that")):
+                "twice", "half a box", "box of words", "huge", "not an object",
+                "empty", "no size", "points", "point that")):
             pytest.skip("a large file is not searched for it")
     spoil, said = LATER[case]
     document = coco()
@@ -120,12 +124,36 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
 
 def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypatch):
     monkeypatch.setattr(entries, "WHOLE", 0)
-    monkeypatch.setattr(entries.json, "loads", lambda text: pytest.fail("it was parsed"))
+    monkeypatch.setattr(entries.outline, "parse", lambda *_: pytest.fail("it was parsed"))
     monkeypatch.setattr(entries, "CHUNK", 300)
     for masks in (False, True):
         cfg = config(data, train=section(data, "train", masks=masks))
         needs = splits.needs_of(splits.leaves(cfg, "train")[0], "train", cfg, False)
         assert entries.check(data / "train.json", "it", needs, [10, 11, 12]) == ([], [])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_two_objects_is_refused(data, monkeypatch, whole):
+    if not whole:
+        monkeypatch.setattr(entries, "WHOLE", 0)
+    for between in ("", "\n"):
+        (data / "train.json").write_text(json.dumps(coco()) + between + json.dumps(coco()))
+        (problem,) = checked(config(data), scored=False)[0]
+        assert problem.startswith("data.train.ann_file: ") and "not valid JSON (Extra data" in problem
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda p: p.write_bytes(b'{"a":' * 100_000 + b"}"), "nested too deeply"),
+    (lambda p: p.write_bytes(b"[" * 100_000), "is no JSON object"),
+    (lambda p: p.write_bytes(b'{"images": [{"id": "\xe4"}], "categories": []}'), "not valid JSON ('utf-8' codec"),
+    (os.mkfifo, "is not a regular file"), (lambda p: p.symlink_to("/dev/zero"), "is not a regular file"),
+    (lambda p: p.mkdir(), "is a folder"), (lambda p: p.symlink_to(p), "")])
+def test_what_is_no_annotation_file_is_refused_in_one_line(data, make, said):
+    path = data / "train.json"
+    path.unlink()
+    make(path)
+    (problem,) = checked(config(data), scored=False)[0]
+    assert problem.startswith("data.train.ann_file: ") and said in problem and "\n" not in problem
 
 
 def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
