@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def _in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ctrl-C while modules are imported, before a verb handles it itself."""
+    """Ctrl-C while the module is imported that handles everything else."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
@@ -19,3 +19,6 @@ def _in_one_line(kind: type[BaseException], error: BaseException, trace: Any) ->
 
 if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "ecm-cluster"):  # as a program, not as a library
     sys.excepthook = _in_one_line
+    from . import program
+
+    program.begin()

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for run in found:
         _ = run.spec  # a run that is none is an error before anything is cancelled
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
+    cli.acts()
     return max([cancel(run) for run in found])
 
 

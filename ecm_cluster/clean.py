@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     run = runs.find(args.run, runs_dir)
     _ = run.spec
+    if not args.dry_run:
+        cli.acts()
     with submissions.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():

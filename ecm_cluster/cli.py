@@ -1,4 +1,4 @@
-"""What all verbs share: exit codes, one-line errors, output that survives a closed pipe.
+"""What all verbs share: exit codes, one-line errors, output that nobody has to read.
 
 A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``. Nothing heavy is imported at
 its top, so that ``--help`` answers at once on a login node without torch.
@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
+from . import output, program
 from .errors import UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
+_acts = False
 
 
 def as_typed(text: str) -> str:
@@ -48,24 +52,85 @@ class Parser(argparse.ArgumentParser):
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
         near = difflib.get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
         hint = f"; did you mean {near[0]}?" if near else ""
-        self.exit(EXIT_USAGE, f"error: {message}{hint} (see {self.prog} --help)\n")
+        self.exit(EXIT_USAGE, f"error: {program.one_line(message)}{hint} (see {self.prog} --help)\n")
+
+
+def check_writable(option: str, given: str) -> None:
+    """See to it, before any work is done, that a file named on the command line can be written later.
+
+    Raises:
+        UserError: It cannot.
+    """
+    path = Path(given).expanduser().absolute()
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a directory; give a file")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: {path.parent} does not exist; create it, or give another file")
+    if not os.access(path.parent if path.is_file() or not path.exists() else path, os.W_OK):
+        raise UserError(f"{option}: no permission to write {path}; give another file")
+
+
+def write_file(option: str, given: str, text: str) -> None:
+    """Write the file of an option such as ``--csv``: a regular one whole or not at all, a pipe or device as it is.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    from . import files
+
+    path = Path(given).expanduser().absolute()
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            files.write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{option}: {path}: {error.strerror or error}; give another file") from None
+
+
+def acts() -> None:
+    """Say that this call does something: a report of it that cannot be written does not make it fail."""
+    global _acts
+    _acts = True
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Call a verb's ``main`` and turn what it raises into an exit code.
+    """Call a verb's ``main`` and turn whatever it raises into an exit code and one line.
 
     Returns:
-        The verb's own code; 2 after a :class:`UserError` (printed as one line); 130 after Ctrl-C.
+        The verb's own code; 2 after a :class:`UserError`; 1 after any other exception, or where a report that was the
+        point of the call could not be written; 128 and the number of the signal that ended it, as 130 after Ctrl-C.
     """
+    global _acts
+    _acts = False
+    with output.Streams() as streams:
+        code = _ended(main, argv)
+        streams.flush()
+        if streams.lost is not None:
+            word = "warning" if _acts or code else "error"
+            print(f"{word}: standard output: {program.describe(streams.lost)}", file=sys.stderr)
+            code = code or (EXIT_OK if _acts else EXIT_FAILED)
+    return code
+
+
+def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    if program.is_verb():
+        program.end_by_signals()
     try:
-        return main(argv)
+        try:
+            program.working = True
+            return main(argv)
+        finally:
+            program.working = False
+    except SystemExit as end:  # argparse
+        return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
     except UserError as error:
-        say(f"error: {' '.join(str(error).split())}", sys.stderr)
+        say(f"error: {program.one_line(error)}", sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # `status | head` closes the pipe; the interpreter would complain once more while it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+    except KeyboardInterrupt as end:
+        number = signal.Signals(end.args[0] if end.args else signal.SIGINT)
+        print(program.ENDINGS[number], file=sys.stderr)
+        return 128 + number
+    except Exception as error:
+        program.report(error)
+        return EXIT_FAILED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, files, runs
+from . import cli, runs
 from . import job as jobs
 from .errors import UserError
 from .reporting import results
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.top < 0:
         raise UserError(f"top: {args.top} is not legal; give 0 or more")
+    if args.csv:
+        cli.check_writable("csv", args.csv)
     runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
     one, other = (scores_of(text, runs_dir) for text in args.run)
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"iou: {kind} is not scored in both; give {' or '.join(kinds) or 'other runs'}")
     changes = classes(one, other, kind)
     if args.csv:
-        files.write_text(Path(args.csv), as_csv(changes, kind))
+        cli.write_file("csv", args.csv, as_csv(changes, kind))
     if args.json:
         print(json.dumps({"iou": kind, "runs": [source(one), source(other)], "classes": changes}, indent=1))
     else:

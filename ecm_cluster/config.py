@@ -19,21 +19,21 @@ from typing import Any
 
 from .config_edit import (
     BASE,
-    RESERVED,
     MergeError,
     apply_options,
-    dump,
     merge,
     nested,
     rewrite_data_root,
 )
 from .config_options import parse_option, parse_options
 from .config_source import Source
+from .config_text import RESERVED, dump
+from .config_text import load as read_frozen
 from .errors import UserError
 from .job import resource_dir
 
 __all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
-           "rewrite_data_root"]
+           "read_frozen", "rewrite_data_root"]
 
 SHIPPED = "mmdet::"
 
@@ -43,7 +43,11 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
     Args:
         path: A file, one of the configs that come with this program (``configs/…``), or ``mmdet::`` and the
-            path of one that mmdet ships.
+            path of one that mmdet ships. It is executed, as mmcv does it; of a run's own config take
+            :func:`read_frozen`.
+
+    Raises:
+        UserError: It cannot be read, or holds what :func:`dump` does not write.
     """
     reading = _Reading()
     file = find(path)

@@ -1,15 +1,12 @@
-"""What is done to a config once it is read: inherit, set options, move the data root, write it as text.
+"""What is done to a config once it is read: inherit, set options, move the data root.
 
 All of it works on plain dicts, lists and tuples. The rules of inheritance and of options are those of
 mmcv 1.x (``Config._merge_a_into_b``, ``Config.merge_from_dict``), which tests compare with.
 """
 
 from __future__ import annotations
-import __future__
 
 import copy
-import keyword
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +18,6 @@ from .mmconfig import lookup
 
 BASE, DELETE = "_base_", "_delete_"
 _DATA = re.compile(r"(\./)?data/")
-RESERVED = ("filename", "text", "pretty_text")  # mmcv.Config keeps these names for itself
 
 
 class MergeError(ValueError):
@@ -152,66 +148,3 @@ def rewrite_data_root(cfg: dict[str, Any], new_root: str | os.PathLike) -> dict[
         shown = " ".join(f"--set {key}={new}{text[len('data'):]}" for key, text in left.items())
         raise UserError(f"config: {len(left)} path(s) with data/ in front {reason}; give: {shown}")
     return map_strings(cfg, lambda text: (new + text[len(root):]) or "/" if inside(text) else text)
-
-
-def dump(cfg: Mapping[str, Any]) -> str:
-    """``cfg`` as a Python file of literals, which this reader and ``mmcv.Config`` turn into it again.
-
-    Classes and functions that a config binds at its top by ``from … import …`` are left out, as modules are
-    when it is read: they are the file's tools and no settings.
-
-    Raises:
-        UserError: A key cannot be a name in a config, or a value is no literal; it names the key.
-    """
-    lines = []
-    for key, value in cfg.items():
-        if callable(value) or isinstance(value, __future__._Feature):
-            continue
-        legal = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
-        if not legal or key.startswith("__") or key in RESERVED or key == BASE:
-            raise UserError(f"config: {key!r} cannot be a name in an mmdet config; choose another")
-        try:
-            lines.append(f"{key} = {_literal(value, key, '')}\n")
-        except RecursionError:
-            raise UserError(f"config: {key} is nested too deeply, or contains itself; expected plain values") from None
-    return "".join(lines)
-
-
-def _literal(value: Any, key: str, indent: str) -> str:
-    if value is None or type(value) in (bool, int):
-        return repr(value)
-    if type(value) is range:  # gpu_ids in what mmdet writes down
-        return repr(value)
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    elif getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy's numbers
-        value = value.item()
-        if type(value) in (bool, int):
-            return repr(value)
-    if type(value) in (str, bytes):
-        # a reader would take {{ name }} for one of its variables
-        return repr(value).replace("{{", "{\\x7b")
-    if type(value) is float:
-        return repr(value) if math.isfinite(value) else f"float('{value!r}')"
-    if isinstance(value, dict):
-        inner = indent + " "
-        items = [f"{_literal(k, key, '')}: {_literal(v, f'{key}.{k}', inner)}" for k, v in value.items()]
-        return _bracketed("{", items, "}", indent)
-    if type(value) in (list, tuple):
-        items = [_literal(item, f"{key}.{at}", indent + " ") for at, item in enumerate(value)]
-        if type(value) is list:
-            return _bracketed("[", items, "]", indent)
-        return _bracketed("(", items, ",)" if len(items) == 1 else ")", indent)
-    if type(value) is set:
-        items = sorted(_literal(item, key, "") for item in value)
-        return _bracketed("{", items, "}", indent) if value else "set()"
-    shown = " ".join(repr(value).split())
-    raise UserError(f"config: invalid {key}: a {type(value).__name__} ({shown[:80]}) cannot be written to the run's "
-                    "config; expected a number, a string, True, False, None, or a list, tuple or dict of these")
-
-
-def _bracketed(left: str, items: list[str], right: str, indent: str) -> str:
-    line = left + ", ".join(items) + right
-    if len(line) + len(indent) <= 100 and "\n" not in line:
-        return line
-    return left + f",\n{indent} ".join(items) + right

@@ -8,9 +8,9 @@ value takes once the bases are read. (The rules are those of mmcv 1.x, ``Config.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import importlib.util
-import json
 import re
 import sys
 import types
@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import reading
 from .config_edit import BASE, map_strings
+from .config_text import literals
 from .errors import UserError
 
 # never imported while a config is read, even where they are installed: a login node may lack them, and torch
@@ -45,9 +47,10 @@ class Source:
         if path.suffix not in (".py", ".json", ".yaml", ".yml"):
             raise UserError(f"config {path}: is no .py, .json, .yaml or .yml")
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"config {path}: cannot be read ({error})") from None
+            text = reading.read_text(path)
+        except OSError as error:
+            raise UserError(f"config {path}: cannot be read ({error.strerror}); check the path and its permissions"
+                            ) from None
         own = {"fileDirname": str(path.parent), "fileBasename": path.name,
                "fileBasenameNoExtension": path.stem, "fileExtname": path.suffix}
         text = _FILE_VARIABLE.sub(lambda match: own[match[1]], text)
@@ -73,6 +76,7 @@ class Source:
         values = self._execute() if self.path.suffix == ".py" else self._parse()
         if not isinstance(values, dict):
             raise UserError(f"config {self.path}: expected names and values, not a {type(values).__name__}")
+        literals(values, f"config {self.path}")  # what cannot be written down may not bear to be walked or copied
         return values
 
     def substitute(self, values: dict[str, Any], inherited: dict[str, Any]) -> dict[str, Any]:
@@ -105,15 +109,12 @@ class Source:
 
     def _parse(self) -> Any:
         if self.path.suffix == ".json":
-            try:
-                return json.loads(self.text)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{self.path}:{error.lineno}: not valid JSON ({error.msg})") from None
+            return reading.parse_json(self.text, self.path)
         import yaml  # few configs are YAML, and it takes 30 ms
 
         try:
             return yaml.safe_load(self.text)
-        except yaml.YAMLError as error:
+        except Exception as error:  # beside its own, whatever a date, a number or a depth makes
             raise UserError(f"config {self.path}: not valid YAML ({_one_line(error)})") from None
 
     def _execute(self) -> dict[str, Any]:
@@ -126,8 +127,11 @@ class Source:
         module.__file__ = str(self.path)
         sys.modules[module.__name__] = module  # a dataclass made by the config looks its module up there
         try:
-            exec(compile(tree, str(self.path), "exec", dont_inherit=True), module.__dict__)
-        except (Exception, SystemExit) as error:
+            with contextlib.redirect_stdout(sys.stderr):  # what a verb prints may be read by a program
+                exec(compile(tree, str(self.path), "exec", dont_inherit=True), module.__dict__)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit among others
             line = self._line_of(error)
             raise UserError(f"{self.path}:{line}: {type(error).__name__}: {_one_line(error)}") from None
         finally:
@@ -138,9 +142,11 @@ class Source:
     def _tree(self) -> ast.Module:
         try:
             return ast.parse(self.text, filename=str(self.path))
+        except (RecursionError, MemoryError):
+            raise UserError(f"{self.path}:1: nested too deeply; expected names and values") from None
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
-            quoted = any(token in self.text.splitlines()[line - 1] for token in self.tokens)
+            quoted = any(token in "".join(self.text.splitlines()[line - 1:line]) for token in self.tokens)
             hint = f"; {{{{ {BASE}.… }}}} stands for a value and goes without quotes" if quoted else ""
             raise UserError(f"{self.path}:{line}: {getattr(error, 'msg', error)}{hint}") from None
 
@@ -178,4 +184,7 @@ def _importable(top: str) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:  # an exception of the config's own
+        return "without a message"

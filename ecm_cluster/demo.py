@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    cli.acts()
     began = time.monotonic()
     out = Path(args.out).expanduser().absolute()
     if out.exists() and not out.is_dir():

@@ -38,12 +38,12 @@ def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overr
                             f"evenly; give a number of ranks (nodes × gpus) out of {legal}, or --rescale, which "
                             "changes batch and order")
         record.virtual_ranks = world
-        return rescaled(config.read(run.config_file), job, virtual)
+        return rescaled(config.read_frozen(run.config_file), job, virtual)
     if world == begun.world_size:
         return []
     lines = [] if world == virtual else [f"{world} play the {virtual} that the run is laid out for, with "
                                          f"{virtual // world} batches each in every optimizer step"]
-    lost = exactness.elastic_problems(config.read(run.config_file))
+    lost = exactness.elastic_problems(config.read_frozen(run.config_file))
     if lost and not rescale:
         raise UserError(f"nodes, gpus: with {world} ranks {run.name} would be another run than with "
                         f"{begun.world_size}: {lost[0]}; keep {begun.world_size}, or give --rescale, which accepts it")

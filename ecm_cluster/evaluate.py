@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.code and not args.config:
         raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
                         "checkpoint file with --config")
+    if args.csv:
+        cli.check_writable("csv", args.csv)
     grid = read_grid(args)
     if args.config:
         from . import plain_checkpoints
@@ -128,7 +130,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
         if best is None:
             raise UserError(f"checkpoints: the best of {run.name} is {name}, which is no longer there; give all")
     places = evaluations.parse_places(run, args.checkpoints, best)
-    return evaluations.combine(places, evaluations.changing(config.read(run.config_file), grid))
+    return evaluations.combine(places, evaluations.changing(config.read_frozen(run.config_file), grid))
 
 
 # ---------------------------------------------------------------------------------------------- submitting
@@ -153,6 +155,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         if backend.queues:
             lines += shell.ignored(os.environ, place_of(run.job(chain.TRAIN), args, False))
         if not args.dry_run:
+            cli.acts()
             backend.require("evaluate from a login node")
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
         for sweep in backend.sweeps(new, [e for e in new if has_answers(run, e)]):
@@ -163,7 +166,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
 def wrong_data(run: Run) -> list[str]:
     """Why a job could not score: the test data of a run that was submitted without an evaluation, or has changed."""
     staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
-    return splits.check(config.read(run.config_file), staged, scored=True, trained=False).problems
+    return splits.check(config.read_frozen(run.config_file), staged, scored=True, trained=False).problems
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
@@ -261,10 +264,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
             files.write_text(run.results_file, results.as_csv(results.rows(run)))
     found = results.ranked(found, metric)
     if args.csv:
-        try:
-            files.write_text(Path(args.csv), results.as_csv(found))
-        except OSError as error:
-            raise UserError(f"csv: {args.csv} cannot be written ({error.strerror}); give another file") from None
+        cli.write_file("csv", args.csv, results.as_csv(found))
     if args.json:
         print(json.dumps(results.as_records(found), indent=1))
     elif found:

@@ -61,7 +61,6 @@ def make(job: jobs.Job, where: str) -> Plan:
     """
     path = jobs.find_config(job.config)
     written = config.read(path)
-    config.dump(written)  # what cannot be written down may not bear to be copied either
     base = settled.replace_references(written)
     cfg = config.apply_options(base, job.options)
     # another Python may have another mmdet

@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend.check(requests(run, plan), "give other flags", os.environ)  # before anything is changed
         if args.dry_run:
             return dry_run(run, plan)
+        cli.acts()
         carry_out(run, plan, args)
     if args.wait:
         from . import waiting

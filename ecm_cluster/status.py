@@ -7,12 +7,13 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, handover, recovery, runs, submissions
+from . import chain, cli, cluster, handover, output, recovery, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -110,15 +111,8 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     for s in folded:
         cells = (s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
                  "" if s.loss is None else f"{s.loss:.3f}", headline(s), cli.as_typed(s.reason))
-        table.add_row(*map(Text, cells))  # not markup: a reason may hold [brackets]
-    console = Console(width=None if _on_terminal() else 160)
-    console.print(table)
-
-
-def _on_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
+        table.add_row(*(Text(output.printable(cell)) for cell in cells))  # no markup: a reason may hold [brackets]
+    Console(file=output.bare(sys.stdout), width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def progress(s: states.RunState) -> str:

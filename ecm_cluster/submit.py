@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(["--check=here" if word == "--check" else word for word in words])
     job = read_job(args)
     if not args.dry_run:
+        cli.acts()
         require(args.cluster)
     run_dir = Path(job.runs_dir).expanduser().absolute()
     run = submit(run_dir, job, args)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cli
+from . import cli, output
 from .errors import UserError
 from .files import TMP_MARK, fsync_dir, kill_point, write_json
 
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         raise UserError(f"synthesize needs numpy, OpenCV and pycocotools ({error}): {REMEDY}") from error
 
+    cli.acts()
     spec = Spec(args.train_images, args.val_images, args.classes, args.seed, args.image_size, args.min_images)
     manifest, outcome = synthesize(args.out, spec, force=args.force, progress=_progress)
     _report(args.out, manifest, outcome)
@@ -172,7 +173,8 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(file=output.bare(sys.stderr)), redirect_stdout=False, redirect_stderr=False,
+                  transient=True) as bar:
         task = bar.add_task("drawing images", total=total)
         yield lambda: bar.advance(task)
 

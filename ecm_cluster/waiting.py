@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import cli
+from . import cli, output, program
 from .backends import choose
 from .reporting import results
 from .reporting import state as states
@@ -51,7 +51,8 @@ def _show(state: states.RunState, shown: str) -> str:
         loss = f", loss {state.loss:.3f}" if state.loss is not None else ""
         line += f"; attempt {state.attempt}, iteration {state.iteration}/{state.iterations}{loss}{pace}"
     if sys.stdout.isatty():
-        print(f"\r\033[K{line}", end="" if state.state not in ENDED else "\n", flush=True)
+        print(f"\r\033[K{output.printable(program.one_line(line))}", end="" if state.state not in ENDED else "\n",
+              flush=True, file=output.bare(sys.stdout))
         return line
     # in a log: a line when something changes, progress every tenth of the way
     key = f"{state.state}:{state.attempt}:{state.reason if state.state != 'evaluating' else ''}"

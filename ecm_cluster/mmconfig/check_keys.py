@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import UserError
-from . import classes, kinds, sections
+from . import classes, kinds, ranges, sections
 from .lookup import NOTHING, asked, at, nearest, paths
 from .own_code import OwnCode
 
@@ -43,7 +43,9 @@ def refuse(base: Mapping[str, Any], cfg: dict[str, Any], options: Mapping[str, A
         UserError: It names the key, the nearest legal ones, and how to set it all the same.
     """
     checking = _Checking(base, cfg, options, OwnCode(cfg, code), release)
-    found = dict(checking.config())
+    found: dict[str, str] = {}
+    for key, text in checking.config():
+        found.setdefault(key, text)
     if found:
         key, text = next(iter(found.items()))
         more = list(found)[1:]
@@ -80,6 +82,7 @@ class _Checking:
                 yield name, self.no_section(name, named[1])
             else:
                 yield from self.misspelt(name, named[1])
+        yield from ((key, f"{self.who(key)}: {wrong}") for key, wrong in ranges.problems(self.cfg))
 
     def section(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
         """A part of the config that is no block of one class."""

@@ -138,16 +138,21 @@ def unused(cfg: dict[str, Any]) -> dict[str, str]:
     found.update(_unseen(cfg))
     fixed = {"evaluation.iou_thrs": _LVIS, "evaluation.proposal_nums": _LVIS} if _rules(cfg) == {"lvis"} else {}
     removed = [f"{section}.{number}.keep_local" for section in ("log_config.hooks", "custom_hooks")
-               for number, hook in enumerate(at(cfg, section) or ()) if at(hook, "keep_local") is False]
+               for number, hook in enumerate(_list(cfg, section)) if at(hook, "keep_local") is False]
     return {**found, **dict.fromkeys(removed, _WHERE), **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
 
 
 def _unseen(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What MMDetWandbHook would upload of checkpoints and evaluations, which are not made by the training's hooks."""
-    for number, hook in enumerate(at(cfg, "log_config.hooks") or ()):
+    for number, hook in enumerate(_list(cfg, "log_config.hooks")):
         if at(hook, "type") == "MMDetWandbHook":
             yield from ((f"log_config.hooks.{number}.{key}", "checkpoints are committed and scored outside of hooks")
                         for key in ("log_checkpoint", "log_checkpoint_metadata", "num_eval_images") if hook.get(key))
+
+
+def _list(cfg: dict[str, Any], key: str) -> list[Any] | tuple[Any, ...]:
+    value = at(cfg, key)
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _rules(cfg: dict[str, Any]) -> set[str | None]:
@@ -178,11 +183,6 @@ def refuse(cfg: dict[str, Any]) -> None:
                              sorted(name for name in inside if f"{section}.{name}" not in REFUSED))
     _refuse_runner(cfg)
     _refuse_parts(cfg)
-    for section in ("data", "data.train_dataloader", "data.test_dataloader"):
-        for name, least in (("samples_per_gpu", 1), ("workers_per_gpu", 0)):
-            value = (at(cfg, section) or {}).get(name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise UserError(f"config: invalid {section}.{name}: {value!r}; expected an integer, {least} or more")
     if cfg.get("mp_start_method") not in START_METHODS:
         raise one_of("config: mp_start_method", cfg["mp_start_method"], START_METHODS[:-1])
     if cfg.get("fp16") is not None and "type" in (cfg.get("optimizer_config") or {}):

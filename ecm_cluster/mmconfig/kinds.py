@@ -56,6 +56,8 @@ def problem(value: Any, kinds: str, before: Any = None) -> str | None:
 
 
 def short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 2**64:  # Python 3.11 does not print one of many digits
+        return f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
 

@@ -152,7 +152,7 @@ def annotations_digest(run: Run) -> str | None:
     Raises:
         UserError: They are not those of the submission.
     """
-    paths = planned.annotation_files(config.read(run.config_file), "test")
+    paths = planned.annotation_files(config.read_frozen(run.config_file), "test")
     paths = paths or [path for split, path in run.spec.annotations.items() if split == "test"]
     digest = planned.digest_of_all([files.digest(path) for path in paths])
     recorded = run.spec.digests.get("val_annotations")
@@ -176,7 +176,7 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
         done, total, phase=f"scoring {kind}"))
     if scoring.get("min_score"):
         found = found.take(found.score >= scoring["min_score"])
-    figures = score_parts.score(scored, found, protocol(config.read(run.config_file)), options,
+    figures = score_parts.score(scored, found, protocol(config.read_frozen(run.config_file)), options,
                                 lambda: test_set(run))
     provenance = {"run": run.name, "checkpoint": checkpoint.file, "iteration": checkpoint.iteration,
                   "epoch": checkpoint.epoch, "checkpoint_digest": checkpoint.digest,

@@ -75,7 +75,7 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     staging, memory = Staging.of(record, job), job.memory_mib  # for each GPU, where it is known
     beat = Beat()
     beat(0, 0, "")
-    ann_files = planned.annotation_files(config.read(run.config_file), split)
+    ann_files = planned.annotation_files(config.read_frozen(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
     told = Told(work, attempt, place)
     packs = _packs(staging, ann_files, data, told)

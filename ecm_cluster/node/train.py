@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-from .. import chain, evaluations, training_log
+from .. import chain, config_text, evaluations, reading, training_log
 from ..run import Run
 from . import failures, preemption, pulse, staging
 from .supervisor import EXIT_STOPPED
@@ -65,7 +65,8 @@ def load_config(run: Run) -> Any:
     from . import loading
 
     loading.guard_mmcv()
-    cfg = Config.fromfile(str(run.config_file))
+    text = reading.read_text(run.config_file)
+    cfg = Config(config_text.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
     return cfg

@@ -59,6 +59,7 @@ def run_pack(args: argparse.Namespace) -> int:
     root = Path(os.path.normpath(args.data_root.expanduser()))
     out = (args.out or root.absolute().with_name(f"{root.absolute().name}.pack")).expanduser()
     options = Options(size_of(args.shard_size), checked_threads(args.threads), args.strict, args.replace)
+    cli.acts()
     began = time.monotonic()
     try:
         outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))

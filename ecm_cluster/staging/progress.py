@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .. import output
 from ..values import size_text
 
 EVERY = 5.0  # seconds between two lines of a log
@@ -28,8 +29,9 @@ def shown(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-                  TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+                  TimeRemainingColumn(), console=Console(file=output.bare(sys.stderr)),
+                  redirect_stdout=False, redirect_stderr=False, transient=True) as bar:
+        task = bar.add_task(output.printable(what), total=total)
         yield lambda size: bar.advance(task, size)
 
 

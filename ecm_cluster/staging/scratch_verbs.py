@@ -68,6 +68,7 @@ def run_copy(args: argparse.Namespace) -> int:
     names = args.annotation_files or [a.name for a in found.annotations]
     wanted = found.needed(names, images=not args.annotations_only) if args.annotation_files or args.annotations_only \
         else list(found.files)
+    cli.acts()
     with shown("staging", sum(f.size for f in wanted)) as advance:
         staged = copying.stage(found, wanted, scratch, threads=args.threads, on_progress=Differences(advance))
     staged.lease.release()
@@ -127,6 +128,7 @@ def run_gc(args: argparse.Namespace) -> int:
     from .pack_verbs import size_of
 
     scratch = scratch_at(args.scratch)
+    cli.acts()
     removed = scratch.collect(size_of(args.room, "room") if args.room else None)
     for found in removed:
         print(f"removed {found.digest} ({size_text(found.bytes)} of {found.pack or 'an unfinished copy'})")

@@ -92,6 +92,30 @@ def test_a_plus_sets_a_key_that_neither_the_config_nor_the_class_knows(demo):
     assert refused(demo, "+model.backbone.my_new=3", "model.backbone.my_nem=3"), "the plus is for one key"
 
 
+@pytest.mark.parametrize(("option", "expected"), [
+    ("optimizer.lr=-1", "a number, 0 or more"), ("optimizer.lr=inf", "a number, 0 or more"),
+    ("optimizer.lr=1e400", "a number, 0 or more"), ("optimizer.weight_decay=-0.1", "a number, 0 or more"),
+    ("data.samples_per_gpu=0", "an integer, 1 to 65536"),
+    ("data.samples_per_gpu=10000000000", "an integer, 1 to 65536"),
+    ("data.workers_per_gpu=-1", "an integer, 0 to 4096"), ("data.workers_per_gpu=1000000", "an integer, 0 to 4096"),
+    ("data.test_dataloader.samples_per_gpu=0", "an integer, 1 to 65536"),
+    ("runner.max_epochs=-1", "an integer, 1 or more"),
+    ("runner.max_epochs=9999999999", "an integer, 1 or more"),
+    ("auto_scale_lr.base_batch_size=-1", "an integer, 1 or more"),
+    ("lr_config.step=-5", "an integer, 1 or more"), ("lr_config.step=[8,-1]", "an integer, 1 or more"),
+    ("lr_config.step=[8.5,11]", "an integer, 1 or more"), ("lr_config.warmup_iters=-1", "an integer, 1 or more"),
+    ("lr_config.warmup_ratio=2.0", "a number, 1e-12 to 1"),
+    ("optimizer_config.grad_clip.max_norm=-1", "a positive number"),
+    ("data.train.oversample_thr=-1", "a number, 0 or more"),
+    ("model.roi_head.bbox_head.num_classes=0.5", "an integer, 1 or more"),
+    ("model.roi_head.mask_head.num_classes=0", "an integer, 1 or more"),
+    ("data.samples_per_gpu=" + "9" * 900, "65536")])
+def test_a_number_that_no_training_can_have_is_refused_however_it_is_set(demo, option, expected):
+    for plus in ("", "+"):
+        said = refused(demo, plus + option)
+        assert said and option.partition("=")[0] in said and "invalid value" in said and expected in said
+
+
 def test_a_plus_leaves_the_kinds_of_what_this_program_itself_reads_checked(demo):
     for option, said in {
         "+data=3": "option +data: invalid value 3; expected a dict", "+workflow=3": "a list",
@@ -103,7 +127,7 @@ def test_a_plus_leaves_the_kinds_of_what_this_program_itself_reads_checked(demo)
     }.items():
         found = refused(demo, option)
         assert found and found.startswith("option +") and said in found, (option, found)
-    assert refused(demo, "+optimizer.lr=abc", "+model.roi_head=3", "+data.new=3", "+runner.max_keep=1") is None
+    assert refused(demo, "+optimizer.betas=abc", "+model.roi_head=3", "+data.new=3", "+runner.max_keep=1") is None
 
 
 def test_a_key_that_the_class_accepts_need_not_be_in_the_config(coco):

@@ -117,7 +117,7 @@ def _data(run: Run) -> staging.Data:
 def _plain(run: Run) -> dict[str, Any]:
     from ... import config
 
-    return config.read(run.config_file)
+    return config.read_frozen(run.config_file)
 
 
 def training_data(bench: Bench) -> str:
