@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import output, program
+from . import output, program, values
 from .errors import UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -47,6 +47,9 @@ class Parser(argparse.ArgumentParser):
         for name in ("prog", "epilog"):
             kwargs[name] = as_typed(kwargs.get(name) or "") or None
         super().__init__(**kwargs)
+        for kind, reader in ((None, values.utf8), (str, values.utf8), (Path, values.path), (int, values.whole),
+                             (float, values.number)):
+            self.register("type", kind, reader)
 
     def error(self, message: str):  # noqa: D102 (argparse's own)
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, job_env
 from . import job as jobs
 from .errors import UserError
 from .job_states import script_name
@@ -99,6 +99,7 @@ def submit(request: Request, held: Sequence[int] = ()) -> str:
     """
     folder = request.run.submitit_dir
     folder.mkdir(parents=True, exist_ok=True)
+    job_env.keep(request.run, request.job)
     script = folder / script_name(request.token)
     files.write_text(script, render(request))
     try:

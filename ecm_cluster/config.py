@@ -30,7 +30,7 @@ from .config_source import Source
 from .config_text import RESERVED, dump
 from .config_text import load as read_frozen
 from .errors import UserError
-from .job import resource_dir
+from .shipped import resource_dir
 
 __all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
            "read_frozen", "rewrite_data_root"]

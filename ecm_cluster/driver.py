@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 
-from . import batch_shell
+from . import batch_shell, job_env, sharing
 from . import job as jobs
 from .request import TOKEN_ENV, environment_lines, outside_environment, python_of
 from .run import Run
@@ -77,9 +77,10 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
+    job_env.keep(run, job)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
-    lines = [*batch_shell.on_this_machine(run, stage), *environment_lines(run, job), "exec " + shlex.join(command)]
-    script = "\n".join(lines)
+    lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
+    script = "\n".join([*lines, "exec " + shlex.join(command)])
     with open(run.local_log, "ab") as log:
         process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True)

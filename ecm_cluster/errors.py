@@ -13,6 +13,12 @@ class UserError(ValueError):
     """
 
 
+def shown(value: object, longest: int = 80) -> str:
+    """A value in a message: its repr, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[:longest - 3]}..."
+
+
 def one_of(what: str, given: object, legal: Iterable[object], expected: str = "", more: str = "") -> UserError:
     """The error for a value outside a closed set, with the nearest legal spelling first.
 
@@ -21,6 +27,6 @@ def one_of(what: str, given: object, legal: Iterable[object], expected: str = ""
         more: What follows it.
     """
     names = [str(x) for x in legal]
-    near = difflib.get_close_matches(str(given), names, n=1)
+    near = difflib.get_close_matches(str(given)[:80], names, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return UserError(f"{what}: {given!r} is unknown{hint}; {expected or 'legal are: '}{', '.join(names)}{more}")
+    return UserError(f"{what}: {shown(given)} is unknown{hint}; {expected or 'legal are: '}{', '.join(names)}{more}")

@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .reading import read_json
+from .reading import open_regular, read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_text"]
+           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_private",
+           "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -66,17 +67,21 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
 
     When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
     whose name holds ``.tmp-``, which no reader looks at.
+
+    Args:
+        private: Only the owner can read the file, whatever the umask, from its first byte on.
     """
     target = Path(path)
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, mode.replace("w", "x")) as handle:  # never what another user has put there
+        # never what another user has put there
+        with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
@@ -155,6 +160,16 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace ``path`` by ``text`` (UTF-8), whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def write_private(path: str | os.PathLike, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
+    with replacing(path, private=True) as handle:
+        handle.write(text.encode())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -252,9 +267,9 @@ class Digesting:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """``sha256:<hex>`` of a file's content, read in blocks of 4 MiB."""
+    """``sha256:<hex>`` of a regular file's content, read in blocks of 4 MiB."""
     sha = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         while block := handle.read(1 << 22):
             sha.update(block)
     return f"sha256:{sha.hexdigest()}"

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from . import sbatch_options
+from . import sbatch_options, sharing, shipped
 from .config_options import laid_over
 from .errors import UserError, one_of
-from .shipped import meant
-from .values import NO_MEMORY, check_value, parse_memory, parse_time
+from .values import NO_MEMORY, SET, check_value, parse_memory, parse_time
 from .yaml_file import read_yaml
 
 SITE_ENV = "ECM_CLUSTER_SITE"
@@ -29,10 +25,11 @@ BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "non
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
 
 
-def _option(default: Any, kind: str, help: str, flag: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+def _option(default: Any, kind: str, help: str, flag: str | None = None, choices: tuple[str, ...] = (),
+            secret: bool = False) -> Any:
     meta = {"kind": kind, "help": help, "flag": flag, "choices": choices}
     if isinstance(default, (dict, list)):
-        return field(default_factory=type(default), metadata=meta)
+        return field(default_factory=type(default), metadata=meta, repr=not secret)
     return field(default=default, metadata=meta)
 
 
@@ -60,7 +57,7 @@ class Evaluation:
 class Job:
     """One training run: what to learn (config) and where. Raises :class:`UserError` when a value is not legal."""
 
-    config: str = _option(DEFAULT_CONFIG, "str", "mmdet config: a path, one of configs/, or mmdet::PATH", "--config")
+    config: str = _option(DEFAULT_CONFIG, "path", "mmdet config: a path, one of configs/, or mmdet::PATH", "--config")
     name: str | None = _option(None, "str", "name of the run; default: the config's name and a number", "--name")
     nodes: int = _option(1, "positive", "number of nodes", "--nodes")
     gpus: int = _option(1, "positive", "GPUs per node; one task (rank) runs on each", "--gpus")
@@ -76,17 +73,19 @@ class Job:
     reservation: str | None = _option(None, "str", "Slurm reservation", "--reservation")
     exclusive: bool = _option(False, "bool", "share the nodes with no other job", "--exclusive")
     time: str = _option("24:00:00", "time", "time limit: [D-]HH:MM:SS, or minutes", "--time")
-    data_root: str | None = _option(None, "str", "folder of the data set (annotations/, train2017/, val2017/)",
+    data_root: str | None = _option(None, "path", "folder of the data set (annotations/, train2017/, val2017/)",
                                     "--data-root")
     stage: str = _option(BOTH, "choice", f"what each node copies to its scratch: {', '.join(STAGED)}", "--stage",
                          STAGED)
-    scratch: str | None = _option(None, "str", "folder on each node's disk for staged data, best one that persists; "
+    scratch: str | None = _option(None, "path", "folder on each node's disk for staged data, best one that persists; "
                                   "default: the node's $SLURM_TMPDIR, or $TMPDIR", "--scratch")
     stage_or_fail: bool = _option(False, "bool", "end where the data cannot be staged, rather than read it from shared "
                                   "storage", "--stage-or-fail")
     broadcast: bool = _option(False, "bool", "nodes pass staged data on to each other, so that shared storage is read "
                               "once", "--broadcast")
-    runs_dir: str = _option("runs", "str", "folder that holds the run directories, on shared storage", "--runs-dir")
+    runs_dir: str = _option("runs", "path", "folder that holds the run directories, on shared storage", "--runs-dir")
+    share: str = _option("none", "choice", "who may read the run besides its owner: none, group or all; never the "
+                         "values of env", "--share", tuple(sharing.READABLE))
     seed: int = _option(0, "int", "seed of order, augmentation and initialisation", "--seed")
     threads: int = _option(0, "int", "CPU threads of each rank; 0: 1 on GPUs, cpus_per_gpu on CPU", "--threads")
     checkpoint_every: int = _option(0, "int", "iterations between checkpoints; 0: only by time and at epochs' ends",
@@ -104,10 +103,11 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation, metadata={
         "kind": "block", "help": "how checkpoints are scored", "flag": None, "choices": ()})
     options: dict[str, Any] = _option({}, "map", "mmdet options, e.g. {optimizer.lr: 0.01}")
-    code: str | None = _option(None, "str", "folder of the user's own Python modules, importable in the run", "--code")
+    code: str | None = _option(None, "path", "folder of the user's own Python modules, importable in the run", "--code")
     setup: list[str] = _option([], "lines", "shell lines before the program starts, e.g. module load cuda/12.8")
-    env: dict[str, str] = _option({}, "map", "environment variables of the job")
-    python: str | None = _option(None, "str", "Python on the compute nodes; default: the one that submits", "--python")
+    env: dict[str, str] = _option({}, "variables", "environment variables of the job; its owner alone can read the "
+                                  "values", secret=True)
+    python: str | None = _option(None, "path", "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = _option({}, "map", "any further sbatch option, e.g. {mail-type: END}; null leaves a line "
                                     "of the launcher's off")
     srun: dict[str, Any] = _option({}, "map", "further options of the srun that starts the tasks, e.g. "
@@ -117,9 +117,6 @@ class Job:
         check(self)
         sbatch_options.check(self.slurm)
         sbatch_options.check_srun(self.srun)
-        for name in self.env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise UserError(f"env: {name!r} is no name of a variable; give letters, digits and underscores")
 
     @property
     def world_size(self) -> int:
@@ -145,6 +142,10 @@ class Job:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def as_record(self) -> dict[str, Any]:
+        """The job as others may see it: without the values of ``env``."""
+        return {**asdict(self), "env": dict.fromkeys(self.env, SET)}
 
 
 def check(options: Any, prefix: str = "") -> None:
@@ -178,11 +179,11 @@ def load(job_file: str | None, flags: Mapping[str, Any],
         shell: For keys that none of them gives: the variable of the user's shell that does, and its value.
     """
     merged: dict[str, Any] = {}
-    site = site_file()
-    if site.exists() or os.environ.get(SITE_ENV):
+    site, named = site_file(), os.environ.get(SITE_ENV)
+    if named != os.devnull and (named or os.path.exists(site)):
         _merge(merged, read_yaml(site), f"{site}: ")
     if job_file is not None:
-        path = find_job_file(job_file)
+        path = shipped.find_job_file(job_file)
         _merge(merged, read_yaml(path), f"{path}: ")
     _merge(merged, flags, "")
     kinds = {f.name: f.metadata["kind"] for f in fields(Job)}
@@ -213,58 +214,19 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
             for inner in value:
                 if inner not in Evaluation.__dataclass_fields__:
                     raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
-        elif key in ("options", "env", "slurm", "srun"):
+        elif key in ("options", "slurm", "srun"):
             check_value(f"{where}{key}", value, "map", ())
+        elif key == "env":
+            plain = isinstance(value, Mapping)
+            value = {k: str(v) if isinstance(v, (int, float)) else v for k, v in value.items()} if plain else value
+            check_value(f"{where}env", value, "variables", ())
         if isinstance(value, Mapping):
             value = laid_over(into.get(key, {}), value) if key == "options" else {**into.get(key, {}), **value}
         into[key] = value
-    if isinstance(into.get("env"), dict):
-        into["env"] = {str(k): str(v) for k, v in into["env"].items()}
     if isinstance(into.get("evaluation"), dict) and "time" in into["evaluation"]:
         into["evaluation"]["time"] = str(into["evaluation"]["time"])
     if "time" in into:
         into["time"] = str(into["time"])
-
-
-def resource_dir(kind: str) -> Path:
-    """The folder ``configs`` or ``jobs`` of this installation: beside the package, or under sys.prefix."""
-    beside = Path(__file__).resolve().parent.parent / kind
-    return beside if beside.is_dir() else Path(sys.prefix) / "share" / "ecm-cluster" / kind
-
-
-def find_job_file(given: str) -> Path:
-    """A job file by path, or by its name in ``jobs/`` with or without ``.yaml``."""
-    found = find_in_jobs(given)
-    if found is None or found.suffix == ".py":
-        config = find_config(given if given.endswith(".py") else f"{given}.py")
-        if given.startswith("mmdet::") or os.path.isfile(config):
-            raise UserError(f"JOB: {given!r} is an mmdet config; give it as --config {shlex.quote(given)}")
-        raise one_of("JOB", given, job_names(), "expected the path of a job file (YAML), or one of: ",
-                     "; an mmdet config is given with --config")
-    return found.resolve()
-
-
-def job_names() -> list[str]:
-    """Names of the job files that come with this program."""
-    return sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")
-                  if re.search(r"^config:", p.read_text(), re.MULTILINE))
-
-
-def find_in_jobs(given: str) -> Path | None:
-    """A file by path, or by its name in ``jobs/`` with or without ``.yaml``; None where there is none."""
-    shipped = resource_dir("jobs")
-    return meant("JOB", given, (shipped / given, shipped / f"{given}.yaml", shipped.parent / given))
-
-
-def find_config(given: str) -> str:
-    """A config by path (relative to here, or to this installation), or ``mmdet::…`` unchanged."""
-    if given.startswith("mmdet::"):
-        return given
-    configs = resource_dir("configs")
-    found = meant("config", given, (configs.parent / given, configs / given))
-    if found is not None:
-        return str(found.resolve())
-    return given  # the config reader says what is wrong, with near matches
 
 
 def add_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:

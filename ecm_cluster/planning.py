@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import chain, config, evaluations, files, lead, operators, site, submissions, weights
+from . import chain, config, evaluations, files, lead, operators, shipped, site, submissions, weights
 from . import job as jobs
 from .backends import choose
 from .datacheck import heads, splits
@@ -59,7 +59,7 @@ def make(job: jobs.Job, where: str) -> Plan:
         UserError: The config cannot be read or asks for what the launcher cannot do. What is wrong with the data
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
-    path = jobs.find_config(job.config)
+    path = shipped.find_config(job.config)
     written = config.read(path)
     base = settled.replace_references(written)
     cfg = config.apply_options(base, job.options)

@@ -86,6 +86,20 @@ class OptionalKey:
     key: str
 
 
+def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """A descriptor of a regular file; nothing else is opened or waited for.
+
+    Raises:
+        Unreadable: It is something else.
+        OSError: It cannot be opened.
+    """
+    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)  # a FIFO without a writer would block
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Unreadable(path, "", "not a regular file")
+    return handle
+
+
 def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
     """The content of a regular file.
 
@@ -93,11 +107,7 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         Unreadable: It is something else (a FIFO is not waited for), or longer than ``limit`` bytes.
         OSError: The storage does not give it.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO without a writer would block
-    with os.fdopen(handle, "rb") as file:
-        there = os.fstat(handle)
-        if not stat.S_ISREG(there.st_mode):
-            raise Unreadable(path, "", "not a regular file")
+    with os.fdopen(open_regular(path), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Unreadable(path, "", f"larger than {limit >> 20} MiB; expected a small text file")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import batch_shell, sbatch_options, snapshot
+from . import batch_shell, job_env, sbatch_options, sharing, snapshot
 from . import job as jobs
 from .run import Run
 from .values import parse_time
@@ -122,6 +122,7 @@ def setup_lines(request: Request) -> list[str]:
     spare = shlex.quote(str(run.task_pickle(request.stage)))
     python, path = python_of(request.job), os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
+        *sharing.lines(request.job.share),
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude,
                               stand_in=sys.executable if request.job.srun else None),
@@ -143,11 +144,16 @@ def task_command(job: jobs.Job) -> str:
 
 
 def environment_lines(run: Run, job: jobs.Job) -> list[str]:
-    """Shell lines that make the environment of a job: the user's own, its variables, and the run's code."""
+    """Shell lines that make the environment of a job: its variables, the user's own lines, and the run's code.
+
+    The variables are there for ``setup``, and hold against it.
+    """
     paths = os.pathsep.join(snapshot.python_path(run.code_dir))
+    variables = job_env.lines(run, job)
     return [
+        *(variables if job.setup else []),
         *batch_shell.guarded(job.setup),
-        *(f"export {name}={shlex.quote(value)}" for name, value in job.env.items()),
+        *variables,
         f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
 

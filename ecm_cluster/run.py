@@ -88,6 +88,11 @@ class Run(Work):
         return self.path / "config.py"
 
     @property
+    def env_file(self) -> Path:
+        """The values of the job's ``env``, which may be secrets: shell lines, for the owner alone."""
+        return self.path / "env.sh"
+
+    @property
     def code_dir(self) -> Path:
         """The code that attempts import: the submission's, or what a resume has put in its place."""
         return self.code_folder(self.overrides().code.get("number", 1))

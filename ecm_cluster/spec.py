@@ -112,7 +112,7 @@ class RunSpec:
         return cls(**{**known, "job": job})
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "job": self.job.as_record()}
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ class StageRecord:
 
     def as_dict(self) -> dict[str, Any]:
         # the block is for a former version, whose code a run may still have
-        block = {"block": asdict(self.job.evaluation)} if self.job else {}
-        return {key: value for key, value in {**block, **asdict(self)}.items() if value is not None}
+        own = {"block": asdict(self.job.evaluation), "job": self.job.as_record()} if self.job else {}
+        return {key: value for key, value in {**asdict(self), **own}.items() if value is not None}
 
 
 def _known(kind: Any, record: Any) -> dict[str, Any]:

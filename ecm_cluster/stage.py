@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from . import cli
 from .staging import pack_verbs, scratch_verbs
 from .staging.pack import is_pack
 from .staging.scratch import Scratch
+from .staging.space import Failed
 
 
 class Command(NamedTuple):
@@ -55,7 +57,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    return COMMANDS[args.command].run(args)
+    try:
+        return COMMANDS[args.command].run(args)
+    except Failed as error:
+        said = str(error)
+    except RuntimeError as error:
+        if "thread" not in str(error):  # the limit of processes
+            raise
+        said = f"{error}; give fewer --threads, or raise the limit of processes (ulimit -u)"
+    cli.say(f"error: {' '.join(said.split())}", sys.stderr)
+    return cli.EXIT_FAILED
 
 
 if __name__ == "__main__":

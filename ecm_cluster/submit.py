@@ -192,12 +192,13 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
     """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
-    from . import chain
+    from . import chain, job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
-        other |= {key for key in new if key not in ("name", "runs_dir") and new[key] != old[key]}
+        other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
+        other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from . import files, submissions
+from . import files, sharing, submissions
 from .errors import UserError
 from .run import Run
 
@@ -41,7 +41,8 @@ def _locked(run: Run, stack: contextlib.ExitStack) -> bool:
     def tell() -> None:
         print(f"{run.name}: another submission of this name is under way; waiting for it", file=sys.stderr, flush=True)
 
-    run.path.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        sharing.make(run.path)
     run.submit_lock.touch()
     handle = stack.enter_context(files.locked(run.submit_lock, submissions.PATIENCE, tell))
     with contextlib.suppress(FileNotFoundError):

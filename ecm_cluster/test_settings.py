@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import job as jobs
+from . import shipped
 from .errors import UserError, one_of
 from .mmconfig import datasets
 from .yaml_file import read_yaml
@@ -137,7 +137,7 @@ def _is_list_of_scales(name: str, given: Any) -> bool:
 
 def read_sweep(path: Path) -> dict[str, Any]:
     """The values to try of each setting, from a sweep file (YAML): a path, or the name of one in ``jobs/``."""
-    return read_yaml(jobs.find_in_jobs(str(path)) or path)
+    return read_yaml(shipped.find_in_jobs(str(path)) or path)
 
 
 def split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -186,7 +186,7 @@ def _whole(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8-sig") as handle:
             content = json.load(handle)
-    except ValueError as err:  # both bad JSON and bad UTF-8
+    except (ValueError, RecursionError) as err:  # bad JSON, bad UTF-8, or nested too deeply
         raise ClassCountError(f"{path}: is not JSON ({err}); fetch the annotation file again") from err
     return content
 
@@ -223,7 +223,7 @@ def _in_tail(tail: bytes) -> list[dict[str, Any]] | None:
         return None
     try:
         content = json.loads(b"{" + tail[at:])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content["categories"] if _are_categories(content.get("categories")) else None
 
@@ -252,5 +252,5 @@ def _in_head(head: bytes) -> list[dict[str, Any]] | None:
             if key == "categories":
                 return value if _are_categories(value) else None
             at = after(at, ",")
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return None

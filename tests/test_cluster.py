@@ -8,6 +8,7 @@ import pickle
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import wait_until
 
-from ecm_cluster import batch_shell, chain, cluster, driver, files, job, request, site, submissions
+from ecm_cluster import batch_shell, chain, cluster, driver, files, job, job_env, request, site, submissions
 from ecm_cluster.backends import queue
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
@@ -64,12 +65,12 @@ TRAIN_SCRIPT = """\
 # setup
 export ECM_CLUSTER_TOKEN='ecm-cluster:a run:train:0123'
 {starts}
+. '/shared/my runs/a run/env.sh' || exit 1
 trap 'ecm_failed $? $LINENO ${#BASH_SOURCE[@]}' ERR; ecm_first=$((LINENO + 1))
 module load cuda/12.8
 source '/opt/my env/activate'
 trap - ERR
-export NCCL_DEBUG=WARN
-export GREETING='it'"'"'s a "test" of $HOME'
+. '/shared/my runs/a run/env.sh' || exit 1
 export PYTHONPATH='/shared/my runs/a run/code:/shared/my runs/a run/code/user'${PYTHONPATH:+:$PYTHONPATH}
 pickle='/shared/my runs/a run/submitit'/\
 "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"_submitted.pkl
@@ -259,6 +260,7 @@ def execute(run: Run, values: dict[str, Any], tmp_path: Path, **env: str) -> tup
     wanted = asked(run, values)
     run.task_pickle("train").parent.mkdir(exist_ok=True)
     cluster.write_task(wanted, chain.task(run, "train"))
+    job_env.write(run, wanted.job)
     script = tmp_path / "script.sh"
     script.write_text(cluster.render(wanted))
     subprocess.run(["bash", str(script)], check=True, timeout=60, cwd=tmp_path,
@@ -313,10 +315,12 @@ def test_a_task_that_submit_put_there_is_left_alone(tmp_path):
 @given(st.dictionaries(st.from_regex(r"X[A-Z_]{0,5}", fullmatch=True),
                        st.text(st.characters(exclude_characters="\0", codec="utf-8")), max_size=4))
 def test_any_text_survives_as_the_value_of_a_variable(env):
-    run = Run("/shared/run")
-    lines = [*request.environment_lines(run, job.make({"env": env})), "env -0"]
-    done = subprocess.run(["bash", "-c", "\n".join(lines)], env={"PATH": os.environ["PATH"]}, check=True,
-                          capture_output=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run, wanted = Run(folder), job.make({"env": env})
+        job_env.write(run, wanted)
+        lines = [*request.environment_lines(run, wanted), "env -0"]
+        done = subprocess.run(["bash", "-c", "\n".join(lines)], env={"PATH": os.environ["PATH"]}, check=True,
+                              capture_output=True)
     seen = dict(pair.split("=", 1) for pair in done.stdout.decode().split("\0") if pair)
     assert {name: seen.get(name) for name in env} == env
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecm_cluster import config, job, values
+from ecm_cluster import config, job, shipped, values
 from ecm_cluster.errors import UserError
 
 
@@ -79,7 +79,7 @@ def test_options_of_the_command_line_take_the_place_of_the_job_files(tmp_path):
     assert made.options == {"a": 5, "b": 6, "e": {"x": 1}, "e.x": 7, "f": {"x": 2}, "g": {"x": 3}}
     wrong = tmp_path / "b.yaml"
     wrong.write_bytes(b"\xff\xfenodes")
-    with pytest.raises(UserError, match="not valid YAML .*; expected text in UTF-8"):
+    with pytest.raises(UserError, match="line 1: byte 0xff is not UTF-8; save the file as UTF-8"):
         job.load(str(wrong), {})
     for text in ("options:", "options: 3", "env: [a]"):
         with pytest.raises(UserError, match="is not legal; give a mapping"):
@@ -125,7 +125,7 @@ def test_every_job_file_that_is_shipped_loads_and_names_a_config_that_exists(roo
     assert len(found) >= 8
     for path in found:
         made = job.load(str(path), {})
-        assert config.find(job.find_config(made.config)).is_file(), path
+        assert config.find(shipped.find_config(made.config)).is_file(), path
 
 
 def test_the_example_job_file_shows_every_key(root):
@@ -150,12 +150,12 @@ def test_a_config_in_place_of_a_job_file_is_told_how_to_be_given(given, tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_config.py").write_text("model = {}")
     with pytest.raises(UserError, match=f"is an mmdet config; give it as --config {given}"):
-        job.find_job_file(given)
+        shipped.find_job_file(given)
 
 
 def test_the_list_of_job_files_holds_job_files_only_and_says_how_a_config_is_given():
     with pytest.raises(UserError, match="one of: .*r50_1x.*; an mmdet config is given with --config") as caught:
-        job.find_job_file("nosuch")
+        shipped.find_job_file("nosuch")
     assert "eval_sweep" not in str(caught.value)
 
 

@@ -474,10 +474,11 @@ def test_files_are_written_through_files_py() -> None:
 
 
 LAYERS = [  # from the ground up
-    {"errors", "output", "program", "cli", "files", "reading", "values", "sbatch_options", "shell", "yaml_file",
-     "pickles"},
+    {"errors", "output", "program", "cli", "files", "reading", "values", "sbatch_options", "sharing", "shell",
+     "shipped", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
+    {"job_env"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},
     {"backends.queue"},

@@ -166,6 +166,8 @@ def restamp(pack: Path) -> None:
     for entry in record["files"]:
         entry["size"] = (pack / entry["name"]).stat().st_size
         entry["blocks"] = "".join(f"{n:016x}" for n in packs.block_checksums(pack / entry["name"]))
+    described = {key: record[key] for key in ("format", "images", "files", "annotations")}
+    record["digest"] = f"{packs.checksum(json.dumps(described, sort_keys=True).encode()):016x}"
     (pack / "pack.json").write_text(json.dumps(record))
 
 

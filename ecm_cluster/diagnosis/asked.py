@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluations, lead, weight_cache, weights
+from .. import config, evaluations, lead, shipped, weight_cache, weights
 from .. import job as jobs
 from ..errors import UserError
 from ..staging import columns, planned
@@ -62,7 +62,7 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
     """Resolve a job as far as it can be; the config's trouble, if any, becomes a finding."""
     asked = Asked(job, where, given)
     try:
-        asked.config_path = jobs.find_config(job.config)
+        asked.config_path = shipped.find_config(job.config)
         cfg = config.apply_options(config.read(asked.config_path), job.options)
         root = job.data_root or cfg.get("data_root")
         asked.cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root))) if root else cfg

@@ -77,7 +77,7 @@ def _prepare(visited: Visit) -> None:
     folders = {name: str(path) for name, path in asked.folders().items() if sharing.marks(path, token).exists()}
     present = [weight.path for weight in weights.find(asked.cfg or {"model": {}}) if weight.present]
     files.write_json(visited.own / "asked.json", {
-        "token": token, "folders": folders, "job": visited.job.as_dict(), "requirements": requirements.lines(),
+        "token": token, "folders": folders, "job": visited.job.as_record(), "requirements": requirements.lines(),
         "data": _sizes(asked.data_files()), "weights": _sizes(present)})
 
 

@@ -19,7 +19,9 @@ from .. import (
     config,
     evaluations,
     files,
+    job_env,
     planning,
+    sharing,
     snapshot,
     spec,
     values,
@@ -82,7 +84,7 @@ def claim(runs_dir: Path, config_path: str) -> Run:
     while True:
         run = Run(runs_dir / next_name(runs_dir, config_path))
         with contextlib.suppress(FileExistsError):
-            run.path.mkdir(parents=True)
+            sharing.make(run.path)
             return run
 
 
@@ -95,7 +97,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         The run that was made: where the user gave no name, under the next one that is still free.
     """
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                            run.ledger_dir, run.code_folder(1), run.config_file)}
+                            run.ledger_dir, run.code_folder(1), run.config_file, run.env_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
@@ -104,6 +106,9 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     text = config.dump(frozen.cfg)
     if plan.job.name is None:
         run = claim(run.path.parent, plan.config_path)
+    with contextlib.suppress(FileExistsError):
+        sharing.make(run.path)
+    sharing.open_to(run.path, plan.job.share)
     try:
         code = snapshot.freeze(run.code_folder(1), snapshot.own_packages(), plan.config_files,
                                Path(plan.job.code) if plan.job.code else None, replace=True)
@@ -114,6 +119,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         folder.mkdir(parents=True, exist_ok=True)
     files.write_text(run.config_file, text)
+    job_env.write(run, plan.job)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements)
     record = spec.RunSpec(

@@ -1,11 +1,15 @@
 """Zip files that are read where they are, by many threads at once; and what is said of a file that cannot be read.
 
-Covered: members that are stored or deflated, also in files of more than 4 GiB. Every member is held to its CRC.
+Covered: members that are stored or deflated, also in files of more than 4 GiB. Every member is held to its CRC, and to
+the size that the archive says. Not covered: archives that expand to more than any data set does, and members that are
+no ordinary files.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import struct
 import weakref
 import zipfile
@@ -13,8 +17,22 @@ import zlib
 from pathlib import Path
 
 from ..errors import UserError
+from ..reading import Unreadable, open_regular
+from ..values import size_text
+from .space import SHORT, Failed
 
+LARGEST_IMAGE = 1 << 30  # bytes; an image is read as a whole
+LARGEST_LIST = 256 << 20  # bytes of an archive's list of members; that of COCO's train2017.zip has 10 MB
+EXPANDS = 200  # times its size, if that is more than FREE bytes; deflate can 1030, images and annotations 10
+FREE = 256 << 20
 _LOCAL = struct.Struct("<4s22xHH")  # of a zip member's header before its data: magic, lengths of name and extra
+
+
+class _Limited(io.FileIO):
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > LARGEST_LIST:  # zipfile reads the list of members at once
+            raise zipfile.BadZipFile(f"its list of members has {size} bytes")
+        return super().read(size)
 
 
 class Archive:
@@ -23,15 +41,36 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = open_regular(path)
             weakref.finalize(self, os.close, self._fd)
             self._stat = os.fstat(self._fd)
-            with zipfile.ZipFile(path) as opened:
+            with _Limited(path) as handle, zipfile.ZipFile(handle) as opened:
                 self.members = [m for m in opened.infolist() if not m.is_dir()]
         except OSError as error:
             raise unreadable(path, error) from None
-        except (zipfile.BadZipFile, NotImplementedError) as error:
+        except Unreadable:
+            raise
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, LookupError, ArithmeticError,
+                struct.error) as error:
             raise UserError(f"{path}: is no zip file that can be read ({error}); fetch it again") from None
+
+    def check_member(self, member: zipfile.ZipInfo) -> None:
+        """Raise :class:`UserError` for a member that is no ordinary file, or that claims what cannot be."""
+        kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == 3 else 0
+        problem = None
+        if kind not in (0, stat.S_IFREG):
+            problem = "is a link or another special file; unpack the zip file"
+        elif not 0 <= member.header_offset <= self._stat.st_size - member.compress_size:
+            problem = "lies outside of the zip file; fetch it again"
+        elif _expands(member.file_size, member.compress_size):
+            problem = f"expands to {size_text(member.file_size)}, over {EXPANDS} times its size; remove the zip file"
+        if problem is not None:
+            raise UserError(f"{self.path}: member {member.filename} {problem}")
+
+    def check_total(self, size: int) -> None:
+        """Raise :class:`UserError` where members of ``size`` bytes in all are more than it can hold."""
+        if _expands(size, self._stat.st_size):
+            raise UserError(f"{self.path}: expands to {size_text(size)}, {EXPANDS} times its size and more; remove it")
 
     def check(self) -> None:
         """Raise :class:`UserError` where the file is no longer the one that was opened."""
@@ -71,8 +110,13 @@ class Archive:
         return data
 
 
+def _expands(size: int, compressed: int) -> bool:
+    return size > FREE and size > EXPANDS * compressed
+
+
 def unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror or error}); mend it or take it away")
+    kind = Failed if error.errno in SHORT else UserError
+    return kind(f"{path}: cannot be read ({error.strerror or error}); fix or remove it")
 
 
 def changed(path: Path) -> UserError:

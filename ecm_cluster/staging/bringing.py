@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Tuple
 
 from .. import files
-from ..errors import UserError
+from ..reading import open_regular
 from ..values import size_text
 from .locks import CopyLock, Progress
 from .pack import Pack, PackedFile, checksum
 from .scratch import MARGIN, Scratch
-from .space import FULL, NoRoom
+from .space import FULL, Failed, NoRoom
 from .streams import ReadError, Stream, in_parallel, write_all
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Bringing:
         """Bring what is missing.
 
         Raises:
-            NoRoom, UserError: As :func:`ecm_cluster.staging.copying.stage`.
+            NoRoom, Failed: As :func:`ecm_cluster.staging.copying.stage`.
         """
         try:
             steps = [self._find_out, self._copy]
@@ -90,8 +90,8 @@ class Bringing:
                     if not self.scratch.collect(needed, keep=(self.pack.digest,)):
                         raise self.scratch.no_room(needed, self.pack.digest) from None
         except OSError as error:
-            raise UserError(f"scratch: {self.folder.path} cannot be written ({error.strerror or error}); mend that, or "
-                            "name another folder as scratch") from None
+            raise Failed(f"scratch: {self.folder.path} cannot be written ({error.strerror or error}); fix that, or "
+                         "name another folder as scratch") from None
 
     def _find_out(self) -> None:
         """Tell what is whole, what is missing, and what has to be read to know."""
@@ -125,7 +125,7 @@ class Bringing:
             self.folder.partial(file.name).unlink(missing_ok=True)
             return set(range(len(file.blocks)))
         try:
-            handle = os.open(self.folder.partial(file.name), os.O_RDONLY | os.O_CLOEXEC)
+            handle = open_regular(self.folder.partial(file.name), os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return set()
         found = set()
@@ -202,7 +202,7 @@ class Bringing:
     def _bring(self, task: Task, stream: Stream) -> None:
         file, block = task
         partial = self.folder.partial(file.name)
-        target = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        target = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if not self._from_peer(file, block, stream, target):
                 self._from_pack(file, block, stream, target)
@@ -248,7 +248,7 @@ class Bringing:
             except ReadError as error:
                 wrong = f"cannot be read ({error})"
             stream.close()
-        raise UserError(f"pack: block {block} of {source} {wrong}; see `python -m ecm_cluster.stage verify "
+        raise Failed(f"pack: block {block} of {source} {wrong}; see `python -m ecm_cluster.stage verify "
                         f"{self.pack.path}`")
 
     def _finish(self, file: PackedFile) -> None:

@@ -6,7 +6,7 @@ has blocks already, from an attempt before, passes them on at once, and then the
 all.
 
 Nodes find each other through a file on shared storage for each of them. It holds a secret that only its owner can
-read, and without it a door stays shut (:mod:`.wire`). A node that is dead, hung, out of reach, late, or that sends
+read, and without it a door stays shut (:mod:`.door`). A node that is dead, hung, out of reach, late, or that sends
 wrong bytes (:mod:`.peer`) costs time, within limits, and nothing else: what cannot be fetched is read from shared
 storage by the caller, who also checks every block.
 
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Tuple
 
 from .. import files
-from . import wire
+from .door import Door
 from .pack import PackedFile
 from .peer import Peer
 from .wire import Kind, Part
@@ -66,14 +66,14 @@ class Circle:
         self._count = 0  # of blocks that were said to be here
         self._missing: set[tuple[str, int]] | None = None  # None: not known yet
         self._closing = False
-        self._door: wire.Door | None = None
+        self._door: Door | None = None
         with contextlib.suppress(OSError):  # then the others do without this node's blocks
             self._door = self._open(contact(node), digest, addresses)
         self._peers = {n: Peer(contact(n), digest) for n in range(nodes) if n != node}
 
-    def _open(self, contact: Path, digest: str, addresses: Sequence[str]) -> wire.Door:
+    def _open(self, contact: Path, digest: str, addresses: Sequence[str]) -> Door:
         token = secrets.token_hex(32)
-        door = wire.Door(addresses, bytes.fromhex(token), digest, THREADS * self.nodes, self._find, self._overview,
+        door = Door(addresses, bytes.fromhex(token), digest, THREADS * self.nodes, self._find, self._overview,
                          self._stand)
         try:
             with files.replacing(contact) as handle:

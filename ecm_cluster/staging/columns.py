@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from pathlib import Path
 
 from .. import files
 from ..errors import UserError
+from ..reading import open_regular
 from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
 
 CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
-LOCK = "lock"
+LOCK = ".lock"
 PATIENCE_SECONDS = 1800.0
 
 
@@ -48,22 +50,37 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
         UserError: The file has another content now, or is none of annotations.
         OSError: The cache cannot be written.
     """
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise UserError(f"{ann_file}: invalid digest {digest[:80]!r}; expected sha256: and 64 hexadecimal digits")
     target = kept(folder, digest)
     if is_pack(target):
-        return read(target)
+        return _of(target, digest)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK
-    lock.touch()
+    # of one user, as whoever may open a lock may hold it; two users make the same thing, and the first rename counts
+    lock = folder / f"{LOCK}-{os.geteuid()}"
+    os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     # one process for all that wait, on all nodes, as it takes gigabytes; without locks each makes its own
     with files.locked(lock, patience):
         if is_pack(target):
-            return read(target)
+            return _of(target, digest)
         done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=prepare_child)
         if not is_pack(target):
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise UserError(f"{ann_file}: its columns could not be made ({lines[-1]})")
-    return read(target)
+    return _of(target, digest)
+
+
+def _of(folder: Path, digest: str) -> Pack:
+    """The pack of one file that holds the columns of an annotation file, and of no other.
+
+    Raises:
+        UserError: It is another.
+    """
+    found = read(folder)
+    if len(found.files) != 1 or [(a.digest, a.columns) for a in found.annotations] != [(digest, found.files[0].name)]:
+        raise UserError(f"{folder}: holds other columns than those of {digest[:16]}…; remove it, and it is made again")
+    return found
 
 
 def make(ann_file: Path, digest: str, target: Path) -> None:

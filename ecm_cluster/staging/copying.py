@@ -20,9 +20,9 @@ from typing import Callable, Protocol
 from ..errors import UserError
 from . import locks
 from .bringing import Bringing
-from .pack import Pack, PackedFile
+from .pack import Pack, PackedFile, check_name
 from .scratch import NoRoom, Scratch, StagedSet
-from .sets import SetFolder, check_name
+from .sets import SetFolder
 from .streams import ReadError, Stream, in_parallel
 
 __all__ = ["Circle", "NoRoom", "Staged", "Verified", "stage", "verify"]
@@ -89,7 +89,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
         UserError: The pack is damaged, or one of the folders cannot be used.
     """
     for file in wanted:
-        check_name(file.name)
+        check_name(file.name, pack.path)
     lease = scratch.enter(pack)
     try:
         bringing = Bringing(pack, list(dict.fromkeys(wanted)), scratch, circle, threads, memory_limit,

@@ -15,6 +15,7 @@ from typing import Callable, ContextManager, NamedTuple
 
 from .. import files
 from ..errors import UserError
+from ..reading import LARGEST, Number, Text, Unreadable
 from ..values import size_text
 from . import naming, shards
 from .checksums import Digesting, as_hex, from_hex
@@ -37,6 +38,9 @@ SHARD_SIZE = 1 << 30
 LARGE = 64 << 20  # an annotation file whose columns take more than a moment
 AT_ONCE = 4  # shards that are written at the same time
 WORK, PLAN = ".packing", "fingerprint"
+
+_DIGEST = {"digest": Text(r"sha256:[0-9a-f]{64}")}
+_RECORD = {"size": Number(0), "blocks": Text(r"[0-9a-f]*", LARGEST), "members": [list]}
 
 Show = Callable[[str, int], ContextManager[Callable[[int], None]]]
 
@@ -116,16 +120,21 @@ def _say_absent(annotated: list[Annotated], strict: bool, say: Callable[[str], N
 def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Annotated:
     """Bring an annotation file into the pack, as published."""
     target, record = partial / source.name, partial / WORK / source.name
-    if not (record.is_file() and target.is_file()):
+    try:
+        digest = files.read_json(record, _DIGEST)["digest"] if target.is_file() else None
+    except (FileNotFoundError, Unreadable):
+        digest = None
+    if digest is None:
         with files.replacing(target) as handle:
             taken = Digesting(handle)
             source.copy(taken)
-        files.write_json(record, {"digest": taken.digest()})
+        digest = taken.digest()
+        files.write_json(record, {"digest": digest})
     try:
         present, absent = naming.named(target, names)
     except UserError as error:  # the copy is whole: the file is broken where it comes from
         raise UserError(str(error).replace(str(target), source.where)) from None
-    return Annotated(source.name, files.read_json(record)["digest"], None, present, absent)
+    return Annotated(source.name, digest, None, present, absent)
 
 
 def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]) -> Annotated:
@@ -144,7 +153,7 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
     except ImportError as error:
         say(f"no columns of {annotated.name}: they need numpy ({error}); the nodes will make them")
         return annotated
-    except (ValueError, LookupError, MemoryError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
         say(f"no columns of {annotated.name} ({error or 'not enough memory here'})")
         return annotated
     made = PackedFile(name, (partial / name).stat().st_size, ANNOTATIONS, annotated.name,
@@ -191,16 +200,16 @@ def _record(partial: Path, packed: PackedFile, entries: list[shards.Entry]) -> N
 
 
 def _recorded(partial: Path, shard: shards.Shard) -> tuple[PackedFile, list[shards.Entry]] | None:
-    """A shard that a former call has completed; None where there is none."""
+    """A shard that a former call has completed; None where there is none, or its record is damaged."""
     try:
-        record = files.read_json(partial / WORK / f"{shard.name}.json")
-        entries = [(name, shards.Location(shard.number, *place)) for name, *place in record["members"]]
-        right = [name for name, _ in entries] == [s.name for s in shard.members] \
-            and (partial / shard.name).stat().st_size == record["size"]
-    except OSError:
+        record = files.read_json(partial / WORK / f"{shard.name}.json", _RECORD)
+        packed = PackedFile(shard.name, record["size"], IMAGES, shard.group, from_hex(record["blocks"]))
+        entries = [(name, shards.Location(shard.number, *map(int, place))) for name, *place in record["members"]]
+        right = [(name, place.length) for name, place in entries] == [(s.name, s.size) for s in shard.members] \
+            and (partial / shard.name).stat().st_size == packed.size
+        return (packed, entries) if right else None
+    except (OSError, ValueError, TypeError):
         return None
-    packed = PackedFile(shard.name, record["size"], IMAGES, shard.group, from_hex(record["blocks"]))
-    return (packed, entries) if right else None
 
 
 def _check_room(partial: Path, size: int) -> None:

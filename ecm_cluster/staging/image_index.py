@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .checksums import BlockWriter, checksum
+from ..reading import Unreadable, open_regular
+from .checksums import BLOCK, BlockWriter, checksum
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,32 @@ class Index:
     """The images of a pack by name: sorted columns, memory-mapped, so that all ranks of a node share one copy.
 
     Opening costs a system call, whatever the number of images; finding one a binary search by the checksum of its name.
+
+    Args:
+        sizes: Bytes of each image file; a place outside of it is refused. None: anything is returned as it is there.
+
+    Raises:
+        Unreadable: It is another file, or not all of it.
+        OSError: It cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sizes: Sequence[int] | None = None) -> None:
+        self.path, self._sizes = path, sizes
         if sys.byteorder != "little":
             raise OSError(f"{path}: an index of images can be read on little-endian machines only")
-        with open(path, "rb") as handle:
-            self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        whole = memoryview(self._map)
+        handle = open_regular(path)
+        try:
+            self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ) if os.fstat(handle).st_size else b""
+        finally:
+            os.close(handle)
+        self._whole = whole = memoryview(self._map)
         try:
             magic, self._count, names = _HEAD.unpack_from(whole)
             if magic != _MAGIC or len(whole) != _HEAD.size + self._count * 44 + 8 + names:
                 raise struct.error
         except struct.error:
-            raise OSError(f"{path}: is no index of images, or not all of it") from None
+            raise Unreadable(path, "", "is no index of images, or not all of it; see "
+                             "`python -m ecm_cluster.stage verify`") from None
         at = _HEAD.size
 
         def column(kind: Any, rows: int) -> memoryview:
@@ -69,7 +83,20 @@ class Index:
         return bytes(self._names[self._end[row]:self._end[row + 1]]).decode()
 
     def location(self, row: int) -> Location:
-        return Location(self._file[row], self._offset[row], self._length[row], self._sum[row])
+        """Where the image in a row lies.
+
+        Raises:
+            Unreadable: Outside of all image files.
+        """
+        place = Location(self._file[row], self._offset[row], self._length[row], self._sum[row])
+        sizes = self._sizes
+        if sizes is not None and (place.file >= len(sizes) or place.offset + place.length > sizes[place.file]):
+            raise Unreadable(self.path, "", f"image {row} lies outside of the pack's files; pack the data again")
+        return place
+
+    def blocks(self) -> tuple[int, ...]:
+        """Checksum of each block of the file, as it is now."""
+        return tuple(checksum(self._whole[at:at + BLOCK]) for at in range(0, len(self._whole), BLOCK))
 
     def find(self, name: str) -> Location | None:
         """Where an image lies, by its path below the data root; None where the pack has none of that name."""

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..reading import Unreadable, read_bytes
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _open(path: Path, flags: int = os.O_CREAT) -> int:
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
 
 
 def _try(handle: int, kind: int, path: Path) -> bool:
@@ -90,7 +91,7 @@ def is_copying(path: Path) -> bool:
 def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
     time.sleep(pause)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        handle = _open(path, 0)
     except FileNotFoundError:
         return False
     try:
@@ -153,6 +154,6 @@ class CopyLock:
 def progress_of(path: Path) -> Progress:
     """What the copier that holds this lock last wrote; nothing where there is none."""
     try:
-        return Progress(*_RECORD.unpack(path.read_bytes())) if is_copying(path) else Progress()
-    except (OSError, struct.error):
+        return Progress(*_RECORD.unpack(read_bytes(path))) if is_copying(path) else Progress()
+    except (OSError, Unreadable, struct.error):
         return Progress()

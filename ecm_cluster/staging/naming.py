@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ..errors import UserError
+from ..reading import Unreadable, parse_json
 
 WINDOW = 1 << 20  # bytes that are parsed at once
 LARGEST = 16 << 20  # characters of a record; what is longer is no record of an image
@@ -82,12 +83,12 @@ def records(path: Path) -> list[dict[str, Any]]:
                 begin = _list_of_images(data)
                 if begin is not None:
                     return [_with_names(record) for record in _records(data, begin)]
-    except ValueError:
+    except (ValueError, RecursionError):
         pass  # the parser says what is wrong
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: is no valid JSON ({error}); fetch it again") from None
+        content = parse_json(path.read_bytes(), path)
+    except Unreadable as error:
+        raise UserError(f"{error}; fetch it again") from None
     listed = content.get("images") if isinstance(content, dict) else None
     return [_with_names(r) for r in listed if isinstance(r, dict)] if isinstance(listed, list) else []
 

@@ -14,7 +14,8 @@ names them, so that a node copies what its job reads and nothing else. Without i
 pack holds annotations alone.
 
 Checksums are xxh3 (64 bits, the ``xxhash`` library): they find what disks and networks break, at the speed of memory.
-They are no protection against somebody who means harm.
+They are no protection against somebody who means harm: whoever may write a pack decides what its images are. They
+decide nothing else. Whatever a pack says of itself is checked by :func:`read` before it is used, names above all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 
 from .. import files
 from ..errors import UserError
+from ..reading import LARGEST, Maybe, Number, OneOf, Text, Unreadable, check, check_inside
 from .checksums import BLOCK, BlockWriter, as_hex, block_checksums, checksum, from_hex
 from .image_index import Index, Location, write_index
 
@@ -38,6 +40,19 @@ __all__ = ["ANNOTATIONS", "BLOCK", "FORMAT", "IMAGES", "INDEX", "INDEX_FILE", "M
 FORMAT = 1
 IMAGES, INDEX, ANNOTATIONS = "images", "index", "annotations"  # kinds of files
 MANIFEST, INDEX_FILE = "pack.json", "index.bin"
+TMP = ".tmp"  # behind the name of a file that is being copied
+KEPT = ("manifest.json", "lease", "copy.lock", "damaged", MANIFEST)  # names that a copy of a pack needs for itself
+
+_GROUP = Text(r"[^/\0]{1,255}", called="a name without a slash")
+_BLOCKS = Text(r"[0-9a-f]*", LARGEST, "checksums of 16 hexadecimal digits each")
+_SHAPE = {
+    "digest": Text(r"[0-9a-f]{16}", called="16 hexadecimal digits"),
+    "images": Number(0, 2**40),
+    "files": [{"name": str, "size": Number(0, 2**60), "kind": OneOf(IMAGES, INDEX, ANNOTATIONS), "group": str,
+               "blocks": _BLOCKS}],
+    "annotations": [{"name": str, "digest": Text(r"sha256:[0-9a-f]{64}", called="sha256: and 64 hexadecimal digits"),
+                     "columns": Maybe(str), "groups": [_GROUP]}],
+}
 
 
 @dataclass(frozen=True)
@@ -131,12 +146,26 @@ class Pack:
         return self.images > 0 and self.open_index().find(name) is not None
 
     def open_index(self, path: Path | None = None) -> Index:
-        """The index of its images.
+        """The index of its images, which lead nowhere but into its files.
 
         Args:
             path: A copy of it elsewhere.
+
+        Raises:
+            Unreadable: It is missing, or its content is not what was packed.
+            OSError: It cannot be read.
         """
-        return Index(path or self.path / INDEX_FILE)
+        path, packed = path or self.path / INDEX_FILE, next((f for f in self.files if f.kind == INDEX), None)
+        if packed is None:
+            raise Unreadable(self.path / MANIFEST, "files", "lacks the index of images; pack the data again")
+        try:
+            index = Index(path, [f.size for f in self.image_files()])
+        except FileNotFoundError:
+            raise Unreadable(path, "", f"missing; see `python -m ecm_cluster.stage verify {self.path}`") from None
+        # some megabytes at the speed of memory: a bit that a disk has flipped would lead to another image, or to none
+        if index.blocks() != packed.blocks or len(index) != self.images:
+            raise Unreadable(path, "", f"damaged; see `python -m ecm_cluster.stage verify {self.path}`")
+        return index
 
 
 def is_pack(path: str | os.PathLike) -> bool:
@@ -151,23 +180,70 @@ def read(path: str | os.PathLike) -> Pack:
         UserError: There is none that can be read.
     """
     folder = Path(path).absolute()
+    manifest = folder / MANIFEST
     try:
-        record = files.read_json(folder / MANIFEST)
-        if record["format"] != FORMAT:
-            raise UserError(f"pack: {folder} has format {record['format']!r}, this program reads {FORMAT}; pack the "
-                            "data again with `python -m ecm_cluster.stage pack`")
-        packed = tuple(PackedFile(f["name"], f["size"], f["kind"], f["group"], from_hex(f["blocks"]))
-                       for f in record["files"])
-        annotated = tuple(AnnotationFile(a["name"], a["digest"], a["columns"], tuple(a["groups"]))
-                          for a in record["annotations"])
-        return Pack(folder, record["digest"], packed, annotated, record["images"])
+        record = files.read_json(manifest, dict)
+        if record.get("format") != FORMAT:
+            raise UserError(f"pack: {folder} has format {str(record.get('format'))[:20]}, this program reads {FORMAT}; "
+                            "pack the data again with `python -m ecm_cluster.stage pack`")
+        return _checked(folder, check(record, _SHAPE, manifest))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"pack: {folder} is none, it has no {MANIFEST}; make one with "
                         "`python -m ecm_cluster.stage pack DATA_ROOT`") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"pack: {folder / MANIFEST} cannot be read ({error}); pack the data again") from None
+    except Unreadable as error:
+        problem = str(error)[len(f"{error.path}: "):]
+        raise UserError(f"pack: {manifest} cannot be read ({problem}); pack the data again") from None
+    except OSError as error:
+        raise UserError(f"pack: {manifest} cannot be read ({error.strerror or error}); pack the data again") from None
+
+
+def _checked(folder: Path, record: dict[str, Any]) -> Pack:
+    """The pack of a record that has the right shape, if it holds together.
+
+    Raises:
+        Unreadable: It does not.
+    """
+    manifest = folder / MANIFEST
+
+    def demand(right: bool, field: str, problem: str) -> None:
+        if not right:
+            raise Unreadable(manifest, field, problem)
+
+    for n, f in enumerate(record["files"]):
+        check_name(f["name"], folder, f"files[{n}].name")
+        blocks = -(-f["size"] // BLOCK)
+        demand(len(f["blocks"]) == 16 * blocks, f"files[{n}].blocks",
+               f"{len(f['blocks'])} digits; expected {16 * blocks}, for {blocks} blocks in {f['size']} bytes")
+        demand((f["kind"] == INDEX) == (f["name"] == INDEX_FILE), f"files[{n}].kind", f"{f['kind']} for {f['name']}")
+    packed = tuple(PackedFile(f["name"], f["size"], f["kind"], f["group"], from_hex(f["blocks"]))
+                   for f in record["files"])
+    annotated = tuple(AnnotationFile(a["name"], a["digest"], a["columns"], tuple(a["groups"]))
+                      for a in record["annotations"])
+    columns = {None, *(f.name for f in packed if f.kind == ANNOTATIONS)}
+    groups = {f.group for f in packed if f.kind == IMAGES}
+    for n, annotation in enumerate(annotated):
+        check_inside(folder, annotation.name, manifest, f"annotations[{n}].name")
+        demand(annotation.columns in columns, f"annotations[{n}].columns", "names a file that is not listed")
+        demand(groups.issuperset(annotation.groups), f"annotations[{n}].groups", "names a group without images")
+    names = sorted(f"{f.name}/" for f in packed)
+    demand(not any(after.startswith(name) for name, after in zip(names, names[1:])), "files",
+           "two have the same name, or one lies in the other")
+    demand(len({a.name for a in annotated}) == len(annotated), "annotations", "two have the same name")
+    demand(record["images"] == 0 or f"{INDEX_FILE}/" in names, "files", f"lacks {INDEX_FILE}, the index of images")
+    digest = describe(packed, annotated, record["images"])["digest"]
+    demand(record["digest"] == digest, "digest", f"invalid value {record['digest']}; its content has {digest}")
+    return Pack(folder, digest, packed, annotated, record["images"])
+
+
+def check_name(name: str, folder: Path, field: str = "") -> None:
+    """Refuse a file of a pack that would lie outside its copy, or in the place of what is kept there.
+
+    Raises:
+        Unreadable: It would.
+    """
+    check_inside(folder, name, folder / MANIFEST, field)
+    if name.endswith(TMP) or name.split("/")[0] in KEPT:
+        raise Unreadable(folder / MANIFEST, field, f"a file named {name!r} cannot be staged")
 
 
 def describe(packed: Sequence[PackedFile], annotations: Sequence[AnnotationFile], images: int,

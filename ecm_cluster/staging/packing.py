@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
 from ..errors import UserError
+from ..reading import Unreadable
 from .filling import PLAN, WORK, Options, Show, Written, fill
 from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import first_of, scan
+from .space import close_folder
 
 NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
@@ -93,7 +96,7 @@ def _is_there(out: Path, fingerprint: str, replace: bool) -> Pack | None:
     if replace:
         return None
     there = read(out)
-    if files.read_json(out / MANIFEST).get(PLAN) != fingerprint:
+    if _plan(out) != fingerprint:
         raise UserError(f"OUT: {out} is a pack of other data, or in other shards; --replace packs again in its place")
     for packed in there.files:
         path = out / packed.name
@@ -107,8 +110,12 @@ def _is_there(out: Path, fingerprint: str, replace: bool) -> Pack | None:
 def _alone(partial: Path) -> Iterator[None]:
     """Hold the folder in which the pack is made; only one process can."""
     while True:
-        partial.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            partial.mkdir(mode=0o700)  # until it is whole: its name can be foretold, and others may write beside it
         with contextlib.suppress(FileNotFoundError):  # it was renamed this moment, by the one that made it
+            problem = close_folder(partial)
+            if problem is not None:
+                raise UserError(f"OUT: {partial} is {problem}; remove it, or give another OUT")
             (partial / LOCK).touch()
             try:
                 with files.locked(partial / LOCK, patience=0):
@@ -119,11 +126,19 @@ def _alone(partial: Path) -> Iterator[None]:
                 raise UserError(f"OUT: another process is packing into {partial}; wait for it, or end it") from None
 
 
+def _plan(folder: Path) -> object:
+    """The fingerprint of the data that a pack was made of; None where it does not say so."""
+    try:
+        return files.read_json(folder / MANIFEST, dict).get(PLAN)
+    except (FileNotFoundError, Unreadable):
+        return None
+
+
 def _go_on_or_begin(partial: Path, fingerprint: str, say: Callable[[str], None]) -> None:
     """Keep what a former call has completed, if it was about the same data."""
     record = partial / WORK / PLAN
-    whole = is_pack(partial) and files.read_json(partial / MANIFEST).get(PLAN) == fingerprint
-    same = whole or (record.is_file() and record.read_text() == fingerprint)
+    whole = _plan(partial) == fingerprint
+    same = whole or (record.is_file() and record.read_bytes() == fingerprint.encode())
     if same:
         say("going on with what a former call has completed")
         for left in list(partial.rglob(f".*{files.TMP_MARK}*")):
@@ -145,6 +160,9 @@ def _take_place(partial: Path, out: Path, former: Path) -> None:
     files.fsync_dir(partial)
     if former.exists():
         shutil.rmtree(former)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    close_folder(partial, 0o777 & ~umask & ~stat.S_IWOTH)
     files.kill_point("before-pack", out)
     if is_pack(out):
         out.rename(former)

@@ -5,14 +5,13 @@ What goes wrong with it ends here: it is told as "not from there", and as a node
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from .. import files
+from ..reading import Number, Text, Unreadable, check, open_regular, parse_json
 from . import wire
 from .pack import PackedFile
 from .wire import Kind
@@ -20,6 +19,8 @@ from .wire import Kind
 PATIENCE = 30.0  # seconds without any progress of a node after which it is not waited for
 LOOK = 0.5  # seconds between two looks at what another node has
 STRIKES = 3  # failures, with no success between them, after which a node is never asked again
+CONTACT = {"addresses": [Text(longest=255)], "port": Number(1, 65535), "token": Text("[0-9a-f]{64}")}
+BITS = Text("[0-9a-f]+", 1 << 20)
 APART = 0.5  # seconds: failures closer than this are one, as they come to several threads at once
 
 
@@ -42,7 +43,10 @@ class Peer:
         self._held, self._moved = -1, time.monotonic()
         self._strikes, self._struck = 0, 0.0
         self._end = threading.Event()
-        threading.Thread(target=self._look, name="stage-look", daemon=True).start()
+        try:
+            threading.Thread(target=self._look, name="stage-look", daemon=True).start()
+        except RuntimeError:  # the limit of processes
+            self.gone = True
 
     def makes_progress(self) -> bool:
         """Whether it did something not long ago."""
@@ -127,7 +131,7 @@ class Peer:
                 if record is not None:
                     link = link or self._meet(record)
                     self._look_at(link)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            except (OSError, Unreadable):
                 if link is not None:
                     link.close()
                 link = None
@@ -140,9 +144,13 @@ class Peer:
         # listing the folder makes an NFS client look for new names; a bare open may trust a stale "no such file"
         os.listdir(self._contact.parent)
         try:
-            return files.read_json(self._contact)
+            handle = open_regular(self._contact, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        with os.fdopen(handle, "rb") as file:
+            if os.fstat(handle).st_uid != os.geteuid():  # somebody else may have put it there
+                raise Unreadable(self._contact, "", "not a file of this user")
+            return check(parse_json(file.read(wire.MAP_LIMIT), self._contact), CONTACT, self._contact)
 
     def _meet(self, record: dict[str, Any]) -> wire.Link:
         port, token = record["port"], bytes.fromhex(record["token"])
@@ -156,7 +164,8 @@ class Peer:
             raise ConnectionError("no overview")
         text = bytearray(answer.length)
         link.receive(memoryview(text))
-        self._has = {name: int(bits, 16) for name, bits in json.loads(text).items()}
+        told = check(parse_json(bytes(text), "overview"), {str: BITS}, "overview")
+        self._has = {name: int(bits, 16) for name, bits in told.items()}
         self.met = True
 
     def close(self) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from ..reading import Unreadable, open_regular
 from . import scratch
-from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, checksum, read
+from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, checksum, read
 
 
 class PackedImages:
@@ -33,9 +35,22 @@ class PackedImages:
         return cls(read(pack), Path(folder) if folder else None)
 
     def _copied_index(self) -> Index | None:
-        with contextlib.suppress(OSError):
-            return self.pack.open_index(self.folder / INDEX_FILE) if self.folder is not None else None
-        return None
+        """The index of the copy; None, and on record for the next start to repair, where it is not what was packed."""
+        if self.folder is None or not (self.folder / INDEX_FILE).exists():
+            return None
+        try:
+            return self.pack.open_index(self.folder / INDEX_FILE)
+        except (OSError, Unreadable):
+            for packed in self.pack.files:
+                if packed.name == INDEX_FILE:
+                    self._report(packed, range(len(packed.blocks)))
+            return None
+
+    def _report(self, packed: PackedFile, blocks: Iterable[int]) -> None:
+        assert self.folder is not None
+        for block in blocks:
+            with contextlib.suppress(OSError):  # a scratch that is full or read-only: the images are what matters
+                scratch.report_damage(self.folder, packed.name, block)
 
     def find(self, path: str) -> Location | None:
         """Where an image lies, by its path: from the pack's folder as if that were the data root."""
@@ -68,15 +83,12 @@ class PackedImages:
         try:
             fd = self._descriptors.get((copy, place.file))
             if fd is None:
-                fd = self._descriptors[copy, place.file] = os.open(base / packed.name, os.O_RDONLY | os.O_CLOEXEC)
+                fd = self._descriptors[copy, place.file] = open_regular(base / packed.name)
             found = os.pread(fd, place.length, place.offset)
-        except OSError:
+        except (OSError, Unreadable):
             return None
         if len(found) == place.length and checksum(found) == place.checksum:
             return found
         if copy:
-            first, last = place.offset // BLOCK, (place.offset + max(place.length, 1) - 1) // BLOCK
-            for block in range(first, last + 1):
-                with contextlib.suppress(OSError):  # a scratch that is full or read-only: the image is what matters
-                    scratch.report_damage(base, packed.name, block)
+            self._report(packed, range(place.offset // BLOCK, (place.offset + max(place.length, 1) - 1) // BLOCK + 1))
         return None

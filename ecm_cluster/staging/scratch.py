@@ -14,11 +14,11 @@ ever removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..values import size_text
 from . import locks
 from .pack import Pack
 from .sets import SetFolder, put
-from .space import FULL, Filesystem, NoRoom, filesystem
+from .space import FULL, Failed, Filesystem, NoRoom, close_folder, filesystem
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
@@ -70,7 +70,7 @@ class Scratch:
 
     def __init__(self, base: Path) -> None:
         self.base = Path(base).absolute()
-        self.root = self.base / f"ecm-cluster-{os.getuid()}"
+        self.root = self.base / f"ecm-cluster-{os.geteuid()}"
         self._sets = self.root / "sets"
         self._trash = self.root / "trash"
         self._lock = self.root / "lock"
@@ -83,7 +83,13 @@ class Scratch:
         return filesystem(self.root)
 
     def sets(self) -> list[StagedSet]:
-        """What is there, the one used longest ago first."""
+        """What is there, the one used longest ago first.
+
+        Raises:
+            UserError: Somebody else has put something in the place of this user's folder.
+        """
+        if os.path.lexists(self.root):
+            self._check_root()
         try:
             with os.scandir(self._sets) as entries:
                 names = [entry.name for entry in entries
@@ -228,26 +234,32 @@ class Scratch:
                             "which one it is with `fuser`, and end it") from None
 
     def _make_root(self) -> None:
-        """Make the folder, for this user's eyes alone; one that somebody else put there is not used."""
+        """Make the folder, for this user's eyes alone; one that somebody else put there is not used.
+
+        Its name can be foretold, and others may write where it lies. What is in it can only be this user's.
+        """
         try:
             self.base.mkdir(exist_ok=True)
-            self.root.mkdir(mode=0o700, exist_ok=True)
-            found = self.root.lstat()
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-                raise UserError(f"scratch: {self.root} is not a folder of yours; name another folder as scratch")
-            if stat.S_IMODE(found.st_mode) != 0o700:
-                self.root.chmod(0o700)
+            with contextlib.suppress(FileExistsError):
+                self.root.mkdir(mode=0o700)
+            self._check_root()
             for folder in (self._sets, self._trash):  # before it is needed: then the disk may be full
                 folder.mkdir(mode=0o700, exist_ok=True)
-            os.close(os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except OSError as error:
             if error.errno in FULL:
                 raise
             raise self._unusable(error) from None
 
+    def _check_root(self) -> None:
+        problem = close_folder(self.root)
+        if problem is not None:
+            raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another folder as scratch")
+
     def _unusable(self, error: OSError) -> UserError:
-        return UserError(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the "
-                         "node's own disk that exists and is yours to write")
+        kind = UserError if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP) else Failed
+        return kind(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the node's "
+                    "own disk that exists and is yours to write")
 
 
 def report_damage(folder: Path, file_name: str, block: int) -> None:

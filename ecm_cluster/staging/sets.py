@@ -17,31 +17,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from .. import files
-from ..errors import UserError
-from .pack import Pack, PackedFile
+from ..reading import Unreadable
+from .pack import KEPT, TMP, Pack, PackedFile, check_name
 
-MANIFEST, LEASE, COPY_LOCK, DAMAGED = "manifest.json", "lease", "copy.lock", "damaged"
-TMP = ".tmp"
+MANIFEST, LEASE, COPY_LOCK, DAMAGED = KEPT[:4]
 
 
-def check_name(name: str) -> None:
-    """Refuse a file of a pack that would lie outside the set, or in the place of what is kept there.
-
-    Raises:
-        UserError: It would.
-    """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or name.endswith(TMP) \
-            or parts[0] in (MANIFEST, LEASE, COPY_LOCK, DAMAGED):
-        raise UserError(f"pack: a file named {name!r} cannot be staged; pack the data again")
+_SHAPE = {"pack": str, "files": {str: [int]}}
 
 
 class SetFolder:
@@ -62,12 +53,12 @@ class SetFolder:
     def manifest(self) -> dict[str, Any]:
         """``pack``: where it came from; ``files``: name -> [size, time stamp in nanoseconds]. Empty if unreadable."""
         try:
-            found = files.read_json(self._manifest)
-            if isinstance(found["pack"], str) and isinstance(found["files"], dict):
-                return found
-        except (OSError, ValueError, LookupError, TypeError):
-            pass
-        return {"pack": "", "files": {}}
+            found = files.read_json(self._manifest, _SHAPE)
+            for name in found["files"]:
+                check_name(name, self.path, "files")
+            return found
+        except (OSError, Unreadable):
+            return {"pack": "", "files": {}}
 
     def write_manifest(self, pack: Pack, whole: dict[str, list[int]]) -> None:
         files.kill_point("before-manifest", self._manifest)
@@ -92,7 +83,7 @@ class SetFolder:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(self.path / DAMAGED):
                 name, _, block = entry.rpartition("@")
-                if name and block.isdigit():
+                if name and re.fullmatch("[0-9]{1,12}", block):
                     found.setdefault(unquote(name), set()).add(int(block))
         return found
 
@@ -100,7 +91,7 @@ class SetFolder:
         folder = self.path / DAMAGED
         folder.mkdir(mode=0o700, exist_ok=True)
         # made in one step, and empty: nobody can see half of it
-        os.close(os.open(folder / _report(name, block), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(os.open(folder / _report(name, block), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
     def clear_damage(self, name: str, blocks: Iterable[int]) -> None:
         for block in blocks:
@@ -124,7 +115,7 @@ class SetFolder:
         """Make a file that was copied durable, and give it its name."""
         source, target = self.partial(file.name), self.file(file.name)
         source.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(source, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(source, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(handle).st_size > file.size:
                 os.ftruncate(handle, file.size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -19,7 +20,9 @@ from typing import IO, NamedTuple, Protocol
 
 from .. import files
 from ..errors import UserError
-from .archives import Archive, changed, unreadable
+from ..reading import open_regular
+from ..values import size_text
+from .archives import LARGEST_IMAGE, Archive, changed, unreadable
 from .pack import is_pack
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm",
@@ -63,7 +66,7 @@ class Source(NamedTuple):
         if self.archive is not None and self.member is not None:
             return self.archive.read(self.member)
         try:
-            with open(self.path, "rb", buffering=0) as handle:
+            with os.fdopen(open_regular(self.path), "rb", buffering=0) as handle:
                 data = handle.readall()
                 now = os.fstat(handle.fileno())
         except OSError as error:
@@ -90,10 +93,10 @@ class Source(NamedTuple):
 
     def _open(self) -> IO[bytes]:
         if self.member is None:
-            return open(self.path, "rb")
+            return os.fdopen(open_regular(self.path), "rb")
         try:
             return zipfile.ZipFile(self.path).open(self.member)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, struct.error) as error:
             raise UserError(f"{self.where} cannot be read ({error}); fetch the zip file again") from None
 
     def _pieces(self, source: IO[bytes]) -> Iterator[bytes]:
@@ -155,8 +158,10 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
     images = {s.name: s for s in plain if _kind(s.name) == "image"}
     annotations = {s.name: s for s in plain if _kind(s.name) == "json"}
     for zip_name in sorted(s.name for s in plain if _kind(s.name) == "zip"):
-        archive = Archive(paths[zip_name])
+        archive, taken = Archive(paths[zip_name]), 0
         for source in _members(archive, images_too="/" not in zip_name):
+            taken += source.size
+            archive.check_total(taken)
             _add(annotations if source.name.endswith(".json") else images, source)
     if not images and not annotations:
         raise UserError(f"DATA_ROOT: {root} has no images and no annotations; expected folders such as train2017/ or "
@@ -211,7 +216,8 @@ def _look_at(paths: dict[str, Path]) -> list[Source]:
             raise unreadable(path, error) from None
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: is no ordinary file; take it away")
-        return Source(name, status.st_size, (status.st_mtime_ns,), path)
+        source = Source(name, status.st_size, (status.st_mtime_ns,), path)
+        return source if _kind(name) == "zip" else _small_enough(source)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(look, paths.items()))
@@ -232,7 +238,15 @@ def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
             pass
         else:
             continue
-        yield Source(name, member.file_size, stamp, archive.path, archive, member)
+        archive.check_member(member)
+        yield _small_enough(Source(name, member.file_size, stamp, archive.path, archive, member))
+
+
+def _small_enough(source: Source) -> Source:
+    if source.size > LARGEST_IMAGE and not source.name.endswith(".json"):
+        raise UserError(f"{source.where}: has {size_text(source.size)}, and an image at most "
+                        f"{size_text(LARGEST_IMAGE)}; remove it")
+    return source
 
 
 def _add(found: dict[str, Source], source: Source) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ESTALE)  # says nothing about a file
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
-class NoRoom(UserError):
+class Failed(UserError):
+    """Nothing that was asked for is wrong: the place does not give it, now. Verbs exit with code 1."""
+
+
+class NoRoom(Failed):
     """What is needed does not fit, even without all that nobody uses."""
 
 
@@ -36,6 +42,31 @@ class Filesystem:
     def in_memory(self) -> bool:
         """Whether what lies there counts against the memory of the job that wrote it."""
         return self.kind in IN_MEMORY
+
+
+def close_folder(folder: Path, mode: int = 0o700) -> str | None:
+    """Give a folder of this user, whose name others may have foretold, its mode; why it is not to be used, or None.
+
+    Raises:
+        OSError: It does not exist, or cannot be looked at.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return "not a folder of yours"
+        raise
+    try:
+        found = os.fstat(handle)
+        if found.st_uid != os.geteuid():
+            return "not a folder of yours"
+        if found.st_mode & stat.S_IWOTH:
+            return "open to everybody, who may have put anything there"
+        if stat.S_IMODE(found.st_mode) != mode:
+            os.fchmod(handle, mode)
+        return None
+    finally:
+        os.close(handle)
 
 
 def filesystem(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Filesystem:

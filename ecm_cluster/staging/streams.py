@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..reading import Unreadable, open_regular
 from .pack import BLOCK, PackedFile
+from .space import Failed
 
 PIECE = 1 << 20
 TICK = 0.2  # seconds between two reports of progress
@@ -34,7 +36,7 @@ class Stream:
         """The file, opened once as long as this thread reads no other."""
         if path != self._path:
             self.close()
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._handle = open_regular(path)
             self._path = path
         return self._handle
 
@@ -82,8 +84,8 @@ class reading(contextlib.AbstractContextManager):  # noqa: N801  (reads as a sta
     """Tells errors of reading from those of writing."""
 
     def __exit__(self, kind: Any, error: BaseException | None, *_: object) -> None:
-        if isinstance(error, OSError):
-            raise ReadError(error.strerror or str(error)) from error
+        if isinstance(error, (OSError, Unreadable)):
+            raise ReadError(getattr(error, "strerror", None) or str(error)) from error
 
 
 def read_all(handle: int, buffer: memoryview, offset: int) -> bool:
@@ -107,12 +109,23 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
                 tick: Callable[[], None] = lambda: None) -> None:
     """Do every task in one of several threads, and call ``tick`` in this one about five times a second, and at the end.
 
-    The first exception of a task ends the others after the block that they are at, and is raised here.
+    Where the system gives no more threads or no more memory for their buffers, those that there are do it all.
+
+    Raises:
+        Failed: A task was left undone.
+        BaseException: The first exception of a task; it ends the others after the block that they are at.
     """
-    todo, failed, stop, lock = iter(tasks), [], threading.Event(), threading.Lock()
+    every = list(tasks)
+    todo, done, failed, stop, lock = iter(every), 0, [], threading.Event(), threading.Lock()
+    unable: list[Exception] = []  # why a thread did nothing
 
     def run() -> None:
-        stream = Stream()
+        nonlocal done
+        try:
+            stream = Stream()
+        except Exception as error:
+            unable.append(error)
+            return
         try:
             while not stop.is_set():
                 with lock:
@@ -120,16 +133,24 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
                 if task is None:
                     return
                 work(task, stream)
+                with lock:
+                    done += 1
         except BaseException as error:
             failed.append(error)
             stop.set()
         finally:
             stream.close()
 
-    crew = [threading.Thread(target=run, name=f"stage-{n}", daemon=True) for n in range(max(1, threads))]
-    for thread in crew:
-        thread.start()
+    crew: list[threading.Thread] = []
     try:
+        for n in range(max(1, threads)):
+            thread = threading.Thread(target=run, name=f"stage-{n}", daemon=True)
+            try:
+                thread.start()
+            except (RuntimeError, MemoryError) as error:  # the limit of processes, or of memory
+                unable.append(error)
+                break
+            crew.append(thread)
         for thread in crew:
             while thread.is_alive():
                 thread.join(TICK)
@@ -140,4 +161,7 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
             thread.join()
     if failed:
         raise failed[0]
+    if done < len(every):
+        raise Failed(f"threads: none could read a block ({unable[0] if unable else 'they ended'}); run it again with "
+                     "more memory, a higher limit of processes, or fewer --threads")
     tick()

@@ -18,7 +18,7 @@ import pytest
 from staging.making import A, B, in_memory, is_exact, make_pack
 
 from ecm_cluster import files
-from ecm_cluster.staging import broadcast, copying, peer, wire
+from ecm_cluster.staging import broadcast, copying, door, peer, wire
 from ecm_cluster.staging.broadcast import Circle
 from ecm_cluster.staging.pack import BLOCK, Pack, PackedFile
 from ecm_cluster.staging.scratch import Scratch
@@ -318,7 +318,7 @@ def test_a_node_that_knows_the_secret_and_answers_nonsense_does_no_harm(packed, 
     monkeypatch.setattr(peer, "APART", 0.0)
     with circle_of(packed, base) as asking, circle_of(packed, base, 1) as owner:
         met(asking)
-        real = wire.Door._answer
+        real = door.Door._answer
 
         def answer(door, caller) -> None:
             if door is not owner._door:
@@ -328,7 +328,7 @@ def test_a_node_that_knows_the_secret_and_answers_nonsense_does_no_harm(packed, 
             caller.shutdown(socket.SHUT_WR)
             raise ConnectionError
 
-        monkeypatch.setattr(wire.Door, "_answer", answer)
+        monkeypatch.setattr(door.Door, "_answer", answer)
         file, block = next(t for t in others_share(asking, packed) if t[0].span(t[1])[1] == BLOCK)
         assert not fetched(asking, packed, file, block)
 
@@ -350,6 +350,36 @@ def test_without_the_secret_or_with_another_pack_a_door_stays_shut(packed, base)
                 while piece := stranger.recv(1 << 20):
                     heard += piece
             assert len(heard) <= wire.NONCE + wire.MAC
+
+
+@pytest.mark.slow
+def test_no_number_of_strangers_keeps_a_node_of_the_job_out_and_each_has_two_seconds_in_all(packed, base, monkeypatch):
+    monkeypatch.setattr(door, "HELLO_SECONDS", 1.0)
+    with circle_of(packed, base, 1), contextlib.ExitStack() as strangers:
+        record = files.read_json(contact(base)(1))
+        where, token = ("127.0.0.1", record["port"]), bytes.fromhex(record["token"])
+        threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        callers = [strangers.enter_context(socket.create_connection(where, timeout=5)) for _ in range(300)]
+        for caller in callers[-40:-20]:
+            caller.sendall(wire.MAGIC + bytes(wire.NONCE))  # knows the protocol, and not the secret
+        began = time.monotonic()
+        for _ in range(5):
+            wire.Link(*where, token, packed.digest).close()
+        assert time.monotonic() - began < 0.5 and threading.active_count() <= threads + 5
+        for caller in callers[-20:]:  # one that sends single bytes has no longer
+            with contextlib.suppress(OSError):
+                caller.sendall(wire.MAGIC[:1])
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + len(callers) + door.STRANGERS + 5
+        time.sleep(max(0.0, began + 0.7 - time.monotonic()))
+        for caller in callers[-20:]:
+            with contextlib.suppress(OSError):
+                caller.sendall(wire.MAGIC[1:2])
+        for caller in callers:
+            caller.settimeout(5.0)
+            with contextlib.suppress(ConnectionResetError):
+                while caller.recv(100):
+                    pass
+        assert time.monotonic() - began < 2.5
 
 
 def test_what_is_no_request_ends_the_connection(packed, base):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ecm_cluster import files
 from ecm_cluster.errors import UserError
+from ecm_cluster.reading import Unreadable
 from ecm_cluster.staging import pack as packs
 from ecm_cluster.staging.pack import BLOCK, AnnotationFile, BlockWriter, Index, Location, PackedFile, checksum
 
@@ -39,7 +40,7 @@ def test_an_index_that_is_not_whole_is_not_read(tmp_path, damage):
     with open(path, "wb") as handle:
         packs.write_index(handle, [("a.jpg", Location(0, 512, 3, 7))])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(OSError, match="is no index of images, or not all of it"):
+    with pytest.raises(Unreadable, match="is no index of images, or not all of it"):
         Index(path)
 
 
@@ -61,8 +62,8 @@ def a_pack(folder: Path) -> packs.Pack:
               PackedFile("images/other-00000.tar", BLOCK + 1, packs.IMAGES, "other", (2 ** 64 - 1, 3)),
               PackedFile("index.bin", 5, packs.INDEX, "", (4,)),
               PackedFile("annotations/train.columns", 7, packs.ANNOTATIONS, "annotations/train.json", (5,))]
-    known = [AnnotationFile("annotations/train.json", "sha256:1", "annotations/train.columns", ("train",)),
-             AnnotationFile("annotations/captions.json", "sha256:2", None, ())]
+    known = [AnnotationFile("annotations/train.json", f"sha256:{1:064}", "annotations/train.columns", ("train",)),
+             AnnotationFile("annotations/captions.json", f"sha256:{2:064}", None, ())]
     files.write_json(folder / "pack.json", packs.describe(packed, known, 3, source="somewhere"))
     return packs.read(folder)
 

@@ -1,0 +1,45 @@
+"""Who may read a run: its owner alone, or by the job's ``share`` its group, or everybody on the cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+CLOSED = 0o700
+READABLE = {"none": 0, "group": 0o050, "all": 0o055}  # bits of a folder, by the job's share
+
+
+def make(folder: Path) -> None:
+    """A folder that is closed to others, whatever the umask; those above it are made as usual.
+
+    Raises:
+        FileExistsError: Something is there already.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(CLOSED)
+
+
+def open_to(folder: Path, share: str) -> None:
+    """Let a run's folder be read by those whom the job shares it with, and by no others.
+
+    Raises:
+        UserError: The folder is another user's, who could read and replace what is written there.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        there = os.fstat(handle)
+        if there.st_uid != os.geteuid():
+            raise UserError(f"name: {folder} belongs to another user; give another --name or --runs-dir")
+        # setgid stays: by it new files take the folder's group
+        os.fchmod(handle, CLOSED | READABLE[share] | there.st_mode & 0o7000)
+    finally:
+        os.close(handle)
+    os.umask(os.umask(0o077) & ~READABLE[share])  # also of what this process is going to write into it
+
+
+def lines(share: str) -> list[str]:
+    """Shell lines that make what a job writes readable to them."""
+    bits = {"group": "g+rx", "all": "go+rx"}.get(share)
+    return [f"umask {bits}"] if bits else []
