@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import cli, submit, waiting
+from . import cli, driver, submit, waiting
 from .errors import UserError
 from .reporting.state import RunState
 from .run import Run
@@ -86,7 +86,8 @@ class Preemption:
         if state.state == "running" and starts:
             self.sent = True
             say(f"-- preemption: SIGUSR2 to rank {starts[0]['rank']}, iteration {state.iteration}")
-            os.kill(starts[0]["pid"], signal.SIGUSR2)
+            if driver.is_own(self.run, str(starts[0]["pid"])):
+                os.kill(starts[0]["pid"], signal.SIGUSR2)
 
 
 def say(text: str) -> None:

@@ -17,9 +17,20 @@ CHAIN = "chain"  # the training and what stands behind it, as a stage to play
 
 
 def alive(run: Run, pid: str) -> bool:
-    """Whether a process of this machine carries the run: its command line ends with the run's path, however spelled."""
+    """Whether a process of this machine carries the run: its command line ends with the run's path, however spelled.
+
+    Anybody can have such a command line, so it has to be the caller's own process, or of the run's owner.
+    """
     line, words = _last_words(pid)
-    return MODULE in line and bool(words) and os.path.realpath(words[-1]) == os.path.realpath(run.path)
+    return (MODULE in line and bool(words) and os.path.realpath(words[-1]) == os.path.realpath(run.path)
+            and _of_owner(run, pid))
+
+
+def _of_owner(run: Run, pid: str) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid in (os.geteuid(), os.stat(run.path).st_uid)
+    except OSError:
+        return False
 
 
 def stage_of(pid: str) -> str:
@@ -29,7 +40,7 @@ def stage_of(pid: str) -> str:
 
 
 def _last_words(pid: str) -> tuple[str, list[str]]:
-    """A process's command line, and the words of its end: of the command that a shell is about to become, too."""
+    """A process's command line, and the words of its end: in a shell of the former version, of what it becomes."""
     line = _command_line(pid).rstrip("\0")
     words = line.split("\0")
     last = words[-1].split("\n")[-1]
@@ -48,11 +59,19 @@ def ranks(run: Run) -> list[str]:
     return [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_rank(run, pid)]
 
 
+def is_own(run: Run, pid: str) -> bool:
+    """Whether a process is a driver or a rank of the run, and the caller's: nothing else may be signalled."""
+    with contextlib.suppress(OSError):
+        return os.stat(f"/proc/{pid}").st_uid == os.geteuid() and (alive(run, pid) or _is_rank(run, pid))
+    return False
+
+
 def _is_rank(run: Run, pid: str) -> bool:
     words = _command_line(pid).split("\0")
     ours = any(word.startswith(("submitit.", "ecm_cluster.node.")) for word in words)
     folders = {os.path.realpath(run.path), os.path.realpath(run.submitit_dir)}
-    return ours and any(os.path.isabs(word) and os.path.realpath(word) in folders for word in words)
+    named = ours and any(os.path.isabs(word) and os.path.realpath(word) in folders for word in words)
+    return named and _of_owner(run, pid)
 
 
 def _command_line(pid: str) -> str:
@@ -80,8 +99,14 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     job_env.keep(run, job)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
     lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
-    script = "\n".join([*lines, "exec " + shlex.join(command)])
-    with open(run.local_log, "ab") as log:
-        process = subprocess.Popen(["bash", "-c", script], env=env, cwd=run.logs_dir, stdin=subprocess.DEVNULL,
-                                   stdout=log, stderr=log, start_new_session=True)
+    # in memory, since anybody can read a command line, and the job's environment may hold secrets
+    script = os.memfd_create("script", os.MFD_CLOEXEC)
+    try:
+        os.write(script, "\n".join([f"exec {script}<&-", *lines, "exec " + shlex.join(command), ""]).encode())
+        with open(run.local_log, "ab") as log:
+            process = subprocess.Popen(["bash", f"/dev/fd/{script}", *command[1:]], env=env, cwd=run.logs_dir,
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[script],
+                                       start_new_session=True)
+    finally:
+        os.close(script)
     return str(process.pid)

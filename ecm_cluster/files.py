@@ -27,8 +27,8 @@ from typing import IO, Any
 from .reading import open_regular, read_json
 
 __all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json", "write_private",
-           "write_text"]
+           "locked", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
+           "write_private", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
 STOP_ENV = "ECM_CLUSTER_STOP_AT"
@@ -80,7 +80,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        # never what another user has put there
+        # exclusive: never what another user has put there
         with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
@@ -114,6 +114,14 @@ def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def private_file(path: str | os.PathLike) -> None:
+    """Make an empty file that only its owner can open, to be locked: whoever can open a file can hold its lock.
+
+    One that is there stays as it is.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
     """Hold the lock of a file that exists, as long as the descriptor that is given back is open in any process.
@@ -129,7 +137,7 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
         BlockingIOError: Another process held it all the time.
     """
     # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         began = time.monotonic()
         while True:

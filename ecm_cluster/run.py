@@ -83,6 +83,11 @@ class Run(Work):
         return self.path / ".submitting"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by who submits or cancels jobs of the run; its owner's alone. Runs of the former version lack it."""
+        return self.path / "run.lock"
+
+    @property
     def config_file(self) -> Path:
         """The resolved mmdet config, as it is trained."""
         return self.path / "config.py"

@@ -85,7 +85,7 @@ def new_token(run_name: str, stage: str) -> str:
 
 # ---------------------------------------------------------------------------------------------- the lock
 
-_held: dict[Path, int] = {}
+_held: dict[Path, list[int]] = {}
 
 
 @contextlib.contextmanager
@@ -104,8 +104,9 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
               flush=True)
 
     try:
-        with files.locked(run.run_file, patience, tell) as handle:
-            _held[run.path] = handle
+        with contextlib.ExitStack() as stack:
+            handles = [stack.enter_context(files.locked(path, patience, tell)) for path in _lock_files(run)]
+            _held[run.path] = handles
             try:
                 yield
             finally:
@@ -117,9 +118,19 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
         raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
 
 
+def _lock_files(run: Run) -> list[Path]:
+    """What has to be locked: the run's own lock file, and what the former version locks.
+
+    That is run.json, which every reader of it can lock, too. So it counts where nobody else can reach it, and in runs
+    of the former version, whose jobs go on with their own code.
+    """
+    own = [run.lock_file] if run.lock_file.exists() else []
+    return own if own and run.path.stat().st_mode & 0o077 else [*own, run.run_file]
+
+
 def held(run: Run) -> list[int]:
-    """The lock's descriptor, for sbatch to inherit."""
-    return [_held[run.path]] if run.path in _held else []
+    """The lock's descriptors, for sbatch to inherit."""
+    return _held.get(run.path, [])
 
 
 # ---------------------------------------------------------------------------------------------- writing

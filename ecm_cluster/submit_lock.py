@@ -43,11 +43,26 @@ def _locked(run: Run, stack: contextlib.ExitStack) -> bool:
 
     with contextlib.suppress(FileExistsError):
         sharing.make(run.path)
-    run.submit_lock.touch()
+    require_own_folder(run)
+    files.private_file(run.submit_lock)
     handle = stack.enter_context(files.locked(run.submit_lock, submissions.PATIENCE, tell))
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(handle), run.submit_lock.stat())
     return False
+
+
+def require_own_folder(run: Run) -> None:
+    """Refuse a folder that another user has made in advance, and in which he could exchange what a job runs.
+
+    Raises:
+        FileExistsError: It is no folder.
+        UserError: It, or the link that leads there, belongs to somebody else.
+    """
+    if not run.path.is_dir():
+        raise FileExistsError(run.path)
+    if {run.path.lstat().st_uid, run.path.stat().st_uid} != {os.geteuid()}:
+        raise UserError(f"name: {run.path} belongs to another user (uid {run.path.stat().st_uid}); give another --name "
+                        "or --runs-dir")
 
 
 def not_made(run: Run, error: OSError) -> UserError:

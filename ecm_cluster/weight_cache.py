@@ -2,6 +2,9 @@
 
 A file can be put there by hand: then nothing is fetched. Beside each file stands ``<file>.json`` with its
 URL, sha256, size and time of change, so that a digest is worked out once and not at every submission.
+
+Others may write to the cache as well. What they have put there counts only where its digest is what its name promises;
+their records count for nothing, their locks are not waited for, and nothing of theirs is changed.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +24,12 @@ from urllib.parse import unquote, urlsplit
 
 from . import files, model_urls
 from .errors import UserError
+from .reading import Text
 
 CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
 STALL_SECONDS = 60.0
+LARGEST = 32 << 30  # bytes, where a server does not say how many will come
+RECORD = {"url": str, "sha256": Text("[0-9a-f]{64}"), "size": int, "mtime_ns": int}
 
 Progress = Callable[["Weight", int, "int | None"], None]
 
@@ -81,6 +88,17 @@ def promised(name: str) -> str:
     return suffix[1] if suffix and not date else ""
 
 
+def is_safe(url: str, begins: str) -> bool:
+    """Whether what a URL answers can be trusted: encrypted, from this machine, or of a digest that is known.
+
+    Args:
+        begins: What the digest is known to begin with.
+    """
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and (
+        bool(begins) or parts.hostname in ("localhost", "127.0.0.1", "::1")))
+
+
 def place(url: str, folder: Path) -> Path:
     """Where a URL's file lies: under its own name, so that it can be put there by hand.
 
@@ -123,7 +141,7 @@ def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
         return _take(weight, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{file_name(url)}.lock"):
+        with _lock(folder / f".{hashlib.sha256(file_name(url).encode()).hexdigest()[:16]}-{os.geteuid()}.lock"):
             # the one that held the lock before may have put it there, or have taken the plain name
             path = place(url, folder)
             return _take(weight, path) if path.is_file() else _download(weight, url, path, progress)
@@ -135,12 +153,14 @@ def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of one file's name: two submissions at once fetch it once."""
-    # NFS grants an exclusive lock on a writable descriptor alone, so others who share the cache must get one
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Hold this user's lock of one file's name: two submissions at once fetch it once.
+
+    Nobody else can hold it. Two users fetch twice, and each renames a whole file into place.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with contextlib.suppress(PermissionError):
-            os.fchmod(fd, 0o666)
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise OSError(errno.EPERM, "its lock belongs to another user")
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
@@ -157,12 +177,18 @@ def _record_file(path: Path) -> Path:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """What is on record about a file in the cache: url, sha256, size, mtime_ns; empty if nothing is."""
-    try:
-        record = files.read_json(_record_file(path))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    """What this user has on record about a file in the cache: url, sha256, size, mtime_ns; empty if nothing is."""
+    with contextlib.suppress(OSError, ValueError):
+        if _is_trusted(_record_file(path)):
+            return files.read_json(_record_file(path), RECORD)
+    return {}
+
+
+def _is_trusted(path: Path) -> bool:
+    """Whether nobody but the user, the administrator and the cache's owner can have put a file there."""
+    folder = path.parent.stat()
+    owners = {os.geteuid(), 0, *([] if folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else [folder.st_uid])}
+    return {path.lstat().st_uid, path.stat().st_uid} <= owners
 
 
 def _take(weight: Weight, path: Path) -> Fetched:
@@ -170,30 +196,34 @@ def _take(weight: Weight, path: Path) -> Fetched:
     record = _record(path) if weight.url else {}
     other = f"give another with --set {weight.key}=PATH"
     try:
-        stat = path.stat()
-        known = (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+        there, trusted = path.stat(), not weight.url or _is_trusted(path)
+        known = trusted and (record.get("size"), record.get("mtime_ns")) == (there.st_size, there.st_mtime_ns)
         sha = str(record.get("sha256")) if known else files.digest(path).partition(":")[2]
         fault = _visible_fault(path)
     except OSError as error:
         raise UserError(f"{weight.key}: {path} cannot be read ({error.strerror}); {other}") from None
     begins = promised(path.name) if weight.url else ""
+    if not trusted and not begins and record.get("sha256") != sha:
+        raise UserError(f"{weight.key}: {path} belongs to another user, and nothing says what it should hold; set "
+                        f"{CACHE_ENV} to a folder of your own, or {other}")
     if not fault and not sha.startswith(begins):
         fault = f"not what its name promises: sha256 {sha[:16]}…, not {begins}…"
     if fault:
         again = f"delete it to fetch {weight.url} again, or " if weight.url else ""
+        again = again if trusted else f"it belongs to another user: set {CACHE_ENV} to a folder of your own, or "
         raise UserError(f"{weight.key}: {path} is {fault}; {again}{other}")
     if record.get("url") == weight.url and record.get("sha256", sha) != sha:
         raise UserError(f"{weight.key}: {path} has changed since it was fetched from {weight.url}; delete it "
                         f"to fetch it again, or delete {_record_file(path)} to accept it as it is")
     if weight.url and not known:
         with contextlib.suppress(OSError):  # a cache that others own: then the digest is worked out each time
-            _write_record(path, weight.url, sha, stat)
-    return Fetched(weight, path, f"sha256:{sha}", stat.st_size, downloaded=False)
+            _write_record(path, weight.url, sha, there)
+    return Fetched(weight, path, f"sha256:{sha}", there.st_size, downloaded=False)
 
 
-def _write_record(path: Path, url: str, sha: str, stat: os.stat_result) -> None:
-    files.write_json(_record_file(path), {"url": url, "sha256": sha, "size": stat.st_size,
-                                          "mtime_ns": stat.st_mtime_ns})
+def _write_record(path: Path, url: str, sha: str, there: os.stat_result) -> None:
+    files.write_json(_record_file(path), {"url": url, "sha256": sha, "size": there.st_size,
+                                          "mtime_ns": there.st_mtime_ns})
 
 
 def _visible_fault(path: Path) -> str:
@@ -219,6 +249,8 @@ def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -
             handle.write(block)
             sha.update(block)
             size += len(block)
+            if size > LARGEST:
+                raise UserError(f"{what} gives more than {LARGEST >> 30} GiB; {by_hand}")
             if progress:
                 progress(weight, size, total)
         if total is not None and size != total:
@@ -229,7 +261,8 @@ def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -
         handle.flush()
         os.fsync(handle.fileno())
         # before the file itself: one without a record could be taken for another URL's of the same name
-        _write_record(path, url, sha.hexdigest(), os.fstat(handle.fileno()))
+        with contextlib.suppress(PermissionError):  # another user's is there
+            _write_record(path, url, sha.hexdigest(), os.fstat(handle.fileno()))
     return Fetched(weight, path, f"sha256:{sha.hexdigest()}", size, downloaded=True)
 
 
@@ -238,11 +271,18 @@ def _blocks(what: str, url: str, by_hand: str) -> Iterator[tuple[int | None, byt
     # imported here: 30 ms that --help and a dry run do not owe
     from http.client import HTTPException
     from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+    from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+    class Redirects(HTTPRedirectHandler):
+        def redirect_request(self, *given: Any) -> Any:
+            if not is_safe(given[-1], promised(file_name(url))):
+                raise ValueError(f"it leads to {given[-1]}, which anybody on the way can change")
+            return super().redirect_request(*given)
 
     try:
         # some hosts refuse Python's default name
-        with urlopen(Request(url, headers={"User-Agent": "ecm-cluster"}), timeout=STALL_SECONDS) as answer:
+        asked = Request(url, headers={"User-Agent": "ecm-cluster"})
+        with build_opener(Redirects).open(asked, timeout=STALL_SECONDS) as answer:
             if answer.headers.get_content_type() == "text/html":
                 raise ValueError("the answer is a web page, perhaps a login")
             length = answer.headers.get("Content-Length", "")

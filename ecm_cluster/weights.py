@@ -20,7 +20,7 @@ from typing import Any
 from . import model_urls
 from .errors import UserError
 from .pickles import archive
-from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, place
+from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, is_safe, place, promised
 
 __all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
@@ -133,6 +133,9 @@ def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     if not file_name(url):
         raise UserError(f"{key}: {source} names no file; give a URL that ends in one, or --set {key}=PATH")
     path = place(url, folder)
+    if not path.is_file() and not is_safe(url, promised(path.name)):
+        raise UserError(f"{key}: {source} comes unencrypted, and its name holds no digest to check it by; give an "
+                        f"https:// URL, or download it and give the file with --set {key}=PATH")
     return Weight(key, source, url, path, path.is_file())
 
 

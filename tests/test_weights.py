@@ -111,7 +111,7 @@ def test_every_kind_of_reference_is_found_under_its_dotted_key(tmp_path: Path) -
         "pretrained": "https://host/left/over/variable.pth",
         "model": {
             "pretrained": "torchvision://resnet50",
-            "teacher_ckpt": "http://host/teacher.pth",
+            "teacher_ckpt": "https://host/teacher.pth",
             "backbone": {"init_cfg": [{"type": "Constant", "val": 1},
                                       {"type": "Pretrained", "checkpoint": "open-mmlab://resnet50_caffe"}]},
             "neck": {"init_cfg": {"type": "Kaiming", "override": {

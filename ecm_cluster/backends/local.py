@@ -95,8 +95,9 @@ class Local:
             if not pid.isdigit():
                 raise UserError(f"RUN: {live[pid]} cannot be ended from here; the run is marked, so that it will not "
                                 f"start again; type the same on {pid}")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGTERM)
+            if driver.is_own(run, pid):  # it may have ended by now, and its number be another's
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
         print(f"{run.name}: the ranks commit and end", flush=True)
         end = time.monotonic() + COMMITTING
         while any(driver.alive(run, pid) for pid in live):

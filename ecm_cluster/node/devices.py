@@ -6,12 +6,12 @@ tasks share. Ranks therefore tell each other which GPUs they see, and all of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from .cuda_driver import Driver, DriverError
 from .failures import NotStartable
+from .gathering import gather_json
 from .world import Place, device_index, node_name
 
 
@@ -72,17 +72,3 @@ def _uuids(visible: int) -> list[str]:
     except (DriverError, AttributeError):
         return []
     return found if len(found) == visible else []
-
-
-def gather_json(value: Any, group: Any) -> list[Any]:
-    """What each rank gave, as JSON rather than pickles, by rank; collective."""
-    import torch
-    import torch.distributed as dist
-
-    text = json.dumps(value).encode()
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(sizes, torch.tensor([len(text)]), group=group)
-    longest = max(int(size) for size in sizes)
-    texts = [torch.zeros(longest, dtype=torch.uint8) for _ in sizes]
-    dist.all_gather(texts, torch.tensor(list(text.ljust(longest)), dtype=torch.uint8), group=group)
-    return [json.loads(bytes(part[:int(size)].tolist())) for part, size in zip(texts, sizes)]

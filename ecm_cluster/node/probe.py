@@ -21,7 +21,7 @@ from ..diagnosis import environment, folder, interpreter, requirements, sharing
 from ..diagnosis.finding import Finding, carried_out, fails, ok, warning
 from ..staging import planned
 from ..staging.space import filesystem
-from . import preflight, world
+from . import preflight, rendezvous, world
 from .cuda_driver import Driver, DriverError
 
 ASKED, FOUND = "asked.json", "findings"
@@ -187,14 +187,14 @@ def network(place: world.Place, job: jobs.Job, own: Path) -> Iterator[Finding]:
     try:
         if job.device == "cuda":
             torch.cuda.set_device(world.device_index(place, torch.cuda.device_count()))
-        group = world.join(place, own / "rendezvous.json", job.device, NETWORK_SECONDS)
+        group = rendezvous.join(place, own / "rendezvous.json", job.device, NETWORK_SECONDS)
         tensor = torch.ones(NETWORK_MIB << 18, device=job.device)  # float32
         dist.all_reduce(tensor, group=dist.group.WORLD)
         began = time.monotonic()
         dist.all_reduce(tensor, group=dist.group.WORLD)
         right = bool((tensor == place.world_size ** 2).all())
         seconds = time.monotonic() - began
-        world.leave(group)
+        rendezvous.leave(group)
     except Exception as error:  # torch has no class for all that can go wrong here
         said = " ".join(str(error).split())[:300]
         yield fails("node.network", f"{place.world_size} ranks on {place.nodes} nodes cannot reduce a tensor together "

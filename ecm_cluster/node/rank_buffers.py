@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import Any
 
 import torch
-import torch.distributed as dist
+
+from ..pickles import restricted
+from . import loading
+from .failures import NotStartable
+from .gathering import gather_bytes, gather_json
 
 
 def gather(runner: Any, group: Any) -> list[dict[str, torch.Tensor]]:
@@ -14,29 +19,33 @@ def gather(runner: Any, group: Any) -> list[dict[str, torch.Tensor]]:
     mine, share = runner.rank_buffers.each(), runner.share
     if share.virtual == 1:
         return []
-    sums = _collect([{name: _digest(value) for name, value in own.items()} for own in mine], share, group, to_all=True)
+    sums = [{name: _digest(value) for name, value in own.items()} for own in mine]
+    if share.world_size > 1:
+        sums = [own for part in gather_json(sums, group) for own in part]
     differing = [name for name in sums[0] if any(other[name] != sums[0][name] for other in sums)]
     if not differing:
         return []
-    return _collect([{name: own[name] for name in differing} for own in mine], share, group, to_all=False)
+    return _collect([{name: own[name] for name in differing} for own in mine], share, group)
 
 
 def gather_plain(runner: Any, group: Any) -> dict[str, Any]:
     """Collective: plain attributes of each virtual rank's model, as a part of the state; empty if none changed."""
-    found = _collect(runner.rank_buffers.plain_of_each(), runner.share, group, to_all=False)
+    found = _collect(runner.rank_buffers.plain_of_each(), runner.share, group)
     return {"attributes": found} if any(found) else {}
 
 
-def _collect(mine: list[Any], share: Any, group: Any, to_all: bool) -> list[Any]:
-    """What each virtual rank has, in their order."""
+def _collect(mine: list[Any], share: Any, group: Any) -> list[Any]:
+    """What each virtual rank has, in their order, on rank 0; elsewhere nothing."""
     if share.world_size == 1:
         return mine
-    parts: list[Any] = [None] * share.world_size
-    if to_all:
-        dist.all_gather_object(parts, mine, group=group)
-    else:
-        dist.gather_object(mine, parts if share.rank == 0 else None, dst=0, group=group)
-    return [own for part in parts for own in part or []]
+    buffer = io.BytesIO()
+    torch.save(mine, buffer)
+    try:
+        return [own for data in gather_bytes(buffer.getvalue(), group, to_all=False)
+                for own in loading.read_bytes(data)]
+    except restricted.Refused as error:
+        raise NotStartable(f"a checkpoint cannot hold {error}, which a rank's model has in an attribute; keep plain "
+                           "data there: numbers, strings, lists, dicts, tensors and arrays") from error
 
 
 def restore(runner: Any, state: dict[str, Any], source: str) -> None:
@@ -64,7 +73,7 @@ def restore(runner: Any, state: dict[str, Any], source: str) -> None:
     runner.rank_buffers.give(mine)
 
 
-def _digest(tensor: torch.Tensor) -> bytes:
+def _digest(tensor: torch.Tensor) -> str:
     # flat: a single number (BatchNorm counts its batches) cannot be seen as bytes otherwise
     data = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

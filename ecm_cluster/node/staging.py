@@ -23,7 +23,7 @@ from ..run import Run, Work
 from ..staging import columns, copying, pack, planned
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from . import preemption, pulse, world
+from . import preemption, pulse, rendezvous
 from .beside import Quiet
 from .world import Place
 
@@ -167,7 +167,7 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
     from ..staging.broadcast import Circle
 
     circle = Circle(partial(work.staging_contact_file, attempt, each.digest), place.node, place.nodes, each.digest,
-                    world.addresses())
+                    rendezvous.addresses())
     data.doors.append(circle)
     try:
         yield circle

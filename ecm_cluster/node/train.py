@@ -14,9 +14,10 @@ from typing import Any
 from .. import chain, config_text, evaluations, reading, training_log
 from ..run import Run
 from . import failures, preemption, pulse, staging
+from .rendezvous import join, leave
 from .supervisor import EXIT_STOPPED
 from .watching import STOPPED
-from .world import Place, identify, join, leave, node_name
+from .world import Place, identify, node_name
 
 
 def main(run_path: str, attempt: int) -> int:
@@ -64,7 +65,7 @@ def load_config(run: Run) -> Any:
 
     from . import loading
 
-    loading.guard_mmcv()
+    loading.guard()
     text = reading.read_text(run.config_file)
     cfg = Config(config_text.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
     if cfg.get("custom_imports"):

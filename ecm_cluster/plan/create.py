@@ -97,7 +97,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         The run that was made: where the user gave no name, under the next one that is still free.
     """
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                            run.ledger_dir, run.code_folder(1), run.config_file, run.env_file)}
+                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
@@ -118,6 +118,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         raise
     for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         folder.mkdir(parents=True, exist_ok=True)
+    files.private_file(run.lock_file)
     files.write_text(run.config_file, text)
     job_env.write(run, plan.job)
     if plan.elements:

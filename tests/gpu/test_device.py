@@ -67,14 +67,14 @@ JOINED = """
 import sys
 from pathlib import Path
 import torch, torch.distributed as dist
-from ecm_cluster.node import world
+from ecm_cluster.node import rendezvous, world
 
 rank, size, device, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
 place = world.Place(rank=rank, world_size=size, local_rank=rank, node=0, nodes=1, job_id="1", restart=0,
                     cluster="local")
 if device == "cuda":
     torch.cuda.set_device(world.device_index(place, torch.cuda.device_count()))
-group = world.join(place, file, device, timeout=60.0)
+group = rendezvous.join(place, file, device, timeout=60.0)
 assert dist.get_backend() == ("nccl" if device == "cuda" else "gloo"), dist.get_backend()
 total, agreed = torch.full((4,), rank + 1.0, device=device), torch.tensor([rank])
 dist.all_reduce(total)

@@ -66,7 +66,8 @@ AGREEING = """
 import json, sys
 from pathlib import Path
 from ecm_cluster.node import devices
-from ecm_cluster.node.world import identify, join, leave
+from ecm_cluster.node.rendezvous import join, leave
+from ecm_cluster.node.world import identify
 
 place = identify()
 group = join(place, Path(sys.argv[1]), "cpu", 60.0)

@@ -221,9 +221,75 @@ def test_mmcv_reads_files_the_same_way(tmp_path, monkeypatch):
     from mmcv.runner import CheckpointLoader, load_checkpoint
 
     monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
-    loading.guard_mmcv()
+    monkeypatch.setattr(torch.load, "__kwdefaults__", dict(torch.load.__kwdefaults__))
+    monkeypatch.setattr(torch.hub.load_state_dict_from_url, "__defaults__",
+                        torch.hub.load_state_dict_from_url.__defaults__)
+    loading.guard()
     model = torch.nn.Linear(2, 1)
     path = saved(tmp_path, {"state_dict": model.state_dict(), "meta": {"hook_msgs": {"best_score": np.float64(0.3)}}})
     assert load_checkpoint(torch.nn.Linear(2, 1), str(path), map_location="cpu")["meta"]["hook_msgs"]
     with pytest.raises(UserError, match="posix.mkdir"):
         load_checkpoint(model, str(saved(tmp_path, {"state_dict": {}, "x": Runs()})), map_location="cpu")
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_what_is_swapped_after_the_check_is_refused_as_well(tmp_path, monkeypatch, form):
+    """Whoever can write to the folder can put another file there at any moment, and 1.13 ignores ``pickle_module``."""
+    path = tmp_path / "evil.pth"
+    torch.save({"x": Runs()}, path, _use_new_zipfile_serialization=form == "zip")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(archive, "check", lambda path: None)
+    with pytest.raises(UserError, match="posix.mkdir"):
+        loading.read(path)
+    with pytest.raises(restricted.Refused, match="posix.mkdir"):
+        loading.read_bytes(path.read_bytes())
+    assert not Path("ran").exists()
+    assert torch.serialization.pickle is pickle
+
+
+WITHOUT_NETWORK = """
+import os
+import sys
+from pathlib import Path
+import torch
+from mmcv.runner import CheckpointLoader, load_checkpoint
+from ecm_cluster.node import loading
+
+class Runs:
+    def __reduce__(self):
+        return os.mkdir, (os.path.join(sys.argv[1], "executed"),)
+
+loading.guard()
+loading.guard()
+hub = Path(sys.argv[1], "hub", "checkpoints")
+hub.mkdir(parents=True)
+torch.hub.set_dir(str(hub.parent))
+name = "resnet50-0676ba61.pth"
+torch.save({"state_dict": {}, "x": Runs()}, hub / name)
+(hub / "legacy.pth").write_bytes((hub / name).read_bytes())
+url = "https://download.pytorch.org/models/" + name
+forms = [str(hub / name), "torchvision://resnet50", "modelzoo://resnet50", "torchvision://ResNet50_Weights.IMAGENET1K_V1",
+         url, "http://example.org/legacy.pth"]
+loads = [lambda form=form: load_checkpoint(torch.nn.Linear(1, 1), form, map_location="cpu") for form in forms]
+loads += [lambda: CheckpointLoader.load_checkpoint(forms[0]), lambda: torch.load(hub / name),
+          lambda: torch.hub.load_state_dict_from_url(url), lambda: torch.serialization.load(str(hub / name))]
+refused = 0
+for load in loads:
+    try:
+        load()
+    except Exception as error:
+        assert "mkdir" in str(error), (type(error), error)
+        refused += 1
+assert refused == len(loads), refused
+assert not Path(sys.argv[1], "executed").exists()
+"""
+
+
+@pytest.mark.slow
+def test_no_form_of_weights_runs_code_on_any_torch(tmp_path, root):
+    """What a hub has fetched lies in its cache, so that no network is needed."""
+    script = tmp_path / "load.py"
+    script.write_text(WITHOUT_NETWORK)
+    done = subprocess.run([sys.executable, script, tmp_path], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
