@@ -12,14 +12,12 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,7 +114,6 @@ class Seen:
     secret: str
     shown: set[str] = field(default_factory=set)  # command lines with the secret
     addresses: set[str] = field(default_factory=set)  # on which its processes listened
-    readable: set[str] = field(default_factory=set)  # files with the secret or a token that the attacker could read
 
 
 def pids_of(uid: int) -> list[Path]:
@@ -133,7 +130,7 @@ def listening(pids: list[Path]) -> Iterator[str]:
     sockets = set()
     for folder in pids:
         with suppress(OSError):
-            sockets |= {os.readlink(f)[8:-1] for f in (folder / "fd").iterdir() if os.readlink(f).startswith("socket:[")}
+            sockets |= {os.readlink(opened)[len("socket:["):-1] for opened in (folder / "fd").iterdir()}
     for name in ("tcp", "tcp6"):
         for row in Path("/proc/net", name).read_text().splitlines()[1:]:
             words = row.split()
@@ -143,10 +140,11 @@ def listening(pids: list[Path]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trained(machine: Machine) -> Seen:
-    """Submitted with a umask that leaves everything open, from a folder of the attacker's, with a secret in ``env:``."""
+    """Submitted with a umask that leaves everything open, and with a secret in ``env:``."""
     home, runs = machine.home[VICTIM], machine.shared / "runs"
-    runs.mkdir()
-    runs.chmod(0o1777)
+    for folder in (runs, runs / "scratch"):
+        folder.mkdir()
+        folder.chmod(0o1777)
     secret = "s3cret-API-key"
     job = home / "job.yaml"
     job.write_text(f"config: configs/demo.py\ndevice: cpu\nmem_per_gpu: 3G\ncpus_per_gpu: 1\nenv: {{KEY: {secret}}}\n")
@@ -182,8 +180,7 @@ def test_a_training_on_one_node_listens_on_loopback_alone(trained: Seen) -> None
 
 def test_others_can_change_nothing_of_a_run_whatever_the_umask(trained: Seen, machine: Machine) -> None:
     assert trained.run.stat().st_mode & 0o077 == 0
-    done = run_as(ATTACKER, "find", machine.shared / "runs", machine.shared / "scratch", "-user", str(VICTIM),
-                  "-writable", env=environment(machine.home[ATTACKER]))
+    done = run_as(ATTACKER, "find", machine.shared / "runs", "-user", str(VICTIM), "-writable", env=environment(machine.home[ATTACKER]))
     assert done.stdout == ""
     machine.nothing_ran()
 
