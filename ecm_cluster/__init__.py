@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 __version__ = "0.1.0"
 
 
-def _in_one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Ctrl-C while the module is imported that handles everything else."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+def _interrupted(number: int, frame: object) -> None:
+    """Ctrl-C while modules are imported: nothing is begun yet, so the process ends at once, as by default."""
+    os.write(2, b"interrupted\n")
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "ecm-cluster"):  # as a program, not as a library
-    sys.excepthook = _in_one_line
+    import _signal  # type: ignore[import-not-found] # built in; `signal` imports others first
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _interrupted)
     from . import program
 
     program.begin()

@@ -6,9 +6,8 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import chain, checkpoints, cli, files, runs, submissions
+from . import chain, checkpoints, cli, files, folders, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -30,10 +29,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     found = [runs.find(name, runs_dir) for name in args.run]
     for run in found:
         _ = run.spec  # a run that is none is an error before anything is cancelled
+        run.require_own("cancel")
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
     cli.acts()
     return max([cancel(run) for run in found])

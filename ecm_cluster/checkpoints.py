@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, records
+from .reading import OneOf, Unreadable, check
 from .run import Run
 
 FEWEST = 2  # checkpoints that are there at any time, see prune
@@ -97,8 +98,7 @@ def check_fence(run: Run, attempt: int) -> None:
     Raises:
         Overtaken: A newer attempt has begun.
     """
-    newest = run.newest_attempt()
-    if newest > attempt:
+    if (newest := run.newest_attempt()) > attempt:
         raise Overtaken(f"attempt {newest} has begun")
 
 
@@ -108,28 +108,30 @@ def committed(run: Run, iteration: int, attempt: int) -> Manifest | None:
 
 
 def _delete(run: Run, checkpoint: Path) -> None:
-    """The manifest first, so that no reader takes up a checkpoint whose file is gone."""
-    run.manifest_of(checkpoint).unlink(missing_ok=True)
-    checkpoint.unlink(missing_ok=True)
+    _remove([run.manifest_of(checkpoint), checkpoint])  # no reader takes up a checkpoint whose file is gone
 
 
 def manifests(run: Run) -> list[Manifest]:
     """Everything with a readable manifest, by (iteration, attempt)."""
-    found = filter(None, map(_read, run.checkpoints_dir.glob("iter_*.json")))
+    found = [manifest for path in run.checkpoints_dir.glob("iter_*.json") if (manifest := _read(run, path))]
     return sorted(found, key=lambda m: (m.iteration, m.attempt))
 
 
-def _read(path: Path) -> Manifest | None:
+def _read(run: Run, path: Path) -> Manifest | None:
     try:
-        record = files.read_json(path)
+        record = records.read(path, records.MANIFEST)
+        check(record, {"file": OneOf(path.with_suffix(".pth").name)}, path)
         return Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__ if k in record})
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError):
-        return None  # pruned meanwhile, or not a manifest
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # pruned meanwhile
+    except Unreadable as error:
+        run.note(error)
+    return None
 
 
 def read(run: Run, name: str) -> Manifest | None:
     """The manifest of the checkpoint with this file name; None where there is none."""
-    return _read(run.manifest_of(run.checkpoints_dir / name))
+    return _read(run, run.manifest_of(run.checkpoints_dir / name))
 
 
 def last(run: Run) -> Manifest | None:
@@ -162,6 +164,8 @@ def problem(run: Run, manifest: Manifest) -> str | None:
         return None if files.digest(path) == manifest.digest else "its content does not match its digest"
     except FileNotFoundError:
         return "the file is missing"
+    except Unreadable:
+        return "it is not a regular file"
 
 
 def choose(run: Run, until: int | None = None
@@ -194,6 +198,8 @@ def newest_sound(run: Run, until: int | None = None) -> tuple[Manifest | None, l
 
 def quarantine(run: Run, manifest: Manifest) -> None:
     """Move a broken checkpoint out of the way; the manifest first, so that it stops counting at once."""
+    if run.quarantine_dir.is_symlink():
+        run.quarantine_dir.unlink()  # it leads elsewhere
     run.quarantine_dir.mkdir(parents=True, exist_ok=True)
     path = manifest.path(run)
     for source in (run.manifest_of(path), path):
@@ -276,7 +282,7 @@ def discard(run: Run, iteration: int, attempt: int) -> list[str]:
 def _remove(paths: Iterable[Path]) -> list[str]:
     gone = []
     for path in list(paths):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):  # a folder is nobody's checkpoint
             path.unlink()
             gone.append(path.name)
     return gone

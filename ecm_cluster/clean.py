@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checkpoints, cli, liveness, runs, submissions
+from . import checkpoints, cli, folders, liveness, runs, submissions
 from . import job as jobs
 from .run import Run
 from .spec import ResumePoint
@@ -32,12 +33,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     run = runs.find(args.run, runs_dir)
     _ = run.spec
+    run.require_own("clean")
     if not args.dry_run:
         cli.acts()
-    with submissions.run_lock(run):
+    # a listing needs no lock, and so can be had where nothing can be written
+    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():
             kept = what == ABANDONED and not args.abandoned
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{run.name}: {len(paths)} {what}, {size_text(size_of(paths))}: {done}")
             for path in paths:
                 print(f"  {path.relative_to(run.checkpoints_dir)}")
-                if not kept and not args.dry_run:
+                if not kept and not args.dry_run and not (path.is_dir() and not path.is_symlink()):
                     path.unlink(missing_ok=True)
     if not found:
         print(f"{run.name}: nothing to clean")
@@ -80,8 +83,13 @@ def unneeded(run: Run) -> dict[str, list[Path]]:
     return {
         ABANDONED: _files(run, [m for m in others if m.file in left]),
         "checkpoints of stale attempts": _files(run, [m for m in others if m.file not in left and m.attempt < newest]),
-        "files of damaged checkpoints": sorted(run.quarantine_dir.glob("iter_*")),
+        "files of damaged checkpoints": _quarantined(run),
         "leftovers of interrupted writes": checkpoints.leftovers(run, newest if at_work(run) else newest + 1)}
+
+
+def _quarantined(run: Run) -> list[Path]:
+    """Nothing where the folder is a link: it was not made by this program, and leads elsewhere."""
+    return [] if run.quarantine_dir.is_symlink() else sorted(run.quarantine_dir.glob("iter_*"))
 
 
 def at_work(run: Run) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from . import output, program, values
+from . import folders, output, program, values
 from .errors import UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -64,13 +64,15 @@ def check_writable(option: str, given: str) -> None:
     Raises:
         UserError: It cannot.
     """
-    path = Path(given).expanduser().absolute()
-    if path.is_dir():
-        raise UserError(f"{option}: {path} is a directory; give a file")
-    if not path.parent.is_dir():
-        raise UserError(f"{option}: {path.parent} does not exist; create it, or give another file")
-    if not os.access(path.parent if path.is_file() or not path.exists() else path, os.W_OK):
-        raise UserError(f"{option}: no permission to write {path}; give another file")
+    path = folders.absolute(given)
+    try:
+        os.stat(f"{path.parent}/")
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a directory; give a file")
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+            raise UserError(f"{option}: no permission to write {path}; give another file")
+    except OSError as error:
+        raise UserError(f"{option}: {error.filename}: {error.strerror}; give another file") from None
 
 
 def write_file(option: str, given: str, text: str) -> None:
@@ -81,7 +83,7 @@ def write_file(option: str, given: str, text: str) -> None:
     """
     from . import files
 
-    path = Path(given).expanduser().absolute()
+    path = folders.absolute(given)
     try:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
@@ -113,6 +115,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
             word = "warning" if _acts or code else "error"
             print(f"{word}: standard output: {program.describe(streams.lost)}", file=sys.stderr)
             code = code or (EXIT_OK if _acts else EXIT_FAILED)
+    program.over()
     return code
 
 
@@ -129,6 +132,12 @@ def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
     except UserError as error:
         say(f"error: {program.one_line(error)}", sys.stderr)
+        return EXIT_USAGE
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
+            program.report(error)
+            return EXIT_FAILED
+        say("error: no home directory is known for a path with ~; give a full path, or set HOME", sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt as end:
         number = signal.Signals(end.args[0] if end.args else signal.SIGINT)

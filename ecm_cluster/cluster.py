@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import files, job_env
+from . import files, job_env, sharing
 from . import job as jobs
 from .errors import UserError
 from .job_states import script_name
@@ -100,10 +100,12 @@ def submit(request: Request, held: Sequence[int] = ()) -> str:
     folder = request.run.submitit_dir
     folder.mkdir(parents=True, exist_ok=True)
     job_env.keep(request.run, request.job)
+    sharing.close(request.run.path)
     script = folder / script_name(request.token)
     files.write_text(script, render(request))
     try:
-        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False,
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, check=False,
+                              encoding="utf-8", errors="replace",
                               env=outside_environment(os.environ), pass_fds=held, timeout=SUBMIT_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unanswered(f"sbatch gave no answer to the {request.stage} job: {error}") from None
@@ -125,7 +127,8 @@ def submit_and_wait(script: Path) -> tuple[subprocess.Popen[str], str]:
     Raises:
         UserError: sbatch refused.
     """
-    process = subprocess.Popen(["sbatch", "--parsable", "--wait", str(script)], stdout=subprocess.PIPE, text=True,
+    process = subprocess.Popen(["sbatch", "--parsable", "--wait", str(script)], stdout=subprocess.PIPE,
+                               encoding="utf-8", errors="replace",
                                stderr=subprocess.PIPE, env=outside_environment(os.environ), start_new_session=True)
     assert process.stdout is not None and process.stderr is not None
     answer = ""
@@ -152,8 +155,9 @@ def refusal(request: Request, timeout: float = COMMAND_TIMEOUT) -> str | None:
     """Why Slurm would not take a job (``sbatch --test-only``), or None. Dependencies are left out."""
     script = render(replace(request, after=None))
     try:
-        done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True, text=True,
-                              timeout=timeout, check=False, env=outside_environment(os.environ))
+        done = subprocess.run(["sbatch", "--test-only"], input=script, capture_output=True,
+                              encoding="utf-8", errors="replace", timeout=timeout, check=False,
+                              env=outside_environment(os.environ))
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     return None if done.returncode == 0 else said(done.stderr)
@@ -171,8 +175,8 @@ def said(text: str) -> str:
 def run_command(*command: str, timeout: float = COMMAND_TIMEOUT) -> subprocess.CompletedProcess[str] | None:
     """A Slurm command without what the user's shell would have it leave out; None where it is missing or too slow."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
-                              stdin=subprocess.DEVNULL, env=clean_environment(os.environ))
+        return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout,
+                              check=False, stdin=subprocess.DEVNULL, env=clean_environment(os.environ))
     except (OSError, subprocess.TimeoutExpired):
         return None
 

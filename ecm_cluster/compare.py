@@ -6,11 +6,12 @@ import argparse
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, runs
+from . import cli, folders, runs
 from . import job as jobs
 from .errors import UserError
 from .reporting import results
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"top: {args.top} is not legal; give 0 or more")
     if args.csv:
         cli.check_writable("csv", args.csv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     one, other = (scores_of(text, runs_dir) for text in args.run)
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def scores_of(text: str, runs_dir: Path) -> results.Row:
     """The figures of ``RUN`` or ``RUN@ITERATION``: as trained, without test settings, where there are such."""
-    name, _, iteration = text.rpartition("@") if "@" in text and text.rpartition("@")[2].isdecimal() else (text, "", "")
+    of_iteration = re.fullmatch(r"(.*)@([0-9]{1,18})", text, re.DOTALL)
+    name, iteration = of_iteration.groups() if of_iteration else (text, "")
     run = runs.find(name, runs_dir)
     _ = run.spec
     found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]
@@ -82,14 +84,18 @@ def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, A
     Raises:
         UserError: They were scored on other annotations.
     """
-    if one.provenance["annotations_digest"] != other.provenance["annotations_digest"]:
+    first, second = one.provenance, other.provenance
+    if first.get("annotations_digest") != second.get("annotations_digest"):
         raise UserError(f"RUN: {source(one)} and {source(other)} were scored on other annotations "
-                        f"({one.provenance['annotations']}, {other.provenance['annotations']}); only scores on the "
-                        "same can be compared")
+                        f"({first.get('annotations')}, {second.get('annotations')}); only scores on the same can be "
+                        "compared")
     theirs = {c["id"]: c for c in other.document["per_class"]}
     found = []
     for row in one.document["per_class"]:
-        a, b = row[kind], theirs[row["id"]][kind]
+        if row["id"] not in theirs:
+            raise UserError(f"RUN: {source(one)} and {source(other)} were scored on other classes ({row['name']!r} is "
+                            "only in the first); only scores on the same can be compared")
+        a, b = row.get(kind), theirs[row["id"]].get(kind)
         found.append({"id": row["id"], "name": row["name"], "frequency": row["frequency"],
                       "instance_count": row["instance_count"], "a": a, "b": b,
                       "change": None if a is None or b is None else b - a})

@@ -7,9 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from . import cli, driver, submit, waiting
+from . import cli, driver, folders, submit, waiting
 from .errors import UserError
 from .reporting.state import RunState
 from .run import Run
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.acts()
     began = time.monotonic()
-    out = Path(args.out).expanduser().absolute()
+    out = folders.absolute(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; give a folder")
     if out.is_dir() and out.stat().st_uid != os.geteuid():  # who could put other code in its place while it runs

@@ -97,6 +97,7 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
         env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     job_env.keep(run, job)
+    sharing.close(run.path)
     command = [python_of(job), "-m", MODULE, stage, str(run.path)]
     lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
     # in memory, since anybody can read a command line, and the job's environment may hold secrets

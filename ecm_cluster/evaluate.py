@@ -20,6 +20,7 @@ from . import (
     config,
     evaluations,
     files,
+    folders,
     liveness,
     runs,
     shell,
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         found = [plain_checkpoints.as_run(Path(name), args) for name in args.run]
     else:
-        runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+        runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
     wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
     said = sys.stderr if args.json else sys.stdout

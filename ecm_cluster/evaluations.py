@@ -16,10 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, files, recovery, test_settings
+from . import checkpoints, files, records, recovery, test_settings
 from .checkpoints import Manifest
 from .errors import UserError
 from .job import Job
+from .reading import Unreadable
 from .run import Evaluation, Run
 from .spec import Element, StageRecord, evaluation_job
 
@@ -199,8 +200,11 @@ def chain_done(run: Run, stage: str) -> bool:
 def chunk_files(work: Evaluation) -> list[Path] | None:
     """The chunks that the model's answers are divided into, written or not; None before the first start."""
     try:
-        count = files.read_json(work.chunks_file)["chunks"]
-    except (FileNotFoundError, ValueError, KeyError):
+        count = records.read(work.chunks_file, records.CHUNKS)["chunks"]
+    except FileNotFoundError:
+        return None
+    except Unreadable as error:
+        work.note(error)
         return None
     return [work.chunk_file(number) for number in range(count)]
 
@@ -238,7 +242,7 @@ def _given_up(work: Evaluation, job_id: str | None) -> bool:
     end = recovery.newest_end(work)
     if end is None or job_id is None or recovery.decide(work).action != "stop":
         return False
-    own = end["start"].split(":")[1] if end.kind == "not-started" else work.read_attempt(end.attempt)["job_id"]
+    own = end["start"].split(":")[1] if end.kind == "not-started" else work.read_attempt(end.attempt).get("job_id")
     return str(own).partition("_")[0] == job_id
 
 
@@ -269,7 +273,7 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
         if best is None:
             raise UserError(f"checkpoints: nothing of {run.name} is scored yet, so none is the best; give all first")
         return [place_of(run, best)]
-    if not re.fullmatch(r"\d+(,\d+)*", asked):
+    if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", asked):
         raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")
     known = {m.iteration: m for m in counting}
     wanted = [int(n) for n in asked.split(",")]

@@ -26,8 +26,8 @@ from typing import IO, Any
 
 from .reading import open_regular, read_json
 
-__all__ = ["Digesting", "age", "cache_folder", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point",
-           "locked", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
+__all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
+           "naming", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
            "write_private", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
@@ -50,7 +50,7 @@ def _meant(asked: str, name: str, path: str) -> bool:
         order = Path(asked[1:])
         try:
             # of several that come here at once, the one that can rename it
-            return _meant(order.read_text(), name, path) and bool(order.rename(f"{order}{TAKEN}"))
+            return _meant(order.read_text(encoding="utf-8"), name, path) and bool(order.rename(f"{order}{TAKEN}"))
         except OSError:
             return False
     point, _, part = asked.partition(":")
@@ -80,20 +80,33 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
     # a name of its own for each writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        # exclusive: never what another user has put there
-        with open(tmp, mode.replace("w", "x"), opener=_private if private else None) as handle:
+        # never what another user has put there
+        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
+                                  opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
             handle.flush()
             kill_point("before-fsync", target)
             os.fsync(handle.fileno())
         kill_point("before-rename", target)
-        os.replace(tmp, target)
+        with naming(target):
+            os.replace(tmp, target)
         kill_point("after-rename", target)
         fsync_dir(target.parent)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
+        raise
+
+
+@contextlib.contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Errors of the storage name the file that was to be written: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or TMP_MARK in str(error.filename):
+            error.filename, error.filename2 = str(target), None
         raise
 
 
@@ -194,7 +207,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with open(tmp, "x") as handle:
+        with naming(target), open(tmp, "x", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
@@ -209,15 +222,15 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
         fsync_dir(target.parent)
         return True
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(tmp)
 
 
 def _is_linked(tmp: Path, target: Path) -> bool:
     """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
-    with open(tmp) as handle:
+    with open(tmp, "rb") as handle:
         ours = os.fstat(handle.fileno())
-    with contextlib.suppress(OSError), open(target) as handle:
+    with contextlib.suppress(OSError), open(target, "rb") as handle:
         return os.path.samestat(ours, os.fstat(handle.fileno()))
     return ours.st_nlink > 1
 
@@ -242,14 +255,6 @@ def age(path: str | os.PathLike) -> float | None:
             return max(0.0, now - os.fstat(handle.fileno()).st_mtime)
     except OSError:
         return None
-
-
-def cache_folder(variable: str, name: str) -> Path:
-    """The folder that an environment variable names, else ``ecm-cluster/<name>`` in the user's cache."""
-    if os.environ.get(variable):
-        return Path(os.environ[variable]).expanduser().absolute()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute()
-    return home / "ecm-cluster" / name
 
 
 class Digesting:

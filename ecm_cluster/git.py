@@ -36,7 +36,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     env.update(GIT_OPTIONAL_LOCKS="0", LC_ALL="C")
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], env=env, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, errors="replace", timeout=TIMEOUT_SECONDS)
+                              capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

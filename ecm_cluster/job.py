@@ -15,11 +15,12 @@ from typing import Any
 
 from . import sbatch_options, sharing, shipped
 from .config_options import laid_over
-from .errors import UserError, one_of
+from .errors import UserError, one_of, shown
 from .values import NO_MEMORY, SET, check_value, parse_memory, parse_time
 from .yaml_file import read_yaml
 
 SITE_ENV = "ECM_CLUSTER_SITE"
+BLOCKS = {"slurm": sbatch_options.check, "srun": sbatch_options.check_srun}
 # what each node copies to its scratch
 BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "none")
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
@@ -151,22 +152,23 @@ class Job:
 def check(options: Any, prefix: str = "") -> None:
     """Check every field of a job or of its evaluation block against its declaration."""
     for f in fields(options):
-        value, kind = getattr(options, f.name), f.metadata["kind"]
-        what = f"{prefix}{f.name}"
-        if kind == "block":
-            check(value, f"{what}.")
-        elif value is None and f.default is None:
-            continue
-        else:
-            check_value(what, value, kind, f.metadata["choices"])
+        _check_field(f, getattr(options, f.name), prefix)
 
 
-def site_file() -> Path:
-    """Where the site's defaults lie: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``."""
+def _check_field(f: Any, value: Any, prefix: str) -> None:
+    kind, what = f.metadata["kind"], f"{prefix}{f.name}"
+    if kind == "block":
+        check(value, f"{what}.")
+    elif value is not None or f.default is not None:
+        check_value(what, value, kind, f.metadata["choices"])
+
+
+def site_file() -> Path | None:
+    """The site's defaults: ``$ECM_CLUSTER_SITE``, else ``~/.config/ecm-cluster/cluster.yaml``; None without a home."""
     if os.environ.get(SITE_ENV):
         return Path(os.environ[SITE_ENV])
-    config_home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(config_home) / "ecm-cluster" / "cluster.yaml"
+    config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return Path(config_home) / "ecm-cluster" / "cluster.yaml" if os.path.isabs(config_home) else None
 
 
 def load(job_file: str | None, flags: Mapping[str, Any],
@@ -180,8 +182,12 @@ def load(job_file: str | None, flags: Mapping[str, Any],
     """
     merged: dict[str, Any] = {}
     site, named = site_file(), os.environ.get(SITE_ENV)
-    if named != os.devnull and (named or os.path.exists(site)):
-        _merge(merged, read_yaml(site), f"{site}: ")
+    if site is not None and named != os.devnull and (named or os.path.exists(site)):
+        try:
+            values = read_yaml(site)
+        except UserError as error:
+            raise UserError(f"{SITE_ENV}: {error}" if named else str(error)) from None
+        _merge(merged, values, f"{site}: ")
     if job_file is not None:
         path = shipped.find_job_file(job_file)
         _merge(merged, read_yaml(path), f"{path}: ")
@@ -203,30 +209,45 @@ def make(values: Mapping[str, Any]) -> Job:
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
-    legal = [f.name for f in fields(Job)]
     for key, value in new.items():
-        if key not in legal:
-            raise one_of(f"{where}key", key, legal)
-        if key == "evaluation":
-            value = {"enabled": value} if isinstance(value, bool) else value
-            if not isinstance(value, Mapping):
-                raise UserError(f"{where}evaluation: {value!r} is not legal; give a block of keys, or true or false")
-            for inner in value:
-                if inner not in Evaluation.__dataclass_fields__:
-                    raise one_of(f"{where}evaluation: key", inner, Evaluation.__dataclass_fields__)
-        elif key in ("options", "slurm", "srun"):
-            check_value(f"{where}{key}", value, "map", ())
-        elif key == "env":
-            plain = isinstance(value, Mapping)
-            value = {k: str(v) if isinstance(v, (int, float)) else v for k, v in value.items()} if plain else value
-            check_value(f"{where}env", value, "variables", ())
+        try:
+            value = _checked(key, value)
+        except UserError as error:
+            raise UserError(f"{where}{error}") from None
         if isinstance(value, Mapping):
             value = laid_over(into.get(key, {}), value) if key == "options" else {**into.get(key, {}), **value}
         into[key] = value
-    if isinstance(into.get("evaluation"), dict) and "time" in into["evaluation"]:
-        into["evaluation"]["time"] = str(into["evaluation"]["time"])
-    if "time" in into:
-        into["time"] = str(into["time"])
+
+
+def _checked(key: str, value: Any) -> Any:
+    """The value of a key of a site file, a job file or the command line, as a job has it."""
+    if key not in Job.__dataclass_fields__:
+        raise one_of("key", key, Job.__dataclass_fields__)
+    if key == "evaluation":
+        value = {"enabled": value} if isinstance(value, bool) else value
+        if not isinstance(value, Mapping):
+            raise UserError(f"evaluation: {shown(value)} is not legal; give a block of keys, or true or false")
+        for inner in value:
+            if inner not in Evaluation.__dataclass_fields__:
+                raise one_of("evaluation: key", inner, Evaluation.__dataclass_fields__)
+        return {inner: _plain(Evaluation.__dataclass_fields__[inner], one, "evaluation.")
+                for inner, one in value.items()}
+    value = _plain(Job.__dataclass_fields__[key], value)
+    if key in BLOCKS:
+        BLOCKS[key](value)
+        sbatch_options.check_spelled_once(key, value)
+    return value
+
+
+def _plain(f: Any, value: Any, prefix: str = "") -> Any:
+    """A value as a field has it; times and variables may be numbers in YAML."""
+    kind = f.metadata["kind"]
+    if kind == "time" and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif kind == "variables" and isinstance(value, Mapping):
+        value = {k: str(v) if isinstance(v, (int, float)) else v for k, v in value.items()}
+    _check_field(f, value, prefix)
+    return value
 
 
 def add_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None) -> None:
@@ -251,9 +272,17 @@ def add_flags(parser: argparse.ArgumentParser, only: tuple[str, ...] | None = No
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """What the user gave of the flags made by :func:`add_flags`, by field name."""
-    names = [f.name for f in fields(Job) if f.metadata["flag"]]
-    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}
+    """What the user gave of the flags made by :func:`add_flags`, by field name.
+
+    Raises:
+        UserError: A value is not legal.
+    """
+    flags = [f for f in fields(Job) if f.metadata["flag"]]
+    given = [(f, getattr(args, f.name)) for f in flags if getattr(args, f.name, None) is not None]
+    for f, value in given:
+        if value != "" or f.default is not None:  # which withdraws a value
+            check_value(f.name, value, f.metadata["kind"], f.metadata["choices"])
+    return {f.name: value for f, value in given}
 
 
 def withdrawn(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,21 +17,34 @@ import contextlib
 import errno
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import files
+from .ledger_files import (
+    FOLDED,
+    OWN,
+    Room,
+    contents_of,
+    lines_of,
+    name_of,
+    newest_folded,
+    origin,
+    parsed,
+    read_folded,
+    union,
+)
+from .reading import Unreadable, check
+from .records import EVENTS, TIME
 
 SUBMISSION = 0  # the attempt number of what happens before the first attempt
-OWN = re.compile(r"(\d+)-(.+)\.jsonl")  # a writer's file
-FOLDED = re.compile(r"folded-(\d+)\.jsonl")  # everything up to an attempt
-READERS = 16  # files that are read at a time: each costs round trips to the file server
+ANY = {"kind": str, "time": TIME}
+NOT_FIELDS = ("kind", "time", "sequence", "attempt", "writer", "work")
+LONGEST_LINE = 1 << 20
 TRIES = 3
 
 
@@ -75,7 +88,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, attempt: int, writer: str, patient: bool = False) -> None:
-        self.path = folder / _name(attempt, writer)
+        self.path = folder / name_of(attempt, writer)
         self.attempt, self.writer, self.patient = attempt, writer, patient
         self._waiting: list[bytes] = []
         self._count, self._whole = 0, False
@@ -118,7 +131,7 @@ class Ledger:
     def _append(self, lines: bytes) -> bool:
         """False where the file was folded away meanwhile: a new one takes the lines."""
         whole, self._whole = self._whole, False
-        with open(self.path, "ab") as handle:
+        with files.naming(self.path), open(self.path, "ab") as handle:
             # a former process of this name may have died within a line: its rest must not swallow ours
             handle.write((b"" if whole or handle.tell() == 0 else b"\n") + lines)
             handle.flush()
@@ -127,14 +140,31 @@ class Ledger:
         return self._whole
 
 
-def read(folder: Path, attempt: int | None = None, writer: str | None = None) -> list[Event]:
+def read(folder: Path, attempt: int | None = None, writer: str | None = None,
+         note: Callable[[object], None] | None = None) -> list[Event]:
     """Events under ``folder``, in the order (attempt, writer, position).
+
+    Lines that no process of ours wrote are skipped, like those torn by a kill; so is what is no file.
 
     Args:
         attempt, writer: Only this attempt's, only this writer's.
+        note: Told of each thing that was skipped; with it, what the storage does not give is skipped, too.
+
+    Raises:
+        Unreadable: There is more than a run could write.
+        OSError: The storage does not give it.
     """
-    found = _lines(folder, attempt, writer)
-    return [event for name in sorted(found, key=_origin) for event in _parse(name, found[name])]
+    skipped: list[object] = []
+    unfit: list[object] = []
+    found = lines_of(folder, attempt, writer, skipped, note is not None)
+    events = [event for name in sorted(found, key=origin) for event in _parse(folder / name, found[name], unfit)]
+    if unfit:
+        several = f" ({len(unfit)} lines skipped)" if len(unfit) > 1 else " (skipped)"
+        skipped.append(f"{unfit[0]}{several}")
+    if note is not None:
+        for what in skipped:
+            note(what)
+    return events
 
 
 def fold(folder: Path, attempt: int) -> None:
@@ -143,17 +173,19 @@ def fold(folder: Path, attempt: int) -> None:
     Any process may do this at any time, again, or beside another one that does it.
     """
     names = os.listdir(folder)
-    newest = _newest_folded(names)
+    newest = newest_folded(names)
     if newest is not None and newest[0] > attempt:
         return  # this caller is stale
-    known = _read_folded(folder / newest[1]) if newest else {}
+    room, known = Room(folder), {}
+    if newest:
+        known = read_folded(folder / newest[1], room, [])
     own = [name for name in names if (found := OWN.fullmatch(name)) and int(found[1]) <= attempt]
-    contents = _contents(folder, own)
-    merged = {**known, **{name: _merged(known.get(name, []), content) for name, content in contents.items()}}
+    contents = contents_of(folder, own, room, [], False)
+    merged = {**known, **{name: union(known.get(name, []), content) for name, content in contents.items()}}
     target = folder / f"folded-{attempt:04d}.jsonl"
     if merged != known or (newest and newest[1] != target.name):
         with files.replacing(target) as handle:
-            for name in sorted(merged, key=_origin):
+            for name in sorted(merged, key=origin):
                 head = json.dumps({"file": name, "lines": len(merged[name])}).encode()
                 handle.write(b"".join(line + b"\n" for line in [head, *merged[name]]))
     # the one before stays, for readers who have listed the folder a moment ago
@@ -161,99 +193,40 @@ def fold(folder: Path, attempt: int) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in contents:
         with contextlib.suppress(FileNotFoundError):
-            if known.get(name) == merged[name] and _read_file(folder / name) == contents[name]:
+            if known.get(name) == merged[name] and room.read(folder / name) == contents[name]:
                 (folder / name).unlink()
 
 
-def _name(attempt: int, writer: str) -> str:
-    return f"{attempt:04d}-{writer}.jsonl"
-
-
-def _origin(name: str) -> tuple[int, str]:
-    found = OWN.fullmatch(name)
-    assert found is not None, name
-    return int(found[1]), found[2]
-
-
-def _newest_folded(names: Iterable[str]) -> tuple[int, str] | None:
-    return max(((int(found[1]), name) for name in names if (found := FOLDED.fullmatch(name))), default=None)
-
-
-def _lines(folder: Path, attempt: int | None, writer: str | None) -> dict[str, list[bytes]]:
-    """The lines of each writer's file, wherever they are now."""
-    def wanted(name: str) -> bool:
-        of, who = _origin(name)
-        return attempt in (None, of) and writer in (None, who)
-
-    for last in [False] * (TRIES - 1) + [True]:
-        try:
-            names = os.listdir(folder)
-            newest = _newest_folded(names)
-            contents = _contents(folder, [name for name in names if OWN.fullmatch(name) and wanted(name)])
-            needed = newest is not None and (attempt is None or attempt <= newest[0])
-            known = _read_folded(folder / newest[1]) if newest and needed else {}
-        except (FileNotFoundError, NotADirectoryError):
-            if not folder.is_dir():
-                return {}
-            if last:
-                raise
-            continue  # the cumulative file was replaced by the next one
-        found = {name: lines for name, lines in known.items() if wanted(name)}
-        return {**found, **{name: _merged(found.get(name, []), content) for name, content in contents.items()}}
-    raise AssertionError
-
-
-def _merged(lines: list[bytes], content: bytes) -> list[bytes]:
-    return list(dict.fromkeys([*lines, *filter(None, content.split(b"\n"))]))
-
-
-def _read_folded(path: Path) -> dict[str, list[bytes]]:
-    rows, at, found = _read_file(path).split(b"\n"), 0, {}
-    while rows[at]:
-        head = json.loads(rows[at])
-        end = at + 1 + head["lines"]
-        found[head["file"]], at = rows[at + 1:end], end
-    return found
-
-
-def _contents(folder: Path, names: list[str]) -> dict[str, bytes]:
-    """The content of each file that is still there."""
-    def read_one(name: str) -> bytes | None:
-        try:
-            return _read_file(folder / name)
-        except FileNotFoundError:
-            return None
-
-    if len(names) < READERS:
-        found: Iterable[bytes | None] = map(read_one, names)
-    else:
-        with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(read_one, names))
-    return {name: content for name, content in zip(names, found) if content is not None}
-
-
-def _read_file(path: Path) -> bytes:
-    for _ in range(TRIES - 1):
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            if error.errno != errno.ESTALE:  # replaced on another node: opened again it is the new one
-                raise
-    return path.read_bytes()
-
-
-def _parse(name: str, lines: Iterable[bytes]) -> list[Event]:
-    attempt, writer = _origin(name)
+def _parse(path: Path, lines: Iterable[bytes], unfit: list[object]) -> list[Event]:
+    attempt, writer = origin(path.name)
     events: list[Event] = []
     for line in lines:
-        try:
-            record = json.loads(line)
-            kind, stamp = record.pop("kind"), record.pop("time")
-            record.pop("sequence", None)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        record = parsed(line) if len(line) < LONGEST_LINE else None
+        if record is None:
             continue  # torn by a kill
+        try:
+            kind = _checked_kind(record, path)
+        except Unreadable as error:
+            unfit.append(error)
+            continue
+        stamp = record.pop("time")
+        for name in NOT_FIELDS:
+            record.pop(name, None)
         events.append(Event(attempt, writer, len(events) + 1, kind, stamp, record))
     return events
+
+
+def _checked_kind(record: dict[str, Any], path: Path) -> str:
+    """The kind of an event that has what its readers take from it.
+
+    Raises:
+        Unreadable: It has not.
+    """
+    check(record, ANY, path)
+    kind = record["kind"]
+    if kind in EVENTS:
+        check(record, EVENTS[kind], path, kind)
+    return kind
 
 
 def _suppressed(asked: bool) -> contextlib.AbstractContextManager[None]:

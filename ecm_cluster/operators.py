@@ -75,7 +75,7 @@ def of_interpreter(python: str) -> Operators | None:
         python: Path of the interpreter; not resolved, as the one of an environment is a link to another.
     """
     try:
-        return parse(json.loads((Path(python).parent.parent / STAMP).read_text())["operators"])
+        return parse(json.loads((Path(python).parent.parent / STAMP).read_text(encoding="utf-8"))["operators"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, config, files, planning, submit
+from . import checkpoints, config, files, folders, planning, submit
 from . import job as jobs
 from .errors import UserError
 from .pickles import archive
@@ -43,7 +43,7 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     problems = [problem for problem in plan.problems if not problem.startswith(("data.train", "config: data.train"))]
     if problems:
         raise UserError(problems[0])
-    runs_dir = Path(job.runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(job.runs_dir)
     check_run_path("runs-dir", str(runs_dir))
     digest = files.digest(path)
     key = (digest, config.dump(plan.cfg), *([_digest_of_code(Path(job.code))] if job.code else []))

@@ -8,6 +8,7 @@ from . import checkpoints, exactness, planning, shell, weights
 from .backends import choose
 from .mmconfig import keys
 from .staging import planned
+from .values import without_secrets
 
 
 def describe(plan: planning.Plan) -> str:
@@ -63,7 +64,8 @@ def describe_staging(plan: planning.Plan) -> str:
 def describe_weight(weight: weights.Weight) -> str:
     if weight.url is None:
         return str(weight.path)
-    return f"{weight.source} " + (f"(in {weight.path})" if weight.present else f"(to fetch: {weight.url})")
+    where = f"in {weight.path}" if weight.present else f"to fetch: {without_secrets(weight.url)}"
+    return f"{weight.source} ({where})"
 
 
 def describe_checkpoints(plan: planning.Plan) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from .output import printable
 
 TRACEBACK = "ECM_CLUSTER_TRACEBACK"  # 1: an unexpected error shows its traceback in place of keeping it in a file
-LONGEST = 2000  # characters of an error; what is longer holds somebody's data
+LONGEST = 1600  # characters of an error; what is longer holds somebody's data
 SAME_KEY = 1.0  # seconds in which a second Ctrl-C is that of an impatient user, and what is being undone is undone
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
@@ -47,7 +47,7 @@ def begin() -> None:
     """Prepare this process as a program; for others, as for worker processes, call nothing of this."""
     sys.excepthook = _excepthook
     sys.unraisablehook = _unraisable
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None):
         signal.signal(signal.SIGINT, interrupt)
     _open_standard_streams()
 
@@ -100,6 +100,12 @@ def end_by_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, interrupt)
+
+
+def over() -> None:
+    """A verb has done all it had to: what is left is the interpreter's, and has nothing to interrupt."""
+    if signal.getsignal(signal.SIGINT) is interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unraisable(raised: Any) -> None:

@@ -108,8 +108,9 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         OSError: The storage does not give it.
     """
     with os.fdopen(open_regular(path), "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
+        large = os.fstat(file.fileno()).st_size > limit
+        data = b"" if large else file.read(limit + 1)  # it may grow meanwhile
+    if large or len(data) > limit:
         raise Unreadable(path, "", f"larger than {limit >> 20} MiB; expected a small text file")
     return data
 
@@ -142,7 +143,7 @@ def parse_json(text: str | bytes, path: object) -> Any:
         Unreadable: The text is no JSON value, or one too deep or with too long a number to be anybody's data.
     """
     try:
-        return json.loads(text, parse_int=_whole)
+        return DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise Unreadable(path, f"line {error.lineno}" if error.lineno > 1 else "",
                          f"not valid JSON ({error.msg})") from None
@@ -156,6 +157,9 @@ def _whole(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
+
+
+DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
@@ -174,6 +178,15 @@ def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
     elif not _fits(value, shape):
         raise Unreadable(path, field, f"invalid value {_short(value)}; expected {_described(shape)}")
     return value
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a value has a shape."""
+    try:
+        check(value, shape, "")
+    except Unreadable:
+        return False
+    return True
 
 
 def _check_mapping(value: dict[str, Any], shape: Mapping[Any, Any], path: object, field: str) -> None:
@@ -220,7 +233,7 @@ def _described(shape: Any) -> str:
     kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     if shape is list or isinstance(shape, list):
         return "a list"
-    return kinds.get(shape, "a mapping of keys to values")
+    return kinds.get(shape if isinstance(shape, type) else dict, "a mapping of keys to values")
 
 
 def _short(value: Any, quoted: bool = True) -> str:

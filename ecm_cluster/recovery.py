@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +67,13 @@ ENDINGS: dict[str, Ending] = {
     "start failed": Ending("continue", "the start failed before an attempt began", "place", budget=2),
 }
 
+
+def ending(end: Event | None) -> Ending:
+    """What follows the end of an attempt; None: one that nobody recorded. A cause of a newer version stops the run."""
+    cause = end["cause"] if end else "lost"
+    return ENDINGS.get(cause) or Ending("stop", cause, "run")
+
+
 @dataclass(frozen=True)
 class Decision:
     """What is next for a piece of work: ``done``, ``continue``, ``wait`` or ``stop``, and why."""
@@ -87,27 +95,26 @@ def decide(work: Work) -> Decision:
         return Decision("stop", "no attempt began; see the job's log")
     end = last_end(events, newest)
     cause = end["cause"] if end else "lost"
-    ending = ENDINGS[cause]
-    reason = (end.get("detail") if end else None) or ending.text
+    known = ending(end)
+    reason = (end.get("detail") if end else None) or known.text
     if cause == "complete":
         return Decision("done", "complete")
-    if ending.action != "continue":
-        return Decision(ending.action, reason)
+    if known.action != "continue":
+        return Decision(known.action, reason)
     spent = over_budget(work, events)
     return Decision("stop", f"{reason}; {spent}") if spent else Decision("continue", reason)
 
 
 def _after_failed_start(refused: Event, work: Work, events: list[Event]) -> Decision:
     """Where one node is at fault, another one may do: on Slurm, and for so many nodes and starts."""
-    cause = refused["cause"]
-    ending = ENDINGS[cause]
+    cause, known = refused["cause"], ending(refused)
     reason = f"{cause}: {refused['detail']}"
-    if ending.owner == "scheduler" or cause == "node failure":
-        return Decision(ending.action, reason)
+    if known.owner == "scheduler" or cause == "node failure":
+        return Decision(known.action, reason)
     if refused["cluster"] != "slurm" or (cause == "not startable" and not refused["of_node"]):
         return Decision("stop", reason)
     count = len(starts.in_a_row(work, events, cause))
-    if cause != "not startable" and count > (BARREN_LIMIT - 1 if ending.budget is None else ending.budget):
+    if cause != "not startable" and count > (BARREN_LIMIT - 1 if known.budget is None else known.budget):
         return Decision("stop", f"{reason}; {count} starts in a row, so it is not tried again")
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
@@ -135,7 +142,7 @@ def over_budget(work: Work, events: list[Event]) -> str | None:
                 "it is not tried again")
     cause = newest["cause"] if newest else "lost"
     count = sum((end["cause"] if end else "lost") == cause for end in ends)
-    budget = ENDINGS[cause].budget
+    budget = ending(newest).budget
     if budget is not None and count > budget:
         return f"{cause} {count} times since the last new checkpoint, so it is not tried again"
     # an evaluation commits no checkpoints, but one that does not fit into its time limit never will
@@ -157,11 +164,23 @@ def barren_run(work: Work, always: bool = False) -> str | None:
 def _trail(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts since the last progress, newest first: an attempt that committed ended after it."""
     fruitful, ends = _fruitful(events), []
-    for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
-        ends.append(last_end(events, attempt))
+    for attempt, end in _ends(work, events):
+        ends.append(end)
         if attempt in fruitful:
             break
     return ends or [None]
+
+
+def _ends(work: Work, events: list[Event]) -> Iterator[tuple[int, Event | None]]:
+    """The end of each attempt that counts, newest first."""
+    by_attempt: dict[int, list[Event]] = {}
+    for event in events:
+        by_attempt.setdefault(event.attempt, []).append(event)
+    since = starts.counted_from(events)
+    for attempt in reversed(work.attempts()):
+        if attempt <= since:
+            break
+        yield attempt, last_end(by_attempt.get(attempt, []), attempt)
 
 
 def _same_error(one: Event | None, other: Event | None) -> bool:
@@ -199,7 +218,7 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
     the attempt's abort file, as one alone can; those that only followed from another rank's come last.
     """
     own = [e for e in events if e.attempt == attempt]
-    first = next((e["rank"] for e in own if e.kind == "abort"), None)
+    first = next((e.get("rank") for e in own if e.kind == "abort"), None)
 
     def order(end: Event) -> tuple[Any, ...]:
         rank = end.get("rank")
@@ -227,25 +246,24 @@ def barren_attempts(work: Work, events: list[Event]) -> int:
 
     Those that the scheduler or a node ended say nothing of the run; they are neither counted nor progress.
     """
-    return sum(ENDINGS[end["cause"] if end else "lost"].owner == "run" for end in _since_progress(work, events))
+    return sum(ending(end).owner == "run" for end in _since_progress(work, events))
 
 
 def _since_progress(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts after the last one with progress, newest first; a resume begins the count again."""
     fruitful, ends = _fruitful(events), []
-    for attempt in range(work.newest_attempt(), starts.counted_from(events), -1):
+    for attempt, end in _ends(work, events):
         if attempt in fruitful:
             break
-        ends.append(last_end(events, attempt))
+        ends.append(end)
     return ends
 
 
 def interruptions(work: Work) -> str | None:
     """In words: that several starts in a row ended before a new checkpoint through no fault of the run, if they did."""
     events = work.events()
-    causes = [end["cause"] for end in _since_progress(work, events) if end]
-    causes += [e["cause"] for e in starts.in_a_row(work, events)]
-    count = Counter(cause for cause in causes if ENDINGS[cause].owner != "run")
+    stops = [end for end in _since_progress(work, events) if end] + starts.in_a_row(work, events)
+    count = Counter(end["cause"] for end in stops if ending(end).owner != "run")
     if sum(count.values()) < WARN_LIMIT:
         return None
     told = ", ".join(f"{cause} {times}x" for cause, times in count.most_common())

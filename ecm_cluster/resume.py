@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, liveness, runs, submissions
+from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, folders, liveness, runs, submissions
 from . import job as jobs
 from . import snapshot as snapshots
 from .backends import choose
@@ -68,8 +68,9 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     run = runs.find(args.run, runs_dir)
+    run.require_own("resume")
     backend = choose.of(run)
     backend.require("resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))
@@ -255,7 +256,7 @@ def renew_code(run: Run) -> dict[str, Any]:
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
-    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    shown = folders.nearer(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)

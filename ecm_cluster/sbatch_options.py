@@ -6,14 +6,17 @@ the launcher's line off. In ``srun:`` a value is one more option of the ``srun``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, shown
 
 _NO_JOB = "it is not an option of a job"
 _REQUEUE = "a run comes back by being requeued"
 _LOGS = "logs are in the run directory"
+_TASKS = "one task runs on each GPU; use nodes and gpus"
+_OWNER = "a run belongs to the user who submits it"
 # no value of the user's: why, or what to use
 RESERVED = {
     "output": _LOGS, "error": _LOGS, "open-mode": "logs are always appended",
@@ -27,6 +30,10 @@ RESERVED = {
     "kill-on-invalid-dep": "the chain sets it", "requeue": _REQUEUE, "no-requeue": _REQUEUE,
     "chdir": "jobs start in the run directory, where no checkout can hide the run's own code",
     "clusters": "a run belongs to one cluster; submit it from a login node of that cluster",
+    "cluster-constraint": "a run belongs to one cluster; submit it from a login node of that cluster",
+    "ntasks-per-core": _TASKS, "ntasks-per-gpu": _TASKS, "ntasks-per-socket": _TASKS, "overcommit": _TASKS,
+    "input": "the batch script reads nothing", "no-kill": "when a node fails the others end",
+    "uid": _OWNER, "gid": _OWNER, "quiet": "the job's id is read from what sbatch prints",
     "wait": "use --wait", "wrap": _NO_JOB, "test-only": _NO_JOB, "parsable": _NO_JOB, "help": _NO_JOB,
     "usage": _NO_JOB, "version": _NO_JOB,
 }
@@ -35,6 +42,7 @@ NEEDED = {"output", "array", "dependency", "nodes", "ntasks-per-node"}
 # options that ask for GPUs, or for memory, in another way than the launcher's own line
 FOR_GPUS = {"gres", "gpus-per-task", "gpus-per-socket", "tres-per-task", "tres-per-node"}
 FOR_MEMORY = {"mem", "mem-per-cpu", "mem-per-gpu"}
+LONGEST = 2000  # characters of a value
 KNOWN = {*RESERVED, *FOR_GPUS, *FOR_MEMORY, "comment", "wckey", "exclusive", "export"}
 # srun's, which the launcher sets or which come from the job
 _STEP = "the step has all of the job"
@@ -43,6 +51,8 @@ SRUN_RESERVED = {
     "ntasks": _STEP, "ntasks-per-node": _STEP, "nodelist": _STEP, "exclude": "use exclude", "relative": _STEP,
     "time": "use time", "jobid": _STEP, "overlap": _STEP, "multi-prog": "every task runs the same program",
     "output": _LOGS, "error": _LOGS, "input": "tasks read nothing", "open-mode": "logs are always appended",
+    "ntasks-per-core": _STEP, "ntasks-per-gpu": _STEP, "ntasks-per-socket": _STEP, "overcommit": _STEP,
+    "nodefile": _STEP, "het-group": _STEP, "no-allocate": _STEP, "preserve-env": _STEP, "uid": _OWNER, "gid": _OWNER,
     "label": "the end of a step is read from its log", "unbuffered": "it is set", "pty": "tasks have no terminal",
     "export": "tasks get the environment that the job's script has made; use env", "chdir": _LOGS,
     "wait": "it is not used", "signal": "use signal_lead", "no-kill": "when a node fails the others end",
@@ -63,19 +73,14 @@ def check(options: Mapping[str, Any]) -> None:
     """
     for key, value in options.items():
         name = name_of(key)
-        if value is None:
-            if name in NEEDED:
-                raise UserError(f"slurm: option {key!r} cannot be left off; {RESERVED[name]}")
-            continue
-        if name in RESERVED:
+        if value is None and name in NEEDED:
+            raise UserError(f"slurm: option {shown(key)} cannot be left off; {RESERVED[name]}")
+        if value is not None and name in RESERVED:
             also = "" if name in NEEDED else "; null leaves the launcher's line off"
-            raise UserError(f"slurm: option {key!r} is set by the launcher itself; {RESERVED[name]}{also}")
-        # sbatch takes an option by its beginning
-        if len(name) < 2 or (name not in KNOWN and any(full.startswith(name) for full in KNOWN)):
-            raise UserError(f"slurm: option {key!r} is an abbreviation; spell it out as sbatch's long options are")
-        if not isinstance(value, (str, int, float)) or not str(value).isprintable():
-            raise UserError(f"slurm: option {key!r}: invalid value {value!r}; expected one line of text, a number, "
-                            "true or false, or null to leave the launcher's line off")
+            raise UserError(f"slurm: option {shown(key)} is set by the launcher itself; {RESERVED[name]}{also}")
+        _check_spelling(key, "slurm", "sbatch", KNOWN)
+        if value is not None:
+            _check_text(key, value, "slurm", "true or false, or null to leave the launcher's line off")
 
 
 def check_srun(options: Mapping[str, Any]) -> None:
@@ -83,12 +88,38 @@ def check_srun(options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         name = name_of(key)
         if name in SRUN_RESERVED:
-            raise UserError(f"srun: option {key!r} is set by the launcher itself; {SRUN_RESERVED[name]}")
-        if len(name) < 2 or any(full.startswith(name) for full in SRUN_RESERVED):
-            raise UserError(f"srun: option {key!r} is an abbreviation; spell it out as srun's long options are")
-        if not isinstance(value, (str, int, float)) or not str(value).isprintable():
-            raise UserError(f"srun: option {key!r}: invalid value {value!r}; expected one line of text, a number, or "
-                            "true or false")
+            raise UserError(f"srun: option {shown(key)} is set by the launcher itself; {SRUN_RESERVED[name]}")
+        _check_spelling(key, "srun", "srun", set(SRUN_RESERVED))
+        _check_text(key, value, "srun", "or true or false")
+
+
+def check_spelled_once(block: str, options: Mapping[str, Any]) -> None:
+    """Refuse a block that gives one option in two spellings: one of them would count.
+
+    Raises:
+        UserError: In one line.
+    """
+    known: dict[str, str] = {}
+    for key in options:
+        if known.setdefault(name_of(key), key) != key:
+            raise UserError(f"{block}: options {known[name_of(key)]!r} and {key!r} are the same; give one of them")
+
+
+def _check_spelling(key: str, block: str, command: str, known: set[str]) -> None:
+    name = name_of(key)
+    if len(name) > 1 and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise UserError(f"{block}: option {shown(key)} is not a name of {command}'s long options; expected one such as "
+                        "mail-type")
+    # both commands take an option by its beginning
+    if len(name) < 2 or (name not in known and any(full.startswith(name) for full in known)):
+        raise UserError(f"{block}: option {shown(key)} is an abbreviation; spell it out as {command}'s long options "
+                        "are")
+
+
+def _check_text(key: str, value: Any, block: str, also: str) -> None:
+    if not isinstance(value, (str, int, float)) or not str(value).isprintable() or len(str(value)) > LONGEST:
+        raise UserError(f"{block}: option {shown(key)}: invalid value {shown(value)}; expected one line of text, a "
+                        f"number, {also}")
 
 
 def srun_arguments(options: Mapping[str, Any]) -> list[str]:
@@ -123,7 +154,7 @@ def _counted(value: Any, count: int) -> str:
         if "gpu" in str(value) and words[0] != "gpu":
             parts.append(part)
         else:
-            parts.append(":".join([*(w for w in words if not w.isdigit()), str(count)]))
+            parts.append(":".join([*(w for w in words if not re.fullmatch("[0-9]+", w)), str(count)]))
     return ",".join(parts)
 
 

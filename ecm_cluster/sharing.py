@@ -36,10 +36,21 @@ def open_to(folder: Path, share: str) -> None:
         os.fchmod(handle, CLOSED | READABLE[share] | there.st_mode & 0o7000)
     finally:
         os.close(handle)
-    os.umask(os.umask(0o077) & ~READABLE[share])  # also of what this process is going to write into it
+    if share != "none":
+        os.umask(0o077 & ~READABLE[share])  # what this process is going to write into it, too
 
 
 def lines(share: str) -> list[str]:
-    """Shell lines that make what a job writes readable to them."""
-    bits = {"group": "g+rx", "all": "go+rx"}.get(share)
-    return [f"umask {bits}"] if bits else []
+    """Shell lines that make what a job writes readable to them, and writable to nobody else."""
+    return [f"umask {0o077 & ~READABLE[share]:04o}"] if share != "none" else []
+
+
+def close(folder: Path) -> None:
+    """Close a run's folder to others if they can write there, as under the umask 002 of former versions."""
+    mode = folder.stat().st_mode
+    if mode & 0o022:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fchmod(handle, mode & ~0o077)
+        finally:
+            os.close(handle)

@@ -33,7 +33,7 @@ def find_job_file(given: str) -> Path:
 def job_names() -> list[str]:
     """Names of the job files that come with this program."""
     return sorted(p.stem for p in resource_dir("jobs").glob("*.yaml")
-                  if re.search(r"^config:", p.read_text(), re.MULTILINE))
+                  if re.search(r"^config:", p.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def find_in_jobs(given: str) -> Path | None:

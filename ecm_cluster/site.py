@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,9 +180,17 @@ def _of_qos(job: Job, everywhere: str) -> Preemption:
     return Preemption(mode, seconds(known[name][2]), f"QOS {name}" + ("" if job.qos else ", the default"))
 
 
+def user_name() -> str:
+    """Who this process runs as, for Slurm."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 def _default_qos(job: Job) -> str | None:
     """The QOS of a job that names none, where accounting says so without doubt."""
-    user = f"user={getpass.getuser()}"
+    user = f"user={user_name()}"
     account = job.account or next((row[0] for row in accounting("user", user, "format=defaultaccount") or []), "")
     found = set()
     for row in accounting("assoc", user, f"account={account}", "format=partition,defaultqos,qos") or []:

@@ -13,6 +13,8 @@ from typing import Any
 
 from .errors import UserError
 from .job import Evaluation, Job
+from .reading import Maybe, Number, fits
+from .records import NAME
 
 
 def recorded_job(values: Mapping[str, Any], base: Job | None = None) -> Job:
@@ -44,11 +46,17 @@ def _unchecked(kind: type, values: Any, prefix: str) -> Any:
     for f in fields(kind):
         default = _default(f)
         value = values.get(f.name, default)
-        legal = (int, float) if isinstance(default, float) else type(default)
-        if default is not None and not isinstance(value, legal):
-            raise UserError(f"job: {prefix}{f.name}: invalid value {value!r}; expected {type(default).__name__}")
+        if not (f.name == "epochs" or value is default or fits(value, _shape(default))):
+            raise UserError(f"job: {prefix}{f.name}: invalid value {value!r}; expected {type(default or '').__name__}")
         object.__setattr__(made, f.name, value)
     return made
+
+
+def _shape(default: Any) -> Any:
+    """What a recorded value may be, by the field's default; a default of None is that of a text."""
+    if default is None:
+        return Maybe(NAME)
+    return {str: NAME, int: int, float: Number(whole=False), list: [str]}.get(type(default), type(default))
 
 
 def evaluation_job(job: Job) -> Job:
@@ -98,16 +106,13 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, record: Any) -> RunSpec:
-        """The record as it is on disk.
+        """The record as it is on disk, of the shape :data:`records.RUN`.
 
         Raises:
-            UserError: It is not the record of a run.
+            UserError: The job in it is not one.
         """
         known = _known(cls, record)
-        for key in ("job", "cluster"):
-            if key not in known:
-                raise UserError(f"{key!r} is missing")
-        job = recorded_job(_mapping(known["job"], "job"))
+        job = recorded_job(known["job"])
         known["virtual_ranks"] = known.get("virtual_ranks") or job.world_size
         return cls(**{**known, "job": job})
 
@@ -143,11 +148,7 @@ class Overrides:
 
     @classmethod
     def from_dict(cls, record: Any) -> Overrides:
-        """The record as it is on disk.
-
-        Raises:
-            UserError: It is not a record of overrides.
-        """
+        """The record as it is on disk, of the shape :data:`records.OVERRIDES`."""
         known, point = _known(cls, record), record.get("from")
         return cls(**{**known, "point": ResumePoint(**_known(ResumePoint, point)) if point else None})
 
@@ -189,13 +190,12 @@ class StageRecord:
 
     @classmethod
     def from_dict(cls, record: Any, base: Callable[[], Job]) -> StageRecord:
-        """The record as it is on disk; ``base`` gives what former versions did not put there."""
-        values = _mapping(record, "record")
-        elements = tuple(Element(e["at"], e["settings"], tuple(e["scoring"])) for e in values["elements"])
-        job = recorded_job(values["job"]) if values.get("job") else None
-        if job is None and values.get("block"):  # a former version knew the evaluation block alone
-            job = evaluation_job(recorded_job({"evaluation": values["block"]}, base()))
-        return cls(elements, job, values.get("instead_of"), values.get("after_cancel"))
+        """The record as it is on disk (:data:`records.ELEMENTS`); ``base`` gives what former versions left out."""
+        elements = tuple(Element(e["at"], e["settings"], tuple(e["scoring"])) for e in record["elements"])
+        job = recorded_job(record["job"]) if record.get("job") else None
+        if job is None and record.get("block"):  # a former version knew the evaluation block alone
+            job = evaluation_job(recorded_job({"evaluation": record["block"]}, base()))
+        return cls(elements, job, record.get("instead_of"), record.get("after_cancel"))
 
     def as_dict(self) -> dict[str, Any]:
         # the block is for a former version, whose code a run may still have
@@ -203,11 +203,5 @@ class StageRecord:
         return {key: value for key, value in {**asdict(self), **own}.items() if value is not None}
 
 
-def _known(kind: Any, record: Any) -> dict[str, Any]:
-    return {k: v for k, v in _mapping(record, "record").items() if k in kind.__dataclass_fields__}
-
-
-def _mapping(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{what}: invalid value {value!r:.40}; expected a mapping")
-    return value
+def _known(kind: Any, record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k in kind.__dataclass_fields__}

@@ -5,18 +5,24 @@ The batch shell records each start (``batch_shell.py``), a ``not-started`` event
 
 from __future__ import annotations
 
-import json
+import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from . import records as shapes
 from .ledger import Event
+from .reading import Unreadable, check, parse_json, read_bytes
 from .run import Run, Work
 
 # Nodes that a run leaves out because it could not start there, or because their GPUs failed; then it stops.
 NODE_LIMIT = 3
 # Failures of GPUs on one node after which the node is left out.
 GPU_FAILURES_OF_A_NODE = 2
+LARGEST = 1 << 20  # bytes of what a start has put on record
+RESTART = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -61,29 +67,32 @@ class Start:
 def on_record(run: Run, job_id: str) -> dict[int, Start]:
     """The starts of a job that its batch shells have recorded, by restart count."""
     found = {}
-    for path in run.starts_dir.glob(f"{job_id}.*.json"):
-        restart = path.stem.rpartition(".")[2]
-        if path.stem.rpartition(".")[0] == job_id and restart.isdigit():
-            found[int(restart)] = Start(job_id, int(restart), _notes(path.read_bytes()))
+    for path in run.starts_dir.glob("*.json"):
+        job, _, restart = path.stem.rpartition(".")
+        if job == job_id and RESTART.fullmatch(restart):
+            found[int(restart)] = Start(job_id, int(restart), _notes(run, path))
     return found
 
 
 def records(run: Run, job_id: str) -> bool:
     """Whether the job's script records its starts: that of the former version does not."""
     try:
-        return "ecm_start=" in (run.submitit_dir / f"{job_id}_submission.sh").read_text()
-    except OSError:
+        return b"ecm_start=" in read_bytes(run.submitit_dir / f"{job_id}_submission.sh")
+    except (OSError, Unreadable):
         return False
 
 
-def _notes(text: bytes) -> dict[str, dict[str, Any]]:
+def _notes(run: Run, path: Path) -> dict[str, dict[str, Any]]:
     notes = {}
-    for line in text.decode(errors="replace").splitlines():
-        try:
-            note = json.loads(line)
-            notes[str(note["kind"])] = {"host": "", "nodes": "", "stage": "train", "code": 0, **note}
-        except (ValueError, LookupError, TypeError):
-            continue  # torn by a kill
+    try:
+        lines = read_bytes(path, LARGEST).decode(errors="replace").splitlines()
+    except Unreadable as error:
+        run.note(error)
+        return {}
+    for line in lines:
+        with contextlib.suppress(Unreadable):  # torn by a kill
+            note = check(parse_json(line, path), shapes.START_NOTE, path)
+            notes[note["kind"]] = {"host": "", "nodes": "", "stage": "train", "code": 0, **note}
     return notes
 
 

@@ -6,19 +6,18 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from . import chain, cli, cluster, handover, output, recovery, runs, submissions
+from . import chain, cli, cluster, folders, handover, output, recovery, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
 from .reporting import results
 from .reporting import state as states
+from .reporting.seen import Seen
 from .run import Run
 from .values import size_text
 
@@ -39,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = Path(args.runs_dir or jobs.load(None, {}).runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # of one run alone, what cannot be read is an error
@@ -47,19 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"runs-dir: {runs_dir} is no folder; give the one that --runs-dir of submit named")
     else:
         found = runs.list_runs(runs_dir)
+    own = [run for run in found if run.is_own]  # what others' runs name is shown, and never acted on
     if cluster.slurm_available():
-        for run in found:
+        for run in own:
             adopt(run)
             release(run)
     folded = states.fold(found)
     for number, state in enumerate(folded):
-        if state.refused and submitted_now(found[number]):
+        if state.refused and found[number] in own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
     if args.json:
-        values: Any = [{**s.as_dict(), **({"events": story(r)} if args.run else {})} for r, s in zip(found, folded)]
+        values: Any = [{**s.as_dict(), **({"events": story(Seen(r.path))} if args.run else {})}
+                       for r, s in zip(found, folded)]
         print(json.dumps(finite(values[0] if args.run else values), indent=1))
     elif args.run:
-        print_story(found[0], folded[0])
+        print_story(Seen(found[0].path), folded[0])
     elif folded:
         print_table(folded)
     else:
@@ -69,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def adopt(run: Run) -> None:
     """Find jobs again whose submitter died, if the run can be read and nobody else is at it."""
-    with contextlib.suppress(UserError, OSError, LookupError):
+    with contextlib.suppress(UserError, OSError):
         if choose.of(run).queues:
             submissions.try_adopt(run)
 
 
 def submitted_now(run: Run) -> bool:
     """Whether Slurm takes an evaluation now that it has refused before."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(UserError, OSError):
         submissions.require_owner(run, "")
         chain.submit_refused(run)
     return chain.refusal(run) is None
@@ -84,7 +85,7 @@ def submitted_now(run: Run) -> bool:
 
 def release(run: Run) -> None:
     """Let evaluations start that no node could release; a run that cannot be read has none."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(UserError, OSError):
         handover.release_due(run)
 
 
@@ -145,7 +146,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     cli.say(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
         cli.say(f"next: {s.next}")
-    print(f"folder: {nearer(s.path)}")
+    print(f"folder: {folders.nearer(s.path)}")
     if s.jobs:
         ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
         print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
@@ -164,10 +165,9 @@ def print_story(run: Run, s: states.RunState) -> None:
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
             print(f"  {when}  {label:<{24 if several else 20}} {text}")
     found = results.rows(run)
-    if len(found) == 1 and found[0].work.table_file().exists():
-        print(f"\n{found[0].work.key}\n{found[0].work.table_file().read_text().rstrip()}")
-    elif found:
-        print(f"\n{results.table(found)}")
+    table = results.table_of(found)
+    if table:
+        print(f"\n{found[0].work.key}\n{table}" if len(found) == 1 else f"\n{table}")
 
 
 def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -188,12 +188,6 @@ def without_echoes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def nearer(path: str) -> str:
-    """The path from here, where that is shorter and stays below."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
-
-
 def tell(row: dict[str, Any], word: str) -> str | None:
     """One event in words, or None for what only rank 0's line need say.
 
@@ -209,12 +203,14 @@ def tell(row: dict[str, Any], word: str) -> str | None:
         return f"started on {row['host']}" if row.get("rank") == 0 else None
     if kind == "commit":
         seconds = row.get("write_seconds", row.get("seconds"))
-        return f"committed {row['checkpoint']}" + ("" if seconds is None else f" in {seconds:.1f} s")
+        named = row.get("checkpoint", "a checkpoint")
+        return f"committed {named}" + ("" if seconds is None else f" in {seconds:.1f} s")
     if kind == "cancelled":
         return f"cancelled {row['what']}"
     if kind == "resumed":
-        changed = [f"{k} {v}" for k, v in {**row["overrides"], **row["overrides"].get("job", {})}.items() if k != "job"]
-        return f"resumed: {', '.join(row['stages'])}" + (f" with {', '.join(changed)}" if changed else "")
+        now = row.get("overrides", {})
+        changed = [f"{k} {v}" for k, v in {**now, **now.get("job", {})}.items() if k != "job"]
+        return f"resumed: {', '.join(row.get('stages', ()))}" + (f" with {', '.join(changed)}" if changed else "")
     if kind == "commit-failed":
         return f"could not commit iteration {row['iteration']}: {row['reason']}"
     if kind == "warning":
@@ -245,7 +241,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
 
 def staged(row: dict[str, Any]) -> str:
     """What staging on one node came to, and why it took as long as it did."""
-    parts, scratch = [], nearer(row["scratch"])
+    parts, scratch = [], folders.nearer(row["scratch"])
     if row["copied"]:
         speed = size_text(row["copied"] / max(row["seconds"], 1e-3))
         parts.append(f"{size_text(row['copied'])} staged to {scratch} in {row['seconds']:.1f} s ({speed}/s)")

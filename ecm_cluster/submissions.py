@@ -9,6 +9,7 @@ submitter died is found. All of it changes under one lock, which sbatch itself h
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -49,11 +50,8 @@ class Submitted:
 
 
 def record_of(run: Run, stage: str) -> dict[str, Any]:
-    """The submission record of a stage; empty where there is none."""
-    try:
-        return files.read_json(run.submission_file(stage))
-    except (OSError, ValueError):
-        return {}
+    """The submission record of a stage, to be changed; empty where there is none."""
+    return run.submission(stage)
 
 
 def recorded_stages(run: Run) -> list[str]:
@@ -98,6 +96,7 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
     if run.path in _held:
         yield
         return
+    run.require_own("change")
 
     def tell() -> None:
         print(f"{run.name}: waiting for another process that is submitting or cancelling its jobs", file=sys.stderr,
@@ -114,7 +113,9 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
     except BlockingIOError:
         raise UserError(f"RUN: another process is submitting or cancelling jobs of {run.name}; try again when it is "
                         "done") from None
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
 
 
@@ -228,7 +229,7 @@ def adopt(run: Run) -> list[str]:
 
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
-    with contextlib.suppress(UserError, OSError, ValueError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(UserError, OSError):
         if _without_id(run):
             with run_lock(run, patience=0.0):
                 adopt(run)
@@ -255,6 +256,7 @@ def require_owner(run: Run, line: str) -> None:
     Raises:
         UserError: The run's jobs are not this place's.
     """
+    run.require_own("change")
     for job in (job for job in of_run(run) if job.present):
         if not _here(job):
             raise UserError(f"RUN: the jobs of {run.name} are on cluster {job.cluster_name}, and this machine's Slurm "

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, submit_lock, values
+from . import cli, folders, submit_lock, values
 from . import job as jobs
-from .errors import UserError
+from .errors import UserError, shown
 from .run import Run
 
 EPILOG = """examples:
@@ -54,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     job = read_job(args)
     if not args.dry_run:
         cli.acts()
+        folders.check_working_directory()
         require(args.cluster)
-    run_dir = Path(job.runs_dir).expanduser().absolute()
+    run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from . import waiting
@@ -110,7 +112,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
-    values.check_run_path("runs-dir", str(Path(job.runs_dir).expanduser().absolute()))
+    values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
@@ -122,8 +124,8 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(word.isdecimal() for word in words):
-            raise UserError(f"eval-epochs: {args.eval_epochs!r} is not legal; give all, or epochs such as 4,8")
+        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            raise UserError(f"eval-epochs: {shown(args.eval_epochs)} is not legal; give all, or epochs such as 4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every
@@ -161,7 +163,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .backends import choose
 
     ids = choose.of(run).submit(run, job)
-    shown = os.path.relpath(run.path) if not os.path.relpath(run.path).startswith("..") else str(run.path)
+    shown = folders.nearer(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)

@@ -128,7 +128,7 @@ def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
-        manifest = json.loads((root / MANIFEST).read_text())
+        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         arguments = dict(manifest["arguments"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} holds something that synthesize did not make: give a new folder") from error

@@ -7,6 +7,7 @@ Two kinds. *Detection settings* change what the model answers, so each combinati
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from . import shipped
-from .errors import UserError, one_of
+from .errors import UserError, one_of, shown
 from .mmconfig import datasets
 from .yaml_file import read_yaml
 
+MOST = 1_000_000_000  # of any number
+MOST_COMBINATIONS = 10_000
 BACKGROUNDS = ("multiply", "ignore", "softmax")
 SCORERS = ("hotcoco", "lvis")
 OTHER_RULES = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset",
@@ -44,7 +47,7 @@ def _number(least: float, most: float = float("inf"), open_end: bool = False) ->
     def read(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError
-        if not (least < value if open_end else least <= value) or not value <= most or value == float("inf"):
+        if not (least < value if open_end else least <= value) or not value <= min(most, MOST):
             raise ValueError
         return float(value)
 
@@ -53,7 +56,7 @@ def _number(least: float, most: float = float("inf"), open_end: bool = False) ->
 
 def _whole(least: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
             raise ValueError
         return value
 
@@ -72,7 +75,7 @@ def _choice(*legal: Any) -> Callable[[Any], Any]:
 def _scale(value: Any) -> str:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         value = f"{value[0]}x{value[1]}"
-    if not isinstance(value, str) or not re.fullmatch(r"[1-9]\d*x[1-9]\d*", value):
+    if not isinstance(value, str) or not re.fullmatch(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", value):
         raise ValueError
     return value
 
@@ -112,7 +115,7 @@ def check(name: str, value: Any, where: str = "") -> Any:
     try:
         return SETTINGS[name].read(value)
     except ValueError:
-        raise UserError(f"{where}{name}: {value!r} is not legal; give {SETTINGS[name].legal}") from None
+        raise UserError(f"{where}{name}: {shown(value)} is not legal; give {SETTINGS[name].legal}") from None
 
 
 def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
@@ -128,6 +131,9 @@ def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
             raise UserError(f"{where}{name}: the list is empty; give {SETTINGS[name].legal}, or leave it out"
                             if name in SETTINGS else f"{where}{name}: the list is empty")
         axes.append(list(dict.fromkeys((name, check(name, value, where)) for value in several)))
+    if math.prod(map(len, axes)) > MOST_COMBINATIONS:
+        raise UserError(f"{where}{', '.join(values)}: {math.prod(map(len, axes))} combinations; expected "
+                        f"{MOST_COMBINATIONS} at most")
     return [dict(combination) for combination in itertools.product(*axes)]
 
 

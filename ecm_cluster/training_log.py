@@ -6,10 +6,14 @@ attempts logged beyond that was done again, and does not count.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from typing import Any
 
+from . import records
+from .reading import Unreadable, check, parse_json, read_bytes
 from .run import Run
+
+LARGEST = 1 << 30  # bytes of the log of one attempt: a line for each iteration of a long training
 
 
 def fold(run: Run) -> list[dict[str, Any]]:
@@ -29,20 +33,23 @@ def fold(run: Run) -> list[dict[str, Any]]:
 
 def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The first line of an attempt's JSON log, None if it logged nothing, and its training lines."""
+    path = run.json_log(attempt)
     try:
-        text = run.json_log(attempt).read_text()
+        rows = read_bytes(path, LARGEST).decode(errors="replace").split("\n")
     except FileNotFoundError:
         return None, []
+    except Unreadable as error:
+        run.note(error)
+        return None, []
     header, lines = None, []
-    for row in text.split("\n"):
-        try:
-            line = json.loads(row)
-        except ValueError:
-            continue  # empty, or torn by a kill
-        if "starts_after" in line:
-            header = line
-        elif header is not None and line.get("mode") == "train":
-            lines.append({**line, "iteration": _iteration(line, header), "attempt": attempt})
+    for row in rows:
+        with contextlib.suppress(Unreadable):  # empty, or torn by a kill
+            line = check(parse_json(row, path), dict, path)
+            if "starts_after" in line:
+                header = check(line, records.LOG_HEADER, path)
+            elif header is not None and line.get("mode") == "train":
+                check(line, records.LOG_LINE, path)
+                lines.append({**line, "iteration": _iteration(line, header), "attempt": attempt})
     return header, lines
 
 
@@ -50,7 +57,7 @@ def _iteration(line: dict[str, Any], header: dict[str, Any]) -> int:
     """Optimizer steps done at a log line; by-epoch loggers count ``iter`` from 1 in each epoch."""
     if not header["by_epoch"]:
         return line["iter"]
-    later = line["epoch"] - 1 - header["epoch"]
+    later = line.get("epoch", 1) - 1 - header["epoch"]
     # the epoch that it starts in may be of another length, where the run was rescaled
     before = header["iterations_this_epoch"] + (later - 1) * header["iterations_per_epoch"] if later else 0
     return header["starts_after"] + before - header["position"] + line["iter"]

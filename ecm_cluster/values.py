@@ -23,6 +23,8 @@ MOST_MIB = 1 << 30
 NOT_THEIRS = re.compile(r"BASHOPTS|BASH_VERSINFO|EUID|PPID|SHELLOPTS|UID|ecm_\w*|ECM_CLUSTER_TOKEN|RANK|WORLD_SIZE|"
                         r"LOCAL_RANK|SLURMD_NODENAME|SLURM_(JOB_?ID|JOB_NODELIST|RESTART_COUNT|ARRAY_\w+|PROCID|LOCALID|"
                         r"NODEID|NTASKS|NPROCS|NNODES|STEP_\w+)|SUBMITIT_\w+", re.ASCII)
+SECRET_KEY = re.compile(r"(?<=[?&;])([^=&;#]*(?:token|key|secret|sig|passw|auth|credential)[^=&;#]*)=[^&;#]*",
+                        re.IGNORECASE)  # of a URL's query
 SET = "(set)"  # in place of a value that may be a secret
 NO_MEMORY = "none"  # of a job that asks for none: its share of the node is the site's to tell
 
@@ -69,6 +71,12 @@ def parse_memory(text: str) -> int:
     if not 0 < mib <= MOST_MIB:
         raise ValueError(text)
     return max(1, int(mib))
+
+
+def without_secrets(url: str) -> str:
+    """A URL as it is shown and put on record: without a password, and without the values of keys such as ``token``."""
+    url = re.sub(r"(?<=://)[^/@?#]*@", "***@", url)
+    return SECRET_KEY.sub(r"\1=***", url)
 
 
 def size_text(count: float) -> str:
@@ -162,7 +170,7 @@ def check_variables(what: str, env: Mapping[Any, Any]) -> None:
 
 
 def _kind_of(value: Any) -> str:
-    return {type(None): "null", list: "a list", dict: "a mapping"}.get(type(value), type(value).__name__)
+    return {type(None): "null", list: "a list", dict: "a mapping", str: "text"}.get(type(value), type(value).__name__)
 
 
 def check_value(what: str, value: Any, kind: str, choices: Sequence[str]) -> None:

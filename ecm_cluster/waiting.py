@@ -40,7 +40,7 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
         print(f"next: {state.next}")
     found = results.rows(run)
     if found:
-        print(found[0].work.table_file().read_text().rstrip() if len(found) == 1 else results.table(found))
+        print(results.table_of(found))
     return cli.EXIT_OK if state.state == "done" else cli.EXIT_FAILED
 
 

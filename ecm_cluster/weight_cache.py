@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import unquote, urlsplit
 
-from . import files, model_urls
+from . import files, folders, model_urls
 from .errors import UserError
 from .reading import Text
+from .values import without_secrets
 
 CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
 STALL_SECONDS = 60.0
@@ -66,7 +67,7 @@ class Fetched:
 
 def cache_folder() -> Path:
     """``$ECM_CLUSTER_WEIGHTS``, or ``ecm-cluster/weights`` in the user's cache; the nodes must see it too."""
-    return files.cache_folder(CACHE_ENV, "weights")
+    return folders.cache_folder(CACHE_ENV, "weights")
 
 
 def file_name(url: str) -> str:
@@ -107,7 +108,7 @@ def place(url: str, folder: Path) -> Path:
     """
     name = file_name(url)
     owner = None if promised(name) else _record(folder / name).get("url")
-    if owner in (None, url):
+    if owner in (None, without_secrets(url)):
         return folder / name
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 
@@ -209,11 +210,11 @@ def _take(weight: Weight, path: Path) -> Fetched:
     if not fault and not sha.startswith(begins):
         fault = f"not what its name promises: sha256 {sha[:16]}…, not {begins}…"
     if fault:
-        again = f"delete it to fetch {weight.url} again, or " if weight.url else ""
+        again = f"delete it to fetch {without_secrets(weight.url)} again, or " if weight.url else ""
         again = again if trusted else f"it belongs to another user: set {CACHE_ENV} to a folder of your own, or "
         raise UserError(f"{weight.key}: {path} is {fault}; {again}{other}")
-    if record.get("url") == weight.url and record.get("sha256", sha) != sha:
-        raise UserError(f"{weight.key}: {path} has changed since it was fetched from {weight.url}; delete it "
+    if weight.url and record.get("url") == without_secrets(weight.url) and record.get("sha256", sha) != sha:
+        raise UserError(f"{weight.key}: {path} has changed since it was fetched from {record['url']}; delete it "
                         f"to fetch it again, or delete {_record_file(path)} to accept it as it is")
     if weight.url and not known:
         with contextlib.suppress(OSError):  # a cache that others own: then the digest is worked out each time
@@ -222,7 +223,7 @@ def _take(weight: Weight, path: Path) -> Fetched:
 
 
 def _write_record(path: Path, url: str, sha: str, there: os.stat_result) -> None:
-    files.write_json(_record_file(path), {"url": url, "sha256": sha, "size": there.st_size,
+    files.write_json(_record_file(path), {"url": without_secrets(url), "sha256": sha, "size": there.st_size,
                                           "mtime_ns": there.st_mtime_ns})
 
 
@@ -242,7 +243,7 @@ def _visible_fault(path: Path) -> str:
 
 def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -> Fetched:
     sha, size, total = hashlib.sha256(), 0, None
-    what = f"{weight.key}: {url}"
+    what = f"{weight.key}: {without_secrets(url)}"
     by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
     with files.replacing(path) as handle:
         for total, block in _blocks(what, url, by_hand):
@@ -276,7 +277,7 @@ def _blocks(what: str, url: str, by_hand: str) -> Iterator[tuple[int | None, byt
     class Redirects(HTTPRedirectHandler):
         def redirect_request(self, *given: Any) -> Any:
             if not is_safe(given[-1], promised(file_name(url))):
-                raise ValueError(f"it leads to {given[-1]}, which anybody on the way can change")
+                raise ValueError(f"it leads to {without_secrets(given[-1])}, which anybody on the way can change")
             return super().redirect_request(*given)
 
     try:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import model_urls
+from . import folders, model_urls
 from .errors import UserError
 from .pickles import archive
+from .values import without_secrets
 from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, is_safe, place, promised
 
 __all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
@@ -113,8 +114,9 @@ def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:
 
 def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     scheme, found, name = source.partition("://")
+    shown = without_secrets(source)
     if not found:
-        path = Path(source).expanduser().absolute()
+        path = folders.absolute(source)
         if not path.is_file():
             what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
@@ -124,19 +126,22 @@ def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
     elif scheme in ("http", "https"):
         url = source
     else:
-        raise UserError(f"{key}: {source} cannot be fetched; legal are a path, http://, https://, "
+        raise UserError(f"{key}: {shown} cannot be fetched; legal are a path, http://, https://, "
                         "torchvision://, open-mmlab:// and mmcls://: download the file and give it with "
                         f"--set {key}=PATH")
     if scheme == "mmcls" and not prefixed:
         raise UserError(f"{key}: {source} is a whole classifier, of which only init_cfg=dict("
                         f"type='Pretrained', checkpoint={source!r}) takes the backbone: move it there")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise UserError(f"{key}: {shown} has a user's name in it, which is not supported; download the file and give "
+                        f"it with --set {key}=PATH")
     if not file_name(url):
-        raise UserError(f"{key}: {source} names no file; give a URL that ends in one, or --set {key}=PATH")
+        raise UserError(f"{key}: {shown} names no file; give a URL that ends in one, or --set {key}=PATH")
     path = place(url, folder)
     if not path.is_file() and not is_safe(url, promised(path.name)):
         raise UserError(f"{key}: {source} comes unencrypted, and its name holds no digest to check it by; give an "
                         f"https:// URL, or download it and give the file with --set {key}=PATH")
-    return Weight(key, source, url, path, path.is_file())
+    return Weight(key, shown, url, path, path.is_file())
 
 
 def _look_up(key: str, source: str, scheme: str, name: str) -> str:

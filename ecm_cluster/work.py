@@ -8,21 +8,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from . import files
+from . import files, records
 from . import ledger as ledgers
+from .errors import UserError
+from .reading import Unreadable
 
+NUMBER = re.compile("[0-9]{1,9}")  # of an attempt, as a file has it
 HEARTBEAT_BYTES = 2048  # more than one takes, so that the next one takes no more room
 
 
 class Work:
-    """A folder, not yet made perhaps, in which attempts do something until it is done: a run, or one evaluation."""
+    """A folder, not yet made perhaps, in which attempts do something until it is done: a run, or one evaluation.
+
+    Attributes:
+        damage: What of it was read and is damaged, in words, each once: what could be done without.
+    """
+
+    attempt_shape: Mapping[Any, Any] = records.ATTEMPT
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
+        self.damage: dict[str, None] = {}
+
+    def note(self, what: object) -> None:
+        """Remember that something is damaged."""
+        self.damage[" ".join(str(what).replace(f"{self.path}/", "").split())] = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
@@ -83,14 +99,22 @@ class Work:
     def attempts(self) -> list[int]:
         """Numbers of all attempts so far, ascending."""
         found = [p.stem for p in self.attempts_dir.glob("[0-9]*.json")]
-        return sorted(int(stem) for stem in found if stem.isdigit())
+        return sorted(int(stem) for stem in found if NUMBER.fullmatch(stem))
 
     def newest_attempt(self) -> int:
         """Number of the newest attempt, 0 if there was none."""
         return max(self.attempts(), default=0)
 
     def read_attempt(self, number: int) -> dict[str, Any]:
-        return files.read_json(self.attempt_file(number))
+        """What an attempt began with; see :data:`records.ATTEMPT` and :data:`records.ATTEMPT_TO_SCORE`.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        try:
+            return records.read(self.attempt_file(number), self.attempt_shape)
+        except Unreadable as error:
+            raise UserError(f"{error}; restore the file from a backup") from None
 
     def ledger(self, attempt: int, writer: str, patient: bool = False) -> ledgers.Ledger:
         return ledgers.Ledger(self.ledger_dir, attempt, writer, patient)
@@ -99,6 +123,10 @@ class Work:
         """What is on record; of one attempt or of one writer alone where that will do, which reads fewer files."""
         return ledgers.read(self.ledger_dir, attempt, writer)
 
+    def events_noted(self) -> list[ledgers.Event]:
+        """All events, as far as the storage gives them; what it does not give, and what is damaged, is noted."""
+        return ledgers.read(self.ledger_dir, note=self.note)
+
     def fold_ledger(self, attempt: int) -> None:
         """Gather the events of all attempts up to this one, which are closed, in one file; changes none of them."""
         ledgers.fold(self.ledger_dir, attempt)
@@ -106,8 +134,8 @@ class Work:
     def heartbeat(self, attempt: int) -> dict[str, Any] | None:
         """The newest progress of an attempt: phase, iteration, loss, …; None before the first, or if it is lost."""
         for path in (self.heartbeat_file(attempt), self.heartbeat_file(attempt, 0)):
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                return dict(files.read_json(path))
+            with contextlib.suppress(OSError, Unreadable):  # half written, perhaps
+                return records.read(path, records.HEARTBEAT)
         return None
 
     def write_heartbeat(self, attempt: int, **progress: Any) -> None:
@@ -140,6 +168,8 @@ class Work:
         if last is None:
             return None
         try:
+            if os.stat(self.attempts_dir).st_uid != os.geteuid():
+                raise PermissionError  # nothing is written to what is another user's
             now = files.server_time(self.attempts_dir)
         except OSError:
             end = time.monotonic() + watch
@@ -155,13 +185,19 @@ class Work:
         found = []
         for path in (self.heartbeat_file(attempt), self.heartbeat_file(attempt, 0)):
             # opened, as an NFS client answers a stat alone from its cache
-            with contextlib.suppress(OSError), open(path, "rb") as handle:
-                found.append((os.fstat(handle.fileno()).st_mtime, handle.read()))
+            with contextlib.suppress(OSError):
+                handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    found.append((os.fstat(handle).st_mtime, os.read(handle, 2 * HEARTBEAT_BYTES)))
+                finally:
+                    os.close(handle)
         return found or None
 
 
 class Evaluation(Work):
     """One checkpoint scored under one set of settings: done once, whoever asks."""
+
+    attempt_shape = records.ATTEMPT_TO_SCORE
 
     @property
     def key(self) -> str:
@@ -199,11 +235,19 @@ class Evaluation(Work):
         return self.path / f"per_class{way and '-' + way}.csv"
 
     def metrics(self, way: str = "") -> dict[str, Any] | None:
-        try:
-            return files.read_json(self.metrics_file(way))
-        except FileNotFoundError:
-            return None
+        """What was scored in one way; None where it was not, or where that is damaged: then it can be scored again."""
+        return self._metrics(self.metrics_file(way))
 
     def all_metrics(self) -> list[dict[str, Any]]:
         """The documents of every way that this was scored in, the usual one first."""
-        return [files.read_json(path) for path in sorted(self.path.glob("metrics*.json"), key=lambda p: len(p.name))]
+        paths = sorted(self.path.glob("metrics*.json"), key=lambda p: len(p.name))
+        return [document for document in map(self._metrics, paths) if document is not None]
+
+    def _metrics(self, path: Path) -> dict[str, Any] | None:
+        try:
+            return records.read(path, records.METRICS)
+        except FileNotFoundError:
+            return None
+        except Unreadable as error:
+            self.note(error)
+            return None

@@ -9,6 +9,8 @@ from ecm_cluster import checkpoints, files
 from ecm_cluster import job as jobs
 from ecm_cluster.run import Run
 
+SCORED = {"figures": {}, "max_dets": 300, "per_class": [], "provenance": {"checkpoint": "x", "iteration": 1}}
+
 
 def ended_run(folder: Path, cluster: str = "local", attempts: int = 1, iterations: tuple[int, ...] = (),
               **job: Any) -> Run:

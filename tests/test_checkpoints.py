@@ -94,7 +94,7 @@ def test_two_attempts_that_reach_the_same_iteration_never_share_a_file(tmp_path)
 def test_a_completion_mark_of_a_fenced_attempt_does_not_count(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
-    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
     assert run.completion() is not None
     begin(run, 2)
     assert run.completion() is None

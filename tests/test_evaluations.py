@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from steering import ended_run
+from steering import SCORED, ended_run
 
 from ecm_cluster import chain, checkpoints, evaluations, files, job
 from ecm_cluster.errors import UserError
@@ -108,9 +108,9 @@ def test_an_element_is_done_when_it_is_scored_in_every_way(run):
     element = Element("epoch 1", {}, ({}, {"max_dets": 1}))
     work = evaluations.of_element(run, element)
     work.path.mkdir(parents=True)
-    files.write_json(work.metrics_file(), {})
+    files.write_json(work.metrics_file(), SCORED)
     assert not evaluations.done(run, element)
-    files.write_json(work.metrics_file(evaluations.way_key({"max_dets": 1})), {})
+    files.write_json(work.metrics_file(evaluations.way_key({"max_dets": 1})), SCORED)
     assert evaluations.done(run, element)
     assert len(work.all_metrics()) == 2
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
         work = evaluations.of_element(run, element)
         work.path.mkdir(parents=True)
         assert evaluations.awaited(run) == {kept}
-        files.write_json(work.metrics_file(), {})
+        files.write_json(work.metrics_file(), SCORED)
     assert evaluations.awaited(run) == set()
     assert evaluations.iterations_wanted(run) == {15}
 

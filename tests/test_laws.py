@@ -251,7 +251,7 @@ def ends_with_run(verb: Module) -> bool:
         and "run(main)" in ast.unparse(last)
 
 
-# -- law 2: only run.py spells the name of a file inside a run directory
+# -- law 2: only run_folder.py spells the name of a file inside a run directory
 
 
 def path_parts(module: Module) -> Iterator[tuple[int, str, str]]:
@@ -285,17 +285,17 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
-SPELLERS = ("ecm_cluster.run", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
+SPELLERS = ("ecm_cluster.run_folder", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
 
 
 def names_in_a_run() -> set[str]:
-    """Names that run.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
+    """Names that run_folder.py gives to files and folders: ``run.json``, ``checkpoints``, ``.heartbeat.json``, …"""
     spelled = {text for m in modules("ecm_cluster") if m.name in SPELLERS for _, *texts in path_parts(m)
                for text in texts}
     return {name for name in spelled if re.search(r"[a-z]{3}", name) and name not in (".json", "*.json")}
 
 
-def test_only_run_py_spells_the_name_of_a_file_inside_a_run() -> None:
+def test_only_run_folder_py_spells_the_name_of_a_file_inside_a_run() -> None:
     spelled = names_in_a_run()
     assert {"run.json", "checkpoints", "ledger", "attempts"} <= spelled
     violations = []
@@ -470,12 +470,31 @@ def test_files_are_written_through_files_py() -> None:
     holds(stale)
 
 
+def without_encoding(module: Module) -> Iterator[tuple[int, str]]:
+    """(line, call) of each call that opens text without saying in which encoding."""
+    for node in module.nodes:
+        if not isinstance(node, ast.Call) or "encoding" in {k.arg for k in node.keywords}:
+            continue
+        owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        modes = [a.value for a in (*node.args[1:], *(k.value for k in node.keywords)) if isinstance(a, ast.Constant)]
+        name, binary = called(node), any(isinstance(m, str) and "b" in m for m in modes)
+        if (name in ("read_text", "write_text") and owner not in ("", "files", "reading")) \
+                or (name == "open" and not owner and not binary) or (name == "fdopen" and not binary) \
+                or (name in ("run", "Popen") and any(k.arg == "text" for k in node.keywords)):
+            yield node.lineno, name or ""
+
+
+def test_text_is_utf_8_whatever_the_locale() -> None:
+    holds([f"{m.where}:{line} {call}: give encoding=\"utf-8\"" for m in modules("ecm_cluster")
+           for line, call in without_encoding(m)])
+
+
 # -- law 5: imports run one way
 
 
 LAYERS = [  # from the ground up
-    {"errors", "output", "program", "cli", "files", "reading", "values", "sbatch_options", "sharing", "shell",
-     "shipped", "yaml_file", "pickles"},
+    {"errors", "output", "program", "cli", "files", "folders", "reading", "values", "sbatch_options", "sharing",
+     "shell", "shipped", "yaml_file", "pickles"},
     {"ledger", "mmconfig"},
     {"run", "work", "job", "spec", "test_settings"},
     {"job_env"},
@@ -631,7 +650,8 @@ def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
     found = [((m.name, name), f"{m.where}:{call.lineno} calls {name}") for m, call, name in calls() if name in EXECUTES]
     held_but_for(found, EXECUTED, "EXECUTED")
     holds([f"{m.where}:{call.lineno} unpickles what another rank sends" for m, call, _ in calls()
-           if re.match(r"(\w*gather|broadcast|scatter|send|recv)_object|collect_results", called(call))])
+           if re.search(r"^(all_gather|gather|broadcast|scatter|send|recv)_object(_list)?$|^collect_results",
+                        called(call) or "")])
     holds([f"{m.where}:{call.lineno} gives a command line to a shell" for m, call, _ in
            calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks") if given(call, "shell") is not None])
     holds([f"{m.where}:{i.line} imports {i.name}" for m in modules() for i in m.imports
@@ -660,6 +680,11 @@ def test_temporary_files_have_names_that_nobody_can_guess() -> None:
            calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks") if name == "tempfile.mktemp"])
 
 
+# (module, call) -> why not by a descriptor
+MODES_BY_PATH: dict[tuple[str, str], str] = {}
+
+
 def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_leads_to() -> None:
-    holds([f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}" for m, call, _ in calls()
-           if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")])
+    found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
+             if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
+    held_but_for(found, MODES_BY_PATH, "MODES_BY_PATH")

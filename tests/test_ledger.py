@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from ecm_cluster import ledger
+from ecm_cluster import ledger, ledger_files
 from ecm_cluster.ledger import Ledger
 
 
@@ -17,27 +17,27 @@ def test_events_come_back_in_the_order_attempt_writer_sequence_whatever_the_cloc
     monkeypatch.setattr(ledger.time, "time", lambda: next(clock))
     second = Ledger(tmp_path, 2, "task000")
     first = Ledger(tmp_path, 1, "task000")
-    second.write("start")
-    first.write("start")
+    second.write("began")
+    first.write("began")
     first.write("end", cause="preempted")
-    Ledger(tmp_path, 1, "batch").write("end")
+    Ledger(tmp_path, 1, "batch").write("end", cause="killed")
     assert [(e.attempt, e.writer, e.sequence) for e in ledger.read(tmp_path)] == [
         (1, "batch", 1), (1, "task000", 1), (1, "task000", 2), (2, "task000", 1)]
 
 
 def test_a_line_torn_by_a_kill_is_passed_over_and_the_next_event_is_not_lost(tmp_path):
     writer = Ledger(tmp_path, 1, "task000")
-    writer.write("start")
+    writer.write("began")
     with open(writer.path, "ab") as handle:
         handle.write(b'{"sequence": 2, "kind": "com')
     again = Ledger(tmp_path, 1, "task000")
     again.write("end", cause="killed")
-    assert [(e.sequence, e.kind) for e in ledger.read(tmp_path)] == [(1, "start"), (2, "end")]
+    assert [(e.sequence, e.kind) for e in ledger.read(tmp_path)] == [(1, "began"), (2, "end")]
 
 
 def test_two_writers_never_share_a_file(tmp_path):
-    Ledger(tmp_path, 1, "task000").write("start")
-    Ledger(tmp_path, 1, "task001").write("start")
+    Ledger(tmp_path, 1, "task000").write("began")
+    Ledger(tmp_path, 1, "task001").write("began")
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -68,7 +68,7 @@ def attempts_of(folder, attempts, ranks=3):
         if number > 1:
             ledger.fold(folder, number - 1)
         for rank in range(ranks):
-            Ledger(folder, number, f"task{rank:03d}").write("start", rank=rank)
+            Ledger(folder, number, f"task{rank:03d}").write("began", rank=rank)
 
 
 def test_the_ledger_of_many_attempts_is_as_many_files_as_the_open_ones_have(tmp_path):
@@ -79,9 +79,9 @@ def test_the_ledger_of_many_attempts_is_as_many_files_as_the_open_ones_have(tmp_
 
 
 def test_folding_changes_nothing_of_what_is_read(tmp_path):
-    Ledger(tmp_path, 0, "submit").write("submitted", stage="train")
+    Ledger(tmp_path, 0, "submit").write("submitted", stage="train", job_id="7")
     for writer in ("task000", "train000"):
-        Ledger(tmp_path, 1, writer).write("start", text='[1]\n{"file": "x", "lines": 9}')
+        Ledger(tmp_path, 1, writer).write("began", text='[1]\n{"file": "x", "lines": 9}')
     before = ledger.read(tmp_path)
     for _ in range(3):
         ledger.fold(tmp_path, 1)
@@ -91,10 +91,10 @@ def test_folding_changes_nothing_of_what_is_read(tmp_path):
 
 def test_a_stale_writers_late_line_is_found_before_and_after_the_next_fold(tmp_path):
     stale = Ledger(tmp_path, 1, "task000")
-    stale.write("start")
+    stale.write("began")
     ledger.fold(tmp_path, 1)
     stale.write("late")
-    expected = [(1, "task000", 1, "start"), (1, "task000", 2, "late")]
+    expected = [(1, "task000", 1, "began"), (1, "task000", 2, "late")]
     assert told(tmp_path) == expected
     for number in (2, 3, 4):
         ledger.fold(tmp_path, number)
@@ -111,7 +111,7 @@ def test_a_stale_writers_late_line_is_found_before_and_after_the_next_fold(tmp_p
 
 def test_a_line_that_meets_the_removal_of_its_file_goes_into_a_new_one(tmp_path, monkeypatch):
     stale = Ledger(tmp_path, 1, "task000")
-    stale.write("start")
+    stale.write("began")
     synced = ledger.os.fsync
 
     def overtaken(handle):
@@ -136,10 +136,10 @@ def test_a_stale_start_neither_folds_nor_removes_what_a_newer_one_has_folded(tmp
 def test_one_attempt_is_read_without_the_others(tmp_path, monkeypatch):
     attempts_of(tmp_path, 5)
     opened = []
-    monkeypatch.setattr(ledger, "_read_file", lambda path: opened.append(path.name) or path.read_bytes())
+    monkeypatch.setattr(ledger_files, "read_bytes", lambda path, limit: opened.append(path.name) or path.read_bytes())
     assert len(ledger.read(tmp_path, attempt=5)) == 3
     assert sorted(opened) == ["0005-task000.jsonl", "0005-task001.jsonl", "0005-task002.jsonl"]
-    assert told(tmp_path, attempt=2, writer="task001") == [(2, "task001", 1, "start")]
+    assert told(tmp_path, attempt=2, writer="task001") == [(2, "task001", 1, "began")]
 
 
 def test_a_reader_whose_listing_is_old_finds_everything(tmp_path, monkeypatch):
@@ -153,13 +153,13 @@ def test_a_reader_whose_listing_is_old_finds_everything(tmp_path, monkeypatch):
 
 
 def test_what_the_former_version_wrote_is_folded_and_its_code_reads_what_a_verb_writes_now(tmp_path):
-    (tmp_path / "0001-task000.jsonl").write_text('{"sequence": 1, "kind": "start", "time": 1.0}\n'
+    (tmp_path / "0001-task000.jsonl").write_text('{"sequence": 1, "kind": "began", "time": 1.0}\n'
                                                  '{"sequence": 2, "kind": "end", "time": 2.0, "cause": "killed"}\n')
-    Ledger(tmp_path, 1, "resume").write("resumed")
+    Ledger(tmp_path, 1, "resume").write("resumed", stages=[])
     assert {"sequence", "kind", "time"} <= set(json.loads((tmp_path / "0001-resume.jsonl").read_text()))
     for _ in range(2):
         ledger.fold(tmp_path, 1)
-    assert told(tmp_path) == [(1, "resume", 1, "resumed"), (1, "task000", 1, "start"), (1, "task000", 2, "end")]
+    assert told(tmp_path) == [(1, "resume", 1, "resumed"), (1, "task000", 1, "began"), (1, "task000", 2, "end")]
 
 
 # ---------------------------------------------------------------------------------------------- storage that fails
@@ -180,9 +180,9 @@ def failing(monkeypatch, number):
 def test_what_a_patient_writer_cannot_write_comes_with_its_next_event(tmp_path, monkeypatch, capsys, number):
     writer = Ledger(tmp_path, 1, "train000", patient=True)
     mend = failing(monkeypatch, number)
-    writer.write("commit-failed", iteration=1)
-    writer.write("commit-failed", iteration=2)
-    assert capsys.readouterr().err == f"warning: commit-failed: not in the ledger yet ({os.strerror(number)})\n"
+    writer.write("not-committed", iteration=1)
+    writer.write("not-committed", iteration=2)
+    assert capsys.readouterr().err == f"warning: not-committed: not in the ledger yet ({os.strerror(number)})\n"
     mend()
     writer.write("commit", iteration=3)
     assert [e["iteration"] for e in ledger.read(tmp_path)] == [1, 2, 3]
@@ -192,13 +192,13 @@ def test_what_any_other_writer_cannot_write_is_an_error_and_not_on_record_later(
     writer = Ledger(tmp_path, 1, "resume")
     monkeypatch.setattr("builtins.open", lambda *args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="full"):
-        writer.write("resumed")
+        writer.write("resumed", stages=[])
     monkeypatch.undo()
     writer.write("other")
     assert [e.kind for e in ledger.read(tmp_path)] == ["other"]
 
 
 def test_a_new_writer_reads_nothing(tmp_path, monkeypatch):
-    Ledger(tmp_path, 1, "task000").write("start")
-    monkeypatch.setattr(ledger, "_read_file", lambda path: pytest.fail(f"reads {path}"))
-    Ledger(tmp_path, 1, "task000").write("end")
+    Ledger(tmp_path, 1, "task000").write("began")
+    monkeypatch.setattr(ledger_files, "read_bytes", lambda path, limit: pytest.fail(f"reads {path}"))
+    Ledger(tmp_path, 1, "task000").write("end", cause="killed")

@@ -127,7 +127,7 @@ def test_no_verb_reaches_past_the_filter() -> None:
                 assert "redirect_stdout=False, redirect_stderr=False" in line, f"{path}:{call.lineno}"
             elif "output.bare(" in line and name == "print":
                 assert "output.printable(" in line, f"{path}:{call.lineno}"
-            elif name == "os.write" and path.name != "program.py":
+            elif name == "os.write" and path.name not in ("program.py", "__init__.py"):
                 assert not isinstance(call.args[0], ast.Constant), f"{path}:{call.lineno}"
 
 
@@ -161,10 +161,10 @@ def test_the_traceback_is_shown_on_request_and_no_place_for_it_is_no_error(monke
     assert text.startswith("Traceback") and text.endswith("error: unexpected TypeError: x (its traceback is above)\n")
 
 
-@pytest.mark.parametrize("option", ["gone/a.csv", "", "a-file/b.csv"])
+@pytest.mark.parametrize("option", ["gone/a.csv", "", "a-file/b.csv", "x" * 300])
 def test_a_table_that_could_not_be_written_is_refused_first(option: str, tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
-    with pytest.raises(UserError, match="^csv: .*; (create it, or )?give a(nother)? file"):
+    with pytest.raises(UserError, match="^csv: .*; give a(nother)? file"):
         cli.check_writable("csv", str(tmp_path / option))
 
 

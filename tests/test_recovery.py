@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from steering import SCORED
 
 from ecm_cluster import cluster, files, recovery, site, slurm_ends
 from ecm_cluster.run import Run
@@ -231,12 +232,12 @@ def test_no_attempt_at_all_stops_too(tmp_path):
 def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
-    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
     assert recovery.decide(run).action == "done"
     evaluation = run.evaluation("iter_0000008-abc")
     attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))
     assert recovery.decide(evaluation).action == "continue"
-    files.write_json(evaluation.metrics_file(), {})
+    files.write_json(evaluation.metrics_file(), SCORED)
     assert recovery.decide(evaluation).action == "done"
 
 

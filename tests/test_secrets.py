@@ -11,7 +11,7 @@ import pytest
 from small import ROOT, job_flags, wait_until
 from users import ATTACKER, needs_root, shared_folder
 
-from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit
+from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit, values, weights
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 from ecm_cluster.spec import RunSpec
@@ -139,7 +139,8 @@ def test_an_interrupted_submission_goes_on_with_the_same_values_alone(tmp_path, 
 
 
 @pytest.mark.parametrize(("share", "closed", "expected"), [
-    ("none", 0o000, 0o700), ("group", 0o077, 0o750), ("all", 0o077, 0o755), ("all", 0o002, 0o755)])
+    ("none", 0o000, 0o700), ("group", 0o077, 0o750), ("group", 0o002, 0o750), ("all", 0o077, 0o755),
+    ("all", 0o002, 0o755)])
 def test_a_run_is_closed_to_others_but_to_those_it_is_shared_with(tmp_path, umask, share, closed, expected):
     umask(closed)
     folder = tmp_path / "runs" / "a-run"
@@ -149,7 +150,7 @@ def test_a_run_is_closed_to_others_but_to_those_it_is_shared_with(tmp_path, umas
     sharing.open_to(folder, share)
     assert mode(folder) == expected
     (folder / "new").mkdir()
-    assert mode(folder / "new") & 0o055 == (expected & 0o055) | (0o055 & ~closed)
+    assert mode(folder / "new") == (0o777 & ~closed if share == "none" else expected)
     shell = "\n".join([f"umask {closed:04o}", *sharing.lines(share), f"mkdir {folder}/by-shell"])
     subprocess.run(["bash", "-c", shell], check=True)
     assert mode(folder / "by-shell") == mode(folder / "new")
@@ -162,3 +163,23 @@ def test_a_folder_that_another_user_has_laid_out_is_not_made_a_run(tmp_path):
     os.chown(folder, ATTACKER, ATTACKER)
     with pytest.raises(UserError, match="name: .* belongs to another user"):
         sharing.open_to(folder, "none")
+
+
+# ---------------------------------------------------------------------------------------------- URLs
+
+
+@pytest.mark.parametrize(("url", "shown"), [
+    ("https://me:pw@host/a.pth", "https://***@host/a.pth"),
+    ("https://host/a.pth?id=3&token=x", "https://host/a.pth?id=3&token=***"),
+    ("https://host/a.pth?X-Amz-Signature=1&X-Amz-Credential=2#x",
+     "https://host/a.pth?X-Amz-Signature=***&X-Amz-Credential=***#x"),
+    ("https://host/a@b.pth?download=1", "https://host/a@b.pth?download=1"),
+    ("torchvision://resnet50", "torchvision://resnet50")])
+def test_secrets_in_a_url_are_not_shown(url, shown):
+    assert values.without_secrets(url) == shown
+
+
+def test_a_password_in_a_url_is_refused_without_showing_it():
+    with pytest.raises(UserError, match=r"load_from: https://\*\*\*@host/a\.pth has a user's name in it"):
+        weights.find({"load_from": "https://me:pw@host/a.pth", "model": {}})
+    assert "x1" not in repr(weights.find({"load_from": "https://host/a.pth?token=x1", "model": {}})[0].source)

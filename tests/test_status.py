@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from answers import Answers
+from steering import SCORED
 
 from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, status
 from ecm_cluster.backends import queue
@@ -313,7 +314,8 @@ def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
     work.write_heartbeat(1, phase="inference", done=3, total=8)
     found = told(run, ("8", "RUNNING"))
     assert (found.state, found.reason) == ("evaluating", "inference 3/8")
-    files.write_json(work.metrics_file(), {"figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
+    files.write_json(work.metrics_file(), {
+        **SCORED, "figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
     found = told(run, ("8", "COMPLETED"))
     assert (found.state, found.reason) == ("done", "trained and scored")
     assert found.evaluation == {"metrics_file": f"evaluations/{work.key}/metrics.json", "bbox_AP": 0.269,

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small import job_flags, make_data
-from users import ATTACKER, VICTIM, acting_as, command_as, environment, home_of, needs_root, run_as, shared_folder
+from small import ROOT, job_flags, logs_of, make_data, wait_until
+from users import ATTACKER, VICTIM, acting_as, environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster import cli, status
+from ecm_cluster import cli, driver, status
+from ecm_cluster.run import Run
 
 pytestmark = [pytest.mark.slow, needs_root]
 
@@ -110,9 +111,9 @@ def test_git_is_not_asked_about_a_checkout_of_somebody_else(machine: Machine) ->
 class Seen:
     """What others could see of a training while it ran."""
 
-    run: Path
-    secret: str
+    run: Run
     shown: set[str] = field(default_factory=set)  # command lines with the secret
+    holders: set[str] = field(default_factory=set)  # those of processes that have it in their environment
     addresses: set[str] = field(default_factory=set)  # on which its processes listened
 
 
@@ -138,40 +139,51 @@ def listening(pids: list[Path]) -> Iterator[str]:
                 yield words[1].rpartition(":")[0]
 
 
+SECRET = "s3cret-of-the-victim"
+
+
+def submitted(machine: Machine, name: str, line: str, *flags: str) -> Run:
+    """A local run of the victim's whose umask is open, whose setup is one line, and whose ``env`` holds a secret."""
+    job, runs = machine.home[VICTIM] / f"{name}.yaml", machine.shared / "runs"
+    job.write_text((ROOT / "jobs/demo.yaml").read_text() + f"setup: ['{line}']\nenv: {{API_KEY: {SECRET}}}\n")
+    for folder in (runs, runs / "scratch"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o1777)
+    machine.victim("sh", "-c", 'umask 000; exec "$@"', "sh", "ecm-cluster", "submit", job, "--cluster", "local",
+                   "--no-check", *job_flags(machine.data, runs, name)[1:], *flags)
+    return Run(runs / name)
+
+
 @pytest.fixture(scope="module")
 def trained(machine: Machine) -> Seen:
-    """Submitted with a umask that leaves everything open, and with a secret in ``env:``."""
-    home, runs = machine.home[VICTIM], machine.shared / "runs"
-    for folder in (runs, runs / "scratch"):
-        folder.mkdir()
-        folder.chmod(0o1777)
-    secret = "s3cret-API-key"
-    job = home / "job.yaml"
-    job.write_text(f"config: configs/demo.py\ndevice: cpu\nmem_per_gpu: 3G\ncpus_per_gpu: 1\nenv: {{KEY: {secret}}}\n")
-    flags = job_flags(machine.data, runs, "victims")[1:]
-    seen = Seen(runs / "victims", secret)
-    process = subprocess.Popen(
-        command_as(VICTIM, "sh", "-c", 'umask 000; exec "$@"', "sh", "ecm-cluster", "submit", job, "--cluster", "local",
-                   *flags, "--wait"), cwd=machine.shared, env=environment(home), stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.STDOUT)
-    while process.poll() is None:
+    """A training and its evaluation, looked at until they have ended."""
+    seen = Seen(submitted(machine, "victims", "true"))
+    while driver.find(seen.run) or driver.ranks(seen.run):
         pids = pids_of(VICTIM)
         for folder in pids:
             with suppress(OSError):
-                line = (folder / "cmdline").read_bytes().decode(errors="replace")
-                if secret in line:
+                line = (folder / "cmdline").read_text(errors="replace")
+                if SECRET in line:
                     seen.shown.add(line)
+                if f"API_KEY={SECRET}" in (folder / "environ").read_text(errors="replace"):
+                    seen.holders.add(line)
         seen.addresses |= set(listening(pids))
-        time.sleep(0.1)
-    assert process.returncode == 0, process.communicate()[0]
+        time.sleep(0.05)
+    assert seen.run.completion(), logs_of(seen.run)
     return seen
 
 
-def test_a_secret_of_the_job_is_in_no_command_line_and_in_no_file_that_others_can_read(trained: Seen) -> None:
+def test_a_secret_is_in_no_command_line_and_in_one_file_of_the_owners_alone(trained: Seen, machine: Machine) -> None:
+    run = trained.run
     assert trained.shown == set()
-    for path in trained.run.rglob("*"):
-        if path.is_file() and trained.secret.encode() in path.read_bytes():
-            assert path.stat().st_mode & 0o077 == 0, path
+    assert any("ecm_cluster.node" in line for line in trained.holders), trained.holders
+    assert {str(p) for p in run.path.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()
+            } == {str(run.env_file)}
+    machine.attacker(f"! cat {run.env_file} && ! cat {run.run_file} && ! ls {run.path}")
+    for verb in ("status", "evaluate"):
+        done = run_as(ATTACKER, "ecm-cluster", verb, str(run.path), env=environment(machine.home[ATTACKER]),
+                      cwd=machine.shared)
+        assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_training_on_one_node_listens_on_loopback_alone(trained: Seen) -> None:
@@ -179,10 +191,22 @@ def test_a_training_on_one_node_listens_on_loopback_alone(trained: Seen) -> None
 
 
 def test_others_can_change_nothing_of_a_run_whatever_the_umask(trained: Seen, machine: Machine) -> None:
-    assert trained.run.stat().st_mode & 0o077 == 0
-    done = run_as(ATTACKER, "find", machine.shared / "runs", "-user", str(VICTIM), "-writable", env=environment(machine.home[ATTACKER]))
+    assert trained.run.path.stat().st_mode & 0o077 == 0
+    done = run_as(ATTACKER, "find", trained.run.path.parent, "-user", str(VICTIM), "-writable",
+                  env=environment(machine.home[ATTACKER]))
     assert done.stdout == ""
-    machine.nothing_ran()
+
+
+def test_a_run_that_is_shared_can_be_read_by_others_but_for_its_secrets(machine: Machine) -> None:
+    run = submitted(machine, "shared", "exit 3", "--share", "all")
+    wait_until(lambda: not driver.find(run), "the driver to end")
+    done = run_as(ATTACKER, "ecm-cluster", "status", str(run.path), env=environment(machine.home[ATTACKER]),
+                  cwd=machine.shared)
+    assert done.returncode == 0, done.stderr
+    assert "shared" in done.stdout
+    machine.attacker(f"! cat {run.env_file} && ! grep -r {SECRET} {run.path} && ! touch {run.path}/x")
+    writable = [p for p in [run.path, *run.path.rglob("*")] if p.lstat().st_mode & 0o022 and not p.is_symlink()]
+    assert writable == []
 
 
 # -- a run of the attacker's in a folder of runs that the victim looks through
@@ -247,7 +271,7 @@ def hostile(trained: Seen, machine: Machine, capsys: pytest.CaptureFixture[str])
     """A folder of runs with one run, which is the attacker's and may be changed here."""
     folder = machine.shared / "hostile"
     folder.mkdir()
-    shutil.copytree(trained.run, folder / "evil")
+    shutil.copytree(trained.run.path, folder / "evil")
     for at, folders, names in os.walk(folder):
         os.chmod(at, 0o755)
         for name in names:

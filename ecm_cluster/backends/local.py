@@ -82,8 +82,8 @@ class Local:
             return {pid: f"local driver {pid}"}
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
-        host = run.read_attempt(number)["host"] if number and not ranks else socket.gethostname()
-        if host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
+        host = run.read_attempt(number).get("host") if number and not ranks else socket.gethostname()
+        if host and host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
             return {host: f"attempt {number} on {host}"}
         return ranks
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
-import pwd
 from collections.abc import Iterable, Sequence
 
 from .. import cluster, site
 from ..errors import UserError
 from ..job_states import JobState, of_arrays
+from ..site import user_name as user_name
 
 SEPARATOR = "\x1f"  # no name, comment or path has it
 FIELDS = SEPARATOR.join(("%i", "%T", "%r", "%S", "%k", "%o"))
@@ -93,11 +93,3 @@ def cluster_name() -> str | None:
 @functools.lru_cache(maxsize=8)
 def _configured_name(path: str, conf: str) -> str | None:
     return site.configuration().get("ClusterName")
-
-
-def user_name() -> str:
-    """Who this process runs as, for Slurm."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())

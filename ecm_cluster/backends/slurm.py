@@ -83,7 +83,7 @@ class Slurm:
             return Life(True, f"by its heartbeat; {text}", vouched=True)
         if not asked:
             return Life(None, text)
-        age = files.age(run.submission_file(job.stage)) if job.present else None
+        age = files.age(run.submission_file(job.stage)) if job.present and run.is_own else None
         if age is not None and age < YOUNG_SECONDS:
             young = f"job {job.job_id} was submitted {age:.0f} s ago, and Slurm does not list it yet"
             return Life(True, young, waiting=True)

@@ -95,7 +95,7 @@ def read(path: Path) -> Report:
     """Everything that was written up to now; a torn last line is left for later."""
     report = Report()
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return report
     for line in lines:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from .. import planning
+from .. import folders, planning
 from ..backends import choose
 from ..plan import create
 from ..request import python_of
@@ -26,7 +26,7 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
     Raises:
         UserError: It cannot be submitted.
     """
-    runs_dir = Path(plan.job.runs_dir).expanduser().absolute()
+    runs_dir = folders.absolute(plan.job.runs_dir)
     new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -50,7 +50,7 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
             time.sleep(POLL_SECONDS)
         report = finished(read(findings), code, MINUTES * 60)
         if not report.over:
-            said = log.read_text(errors="replace").split("\n") if log.exists() else []
+            said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
             last = "; ".join([line.strip() for line in said if line.strip()][-LAST_LINES:])
             report.failure = f"check: {job.called} ended with code {code} and did not come to an end of the check" + (
                 f"; it said: {last}" if last else "") + "; fix the job's setup, its resources or its partition"

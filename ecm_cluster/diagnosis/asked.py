@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluations, lead, shipped, weight_cache, weights
+from .. import config, evaluations, folders, lead, shipped, weight_cache, weights
 from .. import job as jobs
 from ..errors import UserError
 from ..staging import columns, planned
+from ..values import without_secrets
 from .finding import Finding, fails, not_asked, ok
 
 
@@ -36,7 +37,7 @@ class Asked:
 
     @property
     def runs_dir(self) -> Path:
-        return Path(self.job.runs_dir).expanduser().absolute()
+        return folders.absolute(self.job.runs_dir)
 
     @property
     def data_root(self) -> Path | None:
@@ -97,7 +98,8 @@ def check(asked: Asked) -> Iterator[Finding]:
         if weight.present:
             yield ok(name, f"{weight.path} is there")
         elif weight.url:
-            yield not_asked(name, f"{weight.path} is not there; submission fetches it from {weight.url}")
+            yield not_asked(name, f"{weight.path} is not there; submission fetches it from "
+                            f"{without_secrets(weight.url)}")
         else:
             yield fails(name, f"{weight.path} does not exist", "fix the path in the config")
 

@@ -35,7 +35,8 @@ class Interpreter:
         self.python, self.trouble = python, ""
         self._began = time.monotonic()
         try:
-            self._process = subprocess.Popen([python, "-c", SCRIPT.read_text(), *imports], cwd="/", text=True,
+            self._process = subprocess.Popen([python, "-c", SCRIPT.read_text(encoding="utf-8"), *imports], cwd="/",
+                                             encoding="utf-8", errors="replace",
                                              env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                              stderr=subprocess.PIPE)
         except OSError as error:

@@ -60,7 +60,7 @@ def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
     own, key, other = marks(folder, token), f"node.folder.{name}", f"name another folder with {ELSEWHERE[name]}"
     try:
         os.listdir(folder)  # an NFS client looks for new names
-        if (own / TOKEN).read_text() != token:
+        if (own / TOKEN).read_text(encoding="utf-8") != token:
             yield fails(key, f"{folder}: another file than the login node's is seen", other)
             return
     except FileNotFoundError:
@@ -114,6 +114,6 @@ def answers(own: Path, token: str, nodes: list[str], seconds: float) -> list[str
 def _reads(path: Path, token: str) -> bool:
     try:
         os.listdir(path.parent)
-        return path.read_text() == token
+        return path.read_text(encoding="utf-8") == token
     except OSError:
         return False

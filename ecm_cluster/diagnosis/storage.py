@@ -36,7 +36,8 @@ class Looks:
         environ = {**os.environ, "PYTHONPATH": source}
         self._running = {name: (path, subprocess.Popen(
             [sys.executable, "-m", "ecm_cluster.diagnosis.folder", name, str(path)], env=environ, cwd="/",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+            errors="replace"))
             for name, path in folders.items()}
 
     def findings(self, only_read: Collection[str] = ()) -> Iterator[Finding]:
@@ -66,7 +67,7 @@ class Looks:
 def quotas(asked: Asked) -> Iterator[Finding]:
     """What ``quota`` and Lustre's ``lfs quota`` say of this user."""
     commands: list[tuple[str, ...]] = [("quota", "-w")]
-    roots = {"home": Path.home(), **asked.folders()}
+    roots = {"home": Path(os.path.expanduser("~")), **asked.folders()}
     commands += [("lfs", "quota", "-q", "-u", queue.user_name(), str(path)) for path in
                  dict.fromkeys(roots.values()) if filesystem(path).kind == "lustre"]
     there = [command for command in commands if shutil.which(command[0])]

@@ -152,7 +152,7 @@ class Visit:
     def _explain(self, told: dict[str, str]) -> None:
         code = told.get("ExitCode", "").partition(":")[0]
         with contextlib.suppress(OSError, ValueError):
-            code = str(int((self.own / "ended").read_text()))
+            code = str(int((self.own / "ended").read_text(encoding="utf-8")))
         blind = [node for node in self.nodes if not (self.own / f"seen.{node}").exists()]
         if code == str(UNSEEN) or (blind and self.nodes):
             raise Ended(f"{', '.join(blind or self.nodes)}: {self.asked.runs_dir} is not shared: what was written here "
@@ -165,7 +165,7 @@ class Visit:
         """What the nodes have left of a kind of findings."""
         for path in sorted(self.own.glob(f"findings.*.{what}.json")):
             node = path.name.split(".", 1)[1].rpartition(f".{what}.json")[0]
-            for one in json.loads(path.read_text()):
+            for one in json.loads(path.read_text(encoding="utf-8")):
                 yield Finding(one["id"], one["state"], one["text"], one["remedy"], (node,))
 
     def _unheard(self, found: list[Finding]) -> Iterator[Finding]:
@@ -198,7 +198,8 @@ def _exists(path: Path) -> bool:
 
 def last_line(logs: list[Path]) -> str:
     """What the logs end with, without srun's own errors."""
-    lines = [line.strip() for path in logs if path.exists() for line in path.read_text(errors="replace").splitlines()
+    lines = [line.strip() for path in logs if path.exists()
+             for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
              if line.strip() and "srun: error" not in line]
     return lines[-1] if lines else "it printed nothing"
 

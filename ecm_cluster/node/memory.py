@@ -19,7 +19,7 @@ def kills(own: Path = Path("/proc/self/cgroup"), mounted: Path = CGROUPS) -> int
         mounted: Where their file systems are mounted.
     """
     try:
-        for line in own.read_text().splitlines():
+        for line in own.read_text(encoding="utf-8").splitlines():
             number, controllers, path = line.split(":", 2)
             if "memory" in controllers.split(","):
                 return _count(mounted / "memory" / path.lstrip("/") / "memory.oom_control")
@@ -29,5 +29,5 @@ def kills(own: Path = Path("/proc/self/cgroup"), mounted: Path = CGROUPS) -> int
 
 
 def _count(path: Path) -> int:
-    found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+    found = re.search(r"^oom_kill (\d+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return int(found[1]) if found else 0

@@ -75,7 +75,7 @@ def look(local_rank: int, patience: float) -> Problem | None:
 def torch_release() -> tuple[int, int]:
     """The CUDA release that torch was built for, read from its files."""
     path = package("torch") / "version.py"
-    found = re.search(r"^cuda\b[^=]*=\s*'(\d+)\.(\d+)", path.read_text(), re.MULTILINE)
+    found = re.search(r"^cuda\b[^=]*=\s*'(\d+)\.(\d+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise CannotStart(f"torch in {path.parent} is built for the CPU alone; install a build for CUDA", False)
     return int(found[1]), int(found[2])
@@ -179,7 +179,8 @@ def check(local_rank: int) -> Problem | None:
     """:func:`look` in a process of its own, which may hang or die without harm to the caller."""
     command = [sys.executable, "-m", __spec__.name, str(local_rank), str(FREE_SECONDS)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+                              encoding="utf-8", errors="replace",
                               timeout=TIMEOUT_SECONDS, preexec_fn=prepare_child)
     except subprocess.TimeoutExpired:
         return Problem(f"the NVIDIA driver gave no answer within {TIMEOUT_SECONDS:.0f} s; leave this node out with "

@@ -42,7 +42,7 @@ class Probe:
 
     def __call__(self) -> None:
         place, own = world.identify(), Path(self.folder)
-        asked = json.loads((own / ASKED).read_text())
+        asked = json.loads((own / ASKED).read_text(encoding="utf-8"))
         self.look(place, own, asked)
 
     def look(self, place: world.Place, own: Path, asked: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def main(folder: str) -> None:
     """Look at this machine, where it takes the place of a node."""
     place = world.Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id=str(os.getpid()), restart=0,
                         cluster="local")
-    Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text()))
+    Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ class Siblings:
         pids: set[str] = set()
         for path in Path(f"/proc/{self.parent}/task").glob("*/children"):
             with contextlib.suppress(OSError):
-                pids |= set(path.read_text().split())
+                pids |= set(path.read_text(encoding="utf-8").split())
         return sum(_alive(int(pid)) for pid in pids) < self.count
 
 

@@ -149,7 +149,8 @@ def versions() -> dict[str, str]:
 
 
 def _weight_record(fetched: Any) -> dict[str, Any]:
-    return {"key": fetched.weight.key, "source": fetched.weight.source, "url": fetched.weight.url,
+    return {"key": fetched.weight.key, "source": fetched.weight.source,
+            "url": fetched.weight.url and values.without_secrets(fetched.weight.url),
             "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from .. import evaluations, test_settings
 from ..errors import UserError, one_of
+from ..reading import Unreadable, read_text
 from ..run import Evaluation, Run
 from .tables import aligned, percent
 
@@ -106,6 +108,14 @@ def table(found: Sequence[Row]) -> str:
         cells = [percent(row.figure(f"{kind}_{name}")) for kind, name in shown]
         lines.append([*([row.run.name] if several else []), place, test_settings.label(row.settings), *cells])
     return aligned(header, lines, left=len(header) - len(shown))
+
+
+def table_of(found: Sequence[Row]) -> str:
+    """What is shown of all that a run is scored for: of one set of figures the table that lies beside them."""
+    if len(found) == 1:
+        with contextlib.suppress(OSError, Unreadable):
+            return read_text(found[0].work.table_file()).rstrip()
+    return table(found) if found else ""
 
 
 def as_csv(found: Sequence[Row]) -> str:

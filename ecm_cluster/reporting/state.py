@@ -13,8 +13,9 @@ from ..errors import UserError
 from ..run import Evaluation, Run
 from ..values import size_text
 from . import trouble
+from .seen import Seen
 
-ENDED_WELL = ("COMPLETED",)
+MOST_DAMAGE = 3  # damaged files that are named
 
 
 @dataclass
@@ -52,18 +53,22 @@ class RunState:
 
 
 def fold(runs: Sequence[Run]) -> list[RunState]:
-    """The states of many runs, with one question to Slurm for all of them."""
-    known = liveness.known(runs)
-    return [_fold_or_say_why_not(run, known) for run in runs]
+    """The states of many runs, with one question to Slurm for all of the user's, and one for those of others."""
+    own = {run.path for run in runs if run.is_own}
+    seen = [Seen(run.path) for run in runs]
+    known = {mine: liveness.known([run for run in seen if (run.path in own) == mine]) for mine in (True, False)}
+    return [_fold_or_say_why_not(run, known[run.path in own]) for run in seen]
 
 
-def _fold_or_say_why_not(run: Run, known: Known) -> RunState:
+def _fold_or_say_why_not(run: Seen, known: Known) -> RunState:
     try:
-        return fold_one(run, known)
-    except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # files that others made or broke: one run that cannot be read must not hide the rest
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return RunState(run.name, str(run.path), "unreadable", " ".join(reason.split()))
+        state = fold_one(run, known)
+    except (UserError, OSError) as error:  # one run that cannot be read must not hide the rest
+        return RunState(run.name, str(run.path), "unreadable", " ".join(str(error).replace(f"{run.path}/", "").split()))
+    state.reason += "".join(f"; damaged: {what}" for what in list(run.damage)[:MOST_DAMAGE])
+    if len(run.damage) > MOST_DAMAGE:
+        state.reason += f"; {len(run.damage) - MOST_DAMAGE} more files are damaged"
+    return state
 
 
 def fold_one(run: Run, known: Known) -> RunState:
@@ -157,7 +162,7 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
         state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
         state.next = chain.resume_line(run)
     else:
-        known = recovery.ENDINGS[end["cause"]] if end else recovery.ENDINGS["lost"]
+        known = recovery.ending(end)
         stopped = _only_stopped(known)
         state.state = "stopped" if stopped else "failed"
         state.reason = recovery.decide(run).reason if end else (text or known.text) + _unrecorded(run)
@@ -183,7 +188,7 @@ def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
 
 def _log_of(run: Run) -> Any:
     """The newest log of the job itself; None where it has printed nothing."""
-    logs = sorted(run.submitit_dir.glob("*_log.out"), key=lambda p: p.stat().st_mtime)
+    logs = sorted(run.submitit_dir.glob("*_log.out"), key=lambda p: p.lstat().st_mtime)
     return logs[-1] if logs else run.local_log if run.local_log.exists() else None
 
 
@@ -256,8 +261,8 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
         state.state, state.reason, state.next = "stopped", "trained; evaluation cancelled", chain.resume_line(run)
     else:
         end = recovery.newest_end(pending[-1]) if pending else None
-        cause = end["cause"] if end and end["cause"] != "lost" else accounted or "lost"
-        known = recovery.ENDINGS[cause]
+        recorded = end if end and end["cause"] != "lost" else None
+        known = recovery.ending(end) if recorded else recovery.ENDINGS[accounted or "lost"]
         state.state = "stopped" if _only_stopped(known) else "failed"
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""

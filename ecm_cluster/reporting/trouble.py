@@ -28,7 +28,7 @@ def of_evaluations(unscored: Mapping[Run, Sequence[evaluations.Element]]) -> lis
                 lines.append(f"{said}: there is no such checkpoint")
                 continue
             end = recovery.newest_end(work)
-            reason = (end.get("detail") or recovery.ENDINGS[end["cause"]].text) if end else \
+            reason = (end.get("detail") or recovery.ending(end).text) if end else \
                 "its job ended before it began, or without a reason on record"
             log = work.rank_log((end.get("rank") if end else 0) or 0)
             read = log if log.exists() else run.local_log if run.local_log.exists() else run.submitit_dir

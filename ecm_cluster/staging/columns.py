@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import files
+from .. import files, folders
 from ..errors import UserError
 from ..reading import open_regular
 from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 1800.0
 
 def cache_folder() -> Path:
     """``$ECM_CLUSTER_ANNOTATIONS``, or ``ecm-cluster/annotations`` in the user's cache; the nodes must see it too."""
-    return files.cache_folder(CACHE_ENV, "annotations")
+    return folders.cache_folder(CACHE_ENV, "annotations")
 
 
 def kept(folder: Path, digest: str) -> Path:
@@ -64,7 +64,8 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
         if is_pack(target):
             return _of(target, digest)
         done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
-                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=prepare_child)
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+                              preexec_fn=prepare_child)
         if not is_pack(target):
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise UserError(f"{ann_file}: its columns could not be made ({lines[-1]})")

@@ -85,7 +85,7 @@ def filesystem(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Filesy
 def _kind(folder: Path, mounts: Path) -> str:
     best, kind = -1, ""
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
     for line in lines:

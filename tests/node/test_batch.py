@@ -61,7 +61,7 @@ def test_an_open_attempt_is_closed_with_what_srun_returned_and_the_job_runs_agai
 def test_a_job_that_fails_when_its_work_is_done_runs_again_as_others_wait_for_it_to_end_well(run, slurm, code, again):
     began(run, 1)
     run.ledger(1, "task001").write("end", cause="killed", detail="rank 1: its task is gone", rank=1)
-    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "x.pth"})
+    files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
     slurm(scontrol=told("RUNNING"))
     batch.main(str(run.path), "train", code)
     assert requeues(slurm) == again

@@ -122,7 +122,7 @@ def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp
     run = Run(tmp_path / "mine")
     for made in (run.attempts_dir, run.logs_dir):
         made.mkdir(parents=True)
-    run.attempt_file(1).write_text('{"from": null}')
+    run.attempt_file(1).write_text('{"from": null, "accepts": []}')
     for by_epoch in (True, False):
         cfg = config(log_config={"interval": 1, "hooks": [{
             "type": "TextLoggerHook", "by_epoch": by_epoch, "out_dir": str(tmp_path / "copies"),
@@ -142,7 +142,7 @@ def test_a_resumed_training_is_not_profiled_again(tmp_path):
     """Begun in its middle, mmcv's profiler goes on after its end and torch raises."""
     run = Run(tmp_path)
     run.attempts_dir.mkdir()
-    run.attempt_file(2).write_text('{"from": null}')
+    run.attempt_file(2).write_text('{"from": null, "accepts": []}')
     for done, hooks in ((0, 1), (3, 0)):
         cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
         made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")

@@ -62,7 +62,7 @@ def act(what):
         if rank == 0:
             with contextlib.suppress(RuntimeError):
                 commit()
-            files.write_json(run.complete_file(attempt), {"attempt": attempt, "checkpoint": "x.pth"})
+            files.write_json(run.complete_file(attempt), {"attempt": attempt, "checkpoint": "iter_0000008-a0001.pth"})
         return 0
     if what == "meet and complete":
         while not all((run.path / f"working-{attempt}-{n}").exists() for n in range(int(os.environ["WORLD_SIZE"]))):

@@ -8,7 +8,7 @@ from typing import Any
 
 from small import ROOT, job_flags, verb
 
-from ecm_cluster import chain, cluster, job
+from ecm_cluster import chain, cluster, job, job_env
 from ecm_cluster.run import Run
 
 # what each of 2 × 2 tasks sees: its GPUs, and whether the run's environment has come through
@@ -45,6 +45,7 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
             "nodes": 2, "gpus": 2, "cpus_per_gpu": 1, "mem_per_gpu": "100M", "time": "5", "python": str(program),
             "env": {"OWN": "own"}, **values}), "train", "token")
         cluster.write_task(wanted, chain.task(run, "train"))
+        job_env.write(run, wanted.job)
         jobs[form] = (run, slurm.submit(script=cluster.render(wanted)))
     for form, (run, job_id) in jobs.items():
         assert slurm.wait_for(job_id)["JobState"] == "COMPLETED", form
@@ -98,6 +99,24 @@ def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anyt
         said = submit("refused", *flags, code=2)
         assert said.splitlines()[-1].startswith("error: sbatch would refuse the train job: "), said
         assert not (tmp_path / "refused").exists()
+
+
+def test_slurm_knows_nothing_of_the_values_of_env(slurm, small_data, tmp_path):
+    secret, job, seen = "s3cret-for-one-service", tmp_path / "job.yaml", tmp_path / "seen"
+    job.write_text((ROOT / "jobs/demo.yaml").read_text() + f"env: {{API_KEY: {secret}}}\n"
+                   f"setup: ['printf %s \"$API_KEY\" > {seen}', 'exit 3']\n")
+    run = Run(tmp_path / "secretive")
+    verb("submit", job, *job_flags(small_data, tmp_path, run.name)[1:], "--no-eval", env=slurm.env)
+    job_id = run.submissions()[0].job_id
+    told = slurm.run("scontrol", "-dd", "show", "job", job_id).stdout
+    told += slurm.run("scontrol", "write", "batch_script", job_id, "-").stdout
+    slurm.wait_for(job_id)
+    assert "env.sh" in told and secret not in told
+    assert seen.read_text() == secret
+    kept = [path for folder in (run.path, slurm.folder) for path in folder.rglob("*")
+            if path.is_file() and secret.encode() in path.read_bytes()]
+    assert kept == [run.env_file]
+    assert run.path.stat().st_mode & 0o777 == 0o700
 
 
 # ---------------------------------------------------------------------------------------------- the user's shell

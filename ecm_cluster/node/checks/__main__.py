@@ -65,7 +65,7 @@ def stay_modest(parent: int) -> None:
     with contextlib.suppress(OSError):
         os.nice(10)
     with contextlib.suppress(OSError, ValueError):
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
         most = int(min(MEMORY_SHARE * int(found[1]) * 1024, MEMORY_MOST)) if found else MEMORY_MOST
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 

@@ -1,0 +1,74 @@
+"""A run as it is shown: another user's, perhaps, or damaged. It is read once, and what cannot be read is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UserError
+from ..ledger import Event
+from ..run import Evaluation, Run, Work
+from ..spec import Overrides, StageRecord
+
+
+class _Once(Work):
+    """Reads the ledger once, with what the storage gives of it."""
+
+    _events: list[Event] | None = None
+
+    def events(self, attempt: int | None = None, writer: str | None = None) -> list[Event]:
+        if self._events is None:
+            self._events = self.events_noted()
+        return [e for e in self._events if attempt in (None, e.attempt) and writer in (None, e.writer)]
+
+    def read_attempt(self, number: int) -> dict[str, Any]:
+        try:
+            return super().read_attempt(number)
+        except (UserError, OSError) as error:
+            self.note(error)
+            return {"accepts": self._accepted_without_record()}
+
+    def _accepted_without_record(self) -> list[str]:
+        return []
+
+
+class SeenEvaluation(_Once, Evaluation):
+    """See :class:`Seen`."""
+
+
+class Seen(_Once, Run):
+    """Nothing may be decided by what this says: it does without whatever is damaged, and notes that."""
+
+    def __init__(self, path: Any) -> None:
+        super().__init__(path)
+        self._evaluations: dict[str, Evaluation] = {}
+
+    def evaluation(self, key: str) -> Evaluation:
+        if key not in self._evaluations:
+            found = self._evaluations[key] = SeenEvaluation(self.evaluations_dir / key)
+            found.note = self.note  # type: ignore[method-assign]
+        return self._evaluations[key]
+
+    def _accepted_without_record(self) -> list[str]:
+        return [f"{path.stem}.pth" for path in self.checkpoints_dir.glob("iter_*.json")]
+
+    def _or(self, value: Any, read: Any, *args: Any) -> Any:
+        try:
+            return read(*args)
+        except (UserError, OSError) as error:
+            self.note(error)
+            return value
+
+    def cancel_mark(self) -> dict[str, Any] | None:
+        return self._or({}, super().cancel_mark)
+
+    def stage(self, stage: str) -> StageRecord | None:
+        return self._or(None, super().stage, stage)
+
+    def completion(self) -> str | None:
+        return self._or(None, super().completion)
+
+    def overrides(self) -> Overrides:
+        return self._or(Overrides(), super().overrides)
+
+    def submission(self, stage: str) -> dict[str, Any]:
+        return self._or({}, super().submission, stage)

@@ -1,0 +1,137 @@
+"""Every path in a run directory by name.
+
+Nothing else in the package, but ``work.py``, spells the name of a file in a run directory. The directory is the only
+truth: it lies on a file system that all nodes share, and each verb and each rank works from it alone.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .work import Work
+
+STAGE = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a stage: train, evaluate, sweep001
+
+
+class RunFolder(Work):
+    """Where a run keeps what."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def submit_lock(self) -> Path:
+        """Held by the submission that makes the run; gone when it is made."""
+        return self.path / ".submitting"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by who submits or cancels jobs of the run; its owner's alone. Runs of the former version lack it."""
+        return self.path / "run.lock"
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved mmdet config, as it is trained."""
+        return self.path / "config.py"
+
+    @property
+    def env_file(self) -> Path:
+        """The values of the job's ``env``, which may be secrets: shell lines, for the owner alone."""
+        return self.path / "env.sh"
+
+    def code_folder(self, number: int) -> Path:
+        """Each code that the run has had keeps its folder: 1 is the submission's."""
+        return self.path / ("code" if number == 1 else f"code-{number}")
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """Checkpoints that do not match their manifest."""
+        return self.checkpoints_dir / "quarantine"
+
+    def complete_file(self, attempt: int) -> Path:
+        """The completion mark, written last; each attempt's own, so that none can replace a later one's."""
+        return self.attempts_dir / f"{attempt:04d}.complete.json"
+
+    @property
+    def overrides_file(self) -> Path:
+        """What resumes have changed since the submission."""
+        return self.path / "overrides.json"
+
+    @property
+    def cancel_file(self) -> Path:
+        """Present once the user has cancelled the run: nothing starts it again by itself."""
+        return self.path / "cancelled.json"
+
+    @property
+    def train_log(self) -> Path:
+        """The readable log of the training, over all attempts."""
+        return self.logs_dir / "train.log"
+
+    @staticmethod
+    def log_stamp(attempt: int) -> str:
+        """What mmcv's logger hooks put before ``.log.json``."""
+        return f"attempt{attempt:04d}"
+
+    def json_log(self, attempt: int) -> Path:
+        """What mmcv's text logger writes for programs to read, a line for each log line of one attempt."""
+        return self.logs_dir / f"{self.log_stamp(attempt)}.log.json"
+
+    @property
+    def starts_dir(self) -> Path:
+        """What the batch shell records of each start of each job, ``JOB.RESTART.json``."""
+        return self.path / "starts"
+
+    @property
+    def submitit_dir(self) -> Path:
+        """submitit's folder: scripts, pickles, what each task of each job prints."""
+        return self.path / "submitit"
+
+    @property
+    def batch_log(self) -> Path:
+        """One line for each end of a batch script that could not be told to the ledger."""
+        return self.logs_dir / "batch.log"
+
+    @property
+    def local_log(self) -> Path:
+        return self.logs_dir / "local.log"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        return self.path / "evaluations"
+
+    def submission_file(self, stage: str) -> Path:
+        return self.path / "submissions" / f"{stage}.json"
+
+    def task_pickle(self, stage: str) -> Path:
+        """The task as submitit's pickle, written before sbatch, so that a job can start without its submitter."""
+        return self.path / "submissions" / f"{stage}.pkl"
+
+    def checkpoint_file(self, iteration: int, attempt: int) -> Path:
+        """The attempt is part of the name, so that two writers never share a file."""
+        return self.checkpoints_dir / f"iter_{iteration:07d}-a{attempt:04d}.pth"
+
+    @staticmethod
+    def manifest_of(checkpoint: Path) -> Path:
+        return checkpoint.with_suffix(".json")
+
+    def elements_file(self, stage: str) -> Path:
+        """What each element of a stage's array scores."""
+        return self.evaluations_dir / f"{stage}.json"
+
+    def stages_with_elements(self) -> list[str]:
+        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if STAGE.fullmatch(path.stem))
+
+    @property
+    def results_file(self) -> Path:
+        """All that was scored, as CSV."""
+        return self.evaluations_dir / "results.csv"
