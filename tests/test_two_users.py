@@ -6,6 +6,7 @@ runs with the sticky bit, a shared cache. What he does is a shell script under h
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from small import ROOT, job_flags, logs_of, make_data, wait_until
-from users import ATTACKER, VICTIM, acting_as, environment, home_of, needs_root, run_as, shared_folder
+from users import ATTACKER, VICTIM, acting_as, command_as, environment, home_of, needs_root, run_as, shared_folder
 
 from ecm_cluster import cli, driver, status
 from ecm_cluster.run import Run
@@ -310,3 +311,43 @@ def test_whatever_stands_in_anothers_run_status_answers_in_time_and_in_plain_tex
         path.write_bytes(before)
         path.chmod(mode)
     assert faults == []
+
+
+def test_no_verb_acts_on_what_a_run_of_anothers_names(hostile: Path, machine: Machine) -> None:
+    run, home = hostile / "evil", machine.home[VICTIM]
+    machine.victim("sh", "-c", "mkdir -p work && echo mine > work/iter_0000001-a0001.pth && chmod 700 work")
+    (run / "config.py").write_text(f"import pathlib\npathlib.Path({str(machine.traps / 'config')!r}).touch()\n")
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").symlink_to(home / "work")
+    with subprocess.Popen(command_as(VICTIM, "sleep", "30")) as bystander:
+        record = run / "submissions" / "train.json"
+        found = json.loads(record.read_text())
+        pid = wait_until(lambda: next((p.name for p in pids_of(VICTIM) if (p / "comm").read_text() == "sleep\n"), None),
+                         "a process of the victim's")
+        for job_id, cluster in ((pid, "local"), ("-1", "local"), ("--me", "slurm")):
+            record.write_text(json.dumps({**found, "job_id": job_id, "cluster": cluster}))
+            for verb in ("cancel", "resume", "clean", "evaluate"):
+                flags = ["--dry-run"] if verb == "evaluate" else []
+                done = machine.victim("ecm-cluster", verb, run, *flags, code=2)
+                assert re.search("^error: .*(belongs to|is not executed)", done.stderr), done.stderr
+                assert len(done.stderr.splitlines()) == 1, done.stderr
+            machine.victim("ecm-cluster", "status", "--runs-dir", hostile)
+            machine.victim("ecm-cluster", "compare", run, run, code=None)
+        assert bystander.poll() is None
+        os.kill(int(pid), signal.SIGKILL)
+    assert [p.name for p in (home / "work").iterdir()] == ["iter_0000001-a0001.pth"]
+    machine.nothing_ran()
+
+
+def test_a_run_folder_that_another_user_has_made_in_advance_is_not_used(machine: Machine) -> None:
+    runs = machine.shared / "runs"
+    runs.mkdir(exist_ok=True)
+    runs.chmod(0o1777)
+    machine.victim("mkdir", "empty")
+    machine.attacker(f"cd runs; mkdir made; ln -s {machine.home[VICTIM] / 'empty'} linked; mkdir made/code")
+    for name in ("made", "linked"):
+        done = machine.victim("ecm-cluster", "submit", "demo", "--cluster", "local", "--no-check",
+                              *job_flags(machine.data, runs, name)[1:], code=2)
+        assert "belongs to another user" in done.stderr
+    assert list((machine.home[VICTIM] / "empty").iterdir()) == []
+    assert [p.name for p in (runs / "made").iterdir()] == ["code"]
