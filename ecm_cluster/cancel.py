@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,8 @@ def _say_done(run: Run, what: str) -> None:
 
 def _cancel(run: Run) -> int:
     backend = choose.of(run)
+    if not os.access(run.path, os.W_OK, effective_ids=True) and backend.alive(run) == {}:
+        return _say_nothing_to_do(run)  # which takes no lock to see
     with submissions.run_lock(run):
         backend.require("cancel from a login node")
         live = backend.alive(run)

@@ -122,7 +122,7 @@ def _read(run: Run, path: Path) -> Manifest | None:
         record = records.read(path, records.MANIFEST)
         check(record, {"file": OneOf(path.with_suffix(".pth").name)}, path)
         return Manifest(**{k: record[k] for k in Manifest.__dataclass_fields__ if k in record})
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         pass  # pruned meanwhile
     except Unreadable as error:
         run.note(error)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from . import folders, output, program, values
-from .errors import UserError
+from .errors import Failed, UserError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
@@ -50,6 +50,11 @@ class Parser(argparse.ArgumentParser):
         for kind, reader in ((None, values.utf8), (str, values.utf8), (Path, values.path), (int, values.whole),
                              (float, values.number)):
             self.register("type", kind, reader)
+
+    def _get_values(self, action, arg_strings):  # noqa: D102 (argparse's own)
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # it would give the option a list
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str):  # noqa: D102 (argparse's own)
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
@@ -121,7 +126,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
 
 def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     if program.is_verb():
-        program.end_by_signals()
+        program.working_as_a_verb()
     try:
         try:
             program.working = True
@@ -132,7 +137,7 @@ def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
     except UserError as error:
         say(f"error: {program.one_line(error)}", sys.stderr)
-        return EXIT_USAGE
+        return EXIT_FAILED if isinstance(error, Failed) else EXIT_USAGE
     except RuntimeError as error:
         if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
             program.report(error)

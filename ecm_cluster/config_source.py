@@ -21,7 +21,7 @@ from typing import Any
 
 from . import reading
 from .config_edit import BASE, map_strings
-from .config_text import literals
+from .config_text import plain
 from .errors import UserError
 
 # never imported while a config is read, even where they are installed: a login node may lack them, and torch
@@ -76,8 +76,7 @@ class Source:
         values = self._execute() if self.path.suffix == ".py" else self._parse()
         if not isinstance(values, dict):
             raise UserError(f"config {self.path}: expected names and values, not a {type(values).__name__}")
-        literals(values, f"config {self.path}")  # what cannot be written down may not bear to be walked or copied
-        return values
+        return plain(values, f"config {self.path}")  # anything else may not bear to be walked or copied
 
     def substitute(self, values: dict[str, Any], inherited: dict[str, Any]) -> dict[str, Any]:
         """``values`` with every placeholder for a value of the bases replaced by a copy of that value."""
@@ -123,9 +122,10 @@ class Source:
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             self.lines.update({t.id: node.lineno for t in targets if isinstance(t, ast.Name)})
         self._refuse_imports(tree)
-        module = types.ModuleType(f"_ecm_cluster_config_{id(self)}")
+        name = f"_ecm_cluster_config_{id(self)}"
+        module = types.ModuleType(name)
         module.__file__ = str(self.path)
-        sys.modules[module.__name__] = module  # a dataclass made by the config looks its module up there
+        sys.modules[name] = module  # a dataclass made by the config looks its module up there
         try:
             with contextlib.redirect_stdout(sys.stderr):  # what a verb prints may be read by a program
                 exec(compile(tree, str(self.path), "exec", dont_inherit=True), module.__dict__)
@@ -135,9 +135,9 @@ class Source:
             line = self._line_of(error)
             raise UserError(f"{self.path}:{line}: {type(error).__name__}: {_one_line(error)}") from None
         finally:
-            del sys.modules[module.__name__]
+            sys.modules.pop(name, None)
         found = module.__dict__.items()
-        return {k: v for k, v in found if not k.startswith("__") and not isinstance(v, _DROPPED)}
+        return {k: v for k, v in found if isinstance(k, str) and not k.startswith("__") and not isinstance(v, _DROPPED)}
 
     def _tree(self) -> ast.Module:
         try:

@@ -26,11 +26,8 @@ _LARGEST = 2**64  # seeds and masks; nothing that reads a config can hold a larg
 _PLAIN = "a number, a string, True, False, None, or a list, tuple or dict of these"
 
 
-def dump(cfg: Mapping[str, Any], where: object = "config") -> str:
+def dump(cfg: Mapping[str, Any]) -> str:
     """``cfg`` as a Python file of literals, which :func:`load` and ``mmcv.Config`` turn into it again.
-
-    Classes and functions that a config binds at its top by ``from … import …`` are left out, as modules are
-    when it is read: they are the file's tools and no settings.
 
     Raises:
         UserError: A key cannot be a name in a config, or a value is no literal; it names the key.
@@ -39,64 +36,75 @@ def dump(cfg: Mapping[str, Any], where: object = "config") -> str:
         legal = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
         if not legal or key.startswith("__") or key in RESERVED or key == BASE:
             raise UserError(f"config: {key!r} cannot be a name in an mmdet config; choose another")
-    return "".join(f"{key} = {text}\n" for key, text in literals(cfg).items())
+    return "".join(f"{key} = {_text(value, '')}\n" for key, value in plain(cfg).items())
 
 
-def literals(cfg: Mapping[str, Any], where: object = "config") -> dict[str, str]:
-    """The text of each value; raises as :func:`dump`, which ``where`` begins the message of."""
-    writer = _Writer(where)
-    return {key: writer.literal(value, key, "", 0) for key, value in cfg.items()
+def plain(cfg: Mapping[str, Any], where: object = "config") -> dict[str, Any]:
+    """A copy that holds nothing but Python's own plain types: numpy's numbers, paths and kinds of dicts become these.
+
+    Classes and functions that a config binds at its top by ``from … import …`` are left out, as modules are
+    when it is read: they are the file's tools and no settings.
+
+    Args:
+        where: What begins a message.
+
+    Raises:
+        UserError: Something is no plain value, nests too deeply, or is too large; it names the key.
+    """
+    copying = _Plain(where)
+    return {key: copying.top(value, _name(key)) for key, value in cfg.items()
             if not (callable(value) or isinstance(value, __future__._Feature))}
 
 
-class _Writer:
-    """One dump; counts what it writes."""
+class _Plain:
+    """One copy; counts its values."""
 
     def __init__(self, where: object) -> None:
         self.where, self.count = where, 0
 
-    def literal(self, value: Any, key: str, indent: str, depth: int) -> str:
+    def top(self, value: Any, key: str) -> Any:
+        try:
+            return self.of(value, key, 0)
+        except UserError:
+            raise
+        except Exception as error:  # an object of the config's own, or a key that is no key
+            raise self.wrong(key, value, type(error).__name__) from None
+
+    def of(self, value: Any, key: str, depth: int) -> Any:
         self.count += 1
         if self.count > MOST:
             raise UserError(f"{self.where}: {key} makes more than {MOST:,} values; expected a config, not the data")
         if depth > DEEPEST:
             raise UserError(f"{self.where}: {key.partition('.')[0]} is nested too deeply, or contains itself; expected "
                             "plain values")
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        elif getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy's numbers
-            value = value.item()
-        if value is None or type(value) in (bool, range):  # ranges: gpu_ids in what mmdet writes down
-            return repr(value)
-        if type(value) is int:
+        kind = type(value)
+        if value is None or kind in (bool, float, bytes, range):  # ranges: gpu_ids in what mmdet writes down
+            return value
+        if kind is int:
             if abs(value) >= _LARGEST:
                 raise UserError(f"{self.where}: invalid {key}: a number of {value.bit_length()} bits; expected 64 or "
                                 "less")
-            return repr(value)
-        if type(value) is float:
-            return repr(value) if math.isfinite(value) else f"float('{value!r}')"
-        if type(value) is str:
-            self.text(value, key)
-        if type(value) in (str, bytes):
-            # a reader would take {{ name }} for one of its variables
-            return repr(value).replace("{{", "{\\x7b")
-        inner, deeper = indent + " ", depth + 1
-        if isinstance(value, dict):
-            items = [f"{self.literal(k, key, '', deeper)}: {self.literal(v, f'{key}.{_name(k)}', inner, deeper)}"
-                     for k, v in value.items()]
-            return _bracketed("{", items, "}", indent)
-        if type(value) in (list, tuple):
-            items = [self.literal(item, f"{key}.{at}", inner, deeper) for at, item in enumerate(value)]
-            if type(value) is list:
-                return _bracketed("[", items, "]", indent)
-            return _bracketed("(", items, ",)" if len(items) == 1 else ")", indent)
-        if type(value) is set:
-            items = sorted(self.literal(item, key, "", deeper) for item in value)
-            return _bracketed("{", items, "}", indent) if value else "set()"
-        raise UserError(f"{self.where}: invalid {key}: a {type(value).__name__} ({_shown(value)}) cannot be written to "
-                        f"the run's config; expected {_PLAIN}")
+            return value
+        if kind is str:
+            return self.text(value, key)
+        deeper = depth + 1
+        if isinstance(value, dict):  # or a kind of it, with methods of its own
+            return {self.of(k, key, deeper): self.of(v, f"{key}.{_name(k)}", deeper) for k, v in dict.items(value)}
+        if kind in (list, tuple):
+            return kind([self.of(item, f"{key}.{at}", deeper) for at, item in enumerate(value)])
+        if kind is set:
+            return {self.of(item, key, deeper) for item in value}
+        if isinstance(value, os.PathLike):
+            return self.of(os.fspath(value), key, deeper)
+        if getattr(value, "shape", None) == () and hasattr(value, "item"):  # numpy's numbers
+            return self.of(value.item(), key, deeper)
+        raise self.wrong(key, value, "")
 
-    def text(self, value: str, key: str) -> None:
+    def wrong(self, key: str, value: Any, more: str) -> UserError:
+        return UserError(f"{self.where}: invalid {key}: a {type(value).__name__} ({more or _shown(value)}) cannot be "
+                         f"written to the run's config; expected {_PLAIN}")
+
+    def text(self, value: str, key: str) -> str:
         try:
             value.encode("utf-8", "surrogateescape")  # a name of a file may hold any bytes
             legal = "\0" not in value
@@ -105,6 +113,7 @@ class _Writer:
         if not legal:
             raise UserError(f"{self.where}: invalid {key}: {_shown(value)} holds a NUL or half a character; expected "
                             "text")
+        return value
 
 
 def _name(key: Any) -> str:
@@ -114,8 +123,27 @@ def _name(key: Any) -> str:
 def _shown(value: Any) -> str:
     try:
         return " ".join(ascii(value).split())[:80]
-    except Exception:  # an object of the config's own
+    except Exception:  # an object of the config's own, or a number of too many digits
         return "not printable"
+
+
+def _text(value: Any, indent: str) -> str:
+    """A plain value as a literal."""
+    if type(value) in (str, bytes):
+        # a reader would take {{ name }} for one of its variables
+        return repr(value).replace("{{", "{\\x7b")
+    if type(value) is float and not math.isfinite(value):
+        return f"float('{value!r}')"
+    inner = indent + " "
+    if type(value) is dict:
+        return _bracketed("{", [f"{_text(k, '')}: {_text(v, inner)}" for k, v in value.items()], "}", indent)
+    if type(value) is list:
+        return _bracketed("[", [_text(item, inner) for item in value], "]", indent)
+    if type(value) is tuple:
+        return _bracketed("(", [_text(item, inner) for item in value], ",)" if len(value) == 1 else ")", indent)
+    if type(value) is set and value:
+        return _bracketed("{", sorted(_text(item, "") for item in value), "}", indent)
+    return repr(value)
 
 
 def _bracketed(left: str, items: list[str], right: str, indent: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -17,6 +18,18 @@ def shown(value: object, longest: int = 80) -> str:
     """A value in a message: its repr, cut where it is long."""
     text = repr(value)
     return text if len(text) <= longest else f"{text[:longest - 3]}..."
+
+
+class Failed(UserError):
+    """Nothing that the user gave is wrong: the place failed, as a disk that is full does. Verbs exit with code 1."""
+
+
+MISTAKES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
+
+
+def of_place(text: str, error: OSError) -> UserError:
+    """The error for a path that the user gave: a wrong path is a mistake, anything else is the place's fault."""
+    return (UserError if error.errno in MISTAKES else Failed)(text)
 
 
 def one_of(what: str, given: object, legal: Iterable[object], expected: str = "", more: str = "") -> UserError:

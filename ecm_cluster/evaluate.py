@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -140,7 +142,10 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
     backend = choose.of(run)
-    with submissions.run_lock(run):
+    scored = evaluations.all_done(run, wanted)  # then nothing is written, be it another's, or on a read-only system
+    if not scored:
+        run.require_own("score")
+    with contextlib.nullcontext() if scored or args.dry_run else submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
         new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
@@ -251,6 +256,17 @@ def follow(wanted: dict[Run, list[Element]]) -> bool:
 # ---------------------------------------------------------------------------------------------- showing
 
 
+def keep(run: Run) -> None:
+    """All that a run is scored for, as CSV in its folder, where that can be written."""
+    if not run.is_own or not (found := results.rows(run)):
+        return
+    try:
+        files.write_text(run.results_file, results.as_csv(found))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            cli.say(f"warning: {run.results_file} could not be written ({error.strerror})", sys.stderr)
+
+
 def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     """The table of what is scored of that which was asked for; kept in each run, too."""
     found = []
@@ -261,8 +277,9 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
                   if (row.work.path, evaluations.way_key(test_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
-        if results.rows(run):
-            files.write_text(run.results_file, results.as_csv(results.rows(run)))
+        keep(run)
+    for what in {what: None for run in wanted for what in run.damage}:
+        cli.say(f"warning: damaged: {what}", sys.stderr)
     found = results.ranked(found, metric)
     if args.csv:
         cli.write_file("csv", args.csv, results.as_csv(found))

@@ -151,7 +151,7 @@ def _ends_epoch(checkpoint: Manifest, number: int) -> bool:
 def evaluation_of(run: Run, checkpoint: Manifest, settings: Mapping[str, Any]) -> Evaluation:
     """Where a checkpoint's answers under detection settings are, or will be."""
     digests = run.spec.digests
-    basis = [checkpoint.digest, digests["config"], digests.get("val_annotations"), dict(settings)]
+    basis = [checkpoint.digest, digests.get("config"), digests.get("val_annotations"), dict(settings)]
     key = hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:10]
     return run.evaluation(f"iter_{checkpoint.iteration:07d}-{key}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .reading import DECODER, Unreadable, read_bytes
+from .records import LASTING
 
 OWN = re.compile(r"([0-9]{1,9})-(.+)\.jsonl")  # a writer's file
 FOLDED = re.compile(r"folded-([0-9]{1,9})\.jsonl")  # everything up to an attempt
@@ -56,10 +57,12 @@ def lines_of(folder: Path, attempt: int | None, writer: str | None, skipped: lis
                 raise
             continue  # the cumulative file was replaced by the next one
         except OSError as error:
-            if not lenient:
-                raise
-            skipped.append(_said(error, folder))
-            return {}
+            if lenient:
+                skipped.append(_said(error, folder))
+                return {}
+            if error.errno in LASTING:
+                raise Unreadable(error.filename or folder, "", str(error.strerror)) from None
+            raise
         found = {name: lines for name, lines in known.items() if wanted(name)}
         return {**found, **{name: union(found.get(name, []), content) for name, content in contents.items()}}
     raise AssertionError

@@ -10,12 +10,14 @@ from pathlib import Path
 
 
 def of(folder: Path, main: str) -> int:
-    """The user id of a folder's owner, wherever links lead; of its main file, where that is another's.
+    """The user id of a folder's owner, wherever links lead; another user's, where the link or its main file is theirs.
 
     Raises:
         OSError: There is no such folder, or it cannot be looked into.
     """
-    uid = os.stat(folder).st_uid
+    uid = os.lstat(folder).st_uid
+    if uid == os.geteuid():  # a link of another user may lead elsewhere in a moment
+        uid = os.stat(folder).st_uid
     if uid == os.geteuid():
         with contextlib.suppress(FileNotFoundError):  # being made
             uid = os.stat(folder / main).st_uid

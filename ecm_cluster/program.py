@@ -95,8 +95,15 @@ def die(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def end_by_signals() -> None:
-    """Let a verb end by SIGTERM and SIGHUP as by Ctrl-C, unless its caller has them ignored (nohup)."""
+def working_as_a_verb() -> None:
+    """SIGTERM and SIGHUP end it as Ctrl-C does, unless its caller ignores them (nohup); threads fail in a line."""
+    import threading
+
+    def failed(of: threading.ExceptHookArgs) -> None:
+        if of.exc_value is not None:
+            report(of.exc_value)
+
+    threading.excepthook = failed
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, interrupt)

@@ -107,10 +107,12 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         Unreadable: It is something else (a FIFO is not waited for), or longer than ``limit`` bytes.
         OSError: The storage does not give it.
     """
-    with os.fdopen(open_regular(path), "rb") as file:
-        large = os.fstat(file.fileno()).st_size > limit
-        data = b"" if large else file.read(limit + 1)  # it may grow meanwhile
-    if large or len(data) > limit:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        size, data = os.fstat(file.fileno()).st_size, b""
+        # as much as it seems to have: asking for the limit takes that much memory, and milliseconds
+        while size <= limit and len(data) <= limit and (piece := file.read(max(size + 1 - len(data), 1 << 16))):
+            data += piece
+    if max(size, len(data)) > limit:
         raise Unreadable(path, "", f"larger than {limit >> 20} MiB; expected a small text file")
     return data
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from .reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable, read_json
 
-# Errors of the storage that do not pass: no permission, a loop of links, a socket or a device in the file's place.
-LASTING = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR)
+# Errors of the storage that do not pass: no permission, a loop of links, a socket or a device in the file's place, a
+# file in its folder's.
+LASTING = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR)
 
 COUNT = Number(0)
 SECONDS = Number(0, 1e12, whole=False)
@@ -111,7 +112,7 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "not-started": {"cause": str, "detail": str, "node": Maybe(str), "of_node": bool, "start": START, "cluster": str,
                     "resumes": COUNT, **_RANK},
     "left-out": {"node": str, "reason": str, "resumes": COUNT},
-    "staged": {"scratch": str, "host": str, **_STAGED},
+    "staged": {"scratch": str, "host": str, OptionalKey("node"): Maybe(int), OptionalKey("pack"): str, **_STAGED},
     "staging": {"host": str, "detail": str},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import shlex
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend = choose.of(run)
     backend.require("resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))
-    with submissions.run_lock(run):
+    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
         plan = make_plan(run, args)
         print(f"run {run.path}")
         if not plan.stages:

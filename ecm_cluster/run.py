@@ -112,10 +112,12 @@ class Run(RunFolder):
         """
         try:
             return RunSpec.from_dict(records.read(self.run_file, records.RUN))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
                             "give the folder that `submit` printed") from None
         except (UserError, OSError) as error:
+            if os.path.exists(self.path) and not os.path.isdir(self.path):
+                raise UserError(f"{self.path} is not a run directory; give the folder that `submit` printed") from None
             why = str(error).replace(f"{self.run_file}: ", "")
             raise UserError(f"{self.run_file} is not a readable record of a run ({why}){self._of_another()}") from None
 
@@ -149,7 +151,7 @@ class Run(RunFolder):
             if not STAGE.fullmatch(stage):
                 return None
             return StageRecord.from_dict(records.read(self.elements_file(stage), records.ELEMENTS), self.job)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
         except UserError as error:
             raise _not_readable(self.elements_file(stage), "record of evaluations", error) from None

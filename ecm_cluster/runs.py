@@ -35,7 +35,7 @@ def _is_run(folder: Path) -> bool:
 
 def list_runs(runs_dir: Path) -> list[Run]:
     """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before."""
-    if not runs_dir.is_dir():
+    if not os.path.isdir(runs_dir):
         return []
 
     def submitted(run: Run) -> float:

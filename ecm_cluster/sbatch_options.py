@@ -107,7 +107,7 @@ def check_spelled_once(block: str, options: Mapping[str, Any]) -> None:
 
 def _check_spelling(key: str, block: str, command: str, known: set[str]) -> None:
     name = name_of(key)
-    if len(name) > 1 and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+    if len(name) > 60 or len(name) > 1 and not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise UserError(f"{block}: option {shown(key)} is not a name of {command}'s long options; expected one such as "
                         "mail-type")
     # both commands take an option by its beginning

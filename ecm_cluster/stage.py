@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from . import cli
+from .errors import MISTAKES, Failed, UserError
 from .staging import pack_verbs, scratch_verbs
 from .staging.pack import is_pack
 from .staging.scratch import Scratch
-from .staging.space import Failed
 
 
 class Command(NamedTuple):
@@ -26,8 +27,8 @@ class Command(NamedTuple):
 
 def verify(args: argparse.Namespace) -> int:
     """Check a pack, or what is staged in a scratch."""
-    scratch = Scratch(args.pack.expanduser())
-    if scratch.sets() and not is_pack(args.pack.expanduser()):
+    scratch = Scratch(Path(os.path.expanduser(args.pack)))
+    if scratch.sets() and not is_pack(scratch.base):
         return scratch_verbs.verify_scratch(scratch, pack_verbs.checked_threads(args.threads))
     return pack_verbs.run_verify(args)
 
@@ -59,14 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return COMMANDS[args.command].run(args)
-    except Failed as error:
-        said = str(error)
-    except RuntimeError as error:
-        if "thread" not in str(error):  # the limit of processes
+    except OSError as error:
+        if error.filename is None or error.errno not in MISTAKES:
             raise
-        said = f"{error}; give fewer --threads, or raise the limit of processes (ulimit -u)"
-    cli.say(f"error: {' '.join(said.split())}", sys.stderr)
-    return cli.EXIT_FAILED
+        raise UserError(f"{error.filename}: {error.strerror}; give another path") from None
+    except RuntimeError as error:
+        if "thread" not in str(error):
+            raise
+        raise Failed(f"{error}; give fewer --threads, or raise the limits of processes and memory (ulimit -u, -v)"
+                     ) from None
 
 
 if __name__ == "__main__":

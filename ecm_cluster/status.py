@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # of one run alone, what cannot be read is an error
-    elif args.runs_dir and not runs_dir.is_dir():
+    elif args.runs_dir and not os.path.isdir(runs_dir):
         raise UserError(f"runs-dir: {runs_dir} is no folder; give the one that --runs-dir of submit named")
     else:
         found = runs.list_runs(runs_dir)

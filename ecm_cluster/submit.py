@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
     """Make the run and submit its chain, or submit what is missing of one that is there; None after a dry run."""
-    if job.name and Run(run_dir / job.name).run_file.exists() and not args.dry_run:
+    if job.name and os.path.exists(Run(run_dir / job.name).run_file) and not args.dry_run:
         with submit_lock.alone(Run(run_dir / job.name)):
             return go_on_submitting(Run(run_dir / job.name), job, args)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import glob
 import importlib
-import json
 import os
 import secrets
 import shutil
@@ -17,13 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cli, output
-from .errors import UserError
+from .errors import UserError, of_place
 from .files import TMP_MARK, fsync_dir, kill_point, write_json
+from .reading import OptionalKey, Unreadable, check_inside, read_json
 
 if TYPE_CHECKING:
     from .lvis.synthetic import Spec
 
 MANIFEST = "synthetic.json"  # written last; a folder without it is not ours to touch
+_COUNTS = {"images": int, "annotations": int, "classes": int}
+_SHAPE = {"arguments": {"classes": int}, "files": {str: {OptionalKey("images"): int, "bytes": int}},
+          "train": _COUNTS, "val": _COUNTS, "frequency": {"r": int, "c": int, "f": int}}
 REMEDY = "pip install 'ecm-cluster[train]'"
 
 DESCRIPTION = """\
@@ -72,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # numpy, OpenCV and pycocotools are not part of a login node's install, and --help needs none of them;
         # numpy first, as OpenCV without it prints lines of its own
+        # one thread for linear algebra, of which there is little: each has a buffer, and no limit must be met
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         importlib.import_module("numpy")
         from .lvis.synthetic import Spec
     except ImportError as error:
@@ -101,11 +106,14 @@ def synthesize(
     """
     from .lvis import synthetic  # heavy: see main
 
-    root = Path(out).resolve()
-    present = _present(root, spec, force)
-    same = present is not None and present["arguments"] == vars(spec)
-    if present is not None and same and synthetic.intact(root, present):
-        return present, "kept"
+    try:
+        root = Path(out).resolve()
+        present = _present(root, spec, force)
+        same = present is not None and present["arguments"] == vars(spec)
+        if present is not None and same and synthetic.intact(root, present):
+            return present, "kept"
+    except OSError as error:
+        raise of_place(f"{out} cannot be read ({error.strerror or error}): give another OUT", error) from None
     owner = f".{root.name}{TMP_MARK}{socket.gethostname()}-"
     tmp = root.with_name(f"{owner}{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -117,7 +125,7 @@ def synthesize(
         kill_point("before-rename", root)
         _take_place(tmp, root)
     except OSError as error:
-        raise UserError(f"{root} cannot be written ({error.strerror or error}): give another OUT") from error
+        raise of_place(f"{root} cannot be written ({error.strerror or error}): give another OUT", error) from error
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return manifest, "mended" if same else "written"
@@ -128,10 +136,12 @@ def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
-        manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-        arguments = dict(manifest["arguments"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = read_json(root / MANIFEST, _SHAPE)
+        for name in manifest["files"]:
+            check_inside(root, name, root / MANIFEST, "files")
+    except (FileNotFoundError, NotADirectoryError, Unreadable) as error:
         raise UserError(f"{root} holds something that synthesize did not make: give a new folder") from error
+    arguments = manifest["arguments"]
     if arguments != vars(spec) and not force:
         differ = [k for k, v in vars(spec).items() if arguments.get(k) != v]
         asked = ", ".join(f"--{k.replace('_', '-')} was {arguments.get(k)}" for k in differ)

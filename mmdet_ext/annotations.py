@@ -83,11 +83,23 @@ class Columns:
                            for name in ("record", "raw", "file_name", "coco_url")}
             self._listed = made["categories"]
             self.names = dict(self.values["names"])
-        except KeyError as err:
+        except (LookupError, TypeError, ValueError) as err:
             raise ValueError(f"{path}: lacks the column {err}; remove it, and it is made again from the annotation "
                              "file") from None
+        if not self._holds_together():
+            raise ValueError(f"{path}: its columns do not belong together; remove it, and it is made again from the "
+                             "annotation file")
         self._row_of: dict[int, int] | None = None
         self._categories: dict[str, Any] | None = None
+
+    def _holds_together(self) -> bool:
+        """Whether the lengths of the columns are those of one set of images and rows."""
+        images, rows = len(self.image_id), len(self.category)
+        starts = (self.row_start, self._polygon_start, self._distinct_start, self._texts["record"][0],
+                  self._texts["raw"][0])
+        return (all(len(a) == images for a in (self.width, self.height, self._kind, self._point_start))
+                and all(len(a) == images + 1 for a in starts) and int(self.row_start[-1]) == rows
+                and all(len(a) == rows for a in (self.state, self.box, self._polygons, self.filter_category)))
 
     def __len__(self) -> int:
         return len(self.image_id)

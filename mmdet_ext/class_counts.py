@@ -15,10 +15,11 @@ import collections
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 COUNT_FIELDS = ("instance_count", "image_count")
 LEGAL = "a list of counts, a text file with one count a line, or an LVIS annotation file (JSON)"
@@ -104,11 +105,11 @@ def _number(value: Any, index: int, source: str) -> float:
     """One count as a plain int (or float, where it has a fraction): finite and not negative."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
         raise ClassCountError(
-            f"{source}: the count of class {index} is {value!r}; give the training set's, zero or more"
+            f"{source}: the count of class {index} is {ascii(value)[:60]}; give the training set's, zero or more"
         )
     return int(number) if number.is_integer() else number
 
@@ -117,6 +118,8 @@ def _number(value: Any, index: int, source: str) -> float:
 
 
 def _is_json(path: Path) -> bool:
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise ClassCountError(f"class_counts: {path} is not a regular file; give {LEGAL}")
     try:
         with open(path, "rb") as handle:
             return handle.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
@@ -186,8 +189,10 @@ def _whole(path: Path) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8-sig") as handle:
             content = json.load(handle)
-    except (ValueError, RecursionError) as err:  # bad JSON, bad UTF-8, or nested too deeply
-        raise ClassCountError(f"{path}: is not JSON ({err}); fetch the annotation file again") from err
+    except (ValueError, RecursionError) as err:  # both bad JSON and bad UTF-8
+        raise ClassCountError(f"{path}: is not JSON ({err}); fetch the annotation file again") from None
+    if not isinstance(content, dict):
+        raise ClassCountError(f"{path}: is not a JSON object; give {LEGAL}")
     return content
 
 
@@ -206,9 +211,15 @@ def categories_near_an_end(path: Path) -> list[dict[str, Any]] | None:
             handle.seek(max(0, size - window))
             found = _in_tail(handle.read())
             if found is not None or window >= size:
-                return found
+                return None if size <= _WINDOW and _is_joined(handle) else found
         handle.seek(0)
         return _in_head(handle.read(_WINDOW))
+
+
+def _is_joined(handle: BinaryIO) -> bool:
+    """Whether a file may hold two objects, one behind the other: within one, a comma stands between braces."""
+    handle.seek(0)
+    return re.search(rb"\}\s*\{", handle.read()) is not None
 
 
 def _in_tail(tail: bytes) -> list[dict[str, Any]] | None:

@@ -74,10 +74,13 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     try:
         header = json.loads(mapped[_HEAD.size : _HEAD.size + length])
         begin = _aligned(_HEAD.size + length)
-        columns = {name: np.frombuffer(mapped, np.dtype(dtype), count, begin + offset)
-                   for name, dtype, offset, count in header["columns"]}
-        return columns, header["values"]
-    except (ValueError, KeyError, TypeError) as err:
+        columns = {}
+        for name, dtype, offset, count in header["columns"]:
+            if type(offset) is not int or type(count) is not int or min(offset, count) < 0 or name in columns:
+                raise ValueError(f"column {name!r}")
+            columns[name] = np.frombuffer(mapped, np.dtype(dtype), count, begin + offset)
+        return columns, dict(header["values"])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, SyntaxError) as err:
         raise ValueError(f"{path}: its table of columns is damaged ({err}); {remedy}") from None
 
 

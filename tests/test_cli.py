@@ -40,6 +40,14 @@ def test_no_message_prints_a_command_line_in_one_form_only() -> None:
             assert not ("python -m ecm_cluster." in line and line.lstrip().startswith("print(")), f"{path}:{number}"
 
 
+def test_two_dashes_are_no_value_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    made = cli.Parser(prog="x")
+    made.add_argument("--threads", type=int)
+    with pytest.raises(SystemExit):
+        made.parse_args(["--threads=--"])
+    assert "argument --threads: " in capsys.readouterr().err
+
+
 def test_as_typed_leaves_other_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/opt/bin/ecm-cluster", "status"])
     assert [cli.as_typed(f"see python -m ecm_cluster.{verb} x") for verb in VERBS] == \

@@ -113,7 +113,10 @@ def test_no_verb_executes_what_another_user_has_put_into_a_run(tmp_path):
     ("model = dict(b=['x\\0y'])", "invalid model.b.0: "), ("a = '\\ud800'", "invalid a: "),
     ("a = dict(f=lambda: 1)", "invalid a.f: a function"), ("a = (i for i in ())", "invalid a: a generator"),
     ("class A:\n    def __repr__(self):\n        raise ValueError\na = [A()]", "a A (not printable)"),
-    ("a = {10 ** 6000: 1}", "a number of 19932 bits"), ("a = 1j", "a complex")])
+    ("a = {10 ** 6000: 1}", "a number of 19932 bits"), ("a = 1j", "a complex"),
+    ("class D(dict):\n    def items(self): raise RuntimeError\na = D(b=1)\nc = 1 << 10 ** 7",
+     "a number of 10000001 bits"),
+    ("class A:\n    shape = ()\n    def item(self): 1 / 0\na = dict(b=A())", "invalid a: a dict (ZeroDivisionError)")])
 def test_what_cannot_be_written_is_refused_as_it_is_read_with_file_and_key(tmp_path, monkeypatch, text, said):
     monkeypatch.setattr(config_text, "MOST", 9000)
     (tmp_path / "base.py").write_text(text)
@@ -125,7 +128,8 @@ def test_what_cannot_be_written_is_refused_as_it_is_read_with_file_and_key(tmp_p
 
 
 @pytest.mark.parametrize(("text", "said"), [
-    ("raise SystemExit(0)", "SystemExit"), ("raise GeneratorExit", "GeneratorExit"),
+    ("globals().clear()\nx = y", "NameError"), ("raise SystemExit(0)", "SystemExit"),
+    ("raise GeneratorExit", "GeneratorExit"),
     ("def f(): f()\nf()", "RecursionError"),
     ("raise MemoryError", "MemoryError"),
     ("class E(BaseException):\n    def __str__(self): return 1\nraise E", "E: without a message"),

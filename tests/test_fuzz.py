@@ -30,6 +30,7 @@ def test_an_answer_that_names_the_field_is_good(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer, said", [
     ({"code": 1, "err": b"Traceback (most recent call last):\n  x\nKeyError: 'nodes'\n"}, "traceback: KeyError"),
+    ({"code": 1, "err": b"error: unexpected KeyError: 'nodes' (traceback: /tmp/x.txt)\n"}, "nobody foresaw it"),
     ({"code": 0, "err": b"", "illegal": True}, "accepted in silence"),
     ({"after": {"runs/x": "1"}}, "written although refused: runs/x"),
     ({"before": {"mine.yaml": "1"}, "after": {"mine.yaml": "2"}}, "written although refused"),

@@ -122,6 +122,7 @@ def test_a_start_whose_values_are_gone_is_refused(tmp_path):
         job_env.keep(run, run.job())
 
 
+@pytest.mark.slow
 def test_an_interrupted_submission_goes_on_with_the_same_values_alone(tmp_path, small_data, capfd):
     run = submitted(tmp_path, small_data)
     submissions.take_back(run, "train")

@@ -106,3 +106,12 @@ def home_of(uid: int, parent: Path) -> Path:
     home.chmod(0o755)
     os.chown(home, uid, uid)
     return home
+
+
+def given_to(uid: int, folder: Path) -> Path:
+    """The folder and all in it as files of a user; links themselves, not what they lead to."""
+    for above, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            os.lchown(os.path.join(above, name), uid, uid)
+    os.chown(folder, uid, uid)
+    return folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from .. import reading
 from ..errors import UserError
 from ..mmconfig.datasets import Leaf
 from . import labels
@@ -34,7 +35,7 @@ def check(leaf: Leaf) -> list[str]:
                         "knows its rule of scoring; give a folder that does, or XMLDataset as the type with classes")
     said = f"{leaf.name('ann_file')}: {ann_file}"
     try:
-        names = Path(ann_file).read_text(encoding="utf-8").splitlines()
+        names = reading.read_text(ann_file).splitlines()
     except FileNotFoundError:
         raise UserError(f"{said} does not exist; expected a list of names, one on each line") from None
     except (OSError, ValueError) as error:
@@ -55,10 +56,10 @@ def _check_one(leaf: Leaf, prefix: Path, name: str, said: str, classes: tuple[st
     """Whether one of the classes is in the XML file of a name."""
     xml = prefix / str(leaf.cfg.get("ann_subdir", "Annotations")) / f"{name}.xml"
     try:
-        root = ElementTree.parse(xml).getroot()
+        root = ElementTree.fromstring(reading.read_bytes(xml))
     except FileNotFoundError:
         raise UserError(f"{said} names {name!r}, and {xml} does not exist") from None
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, ElementTree.ParseError) as error:  # a name with NUL is a ValueError
         raise UserError(f"{xml} is not a readable XML file ({error})") from None
     folder = root.findtext("folder") or "" if leaf.type == "WIDERFaceDataset" else \
         str(leaf.cfg.get("img_subdir", "JPEGImages"))

@@ -34,6 +34,8 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
     """
     if path.is_dir():
         raise UserError(f"{said} is a folder; expected a JSON file")
+    if path.exists() and not path.is_file():  # a FIFO would be waited for
+        raise UserError(f"{said} is not a regular file; expected a JSON file")
     try:
         size = path.stat().st_size
         with open(path, "rb") as handle:
@@ -53,7 +55,7 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
         raise UserError(f"{said} is no JSON object: it starts with {begin!r}, expected '{{': {FETCH}")
     if not end.endswith(b"}"):
         raise UserError(f"{said} is cut off after {size:,} bytes; expected a '}}' at its end: {FETCH}")
-    return _skim(path, end, annotated) or _whole(path, said)
+    return _skim(path, end, annotated) or parse(path, said)
 
 
 def _skim(path: Path, end: bytes, annotated: bool) -> dict[str, Any] | None:
@@ -95,14 +97,31 @@ def _first(data: mmap.mmap, at: int) -> list[dict[str, Any]] | None:
             return []
         try:
             record, _ = json.JSONDecoder().raw_decode(text)
+        except RecursionError:
+            return None
         except ValueError:
             continue  # the record may go on behind the window
         return [record] if isinstance(record, dict) else None
     return None
 
 
-def _whole(path: Path, said: str) -> dict[str, Any]:
+def parse(path: Path, said: str) -> dict[str, Any]:
+    """The whole file.
+
+    Raises:
+        UserError: It is not one JSON object, or cannot be read.
+    """
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{said} is no valid JSON ({error}): {FETCH}") from error
+        raise UserError(f"{said} is not valid JSON ({error}): {FETCH}") from None
+    except RecursionError:
+        raise UserError(f"{said} is not valid JSON (nested too deeply): {FETCH}") from None
+    except MemoryError:
+        raise UserError(f"{said} does not fit into this machine's memory ({path.stat().st_size:,} bytes); submit where "
+                        "there is more") from None
+    except OSError as error:
+        raise UserError(f"{said} cannot be read ({error.strerror}); expected a JSON file") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{said} is not a JSON object: {FETCH}")
+    return content

@@ -65,7 +65,7 @@ def short(value: Any) -> str:
 def _fits(value: Any, letter: str | None, kinds: str) -> bool:
     """Whether a value is of one of the kinds; empty: any."""
     if not kinds or letter is None:
-        return not kinds or callable(value) or isinstance(value, (set, bytes))
+        return not kinds
     if letter == "f" and math.isnan(value):
         return False
     return letter in kinds or (letter == "i" and "f" in kinds) or ("b" in kinds and value in (0, 1))

@@ -20,7 +20,7 @@ from .. import config, files
 from ..errors import UserError
 from ..job import Job
 from ..run import Run, Work
-from ..staging import columns, copying, pack, planned
+from ..staging import columns, copying, pack, planned, reader
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
 from . import preemption, pulse, rendezvous
@@ -145,9 +145,9 @@ def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pac
 def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
     """Read from the copy what it holds."""
     for ann_file, path in data.columns.items():
-        copy = folder / os.path.relpath(path, each.path)
-        if path.startswith(f"{each.path}{os.sep}") and copy.exists():
-            data.columns[ann_file] = str(copy)
+        if path.startswith(f"{each.path}{os.sep}"):
+            copy = reader.right_copy(each, os.path.relpath(path, each.path), folder)
+            data.columns[ann_file] = str(copy or path)
     if each.path == data.pack:
         data.folder = folder
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..ledger import Event
-from ..run import Evaluation, Run, Work
+from ..run import Evaluation, Run, Submission, Work
 from ..spec import Overrides, StageRecord
 
 
@@ -72,3 +72,6 @@ class Seen(_Once, Run):
 
     def submission(self, stage: str) -> dict[str, Any]:
         return self._or({}, super().submission, stage)
+
+    def submissions(self) -> list[Submission]:
+        return self._or([], super().submissions)

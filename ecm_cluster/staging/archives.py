@@ -16,10 +16,10 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import Failed, UserError
 from ..reading import Unreadable, open_regular
 from ..values import size_text
-from .space import SHORT, Failed
+from .space import SHORT
 
 LARGEST_IMAGE = 1 << 30  # bytes; an image is read as a whole
 LARGEST_LIST = 256 << 20  # bytes of an archive's list of members; that of COCO's train2017.zip has 10 MB
@@ -70,7 +70,7 @@ class Archive:
     def check_total(self, size: int) -> None:
         """Raise :class:`UserError` where members of ``size`` bytes in all are more than it can hold."""
         if _expands(size, self._stat.st_size):
-            raise UserError(f"{self.path}: expands to {size_text(size)}, {EXPANDS} times its size and more; remove it")
+            raise UserError(f"{self.path}: expands to {size_text(size)}, over {EXPANDS} times its size; remove it")
 
     def check(self) -> None:
         """Raise :class:`UserError` where the file is no longer the one that was opened."""

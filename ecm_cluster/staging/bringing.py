@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Tuple
 
 from .. import files
+from ..errors import Failed
 from ..reading import open_regular
 from ..values import size_text
 from .locks import CopyLock, Progress
 from .pack import Pack, PackedFile, checksum
 from .scratch import MARGIN, Scratch
-from .space import FULL, Failed, NoRoom
+from .space import FULL, NoRoom
 from .streams import ReadError, Stream, in_parallel, write_all
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from typing import IO, Any
 
+from ..reading import open_regular
+
 BLOCK = 8 << 20  # bytes that are copied, checked, and repaired at once
 
 
@@ -66,7 +68,7 @@ class Digesting:
 
 def block_checksums(path: str | os.PathLike) -> tuple[int, ...]:
     """xxh3 of each block of a file."""
-    with open(path, "rb") as handle:
+    with os.fdopen(open_regular(path), "rb") as handle:
         return tuple(checksum(block) for block in iter(lambda: handle.read(BLOCK), b""))
 
 

@@ -21,6 +21,7 @@ from . import naming, shards
 from .checksums import Digesting, as_hex, from_hex
 from .pack import (
     ANNOTATIONS,
+    BLOCK,
     IMAGES,
     INDEX,
     INDEX_FILE,
@@ -206,7 +207,9 @@ def _recorded(partial: Path, shard: shards.Shard) -> tuple[PackedFile, list[shar
         packed = PackedFile(shard.name, record["size"], IMAGES, shard.group, from_hex(record["blocks"]))
         entries = [(name, shards.Location(shard.number, *map(int, place))) for name, *place in record["members"]]
         right = [(name, place.length) for name, place in entries] == [(s.name, s.size) for s in shard.members] \
-            and (partial / shard.name).stat().st_size == packed.size
+            and all(0 <= p.offset <= packed.size - p.length and 0 <= p.checksum < 2**64 for _, p in entries) \
+            and (partial / shard.name).stat().st_size == packed.size == shard.size \
+            and len(packed.blocks) == -(-packed.size // BLOCK)
         return (packed, entries) if right else None
     except (OSError, ValueError, TypeError):
         return None

@@ -8,6 +8,7 @@ executed does not inherit it, unless it is given :meth:`Lease.fileno` on purpose
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -15,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import MISTAKES, UserError
 from ..reading import Unreadable, read_bytes
 
 
@@ -92,8 +93,11 @@ def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
     time.sleep(pause)
     try:
         handle = _open(path, 0)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        # who reads from a read-only system has no lease, and nobody copies to it
+        if error.errno not in (*MISTAKES, errno.EROFS):
+            raise
+        return False  # there is none, or something else in its place
     try:
         return not _try(handle, kind, path)
     finally:

@@ -29,7 +29,7 @@ from typing import Any
 
 from .. import files
 from ..errors import UserError
-from ..reading import LARGEST, Maybe, Number, OneOf, Text, Unreadable, check, check_inside
+from ..reading import LARGEST, Maybe, Number, OneOf, OptionalKey, Text, Unreadable, check, check_inside
 from .checksums import BLOCK, BlockWriter, as_hex, block_checksums, checksum, from_hex
 from .image_index import Index, Location, write_index
 
@@ -52,6 +52,8 @@ _SHAPE = {
                "blocks": _BLOCKS}],
     "annotations": [{"name": str, "digest": Text(r"sha256:[0-9a-f]{64}", called="sha256: and 64 hexadecimal digits"),
                      "columns": Maybe(str), "groups": [_GROUP]}],
+    OptionalKey("source"): str,
+    OptionalKey("fingerprint"): Text(r"sha256:[0-9a-f]{64}", called="sha256: and 64 hexadecimal digits"),
 }
 
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from .. import cli
-from ..errors import UserError
+from ..errors import UserError, of_place
 from ..values import size_text
 from .progress import rate, shown
 
@@ -56,8 +56,8 @@ def run_pack(args: argparse.Namespace) -> int:
     from .filling import Options
     from .packing import pack
 
-    root = Path(os.path.normpath(args.data_root.expanduser()))
-    out = (args.out or root.absolute().with_name(f"{root.absolute().name}.pack")).expanduser()
+    root = Path(os.path.normpath(os.path.expanduser(args.data_root)))
+    out = Path(os.path.expanduser(args.out or root.absolute().with_name(f"{root.absolute().name}.pack")))
     options = Options(size_of(args.shard_size), checked_threads(args.threads), args.strict, args.replace)
     cli.acts()
     began = time.monotonic()
@@ -66,9 +66,8 @@ def run_pack(args: argparse.Namespace) -> int:
     except PermissionError as error:
         raise UserError(f"OUT: {out} cannot be written ({error.strerror}); give an OUT where you may write") from None
     except OSError as error:
-        print(f"error: OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: give the "
-              "command again when that is mended", file=sys.stderr)
-        return cli.EXIT_FAILED
+        raise of_place(f"OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: run the "
+                       "command again when that is fixed", error) from None
     made, written = outcome.pack, outcome.written
     total = sum(f.size for f in made.files)
     speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
@@ -82,13 +81,13 @@ def run_verify(args: argparse.Namespace) -> int:
     from .checking import compare, verify
     from .pack import read
 
-    pack, threads = read(args.pack.expanduser()), checked_threads(args.threads)
+    pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
     began = time.monotonic()
     with shown("verifying", sum(f.size for f in pack.files)) as advance:
         found = verify(pack, advance, threads)
     if args.against is not None:
         with shown("comparing", sum(f.size for f in pack.image_files())) as advance:
-            compare(pack, args.against.expanduser(), found, advance, threads)
+            compare(pack, Path(os.path.expanduser(args.against)), found, advance, threads)
     seconds = time.monotonic() - began
     if args.json:
         print(json.dumps({"pack": str(pack.path), "digest": pack.digest, "right": not found.problems,

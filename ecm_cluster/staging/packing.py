@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
-from ..errors import UserError
+from ..errors import Failed, UserError
 from ..reading import Unreadable
 from .filling import PLAN, WORK, Options, Show, Written, fill
 from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
@@ -72,7 +72,8 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
         _go_on_or_begin(partial, fingerprint, say)
         written = NOTHING
         if not is_pack(partial):
-            written = fill(partial, sources, fingerprint, options, show, say)
+            with _nothing_left_of_a_mistake(partial):
+                written = fill(partial, sources, fingerprint, options, show, say)
         _take_place(partial, out, former)
     return Outcome(read(out), "packed", written)
 
@@ -124,6 +125,17 @@ def _alone(partial: Path) -> Iterator[None]:
                         return
             except BlockingIOError:
                 raise UserError(f"OUT: another process is packing into {partial}; wait for it, or end it") from None
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_mistake(partial: Path) -> Iterator[None]:
+    """Remove the folder where the data is refused before any images are packed; what a place did not give is kept."""
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error, Failed) and not any((partial / IMAGES).glob("*.tar")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _plan(folder: Path) -> object:

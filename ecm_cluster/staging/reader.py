@@ -9,11 +9,29 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from ..reading import Unreadable, open_regular
 from . import scratch
-from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, checksum, read
+from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
+
+
+def right_copy(pack: Pack, name: str, folder: Path) -> Path | None:
+    """A file of a pack in its copy on this node; None, and on record for the next start, where that is not right.
+
+    All of it is read: what is mapped into memory is not checked later on.
+    """
+    packed = pack.file(name)
+    try:
+        found = block_checksums(folder / name)
+    except (OSError, Unreadable):
+        return None
+    wrong = [n for n, (one, other) in enumerate(zip_longest(found, packed.blocks)) if one != other]
+    for block in wrong:
+        with contextlib.suppress(OSError):
+            scratch.report_damage(folder, name, block)
+    return None if wrong else folder / name
 
 
 class PackedImages:

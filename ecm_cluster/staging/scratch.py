@@ -14,7 +14,6 @@ ever removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -24,12 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
-from ..errors import UserError
+from ..errors import UserError, of_place
 from ..values import size_text
 from . import locks
 from .pack import Pack
 from .sets import SetFolder, put
-from .space import FULL, Failed, Filesystem, NoRoom, close_folder, filesystem
+from .space import FULL, Filesystem, NoRoom, close_folder, filesystem
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
@@ -257,9 +256,10 @@ class Scratch:
             raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another folder as scratch")
 
     def _unusable(self, error: OSError) -> UserError:
-        kind = UserError if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP) else Failed
-        return kind(f"scratch: nothing can be written to {self.base} ({error.strerror}); name a folder on the node's "
-                    "own disk that exists and is yours to write")
+        inside = str(error.filename or "").startswith(f"{self.root}{os.sep}")
+        where = f"{error.filename}: {error.strerror}" if inside else error.strerror
+        return of_place(f"scratch: nothing can be written to {self.base} ({where}); name a folder on the "
+                        "node's own disk that exists and is yours to write", error)
 
 
 def report_damage(folder: Path, file_name: str, block: int) -> None:

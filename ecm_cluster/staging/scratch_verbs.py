@@ -58,7 +58,7 @@ def scratch_at(given: str | None) -> Scratch:
 
 
 def run_copy(args: argparse.Namespace) -> int:
-    found, scratch = pack.read(args.pack.expanduser()), scratch_at(args.scratch)
+    found, scratch = pack.read(os.path.expanduser(args.pack)), scratch_at(args.scratch)
     if not 1 <= args.threads <= 1024:
         raise UserError(f"threads: {args.threads} is not legal; give 1 to 1024")
     for name in args.annotation_files:
@@ -129,7 +129,7 @@ def run_gc(args: argparse.Namespace) -> int:
 
     scratch = scratch_at(args.scratch)
     cli.acts()
-    removed = scratch.collect(size_of(args.room, "room") if args.room else None)
+    removed = scratch.collect(size_of(args.room, "room") if args.room is not None else None)
     for found in removed:
         print(f"removed {found.digest} ({size_text(found.bytes)} of {found.pack or 'an unfinished copy'})")
     left = scratch.sets()

@@ -9,15 +9,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import Failed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EIO, errno.ESTALE)  # says nothing about a file
 IN_MEMORY = ("tmpfs", "ramfs")
-
-
-class Failed(UserError):
-    """Nothing that was asked for is wrong: the place does not give it, now. Verbs exit with code 1."""
 
 
 class NoRoom(Failed):

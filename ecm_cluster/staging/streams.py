@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..errors import Failed
 from ..reading import Unreadable, open_regular
 from .pack import BLOCK, PackedFile
-from .space import Failed
 
 PIECE = 1 << 20
 TICK = 0.2  # seconds between two reports of progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ LATER = {
     "a point that is none": (change("annotations", 4, segmentation=[[1, 1, 5, None, 5, 6]]), "polygons of at least 6"),
     "a mask without end": (change("annotations", 4, segmentation=[[1, 1, 5, math.nan, 5, 6]]), "polygons of at least"),
     "a box without end": (change("annotations", 3, bbox=[1, 1, math.inf, 4]), "expected x, y, width, height"),
-    "a nameless area": (change("annotations", 4, area=math.nan), "(id 5) has 'area' nan; expected a finite number"),
+    "a nameless area": (change("annotations", 4, area=math.nan), "(id 5) has 'area' NaN; expected a finite number"),
+    "a huge number": (change("annotations", 3, bbox=[1, 1, 10**400, 4]), "expected x, y, width, height"),
+    "a huge area": (change("annotations", 4, area=10**30), "(id 5) has 'area' 1000000000"),
+    "a huge mask": (change("annotations", 4, segmentation=[[1, 1, 5, 10**400, 5, 6]]), "polygons of at least"),
     "an empty polygon": (change("annotations", 4, segmentation=[[]]), "has 'segmentation' [[]]; expected polygons"),
     "no size of a mask": (change("annotations", 4, segmentation={"counts": "a"}), "an encoding with counts and size"),
     "no name": (change("images", 2, file_name=None), "entry 3 of 'images' (id 14) has no 'file_name'"),
@@ -106,7 +110,8 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
     if not whole:
         monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
         if any(word in case for word in (
-                "twice", "half a box", "box of words", "not an object", "empty", "no size", "points", "point that")):
+                "twice", "half a box", "box of words", "huge", "not an object",
+                "empty", "no size", "points", "point that")):
             pytest.skip("a large file is not searched for it")
     spoil, said = LATER[case]
     document = coco()
@@ -119,12 +124,36 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
 
 def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypatch):
     monkeypatch.setattr(entries, "WHOLE", 0)
-    monkeypatch.setattr(entries.json, "loads", lambda text: pytest.fail("it was parsed"))
+    monkeypatch.setattr(entries.outline, "parse", lambda *_: pytest.fail("it was parsed"))
     monkeypatch.setattr(entries, "CHUNK", 300)
     for masks in (False, True):
         cfg = config(data, train=section(data, "train", masks=masks))
         needs = splits.needs_of(splits.leaves(cfg, "train")[0], "train", cfg, False)
         assert entries.check(data / "train.json", "it", needs, [10, 11, 12]) == ([], [])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_of_two_objects_is_refused(data, monkeypatch, whole):
+    if not whole:
+        monkeypatch.setattr(entries, "WHOLE", 0)
+    for between in ("", "\n"):
+        (data / "train.json").write_text(json.dumps(coco()) + between + json.dumps(coco()))
+        (problem,) = checked(config(data), scored=False)[0]
+        assert problem.startswith("data.train.ann_file: ") and "not valid JSON (Extra data" in problem
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda p: p.write_bytes(b'{"a":' * 100_000 + b"}"), "nested too deeply"),
+    (lambda p: p.write_bytes(b"[" * 100_000), "is no JSON object"),
+    (lambda p: p.write_bytes(b'{"images": [{"id": "\xe4"}], "categories": []}'), "not valid JSON ('utf-8' codec"),
+    (os.mkfifo, "is not a regular file"), (lambda p: p.symlink_to("/dev/zero"), "is not a regular file"),
+    (lambda p: p.mkdir(), "is a folder"), (lambda p: p.symlink_to(p), "")])
+def test_what_is_no_annotation_file_is_refused_in_one_line(data, make, said):
+    path = data / "train.json"
+    path.unlink()
+    make(path)
+    (problem,) = checked(config(data), scored=False)[0]
+    assert problem.startswith("data.train.ann_file: ") and said in problem and "\n" not in problem
 
 
 def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
@@ -436,6 +465,13 @@ def test_voc_is_accepted_and_what_it_lacks_is_named(tmp_path):
     assert "2.xml: object 1 has xmax 'wide'" in checked(cfg)[0][0]
     (root / "Annotations/2.xml").write_text("<annotation>")
     assert "2.xml is not a readable XML file" in checked(cfg)[0][0]
+    (root / "Annotations/2.xml").unlink()
+    os.mkfifo(root / "Annotations/2.xml")
+    assert "2.xml is not a readable XML file" in checked(cfg)[0][0] and "not a regular file" in checked(cfg)[0][0]
+    names = Path(test["ann_file"]).read_bytes()
+    Path(test["ann_file"]).write_bytes(b"a\0b\n")
+    assert "names 'a\\x00b'" in checked(cfg)[0][1] or "is not a readable XML file" in checked(cfg)[0][1]
+    Path(test["ann_file"]).write_bytes(names)
     (root / "JPEGImages/1.jpg").unlink()
     assert "names '1'" in checked(cfg)[0][0] and "1.jpg does not exist" in checked(cfg)[0][0]
     (root / "Annotations/0.xml").unlink()

@@ -70,7 +70,7 @@ def one(seed: int, number: int, folder: Path, library: Library, real: bool = Fal
     before = judging.digest(case.work)
     answer = running.run(case, folder, real)
     bad = judging.judge(case, answer, before, judging.digest(case.work))
-    said = (answer.out + answer.err).decode("utf-8", "backslashreplace")
+    said = (answer.out + answer.err).decode("utf-8", "backslashreplace") + answer.kept
     return Result(number, area, case.kinds, case.argv, bad, answer.code, said, answer.seconds), case
 
 

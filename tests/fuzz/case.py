@@ -28,6 +28,11 @@ class Library:
         return self.folder / "data.pack"
 
     @property
+    def half_pack(self) -> Path:
+        """What a call of `stage pack` left that was killed before it wrote the manifest."""
+        return self.folder / "half.pack.partial"
+
+    @property
     def run(self) -> Path:
         return self.folder / "runs" / "real"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ VALUES = ("None", "5", "'x'", "[]", "{}", "True", "-1", "1.5", "[1, 'x']", "(1,)
           "[('train', 1), ('x',)]", "[('train',)]", "[('train', 'x')]", "[('train', -1)]", "'\\x1b[2J'", "{'': 1}")
 LINES = (
     "a = []\na.append(a)", "a = {}\na['a'] = a", "optimizer['self'] = optimizer", "data['train'] = data",
-    "raise SystemExit", "raise KeyboardInterrupt", "raise ValueError('\\x1b[2J')", "1 / 0", "def f(): return f()\nf()",
+    "raise SystemExit", "raise ValueError('\\x1b[2J')", "1 / 0", "def f(): return f()\nf()",
     "import torch", "import nowhere", "from . import x", "open('/nowhere')", "x = '%d' % 'a'", "import os; os.abort",
     "assert False", "exit(3)", "quit()", "x = [0] * 10**10", "x = 10**10**8 if False else 1", "x = 1 << 10**7",
     "_base_ = 'nowhere.py'", "_base_ = 5", "_base_ = [None]", "_base_ = ['mine.py']", "_base_ = 'mine.py'",
@@ -83,11 +84,11 @@ def write(case: Case, path: Path) -> None:
             line = case.choose(LINES)
             wrong = line in WRONG or (line == "data['train'] = data" and not inherits)
             text += f"\n{line}\n"
-            case.changed(f"config: {line.splitlines()[0][:40]}", illegal=wrong, names=[line.split(" ")[0]])
+            case.changed(f"config: {line.splitlines()[0][:40]}", illegal=wrong, names=re.findall(r"\w+", line)[:1])
         else:
             break
     case.write(path.name, text)
-    case.names += [path.name]
+    case.names += [path.name, "config"]
     if not case.kinds:
         if case.rng.random() < 0.25:
             files.mistreat(case, path, "a config")
@@ -100,7 +101,8 @@ def option(case: Case) -> None:
     key, word = case.choose(KEYS), case.choose(WORDS)
     case.argv += ["--set", case.choose([f"{key}={word}"] * 12 + [key, "=", f"{key}=={word}"])]
     whole = case.argv[-1] == f"{key}={word}"
-    case.changed("--set", names=["set", "option", key, key.split(".")[0]], illegal=whole and (key, word) in NO_VALUES)
+    case.changed("--set", names=["set", "option", key, key.split(".")[0], key.split(".")[-1]],
+                 illegal=whole and (key, word) in NO_VALUES)
 
 
 class _Runs:

@@ -32,6 +32,8 @@ def mistreat(case: Case, path: Path, text: str = "") -> None:
     name = case.choose(kinds)
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     kinds[name]()
+    if name == "/dev/null":
+        case.illegal = False  # what was wrong before is gone
     case.changed(f"{text or 'a file'} is {name}" if name != "missing" else f"{text or 'a file'} is missing",
                  names=(path.name, path.stem))
 
@@ -57,6 +59,8 @@ def damage(case: Case, path: Path, form: str, certain: bool = True) -> None:
     wrong = name in NEVER and form not in ("text", "binary")
     wrong |= form == "json" and (name == "emptied" or (name == "doubled" and bool(data.strip()))
                                  or (name == "cut" and len(made) < len(data.rstrip())))
+    if name in ("emptied", "cut"):
+        case.illegal = False  # what was wrong before may be gone
     case.changed(f"{form} {name}", illegal=certain and wrong, names=(path.name, path.stem))
 
 
@@ -128,12 +132,10 @@ def change_json(case: Case, path: Path, certain: bool = False, only: tuple[str, 
         certain: Whether any change of a value is certainly wrong.
         only: Keys of the root, of which one is changed and not what lies below it.
     """
-    tree = json.loads(path.read_text().split("\n")[0] if path.suffix == ".jsonl" else path.read_text())
+    first, end, rest = path.read_bytes().partition(b"\n" if path.suffix == ".jsonl" else b"no end of a line")
+    tree = json.loads(first)
     change_tree(case, tree, path, certain, only)
-    text = json.dumps(tree, indent=None if path.suffix == ".jsonl" else 1)
-    if path.suffix == ".jsonl":
-        text = "\n".join([text, *path.read_text().split("\n")[1:]])
-    case.replace(path, text.encode())
+    case.replace(path, json.dumps(tree, indent=None if end else 1).encode() + end + rest)
 
 
 def change_tree(case: Case, tree: Any, path: Path, certain: bool, only: tuple[str, ...] = ()) -> None:
@@ -153,3 +155,30 @@ def change_tree(case: Case, tree: Any, path: Path, certain: bool, only: tuple[st
     dotted = ".".join(str(part) for part in place)
     case.changed(f"{path.suffix[1:]} value {kind}", illegal=certain,
                  names=(path.name, dotted, *(str(part) for part in place if not isinstance(part, int))))
+
+
+def anything(case: Case, path: Path) -> None:
+    """Change a file of a record in one of all these ways; nothing of it is certainly wrong for every reader."""
+    form = {".json": "json", ".jsonl": "text", ".py": "py", ".pth": "binary", ".npz": "binary", ".pkl": "binary",
+            ".bin": "binary", ".tar": "binary", ".columns": "binary"}.get(path.suffix, "text")
+    text, roll = path.read_bytes(), case.rng.random()
+    if roll < 0.15:
+        mistreat(case, path, "a file of a run")
+    elif (form == "json" and roll < 0.8 and is_tree(text)) \
+            or (path.suffix == ".jsonl" and roll < 0.6 and is_tree(text.split(b"\n")[0])):
+        change_json(case, path)
+    else:
+        damage(case, path, form, certain=path.name == "run.json")
+
+
+def is_tree(text: bytes) -> bool:
+    """Whether a text is JSON of which a value can be changed."""
+    try:
+        return bool(places(json.loads(text.decode())))
+    except (ValueError, RecursionError):
+        return False
+
+
+def short(word: str) -> list[str]:
+    """A word, if an answer can be expected to repeat it as it is."""
+    return [word] if 0 < len(word) < 40 and word.isprintable() else []

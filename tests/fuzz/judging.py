@@ -15,6 +15,8 @@ LINES = 6  # of an error
 CHARACTERS = 3000  # of an error in all: a line of a megabyte is no answer
 MEMORY = 2 << 30  # resident bytes
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# what the verbs make of an exception that nothing was prepared for
+LAST_RESORT = re.compile(r"error: (unexpected |nested too deeply|out of memory).*")
 REFUSED_IN_A_DRY_RUN = "would be refused:"
 
 
@@ -32,6 +34,8 @@ def judge(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
         bad.append(f"exit code {answer.code}")
     if "Traceback (most recent call last)" in said:
         bad.append("traceback: " + next((line for line in reversed(err.splitlines()) if line.strip()), "")[:160])
+    elif match := LAST_RESORT.search(err):
+        bad.append(f"nobody foresaw it: {match[0][:160]}")
     elif answer.code and (len(err.splitlines()) > LINES or len(err) > CHARACTERS):
         bad.append(f"an error of {len(err.splitlines())} lines, {len(err)} characters")
     elif answer.code and not said.strip():
@@ -42,7 +46,7 @@ def judge(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
     refused = answer.code in (1, 2) or REFUSED_IN_A_DRY_RUN in err
     if case.illegal and answer.code == 0 and not refused:
         bad.append("accepted in silence")
-    if refused and not any(b.startswith("traceback") for b in bad) and not names_what_is_wrong(case, said):
+    if refused and not any(b.startswith(("traceback", "nobody")) for b in bad) and not names_what_is_wrong(case, said):
         bad.append("the error names neither file nor field")
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if answer.code == 2 and changed:

@@ -36,6 +36,7 @@ class Answer:
         code: The exit code; negative: ended by that signal.
         memory: The largest resident size in bytes.
         left: Command lines of processes that it left behind, which are ended.
+        kept: The traceback that it kept in a file of its user.
     """
 
     code: int
@@ -44,6 +45,7 @@ class Answer:
     seconds: float
     memory: int
     left: tuple[str, ...]
+    kept: str = ""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -83,7 +85,8 @@ def run(case: Case, folder: Path, real: bool = False) -> Answer:
     seconds = time.monotonic() - began
     left = tuple(_end_children())
     out, err = ((folder / name).read_bytes() for name in ("out", "err"))
-    return Answer(code, out, err, seconds, usage.ru_maxrss << 10, left)
+    kept = "".join(path.read_text() for path in (folder / "home").glob("ecm-cluster-traceback-*"))
+    return Answer(code, out, err, seconds, usage.ru_maxrss << 10, left, kept)
 
 
 def programs(folder: Path) -> None:

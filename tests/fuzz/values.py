@@ -26,14 +26,15 @@ YAML = (
     "|\n  a\n  b", '"a\\nb"', '"\\e[2J"', '"\\0"', '"\\ud800"', '"\\u2028"', "x" * 5000, "x" * 300, "''", '" "',
     "[null]", "{null: 1}", "{1: 2}", "{[1]: 2}", "!!str 5", "!!binary aGFsbG8=", "!!set {a}", "!!omap [a: 1]",
     "&a [*a]", "&b {c: *b}", "../../outside", "/dev/null", "%j", "$(id)", "!!bool yes", "!!float 1", "!!null x",
+    "2020-99-99", "2020-01-01 99:99:99", "2020-02-30", "0000-01-01",  # dates that are none may be read as text
 )
 NO_YAML = (
-    "2020-99-99", "2020-01-01 99:99:99", "!!int abc", "!!float abc", "!!bool abc", "!!timestamp abc", "!!binary '%'",
+    "!!int abc", "!!float abc", "!!bool abc", "!!timestamp abc", "!!binary '%'",
     "!!python/object/apply:os.system [id]", "!!python/name:os.system", "!unknown 5", "*unknown", "{a: 1", "[1, 2", "'",
     '"', "%", "@", "`", '"\\x"', "a: b: c", "- -\t- a", "[" * 3000, "[" * 100000, "{a: " * 3000, "!!int " + "9" * 5000,
     "!!int ''", "!!float ''", "!<tag:yaml.org,2002:python/tuple> [1]", "{a: 1, a: 2}", "&a &b c", "!!int [1]",
     "!!map [1]", "!!seq {a: 1}", "<<: 5", "{<<: 5}", "{<<: [5]}", "{? [a, b] : c, ? {d} : e}", "!!int 0x", "!!int 1_",
-    "!!int 0b2", "!!float 1_", "!!timestamp ''", "2020-02-30", "0000-01-01",
+    "!!int 0b2", "!!float 1_", "!!timestamp ''",
 )
 
 LEAVES: tuple[Any, ...] = (

@@ -201,7 +201,7 @@ def test_a_large_file_cut_off_between_two_annotations_is_refused(root):
     (root / TRAIN).write_text(text)
     assert layout.check_root(root)["train"].categories == train["categories"]
     (root / TRAIN).write_text(text[:-2])
-    refused(lambda: layout.check_root(root), TRAIN, "is no valid JSON")
+    refused(lambda: layout.check_root(root), TRAIN, "is not valid JSON")
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_a_large_file_cut_off_between_two_annotations_is_refused(root):
         ("<html>Moved</html>", "starts with '<html>Moved</html>'"),
         ("version https://git-lfs.github.com/spec/v1\n", "is no JSON object"),
         ("[]", "is no JSON object: it starts with '[]'"),
-        ("{'images': {}}", "is no valid JSON"),
+        ("{'images': {}}", "is not valid JSON"),
         ("{}", "has no 'images'; expected a JSON object with images, annotations, categories"),
-        ('{"images": [{}]} {}', "is no valid JSON"),
+        ('{"images": [{}]} {}', "is not valid JSON"),
     ],
 )
 def test_what_is_no_json_object_is_told_by_its_beginning(root, text, said):

@@ -166,6 +166,23 @@ def test_columns_that_lack_one_are_refused(tmp_path):
         annotations.Columns(tmp_path / "columns")
 
 
+def test_columns_that_do_not_belong_together_or_lie_elsewhere_are_refused(tmp_path):
+    made, values = columns.load(make(tmp_path, text()))
+    for name in ("width", "row_start", "state", "record_ends"):
+        with open(tmp_path / "other", "wb") as handle:
+            columns.save(handle, {**made, name: made[name][:-1]}, values)
+        with pytest.raises(ValueError, match="its columns do not belong together"):
+            annotations.Columns(tmp_path / "other")
+    for entry in (["a", "<i8", -64, 1], ["a", "<i8", 0, -1], ["a", "<i8", 0, 2**40], ["a", "O", 0, 1], ["a", 5, 0, 1],
+                  ["a", "<i8", "0", 1], [[], "<i8", 0, 1], ["a"], 5):
+        table = json.dumps({"columns": [entry], "values": {}}).encode()
+        with open(tmp_path / "other", "wb") as handle:
+            handle.write(struct.pack("<8sIIQ", columns.MAGIC, columns.VERSION, len(table), 512) + table)
+            handle.write(bytes(512 - handle.tell()))
+        with pytest.raises(ValueError, match="its table of columns is damaged"):
+            columns.load(tmp_path / "other")
+
+
 def test_a_key_that_comes_twice_has_its_last_value(tmp_path):
     content = text()[:-1] + ', "annotations": [], "images": [{"id": 9, "width": 1, "height": 1}]}'
     made = annotations.Columns(make(tmp_path, content))

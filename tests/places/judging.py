@@ -9,7 +9,7 @@ from .case import Case
 
 LINES = 6
 NOISE = re.compile(r"Traceback|Exception ignored|Fatal Python error|Segmentation fault|core dumped|Aborted"
-                   r"|During handling|most recent call last|OpenBLAS|^\s+File \"", re.M)
+                   r"|During handling|most recent call last|^\s+File \"", re.M)
 LEFT = re.compile(r"\.tmp-|ecm-cluster-check-|\.check-")
 
 

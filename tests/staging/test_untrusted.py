@@ -156,6 +156,7 @@ def test_any_flipped_bit_in_the_index_of_a_copy_is_seen_and_the_pack_s_own_index
         flip(copy, at, at % 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [lambda p: flip(p, 30), lambda p: p.write_bytes(b""), lambda p: os.truncate(p, 50),
                                   lambda p: p.write_bytes(p.read_bytes() + b"x"), lambda p: p.unlink(),
                                   lambda p: (p.unlink(), p.mkdir()), lambda p: (p.unlink(), os.mkfifo(p))])
@@ -176,6 +177,18 @@ def test_a_pack_whose_own_index_is_damaged_is_one_line_with_file_and_remedy(own,
     with pytest.raises(Unreadable, match=said) as error:
         reader.PackedImages(pack.read(own))
     assert f"{own}/{INDEX_FILE}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_columns_in_a_copy_are_read_once_and_those_of_the_pack_are_used_where_a_bit_is_wrong(made, tmp_path):
+    staged = copying.stage(made, made.files, Scratch(tmp_path))
+    name = "annotations/a.columns"
+    assert reader.right_copy(made, name, staged.folder) == staged.folder / name
+    flip(staged.folder / name, 77)
+    assert reader.right_copy(made, name, staged.folder) is None
+    assert copying.stage(made, made.files, Scratch(tmp_path)).repaired == made.file(name).size
+    assert reader.right_copy(made, name, staged.folder) == staged.folder / name
+    (staged.folder / name).unlink()
+    assert reader.right_copy(made, name, staged.folder) is None
 
 
 @pytest.mark.parametrize("place", [Location(9, 0, 1, 0), Location(0, 0, 1001, 0), Location(1, 500, 1, 0),
