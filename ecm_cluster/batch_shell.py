@@ -46,6 +46,16 @@ if [ ! -e "$ecm_run/{mark}" ]; then
   ecm_elsewhere
   exit 1
 fi
+# what lies there would be run; a file server that calls this user by another number does so for a new file, too
+if [ ! -O "$ecm_run" ]; then
+  ecm_new=$(mktemp -p "$ecm_run")
+  ecm_owner=$(stat -c %u "${{ecm_new:-/}}")
+  rm -f "$ecm_new"
+  if [ -z "$ecm_new" ] || [ "$ecm_owner" != "$(stat -c %u "$ecm_run")" ]; then
+    echo "$ecm_run belongs to another user; nothing in it is run" >&2
+    exit 1
+  fi
+fi
 ecm_log=$ecm_tasks/${{ecm_job}}_0_log.out
 mkdir -p "${{ecm_log%/*}}" && {{ : >> "$ecm_log"; }} && exec >> "$ecm_log" 2>&1
 ecm_note begin"""

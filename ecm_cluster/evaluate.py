@@ -88,19 +88,27 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "checkpoint file with --config")
     if args.csv:
         cli.check_writable("csv", args.csv)
+    jobs.given_flags(args)  # a wrong value is told, whether or not anything is left to submit
     grid = read_grid(args)
+    found, plain = [], []
     if args.config:
         from . import plain_checkpoints
 
-        found = [plain_checkpoints.as_run(Path(name), args) for name in args.run]
+        plain = [plain_checkpoints.prepare(Path(name), args, grid) for name in args.run]
     else:
         runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
-    wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
     said = sys.stderr if args.json else sys.stdout
-    for run, elements in wanted.items():
-        for line in submit(run, elements, args):
-            cli.say(f"{run.name}: {line}", said)
+    try:
+        found = [one.make() for one in plain] or found
+        wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
+        for run, elements in wanted.items():
+            for line in submit(run, elements, args):
+                cli.say(f"{run.name}: {line}", said)
+    except UserError:
+        for one in plain:
+            one.discard()
+        raise
     complete = follow(wanted) if args.wait and not args.dry_run else True
     show(wanted, args)
     return cli.EXIT_OK if complete else cli.EXIT_FAILED
@@ -108,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The combinations of settings that the command line asks for."""
-    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep else {}
+    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep is not None else {}
     given: dict[str, str] = {}
     for text in args.vary:
         name, value = config.parse_option(text)

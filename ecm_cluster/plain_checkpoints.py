@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints, config, files, folders, planning, submit
+from . import checkpoints, config, evaluations, files, folders, planning, submissions, submit
 from . import job as jobs
 from .errors import UserError
 from .pickles import archive
@@ -20,15 +22,37 @@ from .values import check_run_path, safe_name
 OUTSIDE = 0  # the attempt of what no attempt has trained
 
 
-def as_run(path: Path, args: argparse.Namespace) -> Run:
-    """The run of a checkpoint file: the one that was made for it before, or a new one.
+@dataclass(frozen=True)
+class Plain:
+    """A checkpoint file, and the run that scores it: made before, or still to be made."""
 
-    The file is not copied: the run's checkpoint is a link to it, with its digest on record.
+    path: Path
+    digest: str
+    plan: planning.Plan
+    run: Run
+    is_made: bool  # before
+
+    def make(self) -> Run:
+        """The run; the file is not copied: the run's checkpoint is a link to it, with its digest on record."""
+        if not self.is_made:
+            if not self.run.run_file.exists():
+                create.create(self.run, _named(self.plan, self.run.name))
+            _adopt(self.run, self.path, self.digest)
+        return self.run
+
+    def discard(self) -> None:
+        """Remove a run that was made for nothing: its job was refused."""
+        if not self.is_made and not submissions.recorded_stages(self.run):
+            shutil.rmtree(self.run.path, ignore_errors=True)
+
+
+def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]] = ()) -> Plain:
+    """Check everything about a checkpoint file that is to be scored; nothing is written.
 
     Raises:
         UserError: There is no such file, or the config and the data do not go together.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
     if not os.access(path, os.R_OK):
         raise UserError(f"RUN: {path} cannot be read; check its permissions")
@@ -49,13 +73,18 @@ def as_run(path: Path, args: argparse.Namespace) -> Run:
     key = (digest, config.dump(plan.cfg), *([_digest_of_code(Path(job.code))] if job.code else []))
     text = files.digest_text(repr(key))
     run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
-    if run.completion() is None:
-        if args.dry_run:
-            raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
-        if not run.run_file.exists():
-            create.create(run, _named(plan, run.name))
-        _adopt(run, path, digest)
-    return run
+    found = Plain(path, digest, plan, run, run.completion() is not None)
+    _check_places(found, args.checkpoints)
+    evaluations.changing(plan.cfg, grid)
+    if args.dry_run and not found.is_made:
+        raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
+    return found
+
+
+def _check_places(found: Plain, asked: str) -> None:
+    if not found.is_made and asked not in ("last", "all", "0"):
+        raise UserError(f"invalid checkpoints: {asked!r}; expected last or all: {found.path} is a single checkpoint, "
+                        "which was never scored before")
 
 
 def _digest_of_code(folder: Path) -> str:

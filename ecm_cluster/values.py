@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,12 +138,16 @@ def utf8(text: str) -> str:
     """Text from a command line, as its argparse type.
 
     Raises:
-        argparse.ArgumentTypeError: Its bytes are not UTF-8, so that no record could name it.
+        argparse.ArgumentTypeError: Its bytes are not UTF-8, so that no record could name it; or they are, and the
+            locale has another encoding, in which a record would name something else.
     """
     try:
-        os.fsencode(text).decode()
+        meant = os.fsencode(text).decode()
     except UnicodeError:
         raise argparse.ArgumentTypeError(f"{shown(text)} is not UTF-8; rename the file, or type it in UTF-8") from None
+    if meant != text:
+        raise argparse.ArgumentTypeError(f"{shown(meant)} needs UTF-8, and this locale is in "
+                                         f"{sys.getfilesystemencoding()}; export LC_ALL=C.UTF-8")
     return text
 
 

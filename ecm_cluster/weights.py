@@ -12,6 +12,7 @@ config of a teacher model names.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -45,8 +46,7 @@ def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
     Raises:
         UserError: For a path without a file, an unknown name, or a scheme that cannot be fetched.
     """
-    folder = cache or cache_folder()
-    return [_resolve(key, source, prefixed, folder) for key, source, prefixed in _references(cfg)]
+    return [_resolve(key, source, prefixed, cache) for key, source, prefixed in _references(cfg)]
 
 
 def unreadable(found: Iterable[Weight]) -> list[str]:
@@ -112,13 +112,16 @@ def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:
     return value
 
 
-def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
+def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weight:
     scheme, found, name = source.partition("://")
     shown = without_secrets(source)
     if not found:
-        path = folders.absolute(source)
-        if not path.is_file():
-            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+        try:
+            path = folders.absolute(source)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if not os.path.isfile(path):  # a name that no file can have is no error to it
+            what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
         return Weight(key, source, None, path, True)
     if scheme in TABLES:
@@ -137,9 +140,9 @@ def _resolve(key: str, source: str, prefixed: bool, folder: Path) -> Weight:
                         f"it with --set {key}=PATH")
     if not file_name(url):
         raise UserError(f"{key}: {shown} names no file; give a URL that ends in one, or --set {key}=PATH")
-    path = place(url, folder)
+    path = place(url, cache or cache_folder())
     if not path.is_file() and not is_safe(url, promised(path.name)):
-        raise UserError(f"{key}: {source} comes unencrypted, and its name holds no digest to check it by; give an "
+        raise UserError(f"{key}: {shown} comes unencrypted, and its name holds no digest to check it by; give an "
                         f"https:// URL, or download it and give the file with --set {key}=PATH")
     return Weight(key, shown, url, path, path.is_file())
 

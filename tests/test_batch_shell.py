@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from small import wait_until
+from users import ATTACKER, needs_root
 
 from ecm_cluster import chain, cluster, driver, files, job, liveness, recovery, starts
 from ecm_cluster.reporting import state
@@ -236,3 +237,20 @@ def test_a_setup_line_fails_alike_on_this_machine(tmp_path):
     assert found.state == "failed"
     assert found.reason.startswith("setup failed: ")
     assert "setup line 2 `(exit 5)` failed with exit code 5" in found.reason
+
+
+@needs_root
+def test_nothing_is_run_of_a_folder_that_belongs_to_another_user(shell, capfd):
+    """Somebody who can rename the run's parent folder can put a folder of his own in its place."""
+    shell.run.path.chmod(0o777)
+    os.chown(shell.run.path, ATTACKER, ATTACKER)
+    shell.values["setup"] = ["touch reached"]
+    assert shell.start() == 1
+    assert f"{shell.run.path} belongs to another user; nothing in it is run" in capfd.readouterr().err
+    assert not shell.calls("srun", "python")
+    assert not (shell.folder / "reached").exists()
+    assert not [path for path in shell.run.path.iterdir() if path.name.startswith("tmp.")]
+    # a file server that calls root nobody
+    shell.tool("mktemp", f'/usr/bin/mktemp "$@" | {{ read -r made; chown {ATTACKER} "$made"; echo "$made"; }}')
+    assert shell.start(restart=1) == 0
+    assert (shell.folder / "reached").exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,36 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "ecm_cluster.status"], capture_output=True, text=True, check=False,
                           cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stderr) == (-2, "interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("code", "said"), [
+    ("raise ImportError('libfoo.so.1: cannot open')", "error: libfoo.so.1: cannot open; a package that is needed is"),
+    ("import nope(", "error: unexpected SyntaxError: invalid syntax"), ("raise MemoryError", "error: out of memory; "),
+    ("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", "interrupted"),
+    ("class A:\n    def __del__(self): raise KeyboardInterrupt\nA()\nimport time; time.sleep(5)", "interrupted")])
+def test_whatever_happens_while_modules_are_imported_is_one_line(code: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "difflib.py").write_text(code + "\n")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "TMPDIR": str(tmp_path)}
+    for words in ([sys.executable, "-m", "ecm_cluster.status"], [str(SCRIPT), "status"]):
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=env)
+        assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
+        assert done.returncode == (-2 if said == "interrupted" else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "times", "word"), [
+    (signal.SIGINT, 3, "interrupted"), (signal.SIGTERM, 1, "terminated"), (signal.SIGHUP, 1, "hung up")])
+def test_a_signal_lets_a_verb_undo_what_it_began(number: signal.Signals, times: int, word: str) -> None:
+    code = ("import sys, time; sys.argv = ['ecm-cluster']; from ecm_cluster import cli\n"
+            "def main(argv):\n    try: print('begun', flush=True); time.sleep(20)\n"
+            "    finally: time.sleep(0.5); print('undone', flush=True)\n"
+            "sys.exit(cli.run(main))")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.1)
+    assert process.communicate(timeout=30) == ("undone\n", f"{word}\n")
+    assert process.returncode == 128 + number

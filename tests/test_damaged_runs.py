@@ -200,6 +200,7 @@ def sweep(whole: Path, tmp_path: Path, step: int, start: int = 0, verbs: Any = t
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm of this machine
 
 
 @pytest.mark.slow
@@ -259,6 +260,7 @@ def test_a_damaged_completion_mark_is_read_from_the_ledger_and_without_it_is_one
     assert f"{run.complete_file(1)}: not a readable completion mark (" in err and "restore the file" in err
 
 
+@pytest.mark.slow
 def test_a_damaged_submission_record_is_put_together_from_the_ledger(tmp_path):
     run = cancelled(tmp_path, "slurm")
     before = run.submission("train")
@@ -274,6 +276,7 @@ def test_a_damaged_submission_record_is_put_together_from_the_ledger(tmp_path):
     assert [row["job_id"] for row in record["former"]] == ["7"] and before["job_id"] != "8"
 
 
+@pytest.mark.slow
 def test_damaged_figures_are_scored_again(tmp_path, capsys):
     run = complete(tmp_path)
     whole = [e for e in evaluations.read(run, "evaluate") if evaluations.done(run, e)]
@@ -282,26 +285,27 @@ def test_damaged_figures_are_scored_again(tmp_path, capsys):
     assert not evaluations.done(run, whole[0]) and evaluations.has_detections(work) == work.chunk_file(0).exists()
 
 
-@pytest.mark.parametrize("field, value", [
-    ("job_id", "--me"), ("job_id", "-1"), ("job_id", "7 8"), ("job_id", "²"), ("job_id", 7), ("token", ""),
-    ("token", "(null)"), ("token", "a\nb"), ("token", "../../x"), ("user", "-rf"), ("user", "a,b")])
-def test_nothing_but_an_id_a_token_and_a_name_is_taken_from_a_submission(tmp_path, field, value):
+def test_nothing_but_an_id_a_token_and_a_name_is_taken_from_a_submission(tmp_path):
     run = cancelled(tmp_path, "slurm")
     record = {**run.submission("train"), "user": "anna"}
     shutil.rmtree(run.ledger_dir)
-    for damaged in ({**record, field: value}, {**record, "former": [{**record["former"][0], field: value}]}):
-        run.submission_file("train").write_text(json.dumps(damaged))
-        with pytest.raises(UserError, match="not a readable record of a submission"):
-            submissions.of_run(run)
+    for field, value in (("job_id", "--me"), ("job_id", "-1"), ("job_id", "7 8"), ("job_id", "²"), ("job_id", 7),
+                         ("token", ""), ("token", "(null)"), ("token", "a\nb"), ("token", "../../x"), ("user", "-rf"),
+                         ("user", "a,b")):
+        for damaged in ({**record, field: value}, {**record, "former": [{**record["former"][0], field: value}]}):
+            run.submission_file("train").write_text(json.dumps(damaged))
+            with pytest.raises(UserError, match="not a readable record of a submission"):
+                submissions.of_run(run)
 
 
-@pytest.mark.parametrize("name", ["../../x.pth", "/etc/passwd", "iter_0000007-a0001.pth/../x",
-                                  "iter_0000014-a0001.pth"])
-def test_a_manifest_names_the_checkpoint_beside_it_and_nothing_else(tmp_path, name):
+def test_a_manifest_names_the_checkpoint_beside_it_and_nothing_else(tmp_path):
     run = complete(tmp_path)
     path = run.manifest_of(run.checkpoints_dir / "iter_0000007-a0001.pth")
-    path.write_text(path.read_text().replace('"iter_0000007-a0001.pth"', json.dumps(name)))
-    assert [m.iteration for m in checkpoints.manifests(run)] == [14, 21] and len(run.damage) == 1
+    whole = path.read_text()
+    for name in ("../../x.pth", "/etc/passwd", "iter_0000007-a0001.pth/../x", "iter_0000014-a0001.pth"):
+        path.write_text(whole.replace('"iter_0000007-a0001.pth"', json.dumps(name)))
+        assert [m.iteration for m in checkpoints.manifests(run)] == [14, 21]
+    assert len(run.damage) == 4
 
 
 def test_lines_of_the_ledger_that_lack_a_field_are_skipped_counted_and_shown_once(tmp_path, capsys):
@@ -313,9 +317,7 @@ def test_lines_of_the_ledger_that_lack_a_field_are_skipped_counted_and_shown_onc
                                    "(3 lines skipped)") == 1
 
 
-@pytest.mark.parametrize("head, kept", [
-    ({"lines": 1}, 1), ({"lines": -3}, 0), ({"lines": 10**12}, 2), ({"lines": "2"}, 2), ({}, 2)])
-def test_a_wrong_head_in_the_folded_ledger_loses_no_other_line(tmp_path, head, kept):
+def test_a_wrong_head_in_the_folded_ledger_loses_no_other_line(tmp_path):
     folder = tmp_path / "ledger"
     for attempt in (1, 2):
         writer = ledger.Ledger(folder, attempt, "task000")
@@ -325,9 +327,10 @@ def test_a_wrong_head_in_the_folded_ledger_loses_no_other_line(tmp_path, head, k
     ledger.fold(folder, 2)
     (path,) = folder.iterdir()
     rows = path.read_text().splitlines()
-    rows[0] = json.dumps({"file": "0001-task000.jsonl", **head})
-    path.write_text("\n".join([*rows, ""]))
-    assert [e.attempt for e in ledger.read(folder)] == [1] * kept + [2, 2]
+    for head, kept in (({"lines": 1}, 1), ({"lines": -3}, 0), ({"lines": 10**12}, 2), ({"lines": "2"}, 2), ({}, 2)):
+        rows[0] = json.dumps({"file": "0001-task000.jsonl", **head})
+        path.write_text("\n".join([*rows, ""]))
+        assert [e.attempt for e in ledger.read(folder)] == [1] * kept + [2, 2]
     rows[3] = json.dumps({"file": "../../x", "lines": 2})
     path.write_text("\n".join([*rows, ""]))
     assert {e.attempt for e in ledger.read(folder)} <= {1}, "nothing is taken for another writer's"
@@ -357,6 +360,7 @@ def test_more_than_a_ledger_can_be_is_not_read(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------- nothing can be written
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, capsys):
     home = shared_folder(tmp_path)
@@ -365,6 +369,7 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
     for path in (run.path, *run.path.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")}
+    assert not judged(run)  # all is imported, with root's rights
     with acting_as(VICTIM):
         assert told(capsys, run.path)[0] == 0
         code, out, err = told(capsys, run.path, verb=evaluate)
@@ -379,6 +384,7 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
     assert {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_nothing_is_deleted_through_a_link(tmp_path, capsys):
     run = complete(tmp_path)
     (tmp_path / "elsewhere").mkdir()

@@ -282,13 +282,50 @@ def test_code_for_plain_checkpoints_is_kept_with_the_run_and_tells_runs_apart(sm
     for head in ("bbox_head", "mask_head"):
         flags += ["--set", f"model.roi_head.{head}.num_classes=6"]
     args = evaluate.parser().parse_args([str(part) for part in (tmp_path / "model.pth", *flags)])
-    run = plain_checkpoints.as_run(tmp_path / "model.pth", args)
+    run = plain_checkpoints.prepare(tmp_path / "model.pth", args).make()
     assert [path.read_text() for path in run.code_folder(1).rglob("my_heads.py")] == ["A = 1\n"]
-    assert plain_checkpoints.as_run(tmp_path / "model.pth", args).path == run.path
+    assert plain_checkpoints.prepare(tmp_path / "model.pth", args).make().path == run.path
     (code / "my_heads.py").write_text("A = 2\n")
-    assert plain_checkpoints.as_run(tmp_path / "model.pth", args).path != run.path
+    assert plain_checkpoints.prepare(tmp_path / "model.pth", args).make().path != run.path
     code_of_a_run, _, err = call(capsys, on_slurm.path, "--code", code)
     assert code_of_a_run == 2 and "a run is scored with the code that it was submitted with" in err
+
+
+@pytest.fixture
+def plain(small_data, tmp_path) -> list[object]:
+    """What scores a checkpoint file on this machine."""
+    torch.save({"state_dict": {"w": torch.ones(1)}}, tmp_path / "model.pth")
+    classes = [f"model.roi_head.{head}.num_classes=6" for head in ("bbox_head", "mask_head")]
+    return [tmp_path / "model.pth", "--config", "configs/demo.py", "--cluster", "local", "--data-root", small_data,
+            "--device", "cpu", "--runs-dir", tmp_path / "plain", "--set", classes[0], "--set", classes[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("argv", "said"), [
+    (["--checkpoints", "x"], "invalid checkpoints: 'x'"), (["--checkpoints", "7"], "invalid checkpoints: '7'"),
+    (["--checkpoints", "best"], "never scored before"), (["--vary", "flip=true", "--vary", "scale=3"], "scale"),
+    (["--dry-run"], "dry-run: "), (["--vary", "nms=1"], "setting: 'nms'"), (["--gpus", "0"], "gpus"),
+    (["nowhere.pth"], "nowhere.pth is not a file"), (["empty.pth"], "it is empty"), (["text.pth"], "plain text"),
+    (["folder.pth"], "is not a file"), (["fifo.pth"], "is not a file"), (["--set", "optimizer=5"], "option optimizer")])
+def test_a_checkpoint_file_is_refused_before_anything_is_made(capsys, plain, tmp_path, argv, said):
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "text.pth").write_text("text")
+    (tmp_path / "folder.pth").mkdir()
+    os.mkfifo(tmp_path / "fifo.pth")
+    more = [tmp_path / part for part in argv if part.endswith(".pth")]
+    code, _, err = call(capsys, plain[0], *more, *plain[1:], *([] if more else argv))
+    assert (code, len(err.splitlines())) == (2, 1) and said in err, err
+    assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.slow
+def test_what_was_made_for_an_evaluation_that_is_refused_in_the_end_is_removed(capsys, plain, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise evaluations.UserError("sbatch: no such partition")
+
+    monkeypatch.setattr(evaluate, "submit", refuse)
+    assert call(capsys, *plain)[0] == 2
+    assert not list((tmp_path / "plain").iterdir())
 
 
 def test_why_something_is_not_scored_is_said_with_its_log(tmp_path):

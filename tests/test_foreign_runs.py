@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rich.table  # noqa: F401 (else it is read with another user's rights)
 from answers import Answers
 from former_version import complete
 from steering import ended_run
@@ -20,10 +21,25 @@ from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
 
+def call(verb: Any, *argv: object) -> int:
+    return cli.run(verb.main, [str(a) for a in argv])
+
+
 def bare(folder: Path, uid: int) -> Run:
     folder.mkdir()
     (folder / "run.json").write_text("{}")
     return Run(given_to(uid, folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_is_imported(tmp_path_factory) -> None:
+    """Else it would be read from the interpreter's folder with another user's rights."""
+    run = complete(tmp_path_factory.mktemp("whole"))
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        for verb, *words in ((status, "--runs-dir", run.path.parent), (status, run.path), (compare, run.path, run.path),
+                             (evaluate, run.path), (clean, run.path), (resume, run.path), (cancel, run.path)):
+            assert call(verb, *words) == 0, said.getvalue()
 
 
 @needs_root
@@ -54,10 +70,6 @@ def test_a_run_belongs_to_the_owner_of_its_folder_wherever_links_lead(tmp_path):
 # ---------------------------------------------------------------------------------------------- in a shared folder
 
 OWN_TOKEN = "ecm-cluster:mine:train:0123456789ab"
-
-
-def call(verb: Any, *argv: object) -> int:
-    return cli.run(verb.main, [str(a) for a in argv])
 
 
 def on_slurm(folder: Path, uid: int, **record: Any) -> Run:
@@ -109,6 +121,7 @@ def test_status_acts_on_no_job_that_another_users_run_names_and_writes_nothing_t
     assert listing(theirs.path) == before
 
 
+@pytest.mark.slow
 @needs_root
 def test_jobs_of_others_are_asked_for_apart_from_the_users_own(answers, shared, capsys):
     on_slurm(shared / "theirs", ATTACKER, job_id="666")
@@ -120,19 +133,20 @@ def test_jobs_of_others_are_asked_for_apart_from_the_users_own(answers, shared, 
 
 
 @needs_root
-@pytest.mark.parametrize("verb, words", [
-    (resume, ()), (resume, ("--dry-run",)), (cancel, ()), (clean, ()), (clean, ("--dry-run",)), (evaluate, ()),
-    (evaluate, ("--dry-run", "--checkpoints", "all"))])
-def test_a_verb_that_acts_refuses_another_users_run_in_one_line(answers, shared, capsys, verb, words):
+def test_a_verb_that_acts_refuses_another_users_run_in_one_line(answers, shared, capsys):
     theirs = on_slurm(shared / "theirs", ATTACKER)
     before = listing(theirs.path)
-    with acting_as(VICTIM):
-        assert call(verb, theirs.path, *words) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and (f"to uid {ATTACKER}; only its owner can" in err or "is not complete" in err)
+    for verb, *words in ((resume,), (resume, "--dry-run"), (cancel,), (clean,), (clean, "--dry-run"), (evaluate,),
+                         (evaluate, "--dry-run", "--checkpoints", "all")):
+        with acting_as(VICTIM):
+            assert call(verb, theirs.path, *words) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert f"to uid {ATTACKER}; only its owner can" in err or "is not complete" in err
     assert listing(theirs.path) == before and answers.calls() == ""
 
 
+@pytest.mark.slow
 @needs_root
 def test_figures_of_another_users_run_are_shown_and_compared(shared, capsys):
     run = complete(shared)
@@ -161,6 +175,7 @@ def test_a_run_that_only_its_owner_can_read_has_a_row_that_says_so(shared, capsy
             assert err.count("\n") == 1 and f"uid {ATTACKER}" in err
 
 
+@pytest.mark.slow
 @needs_root
 def test_whatever_another_users_run_holds_status_reads_little_of_it(shared, capsys, monkeypatch):
     theirs = on_slurm(shared / "theirs", ATTACKER)

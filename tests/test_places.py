@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from places import calls, case, interrupts, judging, places
+from small import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")]
 
@@ -52,3 +55,11 @@ def test_ctrl_c_at_any_moment_is_one_line_and_the_same_call_goes_through(name: s
     call = next(one for one in calls.calls(world) if one.name == name)
     faults = [(one.seconds, one.faults, one.err) for one in interrupts.moments(world, call, 5, 1) if one.faults]
     assert not faults
+
+
+def test_a_name_that_the_locale_cannot_hold_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "ecm_cluster.status", "--runs-dir", "rüns"], env=env, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "needs UTF-8, and this locale is in ascii; export LC_ALL=C.UTF-8" in done.stderr

@@ -145,3 +145,12 @@ def test_a_server_that_never_ends_is_given_up(server, tmp_path, monkeypatch):  #
     monkeypatch.setattr(weight_cache, "LARGEST", len(CONTENT) - 1)
     assert "gives more than" in refused(config(server.offer(f"/{NAMED}")))
     assert not (tmp_path / "cache" / NAMED).exists()
+
+
+def test_who_has_no_home_is_told_where_to_keep_weights_and_needs_nothing_without_any(tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME", weight_cache.CACHE_ENV):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    assert weights.find({"model": {"pretrained": None}}) == []
+    assert f"{weight_cache.CACHE_ENV}: this user has no home directory" in refused(config(URL))
+    assert "no home directory" in refused(config("~/mine.pth"))

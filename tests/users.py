@@ -6,6 +6,7 @@ directory, say), the program sees a mount namespace in which just those two can 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import shlex
@@ -76,6 +77,8 @@ def acting_as(uid: int) -> Iterator[None]:
 
     Modules that are imported meanwhile are read with those rights, too, so import them before.
     """
+    for name in ("utf-8-sig", "unicode_escape"):
+        codecs.lookup(name)  # a module, too
     group, groups = os.getegid(), os.getgroups()
     os.setgroups([])
     os.setegid(uid)

@@ -8,9 +8,12 @@ import socket
 from typing import Any
 
 from .. import cluster, files, ledger, recovery, slurm_ends
+from ..reading import Maybe, OptionalKey, Unreadable
 from ..run import Work
 from . import failures
 from .world import Place, node_name
+
+ABORT = {OptionalKey("rank"): Maybe(int), OptionalKey("cause"): Maybe(str), OptionalKey("stopped"): bool}
 
 
 def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, code: int, log_begin: int,
@@ -39,6 +42,16 @@ def abort(work: Work, attempt: int, record: ledger.Ledger, **why: Any) -> None:
     """End an attempt for all its ranks. Of several that try one makes the file, and its rank's end is the first."""
     if files.create_exclusive(work.abort_file(attempt), json.dumps(why)):
         record.write("abort", **why)
+
+
+def read_abort(work: Work, attempt: int) -> dict[str, Any] | None:
+    """Why a rank has ended an attempt for all; empty where that is damaged, None where none has."""
+    try:
+        return files.read_json(work.abort_file(attempt), ABORT)
+    except FileNotFoundError:
+        return None
+    except Unreadable:  # made whole and at once, so that this is no file half written
+        return {}
 
 
 def only_follows(work: Work, place: Place, attempt: int, code: int, log_begin: int) -> bool:

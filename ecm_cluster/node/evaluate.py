@@ -22,10 +22,10 @@ from ..lvis.parts import ScoredSet
 from ..mmconfig.evaluation import protocol
 from ..run import Evaluation, Run
 from ..staging import planned
-from . import preemption, pulse, staging
+from . import logs, preemption, pulse, staging
 from .beside import patiently
 from .supervisor import STORAGE_SECONDS
-from .train import enter, load_config, record_failure
+from .train import end, enter, load_config, record_failure
 from .world import Place, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
@@ -193,7 +193,5 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    logs.make_output_losable()
+    end(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]))

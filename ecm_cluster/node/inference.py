@@ -34,6 +34,7 @@ from ..errors import UserError
 from ..lvis.columns import Detections, of_image
 from ..lvis.detections import DetectionWriter
 from ..lvis.parts import Part, ScoredSet
+from ..reading import Number
 from ..run import Evaluation
 from . import loading, scored_set
 from .batches import collate, unpack
@@ -43,6 +44,7 @@ from .score_parts import PROPOSAL
 from .test_time import adjust
 
 Progress = Callable[[int, int], None]
+CHUNKS = {"chunks": Number(1, 10**8), "images": Number(0)}
 CHUNK = 200  # images whose answers a rank holds in memory before it writes them
 
 
@@ -100,7 +102,7 @@ def divide(work: Evaluation, images: int, world_size: int) -> list[range]:
     wanted = max(-(-images // CHUNK), min(images, 4 * world_size))
     work.detections_dir.mkdir(parents=True, exist_ok=True)
     files.create_exclusive(work.chunks_file, json.dumps({"chunks": wanted, "images": images}) + "\n")
-    there = files.read_json(work.chunks_file)
+    there = files.read_json(work.chunks_file, CHUNKS)
     if there["images"] != images:
         raise UserError(f"data.test: it has {images} images, and had {there['images']} when this evaluation began; "
                         f"remove {work.detections_dir} to begin anew")

@@ -8,6 +8,7 @@ SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can b
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -104,7 +105,9 @@ class Driver:
 
 
 def say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", flush=True)
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+    with contextlib.suppress(OSError):  # the log may be on a full disk
+        os.write(1, line.encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
+from typing import Any
 
 from ..run import Run
+
+
+class _Losable(io.FileIO):
+    """A log that may be on a full disk, or one over its quota, which is no reason to end a training."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def make_output_losable() -> None:
+    """Have no ``print`` of this process, and of those that it forks, fail: whatever the disk, whatever the locale."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        with contextlib.suppress(OSError):  # closed
+            raw: Any = _Losable(number, "w", closefd=False)
+            setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
 
 
 def training_logger(run: Run, rank: int) -> logging.Logger:
@@ -19,7 +40,7 @@ def training_logger(run: Run, rank: int) -> logging.Logger:
     stream = logging.StreamHandler(sys.stderr)
     handlers: list[logging.Handler] = [stream]
     if rank == 0:
-        handlers.append(logging.FileHandler(run.train_log, mode="a"))
+        handlers.append(logging.FileHandler(run.train_log, mode="a", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(form)
         logger.addHandler(handler)

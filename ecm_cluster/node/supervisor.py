@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from .. import files
+from ..reading import OneOf
 from ..run import Run, Work
 from . import attempts, batch, closing, memory, preemption, preflight, pulse, requeue, watchdog, watching, world
 from .attempts import AttemptFailed
@@ -27,6 +28,7 @@ JOIN_SECONDS = 600.0
 STAY_SECONDS = 3600.0
 ASK_AGAIN_SECONDS = 5.0
 STORAGE_SECONDS = 30.0  # that storage which answers with errors is asked again
+DECISION = {"action": OneOf("again", "stay", "stop"), "cause": str}
 
 
 class Supervisor:
@@ -181,13 +183,15 @@ class Supervisor:
             return subprocess.Popen(
                 [sys.executable, "-m", self.module, str(self.training.path), str(attempt), *self.arguments()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.pulse.descriptor,),
-                env={**os.environ, **world.export(self.place), **self._logging(),
+                env={"PYTHONUTF8": "1", **os.environ, **world.export(self.place), **self._for_libraries(),
                      pulse.ENV: str(self.pulse.descriptor)}, preexec_fn=preemption.prepare_child)
 
-    def _logging(self) -> dict[str, str]:
-        """One run of W&B for all attempts, if the config logs there and the user has not said otherwise."""
+    def _for_libraries(self) -> dict[str, str]:
+        """A home if there is none; one run of W&B for all attempts, if the config logs there. The user's own stand."""
         names = {"WANDB_RUN_ID": self.training.spec.run_id, "WANDB_NAME": self.training.name,
                  "WANDB_RESUME": "allow", "WANDB_DIR": str(self.work.logs_dir)}
+        if os.path.expanduser("~") == "~":  # no HOME, and no passwd entry: what mmcv imports keeps caches there
+            names["HOME"] = str(self.work.logs_dir)
         return {k: v for k, v in names.items() if k not in os.environ}
 
     # -- how it ended
@@ -215,8 +219,8 @@ class Supervisor:
 
     def stopped_early(self, attempt: int) -> bool:
         """Whether rank 0's supervisor has ended the workers as a signal came, and not as one of them failed."""
-        abort = self.work.abort_file(attempt)
-        return patiently(lambda: abort.exists() and bool(files.read_json(abort).get("stopped")), STORAGE_SECONDS)
+        abort = patiently(partial(closing.read_abort, self.work, attempt), STORAGE_SECONDS)
+        return abort is not None and bool(abort.get("stopped"))
 
     def after_stop(self, attempt: int, ledger: Any) -> None:
         """All ranks have stopped, at the same step or before any: rank 0 finds out why, and they do the same thing."""
@@ -270,6 +274,6 @@ def _await_json(path: Any, seconds: float) -> Any:
     end, quiet = time.monotonic() + seconds, Quiet()
     while time.monotonic() < end:
         with quiet, contextlib.suppress(FileNotFoundError):
-            return files.read_json(path)
+            return files.read_json(path, DECISION)
         time.sleep(0.1)
     return None

@@ -6,14 +6,15 @@ Started by the supervisor as ``python -m ecm_cluster.node.train RUN ATTEMPT``. E
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import chain, config_text, evaluations, reading, training_log
 from ..run import Run
-from . import failures, preemption, pulse, staging
+from . import failures, logs, preemption, pulse, staging
 from .rendezvous import join, leave
 from .supervisor import EXIT_STOPPED
 from .watching import STOPPED
@@ -39,8 +40,16 @@ def main(run_path: str, attempt: int) -> int:
 
 def enter(run: Run) -> None:
     """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
-    sys.path[:] = [p for p in sys.path if p not in ("", os.getcwd())]
-    os.chdir(run.spec.cwd)
+    here = {""}
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        here.add(os.getcwd())
+    sys.path[:] = [p for p in sys.path if p not in here]
+    try:
+        os.chdir(run.spec.cwd)
+    except OSError as error:
+        os.chdir(run.logs_dir)
+        print(f"warning: {run.spec.cwd}, where the run was submitted: {error.strerror}; what the config names by a "
+              "relative path will not be found", file=sys.stderr)
     threads = str(run.spec.threads)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = threads  # read when torch is imported, so before it
@@ -88,7 +97,6 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
 
     from . import building, devices
     from .boundary import AgreedStop, Boundary
-    from .logs import training_logger
 
     spec, job = run.spec, run.job()
     device, seed = job.device, spec.job.seed
@@ -100,7 +108,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         index = devices.agree(place, torch.cuda.device_count(), group)
         torch.cuda.set_device(index)
         torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
-    logger = training_logger(run, place.rank)
+    logger = logs.training_logger(run, place.rank)
     if place.rank == 0:
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
                     "" if share.count == 1 else f"; {share.count} batches each for every optimizer step")
@@ -196,9 +204,17 @@ def begin(runner: Any, cfg: Any, sampler: Any, logger: Any) -> Any:
     return None
 
 
-if __name__ == "__main__":
-    code = main(sys.argv[1], int(sys.argv[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # not sys.exit: after a failure of another rank, torch's and NCCL's threads may hang while they are torn down
+def end(code: int) -> NoReturn:
+    """End this process with a code that a log on a full disk, or a closed one, does not change.
+
+    Not by ``sys.exit``: after a failure of another rank, torch's and NCCL's threads may hang while they are torn down.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
+
+
+if __name__ == "__main__":
+    logs.make_output_losable()
+    end(main(sys.argv[1], int(sys.argv[2])))

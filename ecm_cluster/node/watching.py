@@ -6,7 +6,6 @@ Everything else is looked at beside it, so that storage which fails, hangs or is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .. import files, ledger
+from .. import ledger
 from ..run import Work
 from . import closing, preemption, watchdog, world
 from .beside import Beside, Quiet
@@ -77,14 +76,9 @@ class Watch:
                 beats.close(patience=2.0)
 
     def _look(self) -> Seen:
-        abort = self._read_abort()
+        abort = closing.read_abort(self.work, self.attempt)
         alone = abort is None and not self.place.on_slurm
         return Seen(abort, self._near.lost() if alone else None)
-
-    def _read_abort(self) -> dict[str, Any] | None:
-        with contextlib.suppress(FileNotFoundError):
-            return dict(files.read_json(self.work.abort_file(self.attempt)))
-        return None
 
     def _must_end(self, worker: subprocess.Popen, looks: Beside) -> bool:
         """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""

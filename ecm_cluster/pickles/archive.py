@@ -16,6 +16,8 @@ from . import restricted
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch wrote before 1.6
+BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexFloat": 8,
+         "ComplexDouble": 16}  # of a number, by the name of its storage
 DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
           RuntimeError, AssertionError, struct.error, zlib.error, zipfile.BadZipFile,
           restricted.pickle.UnpicklingError)
@@ -97,14 +99,36 @@ def _check_zip(handle: BinaryIO) -> Any:
             raise ValueError("a zip archive without data.pkl")
         folder = inner["data.pkl"].partition("/")[0]
 
+        held = sum(entry.file_size for entry in archive.infolist())
+        there = handle.seek(0, io.SEEK_END)
+        if held > 10 * there + (64 << 20):  # torch.save does not compress
+            raise ValueError(f"it has {there >> 20} MiB, and would unpack to {held >> 20} MiB")
+
         def storage(pid: Any) -> None:
-            if pid[0] != "storage" or f"{folder}/data/{pid[2]}" not in entries:
+            name = f"{folder}/data/{pid[2]}"
+            if pid[0] != "storage" or name not in entries:
                 raise ValueError(f"it lacks the data of tensor storage {pid[2]}")
+            if archive.getinfo(name).file_size < _bytes(pid):
+                raise ValueError(f"the data of tensor storage {pid[2]} was cut short")
 
         return restricted.Structure(io.BytesIO(archive.read(inner["data.pkl"])), storage, encoding="utf-8").load()
 
 
+def _bytes(pid: Any) -> int:
+    """The least that the numbers of a storage take, as its persistent id tells."""
+    numel, kind = pid[4], str(getattr(pid[1], "name", ""))
+    if type(numel) is not int or numel < 0:
+        raise ValueError(f"a storage of {numel!r} numbers")
+    return numel * BYTES.get(kind[:-len("Storage")], 1)
+
+
 def _check_legacy(handle: BinaryIO) -> Any:
+    sizes: dict[Any, int] = {}
+
+    def storage(pid: Any) -> None:
+        if pid[0] == "storage":
+            sizes[pid[2]] = 8 + _bytes(pid)
+
     handle.seek(0)
     start = handle.read(512)
     if start[:2] != b"\x80\x02":
@@ -115,7 +139,11 @@ def _check_legacy(handle: BinaryIO) -> Any:
         if restricted.Structure(handle, encoding="utf-8").load() != MAGIC:
             raise ValueError("a pickle that torch.save did not write")
         for _ in ("protocol", "system", "structure"):
-            content = restricted.Structure(handle, encoding="utf-8").load()
+            content = restricted.Structure(handle, storage, encoding="utf-8").load()
+        restricted.Structure(handle, encoding="utf-8").load()  # the storages' names, and then their data
+        begin = handle.tell()
+        if handle.seek(0, io.SEEK_END) < begin + sum(sizes.values()):
+            raise ValueError("it was cut short")
     except restricted.Refused:
         if not handle.read(1):
             raise ValueError("it was cut short") from None  # within a name

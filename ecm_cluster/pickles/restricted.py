@@ -20,13 +20,15 @@ import importlib
 import pathlib
 import pickle
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from .stand_ins import DtypeStandIn, Maker, Refused, StandIn, StorageStandIn, TensorStandIn, foreign_order
+
+__all__ = ["PLAIN_DTYPE", "Probe", "Refused", "StandIn", "Structure", "TensorStandIn", "Unpickler", "load"]
+
 # dtypes whose data are bytes of a fixed size and nothing else: no objects, no fields, no times
 PLAIN_DTYPE = re.compile(r"b1|i[1248]|u[1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d+")
-NATIVE = "<" if sys.byteorder == "little" else ">"
 
 RENAMED = {"numpy.core.multiarray": "numpy._core.multiarray",
            "numpy.core.numeric": "numpy._core.numeric", "torch.tensor": "torch._tensor", "pathlib._local": "pathlib"}
@@ -53,8 +55,9 @@ TORCH = {*(("torch", name) for name in (*DTYPES, "Size", "device", "Tensor")),
 STORAGE = re.compile(r"[A-Z]\w*Storage")
 
 
-class Refused(pickle.UnpicklingError):
-    """A pickle asks for something that is not on the list; the text names it."""
+DEEPEST = 100  # tuples in tuples
+MOST_COPIED = 100_000_000  # values that calls take over from others
+SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset, collections.deque)
 
 
 class _Allowed:
@@ -83,7 +86,7 @@ class _Allowed:
         raise Refused(f"{module}.{name}")
 
     def of_torch(self, module: str, name: str) -> Any:
-        return MAKER if name.startswith("_rebuild_") or name == "Parameter" else StandIn()
+        return Maker(name) if name.startswith("_rebuild_") or name == "Parameter" else StandIn(name)
 
     def dtype(self, text: Any, *_: Any) -> Any:
         if not isinstance(text, str) or not PLAIN_DTYPE.fullmatch(text):
@@ -112,48 +115,6 @@ class _Allowed:
         return dtype
 
 
-class StandIn:
-    """In the place of a function, a tensor or an array."""
-
-    def __call__(self, *_: Any) -> StandIn:
-        return StandIn()
-
-    def __setstate__(self, state: Any) -> None:
-        """Nothing is kept."""
-
-
-class TensorStandIn(StandIn):
-    """In the place of a tensor."""
-
-
-class _Maker(StandIn):
-    """In the place of a function that makes a tensor."""
-
-    def __call__(self, *_: Any) -> TensorStandIn:
-        return TensorStandIn()
-
-
-class DtypeStandIn(StandIn):
-    """In the place of a dtype, of which it knows what can be read."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __setstate__(self, state: Any) -> None:
-        foreign_order(self.text, state)
-
-
-def foreign_order(text: str, state: Any) -> str | None:
-    """The byte order in a dtype's state, where it is not this machine's; the rest of it is in its text."""
-    order = state[1]
-    if order in ("|", "=", NATIVE):
-        return None
-    if order not in ("<", ">") or text[0] in "SU":
-        raise Refused(f"numpy data of dtype {order}{text}")
-    return str(order)
-
-
-MAKER = _Maker()
 NDARRAY = StandIn()  # the class, which nothing but _reconstruct gets
 
 
@@ -169,11 +130,66 @@ class Structure(_Allowed, pickle._Unpickler):
 
     def __init__(self, file: Any, storage: Callable[[Any], None] = lambda pid: None, **options: Any) -> None:
         super().__init__(file, **options)
-        self._storage = storage
+        self._storage, self._copied = storage, 0
+        self._depths: dict[int, int] = {}  # of tuples that hold tuples, by their ids
+        self._nested: list[Any] = []  # these, so that no id is used again
 
     def persistent_load(self, pid: Any) -> StandIn:
         self._storage(pid)
-        return StandIn()
+        return StorageStandIn(pid[4])
+
+    def _call(self, function: Any, args: Any) -> Any:
+        """Call what is on the list, unless it would make much out of little."""
+        if function is not range and any(type(arg) is range for arg in args) \
+                or function in (bytes, bytearray) and args and isinstance(args[0], int):
+            raise Refused(f"a {getattr(function, '__name__', 'call')} of a size that the file does not have")
+        self._copied += sum(len(arg) for arg in args if isinstance(arg, SIZED))
+        if self._copied > MOST_COPIED:
+            raise Refused("copies of its own content")
+        return function(*args)
+
+    def _check_depth(self) -> None:
+        """Hashing, comparing and printing of tuples in tuples takes the interpreter's own stack."""
+        made = vars(self)["stack"][-1]
+        inner = [self._depths.get(id(item), 1) for item in made if type(item) is tuple] if type(made) is tuple else []
+        if inner:
+            self._depths[id(made)] = 1 + max(inner)
+            self._nested.append(made)
+            if max(inner) > DEEPEST:
+                raise ValueError("tuples that are nested too deeply")
+
+    def load_reduce(self) -> None:
+        stack: list[Any] = vars(self)["stack"]
+        args = stack.pop()
+        stack[-1] = self._call(stack[-1], args)
+        self._check_depth()
+
+    def load_newobj(self) -> None:
+        stack: list[Any] = vars(self)["stack"]
+        args = stack.pop()
+        kind = stack.pop()
+        stack.append(self._call(kind, args))
+        self._check_depth()
+
+    def _instantiate(self, kind: Any, args: Any) -> None:  # of protocol 0
+        vars(self)["stack"].append(self._call(kind, args))
+        self._check_depth()
+
+    def load_tuple(self) -> None:
+        super().load_tuple()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple1(self) -> None:
+        super().load_tuple1()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple2(self) -> None:
+        super().load_tuple2()  # type: ignore[misc]
+        self._check_depth()
+
+    def load_tuple3(self) -> None:
+        super().load_tuple3()  # type: ignore[misc]
+        self._check_depth()
 
     def load_build(self) -> None:
         """Give an object its state: the few kinds of objects that have one, so no other __setstate__ runs."""
@@ -197,7 +213,11 @@ class Structure(_Allowed, pickle._Unpickler):
         else:
             raise Refused(f"a state of {type(target).__module__}.{type(target).__qualname__}")
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore[dict-item]
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build,  # type: ignore[dict-item]
+                pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj,  # type: ignore[dict-item]
+                pickle.TUPLE[0]: load_tuple, pickle.TUPLE1[0]: load_tuple1,  # type: ignore[dict-item]
+                pickle.TUPLE2[0]: load_tuple2, pickle.TUPLE3[0]: load_tuple3}  # type: ignore[dict-item]
+    del dispatch[pickle.NEWOBJ_EX[0]]  # nothing on the list needs it
 
 
 class Unpickler(Structure):

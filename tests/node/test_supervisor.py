@@ -696,5 +696,5 @@ def test_an_evaluation_of_an_incomplete_run_does_not_run(run, monkeypatch):
 def test_a_decision_that_is_still_being_written_is_waited_for(tmp_path: Path):
     path = tmp_path / "decision.json"
     assert supervisor._await_json(path, 0.2) is None
-    path.write_text(json.dumps({"action": "stay"}))
-    assert supervisor._await_json(path, 0.2) == {"action": "stay"}
+    path.write_text(json.dumps({"action": "stay", "cause": "preempted"}))
+    assert supervisor._await_json(path, 0.2) == {"action": "stay", "cause": "preempted"}

@@ -293,3 +293,84 @@ def test_no_form_of_weights_runs_code_on_any_torch(tmp_path, root):
     done = subprocess.run([sys.executable, script, tmp_path], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def rezipped(folder: Path, change: Any, compression: int = zipfile.ZIP_STORED) -> Path:
+    """A checkpoint of one tensor of 100 numbers, with the content of some of its entries replaced."""
+    torch.save({"state_dict": {"w": torch.arange(100.0)}}, folder / "good.pth")
+    with zipfile.ZipFile(folder / "good.pth") as old, zipfile.ZipFile(folder / "made.pth", "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name.partition("/")[2], old.read(name)))
+    return folder / "made.pth"
+
+
+def with_tensor(size: Any, stride: Any, offset: int = 0, numel: int = 100) -> bytes:
+    """The pickle of ``{'state_dict': {'w': tensor}}``, written by hand."""
+    def code(value: Any) -> bytes:
+        if isinstance(value, tuple):
+            return b"(" + b"".join(map(code, value)) + b"t"
+        if isinstance(value, str):
+            return b"X" + len(value).to_bytes(4, "little") + value.encode()
+        number = pickle.encode_long(value)
+        return pickle.LONG1 + bytes([len(number)]) + number
+
+    storage = b"(" + code("storage") + b"ctorch\nFloatStorage\n" + code("0") + code("cpu") + code(numel) + b"tQ"
+    made = (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + code(offset) + code(size) + code(stride)
+            + b"\x89ccollections\nOrderedDict\n)RtR")
+    return b"\x80\x02}" + code("state_dict") + b"}" + code("w") + made + b"ss."
+
+
+@pytest.mark.parametrize(("shape", "said"), [
+    (((101,), (1,)), "beyond its storage"), (((10, 10), (100, 1)), "beyond its storage"),
+    (((-1,), (1,)), "valid shape"),
+    (((10,), (-1,)), "valid shape"), (((100,), (1,), 5), "beyond its storage"), (((10,), (1,), -5), "valid shape"),
+    (((2**62, 2**62), (1, 1)), "beyond its storage"), (((100,), (1,), 0, 10**9), "storage 0 was cut short"),
+    (((0,), (1,), 0, -5), "a storage of -5 numbers"), (((5, 5), (1,)), "valid shape"),
+    (((100,), (1,)), ""), (((0, 5), (1, 1)), ""), (((), ()), ""), (((7, 9), (0, 1)), "")])
+def test_a_tensor_lies_within_its_storage_and_that_within_the_file(tmp_path, shape, said):
+    path = rezipped(tmp_path, lambda name, data: with_tensor(*shape) if name == "data.pkl" else data)
+    if said:
+        with pytest.raises(archive.Unreadable, match=said):
+            archive.check_weights(path)
+    else:
+        archive.check_weights(path)
+        assert loading.read(path)["state_dict"]["w"].shape == shape[0]
+
+
+BIG = b"\x8a\x06\x00\x00\x00\x00\x00\x01"  # 2**40
+
+
+@pytest.mark.parametrize("body", [
+    b"cbuiltins\nbytes\n(" + BIG + b"tR", b"cbuiltins\nbytearray\n(" + BIG + b"tR", b"]" * 9000 + b"a" * 8999,
+    *(b"cbuiltins\n%s\n(cbuiltins\nrange\n(" % kind + BIG + b"tRt" + call for kind in (b"list", b"set", b"tuple")
+      for call in (b"R", b"\x81")), b"(cbuiltins\nrange\n(" + BIG + b"tRicollections\ndeque\n",
+    b"(ccollections\ndeque\ncbuiltins\nrange\n(" + BIG + b"tRo", b")" + b"\x85" * 9000,
+    b"})" + b"\x85" * 9000 + b"Ns", b"\x8b\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 7 + b"\x7f",
+    b"I" + b"9" * 9999 + b"\n",
+    b"(lq\x01" + b"cbuiltins\nlist\n(h\x01tRq\x01" * 9 + b"h\x07"])
+def test_a_pickle_that_makes_much_out_of_little_is_one_line(tmp_path, body):
+    head = b"\x80\x02}X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00w"
+    path = rezipped(tmp_path, lambda name, data: head + body + b"ss." if name == "data.pkl" else data)
+    with pytest.raises(UserError) as caught:
+        archive.check_weights(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["data/0", "data.pkl"])
+def test_an_archive_that_expands_to_much_more_than_it_has_is_not_unpacked(tmp_path, entry):
+    big = b"\x80\x02" + b"(" * (80 << 20)
+    path = rezipped(tmp_path, lambda name, data: big if name == entry else data, zipfile.ZIP_DEFLATED)
+    with pytest.raises(archive.Unreadable, match="would unpack to 80 MiB"):
+        archive.check(path)
+
+
+def test_data_that_were_cut_short_are_met_before_they_are_read(tmp_path):
+    path = rezipped(tmp_path, lambda name, data: data[:40] if name == "data/0" else data)
+    with pytest.raises(archive.Unreadable, match="storage 0 was cut short"):
+        archive.check(path)
+    torch.save({"state_dict": {"w": torch.ones(100)}}, path, _use_new_zipfile_serialization=False)
+    archive.check_weights(path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(archive.Unreadable, match="cut short"):
+        archive.check(path)
