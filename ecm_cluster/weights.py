@@ -12,6 +12,7 @@ config of a teacher model names.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -116,8 +117,8 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
     shown = without_secrets(source)
     if not found:
         path = folders.absolute(source)
-        if not path.is_file():
-            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+        if not os.path.isfile(path):  # pathlib raises for a name that is too long
+            what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {str(path)[:300]}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
         return Weight(key, source, None, path, True)
     if scheme in TABLES:
