@@ -67,7 +67,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
             found.problems.append(str(error))
             continue
         for leaf in several:
-            _collect(found, partial(_check_leaf, leaf, split, cfg, staging, found))
+            _collect(found, partial(_check_leaf, leaf, split, cfg, staging, found), leaf.key)
     if scored:
         _collect(found, partial(check_scoring, cfg))
     train = next((v for k, v in found.labels.items() if k.startswith("data.train")), None)
@@ -77,11 +77,13 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
     return found
 
 
-def _collect(found: Findings, step: Callable[[], None]) -> None:
+def _collect(found: Findings, step: Callable[[], None], key: str = "data.test") -> None:
     try:
         step()
     except UserError as error:
         found.problems.append(str(error))
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        found.problems.append(f"{key}: {str(error.filename)[:200]} cannot be read ({error.strerror})")
 
 
 def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: Findings) -> None:

@@ -505,3 +505,8 @@ def test_the_table_of_class_names_is_mmdets():
     from tools.class_names import table
 
     assert TABLE.read_text(encoding="utf-8") == table()
+
+
+def test_a_name_that_no_file_can_have_is_a_problem_of_its_dataset(data):
+    (problem,) = checked(config(data, train={**section(data, "train"), "ann_file": "/x" * 4000}), scored=False)[0]
+    assert problem.startswith("data.train") and "File name too long" in problem
