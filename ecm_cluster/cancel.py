@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from . import chain, checkpoints, cli, files, folders, runs, submissions
+from . import chain, checkpoints, cli, files, folders, program, runs, submissions
 from . import job as jobs
 from .backends import choose
 from .errors import UserError
@@ -50,7 +50,7 @@ def cancel(run: Run) -> int:
         return _cancel(run)
     except UserError as error:
         # one that cannot be cancelled must not save the others
-        cli.say(f"error: {run.name}: {' '.join(str(error).split())}", sys.stderr)
+        cli.say(f"error: {run.name}: {program.one_line(error)}", sys.stderr)
         return cli.EXIT_FAILED
 
 

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = folders.absolute(args.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"out: {out} is a file; give a folder")
+    if out.is_dir() and out.stat().st_uid != os.geteuid():  # who could put other code in its place while it runs
+        raise UserError(f"out: {out} belongs to another user; give another folder")
     say("1. a synthetic data set in the LVIS format")
     from . import synthesize
     from .plan import create

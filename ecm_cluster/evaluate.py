@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         "checkpoint file with --config")
     if args.csv:
         cli.check_writable("csv", args.csv)
+    jobs.given_flags(args)  # a wrong value is told, whether or not anything is left to submit
     grid = read_grid(args)
     found, plain = [], []
     if args.config:
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The combinations of settings that the command line asks for."""
-    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep else {}
+    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep is not None else {}
     given: dict[str, str] = {}
     for text in args.vary:
         name, value = config.parse_option(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
 import pwd
 from pathlib import Path
@@ -29,3 +30,13 @@ def name_of(uid: int) -> str:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
         return f"uid {uid}"
+
+
+def group_of(gid: int) -> str:
+    """``group vision``; empty for a group that is this user's alone, as many systems give to each user."""
+    try:
+        group = grp.getgrgid(gid)
+        own = pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return "" if gid == os.geteuid() else f"group {gid}"
+    return "" if (group.gr_name, gid) == (own.pw_name, own.pw_gid) else f"group {group.gr_name}"

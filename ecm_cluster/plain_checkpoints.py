@@ -52,7 +52,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     Raises:
         UserError: There is no such file, or the config and the data do not go together.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
     if not os.access(path, os.R_OK):
         raise UserError(f"RUN: {path} cannot be read; check its permissions")

@@ -11,7 +11,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,8 +153,9 @@ def _sweep(folder: Path, owner: str) -> None:
     """Remove what calls on this host left behind that were killed; of other hosts nothing can be known."""
     for left in folder.glob(f"{glob.escape(owner)}*"):
         pid = left.name[len(owner) :].partition("-")[0]
-        if not Path("/proc", pid).exists():
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if not Path("/proc", pid).exists() and left.lstat().st_uid == os.geteuid():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _take_place(tmp: Path, root: Path) -> None:

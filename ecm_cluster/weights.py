@@ -116,9 +116,12 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
     scheme, found, name = source.partition("://")
     shown = without_secrets(source)
     if not found:
-        path = folders.absolute(source)
-        if not os.path.isfile(path):  # pathlib raises for a name that is too long
-            what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {str(path)[:300]}"
+        try:
+            path = folders.absolute(source)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if not os.path.isfile(path):  # a name that no file can have is no error to it
+            what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
         return Weight(key, source, None, path, True)
     if scheme in TABLES:

@@ -688,3 +688,28 @@ def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_le
     found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
              if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
     held_but_for(found, MODES_BY_PATH, "MODES_BY_PATH")
+
+
+# where JSON is parsed without the reader that checks it -> why
+JSON_UNCHECKED = {
+    "ecm_cluster.reading": "it is that reader",
+    "ecm_cluster.node.pulse": "from the worker that this process has started, through a pipe",
+    "ecm_cluster.node.gathering": "from another rank of the job",
+    "ecm_cluster.node.preflight": "from a process that this one has started",
+    "ecm_cluster.diagnosis.environment": "from a process that this one has started",
+    "ecm_cluster.diagnosis.storage": "from a process that this one has started",
+    "ecm_cluster.node.probe": "in the doctor's own folder, which is closed to others",
+    "ecm_cluster.diagnosis.visiting": "in the doctor's own folder, which is closed to others",
+    "ecm_cluster.checking.findings": "in the check's own folder, which is closed to others",
+    "ecm_cluster.operators": "in the environment that the job's Python comes from",
+    "ecm_cluster.lvis.outline": "annotations, of any size; what is wrong with them is named",
+    "ecm_cluster.lvis.scoring": "annotations, of any size; what is wrong with them is named",
+    "ecm_cluster.staging.naming": "the names in annotations, of any size; the reader takes over where it fails",
+}
+
+
+def test_json_is_parsed_by_the_reader_that_checks_it() -> None:
+    found = {m.name: f"{m.where}:{call.lineno} {name}" for m, call, name in calls("ecm_cluster")
+             if name in ("json.load", "json.loads", "json.JSONDecoder")}
+    holds([where for name, where in found.items() if name not in JSON_UNCHECKED])
+    holds([f"{name} parses none: take it off JSON_UNCHECKED" for name in JSON_UNCHECKED if name not in found])

@@ -12,12 +12,13 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import files
+from .. import files, owners
 from ..staging.space import Filesystem, filesystem
 from ..values import size_text
 from .finding import Finding, carried_out, fails, ok, warning
@@ -76,12 +77,30 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
     if disk.in_memory and name != "scratch":
         yield warning(f"{key}.memory", f"{there} is {disk.kind}, memory of this machine: no other machine sees it",
                       f"name another folder with {ELSEWHERE[name]}")
+    changed = list(changed_by_others(there))
+    if changed:
+        yield warning(f"{key}.others", f"{'; '.join(changed)}: who can write there can put other code or data in the "
+                      "place of yours", "use a folder of your own, or have it made sticky (chmod +t); "
+                      f"{ELSEWHERE[name]} names another one")
     yield from room(f"{key}.room", there, disk)
     if name in CACHES and there == path:
         yield ok(f"{key}.size", held(path))
     if abs(skew) > CLOCK_SECONDS:
         yield warning(f"{key}.clock", f"the clock of its file server is {skew:+.0f} s against this machine's",
                       "have both synchronised (NTP)")
+
+
+def changed_by_others(folder: Path) -> Iterator[str]:
+    """Where on the way to a folder somebody besides root and this user can replace what lies there, and who."""
+    folder = folder.resolve()
+    for above in (folder, *folder.parents):
+        there = above.stat()
+        if there.st_uid not in (0, os.geteuid()):
+            yield f"{above} belongs to {owners.name_of(there.st_uid)}"
+        elif there.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not there.st_mode & stat.S_ISVTX:
+            who = "everybody" if there.st_mode & stat.S_IWOTH else owners.group_of(there.st_gid)
+            if who:
+                yield f"{above} is writable for {who}"
 
 
 class NotKept(Exception):

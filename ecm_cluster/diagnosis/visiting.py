@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import cluster, lead, site
+from .. import cluster, job_env, lead, site
 from ..backends import queue
 from ..errors import UserError
 from ..job import Job
@@ -87,6 +87,7 @@ class Visit:
         request = Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time)
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
+        job_env.write(run, job)
         cluster.write_task(request, task)
         for path in self.own.glob("ended*"):
             path.unlink()

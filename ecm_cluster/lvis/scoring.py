@@ -198,10 +198,9 @@ def read_annotations(path: str | Path) -> dict[str, Any]:
             document = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such annotation file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON annotation file ({error})") from error
-    missing = [k for k in ("images", "categories") if k not in (document or ())]
-    if not isinstance(document, dict) or missing:
+    if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
         raise UserError(f"{path}: not an LVIS or COCO file, which has images, annotations and categories")
     return {"annotations": [], **document}  # pycocotools reads those of a test set without any
 

@@ -14,6 +14,7 @@ import pytest
 import shims
 from answers import Answers
 from small import ROOT
+from users import ATTACKER, VICTIM, acting_as, needs_root, shared_folder
 
 from ecm_cluster import job
 from ecm_cluster.diagnosis import asked, folder, sharing, storage
@@ -173,3 +174,18 @@ def test_without_a_quota_command_it_says_so(tmp_path, monkeypatch):
 
 def test_every_folder_that_may_be_at_fault_can_be_named_otherwise():
     assert {*asked.Asked(job.make({}), "slurm", False).folders(), "scratch"} == set(folder.ELSEWHERE)
+
+
+@needs_root
+def test_a_folder_whose_content_others_can_replace_is_named(tmp_path):
+    shared, lab, theirs = shared_folder(tmp_path), tmp_path / "lab", tmp_path / "theirs"
+    for path, uid, mode in ((lab, VICTIM, 0o2775), (theirs, ATTACKER, 0o755), (shared / "own", VICTIM, 0o700)):
+        path.mkdir()
+        os.chown(path, uid, uid + 1 if path == lab else uid)
+        path.chmod(mode)
+    with acting_as(VICTIM):
+        assert list(folder.changed_by_others(shared / "own")) == [], "the shared folder is sticky"
+        assert list(folder.changed_by_others(lab)) == [f"{lab} is writable for group {VICTIM + 1}"]
+        assert list(folder.changed_by_others(theirs)) == [f"{theirs} belongs to uid {ATTACKER}"]
+        found = {one.id: one for one in folder.check("runs", lab)}
+    assert found["folder.runs.others"].state == "warning"

@@ -49,6 +49,8 @@ def judge(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
     if refused and not any(b.startswith(("traceback", "nobody")) for b in bad) and not names_what_is_wrong(case, said):
         bad.append("the error names neither file nor field")
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    # what a call that was killed has left half written may go
+    changed = [name for name in changed if name in after or ".tmp-" not in name]
     if answer.code == 2 and changed:
         bad.append(f"written although refused: {', '.join(changed[:3])}")
     if (case.work / "executed").exists():

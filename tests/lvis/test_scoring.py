@@ -286,6 +286,14 @@ def test_annotations_that_do_not_fit_are_refused_with_what_is_missing(tmp_path, 
     assert "\n" not in str(error.value) and str(annotation_file) in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["5", "null", "[]", "{}", "[" * 100_000, "{", "\xff"])
+def test_what_is_no_annotation_file_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "annotations.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=f"^{path}: not "):
+        scoring.read_annotations(path)
+
+
 @needs_hotcoco
 def test_the_reference_gives_the_very_document_of_the_fast_scorer(tmp_path):
     annotation_file, found = scored_files(tmp_path)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from small import ROOT, job_flags, logs_of, wait_until
-from users import VICTIM, environment, home_of, needs_root, run_as, shared_folder
+from users import environment, home_of, needs_root, run_as, shared_folder
 
 from ecm_cluster import files
 from ecm_cluster.node import closing, supervisor
 from ecm_cluster.run import Run
 
+ALONE = 61003  # of whom no other test runs anything at the same time
 ENDING = """
 import logging, sys, warnings
 from ecm_cluster.node import local, logs, train
@@ -74,22 +75,22 @@ def test_a_user_without_a_name_a_home_and_a_locale_trains_and_nobody_else_is_lis
     """As in a container that knows user ids alone; the folder that the command was typed in goes meanwhile."""
     shared = shared_folder(tmp_path)
     shutil.copytree(small_data, shared / "data")
-    home = home_of(VICTIM, shared)
+    home = home_of(ALONE, shared)
     (home / "here").mkdir(mode=0o777)
     (home / "here").chmod(0o777)
     env = environment(home, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", OMP_NUM_THREADS="1")
     del env["HOME"]
     run = Run(home / "runs" / "run")
     flags = [*job_flags(shared / "data", run.path.parent, "run", runner__max_epochs=4), "--gpus", "2"]
-    done = run_as(VICTIM, sys.executable, "-m", "ecm_cluster.submit", *flags, "--cluster", "local", env=env,
+    done = run_as(ALONE, sys.executable, "-m", "ecm_cluster.submit", *flags, "--cluster", "local", env=env,
                   cwd=home / "here")
     assert done.returncode == 0, done.stderr
     (home / "here").rmdir()
     heard: set[str] = set()
 
     def is_over() -> bool:
-        heard.update(listening(VICTIM))
-        return not [path for path in Path("/proc").glob("[0-9]*") if is_of(path, VICTIM)]
+        heard.update(listening(ALONE))
+        return not [path for path in Path("/proc").glob("[0-9]*") if is_of(path, ALONE)]
 
     wait_until(is_over, "the run ends", 300, lambda: logs_of(run))
     assert run.completion(), logs_of(run)

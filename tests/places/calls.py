@@ -67,7 +67,8 @@ def calls(world: Path) -> list[Call]:
         Call("evaluate-shown", ("evaluate", scored, "--checkpoints", "all")),
         Call("evaluate-csv", ("evaluate", scored, "--checkpoints", "all", "--csv", str(out / "t.csv")), acts=True,
              makes="out/t.csv"),
-        Call("evaluate-dry", ("evaluate", scored, "--checkpoints", "20", "--vary", "score_thr=0.2,0.3", "--dry-run")),
+        Call("evaluate-dry", ("evaluate", scored, "--checkpoints", "20", "--vary", "score_thr=0.2,0.3", "--dry-run"),
+             acts=True),  # of one's own runs alone
         Call("evaluate", ("evaluate", scored, "--checkpoints", "20", "--vary", "score_thr=0.2,0.3"), acts=True),
         Call("compare", ("compare", scored, other)),
         Call("compare-csv", ("compare", scored, other, "--csv", str(out / "c.csv")), acts=True, makes="out/c.csv"),

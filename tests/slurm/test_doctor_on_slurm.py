@@ -165,8 +165,13 @@ def test_without_slurmdbd_or_slurmctld_it_says_what_it_could_not_ask(asks, site)
         site.wait_idle()
 
 
-def test_a_sound_pair_of_nodes_is_ok_from_its_folders_to_its_network(asks, site, tmp_path):
-    found = asks("--node", "--nodes", 2, "--scratch", site.local, python=sys.executable, code=0)
+def test_a_sound_pair_of_nodes_is_ok_from_its_folders_to_its_network(asks, site, tmp_path, root):
+    job = tmp_path / "job.yaml"
+    job.write_text((root / "jobs" / "demo.yaml").read_text() + """
+env: {KEPT: a b}
+setup: ['[ "$KEPT" = "a b" ]']
+""")
+    found = asks("--node", "--nodes", 2, "--scratch", site.local, job=job, python=sys.executable, code=0)
     names = ("folder.runs", "folder.weights", "folder.annotations", "data", "scontrol", "scratch", "python", "packages",
              "import", "network")
     assert states(found, *(f"node.{name}" for name in names)) == dict.fromkeys((f"node.{name}" for name in names), "ok")

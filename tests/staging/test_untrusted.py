@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -301,3 +302,23 @@ def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_ma
     done = run_as(VICTIM, *STAGE, "copy", str(home / "lvis.pack"), str(shared), env=env)
     assert done.returncode == 2 and "not a folder of yours" in done.stderr and done.stderr.count("\n") == 1
     assert list((home / "secret").iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------------- the place fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", ["ulimit -n 8", "ulimit -v 80000", "ulimit -f 0", "true"])
+def test_a_place_that_gives_too_little_is_one_line_and_the_command_can_be_run_again(made, tmp_path, limit):
+    small_root(tmp_path / "root", 40, 10)
+    commands = [[*STAGE, "pack", "root", "root.pack"], [*STAGE, "copy", str(made.path), "scratch"],
+                [*STAGE, "verify", "scratch"]]
+    (tmp_path / "scratch").mkdir()
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for n, command in enumerate(commands):
+        done = subprocess.run(["bash", "-c", f'{limit}; exec "$@"', "bash", *command], cwd=tmp_path, env=env, text=True,
+                              capture_output=True, check=False)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, (command, done)
+        assert done.returncode == 0 or len((done.stderr + done.stdout).splitlines()) <= 2, (command, done)
+        assert n == 2 or subprocess.run(command, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["root", "root.pack", "scratch"]
