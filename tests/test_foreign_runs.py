@@ -44,7 +44,7 @@ def _all_is_imported(tmp_path_factory) -> None:
 
 @needs_root
 def test_a_run_belongs_to_the_owner_of_its_folder_wherever_links_lead(tmp_path):
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     own, other, planted = (bare(shared / name, uid) for name, uid in
                            (("own", VICTIM), ("other", ATTACKER), ("planted", VICTIM)))
     os.chown(planted.run_file, ATTACKER, ATTACKER)  # in a folder that others may write to
@@ -88,7 +88,7 @@ def on_slurm(folder: Path, uid: int, **record: Any) -> Run:
 @pytest.fixture
 def shared(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return shared_folder(tmp_path)
+    return shared_folder()
 
 
 @pytest.fixture
