@@ -92,8 +92,8 @@ def shared(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def answers(tmp_path, monkeypatch) -> Answers:
-    made = Answers(tmp_path, monkeypatch)
+def answers(shared, monkeypatch) -> Answers:
+    made = Answers(shared.parent, monkeypatch)
     row = queue.SEPARATOR.join(("7", "RUNNING", "None", "N/A", OWN_TOKEN, "(null)"))
     made(sbatch="99\n", scontrol="ClusterName = alpha\n", sacct=None, squeue=row + "\n", scancel="")
     for path in (made.folder, made.folder / "calls"):
