@@ -149,8 +149,7 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; what happened, in lines."""
     backend = choose.of(run)
-    scored = evaluations.all_done(run, wanted)  # then nothing is written, be it another's, or on a read-only system
-    if not scored:
+    if not (scored := evaluations.all_done(run, wanted)):  # else nothing is written, be it another's or read-only
         run.require_own("score")
     with contextlib.nullcontext() if scored or args.dry_run else submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]

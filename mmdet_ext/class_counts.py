@@ -118,9 +118,9 @@ def _number(value: Any, index: int, source: str) -> float:
 
 
 def _is_json(path: Path) -> bool:
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
-        raise ClassCountError(f"class_counts: {path} is not a regular file; give {LEGAL}")
     try:
+        if path.exists() and not path.is_file():  # a FIFO would be waited for
+            raise ClassCountError(f"class_counts: {path} is not a regular file; give {LEGAL}")
         with open(path, "rb") as handle:
             return handle.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     except OSError as err:

@@ -83,7 +83,7 @@ def test_no_verb_executes_the_config_of_a_run(capsys, tmp_path):
 @needs_root
 @pytest.mark.slow
 def test_no_verb_executes_what_another_user_has_put_into_a_run(tmp_path):
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     home, marker = home_of(VICTIM, shared), shared / "executed"
     run = complete(shared / "theirs")
     ended = ended_run(shared / "theirs/runs/ended", iterations=(3,))

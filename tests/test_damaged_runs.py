@@ -363,7 +363,7 @@ def test_more_than_a_ledger_can_be_is_not_read(tmp_path, monkeypatch):
 @pytest.mark.slow
 @needs_root
 def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, capsys):
-    home = shared_folder(tmp_path)
+    home = shared_folder()
     run = complete(home)
     given_to(VICTIM, home)
     for path in (run.path, *run.path.rglob("*")):

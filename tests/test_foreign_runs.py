@@ -44,7 +44,7 @@ def _all_is_imported(tmp_path_factory) -> None:
 
 @needs_root
 def test_a_run_belongs_to_the_owner_of_its_folder_wherever_links_lead(tmp_path):
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     own, other, planted = (bare(shared / name, uid) for name, uid in
                            (("own", VICTIM), ("other", ATTACKER), ("planted", VICTIM)))
     os.chown(planted.run_file, ATTACKER, ATTACKER)  # in a folder that others may write to
@@ -88,12 +88,12 @@ def on_slurm(folder: Path, uid: int, **record: Any) -> Run:
 @pytest.fixture
 def shared(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return shared_folder(tmp_path)
+    return shared_folder()
 
 
 @pytest.fixture
-def answers(tmp_path, monkeypatch) -> Answers:
-    made = Answers(tmp_path, monkeypatch)
+def answers(shared, monkeypatch) -> Answers:
+    made = Answers(shared.parent, monkeypatch)
     row = queue.SEPARATOR.join(("7", "RUNNING", "None", "N/A", OWN_TOKEN, "(null)"))
     made(sbatch="99\n", scontrol="ClusterName = alpha\n", sacct=None, squeue=row + "\n", scancel="")
     for path in (made.folder, made.folder / "calls"):

@@ -713,3 +713,23 @@ def test_json_is_parsed_by_the_reader_that_checks_it() -> None:
              if name in ("json.load", "json.loads", "json.JSONDecoder")}
     holds([where for name, where in found.items() if name not in JSON_UNCHECKED])
     holds([f"{name} parses none: take it off JSON_UNCHECKED" for name in JSON_UNCHECKED if name not in found])
+
+
+def test_no_verb_reaches_past_the_filter_of_what_terminals_act_on() -> None:
+    """Control sequences of our own go to ``output.bare``; no data does, but through ``printable``."""
+    def allowed(module: Module, call: ast.Call, name: str) -> bool:
+        line, last = ast.unparse(call), name.rpartition(".")[2]
+        if last == "Console":
+            return "file=output.bare(" in line
+        if last == "Progress" and "console" in line:
+            return "redirect_stdout=False, redirect_stderr=False" in line
+        if name == "print" and "output.bare(" in line:
+            return "output.printable(" in line
+        written = name == "os.write" and module.path.name not in ("program.py", "__init__.py")
+        return not (written and isinstance(call.args[0], ast.Constant))
+
+    verbs_and_what_they_share = [m for m in modules("ecm_cluster") if not is_in(m.name, "ecm_cluster.node")
+                                 and m.name != "ecm_cluster.output"]
+    holds([m.where for m in verbs_and_what_they_share if "sys.__std" in m.text or "sys.stdout.buffer" in m.text])
+    holds([f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}" for m, call, name in calls("ecm_cluster")
+           if m in verbs_and_what_they_share and not allowed(m, call, name)])

@@ -66,7 +66,7 @@ def test_a_lock_file_is_its_owners_alone_and_is_not_looked_for_elsewhere(run):
 
 @needs_root
 def test_another_user_can_hold_nothing_that_a_run_waits_for(tmp_path):
-    run = Run(shared_folder(tmp_path) / "run")
+    run = Run(shared_folder() / "run")
     run.path.mkdir(mode=0o755)
     files.write_json(run.run_file, {})
     files.private_file(run.lock_file)
@@ -83,7 +83,7 @@ def test_another_user_can_hold_nothing_that_a_run_waits_for(tmp_path):
 
 @needs_root
 def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     theirs, mine = Run(shared / "theirs"), Run(shared / "mine")
     with acting_as(ATTACKER):
         theirs.path.mkdir(mode=0o777)
@@ -102,7 +102,7 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
 
 @needs_root
 def test_a_process_of_another_user_is_no_driver_whatever_its_command_line(tmp_path):
-    run = Run(shared_folder(tmp_path) / "run")
+    run = Run(shared_folder() / "run")
     run.path.mkdir()
     line = ["bash", "-c", "echo; read -r", driver.MODULE, "chain", str(run.path)]
     rank = ["bash", "-c", "echo; read -r", "ecm_cluster.node.train", str(run.path)]

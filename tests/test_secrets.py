@@ -159,7 +159,7 @@ def test_a_run_is_closed_to_others_but_to_those_it_is_shared_with(tmp_path, umas
 
 @needs_root
 def test_a_folder_that_another_user_has_laid_out_is_not_made_a_run(tmp_path):
-    folder = shared_folder(tmp_path) / "a-run"
+    folder = shared_folder() / "a-run"
     folder.mkdir()
     os.chown(folder, ATTACKER, ATTACKER)
     with pytest.raises(UserError, match="name: .* belongs to another user"):

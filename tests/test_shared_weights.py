@@ -21,7 +21,7 @@ URL = f"https://nowhere.invalid/{NAMED}"
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As an administrator makes one for all: 1777."""
-    folder = shared_folder(tmp_path)
+    folder = shared_folder()
     monkeypatch.setenv(weight_cache.CACHE_ENV, str(folder))
     return folder
 

@@ -35,7 +35,7 @@ class Machine:
     """A shared folder, two homes, and a data set that both can read."""
 
     def __init__(self, folder: Path) -> None:
-        self.shared = shared_folder(folder)
+        self.shared = shared_folder()
         self.home = {uid: home_of(uid, folder) for uid in (VICTIM, ATTACKER)}
         self.data = make_data(folder / "data")
         self.traps = self.shared / "traps"  # files here say that code of the attacker's ran

@@ -6,13 +6,16 @@ directory, say), the program sees a mount namespace in which just those two can 
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,14 +94,17 @@ def acting_as(uid: int) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def shared_folder(parent: Path) -> Path:
-    """A folder that everybody may write to, like scratch: pytest closes its own temporary folders to others."""
-    folder = parent / "shared"
+def shared_folder() -> Path:
+    """A folder that everybody may write to, like scratch, until this process ends.
+
+    It is not below pytest's temporary folders: each pytest that starts closes those to others, while this one runs too.
+    """
+    base = Path(tempfile.mkdtemp(prefix="ecm-cluster-shared-"))
+    atexit.register(shutil.rmtree, base, ignore_errors=True)
+    base.chmod(0o755)
+    folder = base / "shared"
     folder.mkdir()
     folder.chmod(0o1777)
-    for above in folder.parents:
-        if not above.stat().st_mode & stat.S_IXOTH and above.stat().st_uid == os.geteuid():
-            above.chmod(above.stat().st_mode | stat.S_IXOTH)
     return folder
 
 

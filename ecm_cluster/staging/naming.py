@@ -7,6 +7,7 @@ The file is read a window at a time, and as a whole only where its layout leaves
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import mmap
 import re
@@ -48,7 +49,8 @@ def file_names(record: dict[str, Any]) -> list[str]:
     found = []
     name, url = record.get("file_name"), record.get("coco_url")
     if isinstance(url, str) and url:
-        found.append(urlparse(url).path.lstrip("/"))
+        with contextlib.suppress(ValueError):  # a host in brackets that is none
+            found.append(urlparse(url).path.lstrip("/"))
     if isinstance(name, str) and name:
         # COCO's name of 2014 stands for the file that has only its last part as name since 2017
         found += [name, name.rpartition("_")[2]] if name.startswith("COCO_") else [name]

@@ -177,8 +177,9 @@ def test_every_folder_that_may_be_at_fault_can_be_named_otherwise():
 
 
 @needs_root
-def test_a_folder_whose_content_others_can_replace_is_named(tmp_path):
-    shared, lab, theirs = shared_folder(tmp_path), tmp_path / "lab", tmp_path / "theirs"
+def test_a_folder_whose_content_others_can_replace_is_named():
+    shared = shared_folder()
+    lab, theirs = shared / "lab", shared / "theirs"
     for path, uid, mode in ((lab, VICTIM, 0o2775), (theirs, ATTACKER, 0o755), (shared / "own", VICTIM, 0o700)):
         path.mkdir()
         os.chown(path, uid, uid + 1 if path == lab else uid)

@@ -179,6 +179,8 @@ def test_a_bad_file_is_one_line_that_names_it(tmp_path, text, match):
 def test_a_missing_file_says_where_a_relative_path_starts():
     with pytest.raises(ClassCountError, match="nowhere.json cannot be read .No such file.*working directory"):
         read_class_counts("nowhere.json")
+    with pytest.raises(ClassCountError, match="x cannot be read .File name too long"):
+        read_class_counts("x" * 300)
 
 
 def test_an_unknown_field_lists_the_legal_ones():

@@ -73,7 +73,7 @@ def listening(uid: int) -> set[str]:
 @needs_root
 def test_a_user_without_a_name_a_home_and_a_locale_trains_and_nobody_else_is_listened_to(small_data, tmp_path):
     """As in a container that knows user ids alone; the folder that the command was typed in goes meanwhile."""
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     shutil.copytree(small_data, shared / "data")
     home = home_of(ALONE, shared)
     (home / "here").mkdir(mode=0o777)

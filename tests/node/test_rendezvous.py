@@ -226,7 +226,7 @@ if sys.argv[2] != "0":
 @needs_root
 def test_a_stranger_can_neither_read_the_file_nor_take_a_ranks_place(tmp_path):
     """One who is on the same node, knows the port, and speaks before the real rank 1 comes."""
-    shared = shared_folder(tmp_path)
+    shared = shared_folder()
     home, path = home_of(VICTIM, shared), shared / "home-61001" / "rendezvous.json"
     home_of(ATTACKER, shared)
     ranks = []

@@ -192,7 +192,8 @@ NAMED = naming.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", 
     ({"file_name": "000000000001.jpg"}, ["train2017/000000000001.jpg", "val2017/000000000001.jpg"]),
     ({"file_name": "000000000001.jpg", "coco_url": "http://images.cocodataset.org/val2017/000000000001.jpg"},
      ["val2017/000000000001.jpg"]),
-    ({"file_name": "4.jpg"}, []), ({"id": 3}, []),
+    ({"file_name": "4.jpg"}, []), ({"id": 3}, []), ({"coco_url": "http://[x/3.jpg"}, []),
+    ({"coco_url": "http://[x]y/3.jpg", "file_name": "3.jpg"}, ["3.jpg"]),
 ])
 def test_a_record_means_the_image_that_the_datasets_would_open(record, found):
     assert NAMED.match(record) == found

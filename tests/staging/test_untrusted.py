@@ -255,8 +255,9 @@ STAGE = [sys.executable, "-m", "ecm_cluster.stage"]
 
 @needs_root
 @pytest.mark.slow
-def test_a_pack_of_another_user_writes_nowhere_but_into_the_scratch_of_the_one_who_copies_it(tmp_path):
-    shared, home = shared_folder(tmp_path), home_of(VICTIM, tmp_path)
+def test_a_pack_of_another_user_writes_nowhere_but_into_the_scratch_of_the_one_who_copies_it():
+    shared = shared_folder()
+    home = home_of(VICTIM, shared)
     scratch, keys = home / "scratch", home / ".ssh" / "authorized_keys"
     for folder in (scratch, keys.parent):
         folder.mkdir()
@@ -277,8 +278,9 @@ def test_a_pack_of_another_user_writes_nowhere_but_into_the_scratch_of_the_one_w
 
 @needs_root
 @pytest.mark.slow
-def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_made_is_not_used(tmp_path):
-    shared, home = shared_folder(tmp_path), home_of(VICTIM, tmp_path)
+def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_made_is_not_used():
+    shared = shared_folder()
+    home = home_of(VICTIM, shared)
     root = home / "root"
     small_root(root)
     for path in (root, *root.rglob("*")):
