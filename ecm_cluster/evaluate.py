@@ -98,13 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
-    said = sys.stderr if args.json else sys.stdout
     try:
         found = [one.make() for one in plain] or found
         wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
         for run, elements in wanted.items():
             for line in submit(run, elements, args):
-                cli.say(f"{run.name}: {line}", said)
+                cli.say(f"{run.name}: {line}", sys.stderr if args.json else sys.stdout)
     except UserError:
         for one in plain:
             one.discard()
