@@ -224,7 +224,8 @@ def within(seconds: int, what: object) -> Iterator[None]:
         raise TooLong(f"{what}: not done after {seconds} s")
 
     before, (soft, hard) = signal.signal(signal.SIGALRM, give_up), resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, hard))
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # less than what is mapped leaves the stack no room
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 30), hard))
     signal.alarm(seconds)
     try:
         yield
