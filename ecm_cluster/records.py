@@ -43,7 +43,7 @@ OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": 
 _ATTEMPT: dict[Any, Any] = {
     OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
     OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
-    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(CHECKPOINT)}
+    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(Text(r"\w[\w.-]*\.pth", 255, "the name of a checkpoint"))}
 ATTEMPT = {**_ATTEMPT, "accepts": [CHECKPOINT]}
 ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64, "a way to score")]}
 
@@ -67,7 +67,7 @@ ELEMENTS = {"elements": [{"at": Text(r"last|(epoch|iteration) [0-9]{1,12}", 32, 
 CHUNKS = {"chunks": Number(0, 10**6)}
 
 METRICS = {
-    "figures": {str: {str: FIGURE}}, "max_dets": COUNT,
+    "figures": {str: {str: FIGURE}}, "max_dets": Maybe(COUNT),  # null: of VOC, which knows no such limit
     "per_class": [{"id": object, "name": str, "frequency": Maybe(str), "image_count": Maybe(COUNT),
                    "instance_count": Maybe(COUNT), OptionalKey("bbox"): FIGURE, OptionalKey("segm"): FIGURE}],
     "provenance": {"checkpoint": NAME, "iteration": COUNT, OptionalKey("epoch"): Maybe(COUNT),

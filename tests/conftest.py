@@ -28,6 +28,10 @@ if hypothesis is not None:
 
 
 def pytest_configure() -> None:
+    # a shell that starts the tests in the background lets them ignore these, and so would all that they start
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     # a shell inside an allocation, or a user's own settings, would change what the verbs do
     for name in list(os.environ):
         ours = name.startswith("ECM_CLUSTER_") and name not in (REQUIRE_SLURM, GPU_TESTS_DEVICE)

@@ -11,7 +11,7 @@ import pytest
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster import files
+from ecm_cluster import files, submissions
 from ecm_cluster.run import Run
 
 
@@ -32,10 +32,10 @@ def test_an_unknown_run_is_an_error_before_any_other_is_cancelled(tmp_path):
 @pytest.mark.slow
 def test_two_that_steer_a_run_at_once_do_not_meet(tmp_path):
     run = ended_run(tmp_path / "busy")
-    with files.locked(run.run_file):
-        waiting = [subprocess.Popen([sys.executable, "-m", f"ecm_cluster.{name}", str(run.path), *more], cwd=ROOT,
-                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                   for name, *more in (("resume", "--dry-run"), ("cancel",))]
+    with submissions.run_lock(run):
+        verb("resume", run.path, "--dry-run")  # which changes nothing, and waits for nobody
+        waiting = [subprocess.Popen([sys.executable, "-m", "ecm_cluster.cancel", str(run.path)], cwd=ROOT,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
         for process in waiting:
             assert process.stderr.readline() == "busy: waiting for another process that is submitting or cancelling " \
                                                 "its jobs\n"

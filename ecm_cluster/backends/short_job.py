@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import chain, cluster, files
+from .. import chain, cluster, files, job_env
 from ..job import Job
 from ..request import environment_lines, outside_environment
 from ..run import Run
@@ -72,6 +72,7 @@ def on_this_machine(run: Run, job: Job, command: Sequence[str], log: Path) -> It
 
 def _environment(run: Run, job: Job) -> list[str]:
     """What comes before the command: a line of ``setup`` that fails ends the job, as it does a run's."""
+    job_env.keep(run, job)
     return ["ecm_depth=${#BASH_SOURCE[@]}",
             'ecm_failed() { [ "$3" -gt "$ecm_depth" ] || { echo "a line of setup failed with code $1"; exit "$1"; }; }',
             *environment_lines(run, job)]
