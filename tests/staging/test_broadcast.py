@@ -24,6 +24,8 @@ from ecm_cluster.staging.pack import BLOCK, Pack, PackedFile
 from ecm_cluster.staging.scratch import Scratch
 from ecm_cluster.staging.wire import Kind
 
+pytestmark = pytest.mark.slow  # together they wait for some twenty seconds
+
 SIZES = {A: 5 * BLOCK + 12345, B: 3 * BLOCK, "images/c-00000.tar": 77}
 LOOPBACK = ["127.0.0.1"]
 
