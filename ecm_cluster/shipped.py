@@ -27,7 +27,7 @@ def find_job_file(given: str) -> Path:
             raise UserError(f"JOB: {given!r} is an mmdet config; give it as --config {shlex.quote(given)}")
         raise one_of("JOB", given, job_names(), "expected the path of a job file (YAML), or one of: ",
                      "; an mmdet config is given with --config")
-    return found.resolve()
+    return found.absolute()  # as it was typed, for messages
 
 
 def job_names() -> list[str]:

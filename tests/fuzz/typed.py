@@ -192,9 +192,9 @@ def _change_field(case: Case, lines: dict[str, str]) -> None:
 def _wrong_for(kind: str, raw: str) -> bool:
     """Whether a YAML value is none of the kind; only where that is beyond doubt."""
     plain = ("int", "positive", "number", "bool", "choice", "memory")
-    collections = ("[1, 2]", "{a: 1}", "[[1]]", "[null]", "{1: 2}", "2020-01-01")
+    collections = ("[1, 2]", "{a: 1}", "[[1]]", "[null]", "{1: 2}")
     return (kind in (*plain, "time", "str") and raw in collections) \
-        or (kind in plain and raw in ("abc", '"a\\nb"', ".nan", "''")) \
+        or (kind in plain and raw in ("abc", '"a\\nb"', ".nan", "''", "2020-01-01")) \
         or (kind in ("int", "positive") and raw in ("-1", "1.5", ".inf", "true", '"5"'))
 
 
