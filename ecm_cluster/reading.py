@@ -16,11 +16,12 @@ A shape is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,16 @@ def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 
     return handle
 
 
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Errors of the storage name the file, which those of a read do not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
+
+
 def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
     """The content of a regular file.
 
@@ -107,7 +118,7 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         Unreadable: It is something else (a FIFO is not waited for), or longer than ``limit`` bytes.
         OSError: The storage does not give it.
     """
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file, _naming(path):
         size, data = os.fstat(file.fileno()).st_size, b""
         # as much as it seems to have: asking for the limit takes that much memory, and milliseconds
         while size <= limit and len(data) <= limit and (piece := file.read(max(size + 1 - len(data), 1 << 16))):

@@ -79,3 +79,9 @@ def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: An
 
 def test_a_path_inside_its_folder_is_joined(tmp_path: Path) -> None:
     assert reading.check_inside(tmp_path, "images/a ä.tar", "pack.json", "files") == tmp_path / "images/a ä.tar"
+
+
+def test_an_error_of_the_storage_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "memory").symlink_to("/proc/self/mem")  # a regular file, of which no byte can be read at its begin
+    with pytest.raises(OSError, match="memory"):
+        reading.read_bytes(tmp_path / "memory")

@@ -219,6 +219,13 @@ def test_verify_prints_the_first_problems_and_counts_all(tmp_path, capsys):
     assert len(lines) == 11 and lines[-1].endswith("31 problems, the first 10 above")
 
 
+def test_originals_that_are_not_there_are_named_before_anything_is_read(packed, capsys):
+    for missing in ("nowhere", "x" * 5000):
+        with pytest.raises(UserError, match="--against: .* does not exist"):
+            stage.main(["verify", str(packed), "--against", missing])
+    assert capsys.readouterr().err == ""
+
+
 def test_verify_against_the_originals_works_in_both_directions(tmp_path, capsys):
     small_root(tmp_path / "lvis")
     assert call("pack", tmp_path / "lvis") == 0

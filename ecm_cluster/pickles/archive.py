@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import shlex
 import struct
 import zipfile
@@ -46,6 +47,7 @@ def check(path: str | Path) -> Any:
             raise unreadable(path, error) from error
         except OSError as error:
             if error.errno != errno.EINVAL:  # which is a damaged archive's: it asks to read from before its begin
+                error.filename = os.fspath(path)  # which a read does not name
                 raise
             raise unreadable(path, error) from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import cli
 from ..errors import UserError, of_place
+from ..errors import shown as shown_value
 from ..values import size_text
 from .progress import rate, shown
 
@@ -82,6 +83,9 @@ def run_verify(args: argparse.Namespace) -> int:
     from .pack import read
 
     pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
+    if args.against is not None and not os.path.exists(os.path.expanduser(args.against)):
+        raise UserError(f"--against: {shown_value(str(args.against))} does not exist; give the data root that the pack "
+                        "was made of")
     began = time.monotonic()
     with shown("verifying", sum(f.size for f in pack.files)) as advance:
         found = verify(pack, advance, threads)
