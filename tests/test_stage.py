@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from staging.roots import call, lvis, put, python, small_root
 
-from ecm_cluster import files
+from ecm_cluster import files, stage
+from ecm_cluster.errors import UserError
 from ecm_cluster.staging import pack as packs
 
 
