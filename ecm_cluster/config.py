@@ -28,12 +28,12 @@ from .config_edit import (
 from .config_options import parse_option, parse_options
 from .config_source import Source
 from .config_text import RESERVED, dump
-from .config_text import load as read_frozen
+from .config_text import load as read_literals
 from .errors import UserError
 from .shipped import resource_dir
 
 __all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
-           "read_frozen", "rewrite_data_root"]
+           "read_frozen", "read_literals", "rewrite_data_root"]
 
 SHIPPED = "mmdet::"
 
@@ -56,6 +56,19 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         if key in values:
             raise UserError(f"{file}: mmcv keeps the name {key!r} for itself; choose another")
     return values
+
+
+def read_frozen(path: Path) -> dict[str, Any]:
+    """A run's own config, which is never executed.
+
+    Raises:
+        UserError: It is not what a run was submitted with.
+    """
+    cfg = read_literals(path)
+    for key in ("model", "data"):
+        if not isinstance(cfg.get(key), dict):
+            raise UserError(f"{path}: {key}: missing; expected a mapping; restore the file from a backup")
+    return cfg
 
 
 def bases(path: str | os.PathLike) -> list[Path]:

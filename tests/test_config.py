@@ -138,7 +138,7 @@ def test_what_is_dumped_reads_back_the_same_here_and_in_mmcv(cfg, tmp_path):
     path = write(tmp_path, {"dumped.py": text})
     assert config.read(path) == cfg
     assert config.dump(config.read(path)) == text  # types and order too
-    assert config.dump(mmcv_reads(path)) == config.dump(config.read_frozen(path)) == text
+    assert config.dump(mmcv_reads(path)) == config.dump(config.read_literals(path)) == text
 
 
 SMALL = nested(st.integers(0, 2), st.sampled_from(["a", "b", "_delete_"]))

@@ -165,3 +165,11 @@ def test_a_config_in_other_bytes_or_deep_data_is_one_line(tmp_path, name, data):
 def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "c.py").write_bytes(b"\xef\xbb\xbfx = 1\r\ny = '\xc3\xa4'\r\n")
     assert config.read(tmp_path / "c.py") == {"x": 1, "y": "ä"}
+
+
+def test_a_run_s_config_without_a_model_or_data_is_one_line(tmp_path):
+    path = tmp_path / "config.py"
+    for text, key in (("", "model"), ("model = 5\ndata = {}\n", "model"), ("model = dict(a=1)\n", "data")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"config.py: {key}: missing; expected a mapping"):
+            config.read_frozen(path)

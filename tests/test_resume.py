@@ -49,7 +49,7 @@ def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_
     from ecm_cluster import job as jobs
 
     run = ended_run(tmp_path / "run", gpus=4)
-    run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\n")
+    run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\ndata = {}\n")
     begun, fewer = (jobs.make({"name": "run", "gpus": number}) for number in (4, 2))
     with pytest.raises(UserError, match="with 2 ranks run would be another run than with 4: SyncBN takes its stat"):
         elastic.check(run, begun, fewer, False, Overrides())

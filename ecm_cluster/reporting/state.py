@@ -215,7 +215,8 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
-    works = done or [work for work in run.evaluations() if work.all_metrics()]
+    # of one that counts as scored, its figures may be in a file that is damaged
+    works = [work for work in done or run.evaluations() if work.all_metrics()]
     if works:
         document = works[-1].all_metrics()[0]
         state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
-from users import VICTIM
+from users import ROOT, VICTIM
 
 FILL = "cat /dev/zero > $W/ballast 2> /dev/null"
 LEAVE = "truncate -s -{kib}K $W/ballast"
@@ -50,9 +51,12 @@ def _limit(letter: str, value: int, user: int = 0) -> Place:
     return Place(f"ulimit-{letter}-{value}", limits=f"ulimit -{letter} {value}", starts=False, user=user)
 
 
-NO_TMP = """exec 98<$W
+# the checkout may lie there, too
+NO_TMP = f"""exec 97<{shlex.quote(str(ROOT))} 98<$W
 mount -t tmpfs none /tmp && mount -t tmpfs -o ro none /var/tmp
-mkdir -p $W && mount -c --bind /proc/self/fd/98 $W && mount -o remount,ro /tmp"""
+mkdir -p $W && mount -c --bind /proc/self/fd/98 $W
+mkdir -p {shlex.quote(str(ROOT))} && mount -c --bind /proc/self/fd/97 {shlex.quote(str(ROOT))}
+mount -o remount,ro /tmp"""
 NO_HOME = "unset HOME XDG_CACHE_HOME XDG_CONFIG_HOME USER LOGNAME"
 WELL = {0: Place("well"), VICTIM: Place("well-user", user=VICTIM)}  # by who calls
 PLACES = [
