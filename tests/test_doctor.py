@@ -57,6 +57,9 @@ def test_what_fails_makes_exit_code_1_and_the_page_has_its_remedy_below_it(tmp_p
 
 
 def test_a_config_that_cannot_be_read_is_a_finding(ask, tmp_path):
+    (tmp_path / "job.yaml").write_text('config: demo.py\noptions: {data: "x"}\n')
+    code, found = ask("--cluster", "local", tmp_path / "job.yaml")
+    assert code == 1 and found["job.config"]["state"] == "fails" and "data" in found["job.config"]["text"]
     (tmp_path / "own.py").write_text("model = dict(\n")
     code, found = ask("--cluster", "local", "--config", tmp_path / "own.py")
     assert code == 1 and found["job.config"]["state"] == "fails"
