@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .reading import open_regular, read_json
+from .reading import naming, open_regular, read_json
 
 __all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
            "naming", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
@@ -81,7 +81,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         # never what another user has put there
-        with naming(target), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
+        with naming(target, tmp), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
                                   opener=_private if private else None) as handle:
             yield handle
             kill_point("after-data", target)
@@ -89,24 +89,13 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
             kill_point("before-fsync", target)
             os.fsync(handle.fileno())
         kill_point("before-rename", target)
-        with naming(target):
+        with naming(target, tmp):
             os.replace(tmp, target)
         kill_point("after-rename", target)
         fsync_dir(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(tmp)
-        raise
-
-
-@contextlib.contextmanager
-def naming(target: Path) -> Iterator[None]:
-    """Errors of the storage name the file that was to be written: of a full disk they name none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or TMP_MARK in str(error.filename):
-            error.filename, error.filename2 = str(target), None
         raise
 
 
@@ -207,7 +196,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with naming(target), open(tmp, "x", encoding="utf-8") as handle:
+        with naming(target, tmp), open(tmp, "x", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())

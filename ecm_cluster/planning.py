@@ -60,11 +60,7 @@ def make(job: jobs.Job, where: str) -> Plan:
             is collected in ``problems`` instead, so that a dry run can show the rest.
     """
     path = shipped.find_config(job.config)
-    written = config.read(path)
-    base = settled.replace_references(written)
-    cfg = config.apply_options(base, job.options)
-    # another Python may have another mmdet
-    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    written, cfg = checked_config(path, job)
     cfg = settled.settle(cfg)
     keys.refuse(cfg)
     config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
@@ -88,6 +84,20 @@ def make(job: jobs.Job, where: str) -> Plan:
     if choose.named(where).queues:
         plan.warnings += lead.at_submission(job, path, plan.preemption)
     return plan
+
+
+def checked_config(path: str, job: jobs.Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config as it is written, and with the job's options.
+
+    Raises:
+        UserError: It cannot be read, or holds keys, arguments or values that are certainly wrong.
+    """
+    written = config.read(path)
+    base = settled.replace_references(written)
+    cfg = config.apply_options(base, job.options)
+    # another Python may have another mmdet
+    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    return written, cfg
 
 
 def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:

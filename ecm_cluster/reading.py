@@ -102,12 +102,17 @@ def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 
 
 
 @contextlib.contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
-    """Errors of the storage name the file, which those of a read do not."""
+def naming(path: str | os.PathLike, instead_of: str | os.PathLike | None = None) -> Iterator[None]:
+    """Errors of the storage name this file, where they name none, as those of a read or of a full disk.
+
+    Args:
+        instead_of: A file that says nothing to the user, such as a temporary one, and is not named either.
+    """
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)
+        if error.filename is None or str(error.filename) == str(instead_of):
+            error.filename, error.filename2 = os.fspath(path), None
         raise
 
 
@@ -118,7 +123,7 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
         Unreadable: It is something else (a FIFO is not waited for), or longer than ``limit`` bytes.
         OSError: The storage does not give it.
     """
-    with os.fdopen(open_regular(path), "rb", buffering=0) as file, _naming(path):
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file, naming(path):
         size, data = os.fstat(file.fileno()).st_size, b""
         # as much as it seems to have: asking for the limit takes that much memory, and milliseconds
         while size <= limit and len(data) <= limit and (piece := file.read(max(size + 1 - len(data), 1 << 16))):

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluations, folders, lead, shipped, weight_cache, weights
+from .. import config, evaluations, folders, lead, planning, shipped, weight_cache, weights
 from .. import job as jobs
 from ..errors import UserError
-from ..mmconfig import check_keys, classes, settled
 from ..staging import columns, planned
 from ..values import without_secrets
 from .finding import Finding, fails, not_asked, ok
@@ -65,9 +64,7 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
     asked = Asked(job, where, given)
     try:
         asked.config_path = shipped.find_config(job.config)
-        base = settled.replace_references(config.read(asked.config_path))
-        cfg = config.apply_options(base, job.options)
-        check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+        _, cfg = planning.checked_config(asked.config_path, job)
         root = job.data_root or cfg.get("data_root")
         asked.cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root))) if root else cfg
         asked.elements = evaluations.planned(job.evaluation, asked.cfg)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import shlex
 import struct
 import zipfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import UserError
+from ..reading import naming
 from . import restricted
 
 ZIP = b"PK\x03\x04"
@@ -40,14 +40,13 @@ def check(path: str | Path) -> Any:
         Unreadable: It is damaged, of another format, or asks for something that is not plain data.
         FileNotFoundError: It does not exist.
     """
-    with open(path, "rb") as handle:
+    with open(path, "rb") as handle, naming(path):
         try:
             return _check_zip(handle) if handle.read(len(ZIP)) == ZIP else _check_legacy(handle)
         except DAMAGE as error:
             raise unreadable(path, error) from error
         except OSError as error:
             if error.errno != errno.EINVAL:  # which is a damaged archive's: it asks to read from before its begin
-                error.filename = os.fspath(path)  # which a read does not name
                 raise
             raise unreadable(path, error) from error
 
