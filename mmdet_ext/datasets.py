@@ -14,48 +14,15 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 from mmdet.datasets.builder import DATASETS
 from mmdet.datasets.coco import CocoDataset
 from mmdet.datasets.lvis import LVISV05Dataset, LVISV1Dataset
 
+from . import image_names
 from .annotations import Columns, columns_of
 from .records import Records
-
-
-def image_file(record: dict[str, Any]) -> str:
-    """The path of an image, from ``img_prefix``, by its record in an LVIS (or COCO) file.
-
-    LVIS v1 has the path in ``coco_url`` only, with the folder of the split (``train2017/000000391895.jpg``).
-    v0.5 has ``file_name``, where COCO's name of 2014 (``COCO_val2014_000000391895.jpg``) stands for the file
-    that is called ``000000391895.jpg`` since 2017.
-    """
-    name = record.get("file_name")
-    if name is not None:
-        return name.rpartition("_")[2] if name.startswith("COCO_") else name
-    if record.get("coco_url"):
-        return urlparse(record["coco_url"]).path.lstrip("/")
-    raise ValueError(
-        f"image {record.get('id')}: has neither file_name (as in LVIS v0.5) nor coco_url (as in LVIS v1)"
-    )
-
-
-def file_of_coco(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``CocoDataset`` takes."""
-    return record["file_name"]
-
-
-def file_of_v1(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``LVISV1Dataset`` takes."""
-    return record["coco_url"].replace("http://images.cocodataset.org/", "")
-
-
-def file_of_v05(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``LVISV05Dataset`` takes."""
-    name = record["file_name"]
-    return name[-16:] if name.startswith("COCO") else name
 
 
 class FromColumns(CocoDataset):
@@ -220,7 +187,7 @@ class FromColumns(CocoDataset):
 class CocoFromColumns(FromColumns, CocoDataset):
     """mmdet's ``CocoDataset``, from columns where there are some."""
 
-    _name, _name_from = staticmethod(file_of_coco), ("file_name",)
+    _name, _name_from = staticmethod(image_names.of_coco), ("file_name",)
 
     def _choose(self, columns: Columns) -> list[int] | None:
         # mmdet refuses repeated annotation ids, and asks pycocotools for the categories by their names
@@ -235,14 +202,14 @@ class CocoFromColumns(FromColumns, CocoDataset):
 class LVISV05FromColumns(FromColumns, LVISV05Dataset):
     """mmdet's ``LVISV05Dataset`` (or ``LVISDataset``), from columns where there are some."""
 
-    _name, _name_from = staticmethod(file_of_v05), ("file_name",)
+    _name, _name_from = staticmethod(image_names.of_lvis_v05), ("file_name",)
 
 
 @DATASETS.register_module()
 class LVISV1FromColumns(FromColumns, LVISV1Dataset):
     """mmdet's ``LVISV1Dataset``, from columns where there are some."""
 
-    _name, _name_from = staticmethod(file_of_v1), ("coco_url",)
+    _name, _name_from = staticmethod(image_names.of_lvis_v1), ("coco_url",)
 
 
 class _PlainFromFile(LVISV1Dataset):
@@ -259,7 +226,7 @@ class _PlainFromFile(LVISV1Dataset):
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         self.CLASSES = tuple(category["name"] for category in self.coco.load_cats(self.cat_ids))
         self.img_ids = self.coco.get_img_ids()
-        return [{**record, "filename": image_file(record)} for record in self.coco.load_imgs(self.img_ids)]
+        return [{**record, "filename": image_names.of_any(record)} for record in self.coco.load_imgs(self.img_ids)]
 
 
 @DATASETS.register_module()
@@ -270,7 +237,7 @@ class LVISFromFile(FromColumns, _PlainFromFile):
     :mod:`mmdet_ext.class_counts` reads the counts of the same file.
     """
 
-    _name, _name_from = staticmethod(image_file), ("file_name", "coco_url")
+    _name, _name_from = staticmethod(image_names.of_any), image_names.FIELDS
 
     def __init__(self, *args: Any, classes: None = None, **kwargs: Any) -> None:
         if classes is not None:

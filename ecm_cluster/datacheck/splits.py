@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmdet_ext import image_names
+
 from ..errors import UserError
 from ..lvis import layout
 from ..mmconfig import evaluation
@@ -206,11 +208,11 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
                         f"{'mAP' if own else 'proposal or bbox'}")
 
 
-def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, kind: str) -> bool:
+def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, dataset: str) -> bool:
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
     if staging is None or not staging.pack:
         return False
     index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image), kind))
+    names = (staging.within_pack(str(prefix / name)) for name in image_names.candidates(dict(image), dataset))
     return any(index.find(name) is not None for name in names)
 

@@ -21,13 +21,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mmdet_ext import image_names
+
 from ..errors import UserError
 from ..files import write_bytes
 from . import drawing
 from .long_tail import CLASSES_PER_IMAGE, MOST_CLASSES, assign, frequency, image_counts
 
 SPLITS = ("train", "val")
-URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to find the file
 FIRST_ID = {"train": 1, "val": 2_500_001}  # image and annotation ids of the two splits never meet
 MOST_OBJECTS = 6  # an image shows at most so many
 NEGATIVES = 4  # verified absent classes an image lists, where there are so many
@@ -128,7 +129,7 @@ def make_image(
         "license": 1,
         "date_captured": "2013-11-14 17:02:52",
         "flickr_url": "",
-        "coco_url": f"{URL}{split}2017/{image_id:012d}.jpg",
+        "coco_url": f"{image_names.SERVER}{split}2017/{image_id:012d}.jpg",
         "neg_category_ids": [int(c) + 1 for c in negative],
         "not_exhaustive_category_ids": sorted(c + 1 for c in incomplete),
     }
@@ -197,7 +198,7 @@ def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) 
                 1
             ].tobytes()
             # not one fsync for each image: the manifest names the sizes, so a torn one is found by `intact`
-            (folder / f"{split}2017" / record["coco_url"].rsplit("/", 1)[1]).write_bytes(jpeg)
+            (folder / image_names.of_lvis_v1(record)).write_bytes(jpeg)
             sha.update(jpeg)
             size += len(jpeg)
             for a in marked:

@@ -132,7 +132,7 @@ def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Ann
         digest = taken.digest()
         files.write_json(record, {"digest": digest})
     try:
-        present, absent = naming.named(target, names)
+        present, absent = naming.named_by(target, names)
     except UserError as error:  # the copy is whole: the file is broken where it comes from
         raise UserError(str(error).replace(str(target), source.where)) from None
     return Annotated(source.name, digest, None, present, absent)

@@ -22,6 +22,7 @@ from ecm_cluster import files
 from ecm_cluster.staging import naming, shards
 from ecm_cluster.staging import pack as packs
 from ecm_cluster.staging.pack import BLOCK
+from mmdet_ext import json_walk
 
 
 def images_of(pack: packs.Pack) -> dict[str, bytes]:
@@ -207,10 +208,10 @@ def test_a_record_means_the_image_that_the_datasets_would_open(record, found):
 ])
 @pytest.mark.parametrize("window", [1, 7, 1 << 20])
 def test_the_images_of_an_annotation_file_are_found_in_any_layout(tmp_path, monkeypatch, text, window):
-    monkeypatch.setattr(naming, "WINDOW", window)
+    monkeypatch.setattr(json_walk, "WINDOW", window)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert [r["file_name"] for r in naming.records(path)] == ['aé]"}.jpg', "b.jpg"]
+    assert [r["file_name"] for r in naming.image_records(path)] == ['aé]"}.jpg', "b.jpg"]
 
 
 def test_a_header_is_counted_with_the_bytes_that_it_takes():
