@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Callable
 
@@ -35,8 +35,8 @@ class Cursor:
         pieces: The rest of it, read when it is needed; positions then count from the piece in use.
     """
 
-    def __init__(self, text: str = "", pieces: Iterator[str] = iter(())) -> None:
-        self.text, self.at, self._pieces = text, 0, pieces
+    def __init__(self, text: str = "", pieces: Iterable[str] = ()) -> None:
+        self.text, self.at, self._pieces = text, 0, iter(pieces)
 
     def _read_on(self) -> bool:
         """Append the next piece to what is not consumed yet; False at the end."""

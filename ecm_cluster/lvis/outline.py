@@ -66,7 +66,8 @@ def _skim(path: Path, end: bytes, annotated: bool) -> dict[str, Any] | None:
     content: dict[str, Any] = {"categories": categories}
     with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for key in ("images", "annotations") if annotated else ("images",):
-            content[key] = next((f for at in json_walk.likely_places(data, key) if (f := _first(data, at)) is not None), None)
+            firsts = (_first(data, at) for at in json_walk.likely_places(data, key))
+            content[key] = next((first for first in firsts if first is not None), None)
             if content[key] is None:
                 return None
     # cut off between two records the file may still end with a brace; a list of records ends with "}]}"
