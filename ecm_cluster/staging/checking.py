@@ -18,7 +18,6 @@ from typing import Tuple
 from .. import files
 from ..reading import Unreadable, open_regular
 from . import shards
-from .checksums import Digesting
 from .pack import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
 from .sources import THREADS, Source, scan
 
@@ -216,6 +215,6 @@ def _only_in(where: str, names: Iterable[str]) -> list[str]:
 
 
 def _digest(source: Source) -> str:
-    taken = Digesting()
+    taken = files.Digesting()
     source.copy(taken)
-    return taken.digest()
+    return taken.digest

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..reading import LARGEST, Number, Text, Unreadable
 from ..values import size_text
 from . import naming, shards
-from .checksums import Digesting, as_hex, from_hex
+from .checksums import as_hex, from_hex
 from .pack import (
     ANNOTATIONS,
     BLOCK,
@@ -127,9 +127,9 @@ def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Ann
         digest = None
     if digest is None:
         with files.replacing(target) as handle:
-            taken = Digesting(handle)
+            taken = files.Digesting(handle)
             source.copy(taken)
-        digest = taken.digest()
+        digest = taken.digest
         files.write_json(record, {"digest": digest})
     try:
         present, absent = naming.named_by(target, names)
