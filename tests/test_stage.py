@@ -124,7 +124,7 @@ def test_a_link_to_a_pack_stays_a_link_when_the_pack_is_replaced(tmp_path):
 def test_annotations_without_images_can_be_packed(tmp_path, capsys):
     put(tmp_path / "lvis", {"annotations/lvis_v1_val.json": lvis(["val2017/1.jpg"])})
     assert call("pack", tmp_path / "lvis") == 0
-    assert "names 1 images that are not there" in capsys.readouterr().err
+    assert "names 1 images that do not exist" in capsys.readouterr().err
     assert packs.read(tmp_path / "lvis.pack").image_files() == []
     assert call("verify", tmp_path / "lvis.pack", "--against", tmp_path / "lvis") == 0
 
@@ -184,7 +184,7 @@ TRAIN = "images/lvis_v1_train-00000.tar"
     (lambda p: flip(p / "index.bin", 3), ["index.bin: cannot be read (", "is no index of images"]),
     (lambda p: (p / "index.bin").unlink(), ["index.bin: cannot be read (No such file"]),
     (wrong_offset, [": the header before ", " begins at "]),
-    (without_an_image, ["index.bin: has 16 images, pack.json 17", "index.bin: "]),
+    (without_an_image, ["index.bin: has 16 images; expected 17, as in pack.json", "index.bin: "]),
     (lambda p: flip(p / "annotations/lvis_v1_val.json", 9), ["annotations/lvis_v1_val.json: is not the file"]),
     (lambda p: (p / "annotations/lvis_v1_val.json").unlink(), ["annotations/lvis_v1_val.json: cannot be read"]),
 ])

@@ -15,13 +15,11 @@ from typing import Callable, ContextManager, NamedTuple
 
 from .. import files
 from ..errors import UserError
-from ..reading import LARGEST, Number, Text, Unreadable
+from ..reading import Text, Unreadable
 from ..values import size_text
 from . import naming, shards
-from .checksums import as_hex, from_hex
 from .pack import (
     ANNOTATIONS,
-    BLOCK,
     IMAGES,
     INDEX,
     INDEX_FILE,
@@ -38,10 +36,9 @@ from .sources import THREADS, Source, Sources, first_of
 SHARD_SIZE = 1 << 30
 LARGE = 64 << 20  # an annotation file whose columns take more than a moment
 AT_ONCE = 4  # shards that are written at the same time
-WORK, PLAN = ".packing", "fingerprint"
+WORK, FINGERPRINT = ".packing", "fingerprint"
 
-_DIGEST = {"digest": Text(r"sha256:[0-9a-f]{64}")}
-_RECORD = {"size": Number(0), "blocks": Text(r"[0-9a-f]*", LARGEST), "members": [list]}
+_RECORD = {"digest": Text(r"sha256:[0-9a-f]{64}")}
 
 Show = Callable[[str, int], ContextManager[Callable[[int], None]]]
 
@@ -53,8 +50,8 @@ class Options:
     Attributes:
         shard_size: Bytes of a shard; an image that has more gets one of its own.
         threads: That read images.
-        strict: An image that an annotation file names and that is not there is an error.
-        replace: Pack again where a pack is there.
+        strict: An image that an annotation file names and that does not exist is an error.
+        replace: Pack again where a pack exists.
     """
 
     shard_size: int = SHARD_SIZE
@@ -72,7 +69,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotated:
-    """An annotation file that lies in the pack: with its columns, the images that it names, and names not found."""
+    """An annotation file in the pack: with its columns, the images that it names, and names that do not exist."""
 
     name: str
     digest: str
@@ -83,63 +80,68 @@ class Annotated:
 
 def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, show: Show,
          say: Callable[[str], None]) -> Written:
-    """Make all that belongs into a pack, in the folder that becomes it; what is there from a former call stays."""
+    """Make everything in the folder that becomes the pack; what an earlier call has completed stays."""
     names = naming.Names(s.name for s in sources.images)
-    with_names = [_copy_annotations(partial, source, names) for source in sources.annotations]
-    _say_absent(with_names, options.strict, say)
-    by_name = naming.groups({a.name: a.images for a in with_names})
+    annotated = [_copy_annotations(partial, source, names) for source in sources.annotations]
+    _report_absent(annotated, options.strict, say)
+    by_name = naming.groups({a.name: a.images for a in annotated})
     group_of = {s.name: by_name.get(s.name, naming.OTHER) for s in sources.images}
-    order = list(dict.fromkeys([*(Path(n).stem for n in naming.in_order(a.name for a in with_names)), naming.OTHER]))
+    order = list(dict.fromkeys([*(Path(n).stem for n in naming.in_order(a.name for a in annotated)), naming.OTHER]))
     planned = shards.divide(sources.images, group_of, order, options.shard_size)
-    packed, entries, written = _shards(partial, planned, options, show)
-    if planned:
-        with files.replacing(partial / INDEX_FILE) as handle:
-            index = BlockWriter(handle)
-            write_index(index, entries)
-        packed.append(PackedFile(INDEX_FILE, index.size, INDEX, "", index.blocks()))
-    with_columns = [_add_columns(partial, a, say) for a in with_names]
-    packed += [a.columns for a in with_columns if a.columns is not None]
+    complete, written = _shards(partial, planned, options, show)
+    packed = [shard.packed for shard in complete]
+    if packed:
+        packed.append(_index(partial, complete))
+    annotated = [_add_columns(partial, a, say) for a in annotated]
+    packed += [a.columns for a in annotated if a.columns is not None]
     known = []
-    for a in with_columns:
-        held = {group_of[image] for image in a.images}
+    for a in annotated:
+        groups = {group_of[image] for image in a.images}
         known.append(AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
-                                    tuple(group for group in order if group in held)))
+                                    tuple(group for group in order if group in groups)))
     files.write_json(partial / MANIFEST, describe(packed, known, len(sources.images), source=str(sources.root),
-                                                  **{PLAN: fingerprint}))
+                                                  **{FINGERPRINT: fingerprint}))
     return written
 
 
-def _say_absent(annotated: list[Annotated], strict: bool, say: Callable[[str], None]) -> None:
+def _index(partial: Path, complete: list[shards.CompleteShard]) -> PackedFile:
+    with files.replacing(partial / INDEX_FILE) as handle:
+        out = BlockWriter(handle)
+        write_index(out, [entry for one in complete for entry in one.shard.locations(one.images).items()])
+    return PackedFile(INDEX_FILE, out.size, INDEX, "", out.blocks())
+
+
+def _report_absent(annotated: list[Annotated], strict: bool, say: Callable[[str], None]) -> None:
     for a in annotated:
         if a.absent:
-            text = f"{a.name} names {len(a.absent)} images that are not there ({first_of(a.absent)})"
+            text = f"{a.name} names {len(a.absent)} images that do not exist ({first_of(a.absent)})"
             if strict:
-                raise UserError(f"{text}; put them into the data root, or leave out --strict")
+                raise UserError(f"{text}; add them to the data root, or leave out --strict")
             say(f"warning: {text}")
 
 
 def _copy_annotations(partial: Path, source: Source, names: naming.Names) -> Annotated:
-    """Bring an annotation file into the pack, as published."""
+    """Copy an annotation file into the pack, as published."""
     target, record = partial / source.name, partial / WORK / source.name
     try:
-        digest = files.read_json(record, _DIGEST)["digest"] if target.is_file() else None
+        digest = files.read_json(record, _RECORD)["digest"] if target.is_file() else None
     except (FileNotFoundError, Unreadable):
         digest = None
     if digest is None:
         with files.replacing(target) as handle:
-            taken = files.Digesting(handle)
-            source.copy(taken)
-        digest = taken.digest
+            copied = files.Digesting(handle)
+            source.copy(copied)
+        digest = copied.digest
         files.write_json(record, {"digest": digest})
     try:
         present, absent = naming.named_by(target, names)
-    except UserError as error:  # the copy is whole: the file is broken where it comes from
+    except UserError as error:  # the copy is complete: it is the original that is damaged
         raise UserError(str(error).replace(str(target), source.where)) from None
     return Annotated(source.name, digest, None, present, absent)
 
 
 def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]) -> Annotated:
-    """Make the columns of an annotation file, where it has what they are of and numpy is there."""
+    """Make the columns of an annotation file, if it has instances and numpy is installed."""
     path = partial / annotated.name
     name = f"{ANNOTATIONS}/{path.stem}.columns"
     if not naming.has_instances(path):
@@ -163,11 +165,12 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
 
 
 def _shards(partial: Path, planned: list[shards.Shard], options: Options,
-            show: Show) -> tuple[list[PackedFile], list[shards.Entry], Written]:
-    """Write the shards that are not there yet; returns all of them, where each image lies, and what was written."""
+            show: Show) -> tuple[list[shards.CompleteShard], Written]:
+    """Write the shards that are not complete yet; returns all of them, and what was written."""
     began = time.monotonic()
-    found = {shard.name: known for shard in planned if (known := _recorded(partial, shard)) is not None}
-    missing = [shard for shard in planned if shard.name not in found]
+    records = {shard.name: partial / WORK / f"{shard.name}.json" for shard in planned}
+    found = {shard.name: shards.completed(shard, partial / shard.name, records[shard.name]) for shard in planned}
+    missing = [shard for shard in planned if found[shard.name] is None]
     if missing:
         (partial / IMAGES).mkdir(exist_ok=True)
         _check_room(partial, sum(shard.size for shard in missing))
@@ -176,8 +179,8 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
     with show("packing", total) as advance, ThreadPoolExecutor(options.threads) as readers, \
             ThreadPoolExecutor(AT_ONCE) as writers:
         def one(shard: shards.Shard) -> None:
-            found[shard.name] = shards.write(shard, partial / shard.name, readers, advance, stop)
-            _record(partial, *found[shard.name])
+            written = found[shard.name] = shards.write(shard, partial / shard.name, readers, advance, stop)
+            written.record(records[shard.name])
 
         waiting = [writers.submit(one, shard) for shard in missing]
         try:
@@ -189,34 +192,12 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
                 future.cancel()
             raise
     files.fsync_dir(partial)
-    return ([found[shard.name][0] for shard in planned],
-            [entry for shard in planned for entry in found[shard.name][1]],
-            Written(total, time.monotonic() - began))
-
-
-def _record(partial: Path, packed: PackedFile, entries: list[shards.Entry]) -> None:
-    files.write_json(partial / WORK / f"{packed.name}.json", {
-        "size": packed.size, "blocks": as_hex(packed.blocks),
-        "members": [[name, place.offset, place.length, place.checksum] for name, place in entries]})
-
-
-def _recorded(partial: Path, shard: shards.Shard) -> tuple[PackedFile, list[shards.Entry]] | None:
-    """A shard that a former call has completed; None where there is none, or its record is damaged."""
-    try:
-        record = files.read_json(partial / WORK / f"{shard.name}.json", _RECORD)
-        packed = PackedFile(shard.name, record["size"], IMAGES, shard.group, from_hex(record["blocks"]))
-        entries = [(name, shards.Location(shard.number, *map(int, place))) for name, *place in record["members"]]
-        right = [(name, place.length) for name, place in entries] == [(s.name, s.size) for s in shard.members] \
-            and all(0 <= p.offset <= packed.size - p.length and 0 <= p.checksum < 2**64 for _, p in entries) \
-            and (partial / shard.name).stat().st_size == packed.size == shard.size \
-            and len(packed.blocks) == -(-packed.size // BLOCK)
-        return (packed, entries) if right else None
-    except (OSError, ValueError, TypeError):
-        return None
+    complete = [shard for shard in found.values() if shard is not None]
+    return complete, Written(total, time.monotonic() - began)
 
 
 def _check_room(partial: Path, size: int) -> None:
     room = shutil.disk_usage(partial).free
     if room < size:
-        raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, {size_text(size)} are to be written; make "
-                        "room, or give another OUT")
+        raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
+                        "some space, or give another OUT")

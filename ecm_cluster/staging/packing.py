@@ -18,7 +18,7 @@ from pathlib import Path
 from .. import files
 from ..errors import Failed, UserError
 from ..reading import Unreadable
-from .filling import PLAN, WORK, Options, Show, Written, fill
+from .filling import FINGERPRINT, WORK, Options, Show, Written, fill
 from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import first_of, scan
 from .space import close_folder
@@ -141,14 +141,14 @@ def _nothing_left_of_a_mistake(partial: Path) -> Iterator[None]:
 def _plan(folder: Path) -> object:
     """The fingerprint of the data that a pack was made of; None where it does not say so."""
     try:
-        return files.read_json(folder / MANIFEST, dict).get(PLAN)
+        return files.read_json(folder / MANIFEST, dict).get(FINGERPRINT)
     except (FileNotFoundError, Unreadable):
         return None
 
 
 def _go_on_or_begin(partial: Path, fingerprint: str, say: Callable[[str], None]) -> None:
     """Keep what a former call has completed, if it was about the same data."""
-    record = partial / WORK / PLAN
+    record = partial / WORK / FINGERPRINT
     whole = _plan(partial) == fingerprint
     same = whole or (record.is_file() and record.read_bytes() == fingerprint.encode())
     if same:

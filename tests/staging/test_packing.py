@@ -419,7 +419,7 @@ def test_images_that_are_named_and_not_there_are_a_warning_or_an_error_if_asked(
     for i in range(4):
         (tmp_path / f"root/val2017/{i:012d}.jpg").unlink()
     said = refused(capsys, tmp_path / "root", "--strict")
-    assert "annotations/lvis_v1_val.json names 4 images that are not there (val2017/000000000000.jpg, " in said
+    assert "annotations/lvis_v1_val.json names 4 images that do not exist (val2017/000000000000.jpg, " in said
     assert call("pack", tmp_path / "root") == 0
     assert "warning: annotations/lvis_v1_val.json names 4 images" in capsys.readouterr().err
 
