@@ -38,7 +38,7 @@ def test_it_says_what_it_packed_and_what_to_type_next(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path}/lvis.pack: packed: 17 images, 2 annotation files, ") and "; took " in out
     assert out.endswith(f"next: python -m ecm_cluster.submit --data-root {tmp_path}/lvis.pack\n")
-    assert err == "passed over, as they are no images: 1 files (README.md)\n"
+    assert err == "skipped: 1 files that are not images (README.md)\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
     assert sorted(p.name for p in (tmp_path / "lvis.pack").iterdir()) == ["annotations", "images", "index.bin",
                                                                          "pack.json"]
@@ -69,7 +69,7 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     assert call("pack", tmp_path / "lvis") == 0
     next((tmp_path / "lvis.pack/images").iterdir()).unlink()
     assert call("pack", tmp_path / "lvis") == 2
-    assert "is missing, or has another size" in capsys.readouterr().err
+    assert "does not exist, or has another size" in capsys.readouterr().err
     assert call("pack", tmp_path / "lvis", "--replace") == 0
     assert call("verify", tmp_path / "lvis.pack") == 0
 
@@ -78,14 +78,14 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     (["pack", "{d}/absent"], "DATA_ROOT: {d}/absent does not exist"),
     (["pack", "{d}/file"], "DATA_ROOT: {d}/file is a file"),
     (["pack", "{d}/empty"], "DATA_ROOT: {d}/empty has no images and no annotations"),
-    (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full is there, and is no pack"),
-    (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file is there, and is no pack"),
-    (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is no folder"),
+    (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full exists and is not a pack"),
+    (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file exists and is not a pack"),
+    (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is not a directory"),
     (["pack", "{d}/lvis", "{d}/lvis"], "OUT: {d}/lvis holds the data root"),
     (["pack", "{d}/lvis", "{d}"], "OUT: {d} holds the data root"),
-    (["pack", "{d}/lvis", "--shard-size", "huge"], "shard-size: 'huge' is not legal; give a size such as 1G"),
-    (["pack", "{d}/lvis", "--threads", "0"], "threads: 0 is not legal"),
-    (["verify", "{d}/lvis"], "pack: {d}/lvis is none, it has no pack.json"),
+    (["pack", "{d}/lvis", "--shard-size", "huge"], "invalid --shard-size: 'huge'; expected a size such as 1G"),
+    (["pack", "{d}/lvis", "--threads", "0"], "invalid --threads: 0; expected 1 to 1024"),
+    (["verify", "{d}/lvis"], "pack: {d}/lvis is not a pack: it has no pack.json"),
 ])
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, said):
     put(tmp_path, {"lvis/a/1.jpg": b"1", "file": b"", "full/a.txt": b""})
@@ -181,7 +181,7 @@ TRAIN = "images/lvis_v1_train-00000.tar"
     (lambda p: cut(p / TRAIN), [f"{TRAIN}: has "]),
     (lambda p: (p / TRAIN).unlink(), [f"{TRAIN}: cannot be read (No such file"]),
     (lambda p: flip(p / "index.bin", 50), ["index.bin: block 0"]),
-    (lambda p: flip(p / "index.bin", 3), ["index.bin: cannot be read (", "is no index of images"]),
+    (lambda p: flip(p / "index.bin", 3), ["index.bin: cannot be read (", "is not an index of images"]),
     (lambda p: (p / "index.bin").unlink(), ["index.bin: cannot be read (No such file"]),
     (wrong_offset, [": the header before ", " begins at "]),
     (without_an_image, ["index.bin: has 16 images; expected 17, as in pack.json", "index.bin: "]),
@@ -202,7 +202,7 @@ def test_verify_finds_what_is_wrong(copy: Path, capsys, damage: Callable[[Path],
 def test_verify_says_that_all_is_right(packed, capsys):
     capsys.readouterr()
     assert call("verify", packed, "--against", packed.with_name("lvis")) == 0
-    assert f"{packed}: right: 17 images, " in capsys.readouterr().out
+    assert f"{packed}: intact: 17 images, " in capsys.readouterr().out
     assert call("verify", packed, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["right"] and found["images"] == 17 and found["problems"] == []

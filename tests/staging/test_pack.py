@@ -40,7 +40,7 @@ def test_an_index_that_is_not_whole_is_not_read(tmp_path, damage):
     with open(path, "wb") as handle:
         packs.write_index(handle, [("a.jpg", Location(0, 512, 3, 7))])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Unreadable, match="is no index of images, or not all of it"):
+    with pytest.raises(Unreadable, match="is not an index of images, or is truncated"):
         Index(path)
 
 
@@ -104,7 +104,7 @@ def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path, text, said):
 
 def test_a_folder_without_a_manifest_is_no_pack(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match="is none, it has no pack.json; make one with"):
+        with pytest.raises(UserError, match="is not a pack: it has no pack.json; make one with"):
             packs.read(path)
 
 

@@ -314,7 +314,7 @@ def test_what_is_complete_is_not_written_again(tmp_path, capsys):
     before = {p.name: p.stat().st_ino for p in (part / "images").iterdir()}
     assert len(before) > 4
     assert call("pack", tmp_path / "root", out, "--shard-size", "2K") == 0
-    assert "going on with what a former call has completed" in capsys.readouterr().err
+    assert "resuming from what an earlier call has completed" in capsys.readouterr().err
     assert {p.name: p.stat().st_ino for p in (out / "images").iterdir()} == before
     assert packs.read(out).digest == digest
 
@@ -328,7 +328,7 @@ def test_other_data_or_another_size_of_shards_begin_anew(tmp_path, capsys, chang
     if change == "data":
         put(tmp_path / "root", {"train2017/000000000003.jpg": b"another"})
     assert call("pack", tmp_path / "root", tmp_path / "out", "--shard-size", "2K" if change == "data" else "3K") == 0
-    assert "beginning anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
     assert call("verify", tmp_path / "out", "--against", tmp_path / "root") == 0
 
 
@@ -348,7 +348,7 @@ def test_an_image_that_is_there_twice_with_unlike_sizes_is_one_clear_error(tmp_p
     put(tmp_path / "root", {"train2017/1.jpg": b"1"})
     put_zip(tmp_path / "root/train2017.zip", {"train2017/1.jpg": b"12"})
     said = refused(capsys, tmp_path / "root")
-    assert "train2017/1.jpg is there twice, and not the same" in said and "take one of them away" in said
+    assert "train2017/1.jpg exists twice with different content" in said and "remove one of them" in said
 
 
 def test_of_an_image_in_a_folder_and_in_a_zip_file_the_folder_wins(tmp_path):
@@ -378,7 +378,7 @@ def test_a_zip_file_that_is_cut_off_is_one_clear_error(tmp_path, capsys):
     put_zip(tmp_path / "root/val2017.zip", {"val2017/1.jpg": b"1" * 99})
     whole = (tmp_path / "root/val2017.zip").read_bytes()
     (tmp_path / "root/val2017.zip").write_bytes(whole[:-30])
-    assert "val2017.zip: is no zip file that can be read" in refused(capsys, tmp_path / "root")
+    assert "val2017.zip: is not a readable zip file" in refused(capsys, tmp_path / "root")
 
 
 def test_a_member_that_leads_out_of_the_data_root_is_refused(tmp_path, capsys):

@@ -170,8 +170,8 @@ def test_a_damaged_index_in_a_copy_is_repaired_at_the_next_start(made, tmp_path,
     assert copying.verify(Scratch(tmp_path).sets()[0], made).bad == ()
 
 
-@pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "missing"),
-                                        (lambda p: p.write_bytes(b""), "is no index"),
+@pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "does not exist"),
+                                        (lambda p: p.write_bytes(b""), "is not an index"),
                                         (lambda p: (p.unlink(), os.mkfifo(p)), "not a regular file")])
 def test_a_pack_whose_own_index_is_damaged_is_one_line_with_file_and_remedy(own, harm, said):
     harm(own / INDEX_FILE)
