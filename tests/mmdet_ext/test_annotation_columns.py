@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mmdet_ext import annotations, columns
-from mmdet_ext.annotation_text import decode, encode
-from mmdet_ext.class_counts import ClassCountError, read_class_counts
+from mmdet_ext.data import annotations, columns
+from mmdet_ext.data.annotation_text import decode, encode
+from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
 from mmdet_ext.json_walk import Cursor
 
 IMAGES = [{"id": 5, "width": 64, "height": 48}, {"id": 2, "width": 10, "height": 90}]

@@ -18,10 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from staging.roots import call, lvis, put, put_zip, python, small_root
 
-from ecm_cluster import files
-from ecm_cluster.staging import naming, shards
-from ecm_cluster.staging import pack as packs
-from ecm_cluster.staging.pack import BLOCK
+from ecm_cluster.annotations import image_names
+from ecm_cluster.base import files
+from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack import shards
+from ecm_cluster.pack.pack import BLOCK
 from mmdet_ext import json_walk
 
 
@@ -181,7 +182,7 @@ def test_files_that_hold_boxes_get_columns_and_others_do_not(tmp_path):
     assert packs.block_checksums(made.path / packed.name) == packed.blocks
 
 
-NAMED = naming.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
+NAMED = image_names.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
 
 
 @pytest.mark.parametrize("record, found", [
@@ -211,7 +212,7 @@ def test_the_images_of_an_annotation_file_are_found_in_any_layout(tmp_path, monk
     monkeypatch.setattr(json_walk, "WINDOW", window)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert [r["file_name"] for r in naming.image_records(path)] == ['aé]"}.jpg', "b.jpg"]
+    assert [r["file_name"] for r in image_names.image_records(path)] == ['aé]"}.jpg', "b.jpg"]
 
 
 def test_a_header_is_counted_with_the_bytes_that_it_takes():
