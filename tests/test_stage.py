@@ -13,7 +13,7 @@ from staging.roots import call, lvis, put, python, small_root
 from ecm_cluster import stage
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack import manifest
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,9 @@ def test_a_pack_of_other_data_is_replaced_only_if_asked(tmp_path, capsys):
     put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
     assert call("pack", tmp_path / "lvis") == 2
     assert "--replace packs again in its place" in capsys.readouterr().err
-    assert packs.read(tmp_path / "lvis.pack").images == 17
+    assert manifest.read(tmp_path / "lvis.pack").images == 17
     assert call("pack", tmp_path / "lvis", "--replace") == 0
-    assert packs.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
+    assert manifest.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
 
 
@@ -107,7 +107,7 @@ def test_a_pack_inside_its_data_root_is_not_packed_again(tmp_path):
     small_root(tmp_path / "lvis")
     for out in ("pack", "second"):
         assert call("pack", tmp_path / "lvis", tmp_path / "lvis" / out) == 0
-        assert packs.read(tmp_path / "lvis" / out).images == 17
+        assert manifest.read(tmp_path / "lvis" / out).images == 17
     assert call("pack", tmp_path / "lvis", tmp_path / "lvis/pack") == 0
 
 
@@ -118,7 +118,7 @@ def test_a_link_to_a_pack_stays_a_link_when_the_pack_is_replaced(tmp_path):
     assert call("pack", tmp_path / "lvis", tmp_path / "link") == 0
     put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
     assert call("pack", tmp_path / "lvis", tmp_path / "link", "--replace") == 0
-    assert (tmp_path / "link").is_symlink() and packs.read(tmp_path / "link").images == 18
+    assert (tmp_path / "link").is_symlink() and manifest.read(tmp_path / "link").images == 18
     assert [p.name for p in (tmp_path / "disk").iterdir()] == ["pack"]
 
 
@@ -126,7 +126,7 @@ def test_annotations_without_images_can_be_packed(tmp_path, capsys):
     put(tmp_path / "lvis", {"annotations/lvis_v1_val.json": lvis(["val2017/1.jpg"])})
     assert call("pack", tmp_path / "lvis") == 0
     assert "names 1 images that do not exist" in capsys.readouterr().err
-    assert packs.read(tmp_path / "lvis.pack").image_files() == []
+    assert manifest.read(tmp_path / "lvis.pack").image_files() == []
     assert call("verify", tmp_path / "lvis.pack", "--against", tmp_path / "lvis") == 0
 
 
@@ -155,10 +155,10 @@ def wrong_offset(pack: Path) -> None:
 
 
 def without_an_image(pack: Path) -> None:
-    index = packs.read(pack).open_index()
+    index = manifest.read(pack).open_index()
     rows = [(name, index.find(name)) for name in index]
     with files.replacing(pack / "index.bin") as handle:
-        packs.write_index(handle, rows[1:])
+        manifest.write_index(handle, rows[1:])
     restamp(pack)
 
 
@@ -167,9 +167,9 @@ def restamp(pack: Path) -> None:
     record = json.loads((pack / "pack.json").read_text())
     for entry in record["files"]:
         entry["size"] = (pack / entry["name"]).stat().st_size
-        entry["blocks"] = "".join(f"{n:016x}" for n in packs.block_checksums(pack / entry["name"]))
+        entry["blocks"] = "".join(f"{n:016x}" for n in manifest.block_checksums(pack / entry["name"]))
     described = {key: record[key] for key in ("format", "images", "files", "annotations")}
-    record["digest"] = f"{packs.checksum(json.dumps(described, sort_keys=True).encode()):016x}"
+    record["digest"] = f"{manifest.checksum(json.dumps(described, sort_keys=True).encode()):016x}"
     (pack / "pack.json").write_text(json.dumps(record))
 
 
@@ -207,7 +207,7 @@ def test_verify_says_that_all_is_right(packed, capsys):
     assert call("verify", packed, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["right"] and found["images"] == 17 and found["problems"] == []
-    assert found["digest"] == packs.read(packed).digest
+    assert found["digest"] == manifest.read(packed).digest
 
 
 def test_verify_prints_the_first_problems_and_counts_all(tmp_path, capsys):
@@ -259,4 +259,4 @@ def test_without_numpy_the_columns_are_left_to_the_nodes(tmp_path):
     done = python("pack", tmp_path / "lvis", PYTHONPATH=f"{tmp_path}/blocked")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("they need numpy (no numpy here); the nodes will make them") == 2
-    assert [a.columns for a in packs.read(tmp_path / "lvis.pack").annotations] == [None, None]
+    assert [a.columns for a in manifest.read(tmp_path / "lvis.pack").annotations] == [None, None]

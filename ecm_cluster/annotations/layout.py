@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Tuple
 
-from mmdet_ext import image_names
+from mmdet_ext.data import image_names
 
 from ..base.errors import UserError
 from .outline import FETCH, outline

@@ -12,7 +12,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from mmdet_ext import json_walk
+from mmdet_ext.data import json_walk
 from mmdet_ext.data.class_counts import categories_near_an_end
 
 from ..base.errors import UserError

@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmdet_ext import image_names
+from mmdet_ext.data import image_names
 
 from ..annotations import layout
 from ..base.errors import UserError
 from ..mmclasses import evaluation
 from ..mmclasses.classes import arguments_of
 from ..mmclasses.datasets import Leaf, leaves, pipelines
-from ..pack import pack as packs
+from ..pack import manifest
 from ..staging.planned import Staging
 from . import entries, labels, voc
 
@@ -212,7 +212,7 @@ def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, dat
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
     if staging is None or not staging.pack:
         return False
-    index = packs.read(staging.pack).open_index()
+    index = manifest.read(staging.pack).open_index()
     names = (staging.within_pack(str(prefix / name)) for name in image_names.candidates(dict(image), dataset))
     return any(index.find(name) is not None for name in names)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..base import files, folders
 from ..base.errors import UserError
 from ..base.reading import open_regular
-from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
+from .manifest import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
 
 CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
 LOCK = ".lock"

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..base import files
 from ..base.reading import LARGEST, Text, Unreadable
 from .checksums import as_hex, from_hex
-from .pack import BLOCK, IMAGES, BlockWriter, Location, PackedFile, checksum
+from .manifest import BLOCK, IMAGES, BlockWriter, Location, PackedFile, checksum
 from .sources import Source
 
 AHEAD = 64  # images of one shard that are read before they are written: twice the threads, so that none is idle

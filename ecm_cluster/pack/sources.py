@@ -22,7 +22,7 @@ from ..base import files
 from ..base.errors import UserError
 from ..base.reading import open_regular
 from ..base.units import size_text
-from .pack import is_pack
+from .manifest import is_pack
 from .zip_archives import LARGEST_IMAGE, Archive, changed, unreadable
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm",

@@ -54,8 +54,8 @@ def add_verify(made: argparse.ArgumentParser) -> None:
 
 
 def run_pack(args: argparse.Namespace) -> int:
-    from ..pack.filling import Options
-    from ..pack.packing import pack
+    from ..pack.contents import Options
+    from ..pack.make import pack
 
     root = Path(os.path.normpath(os.path.expanduser(args.data_root)))
     out = Path(os.path.expanduser(args.out or root.absolute().with_name(f"{root.absolute().name}.pack")))
@@ -79,8 +79,8 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from ..pack.checking import compare, verify
-    from ..pack.pack import read
+    from ..pack.manifest import read
+    from ..pack.verify import compare, verify
 
     pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
     if args.against is not None and not os.path.exists(os.path.expanduser(args.against)):

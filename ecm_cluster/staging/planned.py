@@ -13,7 +13,7 @@ from ..base.errors import UserError
 from ..base.units import size_text
 from ..job.job import BOTH, NOTHING
 from ..mmclasses.datasets import leaves
-from ..pack import pack as packs
+from ..pack import manifest
 from ..pack.columns import cache_folder
 
 MEMORY = ("/", "dev", "shm")
@@ -66,9 +66,9 @@ def plan(job: Any, root: str | None) -> Staging:
         UserError: The root is a pack that cannot be read.
     """
     folder = os.path.abspath(os.path.expanduser(root)) if root else None
-    pack = folder if folder is not None and packs.is_pack(folder) else None
+    pack = folder if folder is not None and manifest.is_pack(folder) else None
     if pack is not None:
-        packs.read(pack)
+        manifest.read(pack)
     return Staging(job.stage, pack, job.scratch, job.stage_or_fail, job.broadcast, str(cache_folder()))
 
 
@@ -124,7 +124,7 @@ def size_of(staging: Staging, ann_files: list[str]) -> int:
     """Bytes that a node copies for these annotation files; 0 if that is not known yet."""
     if staging.pack is None or staging.what == NOTHING:
         return 0
-    wanted = packs.read(staging.pack).needed([staging.within_pack(path) for path in ann_files], staging.what == BOTH)
+    wanted = manifest.read(staging.pack).needed([staging.within_pack(path) for path in ann_files], staging.what == BOTH)
     return sum(f.size for f in wanted)
 
 
@@ -157,7 +157,7 @@ def check_annotations(staging: Staging, digests: Mapping[str, str]) -> None:
     """
     if staging.pack is None:
         return
-    known = packs.read(staging.pack)
+    known = manifest.read(staging.pack)
     for path, digest in digests.items():
         packed = known.annotation(staging.within_pack(path))
         if packed is not None and packed.digest != digest:

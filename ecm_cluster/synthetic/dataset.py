@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mmdet_ext import image_names
+from mmdet_ext.data import image_names
 
 from ..base.errors import UserError
 from ..base.files import Digesting, write_bytes

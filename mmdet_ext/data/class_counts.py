@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import json_walk
+from . import json_walk
 
 COUNT_FIELDS = ("instance_count", "image_count")
 LEGAL = "a list of counts, a text file with one count a line, or an LVIS annotation file (JSON)"

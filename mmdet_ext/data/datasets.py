@@ -20,7 +20,7 @@ from mmdet.datasets.builder import DATASETS
 from mmdet.datasets.coco import CocoDataset
 from mmdet.datasets.lvis import LVISV05Dataset, LVISV1Dataset
 
-from .. import image_names
+from . import image_names
 from .annotations import Columns, columns_of
 from .records import Records
 

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_ext import json_walk
-from mmdet_ext.data import class_counts
+from mmdet_ext.data import class_counts, json_walk
 from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
 
 CATEGORIES = [

@@ -9,7 +9,7 @@ from mmdet.datasets import build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the dataset)
 from mmdet_ext.data.class_counts import read_class_counts
-from mmdet_ext.image_names import of_any
+from mmdet_ext.data.image_names import of_any
 
 V1 = {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg"}
 

@@ -17,7 +17,7 @@ from mmcv.parallel import DataContainer
 from mmcv.runner.hooks import Hook
 from torch.nn import functional
 
-from mmdet_ext import json_walk
+from mmdet_ext.data import json_walk
 from mmdet_ext.data.annotations import columns_of
 
 from ...base import files

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmdet_ext import image_names, json_walk
+from mmdet_ext.data import image_names, json_walk
 
+from ..annotations.outline import outline
 from ..base.errors import UserError
 from ..base.reading import Unreadable, parse_json
-from .outline import outline
 
 OTHER = "other"  # the group of images that no annotation file names
 

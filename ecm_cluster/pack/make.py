@@ -19,8 +19,8 @@ from ..base import files
 from ..base.disk import close_folder
 from ..base.errors import Failed, UserError
 from ..base.reading import Unreadable
-from .filling import FINGERPRINT, WORK, Options, Show, Written, fill
-from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
+from .contents import FINGERPRINT, WORK, Options, Show, Written, fill
+from .manifest import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import first_of, scan
 
 NOTHING = Written(0, 0.0)

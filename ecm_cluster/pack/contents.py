@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, ContextManager, NamedTuple
 
-from ..annotations import image_names
 from ..base import files
 from ..base.errors import UserError
 from ..base.reading import Text, Unreadable
 from ..base.units import size_text
-from . import shards
-from .pack import (
+from . import groups, shards
+from .manifest import (
     ANNOTATIONS,
     IMAGES,
     INDEX,
@@ -82,12 +81,12 @@ class Annotated:
 def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, show: Show,
          say: Callable[[str], None]) -> Written:
     """Make everything in the folder that becomes the pack; what an earlier call has completed stays."""
-    names = image_names.Names(s.name for s in sources.images)
+    names = groups.Names(s.name for s in sources.images)
     annotated = [_copy_annotations(partial, source, names) for source in sources.annotations]
     _report_absent(annotated, options.strict, say)
-    by_name = image_names.groups({a.name: a.images for a in annotated})
-    group_of = {s.name: by_name.get(s.name, image_names.OTHER) for s in sources.images}
-    order = list(dict.fromkeys([*(Path(n).stem for n in image_names.in_order(a.name for a in annotated)), image_names.OTHER]))
+    by_name = groups.groups({a.name: a.images for a in annotated})
+    group_of = {s.name: by_name.get(s.name, groups.OTHER) for s in sources.images}
+    order = list(dict.fromkeys([*(Path(n).stem for n in groups.in_order(a.name for a in annotated)), groups.OTHER]))
     planned = shards.divide(sources.images, group_of, order, options.shard_size)
     complete, written = _shards(partial, planned, options, show)
     packed = [shard.packed for shard in complete]
@@ -97,9 +96,9 @@ def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, sh
     packed += [a.columns for a in annotated if a.columns is not None]
     known = []
     for a in annotated:
-        groups = {group_of[image] for image in a.images}
+        held = {group_of[image] for image in a.images}
         known.append(AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
-                                    tuple(group for group in order if group in groups)))
+                                    tuple(group for group in order if group in held)))
     files.write_json(partial / MANIFEST, describe(packed, known, len(sources.images), source=str(sources.root),
                                                   **{FINGERPRINT: fingerprint}))
     return written
@@ -121,7 +120,7 @@ def _report_absent(annotated: list[Annotated], strict: bool, say: Callable[[str]
             say(f"warning: {text}")
 
 
-def _copy_annotations(partial: Path, source: Source, names: image_names.Names) -> Annotated:
+def _copy_annotations(partial: Path, source: Source, names: groups.Names) -> Annotated:
     """Copy an annotation file into the pack, as published."""
     target, record = partial / source.name, partial / WORK / source.name
     try:
@@ -135,7 +134,7 @@ def _copy_annotations(partial: Path, source: Source, names: image_names.Names) -
         digest = copied.digest
         files.write_json(record, {"digest": digest})
     try:
-        present, absent = image_names.named_by(target, names)
+        present, absent = groups.named_by(target, names)
     except UserError as error:  # the copy is complete: it is the original that is damaged
         raise UserError(str(error).replace(str(target), source.where)) from None
     return Annotated(source.name, digest, None, present, absent)
@@ -145,7 +144,7 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
     """Make the columns of an annotation file, if it has instances and numpy is installed."""
     path = partial / annotated.name
     name = f"{ANNOTATIONS}/{path.stem}.columns"
-    if not image_names.has_instances(path):
+    if not groups.has_instances(path):
         return annotated
     try:
         from mmdet_ext.data import annotations

@@ -16,7 +16,7 @@ from typing import Tuple
 from ..base import files
 from ..base.reading import Unreadable, open_regular
 from . import shards
-from .pack import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
+from .manifest import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
 from .sources import THREADS, Source, scan
 
 Placed = Tuple[Location, str]

@@ -7,7 +7,7 @@
       index.bin                          where each image lies: name -> file, offset, length, checksum
       images/lvis_v1_train-00000.tar     images as plain tar archives, which any tar reads; never unpacked here
       annotations/lvis_v1_train.json     as published
-      annotations/lvis_v1_train.columns  the same for training: memory-mapped columns (:mod:`mmdet_ext.data.annotations`)
+      annotations/lvis_v1_train.columns  the same, memory-mapped, for training (:mod:`mmdet_ext.data.annotations`)
 
 A pack can replace the data root that it was made of. Images are grouped by the first annotation file that names them,
 so that a node copies only what its job reads. Without images (``images/`` and ``index.bin``) a pack holds annotations
@@ -31,7 +31,7 @@ from ..base import files
 from ..base.errors import UserError
 from ..base.reading import LARGEST, Maybe, Number, OneOf, OptionalKey, Text, Unreadable, check, check_inside
 from .checksums import BLOCK, BlockWriter, as_hex, block_checksums, checksum, from_hex
-from .image_index import Index, Location, write_index
+from .index import Index, Location, write_index
 
 __all__ = ["ANNOTATIONS", "BLOCK", "FORMAT", "IMAGES", "INDEX", "INDEX_FILE", "MANIFEST", "AnnotationFile",
            "BlockWriter", "Index", "Location", "Pack", "PackedFile", "block_checksums", "checksum", "describe",
