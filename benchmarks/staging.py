@@ -31,7 +31,8 @@ from typing import Any, Dict, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
 from ecm_cluster.base import files
-from ecm_cluster.pack import make, manifest
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.make import Options, pack
 from ecm_cluster.staging import copying, reader, scratch
 
 ANNOTATIONS = "annotations/lvis_v1_train.json"
@@ -75,7 +76,7 @@ def make(root: Path, images: int, mean: float, seed: int) -> int:
 
 
 def make_pack(root: Path) -> None:
-    make.pack(root, Path(f"{root}.pack"), make.Options(),
+    pack(root, Path(f"{root}.pack"), Options(),
                  lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
 
 
