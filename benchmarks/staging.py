@@ -77,7 +77,7 @@ def make(root: Path, images: int, mean: float, seed: int) -> int:
 
 def make_pack(root: Path) -> None:
     pack(root, Path(f"{root}.pack"), Options(),
-                 lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
+         lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
 
 
 def stage(path: str, base: str) -> None:
