@@ -35,7 +35,7 @@ PANOPTIC = "CocoPanopticDataset"
 
 
 @dataclass
-class Findings:
+class DataFindings:
     """What is known of the data.
 
     Attributes:
@@ -50,7 +50,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> Findings:
+def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> DataFindings:
     """Check the data of training and, where something is scored, of the test split.
 
     Args:
@@ -59,7 +59,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
         scored: Whether checkpoints will be scored.
         trained: Whether there will be training.
     """
-    found = Findings()
+    found = DataFindings()
     for split in (*(["train"] if trained else []), *(["test"] if scored else [])):
         try:
             several = leaves(cfg, split)
@@ -79,7 +79,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
     return found
 
 
-def _collect(found: Findings, step: Callable[[], None], key: str = "data.test") -> None:
+def _collect(found: DataFindings, step: Callable[[], None], key: str = "data.test") -> None:
     try:
         step()
     except UserError as error:
@@ -88,7 +88,7 @@ def _collect(found: Findings, step: Callable[[], None], key: str = "data.test") 
         found.problems.append(f"{key}: {str(error.filename)[:200]} cannot be read ({error.strerror})")
 
 
-def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: Findings) -> None:
+def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: DataFindings) -> None:
     ann_file, prefix = leaf.path("ann_file"), leaf.path("img_prefix")
     if leaf.type in voc.TYPES:
         found.warnings += voc.check(leaf)

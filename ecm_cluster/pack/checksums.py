@@ -1,4 +1,8 @@
-"""Checksums of what is staged: xxh3 of blocks, of images, and of files while they are written."""
+"""Checksums of what is staged: xxh3 of blocks, of images, and of files while they are written.
+
+xxh3 (64 bits, the ``xxhash`` library) finds what disks and networks damage, at the speed of memory. It does not protect
+against an attacker.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from .manifest import (
     describe,
     write_index,
 )
-from .sources import THREADS, Source, Sources, first_of
+from .sources import THREADS, SourceFile, Sources
 
 SHARD_SIZE = 1 << 30
 LARGE = 64 << 20  # an annotation file whose columns take more than a moment
@@ -120,7 +121,7 @@ def _report_absent(annotated: list[Annotated], strict: bool, say: Callable[[str]
             say(f"warning: {text}")
 
 
-def _copy_annotations(partial: Path, source: Source, names: groups.Names) -> Annotated:
+def _copy_annotations(partial: Path, source: SourceFile, names: groups.Names) -> Annotated:
     """Copy an annotation file into the pack, as published."""
     target, record = partial / source.name, partial / WORK / source.name
     try:
@@ -201,3 +202,9 @@ def _check_room(partial: Path, size: int) -> None:
     if room < size:
         raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
                         "some space, or give another OUT")
+
+
+def first_of(names: Iterable[str], count: int = 3) -> str:
+    """The first names, and that there are more."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

@@ -19,16 +19,16 @@ from ..base import files
 from ..base.disk import close_folder
 from ..base.errors import Failed, UserError
 from ..base.reading import Unreadable
-from .contents import FINGERPRINT, WORK, Options, Show, Written, fill
+from .contents import FINGERPRINT, WORK, Options, Show, Written, fill, first_of
 from .manifest import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
-from .sources import first_of, scan
+from .sources import scan
 
 NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Packing:
     """What a call has done.
 
     Attributes:
@@ -41,7 +41,7 @@ class Outcome:
     written: Written
 
 
-def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Outcome:
+def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Packing:
     """Pack a data root.
 
     Args:
@@ -63,19 +63,19 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     existing = _existing(out, fingerprint, options.replace)
     if existing is not None:
         shutil.rmtree(former, ignore_errors=True)  # a call was killed while it removed that
-        return Outcome(existing, "nothing to do", NOTHING)
+        return Packing(existing, "nothing to do", NOTHING)
     with _locked(partial):
         existing = _existing(out, fingerprint, options.replace)
         if existing is not None:  # another call has made it in the meantime
             shutil.rmtree(partial, ignore_errors=True)
-            return Outcome(existing, "nothing to do", NOTHING)
+            return Packing(existing, "nothing to do", NOTHING)
         _resume_or_start_over(partial, fingerprint, say)
         written = NOTHING
         if not is_pack(partial):
             with _removed_if_refused(partial):
                 written = fill(partial, sources, fingerprint, options, show, say)
         _publish(partial, out, former)
-    return Outcome(read(out), "packed", written)
+    return Packing(read(out), "packed", written)
 
 
 def _check_place(root: Path, out: Path) -> None:

@@ -13,9 +13,8 @@ A pack can replace the data root that it was made of. Images are grouped by the 
 so that a node copies only what its job reads. Without images (``images/`` and ``index.bin``) a pack holds annotations
 alone.
 
-Checksums are xxh3 (64 bits, the ``xxhash`` library): they find what disks and networks damage, at the speed of memory.
-They do not protect against an attacker: whoever may write a pack decides what its images are, but nothing else:
-whatever a pack says of itself, names above all, is checked by :func:`read` before it is used.
+Whoever may write a pack decides what its images are, but nothing else: whatever a pack says of itself, names above all,
+is checked by :func:`read` before it is used.
 """
 
 from __future__ import annotations
@@ -43,15 +42,14 @@ MANIFEST, INDEX_FILE = "pack.json", "index.bin"
 TMP = ".tmp"  # suffix of a file that is being copied
 KEPT = ("manifest.json", "lease", "copy.lock", "damaged", MANIFEST)  # names that a copy of a pack uses for itself
 
-_GROUP = Text(r"[^/\0]{1,255}", called="a name without a slash")
-_BLOCKS = Text(r"[0-9a-f]*", LARGEST, "checksums of 16 hexadecimal digits each")
 _SHA256 = Text(r"sha256:[0-9a-f]{64}", called="sha256: and 64 hexadecimal digits")
 _SHAPE = {
     "digest": Text(r"[0-9a-f]{16}", called="16 hexadecimal digits"),
     "images": Number(0, 2**40),
     "files": [{"name": str, "size": Number(0, 2**60), "kind": OneOf(IMAGES, INDEX, ANNOTATIONS), "group": str,
-               "blocks": _BLOCKS}],
-    "annotations": [{"name": str, "digest": _SHA256, "columns": Maybe(str), "groups": [_GROUP]}],
+               "blocks": Text(r"[0-9a-f]*", LARGEST, "checksums of 16 hexadecimal digits each")}],
+    "annotations": [{"name": str, "digest": _SHA256, "columns": Maybe(str),
+                     "groups": [Text(r"[^/\0]{1,255}", called="a name without a slash")]}],
     OptionalKey("source"): str, OptionalKey("fingerprint"): _SHA256,
 }
 
@@ -62,7 +60,6 @@ class PackedFile:
 
     Attributes:
         name: Path below the pack, with ``/``.
-        size: Bytes.
         kind: ``images``, ``index`` or ``annotations``.
         group: Of images: the annotation file that they were grouped by; of annotations: the file that they are of.
         blocks: xxh3 of each block of :data:`BLOCK` bytes; the last one may be shorter.
@@ -102,7 +99,6 @@ class Pack:
     """A complete pack.
 
     Attributes:
-        path: Its folder.
         digest: Identifies its content, and so its folder on each node's scratch: 16 hexadecimal digits.
         images: How many images it holds.
     """
@@ -234,11 +230,7 @@ def _checked(folder: Path, record: dict[str, Any]) -> Pack:
 
 
 def check_name(name: str, folder: Path, field: str = "") -> None:
-    """Check that a file of a pack is inside its copy, and does not replace what is kept there.
-
-    Raises:
-        Unreadable: It is not.
-    """
+    """Raise :class:`Unreadable` if a file of a pack would be outside its copy, or replace what is kept there."""
     check_inside(folder, name, folder / MANIFEST, field)
     if name.endswith(TMP) or name.split("/")[0] in KEPT:
         raise Unreadable(folder / MANIFEST, field, f"a file named {name!r} cannot be staged")

@@ -19,7 +19,7 @@ from ..base import files
 from ..base.reading import LARGEST, Text, Unreadable
 from .checksums import as_hex, from_hex
 from .manifest import BLOCK, IMAGES, BlockWriter, Location, PackedFile, checksum
-from .sources import Source
+from .sources import SourceFile
 
 AHEAD = 64  # images of one shard that are read before they are written: twice the threads, so that none is idle
 AHEAD_BYTES = 64 << 20
@@ -45,7 +45,7 @@ class Shard:
     name: str
     group: str
     number: int
-    members: tuple[Source, ...]
+    members: tuple[SourceFile, ...]
 
     @property
     def size(self) -> int:
@@ -118,7 +118,7 @@ def room(name: str, size: int) -> int:
     return (tarfile.BLOCKSIZE if simple else len(header(name, size))) + size + padding(size)
 
 
-def divide(images: Sequence[Source], group_of: dict[str, str], order: Sequence[str], limit: int) -> list[Shard]:
+def divide(images: Sequence[SourceFile], group_of: dict[str, str], order: Sequence[str], limit: int) -> list[Shard]:
     """The shards of all images: those of one group together, in the order of their names.
 
     Args:
@@ -126,7 +126,7 @@ def divide(images: Sequence[Source], group_of: dict[str, str], order: Sequence[s
         order: All groups.
         limit: Bytes of a shard; one image may have more.
     """
-    members: dict[str, list[Source]] = {group: [] for group in order}
+    members: dict[str, list[SourceFile]] = {group: [] for group in order}
     for source in sorted(images, key=lambda s: s.name):
         members[group_of[source.name]].append(source)
     found: list[Shard] = []
@@ -136,8 +136,8 @@ def divide(images: Sequence[Source], group_of: dict[str, str], order: Sequence[s
     return found
 
 
-def _parts(members: Sequence[Source], limit: int) -> Iterator[list[Source]]:
-    part: list[Source] = []
+def _parts(members: Sequence[SourceFile], limit: int) -> Iterator[list[SourceFile]]:
+    part: list[SourceFile] = []
     size = len(END)
     for source in members:
         more = room(source.name, source.size)
@@ -176,15 +176,15 @@ def write(shard: Shard, path: Path, readers: Executor, advance: Callable[[int], 
     return CompleteShard(shard, out.blocks(), tuple(images))
 
 
-def _read(source: Source) -> tuple[bytes, int]:
+def _read(source: SourceFile) -> tuple[bytes, int]:
     data = source.read()
     return data, checksum(data)
 
 
-def _read_ahead(members: Sequence[Source], readers: Executor,
-                stop: threading.Event) -> Iterator[tuple[Source, tuple[bytes, int]]]:
+def _read_ahead(members: Sequence[SourceFile], readers: Executor,
+                stop: threading.Event) -> Iterator[tuple[SourceFile, tuple[bytes, int]]]:
     """Images with their bytes and checksums, in order; a bounded number of them is read ahead."""
-    pending: deque[tuple[Source, Future[tuple[bytes, int]]]] = deque()
+    pending: deque[tuple[SourceFile, Future[tuple[bytes, int]]]] = deque()
     size, following = 0, 0
     try:
         while pending or following < len(members):

@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,7 +31,7 @@ ANNOTATIONS = "annotations"
 THREADS = 32  # each of them mostly waits for a round trip of the network
 
 
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """One file of a data root.
 
     Attributes:
@@ -113,8 +113,8 @@ class Sources:
     """
 
     root: Path
-    images: tuple[Source, ...]
-    annotations: tuple[Source, ...]
+    images: tuple[SourceFile, ...]
+    annotations: tuple[SourceFile, ...]
     skipped: tuple[str, ...]
 
     def fingerprint(self, *more: object) -> str:
@@ -194,8 +194,8 @@ def _walk(root: Path, leave_out: set[str]) -> Iterator[tuple[str, Path]]:
             raise unreadable(folder, error) from None
 
 
-def _look_at(paths: dict[str, Path]) -> list[Source]:
-    def look(item: tuple[str, Path]) -> Source:
+def _look_at(paths: dict[str, Path]) -> list[SourceFile]:
+    def look(item: tuple[str, Path]) -> SourceFile:
         name, path = item
         try:
             name.encode()
@@ -206,14 +206,14 @@ def _look_at(paths: dict[str, Path]) -> list[Source]:
             raise unreadable(path, error) from None
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path}: is not a regular file; remove it")
-        source = Source(name, status.st_size, (status.st_mtime_ns,), path)
+        source = SourceFile(name, status.st_size, (status.st_mtime_ns,), path)
         return source if _kind(name) == "zip" else _small_enough(source)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(look, paths.items()))
 
 
-def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
+def _members(archive: Archive, images_too: bool) -> Iterator[SourceFile]:
     for member in archive.members:
         parts = PurePosixPath(member.filename).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[:1] == ("/",):
@@ -229,26 +229,20 @@ def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
         else:
             continue
         archive.check_member(member)
-        yield _small_enough(Source(name, member.file_size, stamp, archive.path, archive, member))
+        yield _small_enough(SourceFile(name, member.file_size, stamp, archive.path, archive, member))
 
 
-def _small_enough(source: Source) -> Source:
+def _small_enough(source: SourceFile) -> SourceFile:
     if source.size > LARGEST_IMAGE and not source.name.endswith(".json"):
         raise UserError(f"{source.where}: has {size_text(source.size)}; expected an image of at most "
                         f"{size_text(LARGEST_IMAGE)}: remove it")
     return source
 
 
-def _add(found: dict[str, Source], source: Source) -> None:
+def _add(found: dict[str, SourceFile], source: SourceFile) -> None:
     """Add a member of a zip file, unless the same file has been found already."""
     other = found.setdefault(source.name, source)
     crcs = {s.member.CRC for s in (other, source) if s.member is not None}
     if other.size != source.size or (other.member is not None and len(crcs) > 1):
         raise UserError(f"{source.name} exists twice with different content: {other.where} has {other.size} bytes, "
                         f"{source.where} has {source.size}; remove one of them")
-
-
-def first_of(names: Iterable[str], count: int = 3) -> str:
-    """The first names, and that there are more."""
-    listed = list(names)
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")

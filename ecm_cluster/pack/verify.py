@@ -17,13 +17,13 @@ from ..base import files
 from ..base.reading import Unreadable, open_regular
 from . import shards
 from .manifest import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
-from .sources import THREADS, Source, scan
+from .sources import THREADS, SourceFile, scan
 
 Placed = Tuple[Location, str]
 
 
 @dataclass
-class Findings:
+class Verification:
     """What is wrong with a pack, one line each; and how much was read.
 
     Attributes:
@@ -36,14 +36,14 @@ class Findings:
     compared: int = 0
 
 
-def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -> Findings:
+def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -> Verification:
     """Check everything that a pack says of itself.
 
     Args:
         advance: Called with the bytes of each block that was read.
         threads: Files that are read at once.
     """
-    found = Findings(bytes=sum(f.size for f in pack.files))
+    found = Verification(bytes=sum(f.size for f in pack.files))
     placed = _placed(pack, found.problems)
     entries = {packed.name: placed.get(number, []) for number, packed in enumerate(pack.image_files())}
     if placed:
@@ -149,7 +149,8 @@ def _check_annotation(folder: Path, name: str, digest: str) -> list[str]:
         return [f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})"]
 
 
-def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], None], threads: int = THREADS) -> None:
+def compare(pack: Pack, root: Path, found: Verification, advance: Callable[[int], None],
+            threads: int = THREADS) -> None:
     """Compare a pack with a data root, byte for byte and in both directions; adds to ``found``.
 
     Raises:
@@ -164,7 +165,7 @@ def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], No
         names = {s.name for s in outside}
         found.problems += _only_in("the pack", inside - names) + _only_in(str(root), names - inside)
 
-    def difference(source: Source) -> str | None:
+    def difference(source: SourceFile) -> str | None:
         place = index.find(source.name) if index is not None else None
         if place is None:
             return None
