@@ -47,8 +47,7 @@ class FromColumns(CocoDataset):
         if mapped and not test_mode:
             valid = self._filter_imgs()
             infos = self.data_infos
-            lazy = isinstance(infos, Records)
-            self.data_infos = infos.take(valid) if lazy else [infos[i] for i in valid]
+            self.data_infos = infos.take(valid) if isinstance(infos, Records) else [infos[i] for i in valid]
             if self.proposals is not None:
                 self.proposals = [self.proposals[i] for i in valid]
             self._set_group_flag()
@@ -125,8 +124,7 @@ class FromColumns(CocoDataset):
         if raw is not None:
             return self._parse_ann_info(self.data_infos[idx], raw)
         infos = self.data_infos
-        lazy = isinstance(infos, Records)
-        name = infos.name(columns.name_record(image)) if lazy else infos[idx]["filename"]
+        name = infos.name(columns.name_record(image)) if isinstance(infos, Records) else infos[idx]["filename"]
         boxes, labels, ignored, masks = columns.objects(image, *self._labels())
         return {"bboxes": boxes, "labels": labels, "bboxes_ignore": ignored, "masks": masks,
                 "seg_map": self._seg_map(name)}

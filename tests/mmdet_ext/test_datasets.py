@@ -77,5 +77,5 @@ def test_images_without_objects_are_left_out_of_training_only(tmp_path):
 
 
 def test_a_choice_of_classes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="leave out classes"):
+    with pytest.raises(ValueError, match="invalid classes; expected none"):
         make(write(tmp_path, [V1]), classes=["a"])
