@@ -137,7 +137,9 @@ def places(data: Any, key: str, begin: int = 0, end: int | None = None) -> Itera
 def likely_places(data: Any, key: str) -> Iterator[int]:
     """Where the value of a key may begin: the first place in the head, the last one in the tail, the first anywhere."""
     yield from itertools.islice(places(data, key, 0, HEAD), 1)
-    yield from list(places(data, key, max(0, len(data) - TAIL)))[-1:]
+    last = data.rfind(json.dumps(key).encode(), max(0, len(data) - TAIL))
+    if last >= 0:
+        yield from places(data, key, last)
     yield from itertools.islice(places(data, key), 1)
 
 
