@@ -1,7 +1,7 @@
-"""Is the data there, and whole? Looked at before anything is submitted, on a machine without numpy.
+"""Does the data exist, and is it complete? Checked before anything is submitted, on a machine without numpy.
 
 Covered: that an annotation file is complete JSON with the lists that LVIS or COCO have, every category, the
-first image and the first annotation; that the first image's file lies where mmdet will look for it. Not
+first image and the first annotation; that the first image's file exists where mmdet will look for it. Not
 covered: every other record, and whether the pictures can be decoded.
 
 The published layout of LVIS v1, which :func:`check_root` expects::
@@ -33,7 +33,7 @@ _TEXT: Kind = (str, "a string")
 _LIST: Kind = (list, "a list")
 MASK: Kind = ((list, dict), "polygons or an encoding")
 ID: Kind = ((int, str, float), "a number or a string")
-# what mmdet, pycocotools and lvis-api read of each record; LVIS asks for more than COCO
+# what mmdet, pycocotools and lvis-api read of each record; LVIS requires more than COCO
 FIELDS: dict[str, dict[str, Kind]] = {
     "images": {"id": ID, "height": NUMBER, "width": NUMBER},
     "annotations": {"id": ID, "image_id": ID, "category_id": ID, "area": NUMBER, "bbox": _LIST},
@@ -48,13 +48,13 @@ LVIS_FIELDS: dict[str, dict[str, Kind]] = {
 
 @dataclass(frozen=True)
 class AnnotationSummary:
-    """What is known of an annotation file after the check."""
+    """An annotation file after the check."""
 
     path: Path
     lvis: bool  # has the federated lists and frequencies; otherwise COCO's fields only
-    categories: list[dict[str, Any]]  # whole, in the order of the file
+    categories: list[dict[str, Any]]  # complete, in the order of the file
     first_image: dict[str, Any]
-    first_annotation: dict[str, Any] | None  # None for a file that need not have any (a test set)
+    first_annotation: dict[str, Any] | None  # None for a file that may have none (a test set)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def check_root(
     """Check a data set in the published layout of LVIS v1, real or synthetic.
 
     Args:
-        train_ann, val_ann: annotation files, from ``root``.
+        train_ann, val_ann: annotation files, relative to ``root``.
 
     Returns:
         The summaries of ``train`` and ``val``.
@@ -81,8 +81,8 @@ def check_root(
     if not root.is_dir():
         there = "is a file" if root.exists() else "does not exist"
         raise UserError(
-            f"data root {root} {there}; expected a folder with annotations/, train2017/ and val2017/: "
-            f"give the root of LVIS{SYNTHETIC}"
+            f"data root {root} {there}; expected a directory with annotations/, train2017/ and val2017/: "
+            f"use the root of LVIS{SYNTHETIC}"
         )
     found = {}
     for split, name in (("train", train_ann), ("val", val_ann)):
@@ -92,7 +92,7 @@ def check_root(
     if labels["train"] != labels["val"]:
         raise UserError(
             f"val annotations: {found['val'].path} and {found['train'].path} list different categories; "
-            "expected the same ids and names: take both files from one data set"
+            "expected the same ids and names: use files of one data set"
         )
     return found
 
@@ -104,8 +104,8 @@ def check_annotation_file(
     """Check one annotation file, of LVIS v1, LVIS v0.5 or COCO.
 
     Args:
-        what: how messages call the file, such as ``data.train.ann_file``.
-        lvis: whether LVIS's own fields must be there; None: if any of them is.
+        what: the name of the file in messages, such as ``data.train.ann_file``.
+        lvis: whether LVIS's own fields are required; None: if any of them exists.
         annotated: whether it must hold annotations (COCO's test sets have none).
         masks: whether annotations of LVIS must have them.
 
@@ -139,7 +139,7 @@ def check_annotation_file(
 
 def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what: str = "images",
                  dataset: str = "") -> Path:
-    """Check that the first image of an annotation file lies where mmdet will look for it.
+    """Check that the first image of an annotation file exists where mmdet will look for it.
 
     Args:
         img_prefix: the dataset's ``img_prefix``; for LVIS v1 the data root, as ``coco_url`` names the folder.
@@ -157,20 +157,18 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
             if path.stat().st_size:
                 return path
             raise UserError(f"{what}: {path} is empty; expected a picture: {FETCH}")
-    # the topmost folder that is not there tells what to mend: the root, a set not unpacked, a file not copied
+    # the topmost missing folder shows what to fix: the root, a split that was not unpacked, a file that was not copied
     missing = candidates[0]
     while missing.parent != missing and not missing.parent.is_dir():
         missing = missing.parent
     first = f"the first image of {summary.path}"
     if missing == candidates[0]:
-        wrong = "is a folder" if missing.is_dir() else "is missing"
-        remedy = f"put all images into {missing.parent}, or mend the data root"
+        wrong = "is a directory" if missing.is_dir() else "does not exist"
+        remedy = f"put all images into {missing.parent}, or correct the data root"
         raise UserError(f"{what}: {missing} {wrong}; expected {first}: {remedy}")
-    wrong = "is no folder" if missing.exists() else "is missing"
-    remedy = f"unpack COCO's {missing.name} there, or mend the data root"
-    raise UserError(
-        f"{what}: {missing} {wrong}; expected a folder, with {first} at {candidates[0]}: {remedy}"
-    )
+    wrong = "is not a directory" if missing.exists() else "does not exist"
+    remedy = f"unpack COCO's {missing.name} there, or correct the data root"
+    raise UserError(f"{what}: {missing} {wrong}; expected a directory, with {first} at {candidates[0]}: {remedy}")
 
 
 def _check_record(said: str, key: str, number: int, record: Any, lvis: bool, masks: bool = True) -> None:
@@ -188,12 +186,12 @@ def _check_record(said: str, key: str, number: int, record: Any, lvis: bool, mas
                 f"{where} has neither 'coco_url' (LVIS v1) nor 'file_name'; expected one: {FETCH}"
             )
         fields.update({name: _TEXT for name in given})
-    for field, (legal, name) in fields.items():
+    for field, (types, name) in fields.items():
         if field not in record:
             raise UserError(
                 f"{where} has no {field!r}; expected {name} ({'LVIS' if lvis else 'COCO'}): {FETCH}"
             )
-        if not isinstance(record[field], legal) or isinstance(record[field], bool):
+        if not isinstance(record[field], types) or isinstance(record[field], bool):
             raise UserError(f"{where}: {field!r} is {brief(record[field])}; expected {name}: {FETCH}")
     if key == "annotations" and len(record["bbox"]) != 4:
         raise UserError(f"{where}: 'bbox' is {brief(record['bbox'])}; expected x, y, width, height: {FETCH}")

@@ -13,8 +13,8 @@ A pack can replace the data root that it was made of. Images are grouped by the 
 so that a node copies only what its job reads. Without images (``images/`` and ``index.bin``) a pack holds annotations
 alone.
 
-Whoever may write a pack decides what its images are, but nothing else: whatever a pack says of itself, names above all,
-is checked by :func:`read` before it is used.
+A user that can write a pack decides what its images are, but nothing else: everything that a pack says of itself, names
+above all, is checked by :func:`read` before it is used.
 """
 
 from __future__ import annotations

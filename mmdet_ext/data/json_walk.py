@@ -123,7 +123,7 @@ def _pieces(data: Any, at: int) -> Iterator[str]:
 
 
 def places(data: Any, key: str, begin: int = 0, end: int | None = None) -> Iterator[int]:
-    """Where the value of a key may begin between two positions: whatever looks like a key, at whatever depth."""
+    """Where the value of a key may begin between two positions: everything that looks like the key, at any depth."""
     name = json.dumps(key).encode()
     end = len(data) if end is None else end
     at = data.find(name, begin, end)

@@ -246,7 +246,7 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_pack(tmp_path, point):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["before-pack", "former-aside", "after-pack"])
+@pytest.mark.parametrize("point", ["before-pack", "previous-aside", "after-pack"])
 def test_a_call_that_is_killed_while_it_replaces_a_pack_ends_with_the_new_one(tmp_path, point):
     small_root(tmp_path / "root")
     assert call("pack", tmp_path / "root", tmp_path / "out") == 0
