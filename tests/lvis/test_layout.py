@@ -141,7 +141,7 @@ def test_a_root_that_is_not_there_is_refused(root):
     refused(
         lambda: layout.check_root(root / "nowhere"), "nowhere does not exist", "annotations/", "synthesize"
     )
-    refused(lambda: layout.check_root(root / TRAIN), "is a file; expected a folder")
+    refused(lambda: layout.check_root(root / TRAIN), "is a file; expected a directory")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -163,13 +163,13 @@ def test_missing_images_are_told_by_what_has_to_be_unpacked(root, split):
     first.write_bytes(b"")
     refused(lambda: layout.check_root(root), f"{split} images: {first} is empty")
     first.unlink()
-    refused(lambda: layout.check_root(root), f"{split} images: {first} is missing", f"images into {folder}")
+    refused(lambda: layout.check_root(root), f"{split} images: {first} does not exist", f"images into {folder}")
     first.mkdir()
-    refused(lambda: layout.check_root(root), f"{split} images: {first} is a folder")
+    refused(lambda: layout.check_root(root), f"{split} images: {first} is a directory")
     shutil.rmtree(folder)
-    refused(lambda: layout.check_root(root), f"{folder} is missing; expected a folder", f"COCO's {split}2017")
+    refused(lambda: layout.check_root(root), f"{folder} does not exist; expected a directory", f"COCO's {split}2017")
     folder.write_text("")
-    refused(lambda: layout.check_root(root), f"{folder} is no folder; expected a folder")
+    refused(lambda: layout.check_root(root), f"{folder} is not a directory; expected a directory")
 
 
 def test_files_of_two_data_sets_are_refused(root):
