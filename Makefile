@@ -31,10 +31,10 @@ test-fast: setup  ## the tests that take less than about two seconds each
 ORIGINAL := .venv-original/bin/python -m
 test-original:  ## the demo and the fast tests on Python 3.8, torch 1.13.1 and mmdet 2.25.2; see docs/stacks.md
 	@ECM_CLUSTER_STACK=original tools/setup
-	@$(ORIGINAL) pytest tests/test_demo.py
+	@$(ORIGINAL) pytest tests/verbs/test_demo.py
 	@$(ORIGINAL) pytest --dist loadfile --numprocesses 2 -m "not slow"
 
-SLURM_TESTS := tests/slurm
+SLURM_TESTS := tests/on_slurm
 test-slurm-24: setup  ## the Slurm tests on Slurm 24.11, in a Debian 13 that is made for them; see docs/slurm-versions.md
 	@export ECM_CLUSTER_REQUIRE_SLURM=1; tools/newer_slurm $(PYTEST) --dist loadfile --numprocesses 3 $(SLURM_TESTS) \
 		|| { [ $$? = 1 ] && tools/newer_slurm $(PYTEST) --last-failed --last-failed-no-failures none $(SLURM_TESTS); }

@@ -4,7 +4,7 @@ hotcoco and vernier both give these arrays on ordinary files, at much the same s
 taken because it takes detections *and* federated ground truth as arrays, where vernier has the federated lists from
 JSON text only; because it scores whatever lvis-api scores, where vernier refuses a category that is both listed as
 missing and present or not annotated throughout; and because it needs numpy alone, where vernier needs pyarrow. Where it
-differs from lvis-api (tests/lvis/test_fast_scoring.py has the cases) the input is put so that it cannot show:
+differs from lvis-api (tests/scoring/test_fast_scoring.py has the cases) the input is put so that it cannot show:
 
 - objects and detections without area are left out, as lvis-api leaves them out without a word;
 - the limit of detections an image is applied before that, over all categories, the first of equal scores stay;

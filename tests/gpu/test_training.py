@@ -6,7 +6,7 @@ import re
 
 import pytest
 from comparing import bits, state_in
-from gpu_runs import (
+from processes.gpu_runs import (
     A_SIGNAL_AND_A_KILL,
     EPOCHS,
     PATIENCE,
