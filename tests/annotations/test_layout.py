@@ -149,11 +149,11 @@ def test_a_missing_annotation_file_is_named(root, split):
     path = root / f"annotations/lvis_v1_{split}.json"
     text = path.read_bytes()
     path.unlink()
-    refused(lambda: layout.check_root(root), f"{split} annotations: {path} is missing", "lvisdataset.org")
+    refused(lambda: layout.check_root(root), f"{split} annotations: {path} does not exist", "lvisdataset.org")
     Path(f"{path}.gz").write_bytes(gzip.compress(text))
     refused(lambda: layout.check_root(root), f"unpack {path}.gz")
     path.mkdir()
-    refused(lambda: layout.check_root(root), f"{path} is a folder; expected a JSON file")
+    refused(lambda: layout.check_root(root), f"{path} is a directory; expected a JSON file")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -211,8 +211,8 @@ def test_a_large_file_cut_off_between_two_annotations_is_refused(root):
         ("", "is empty"),
         ("  \n", "is empty"),
         ("<html>Moved</html>", "starts with '<html>Moved</html>'"),
-        ("version https://git-lfs.github.com/spec/v1\n", "is no JSON object"),
-        ("[]", "is no JSON object: it starts with '[]'"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is not a JSON object"),
+        ("[]", "is not a JSON object: it starts with '[]'"),
         ("{'images': {}}", "is not valid JSON"),
         ("{}", "has no 'images'; expected a JSON object with images, annotations, categories"),
         ('{"images": [{}]} {}', "is not valid JSON"),

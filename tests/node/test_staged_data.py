@@ -80,7 +80,7 @@ def test_an_annotation_file_that_has_changed_is_parsed_by_nobody_as_if_it_were_t
     changed.write_text(changed.read_text() + "\n")
     assert prepared(run).columns == {}
     (event,) = [e for e in run.events() if e.kind == "staging"]
-    assert "is not the file that was there at the submission" in event["detail"]
+    assert "has changed since the submission" in event["detail"]
 
 
 @pytest.mark.parametrize("flags", [(), ("--stage-or-fail",)])
@@ -112,7 +112,7 @@ def test_a_pack_with_other_annotations_than_it_was_made_with_is_refused(pack, tm
     ann_file = broken / "annotations/lvis_v1_train.json"
     ann_file.write_text(ann_file.read_text() + "\n")
     done = verb("submit", *job_flags(broken, tmp_path, "refused"), "--cluster", "local", code=2)
-    assert "is not the file that the pack" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert "has changed since the pack" in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "refused").exists()
 
 

@@ -300,7 +300,7 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.freeze.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
     ("ecm_cluster.freeze.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
     ("ecm_cluster.pack.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",
-    ("ecm_cluster.pack.packing", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.pack.make", "rename"): "a folder is renamed as a whole, after an fsync of each file",
     ("ecm_cluster.staging.staged_set", "replace"): "of what had its fsync; an fsync of the folder follows",
     ("ecm_cluster.synthesize", "replace"): "a folder is renamed as a whole; can be made again from its seed",
     ("ecm_cluster.synthetic.dataset", "write_bytes"): "can be made again from its seed; sizes are checked",
@@ -506,7 +506,6 @@ JSON_UNCHECKED = {
     "ecm_cluster.plan.operators": "in the environment that the job's Python comes from",
     "ecm_cluster.annotations.outline": "annotations, of any size; what is wrong with them is named",
     "ecm_cluster.scoring.score": "annotations, of any size; what is wrong with them is named",
-    "ecm_cluster.annotations.image_names": "names of any size; the reader takes over where it fails",
 }
 
 

@@ -13,7 +13,7 @@ from staging.roots import call, lvis, put, python, small_root
 from ecm_cluster import stage
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack import manifest
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_it_says_what_it_packed_and_what_to_type_next(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path}/lvis.pack: packed: 17 images, 2 annotation files, ") and "; took " in out
     assert out.endswith(f"next: python -m ecm_cluster.submit --data-root {tmp_path}/lvis.pack\n")
-    assert err == "passed over, as they are no images: 1 files (README.md)\n"
+    assert err == "skipped: 1 files that are not images (README.md)\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
     assert sorted(p.name for p in (tmp_path / "lvis.pack").iterdir()) == ["annotations", "images", "index.bin",
                                                                          "pack.json"]
@@ -59,9 +59,9 @@ def test_a_pack_of_other_data_is_replaced_only_if_asked(tmp_path, capsys):
     put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
     assert call("pack", tmp_path / "lvis") == 2
     assert "--replace packs again in its place" in capsys.readouterr().err
-    assert packs.read(tmp_path / "lvis.pack").images == 17
+    assert manifest.read(tmp_path / "lvis.pack").images == 17
     assert call("pack", tmp_path / "lvis", "--replace") == 0
-    assert packs.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
+    assert manifest.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     assert call("pack", tmp_path / "lvis") == 0
     next((tmp_path / "lvis.pack/images").iterdir()).unlink()
     assert call("pack", tmp_path / "lvis") == 2
-    assert "is missing, or has another size" in capsys.readouterr().err
+    assert "does not exist, or has another size" in capsys.readouterr().err
     assert call("pack", tmp_path / "lvis", "--replace") == 0
     assert call("verify", tmp_path / "lvis.pack") == 0
 
@@ -79,14 +79,14 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     (["pack", "{d}/absent"], "DATA_ROOT: {d}/absent does not exist"),
     (["pack", "{d}/file"], "DATA_ROOT: {d}/file is a file"),
     (["pack", "{d}/empty"], "DATA_ROOT: {d}/empty has no images and no annotations"),
-    (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full is there, and is no pack"),
-    (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file is there, and is no pack"),
-    (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is no folder"),
+    (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full exists and is not a pack"),
+    (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file exists and is not a pack"),
+    (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is not a directory"),
     (["pack", "{d}/lvis", "{d}/lvis"], "OUT: {d}/lvis holds the data root"),
     (["pack", "{d}/lvis", "{d}"], "OUT: {d} holds the data root"),
-    (["pack", "{d}/lvis", "--shard-size", "huge"], "shard-size: 'huge' is not legal; give a size such as 1G"),
-    (["pack", "{d}/lvis", "--threads", "0"], "threads: 0 is not legal"),
-    (["verify", "{d}/lvis"], "pack: {d}/lvis is none, it has no pack.json"),
+    (["pack", "{d}/lvis", "--shard-size", "huge"], "invalid --shard-size: 'huge'; expected a size such as 1G"),
+    (["pack", "{d}/lvis", "--threads", "0"], "invalid --threads: 0; expected 1 to 1024"),
+    (["verify", "{d}/lvis"], "pack: {d}/lvis is not a pack: it has no pack.json"),
 ])
 def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, said):
     put(tmp_path, {"lvis/a/1.jpg": b"1", "file": b"", "full/a.txt": b""})
@@ -107,7 +107,7 @@ def test_a_pack_inside_its_data_root_is_not_packed_again(tmp_path):
     small_root(tmp_path / "lvis")
     for out in ("pack", "second"):
         assert call("pack", tmp_path / "lvis", tmp_path / "lvis" / out) == 0
-        assert packs.read(tmp_path / "lvis" / out).images == 17
+        assert manifest.read(tmp_path / "lvis" / out).images == 17
     assert call("pack", tmp_path / "lvis", tmp_path / "lvis/pack") == 0
 
 
@@ -118,15 +118,15 @@ def test_a_link_to_a_pack_stays_a_link_when_the_pack_is_replaced(tmp_path):
     assert call("pack", tmp_path / "lvis", tmp_path / "link") == 0
     put(tmp_path / "lvis", {"train2017/new.jpg": b"new"})
     assert call("pack", tmp_path / "lvis", tmp_path / "link", "--replace") == 0
-    assert (tmp_path / "link").is_symlink() and packs.read(tmp_path / "link").images == 18
+    assert (tmp_path / "link").is_symlink() and manifest.read(tmp_path / "link").images == 18
     assert [p.name for p in (tmp_path / "disk").iterdir()] == ["pack"]
 
 
 def test_annotations_without_images_can_be_packed(tmp_path, capsys):
     put(tmp_path / "lvis", {"annotations/lvis_v1_val.json": lvis(["val2017/1.jpg"])})
     assert call("pack", tmp_path / "lvis") == 0
-    assert "names 1 images that are not there" in capsys.readouterr().err
-    assert packs.read(tmp_path / "lvis.pack").image_files() == []
+    assert "names 1 images that do not exist" in capsys.readouterr().err
+    assert manifest.read(tmp_path / "lvis.pack").image_files() == []
     assert call("verify", tmp_path / "lvis.pack", "--against", tmp_path / "lvis") == 0
 
 
@@ -155,10 +155,10 @@ def wrong_offset(pack: Path) -> None:
 
 
 def without_an_image(pack: Path) -> None:
-    index = packs.read(pack).open_index()
+    index = manifest.read(pack).open_index()
     rows = [(name, index.find(name)) for name in index]
     with files.replacing(pack / "index.bin") as handle:
-        packs.write_index(handle, rows[1:])
+        manifest.write_index(handle, rows[1:])
     restamp(pack)
 
 
@@ -167,9 +167,9 @@ def restamp(pack: Path) -> None:
     record = json.loads((pack / "pack.json").read_text())
     for entry in record["files"]:
         entry["size"] = (pack / entry["name"]).stat().st_size
-        entry["blocks"] = "".join(f"{n:016x}" for n in packs.block_checksums(pack / entry["name"]))
+        entry["blocks"] = "".join(f"{n:016x}" for n in manifest.block_checksums(pack / entry["name"]))
     described = {key: record[key] for key in ("format", "images", "files", "annotations")}
-    record["digest"] = f"{packs.checksum(json.dumps(described, sort_keys=True).encode()):016x}"
+    record["digest"] = f"{manifest.checksum(json.dumps(described, sort_keys=True).encode()):016x}"
     (pack / "pack.json").write_text(json.dumps(record))
 
 
@@ -182,10 +182,10 @@ TRAIN = "images/lvis_v1_train-00000.tar"
     (lambda p: cut(p / TRAIN), [f"{TRAIN}: has "]),
     (lambda p: (p / TRAIN).unlink(), [f"{TRAIN}: cannot be read (No such file"]),
     (lambda p: flip(p / "index.bin", 50), ["index.bin: block 0"]),
-    (lambda p: flip(p / "index.bin", 3), ["index.bin: cannot be read (", "is no index of images"]),
+    (lambda p: flip(p / "index.bin", 3), ["index.bin: cannot be read (", "is not an index of images"]),
     (lambda p: (p / "index.bin").unlink(), ["index.bin: cannot be read (No such file"]),
     (wrong_offset, [": the header before ", " begins at "]),
-    (without_an_image, ["index.bin: has 16 images, pack.json 17", "index.bin: "]),
+    (without_an_image, ["index.bin: has 16 images; expected 17, as in pack.json", "index.bin: "]),
     (lambda p: flip(p / "annotations/lvis_v1_val.json", 9), ["annotations/lvis_v1_val.json: is not the file"]),
     (lambda p: (p / "annotations/lvis_v1_val.json").unlink(), ["annotations/lvis_v1_val.json: cannot be read"]),
 ])
@@ -203,11 +203,11 @@ def test_verify_finds_what_is_wrong(copy: Path, capsys, damage: Callable[[Path],
 def test_verify_says_that_all_is_right(packed, capsys):
     capsys.readouterr()
     assert call("verify", packed, "--against", packed.with_name("lvis")) == 0
-    assert f"{packed}: right: 17 images, " in capsys.readouterr().out
+    assert f"{packed}: intact: 17 images, " in capsys.readouterr().out
     assert call("verify", packed, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["right"] and found["images"] == 17 and found["problems"] == []
-    assert found["digest"] == packs.read(packed).digest
+    assert found["digest"] == manifest.read(packed).digest
 
 
 def test_verify_prints_the_first_problems_and_counts_all(tmp_path, capsys):
@@ -259,4 +259,4 @@ def test_without_numpy_the_columns_are_left_to_the_nodes(tmp_path):
     done = python("pack", tmp_path / "lvis", PYTHONPATH=f"{tmp_path}/blocked")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("they need numpy (no numpy here); the nodes will make them") == 2
-    assert [a.columns for a in packs.read(tmp_path / "lvis.pack").annotations] == [None, None]
+    assert [a.columns for a in manifest.read(tmp_path / "lvis.pack").annotations] == [None, None]

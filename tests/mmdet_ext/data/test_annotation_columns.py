@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mmdet_ext.data import annotations, columns
+from mmdet_ext.data import annotations, column_file
 from mmdet_ext.data.annotation_text import decode, encode
 from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
-from mmdet_ext.data.json_lists import Cursor
+from mmdet_ext.data.json_walk import Cursor
 
 IMAGES = [{"id": 5, "width": 64, "height": 48}, {"id": 2, "width": 10, "height": 90}]
 BOX = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 10, 12], "area": 9, "segmentation": [[1.5, 2.5]]}
@@ -161,26 +161,26 @@ def test_a_file_of_another_kind_is_refused_in_one_line(place, put, said, tmp_pat
 
 def test_columns_that_lack_one_are_refused(tmp_path):
     with open(tmp_path / "columns", "wb") as handle:
-        columns.save(handle, {"image_id": np.arange(3)}, {})
+        column_file.save(handle, {"image_id": np.arange(3)}, {})
     with pytest.raises(ValueError, match="lacks the column 'width'"):
         annotations.Columns(tmp_path / "columns")
 
 
 def test_columns_that_do_not_belong_together_or_lie_elsewhere_are_refused(tmp_path):
-    made, values = columns.load(make(tmp_path, text()))
+    made, values = column_file.load(make(tmp_path, text()))
     for name in ("width", "row_start", "state", "record_ends"):
         with open(tmp_path / "other", "wb") as handle:
-            columns.save(handle, {**made, name: made[name][:-1]}, values)
+            column_file.save(handle, {**made, name: made[name][:-1]}, values)
         with pytest.raises(ValueError, match="its columns do not belong together"):
             annotations.Columns(tmp_path / "other")
     for entry in (["a", "<i8", -64, 1], ["a", "<i8", 0, -1], ["a", "<i8", 0, 2**40], ["a", "O", 0, 1], ["a", 5, 0, 1],
                   ["a", "<i8", "0", 1], [[], "<i8", 0, 1], ["a"], 5):
         table = json.dumps({"columns": [entry], "values": {}}).encode()
         with open(tmp_path / "other", "wb") as handle:
-            handle.write(struct.pack("<8sIIQ", columns.MAGIC, columns.VERSION, len(table), 512) + table)
+            handle.write(struct.pack("<8sIIQ", column_file.MAGIC, column_file.VERSION, len(table), 512) + table)
             handle.write(bytes(512 - handle.tell()))
         with pytest.raises(ValueError, match="its table of columns is damaged"):
-            columns.load(tmp_path / "other")
+            column_file.load(tmp_path / "other")
 
 
 def test_a_key_that_comes_twice_has_its_last_value(tmp_path):

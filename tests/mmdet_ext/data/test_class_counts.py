@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_ext.data import class_counts
+from mmdet_ext.data import class_counts, json_walk
 from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
 
 CATEGORIES = [
@@ -82,14 +82,14 @@ def test_counts_come_from_the_categories_wherever_they_stand(tmp_path, order, in
 
 @pytest.mark.parametrize("order", ["images annotations categories licenses", "categories images annotations"])
 def test_a_large_file_is_not_parsed_for_categories_near_an_end(tmp_path, monkeypatch, no_whole_parse, order):
-    monkeypatch.setattr(class_counts, "_WINDOW", 1 << 14)
+    monkeypatch.setattr(json_walk, "NEAR", 1 << 14)
     path = written(tmp_path / "a.json", order, annotations=ANNOTATIONS * 2000)
     assert path.stat().st_size > 10 * (1 << 14)
     assert read_class_counts(path).counts == (30, 5, 1)
 
 
 def test_categories_in_the_middle_of_a_large_file_are_found_by_parsing_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(class_counts, "_WINDOW", 1 << 12)
+    monkeypatch.setattr(json_walk, "NEAR", 1 << 12)
     images = [{"id": i, "coco_url": "x" * 100} for i in range(1000)]
     path = written(
         tmp_path / "a.json", "images categories annotations", images=images, annotations=ANNOTATIONS * 500
@@ -199,11 +199,11 @@ def test_an_unknown_field_lists_the_legal_ones():
 def test_the_short_way_never_disagrees_with_parsing(tmp_path_factory, order, indent, window):
     """Whatever the order and the window: the answer, or none."""
     path = written(tmp_path_factory.mktemp("order") / "a.json", " ".join(order), indent=indent)
-    before, class_counts._WINDOW = class_counts._WINDOW, window
+    before, json_walk.NEAR = json_walk.NEAR, window
     try:
         found = class_counts.categories_near_an_end(path)
     finally:
-        class_counts._WINDOW = before
+        json_walk.NEAR = before
     assert found is None or found == CATEGORIES
 
 

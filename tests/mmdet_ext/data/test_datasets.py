@@ -9,7 +9,7 @@ from mmdet.datasets import build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the dataset)
 from mmdet_ext.data.class_counts import read_class_counts
-from mmdet_ext.data.datasets import image_file
+from mmdet_ext.data.image_names import of_any
 
 V1 = {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg"}
 
@@ -60,7 +60,7 @@ def test_the_class_names_of_one_file_do_not_leak_into_another(tmp_path):
     ({"id": 7, "coco_url": "https://elsewhere.example/train2017/x.jpg"}, "train2017/x.jpg"),
 ])  # fmt: skip
 def test_the_image_file_is_found_in_either_version_of_the_format(record, file, tmp_path):
-    assert image_file(record) == file
+    assert of_any(record) == file
     assert make(write(tmp_path, [record])).data_infos[0]["filename"] == file
 
 
@@ -77,5 +77,5 @@ def test_images_without_objects_are_left_out_of_training_only(tmp_path):
 
 
 def test_a_choice_of_classes_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="leave out classes"):
+    with pytest.raises(ValueError, match="invalid classes; expected none"):
         make(write(tmp_path, [V1]), classes=["a"])

@@ -1,4 +1,4 @@
-"""Is a pack right? Every byte of it is read once: blocks, images, headers, annotations; and the originals if asked.
+"""Is a pack intact? Every byte of it is read once, file by file; and compared with the original data if asked.
 
 Covered: what pack.json, the index and the archives say of each other, and, with the data root that the pack was made
 of, that both hold the same bytes under the same names. Not covered: whether a picture can be decoded.
@@ -7,10 +7,8 @@ of, that both hold the same bytes under the same names. Not covered: whether a p
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Tuple
@@ -18,19 +16,18 @@ from typing import Tuple
 from ..base import files
 from ..base.reading import Unreadable, open_regular
 from . import shards
-from .checksums import Digesting
-from .pack import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
-from .sources import THREADS, Source, scan
+from .manifest import BLOCK, INDEX, INDEX_FILE, Index, Location, Pack, PackedFile, checksum
+from .sources import THREADS, SourceFile, scan
 
 Placed = Tuple[Location, str]
 
 
 @dataclass
-class Findings:
-    """What is wrong with a pack, one line each; and how much was looked at.
+class Verification:
+    """What is wrong with a pack, one line each; and how much was read.
 
     Attributes:
-        bytes: Of the pack that were read.
+        bytes: Of the pack.
         compared: Files of the data root that were compared.
     """
 
@@ -39,63 +36,29 @@ class Findings:
     compared: int = 0
 
 
-def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -> Findings:
+def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -> Verification:
     """Check everything that a pack says of itself.
 
     Args:
-        advance: Told the bytes of each block that was read.
+        advance: Called with the bytes of each block that was read.
+        threads: Files that are read at once.
     """
-    found, lock = Findings(), threading.Lock()
-    images = pack.image_files()
+    found = Verification(bytes=sum(f.size for f in pack.files))
     placed = _placed(pack, found.problems)
-    tasks = []
-    for number, packed in enumerate(images):
-        entries = placed.get(number, [])
-        if entries or placed:
-            found.problems += _gaps(packed, entries)
-        tasks += list(_by_block(packed, entries))
-    tasks += [(packed, block, []) for packed in pack.files if packed not in images
-              for block in range(len(packed.blocks))]
-    with ExitStack() as opened:
-        descriptors = _open(pack, opened, found.problems)
-
-        def one(task: tuple[PackedFile, int, list[Placed]]) -> None:
-            packed, block, entries = task
-            fd = descriptors.get(packed.name)
-            problems = [] if fd is None else _check_block(fd, packed, block, entries)
-            size = packed.span(block)[1]
-            advance(size)
-            with lock:
-                found.problems += problems
-                found.bytes += size
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, tasks))
+    entries = {packed.name: placed.get(number, []) for number, packed in enumerate(pack.image_files())}
+    if placed:
+        found.problems += [problem for f in pack.image_files() for problem in _gaps(f, entries[f.name])]
+    with ThreadPoolExecutor(threads) as pool:
+        checks = [pool.submit(_check_file, pack.path, f, entries.get(f.name, []), advance) for f in pack.files]
+        found.problems += [problem for check in checks for problem in check.result()]
     for a in pack.annotations:
         found.problems += _check_annotation(pack.path, a.name, a.digest)
     found.problems.sort()
     return found
 
 
-def _open(pack: Pack, opened: ExitStack, problems: list[str]) -> dict[str, int]:
-    """A descriptor of each file that is there; a size other than recorded is a problem."""
-    found = {}
-    for packed in pack.files:
-        try:
-            fd = open_regular(pack.path / packed.name)
-        except (OSError, Unreadable) as error:
-            problems.append(f"{packed.name}: cannot be read ({getattr(error, 'strerror', None) or error})")
-            continue
-        opened.callback(os.close, fd)
-        found[packed.name] = fd
-        size = os.fstat(fd).st_size
-        if size != packed.size:
-            problems.append(f"{packed.name}: has {size} bytes, {packed.size} were packed")
-    return found
-
-
 def _placed(pack: Pack, problems: list[str]) -> dict[int, list[Placed]]:
-    """The images of each file in the order of their places, by the index."""
+    """The images of each file in the order of their offsets, by the index."""
     numbers = len(pack.image_files())
     if not numbers and not pack.images:
         return {}
@@ -106,7 +69,7 @@ def _placed(pack: Pack, problems: list[str]) -> dict[int, list[Placed]]:
     try:
         index = Index(pack.path / INDEX_FILE)
         if len(index) != pack.images:
-            problems.append(f"{INDEX_FILE}: has {len(index)} images, pack.json {pack.images}")
+            problems.append(f"{INDEX_FILE}: has {len(index)} images; expected {pack.images}, as in pack.json")
         for row, name in enumerate(index):
             place = index.location(row)
             found.setdefault(place.file, []).append((place, name))
@@ -122,7 +85,7 @@ def _placed(pack: Pack, problems: list[str]) -> dict[int, list[Placed]]:
 
 
 def _gaps(packed: PackedFile, entries: list[Placed]) -> list[str]:
-    """Images have to lie one behind the other, and to fill their file: none is missing, none overlaps."""
+    """Images have to follow each other and to fill their file: none is missing, none overlaps."""
     at = 0
     for place, name in entries:
         expected = at + len(shards.header(name, place.length))
@@ -134,13 +97,23 @@ def _gaps(packed: PackedFile, entries: list[Placed]) -> list[str]:
     return []
 
 
-def _by_block(packed: PackedFile, entries: list[Placed]) -> Iterator[tuple[PackedFile, int, list[Placed]]]:
-    """Each block of a file with the images whose headers end in it."""
-    by_block: dict[int, list[Placed]] = {}
+def _check_file(folder: Path, packed: PackedFile, entries: list[Placed], advance: Callable[[int], None]) -> list[str]:
+    """A file of a pack: its size, its blocks, and the images in it."""
+    problems: list[str] = []
+    by_block: dict[int, list[Placed]] = {}  # images whose headers end in it
     for place, name in entries:
         by_block.setdefault(max(place.offset - 1, 0) // BLOCK, []).append((place, name))
-    for block in range(len(packed.blocks)):
-        yield packed, block, by_block.get(block, [])
+    try:
+        with os.fdopen(open_regular(folder / packed.name), "rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size != packed.size:
+                problems.append(f"{packed.name}: has {size} bytes; expected {packed.size}")
+            for block in range(len(packed.blocks)):
+                problems += _check_block(handle.fileno(), packed, block, by_block.get(block, []))
+                advance(packed.span(block)[1])
+    except (OSError, Unreadable) as error:
+        problems.append(f"{packed.name}: cannot be read ({getattr(error, 'strerror', None) or error})")
+    return problems
 
 
 def _check_block(fd: int, packed: PackedFile, block: int, entries: list[Placed]) -> list[str]:
@@ -157,10 +130,10 @@ def _check_block(fd: int, packed: PackedFile, block: int, entries: list[Placed])
                 problems.append(f"{INDEX_FILE}: {name} lies outside of {packed.name}")
                 continue
             inside = offset <= begin and end <= offset + len(data)
-            whole = data[begin - offset:end - offset] if inside else os.pread(fd, end - begin, begin)
-            if whole[:len(header)] != header:
+            member = data[begin - offset:end - offset] if inside else os.pread(fd, end - begin, begin)
+            if member[:len(header)] != header:
                 problems.append(f"{packed.name}: the header before {name} is another")
-            if checksum(whole[len(header):]) != place.checksum:
+            if checksum(member[len(header):]) != place.checksum:
                 problems.append(f"{packed.name}: {name} is damaged")
     except OSError as error:
         problems.append(f"{packed.name}: block {block} cannot be read ({error.strerror})")
@@ -176,7 +149,8 @@ def _check_annotation(folder: Path, name: str, digest: str) -> list[str]:
         return [f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})"]
 
 
-def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], None], threads: int = THREADS) -> None:
+def compare(pack: Pack, root: Path, found: Verification, advance: Callable[[int], None],
+            threads: int = THREADS) -> None:
     """Compare a pack with a data root, byte for byte and in both directions; adds to ``found``.
 
     Raises:
@@ -186,14 +160,12 @@ def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], No
     sources = scan(root, leave_out=(pack.path, Path(f"{pack.path}.partial")))
     index = pack.open_index() if pack.images else None
     by_number = pack.image_files()
-    named = set(index or ())
-    found.problems += _only_in("the pack", named - {s.name for s in sources.images})
-    found.problems += _only_in(str(root), {s.name for s in sources.images} - named)
     digests = {a.name: a.digest for a in pack.annotations}  # verify holds the pack's own files to them
-    found.problems += _only_in("the pack", set(digests) - {s.name for s in sources.annotations})
-    found.problems += _only_in(str(root), {s.name for s in sources.annotations} - set(digests))
+    for inside, outside in ((set(index or ()), sources.images), (set(digests), sources.annotations)):
+        names = {s.name for s in outside}
+        found.problems += _only_in("the pack", inside - names) + _only_in(str(root), names - inside)
 
-    def same(source: Source) -> str | None:
+    def difference(source: SourceFile) -> str | None:
         place = index.find(source.name) if index is not None else None
         if place is None:
             return None
@@ -204,18 +176,15 @@ def compare(pack: Pack, root: Path, found: Findings, advance: Callable[[int], No
         return None if packed == original else f"{source.name}: the pack and {source.where} differ"
 
     with ThreadPoolExecutor(threads) as pool:
-        found.problems += [problem for problem in pool.map(same, sources.images) if problem]
+        found.problems += [problem for problem in pool.map(difference, sources.images) if problem]
     for source in sources.annotations:
-        if source.name in digests and _digest(source) != digests[source.name]:
-            found.problems.append(f"{source.name}: the pack and {source.where} differ")
+        original = files.Digesting()
+        if source.name in digests:
+            source.copy(original)
+            if original.digest != digests[source.name]:
+                found.problems.append(f"{source.name}: the pack and {source.where} differ")
     found.compared = len(sources.images) + len(sources.annotations)
 
 
 def _only_in(where: str, names: Iterable[str]) -> list[str]:
     return [f"{name}: is in {where} alone" for name in sorted(names)]
-
-
-def _digest(source: Source) -> str:
-    taken = Digesting()
-    source.copy(taken)
-    return taken.digest()

@@ -1,4 +1,4 @@
-"""Where each image of a pack lies: sorted columns in a file, mapped into memory, which all processes share."""
+"""Where each image of a pack lies: sorted columns in a file mapped into memory, which all processes share."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _HEAD = struct.Struct("<8sQQ")  # magic, number of images, bytes of names
 class Index:
     """The images of a pack by name: sorted columns, memory-mapped, so that all ranks of a node share one copy.
 
-    Opening costs a system call, whatever the number of images; finding one a binary search by the checksum of its name.
+    Opening costs a system call whatever the number of images; finding one, a binary search by its name's checksum.
 
     Args:
-        sizes: Bytes of each image file; a place outside of it is refused. None: anything is returned as it is there.
+        sizes: Bytes of each image file; a location outside of it is refused. None: locations are not checked.
 
     Raises:
-        Unreadable: It is another file, or not all of it.
+        Unreadable: It is another file, or truncated.
         OSError: It cannot be read.
     """
 
     def __init__(self, path: Path, sizes: Sequence[int] | None = None) -> None:
         self.path, self._sizes = path, sizes
         if sys.byteorder != "little":
-            raise OSError(f"{path}: an index of images can be read on little-endian machines only")
+            raise OSError(f"{path}: an index of images can only be read on little-endian machines")
         handle = open_regular(path)
         try:
             self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ) if os.fstat(handle).st_size else b""
@@ -58,7 +58,7 @@ class Index:
             if magic != _MAGIC or len(whole) != _HEAD.size + self._count * 44 + 8 + names:
                 raise struct.error
         except struct.error:
-            raise Unreadable(path, "", "is no index of images, or not all of it; see "
+            raise Unreadable(path, "", "is not an index of images, or is truncated; see "
                              "`python -m ecm_cluster.stage verify`") from None
         at = _HEAD.size
 
@@ -99,7 +99,7 @@ class Index:
         return tuple(checksum(self._whole[at:at + BLOCK]) for at in range(0, len(self._whole), BLOCK))
 
     def find(self, name: str) -> Location | None:
-        """Where an image lies, by its path below the data root; None where the pack has none of that name."""
+        """Where an image lies, by its path below the data root; None if the pack has no such image."""
         wanted = name.encode()
         key = checksum(wanted)
         row = bisect_left(self._key, key)

@@ -1,7 +1,7 @@
 """Making a pack: a data root in folders and zip files becomes a few large files, whole or not at all.
 
-Everything is written into ``OUT.partial`` and takes its name when it is whole. What a killed call has completed there
-has a record beside it, and the next call goes on behind it, as long as names, sizes and times of all files in the data
+Everything is written into ``OUT.partial``, which is renamed when it is complete. What a killed call has completed there
+has a record beside it, and the next call resumes after it, as long as names, sizes and times of all files in the data
 root are the same.
 """
 
@@ -19,16 +19,16 @@ from ..base import files
 from ..base.disk import close_folder
 from ..base.errors import Failed, UserError
 from ..base.reading import Unreadable
-from .filling import PLAN, WORK, Options, Show, Written, fill
-from .pack import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
-from .sources import first_of, scan
+from .contents import FINGERPRINT, WORK, Options, Show, Written, fill, first_of
+from .manifest import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
+from .sources import scan
 
 NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Packing:
     """What a call has done.
 
     Attributes:
@@ -41,41 +41,41 @@ class Outcome:
     written: Written
 
 
-def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Outcome:
+def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Packing:
     """Pack a data root.
 
     Args:
         out: Folder of the pack.
-        show: Shows progress: called with a word and the number of bytes, gives a function to call with those done.
-        say: Told what the user may want to know, in one line.
+        show: Shows progress: called with a word and the number of bytes, returns a function to call with those done.
+        say: Called with a line that the user may want to know.
 
     Raises:
-        UserError: Something that the user can mend; what is complete is kept.
+        UserError: Something that the user can fix; what is complete is kept.
         OSError: The pack cannot be written; what is complete is kept.
     """
     root, out = root.absolute(), Path(os.path.realpath(out))
     _check_place(root, out)
     partial, former = Path(f"{out}.partial"), out.with_name(f".{out.name}{files.TMP_MARK}former")
     sources = scan(root, leave_out=(out, partial, former))
-    if sources.passed_over:
-        say(f"passed over, as they are no images: {len(sources.passed_over)} files ({first_of(sources.passed_over)})")
+    if sources.skipped:
+        say(f"skipped: {len(sources.skipped)} files that are not images ({first_of(sources.skipped)})")
     fingerprint = sources.fingerprint(options.shard_size)
-    there = _is_there(out, fingerprint, options.replace)
-    if there is not None:
+    existing = _existing(out, fingerprint, options.replace)
+    if existing is not None:
         shutil.rmtree(former, ignore_errors=True)  # a call was killed while it removed that
-        return Outcome(there, "nothing to do", NOTHING)
-    with _alone(partial):
-        there = _is_there(out, fingerprint, options.replace)
-        if there is not None:  # another call has made it meanwhile
+        return Packing(existing, "nothing to do", NOTHING)
+    with _locked(partial):
+        existing = _existing(out, fingerprint, options.replace)
+        if existing is not None:  # another call has made it in the meantime
             shutil.rmtree(partial, ignore_errors=True)
-            return Outcome(there, "nothing to do", NOTHING)
-        _go_on_or_begin(partial, fingerprint, say)
+            return Packing(existing, "nothing to do", NOTHING)
+        _resume_or_start_over(partial, fingerprint, say)
         written = NOTHING
         if not is_pack(partial):
-            with _nothing_left_of_a_mistake(partial):
+            with _removed_if_refused(partial):
                 written = fill(partial, sources, fingerprint, options, show, say)
-        _take_place(partial, out, former)
-    return Outcome(read(out), "packed", written)
+        _publish(partial, out, former)
+    return Packing(read(out), "packed", written)
 
 
 def _check_place(root: Path, out: Path) -> None:
@@ -83,37 +83,37 @@ def _check_place(root: Path, out: Path) -> None:
     if out == real or out in real.parents:
         raise UserError(f"OUT: {out} holds the data root; give a folder of its own")
     if not out.parent.is_dir():
-        raise UserError(f"OUT: {out.parent} is no folder; make it first, or give another OUT")
+        raise UserError(f"OUT: {out.parent} is not a directory; create it first, or give another OUT")
 
 
-def _is_there(out: Path, fingerprint: str, replace: bool) -> Pack | None:
-    """The pack at ``out`` if it is of this data; None where one has to be made."""
+def _existing(out: Path, fingerprint: str, replace: bool) -> Pack | None:
+    """The pack at ``out`` if it holds this data; None where one has to be made."""
     if not os.path.lexists(out):
         return None
     if not is_pack(out):
         if out.is_dir() and not any(out.iterdir()):
             return None
-        raise UserError(f"OUT: {out} is there, and is no pack; give another OUT, or take it away")
+        raise UserError(f"OUT: {out} exists and is not a pack; give another OUT, or remove it")
     if replace:
         return None
-    there = read(out)
-    if _plan(out) != fingerprint:
-        raise UserError(f"OUT: {out} is a pack of other data, or in other shards; --replace packs again in its place")
-    for packed in there.files:
+    existing = read(out)
+    if _fingerprint(out) != fingerprint:
+        raise UserError(f"OUT: {out} is a pack of other data, or has other shards; --replace packs again in its place")
+    for packed in existing.files:
         path = out / packed.name
         if not path.is_file() or path.stat().st_size != packed.size:
-            raise UserError(f"OUT: {path} is missing, or has another size than when it was packed; --replace packs "
+            raise UserError(f"OUT: {path} does not exist, or has another size than when it was packed; --replace packs "
                             "again")
-    return there
+    return existing
 
 
 @contextlib.contextmanager
-def _alone(partial: Path) -> Iterator[None]:
-    """Hold the folder in which the pack is made; only one process can."""
+def _locked(partial: Path) -> Iterator[None]:
+    """Create the folder in which the pack is made, and hold its lock."""
     while True:
         with contextlib.suppress(FileExistsError):
-            partial.mkdir(mode=0o700)  # until it is whole: its name can be foretold, and others may write beside it
-        with contextlib.suppress(FileNotFoundError):  # it was renamed this moment, by the one that made it
+            partial.mkdir(mode=0o700)  # until it is complete: its name is known, and others may write beside it
+        with contextlib.suppress(FileNotFoundError):  # just now renamed by the process that made it
             problem = close_folder(partial)
             if problem is not None:
                 raise UserError(f"OUT: {partial} is {problem}; remove it, or give another OUT")
@@ -128,8 +128,8 @@ def _alone(partial: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nothing_left_of_a_mistake(partial: Path) -> Iterator[None]:
-    """Remove the folder where the data is refused before any images are packed; what a place did not give is kept."""
+def _removed_if_refused(partial: Path) -> Iterator[None]:
+    """Remove the folder if the data is refused before any image is packed; after an error of the storage it is kept."""
     try:
         yield
     except UserError as error:
@@ -138,27 +138,27 @@ def _nothing_left_of_a_mistake(partial: Path) -> Iterator[None]:
         raise
 
 
-def _plan(folder: Path) -> object:
-    """The fingerprint of the data that a pack was made of; None where it does not say so."""
+def _fingerprint(folder: Path) -> object:
+    """That of the data that a pack was made of; None where it is not on record."""
     try:
-        return files.read_json(folder / MANIFEST, dict).get(PLAN)
+        return files.read_json(folder / MANIFEST, dict).get(FINGERPRINT)
     except (FileNotFoundError, Unreadable):
         return None
 
 
-def _go_on_or_begin(partial: Path, fingerprint: str, say: Callable[[str], None]) -> None:
-    """Keep what a former call has completed, if it was about the same data."""
-    record = partial / WORK / PLAN
-    whole = _plan(partial) == fingerprint
-    same = whole or (record.is_file() and record.read_bytes() == fingerprint.encode())
+def _resume_or_start_over(partial: Path, fingerprint: str, say: Callable[[str], None]) -> None:
+    """Keep what an earlier call has completed, if it was of the same data."""
+    record = partial / WORK / FINGERPRINT
+    complete = _fingerprint(partial) == fingerprint
+    same = complete or (record.is_file() and record.read_bytes() == fingerprint.encode())
     if same:
-        say("going on with what a former call has completed")
+        say("resuming from what an earlier call has completed")
         for left in list(partial.rglob(f".*{files.TMP_MARK}*")):
             left.unlink()
     others = [] if same else [path for path in partial.iterdir() if path.name != LOCK]
     if others:
-        say(f"beginning anew: what is in {partial} is of other data, or in other shards")
-    # the record goes first: what is left of a removal that was killed is not gone on with
+        say(f"starting over: {partial} is of other data, or has other shards")
+    # the record is removed first: nothing resumes from what a killed removal has left
     for path in sorted(others, key=lambda p: p.name not in (WORK, MANIFEST)):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for folder in (partial / WORK / IMAGES, partial / WORK / ANNOTATIONS, partial / ANNOTATIONS):
@@ -166,8 +166,8 @@ def _go_on_or_begin(partial: Path, fingerprint: str, say: Callable[[str], None])
     files.write_text(record, fingerprint)
 
 
-def _take_place(partial: Path, out: Path, former: Path) -> None:
-    """Let the pack be seen; one that was there goes aside, and is removed after."""
+def _publish(partial: Path, out: Path, former: Path) -> None:
+    """Rename the complete pack; one that is in its place is moved aside first, and then removed."""
     shutil.rmtree(partial / WORK, ignore_errors=True)
     files.fsync_dir(partial)
     if former.exists():
