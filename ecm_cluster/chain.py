@@ -40,8 +40,7 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
     job = dataclasses.replace(job, signal_lead=lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return cluster.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after, elements,
-                           min(job.evaluation.at_once, elements))
+    return cluster.Request(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:

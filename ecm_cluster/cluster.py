@@ -41,7 +41,7 @@ def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
-        left_off: set[str] = set()
+        omitted: set[str] = set()
 
         @classmethod
         def affinity(cls) -> int:
@@ -50,7 +50,7 @@ def _executor_class() -> type:
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
             lines = [line for line in head.splitlines()
-                     if line[len("#SBATCH --"):].partition("=")[0] not in self.left_off]
+                     if line[len("#SBATCH --"):].partition("=")[0] not in self.omitted]
             return "\n".join(lines) + mark + rest
 
     return Executor
@@ -59,7 +59,7 @@ def _executor_class() -> type:
 def _executor(request: Request) -> Any:
     executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
-    executor.left_off = request.left_off
+    executor.omitted = request.omitted
     return executor
 
 
@@ -76,7 +76,7 @@ def write_task(request: Request, task: Callable[[], Any]) -> None:
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(task)
-    delayed.set_timeout(parse_time(request.time), 1 << 30)
+    delayed.set_timeout(request.job.time_minutes, 1 << 30)
     files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
 
 

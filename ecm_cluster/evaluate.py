@@ -35,6 +35,7 @@ from .backends.base import Sweep
 from .datacheck import splits
 from .errors import UserError
 from .evaluations import Element
+from .flags import add_flags, given_flags, in_groups, without_removed
 from .reporting import results, trouble
 from .run import Run
 from .staging import planned
@@ -47,11 +48,9 @@ EPILOG = """examples:
   python -m ecm_cluster.evaluate --config my_config.py --code my_modules model.pth
 
 settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
-""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.legal})"
+""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.reader.expected})"
                 for name, s in test_settings.SETTINGS.items())
-PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
-         "exclude", "reservation", "time", "device", "data_root", "runs_dir")
-OWN_BLOCK = ("nodes", "gpus", "partition", "time")
+RESOURCES = [*in_groups(jobs.RESOURCES), "device"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
                       help="where plain checkpoints are scored (default: slurm)")
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option for plain checkpoints, as for submit; may be repeated")
-    jobs.add_flags(made, (*PLACE, "code"))
+    add_flags(made, [*RESOURCES, "data_root", "runs_dir", "code"])
     made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of the table")
     made.add_argument("--wait", action="store_true", help="wait until everything asked for is scored")
@@ -81,14 +80,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.at_once is not None and args.at_once < 1:
-        raise UserError(f"at-once: {args.at_once} is not legal; give 1 or more")
+    if args.at_once is not None:
+        jobs.EVALUATION["at_once"].read("at-once", args.at_once)
     if args.code and not args.config:
         raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
                         "checkpoint file with --config")
     if args.csv:
         cli.check_writable("csv", args.csv)
-    jobs.given_flags(args)  # a wrong value is told, whether or not anything is left to submit
+    given_flags(args)  # an invalid value is reported, whether or not anything is left to submit
     grid = read_grid(args)
     found, plain = [], []
     if args.config:
@@ -198,14 +197,13 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
 
 def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> jobs.Job:
     """The job on the resources that the command line gives it; one process without a GPU where none is needed."""
-    given = jobs.withdrawn({k: v for k, v in jobs.given_flags(args).items()
-                            if k in PLACE and k not in ("data_root", "runs_dir")})
-    block = dataclasses.replace(job.evaluation, **{k: v for k, v in given.items() if k in OWN_BLOCK},
-                                **({"at_once": args.at_once} if args.at_once else {}))
+    given = without_removed({k: v for k, v in given_flags(args).items() if k in RESOURCES})
+    own = {name: given.pop(name) for name in set(given) & set(jobs.EVALUATION)}
+    block = dataclasses.replace(job.evaluation, **own, **({"at_once": args.at_once} if args.at_once else {}))
     if scoring_only:
         block = dataclasses.replace(block, nodes=1, gpus=1)
         given["device"] = "cpu"
-    return dataclasses.replace(job, evaluation=block, **{k: v for k, v in given.items() if k not in OWN_BLOCK})
+    return dataclasses.replace(job, evaluation=block, **given)
 
 
 def waiting(run: Run) -> list[Element]:

@@ -14,6 +14,7 @@ from typing import Any
 from . import checkpoints, config, evaluations, files, folders, planning, submissions, submit
 from . import job as jobs
 from .errors import UserError
+from .flags import given_flags
 from .pickles import archive
 from .plan import create
 from .run import Run
@@ -57,7 +58,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     if not os.access(path, os.R_OK):
         raise UserError(f"RUN: {path} cannot be read; check its permissions")
     archive.check_weights(path)
-    flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
+    flags: dict[str, Any] = {k: v for k, v in given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
         submit.require(args.cluster)

@@ -12,7 +12,6 @@ from typing import Any
 from . import batch_shell, job_env, sbatch_options, sharing, snapshot
 from . import job as jobs
 from .run import Run
-from .values import parse_time
 
 # Everything of these prefixes describes the job that the submitting shell may itself run in; inside the new job it
 # would be read as the new job's own (SLURM_CPU_BIND alone has made jobs three times slower).
@@ -39,19 +38,11 @@ class Request:
     run: Run
     job: jobs.Job
     stage: str
-    nodes: int
-    gpus: int
     token: str
-    partition: str | None
-    time: str
     after: str | None = None
     elements: int = 1
     at_once: int = 1
     setup: Sequence[str] | None = None
-
-    @property
-    def tasks(self) -> int:
-        return self.nodes * self.gpus
 
     @property
     def title(self) -> str:
@@ -60,12 +51,12 @@ class Request:
     @property
     def options(self) -> dict[str, Any]:
         """The user's own sbatch options; None: a line of the launcher's that is left off."""
-        return sbatch_options.own(self.job.slurm, self.gpus if self.job.device == "cuda" else 0)
+        return sbatch_options.own(self.job.slurm, self.job.gpus if self.job.device == "cuda" else 0)
 
     @property
-    def left_off(self) -> set[str]:
+    def omitted(self) -> set[str]:
         """Options that the script must not have, although the launcher or submitit writes them."""
-        return sbatch_options.left_off(self.options)
+        return sbatch_options.omitted(self.options)
 
 
 def python_of(job: jobs.Job) -> str:
@@ -77,6 +68,7 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
     """submitit's parameters for one job: what the job file asks, and what a run needs to come back."""
     job = request.job
     extra: dict[str, Any] = {
+        **jobs.sbatch_values(job),
         "requeue": True,
         # jobs that wait for one that failed end instead of waiting for ever
         "kill-on-invalid-dep": "yes",
@@ -85,23 +77,19 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
         # Slurm fails a script whose output it cannot open, before its first line: the script opens the log itself
         "output": "/dev/null",
     }
-    if job.reservation:
-        extra["reservation"] = job.reservation
     if job.device == "cuda":
-        extra["gpus-per-node"] = f"{job.gpu_type}:{request.gpus}" if job.gpu_type else request.gpus
+        extra["gpus-per-node"] = f"{job.gpu_type}:{job.gpus}" if job.gpu_type else job.gpus
     extra.update({name: value for name, value in request.options.items() if value is not None})
     # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05, and it inherits
     # sbatch's --export, which a site or a job may have set to NONE
     srun = ["-K1", "--export=ALL"]
-    if "cpus-per-task" not in request.left_off:
+    if "cpus-per-task" not in request.omitted:
         srun.append(f"--cpus-per-task={job.cpus_per_gpu}")
     srun += sbatch_options.srun_arguments(job.srun)
     memory = job.memory_mib
     parameters: dict[str, Any] = {
-        "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
-        "cpus_per_task": job.cpus_per_gpu, "mem": memory and f"{memory * request.gpus}M",
-        "time": parse_time(request.time), "partition": request.partition, "account": job.account,
-        "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
+        "job_name": request.title, "nodes": job.nodes, "ntasks_per_node": job.gpus,
+        "cpus_per_task": job.cpus_per_gpu, "mem": memory and f"{memory * job.gpus}M", "time": job.time_minutes,
         "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
         "dependency": f"afterok:{request.after}" if request.after and ":" not in request.after else request.after,
         "additional_parameters": extra, "stderr_to_stdout": True,
@@ -126,7 +114,7 @@ def setup_lines(request: Request) -> list[str]:
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude,
                               stand_in=sys.executable if request.job.srun else None),
-        *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
+        *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.omitted else []),
         *environment_lines(run, request.job),
         # the former version's submit put the pickle there
         f"pickle={pickle}",

@@ -19,6 +19,7 @@ from . import snapshot as snapshots
 from .backends import choose
 from .clean import left_by
 from .errors import UserError
+from .flags import add_flags, given_flags, in_groups, without_removed
 from .reporting import state as states
 from .run import Run
 from .spec import Overrides, ResumePoint
@@ -27,9 +28,7 @@ EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
   python -m ecm_cluster.resume first --from 30000
 """
-PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
-         "exclude", "reservation", "exclusive", "time", "stage", "scratch", "stage_or_fail", "broadcast")
-ON_ONE_MACHINE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
+CHANGEABLE = in_groups(jobs.RESOURCES, jobs.STAGING)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
                            "change, and that is on record")
     made.add_argument("--code", choices=("current",),
                       help="go on with the code that is installed here; the run's former code is kept beside it")
-    jobs.add_flags(made, PLACE)
+    add_flags(made, CHANGEABLE)
     made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
     made.add_argument("--dry-run", action="store_true", help="print what would be submitted, write nothing")
     return made
@@ -103,7 +102,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     Raises:
         UserError: An attempt is alive, or what was asked for cannot be.
     """
-    changes = jobs.withdrawn({name: value for name, value in jobs.given_flags(args).items() if name in PLACE})
+    changes = without_removed({name: value for name, value in given_flags(args).items() if name in CHANGEABLE})
     backend = choose.of(run)
     live = backend.alive(run)
     if live is None:

@@ -241,11 +241,11 @@ def may_queue(request: cluster.Request, words: str) -> bool:
     if MAY_QUEUE[0] not in words:
         return True
     known = partitions()
-    names = (request.partition or "").split(",")
-    chosen = [p for p in known if p.name in names or (p.default and not request.partition)]
+    names = (request.job.partition or "").split(",")
+    chosen = [p for p in known if p.name in names or (p.default and not request.job.partition)]
     states = cluster.ask("sinfo", "-h", "-N", "-o", "%t", "-p", ",".join(p.name for p in chosen)) or ""
     at_work = [state for state in states.split() if re.match("|".join(AT_WORK), state) and state[-1].isalpha()]
-    cpus = request.tasks * request.job.cpus_per_gpu
-    small = any((p.nodes is not None and p.nodes < request.nodes) or (p.cpus is not None and p.cpus < cpus)
+    cpus = request.job.world_size * request.job.cpus_per_gpu
+    small = any((p.nodes is not None and p.nodes < request.job.nodes) or (p.cpus is not None and p.cpus < cpus)
                 for p in chosen)
     return not at_work or len(at_work) < len(states.split()) or small

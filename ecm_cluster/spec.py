@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .errors import UserError
-from .job import Evaluation, Job
+from .job import EvaluationOptions, Job
 from .reading import Maybe, Number, fits
 from .records import NAME
 
@@ -30,7 +30,7 @@ def recorded_job(values: Mapping[str, Any], base: Job | None = None) -> Job:
     known = {f.name: getattr(base, f.name) if base else _default(f) for f in fields(Job)}
     plain = {k: v for k, v in values.items() if k in known and k != "evaluation"}
     if block is not None:
-        plain["evaluation"] = _unchecked(Evaluation, block, "evaluation.")
+        plain["evaluation"] = _unchecked(EvaluationOptions, block, "evaluation.")
     return _unchecked(Job, {**known, **plain}, "")
 
 

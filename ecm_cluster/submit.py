@@ -15,6 +15,7 @@ from typing import Any
 from . import cli, folders, submit_lock, values
 from . import job as jobs
 from .errors import UserError, shown
+from .flags import add_flags, given_flags
 from .run import Run
 
 EPILOG = """examples:
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
                       help="slurm, or local: this machine, without Slurm (default: slurm)")
-    jobs.add_flags(made)
+    add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
     made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
@@ -106,7 +107,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     from . import config, shell
     from .backends import choose
 
-    flags: dict[str, Any] = jobs.given_flags(args)
+    flags: dict[str, Any] = given_flags(args)
     if args.options:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
@@ -115,7 +116,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     values.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
-        raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
+        raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name; --runs-dir sets its parent")
     return job
 
 
@@ -125,7 +126,7 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
         if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
-            raise UserError(f"eval-epochs: {shown(args.eval_epochs)} is not legal; give all, or epochs such as 4,8")
+            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as 4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every
@@ -197,7 +198,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     from . import chain, job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
-    if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
+    if args.job or args.options or evaluation_flags(args) or set(given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
         other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
         other |= set() if job_env.same(run, begun, asked) else {"env"}

@@ -17,7 +17,7 @@ ITERATIONS = {"runner": {"type": "IterBasedRunner", "max_iters": 100}, "model": 
 
 
 def planned(cfg: dict, **block: object) -> list[Element]:
-    return evaluations.planned(job.Evaluation(**block), cfg)
+    return evaluations.planned(job.EvaluationOptions(**block), cfg)
 
 
 def places(cfg: dict, **block: object) -> list[str]:

@@ -494,9 +494,9 @@ def test_text_is_utf_8_whatever_the_locale() -> None:
 
 LAYERS = [  # from the ground up
     {"errors", "output", "program", "cli", "files", "folders", "reading", "values", "sbatch_options", "sharing",
-     "shell", "shipped", "yaml_file", "pickles"},
+     "shell", "shipped", "yaml_file", "pickles", "option"},
     {"ledger", "mmconfig"},
-    {"run", "work", "job", "spec", "test_settings"},
+    {"run", "work", "job", "flags", "spec", "test_settings"},
     {"job_env"},
     {"checkpoints", "recovery", "request"},
     {"cluster", "driver", "evaluations", "job_states", "site"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cli, job, sbatch_options, submit, test_settings, values
+from ecm_cluster import cli, job, submit, test_settings, values
 from ecm_cluster.errors import UserError
 from ecm_cluster.plan import create
 from ecm_cluster.yaml_file import read_yaml
@@ -94,7 +94,7 @@ WRONG = [
       for value in ("~nosuch/x", "x" * 300)),
     ("setup: x", "setup: "), ("setup: [1]", "setup: "), ("setup: {a: b}", "setup: "), ("share: everybody", "share: "),
     ("env: {A: null}", "env: A: expected text or a number, not null"), ("env: {A: [x]}", "env: A: "),
-    ("env: {A=B: x}", "env: 'A=B' "), ("env: {1A: x}", "env: '1A' "), ("env: {'': x}", "env: '' "),
+    ("env: {A=B: x}", "env: 'A=B' is"), ("env: {1A: x}", "env: '1A' "), ("env: {'': x}", "env: '' "),
     ("env: {A B: x}", "env: 'A B' "), ("env: {on: x}", "env: True "), ("env: {UID: 1}", "env: UID is set by"),
     ("env: {SLURM_JOB_ID: 1}", "env: SLURM_JOB_ID is set by"), ("env: {ecm_run: x}", "env: ecm_run is set by"),
     ("evaluation: {epochs: [٣]}", "evaluation.epochs: "), ("evaluation: {nodes: -1}", "evaluation.nodes: "),
@@ -117,7 +117,7 @@ OPTIONS = ("wrap", "WRAP", "-wrap", "--wrap", "__wrap", "wrap=id", " wrap", "wra
 def test_an_option_that_would_change_what_a_run_relies_on_is_refused(tmp_path):
     for key in OPTIONS:
         with pytest.raises(UserError, match="^slurm: option "):
-            sbatch_options.check({key: "id"})
+            job.make({"slurm": {key: "id"}})
     assert "slurm: option 'wrap' " in refused(tmp_path / "a.yaml", "slurm: {wrap: id}")
 
 

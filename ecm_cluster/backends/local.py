@@ -15,7 +15,7 @@ from typing import Any
 from .. import chain, driver, evaluations, files, recovery, submissions
 from ..errors import UserError
 from ..evaluations import Element
-from ..job import Job
+from ..job import OPTIONS, Job
 from ..request import Request
 from ..run import Run
 from ..submissions import Submitted
@@ -25,7 +25,6 @@ from .base import Known, Life, ShortJob, Sweep
 SILENT_SECONDS = 60.0  # without a heartbeat, an attempt on another machine counts as gone
 COMMITTING = 180.0  # seconds for the ranks of a run to commit and end
 ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
-OPTIONS = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
 
 
 class Local:
@@ -109,7 +108,7 @@ class Local:
 
     def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
         for name in changes:
-            if name not in OPTIONS:
+            if OPTIONS[name].slurm:
                 raise UserError(f"{name}: has no meaning for {run.name}, which runs on one machine without Slurm; "
                                 "leave it out")
         if job.device == "cuda" and job.nodes > 1:

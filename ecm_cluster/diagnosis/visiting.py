@@ -84,7 +84,7 @@ class Visit:
     def _run(self, task: Any, job: Job, stage: str) -> None:
         run = Run(self.own)
         token = f"ecm-cluster:doctor:{self.token}{'-2' if stage != 'doctor' else ''}"
-        request = Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time)
+        request = Request(run, job, stage, token)
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
         job_env.write(run, job)

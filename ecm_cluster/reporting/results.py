@@ -12,11 +12,12 @@ from typing import Any
 
 from .. import evaluations, test_settings
 from ..errors import UserError, one_of
+from ..lvis.metrics import LINE, names
 from ..reading import Unreadable, read_text
 from ..run import Evaluation, Run
 from .tables import aligned, percent
 
-SHOWN = ("AP", "AP50", "APr", "APc", "APf")
+MOST_SHOWN = 5  # columns for the results of a dataset's own evaluation
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
     Raises:
         UserError: No row has it.
     """
-    names = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
+    known = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
                                for name in figures))
     given = (asked or "AP").replace("/", "_")
     for candidate in (given, f"segm_{given}", f"bbox_{given}"):
-        if candidate in names or not names:
+        if candidate in known or not known:
             return candidate
     if asked is None:  # several datasets that are no whole, or figures of a dataset's own evaluation
-        return next((name for name in names if name.endswith(("_AP", "_mAP"))), names[0])
-    raise one_of("metric", given, names)
+        return next((name for name in known if name.endswith(("_AP", "_mAP"))), known[0])
+    raise one_of("metric", given, known)
 
 
 def ranked(found: Sequence[Row], metric: str) -> list[Row]:
@@ -99,7 +100,7 @@ def best(run: Run, metric: str | None = None) -> Row:
 def table(found: Sequence[Row]) -> str:
     """One line a row, percent with one decimal; the run only where there are several."""
     shown = list(dict.fromkeys((kind, name) for row in found for kind, figures in row.document["figures"].items()
-                               for name in (SHOWN if "AP" in figures else list(figures)[:len(SHOWN)])))
+                               for name in (names(LINE) if "AP" in figures else list(figures)[:MOST_SHOWN])))
     several = len({row.run.path for row in found}) > 1
     header = [*(["run"] if several else []), "checkpoint", "settings", *(f"{kind} {name}" for kind, name in shown)]
     lines = []

@@ -10,6 +10,7 @@ from typing import Any
 from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, starts, submissions
 from ..backends.base import Known, Life
 from ..errors import UserError
+from ..lvis.metrics import LINE, names
 from ..run import Evaluation, Run
 from ..values import size_text
 from . import trouble
@@ -292,7 +293,7 @@ def summary(document: dict[str, Any]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for kind in ("bbox", "segm"):
         figures = document.get("figures", {}).get(kind) or {}
-        for name in ("AP", "AP50", "APr", "APc", "APf"):
+        for name in names(LINE):
             if name in figures:
                 found[f"{kind}_{name}"] = figures[name]
     return found

@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import figures, scoring
+from ecm_cluster.lvis import metrics, scoring
 from ecm_cluster.lvis.columns import IOU_TYPES, Detections, concatenate, of_image
 
 pytest.importorskip("hotcoco")
@@ -80,12 +80,12 @@ def test_a_draw_has_the_figures_of_a_file_with_the_drawn_images(iou_type):
 def test_intervals_are_those_of_the_replicates_and_equal_for_equal_seeds():
     document, found = data()
     matches = hotcoco_api.find_matches(hotcoco_api.GroundTruth(document), found, "bbox")
-    groups = figures.groups(document["categories"])
-    first = bootstrap(matches, groups, replicates=40, seed=1)
-    assert first == bootstrap(matches, groups, replicates=40, seed=1)
-    assert first != bootstrap(matches, groups, replicates=40, seed=2)
-    narrow = bootstrap(matches, groups, replicates=40, seed=1, confidence=0.5)
-    point = figures.summarize(*Accumulator(matches)(), groups, 300)
+    categories = document["categories"]
+    first = bootstrap(matches, categories, replicates=40, seed=1)
+    assert first == bootstrap(matches, categories, replicates=40, seed=1)
+    assert first != bootstrap(matches, categories, replicates=40, seed=2)
+    narrow = bootstrap(matches, categories, replicates=40, seed=1, confidence=0.5)
+    point = metrics.figures(metrics.of_lvis(*Accumulator(matches)(), categories, 300))
     assert list(first) == list(point)
     for name, interval in first.items():
         assert interval["low"] <= narrow[name]["low"] <= narrow[name]["high"] <= interval["high"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import figures
+from ecm_cluster.lvis import metrics
 from ecm_cluster.lvis.columns import IOU_TYPES, Detections, concatenate, of_image
 from ecm_cluster.lvis.matches import Accumulator
 
@@ -115,8 +115,8 @@ def check_equal(folder: Path, document: dict[str, Any], found: Detections, iou_t
     precision, recall = hotcoco_api.evaluate(truth, found, iou_type, max_dets)
     assert np.array_equal(precision, expected.eval["precision"])
     assert np.array_equal(recall, expected.eval["recall"])
-    groups = figures.groups(document["categories"])
-    assert figures.summarize(precision, recall, groups, max_dets) == dict(expected.results)
+    curves = metrics.of_lvis(precision, recall, document["categories"], max_dets)
+    assert metrics.figures(curves) == dict(expected.results)
     again = Accumulator(hotcoco_api.find_matches(truth, found, iou_type, max_dets))()
     assert np.array_equal(again[0], precision) and np.array_equal(again[1], recall)
 
@@ -256,5 +256,5 @@ def test_nothing_found_and_nothing_to_find_are_told_apart():
 def test_a_segmentation_that_is_none_is_named():
     document = annotations([thing(0, 0, SQUARE)], NO_LISTS, NO_LISTS, 1)
     document["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
-    with pytest.raises(UserError, match=f"image {IMAGES[0]} has a segmentation that is no mask"):
+    with pytest.raises(UserError, match=f"image {IMAGES[0]} has a segmentation that is not a mask"):
         hotcoco_api.evaluate(hotcoco_api.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "segm")
