@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, folders, runs
-from . import job as jobs
-from .errors import UserError
-from .lvis.metrics import COMPARE, FREQUENCIES, METRICS
+from .base import folders
+from .base.errors import UserError
+from .console import cli
+from .job import job as jobs
 from .reporting import results
 from .reporting.tables import aligned, percent
+from .rundir import runs
+from .scoring.metrics import COMPARE, FREQUENCIES, METRICS
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm

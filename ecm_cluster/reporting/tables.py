@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..lvis import metrics
+from ..scoring import metrics
 
 UNDEFINED = "–"
 
@@ -23,7 +23,7 @@ def metrics_table(document: Mapping[str, Any]) -> str:
     The results of a dataset's own evaluation follow, one line per figure, unchanged.
 
     Args:
-        document: content of ``metrics.json``, or what :func:`ecm_cluster.lvis.scoring.score` returns.
+        document: content of ``metrics.json``, or what :func:`ecm_cluster.scoring.score.score` returns.
     """
     intervals = (document.get("bootstrap") or {}).get("intervals", {})
     names, rows = metrics.names(metrics.TABLE, document["max_dets"]), []
