@@ -29,9 +29,10 @@ EPILOG = """examples:
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.compare", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs=2, metavar="RUN", help="a run; RUN@ITERATION for scores other than its newest")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else "
+                      "runs)")
     made.add_argument("--iou", choices=("segm", "bbox"), default=None, help="masks or boxes (default: masks, if any)")
-    made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown per group and direction (default: 5)")
+    made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown per group, both ways (default: 5)")
     made.add_argument("--csv", metavar="FILE", help="write every class, unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return made

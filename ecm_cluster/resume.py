@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 @dataclass
-class Plan:
+class ResumePlan:
     """What a resume will do.
 
     Attributes:
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---------------------------------------------------------------------------------------------- what to do
 
 
-def make_plan(run: Run, args: argparse.Namespace) -> Plan:
+def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
     """Look at the run, and at what lives of it; writes nothing but the ids of jobs that are found again.
 
     Raises:
@@ -122,7 +122,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     if run.completion() is not None:
         scored = chain.EVALUATE not in wanted or evaluations.chain_done(run, chain.EVALUATE)
         if scored:
-            return Plan([], begun, run.overrides())
+            return ResumePlan([], begun, run.overrides())
         if live:
             raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); cancel it first by "
                             f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
@@ -141,7 +141,8 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     return _detail(run, args, changes, stages, behind)
 
 
-def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str], dropped: list[str]) -> Plan:
+def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str],
+            dropped: list[str]) -> ResumePlan:
     begun = run.job()
     record = run.overrides()
     if changes:
@@ -168,7 +169,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
         lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
-    return Plan(stages, job, record, lines, dropped)
+    return ResumePlan(stages, job, record, lines, dropped)
 
 
 def _start(run: Run, point: ResumePoint | None) -> str:
@@ -192,7 +193,7 @@ def _start(run: Run, point: ResumePoint | None) -> str:
 # ---------------------------------------------------------------------------------------------- doing it
 
 
-def requests(run: Run, plan: Plan) -> list[commands.Request]:
+def requests(run: Run, plan: ResumePlan) -> list[commands.JobRequest]:
     """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else submissions.record_of(run, chain.TRAIN).get("job_id")
     train = None if run.completion() else train
@@ -202,14 +203,14 @@ def requests(run: Run, plan: Plan) -> list[commands.Request]:
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
-def dry_run(run: Run, plan: Plan) -> int:
+def dry_run(run: Run, plan: ResumePlan) -> int:
     """The scripts that would be submitted."""
     print("".join(f"\n{script}\n" for script in choose.of(run).scripts(requests(run, plan))), end="")
     print("dry run: nothing was written or submitted")
     return cli.EXIT_OK
 
 
-def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
+def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
     before, cancelled = run.overrides(), run.cancel_mark()
     if args.code:

@@ -120,7 +120,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
-        raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name; --runs-dir sets its parent")
+        raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
 
 
@@ -130,7 +130,8 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
         if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
-            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as 4,8")
+            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as "
+                            "4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every

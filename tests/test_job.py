@@ -163,7 +163,7 @@ def test_the_list_of_job_files_holds_job_files_only_and_says_how_a_config_is_giv
 
 @pytest.mark.parametrize(("srun", "said"), [
     ({"ntasks": 4}, "srun: option 'ntasks' is set by the launcher itself; the step has all of the job"),
-    ({"kill_on_bad_exit": 0}, "when a rank dies the others end"),
+    ({"kill_on_bad_exit": 0}, "when a rank dies, the others end"),
     ({"cont": 1, "lab": True}, "srun: option 'lab' is an abbreviation"),
     ({"container-mounts": ["/a:/a"]}, "srun: option 'container-mounts': invalid value"),
     ({"mpi": None}, "srun: option 'mpi': invalid value None; expected"),

@@ -80,7 +80,7 @@ def test_a_sweep_keeps_the_whole_job_that_it_was_submitted_with(run):
     assert run.threads("sweep001") == 3 and run.threads("train") == run.spec.threads
     assert files.read_json(run.elements_file("sweep001"))["block"]["gpus"] == 2, "which code of a former version reads"
     asked = chain.request(run, kept, "sweep001", "token")
-    assert (asked.nodes, asked.gpus, asked.time) == (1, 2, "30"), "resolved once, and not again"
+    assert (asked.job.nodes, asked.job.gpus, asked.job.time) == (1, 2, "30"), "resolved once, and not again"
 
 
 def test_a_sweep_of_the_former_version_has_the_evaluation_block_on_record(run):

@@ -118,7 +118,7 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
     (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
     (["demo", "--time", "soon"], "time: invalid value 'soon'"),
-    (["demo", "--name", "a/b"], "name: invalid value 'a/b'; expected a plain directory name; --runs-dir sets its parent"),
+    (["demo", "--name", "a/b"], "name: invalid value 'a/b'; expected a plain directory name, below --runs-dir"),
     (["demo", "--name", "../a"], "name: invalid value '../a'"),
     (["demo", "--name", ".a"], "name: invalid value '.a'"),
     (["demo", "--name", ""], "name: invalid value ''"),
@@ -341,7 +341,7 @@ def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_l
         with pytest.raises(UserError) as caught:
             submit.main(["demo", "--cluster", cluster, "--dry-run", *flags])
         assert str(caught.value).startswith("name:" if len(flags) == 2 else ("runs-dir:", "runs_dir:"))
-        expected = "which Slurm expands in the names of logs" if name.isprintable() else "give one line of text"
+        expected = "which Slurm expands in the names of logs" if name.isprintable() else "expected one line of text"
         assert expected in str(caught.value)
         assert "\n" not in str(caught.value)
 

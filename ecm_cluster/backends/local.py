@@ -20,7 +20,7 @@ from ..chain.evaluations import Element
 from ..chain.submissions import Submitted
 from ..job.job import OPTIONS, Job
 from ..rundir.run import Run
-from ..slurm.sbatch import Request
+from ..slurm.sbatch import JobRequest
 from . import driver, short_job
 from .base import Known, Life, ShortJob, Sweep
 
@@ -116,14 +116,14 @@ class Local:
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: invalid value {job.nodes}; expected 1 on one machine with device cuda")
 
-    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         pass
 
     def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
                   minutes: int) -> AbstractContextManager[ShortJob]:
         return short_job.on_this_machine(run, job, command, log)
 
-    def scripts(self, requests: Sequence[Request]) -> list[str]:
+    def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
         return []
 
 

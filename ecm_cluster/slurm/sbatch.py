@@ -26,7 +26,7 @@ KEPT = ("SLURM_CONF",)  # where the commands find their cluster
 
 
 @dataclass(frozen=True)
-class Request:
+class JobRequest:
     """What one job of the chain asks of the cluster.
 
     Attributes:
@@ -67,7 +67,7 @@ def python_of(job: jobs.Job) -> str:
     return job.python or sys.executable
 
 
-def sbatch_parameters(request: Request) -> dict[str, Any]:
+def sbatch_parameters(request: JobRequest) -> dict[str, Any]:
     """submitit's parameters for one job: what the job file asks, and what a run needs to come back."""
     job = request.job
     extra: dict[str, Any] = {
@@ -104,7 +104,7 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
     return {k: v for k, v in parameters.items() if v is not None}
 
 
-def setup_lines(request: Request) -> list[str]:
+def setup_lines(request: JobRequest) -> list[str]:
     """Shell lines of the batch script before srun: the user's, the environment, and the task's pickle."""
     run = request.run
     # submitit's name for this job: that of an array's element is made of two numbers

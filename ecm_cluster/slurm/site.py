@@ -210,7 +210,7 @@ def accounting(*words: str) -> list[list[str]] | None:
 # ---------------------------------------------------------------------------------------------- would it take the job
 
 
-def check(requests: Iterable[commands.Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+def check(requests: Iterable[commands.JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
     """Ask sbatch whether it would take these jobs; what is only doubtful is a warning, and sbatch itself decides.
 
     Args:
@@ -231,7 +231,7 @@ def check(requests: Iterable[commands.Request], remedy: str, environ: Mapping[st
         print(f"warning: the {request.stage} job cannot start now: {words}; Slurm may queue it", file=sys.stderr)
 
 
-def may_queue(request: commands.Request, words: str) -> bool:
+def may_queue(request: commands.JobRequest, words: str) -> bool:
     """Whether sbatch may queue a job although ``sbatch --test-only`` refuses it with these words.
 
     A configuration that is not available is refused by both if no node has it, but queued if only no node has it now,
