@@ -188,7 +188,7 @@ def _type_of(value: Any) -> str:
 
 BOOL = valid_if(lambda value: isinstance(value, bool), "true or false")
 TEXT = valid_if(_is_line, "one line of text")
-PATH = Reader("a path", _path)
+PATH = Reader("one line of text: a path", _path)
 TIME = Reader("[D-]HH:MM:SS or minutes, e.g. 2-00:00:00", _time)
 MEMORY = Reader("a size such as 48G, or none", _memory)
 EPOCHS = valid_if(_epochs, "all, or a list of epochs such as [6, 12]")
