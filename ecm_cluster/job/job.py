@@ -18,13 +18,13 @@ from ..base.yaml_file import read_yaml
 from ..mmconfig import shipped
 from ..mmconfig.options import laid_over
 from . import sbatch_options, sharing
+from .evaluation_options import EVALUATION, EvaluationOptions
 from .option import (
     BOOL,
-    EPOCHS,
+    COUNT,
     LINES,
     MAPPING,
     MEMORY,
-    MOST_SEED,
     PATH,
     TEXT,
     TIME,
@@ -42,7 +42,6 @@ SITE_ENV = "ECM_CLUSTER_SITE"
 # what each node copies to its scratch
 BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "none")
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
-COUNT = whole(0, MOST_SEED)
 RESOURCES, STAGING = "resources", "staging"  # groups of options: what a job asks for, and what its nodes copy
 
 
@@ -55,27 +54,6 @@ def _sbatch(given: Any) -> dict[str, Any]:
 def _srun(given: Any) -> dict[str, Any]:
     sbatch_options.check_srun(MAPPING.read(given))
     return given
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How the checkpoints of a run are scored: the ``evaluation:`` block of a job file.
-
-    Resources that are not given are those of the training.
-    """
-
-    enabled: bool = option(True, BOOL, "submit an evaluation behind the training")
-    nodes: int = option(0, COUNT, "nodes of the evaluation job; 0: one node")
-    gpus: int = option(0, COUNT, "GPUs per node of the evaluation job; 0: as the training")
-    partition: str | None = option(None, TEXT, "partition of the evaluation job; default: as the training")
-    time: str | None = option(None, TIME, "time limit of the evaluation job; default: as the training")
-    epochs: Any = option(None, EPOCHS, "besides the last checkpoint: all, or a list of epochs")
-    every: int = option(0, COUNT, "besides the last checkpoint: every n-th epoch, or iteration where the config "
-                         "counts those (IterBasedRunner); 0: none")
-    settings: dict[str, Any] = option({}, MAPPING, "test settings to try, e.g. {nms_iou: [0.5, 0.6]}: all "
-                                      "combinations")
-    at_once: int = option(4, whole(1), "evaluations of a run that may be at work at once")
-    while_training: bool = option(False, BOOL, "score checkpoints as they are committed, not after the training")
 
 
 @dataclass(frozen=True)
@@ -174,13 +152,7 @@ class Job:
         return {**asdict(self), "env": dict.fromkeys(self.env, SET)}
 
 
-OPTIONS, EVALUATION = options(Job), options(EvaluationOptions)
-
-
-def sbatch_values(job: Job) -> dict[str, Any]:
-    """What goes to sbatch as it is, by the names of its options."""
-    return {one.slurm: getattr(job, name) for name, one in OPTIONS.items()
-            if isinstance(one.slurm, str) and getattr(job, name) not in (None, False)}
+OPTIONS = options(Job)
 
 
 def site_file() -> Path | None:

@@ -186,6 +186,7 @@ def _type_of(value: Any) -> str:
     return {type(None): "null", list: "list", dict: "mapping", str: "text"}.get(type(value), type(value).__name__)
 
 
+COUNT = whole(0, MOST_SEED)
 BOOL = valid_if(lambda value: isinstance(value, bool), "true or false")
 TEXT = valid_if(_is_line, "one line of text")
 PATH = Reader("one line of text: a path", _path)

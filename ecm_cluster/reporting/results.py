@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import files
 from ..base.errors import UserError, one_of
 from ..base.reading import Unreadable, read_text
 from ..chain import evaluations
+from ..console import cli
 from ..job import eval_settings
 from ..rundir.run import Evaluation, Run
 from ..scoring.metrics import LINE, names
@@ -141,3 +145,14 @@ def as_records(found: Sequence[Row]) -> list[dict[str, Any]]:
     return [{"run": row.run.name, "settings": row.settings,
              **{k: row.provenance.get(k) for k in ("checkpoint", "iteration", "epoch", "checkpoint_digest")},
              "figures": row.document["figures"], "folder": str(row.work.path)} for row in found]
+
+
+def keep(run: Run) -> None:
+    """Write everything a run is scored for as CSV into its directory, if that is writable."""
+    if not run.is_own or not (found := rows(run)):
+        return
+    try:
+        files.write_text(run.results_file, as_csv(found))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            cli.say(f"warning: {run.results_file} could not be written ({error.strerror})", sys.stderr)

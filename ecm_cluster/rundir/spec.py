@@ -13,7 +13,8 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.reading import Maybe, Number, fits
-from ..job.job import EvaluationOptions, Job
+from ..job.evaluation_options import EvaluationOptions
+from ..job.job import Job
 from .records import NAME
 
 

@@ -21,7 +21,7 @@ from . import metrics, scorers
 from .checks import check_annotations, check_finite, check_images, read_annotations, rule_of
 from .detections import Detections
 from .metrics import Progress
-from .parts import LVIS, Part
+from .parts import LVIS, ScoredDataset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ PROVENANCE = ("checkpoint_digest", "annotations_digest", "config_digest", "setti
 
 
 def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[str] | None = None,
-          max_dets: int | None = None, part: Part | None = None, **options: Any) -> dict[str, Any]:
+          max_dets: int | None = None, part: ScoredDataset | None = None, **options: Any) -> dict[str, Any]:
     """Score detections against an annotation file.
 
     Args:

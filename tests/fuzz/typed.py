@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ecm_cluster.job import eval_settings, option
 from ecm_cluster.job import job as jobs
+from ecm_cluster.job.evaluation_options import EvaluationOptions
 
 from . import files
 from .case import Case
@@ -169,7 +170,7 @@ def _yaml_of_a_job(case: Case, name: str) -> Path:
 
 
 BLOCKS = ("evaluation", "options", "env", "slurm", "srun")
-INNER = {"evaluation": [f.name for f in fields(jobs.EvaluationOptions)],
+INNER = {"evaluation": [f.name for f in fields(EvaluationOptions)],
          "options": ["optimizer.lr", "data.samples_per_gpu", "runner.max_epochs", "model", "x..y", "data"],
          "env": ["A", "1A", "A B", "''", "A=B", "OMP_NUM_THREADS", "PATH"],
          "slurm": ["wrap", "comment", "mem", "output", "array", "mail-type", "x", "''", "gres", "nodes", "--wrap"],
