@@ -5,10 +5,9 @@ A scorer is a function in a module of its own, imported when it scores, since it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import util
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 from ..base.errors import UserError
 from .detections import Detections
