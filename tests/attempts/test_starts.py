@@ -92,7 +92,7 @@ def test_what_a_run_leaves_out_is_asked_for_in_each_of_its_jobs(run):
 
 def test_a_resume_asks_for_the_nodes_again_in_its_dry_run_as_in_its_jobs(run):
     run.ledger(0, "batch.77.0").write("left-out", node="n1", reason="x", resumes=0)
-    plan = resume.Plan([chain.TRAIN], run.job(), run.overrides())
+    plan = resume.ResumePlan([chain.TRAIN], run.job(), run.overrides())
     assert [asked.job.exclude for asked in resume.requests(run, plan)] == ["n[8-9]"]
 
 

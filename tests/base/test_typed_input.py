@@ -12,7 +12,7 @@ from ecm_cluster.base import units
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.base.yaml_file import read_yaml
 from ecm_cluster.console import cli
-from ecm_cluster.job import eval_settings, job, sbatch_options
+from ecm_cluster.job import eval_settings, job
 from ecm_cluster.plan import create
 
 
@@ -47,9 +47,10 @@ NO_YAML = [
     ("options: !!set {a}", "tag:yaml.org,2002:set"), ("name: !!binary aGk=", "binary"),
     ("nodes: 1\noptions: " + "[" * 1000, "line 2: not valid YAML (nested too deeply)"),
     ("options: " + "{a: " * 3000, "nested too deeply"), ("a: " + "[" * 10000, "nested too deeply"),
-    (BOMB, "too many values"), ("options: &a [*a]", "an alias within what it stands for"),
-    ("options: &a {<<: *a}", "an alias within what it stands for"), ("name: *x", "found undefined alias"),
-    ("name: \"a\\0b\"", "holds a character that no text has"), ("name: \"\\ud800\"", "a character that no text has"),
+    (BOMB, "too many values"), ("options: &a [*a]", "an alias inside the value that it refers to"),
+    ("options: &a {<<: *a}", "an alias inside the value that it refers to"), ("name: *x", "found undefined alias"),
+    ("name: \"a\\0b\"", "contains a character that is not allowed in text"),
+    ("name: \"\\ud800\"", "a character that is not allowed in text"),
     ("name: \"\\UFFFFFFFF\"", "not valid YAML"), ("a: b\0c", "line 1: not valid YAML (the character 0x00)"),
     ("a: 1\n---\nb: 2", "another document"), ("? [a]\n: b", "unhashable key"),
     ("nodes:\t- 1", "cannot start any token"),
@@ -97,7 +98,7 @@ WRONG = [
       for value in ("~nosuch/x", "x" * 300)),
     ("setup: x", "setup: "), ("setup: [1]", "setup: "), ("setup: {a: b}", "setup: "), ("share: everybody", "share: "),
     ("env: {A: null}", "env: A: expected text or a number, not null"), ("env: {A: [x]}", "env: A: "),
-    ("env: {A=B: x}", "env: 'A=B' "), ("env: {1A: x}", "env: '1A' "), ("env: {'': x}", "env: '' "),
+    ("env: {A=B: x}", "env: 'A=B' is"), ("env: {1A: x}", "env: '1A' "), ("env: {'': x}", "env: '' "),
     ("env: {A B: x}", "env: 'A B' "), ("env: {on: x}", "env: True "), ("env: {UID: 1}", "env: UID is set by"),
     ("env: {SLURM_JOB_ID: 1}", "env: SLURM_JOB_ID is set by"), ("env: {ecm_run: x}", "env: ecm_run is set by"),
     ("evaluation: {epochs: [٣]}", "evaluation.epochs: "), ("evaluation: {nodes: -1}", "evaluation.nodes: "),
@@ -120,7 +121,7 @@ OPTIONS = ("wrap", "WRAP", "-wrap", "--wrap", "__wrap", "wrap=id", " wrap", "wra
 def test_an_option_that_would_change_what_a_run_relies_on_is_refused(tmp_path):
     for key in OPTIONS:
         with pytest.raises(UserError, match="^slurm: option "):
-            sbatch_options.check({key: "id"})
+            job.make({"slurm": {key: "id"}})
     assert "slurm: option 'wrap' " in refused(tmp_path / "a.yaml", "slurm: {wrap: id}")
 
 

@@ -11,7 +11,7 @@ from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import chain, evaluations
 from ecm_cluster.chain.evaluations import LAST, Element
-from ecm_cluster.job import job
+from ecm_cluster.job.evaluation_options import EvaluationOptions
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
 
@@ -20,7 +20,7 @@ ITERATIONS = {"runner": {"type": "IterBasedRunner", "max_iters": 100}, "model": 
 
 
 def planned(cfg: dict, **block: object) -> list[Element]:
-    return evaluations.planned(job.Evaluation(**block), cfg)
+    return evaluations.planned(EvaluationOptions(**block), cfg)
 
 
 def places(cfg: dict, **block: object) -> list[str]:

@@ -55,7 +55,7 @@ def test_what_the_shell_of_a_job_has_set_is_not_the_users():
 
 def test_a_wrong_value_is_told_by_the_name_of_its_variable_and_only_where_it_counts():
     environ = {"SBATCH_TIMELIMIT": "soon"}
-    with pytest.raises(UserError, match="SBATCH_TIMELIMIT: 'soon'"):
+    with pytest.raises(UserError, match="SBATCH_TIMELIMIT: invalid value 'soon'"):
         loaded(environ)
     assert loaded(environ, time="90").time == "90"
 

@@ -49,15 +49,15 @@ def test_a_named_site_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("text", "said"), [
     ("nods: 2", "did you mean nodes?"),
-    ("nodes: 0", "nodes: 0 is not legal; give a whole number, 1 or more"),
-    ("nodes: true", "nodes: True is not legal"),
-    ("gpus: two", "gpus: 'two' is not legal"),
-    ("time: soon", "time: 'soon' is not legal; give [D-]HH:MM:SS or minutes"),
-    ("mem_per_gpu: lots", "mem_per_gpu: 'lots' is not legal; give a size such as 48G"),
+    ("nodes: 0", "nodes: invalid value 0; expected a whole number, 1 or more"),
+    ("nodes: true", "nodes: invalid value True"),
+    ("gpus: two", "gpus: invalid value 'two'"),
+    ("time: soon", "time: invalid value 'soon'; expected [D-]HH:MM:SS or minutes"),
+    ("mem_per_gpu: lots", "mem_per_gpu: invalid value 'lots'; expected a size such as 48G"),
     ("device: tpu", "legal are: cuda, cpu"),
-    ("setup: module load x", "setup: 'module load x' is not legal; give a list of shell lines"),
+    ("setup: module load x", "setup: invalid value 'module load x'; expected a list of shell lines"),
     ("evaluation: {gpu: 1}", "legal are: enabled, nodes, gpus, partition, time"),
-    ("evaluation: 3", "evaluation: 3 is not legal; give a block of keys, or true or false"),
+    ("evaluation: 3", "evaluation: invalid value 3; expected a block of keys, or true or false"),
     ("slurm: {output: x}", "slurm: option 'output' is set by the launcher itself"),
     ("slurm: {job_name: x}", "use name"),
     ("- a\n- b", "expected a mapping of keys to values"),
@@ -84,7 +84,7 @@ def test_options_of_the_command_line_take_the_place_of_the_job_files(tmp_path):
     with pytest.raises(UserError, match="line 1: byte 0xff is not UTF-8; save the file as UTF-8"):
         job.load(str(wrong), {})
     for text in ("options:", "options: 3", "env: [a]"):
-        with pytest.raises(UserError, match="is not legal; give a mapping"):
+        with pytest.raises(UserError, match="expected a mapping"):
             job.load(write(tmp_path / "a.yaml", text), {"options": {"a": 1}, "env": {"A": "1"}})
 
 
@@ -163,7 +163,7 @@ def test_the_list_of_job_files_holds_job_files_only_and_says_how_a_config_is_giv
 
 @pytest.mark.parametrize(("srun", "said"), [
     ({"ntasks": 4}, "srun: option 'ntasks' is set by the launcher itself; the step has all of the job"),
-    ({"kill_on_bad_exit": 0}, "when a rank dies the others end"),
+    ({"kill_on_bad_exit": 0}, "when a rank dies, the others end"),
     ({"cont": 1, "lab": True}, "srun: option 'lab' is an abbreviation"),
     ({"container-mounts": ["/a:/a"]}, "srun: option 'container-mounts': invalid value"),
     ({"mpi": None}, "srun: option 'mpi': invalid value None; expected"),

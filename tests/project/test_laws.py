@@ -505,7 +505,7 @@ JSON_UNCHECKED = {
     "ecm_cluster.checking.findings": "in the check's own folder, which is closed to others",
     "ecm_cluster.plan.operators": "in the environment that the job's Python comes from",
     "ecm_cluster.annotations.outline": "annotations, of any size; what is wrong with them is named",
-    "ecm_cluster.scoring.score": "annotations, of any size; what is wrong with them is named",
+    "ecm_cluster.scoring.checks": "annotations, of any size; what is wrong with them is named",
 }
 
 

@@ -11,6 +11,7 @@ from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import chain, evaluations
 from ecm_cluster.job import job as jobs
+from ecm_cluster.job.evaluation_options import EvaluationOptions
 from ecm_cluster.rundir.run import Run
 from ecm_cluster.rundir.spec import Element, Overrides, RunSpec
 
@@ -31,7 +32,7 @@ def test_a_record_without_later_keys_and_with_unknown_ones_is_read():
     job = {"gpus": 3, "later": 1, "evaluation": {"later": 2}}
     spec = RunSpec.from_dict({"cluster": "local", "job": job, "later": 3})
     assert (spec.job.gpus, spec.virtual_ranks, spec.staging) == (3, 3, None)
-    assert spec.job.evaluation == jobs.Evaluation()
+    assert spec.job.evaluation == EvaluationOptions()
 
 
 def test_what_was_legal_when_it_was_submitted_stays_readable():
@@ -80,11 +81,11 @@ def test_a_sweep_keeps_the_whole_job_that_it_was_submitted_with(run):
     assert run.threads("sweep001") == 3 and run.threads("train") == run.spec.threads
     assert files.read_json(run.elements_file("sweep001"))["block"]["gpus"] == 2, "which code of a former version reads"
     asked = chain.request(run, kept, "sweep001", "token")
-    assert (asked.nodes, asked.gpus, asked.time) == (1, 2, "30"), "resolved once, and not again"
+    assert (asked.job.nodes, asked.job.gpus, asked.job.time) == (1, 2, "30"), "resolved once, and not again"
 
 
 def test_a_sweep_of_the_former_version_has_the_evaluation_block_on_record(run):
-    block = dataclasses.asdict(jobs.Evaluation(gpus=3, partition="short"))
+    block = dataclasses.asdict(EvaluationOptions(gpus=3, partition="short"))
     run.evaluations_dir.mkdir()
     files.write_json(run.elements_file("sweep001"), {
         "block": block, "elements": [{"at": "last", "settings": {}, "scoring": [{}]}], "instead_of": "7"})

@@ -80,12 +80,12 @@ def test_a_draw_has_the_figures_of_a_file_with_the_drawn_images(iou_type):
 def test_intervals_are_those_of_the_replicates_and_equal_for_equal_seeds():
     document, found = data()
     matches = hotcoco.find_matches(hotcoco.GroundTruth(document), found, "bbox")
-    groups = metrics.groups(document["categories"])
-    first = bootstrap(matches, groups, replicates=40, seed=1)
-    assert first == bootstrap(matches, groups, replicates=40, seed=1)
-    assert first != bootstrap(matches, groups, replicates=40, seed=2)
-    narrow = bootstrap(matches, groups, replicates=40, seed=1, confidence=0.5)
-    point = metrics.summarize(*Accumulator(matches)(), groups, 300)
+    categories = document["categories"]
+    first = bootstrap(matches, categories, replicates=40, seed=1)
+    assert first == bootstrap(matches, categories, replicates=40, seed=1)
+    assert first != bootstrap(matches, categories, replicates=40, seed=2)
+    narrow = bootstrap(matches, categories, replicates=40, seed=1, confidence=0.5)
+    point = metrics.figures(metrics.of_lvis(*Accumulator(matches)(), categories, 300))
     assert list(first) == list(point)
     for name, interval in first.items():
         assert interval["low"] <= narrow[name]["low"] <= narrow[name]["high"] <= interval["high"]

@@ -115,8 +115,8 @@ def check_equal(folder: Path, document: dict[str, Any], found: Detections, iou_t
     precision, recall = hotcoco.evaluate(truth, found, iou_type, max_dets)
     assert np.array_equal(precision, expected.eval["precision"])
     assert np.array_equal(recall, expected.eval["recall"])
-    groups = metrics.groups(document["categories"])
-    assert metrics.summarize(precision, recall, groups, max_dets) == dict(expected.results)
+    curves = metrics.of_lvis(precision, recall, document["categories"], max_dets)
+    assert metrics.figures(curves) == dict(expected.results)
     again = Accumulator(hotcoco.find_matches(truth, found, iou_type, max_dets))()
     assert np.array_equal(again[0], precision) and np.array_equal(again[1], recall)
 
@@ -256,5 +256,5 @@ def test_nothing_found_and_nothing_to_find_are_told_apart():
 def test_a_segmentation_that_is_none_is_named():
     document = annotations([thing(0, 0, SQUARE)], NO_LISTS, NO_LISTS, 1)
     document["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
-    with pytest.raises(UserError, match=f"image {IMAGES[0]} has a segmentation that is no mask"):
+    with pytest.raises(UserError, match=f"image {IMAGES[0]} has a segmentation that is not a mask"):
         hotcoco.evaluate(hotcoco.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "segm")

@@ -91,7 +91,7 @@ sh -c 'trap "" TERM USR2; exec "$0" "$@"' '/opt/my env/bin/python' -u -m submiti
 """
 
 
-def asked(run: Run, values: dict[str, Any], stage: str = "train", after: str | None = None) -> sbatch.Request:
+def asked(run: Run, values: dict[str, Any], stage: str = "train", after: str | None = None) -> sbatch.JobRequest:
     return chain.request(run, job.make(values), stage, f"ecm-cluster:{run.name}:{stage}:0123", after)
 
 
@@ -174,7 +174,7 @@ def test_every_line_that_the_launcher_writes_can_be_left_off(name, stage):
 
 @pytest.mark.parametrize("name", ["output", "array", "dependency", "nodes", "ntasks-per-node"])
 def test_lines_that_no_run_can_do_without_cannot_be_left_off(name):
-    with pytest.raises(UserError, match=f"slurm: option '{name}' cannot be left off"):
+    with pytest.raises(UserError, match=f"slurm: option '{name}' cannot be omitted"):
         job.make({"slurm": {name: None}})
 
 
@@ -242,7 +242,7 @@ def test_an_answer_with_no_id_or_with_two_is_not_guessed_at(answer):
 
 @pytest.mark.parametrize("name", ["A B", "1A", "A-B", "", "A=1", "A;reboot"])
 def test_a_variable_with_a_name_that_no_shell_takes_is_refused(name):
-    with pytest.raises(UserError, match="env: .* is no name of a variable"):
+    with pytest.raises(UserError, match="env: .* is not a name of a variable"):
         job.make({"env": {name: "x"}})
 
 

@@ -96,7 +96,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--vary", "flip=true", "--vary", "flip=false"], "give the values of a setting together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
-    (["--at-once", "0"], "at-once: 0 is not legal"),
+    (["--at-once", "0"], "at-once: invalid value 0"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
     (["--config", "configs/demo.py"], "is not a file; with --config give checkpoint files"),
 ])

@@ -131,7 +131,7 @@ def test_where_slurm_does_not_answer_nothing_is_resumed(tmp_path, monkeypatch):
     run.write_heartbeat(1, phase="training", iteration=1)
     answers = Answers(tmp_path, monkeypatch)
     answers(sbatch=None, squeue=None, sacct=None, scontrol=None)
-    with pytest.raises(UserError, match=r"not known whether run is alive \(its last sign of life is \d+ s old\)"):
+    with pytest.raises(UserError, match=r"unknown whether run is alive \(its last sign of life is \d+ s old\)"):
         resume.main([str(run.path)])
     assert not run.overrides_file.exists()
 

@@ -111,17 +111,17 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
     (["--nods", "2"], "unrecognized arguments: --nods; did you mean --nodes?"),
     (["--node", "2"], "unrecognized arguments: --node; did you mean --nodes?"),
     (["--nodes", "two"], "argument --nodes: invalid int value: 'two'"),
-    (["--nodes", "0"], "nodes: 0 is not legal; give a whole number, 1 or more"),
+    (["--nodes", "0"], "nodes: invalid value 0; expected a whole number, 1 or more"),
     (["--cluster", "slrum"], "invalid choice: 'slrum'"),
     (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo?)"),
     (["demo", "one-more"], "unrecognized arguments: one-more"),
     (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
-    (["demo", "--time", "soon"], "time: 'soon' is not legal"),
-    (["demo", "--name", "a/b"], "name: 'a/b' is not legal; give a plain folder name, and --runs-dir for its place"),
-    (["demo", "--name", "../a"], "name: '../a' is not legal"),
-    (["demo", "--name", ".a"], "name: '.a' is not legal"),
-    (["demo", "--name", ""], "name: '' is not legal"),
+    (["demo", "--time", "soon"], "time: invalid value 'soon'"),
+    (["demo", "--name", "a/b"], "name: invalid value 'a/b'; expected a plain directory name, below --runs-dir"),
+    (["demo", "--name", "../a"], "name: invalid value '../a'"),
+    (["demo", "--name", ".a"], "name: invalid value '.a'"),
+    (["demo", "--name", ""], "name: invalid value ''"),
     (["demo", "--nodes", "2", "--device", "cuda"], "nodes: 2 is not legal on one machine"),
 ])
 def test_a_mistake_is_told_in_one_line_and_nothing_is_written(capsys, argv, said):
@@ -342,7 +342,7 @@ def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_l
         with pytest.raises(UserError) as caught:
             submit.main(["demo", "--cluster", cluster, "--dry-run", *flags])
         assert str(caught.value).startswith("name:" if len(flags) == 2 else ("runs-dir:", "runs_dir:"))
-        expected = "which Slurm expands in the names of logs" if name.isprintable() else "give one line of text"
+        expected = "which Slurm expands in the names of logs" if name.isprintable() else "expected one line of text"
         assert expected in str(caught.value)
         assert "\n" not in str(caught.value)
 
