@@ -31,7 +31,8 @@ def test_every_family_that_mmdet_ships_is_represented():
 
 
 def test_the_page_has_a_row_for_every_representative():
-    rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|", (ROOT / "docs/shipped-configs.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs/reference/shipped-configs.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|", page, re.MULTILINE)
     assert [f"{family.strip()}/{name}" for family, name in rows] == EVERY
 
 

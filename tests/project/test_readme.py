@@ -41,7 +41,7 @@ def rows(document: str) -> list[str]:
 def test_each_line_of_what_happens_when_is_held_by_a_test_that_exists():
     told = (ROOT / "tests" / "project" / "promises.txt").read_text().split("\n\n", 1)[1]
     promises = dict(re.findall(r"^(\S.*)\n    (\S+)$", told, re.MULTILINE))
-    assert rows("docs/what-happens.md") == list(promises)
+    assert rows("docs/guide/what-happens.md") == list(promises)
     for event, test in promises.items():
         file, _, name = test.partition("::")
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), event
@@ -50,10 +50,10 @@ def test_each_line_of_what_happens_when_is_held_by_a_test_that_exists():
 def test_the_readme_has_a_few_lines_of_what_happens_when_and_links_all():
     text = (ROOT / "README.md").read_text()
     assert len(rows("README.md")) == 8
-    every = (ROOT / "docs/what-happens.md").read_text()
+    every = (ROOT / "docs/guide/what-happens.md").read_text()
     for row in rows("README.md"):
         assert next(line for line in text.splitlines() if line.startswith(f"| {row} |")) in every
-    assert "(docs/what-happens.md)" in text
+    assert "(docs/guide/what-happens.md)" in text
 
 
 def test_every_link_of_a_document_leads_to_a_file_that_exists():
