@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from . import cluster, evaluations, files, lead, starts, submissions
+from . import cluster, evaluations, files, lead, processes, starts, submissions
 from . import job as jobs
 from .backends import queue
 from .errors import UserError
@@ -51,9 +51,7 @@ def excluded(run: Run, job: jobs.Job) -> str | None:
 
 def task(run: Run, stage: str) -> Callable[[], Any]:
     """What each task of a stage's job runs."""
-    from .node.task import Evaluate, Train
-
-    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path), stage)
+    return processes.task(TRAIN, str(run.path)) if stage == TRAIN else processes.task(EVALUATE, str(run.path), stage)
 
 
 def submit(run: Run, job: jobs.Job) -> dict[str, str]:

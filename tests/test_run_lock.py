@@ -10,6 +10,7 @@ import pytest
 from users import ATTACKER, acting_as, command_as, needs_root, shared_folder
 
 from ecm_cluster import driver, files, submissions, submit_lock
+from ecm_cluster import processes as table
 from ecm_cluster.errors import UserError
 from ecm_cluster.run import Run
 
@@ -104,7 +105,7 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
 def test_a_process_of_another_user_is_no_driver_whatever_its_command_line(tmp_path):
     run = Run(shared_folder() / "run")
     run.path.mkdir()
-    line = ["bash", "-c", "echo; read -r", driver.MODULE, "chain", str(run.path)]
+    line = ["bash", "-c", "echo; read -r", table.MODULES[driver.DRIVER], "chain", str(run.path)]
     rank = ["bash", "-c", "echo; read -r", "ecm_cluster.node.train", str(run.path)]
     processes = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for each in
                  (command_as(ATTACKER, *line), command_as(ATTACKER, *rank), line, rank)]

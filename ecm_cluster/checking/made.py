@@ -13,7 +13,6 @@ from .. import config, files, planning, weights
 from ..plan import create
 from ..run import Run
 
-MODULE = "ecm_cluster.node.checks"
 LOCK = "lock"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import files, snapshot, weights
+from .. import files, processes, snapshot, weights
 from ..backends import choose
 from ..request import python_of
 from ..run import Run
@@ -44,7 +44,7 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         visited = Visit(asked, own, token, 0.0)
         _prepare(visited)
         python, log = python_of(asked.job), own / LOG
-        command = [python, "-m", "ecm_cluster.node.probe", str(own)]
+        command = processes.command(python, "probe", own)
         with choose.named(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
                 contextlib.suppress(subprocess.TimeoutExpired):
             job.process.wait(60 * MINUTES)

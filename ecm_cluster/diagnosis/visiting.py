@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import cluster, job_env, lead, site
+from .. import cluster, job_env, lead, processes, site
 from ..backends import queue
 from ..errors import UserError
 from ..job import Job
@@ -63,10 +63,8 @@ class Visit:
 
     def findings(self) -> Iterator[Finding]:
         """Submit, wait, and read what the nodes have left."""
-        from ..node.probe import Probe
-
         try:
-            self._run(Probe(str(self.own)), self.job, "doctor")
+            self._run(processes.task("probe", str(self.own)), self.job, "doctor")
         except Ended as why:
             yield fails("node.job", str(why), "see the line of sbatch above, or `scontrol show job`")
             return
@@ -78,7 +76,7 @@ class Visit:
         if any(one.id == "node.scratch" and one.state == "ok" for one in found):
             with contextlib.suppress(Ended):
                 again = dataclasses.replace(self.job, nodes=1, slurm={**self.job.slurm, "nodelist": self.nodes[0]})
-                self._run(Probe(str(self.own), again=True), again, "doctor-again")
+                self._run(processes.task("probe", str(self.own), "again"), again, "doctor-again")
                 yield from self.read("again")
 
     def _run(self, task: Any, job: Job, stage: str) -> None:

@@ -21,7 +21,7 @@ from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 class EvaluationSupervisor(Supervisor):
     """Supervises a rank of an evaluation."""
 
-    module = "ecm_cluster.node.evaluate"
+    process = "evaluation worker"
     work: Evaluation
 
     def __init__(self, work: Evaluation, run: Run, stage: str, index: int, checkpoint: Manifest) -> None:

@@ -24,7 +24,7 @@ BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 class TrainingSupervisor(Supervisor):
     """Supervises a rank of a training."""
 
-    module = "ecm_cluster.node.train"
+    process = "training worker"
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, run)

@@ -16,7 +16,7 @@ import time
 from functools import partial
 from typing import Any
 
-from .. import files
+from .. import files, processes
 from ..reading import OneOf
 from ..run import Run, Work
 from . import attempts, batch, closing, memory, preemption, preflight, pulse, requeue, watchdog, watching, world
@@ -34,7 +34,7 @@ DECISION = {"action": OneOf("again", "stay", "stop"), "cause": str}
 class Supervisor:
     """Carries one rank of one piece of work through one start of its job."""
 
-    module = ""  # the worker's module
+    process = ""  # the worker's name in `processes`
     stage = "train"
 
     def __init__(self, work: Work, run: Run) -> None:
@@ -181,7 +181,7 @@ class Supervisor:
                 log.write(f"---- attempt {attempt}, job {self.place.job_id} on {socket.gethostname()}, "
                           f"rank {self.place.rank} of {self.place.world_size}\n".encode())
             return subprocess.Popen(
-                [sys.executable, "-m", self.module, str(self.training.path), str(attempt), *self.arguments()],
+                processes.command(sys.executable, self.process, self.training.path, attempt, *self.arguments()),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.pulse.descriptor,),
                 env={"PYTHONUTF8": "1", **os.environ, **world.export(self.place), **self._for_libraries(),
                      pulse.ENV: str(self.pulse.descriptor)}, preexec_fn=preemption.prepare_child)

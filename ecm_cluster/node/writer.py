@@ -23,10 +23,9 @@ import time
 import zipfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any
 
-from .. import checkpoints, evaluations, files
+from .. import checkpoints, evaluations, files, processes
 from ..errors import UserError
 from ..pickles import archive
 from ..run import Run
@@ -101,9 +100,9 @@ class Writer:
             descriptors = (theirs.fileno(), self.memory)
             # in the package's own folder: nothing may be imported from where the run happens to be
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from ecm_cluster.node import writer; writer.main()", str(self.run.path),
-                 str(self.attempt), *map(str, descriptors), str(os.getpid())],
-                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[2],
+                processes.imported(sys.executable, "checkpoint writer", self.run.path, self.attempt, *descriptors,
+                                   os.getpid()),
+                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=processes.SOURCE,
                 preexec_fn=preemption.prepare_child)
 
     def send(self, request: Request) -> None:
