@@ -16,7 +16,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 FILES = Path(__file__).with_suffix(".json")
 CANCEL = "cancelled.json"

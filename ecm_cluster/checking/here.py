@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import planning, processes, snapshot
-from ..plan import create
-from ..request import outside_environment, python_of
+from ..base import processes
+from ..freeze import snapshot
+from ..plan import create, planning
+from ..slurm.sbatch import outside_environment, python_of
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
 from .made import folder_for_it, made_for_it
 

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import files, processes, snapshot, weights
 from ..backends import choose
-from ..request import python_of
-from ..run import Run
+from ..base import files, processes
+from ..freeze import snapshot, weights
+from ..rundir.run import Run
+from ..slurm.sbatch import python_of
 from . import requirements, sharing
 from .asked import Asked
 from .finding import Finding, fails, not_asked

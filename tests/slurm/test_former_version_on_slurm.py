@@ -8,8 +8,8 @@ from pathlib import Path
 from former_version import checkout
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import evaluations
-from ecm_cluster.run import Run
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir.run import Run
 
 
 def replace(checkout: Path) -> None:
