@@ -106,7 +106,7 @@ def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_t
     run.cancel_file.unlink()
     record = run.submission("train")
     with open(run.local_log, "ab") as log:
-        started = subprocess.Popen([sys.executable, "-m", "ecm_cluster.node.supervise.local_driver", "chain", str(run.path)],
+        started = subprocess.Popen([sys.executable, "-m", "ecm_cluster.node.local", "chain", str(run.path)],
                                    env={**os.environ, "PYTHONPATH": str(run.code_dir),
                                         "ECM_CLUSTER_TOKEN": record["token"]}, cwd=run.logs_dir, stdout=log,
                                    stderr=log, start_new_session=True)
@@ -126,7 +126,7 @@ def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_t
     assert (found["iteration"], found["attempt"]) == (84, 2) and "segm_AP" in found["evaluation"]
     assert not (run.code_dir / "ecm_cluster/base").exists(), "its own code went on"
     pickles = [path.read_bytes() for path in run.submitit_dir.glob("*_submitted.pkl")]
-    assert len(pickles) == 3 and all(b"ecm_cluster.node.supervise.entry" in one for one in pickles)
+    assert len(pickles) == 3 and all(b"ecm_cluster.node.task" in one for one in pickles)
 
     verb("evaluate", run.path, "--vary", "nms_iou=0.4")
     wait_until(lambda: evaluations.chain_done(run, "sweep001"), "the sweep is scored", look=lambda: logs_of(run))

@@ -23,7 +23,7 @@ def test_every_module_of_the_table_is_there(name):
 def test_a_task_is_pickled_by_name_under_the_names_that_frozen_code_of_every_version_has():
     for name, kind in (("train", "Train"), ("evaluate", "Evaluate")):
         task = processes.task(name, "/run", *(["evaluate"] if name == "evaluate" else []))
-        assert (type(task).__module__, type(task).__name__) == ("ecm_cluster.node.supervise.entry", kind)
+        assert (type(task).__module__, type(task).__name__) == ("ecm_cluster.node.task", kind)
 
 
 @pytest.mark.parametrize("process", processes.FORMER)

@@ -17,6 +17,8 @@ PACKAGE = __name__.partition(".")[0]
 SOURCE = Path(str(sys.modules[PACKAGE].__file__)).resolve().parent.parent  # on PYTHONPATH, for this process's own code
 
 MODULES = {
+    "training supervisor": "ecm_cluster.node.supervise.supervise_training",
+    "evaluation supervisor": "ecm_cluster.node.supervise.supervise_evaluation",
     "local driver": "ecm_cluster.node.supervise.local_driver",
     "batch-shell epilog": "ecm_cluster.node.supervise.epilog",
     "training worker": "ecm_cluster.node.training.worker",
@@ -26,10 +28,10 @@ MODULES = {
     "probe": "ecm_cluster.node.checks.probe",
     "folder check": "ecm_cluster.diagnosis.folder",
 }
-# Pickled tasks name these classes, and frozen code of every version has to find them: node/supervise/entry.py keeps its place.
+# Pickled tasks name these classes, and frozen code of every version has the first two under these names
 TASKS = {
-    "train": "ecm_cluster.node.supervise.entry:Train",
-    "evaluate": "ecm_cluster.node.supervise.entry:Evaluate",
+    "train": "ecm_cluster.node.task:Train",
+    "evaluate": "ecm_cluster.node.task:Evaluate",
     "probe": "ecm_cluster.node.checks.probe:Probe",
 }
 # Modules, below the package, that version 0.1 had for processes which a verb starts with a run's frozen code. Runs
@@ -67,6 +69,11 @@ def task(name: str, *arguments: str) -> Callable[[], Any]:
     """The task of a job, to be pickled: the names of its class, and its arguments, are all that the pickle holds."""
     where, _, kind = TASKS[name].partition(":")
     return getattr(importlib.import_module(where), kind)(*arguments)
+
+
+def main_of(process: str) -> Callable[..., Any]:
+    """What a process does, for one that has become it: a task of a job becomes its rank's supervisor."""
+    return importlib.import_module(MODULES[process]).main
 
 
 def runs(process: str, word: str) -> bool:

@@ -99,6 +99,11 @@ class EvaluationSupervisor(Supervisor):
         return requeue.ask(self.training, self.place)
 
 
+def main(run: str, stage: str) -> None:
+    """What a task of an evaluation's job does."""
+    evaluation_supervisor(Run(run), stage).run()
+
+
 def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:
     """The supervisor of this job's element of a stage.
 

@@ -62,3 +62,8 @@ class TrainingSupervisor(Supervisor):
             ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
         return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts],
                 "abandoned": checkpoints.leaving(self.training, until)}
+
+
+def main(run: str) -> None:
+    """What a task of a training's job does."""
+    TrainingSupervisor(Run(run)).run()
