@@ -1,7 +1,7 @@
 """Two run directories as version 0.1.0 left them.
 
-``former_version.json`` holds the files of a run of the demo on one machine: trained for three epochs, cancelled while it
-was being scored, resumed with other memory, then scored under another setting as well. Its checkpoints are a line of
+``former_version.json`` holds the files of a run of the demo on one machine: trained for three epochs, cancelled while
+it was being scored, resumed with other memory, then scored under another setting as well. Its checkpoints are a line of
 text each.
 
 ``former_run.tar.xz`` holds a run that was cancelled before its first iteration, with its frozen code, so that its

@@ -21,17 +21,19 @@ def replace(checkout: Path) -> None:
 
 def test_pending_jobs_run_to_their_end_and_every_verb_of_this_version_works_on_them(slurm, small_data, tmp_path):
     source, env = checkout(tmp_path), slurm.env
-    partition = slurm.run("sinfo", "-h", "-o", "%R").stdout.split()[0]
-    slurm.run("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
+    partitions = set(slurm.run("sinfo", "-h", "-o", "%R").stdout.split())
+    for partition in partitions:
+        slurm.run("scontrol", "update", f"PartitionName={partition}", "State=DOWN")
     try:
         for name, epochs in (("left-alone", 1), ("steered", 40)):
             verb("submit", *job_flags(small_data, tmp_path, name, runner__max_epochs=epochs), env=env, source=source)
         left_alone, run = Run(tmp_path / "left-alone"), Run(tmp_path / "steered")
         assert not (run.code_dir / "ecm_cluster/base").exists(), "submitted by the former version"
         replace(source)
-        assert await_state(run, "pending", env=env)["attempt"] == 0
+        assert await_state(run, "waiting", env=env)["attempt"] == 0
     finally:
-        slurm.run("scontrol", "update", f"PartitionName={partition}", "State=UP")
+        for partition in partitions:
+            slurm.run("scontrol", "update", f"PartitionName={partition}", "State=UP")
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 3, "training", look=lambda: logs_of(run))
     verb("cancel", run.path, env=env, source=source)
     stopped = await_state(run, "stopped", env=env)
