@@ -39,7 +39,7 @@ class TrainingSupervisor(Supervisor):
     def heed(self, attempt: int, ledger: Any) -> None:
         """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
         self.stand_in(attempt, ledger)
-        phase = self.pulse.read().get("phase", "starting")
+        phase = self.memory.read().get("phase", "starting")
         if self.place.rank != 0 or not signals.asked_to_stop() or phase not in BEFORE_TRAINING \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return
