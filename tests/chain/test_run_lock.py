@@ -11,6 +11,7 @@ from users import ATTACKER, acting_as, command_as, needs_root, shared_folder
 
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
+from ecm_cluster.base import processes as table
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import submissions, submit_lock
 from ecm_cluster.rundir.run import Run
@@ -106,7 +107,7 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
 def test_a_process_of_another_user_is_no_driver_whatever_its_command_line(tmp_path):
     run = Run(shared_folder() / "run")
     run.path.mkdir()
-    line = ["bash", "-c", "echo; read -r", driver.MODULE, "chain", str(run.path)]
+    line = ["bash", "-c", "echo; read -r", table.MODULES[driver.DRIVER], "chain", str(run.path)]
     rank = ["bash", "-c", "echo; read -r", "ecm_cluster.node.training.worker", str(run.path)]
     processes = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for each in
                  (command_as(ATTACKER, *line), command_as(ATTACKER, *rank), line, rank)]

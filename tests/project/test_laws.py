@@ -495,7 +495,7 @@ def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_le
 # where JSON is parsed without the reader that checks it -> why
 JSON_UNCHECKED = {
     "ecm_cluster.base.reading": "it is that reader",
-    "ecm_cluster.node.pulse": "from the worker that this process has started, through a pipe",
+    "ecm_cluster.node.heartbeat": "from the worker that this process has started, through a pipe",
     "ecm_cluster.node.gathering": "from another rank of the job",
     "ecm_cluster.node.gpu.preflight": "from a process that this one has started",
     "ecm_cluster.diagnosis.environment": "from a process that this one has started",

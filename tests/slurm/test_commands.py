@@ -352,7 +352,7 @@ def test_a_pickle_holds_a_path_and_the_name_of_its_stage(tmp_path, stage):
     stored = path.read_bytes()
     delayed = pickle.loads(stored)
     assert vars(delayed.function) == {"run": str(run.path), **({} if stage == "train" else {"stage": stage})}
-    assert type(delayed.function).__module__ == "ecm_cluster.node.supervise.entry"
+    assert type(delayed.function).__module__ == "ecm_cluster.node.task"
     assert (delayed.args, delayed.kwargs) == ((), {})
     assert delayed._timeout_min == 90
     assert len(stored) < 700 + len(str(run.path)), "the class itself travels, not by its name"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from answers import Answers
-from former_version import cancelled, complete
+from former_version import cancelled, complete, with_code
+from small import await_state, logs_of, state_of, verb, wait_until
 
 from ecm_cluster import compare, evaluate, resume, status
+from ecm_cluster.backends import driver
 from ecm_cluster.base import files
 from ecm_cluster.chain import chain, evaluations
 from ecm_cluster.console import cli
@@ -86,3 +91,43 @@ def test_a_cancelled_run_can_be_resumed(capsys, tmp_path, monkeypatch, cluster):
     assert "former version, which deletes them; give --code current to keep them" in call(
         capsys, resume, run.path, "--from", 7, "--dry-run")
     assert files_of(run) == before
+
+
+def left_by(run: Run) -> list[str]:
+    """Processes of the run on this machine."""
+    return [*filter(None, [driver.find(run)]), *driver.ranks(run)]
+
+
+@pytest.mark.slow
+def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_this_version(small_data, tmp_path):
+    run = with_code(tmp_path, small_data)
+    assert state_of(run)["state"] == "stopped"
+    # as that version starts its driver
+    run.cancel_file.unlink()
+    record = run.submission("train")
+    with open(run.local_log, "ab") as log:
+        started = subprocess.Popen([sys.executable, "-m", "ecm_cluster.node.local", "chain", str(run.path)],
+                                   env={**os.environ, "PYTHONPATH": str(run.code_dir),
+                                        "ECM_CLUSTER_TOKEN": record["token"]}, cwd=run.logs_dir, stdout=log,
+                                   stderr=log, start_new_session=True)
+    files.write_json(run.submission_file("train"), {**record, "job_id": str(started.pid)})
+    wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 3, "training", look=lambda: logs_of(run))
+    assert driver.find(run) == str(started.pid) and driver.stage_of(str(started.pid)) == driver.CHAIN
+    assert len(driver.ranks(run)) >= 2, "its supervisor and its worker are told apart from other processes"
+    assert state_of(run)["state"] == "running"
+    assert "cancelled driver" in verb("cancel", run.path).stdout
+    started.wait()
+    stopped = state_of(run)
+    assert stopped["state"] == "stopped" and stopped["checkpoint"] is not None
+    wait_until(lambda: not left_by(run), "all its processes end", 60, lambda: str(left_by(run)))
+
+    verb("resume", run.path)
+    found = await_state(run, "done")
+    assert (found["iteration"], found["attempt"]) == (84, 2) and "segm_AP" in found["evaluation"]
+    assert not (run.code_dir / "ecm_cluster/base").exists(), "its own code went on"
+    pickles = [path.read_bytes() for path in run.submitit_dir.glob("*_submitted.pkl")]
+    assert len(pickles) == 3 and all(b"ecm_cluster.node.task" in one for one in pickles)
+
+    verb("evaluate", run.path, "--vary", "nms_iou=0.4")
+    wait_until(lambda: evaluations.chain_done(run, "sweep001"), "the sweep is scored", look=lambda: logs_of(run))
+    assert len(run.evaluations()) == 2

@@ -91,7 +91,7 @@ def elsewhere() -> Iterator[Callable[..., subprocess.Popen]]:
         place = {"SUBMITIT_LOCAL_JOB_ID": job_id, "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0",
                  "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(ROOT),
                  sbatch.TOKEN_ENV: submissions.record_of(run, "train")["token"]}
-        program = "import sys; from ecm_cluster.node.supervise.entry import Train; Train(sys.argv[1])()"
+        program = "import sys; from ecm_cluster.node.task import Train; Train(sys.argv[1])()"
         started.append(subprocess.Popen([sys.executable, "-c", program, str(run.path)],
                                         env={**os.environ, **place, **env}, cwd=run.path))
         return started[-1]

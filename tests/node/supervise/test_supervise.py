@@ -225,7 +225,7 @@ def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_n
 ):
     slurm(script)
     if phase:
-        training.pulse.write(phase=phase)
+        training.memory.write(phase=phase)
     assert heeds(training) == ([], {"rank": 0, "cause": cause, "stopped": True})
     assert training.stopped_early(1)
 
@@ -241,6 +241,6 @@ def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slur
 
 def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):
     slurm(told("COMPLETING"))
-    training.pulse.write(phase="training", iteration=1)
+    training.memory.write(phase="training", iteration=1)
     assert heeds(training) == ([], None)
     assert slurm.calls() == ""

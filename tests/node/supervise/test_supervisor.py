@@ -55,7 +55,7 @@ from ecm_cluster.rundir.run import Run
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 agreed = run.path / f"stop-{attempt}"
 preemption.watch(run.stacks_file(attempt, rank))
-pulse.beat(phase="training", iteration=7)
+heartbeat.beat(phase="training", iteration=7)
 files.write_text(run.path / f"working-{attempt}-{rank}", str(os.getpid()))
 
 def commit():
@@ -85,7 +85,7 @@ def act(what):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "beat":
         for iteration in range(10**9):
-            pulse.beat(phase="training", iteration=iteration)
+            heartbeat.beat(phase="training", iteration=iteration)
             if (run.path / "go").exists():
                 return act("complete")
             time.sleep(0.05)
@@ -95,7 +95,7 @@ def act(what):
         return act("complete")
     while what in ("stop", "wait", "stop and stay"):
         if what == "stop and stay" and preemption.asked_to_stop():
-            pulse.beat(phase="stopped")
+            heartbeat.beat(phase="stopped")
             signal.pause()
         # stands for the agreement of the ranks
         if what == "stop" and preemption.asked_to_stop():

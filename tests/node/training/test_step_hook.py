@@ -20,7 +20,7 @@ from comparing import read
 from ecm_cluster.attempts import endings
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
-from ecm_cluster.node import pulse, signals
+from ecm_cluster.node import heartbeat, signals
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
 
@@ -184,7 +184,7 @@ def test_commits_that_go_on_failing_are_told_to_status_and_in_the_log(training, 
     t.step(epoch_end=True)
     t.boundary._beat(t.runner, "training")
     said = f"commits have failed for 3 h ({TOO_LARGE}); the checkpoint of iteration 1 stands"
-    assert endings.failing_text(pulse.last()["commits_fail"]) == said
+    assert endings.failing_text(heartbeat.last()["commits_fail"]) == said
     assert said in caplog.text
 
 
@@ -241,7 +241,7 @@ def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
         t.step(epoch_end=True)
     t.step()
     t.boundary._beat(t.runner, "training")
-    beat = pulse.last()
+    beat = heartbeat.last()
     assert beat["slowest_step"] > 0 and beat["write_seconds"] > 0 and beat["blocked_seconds"] > 0
     assert [e["slowest_step"] for e in t.run.events() if e.kind == "commit"][0] == 0
 

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from ecm_cluster.node import pulse
-from ecm_cluster.node.pulse import Pulse
+from ecm_cluster.node import heartbeat
+from ecm_cluster.node.heartbeat import HeartbeatMemory
 
 
 @pytest.fixture
 def memory():
-    made = Pulse()
+    made = HeartbeatMemory()
     yield made
     made.close()
 
@@ -24,9 +24,9 @@ def test_before_the_first_beat_nothing_is_known(memory):
 
 
 def test_a_supervisor_reads_what_its_worker_said_last_and_that_it_is_news(memory, root):
-    said = "from ecm_cluster.node import pulse; pulse.beat(phase='a'); pulse.beat(phase='b', loss=float('nan'))"
+    said = "from ecm_cluster.node.heartbeat import beat; beat(phase='a'); beat(phase='b', loss=float('nan'))"
     subprocess.run([sys.executable, "-c", said], check=True, cwd=root, pass_fds=[memory.descriptor],
-                   env={pulse.ENV: str(memory.descriptor)})
+                   env={heartbeat.ENV: str(memory.descriptor)})
     found = memory.read()
     assert (found["phase"], found["beats"]) == ("b", 2)
     memory.write(phase="b")
@@ -36,7 +36,7 @@ def test_a_supervisor_reads_what_its_worker_said_last_and_that_it_is_news(memory
 
 
 def test_a_record_that_is_being_rewritten_is_never_taken_for_one(memory):
-    writer, ends = Pulse(memory.descriptor), threading.Event()
+    writer, ends = HeartbeatMemory(memory.descriptor), threading.Event()
 
     def write() -> None:
         while not ends.is_set():
@@ -65,7 +65,19 @@ def test_a_text_that_is_too_long_is_cut(memory):
 
 
 def test_without_a_supervisor_a_beat_goes_nowhere(monkeypatch):
-    monkeypatch.setattr(pulse, "_own", None)
-    assert pulse.last() == {}
-    pulse.beat(phase="training")
-    assert pulse.last()["phase"] == "training"
+    monkeypatch.setattr(heartbeat, "_own", None)
+    assert heartbeat.last() == {}
+    heartbeat.beat(phase="training")
+    assert heartbeat.last()["phase"] == "training"
+
+
+def test_counted_work_gives_a_heartbeat_a_second_while_the_count_grows(monkeypatch):
+    seen, clock = [], [100.0]
+    monkeypatch.setattr(heartbeat, "beat", lambda **record: seen.append(record))
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    count = heartbeat.Counter()
+    for done, seconds in ((1, 0.0), (2, 0.5), (3, 0.6), (3, 5.0), (4, 0.1), (9, 0.1), (9, 0.0)):
+        clock[0] += seconds
+        count(done, 9, "inference")
+    assert [record["done"] for record in seen] == [1, 3, 4, 9]
+    assert seen[-1] == {"phase": "inference", "done": 9, "total": 9}
