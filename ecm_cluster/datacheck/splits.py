@@ -109,8 +109,7 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
         raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; expected an annotation file of COCO's form: "
                         "correct the path, or use --data-root")
     by_lvis = leaf.type.startswith("LVIS") if known else None
-    summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
-                                           annotated=False, masks=False)
+    summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False)
     found.summaries.setdefault(split, summary)
     said = f"{leaf.name('ann_file')}: {path}"
     problems, warnings = entries.check(path, said, needs_of(leaf, split, cfg, summary.lvis),
@@ -127,7 +126,7 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
 def is_coco(path: Path) -> bool:
     """Whether a file of a dataset that is not mmdet's looks like COCO's JSON."""
     try:
-        layout.check_annotation_file(path, lvis=False, annotated=False)
+        layout.check_annotation_file(path, lvis=False)
     except (UserError, ValueError):
         return False
     return True

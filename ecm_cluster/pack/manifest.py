@@ -136,10 +136,6 @@ class Pack:
             wanted += [f for f in self.image_files() if None in asked or f.group in groups]
         return wanted
 
-    def has_image(self, name: str) -> bool:
-        """Whether it holds an image, by its path below the data root."""
-        return self.images > 0 and self.open_index().find(name) is not None
-
     def open_index(self, path: Path | None = None) -> Index:
         """The index of its images; every location in it is within the pack's files.
 

@@ -61,7 +61,7 @@ def test_a_pack_of_other_data_is_replaced_only_if_asked(tmp_path, capsys):
     assert "--replace packs again in its place" in capsys.readouterr().err
     assert manifest.read(tmp_path / "lvis.pack").images == 17
     assert call("pack", tmp_path / "lvis", "--replace") == 0
-    assert manifest.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
+    assert manifest.read(tmp_path / "lvis.pack").open_index().find("train2017/new.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
 
 
