@@ -19,7 +19,7 @@ def absolute(given: str | os.PathLike) -> Path:
     if "\0" in text:
         raise UserError(f"invalid path {given!r}: it contains a NUL character")
     if text.startswith("~"):
-        raise UserError(f"{given}: the home directory of {Path(text).parts[0]} is unknown; give an absolute path")
+        raise UserError(f"{given}: the home directory of {Path(text).parts[0]} is unknown; use an absolute path")
     with contextlib.suppress(FileNotFoundError):
         return Path(text).absolute()
     return Path(text)
