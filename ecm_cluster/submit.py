@@ -191,7 +191,7 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
 
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
-    """An interrupted submission continues with its original settings; different ones given now must not be ignored."""
+    """An interrupted submission continues with its original settings; others given now must not be ignored."""
     from .chain import chain
     from .rundir import job_env
 
