@@ -18,7 +18,7 @@ from .job import job as jobs
 from .reporting import results
 from .reporting.tables import aligned, percent
 from .rundir import runs
-from .scoring.metrics import COMPARE, FREQUENCIES, METRICS
+from .scoring import metrics
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"{kind} AP\n  A  {source(one)}\n  B  {source(other)}\n")
         print(summary(one, other, kind, changes))
-        for group, word in FREQUENCIES.items():
+        for group, word in metrics.FREQUENCIES.items():
             text = most_changed([c for c in changes if c["frequency"] == group], args.top)
             if text:
                 print(f"\n{word} classes that changed most\n{text}")
@@ -108,8 +108,8 @@ def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, A
 def summary(one: results.Row, other: results.Row, kind: str, changes: list[dict[str, Any]]) -> str:
     """The metrics of both and, for means over classes, how many classes went up and down."""
     lines = []
-    for metric in METRICS:
-        if COMPARE not in metric.shown:
+    for metric in metrics.METRICS:
+        if metrics.COMPARE not in metric.shown:
             continue
         a, b = one.figure(f"{kind}_{metric.name}"), other.figure(f"{kind}_{metric.name}")
         inside = [c["change"] for c in changes if c["change"] is not None and metric.frequency in ("", c["frequency"])]
