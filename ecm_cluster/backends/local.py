@@ -84,7 +84,7 @@ class Local:
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
         host = run.read_attempt(number).get("host") if number and not ranks else socket.gethostname()
-        if host and host != socket.gethostname() and endings.heard_lately(run, number, SILENT_SECONDS):
+        if host and host != socket.gethostname() and endings.has_heartbeat(run, number, SILENT_SECONDS):
             return {host: f"attempt {number} on {host}"}
         return ranks
 

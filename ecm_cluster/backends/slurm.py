@@ -162,4 +162,4 @@ def _vouches(work: Work, job: Submitted) -> bool:
     if not newest:
         return False
     owner = str(work.read_attempt(newest).get("job_id") or job.job_id).partition("_")[0]
-    return owner == job.job_id and endings.heard_lately(work, newest, SILENT_SECONDS)
+    return owner == job.job_id and endings.has_heartbeat(work, newest, SILENT_SECONDS)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..attempts import starts
-from ..base import files
+from ..base import files, processes
 from ..base.errors import UserError
 from ..job import job as jobs
 from ..rundir.run import Run
@@ -52,9 +52,7 @@ def excluded(run: Run, job: jobs.Job) -> str | None:
 
 def task(run: Run, stage: str) -> Callable[[], Any]:
     """What each task of a stage's job runs."""
-    from ..node.supervise.entry import Evaluate, Train
-
-    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path), stage)
+    return processes.task(TRAIN, str(run.path)) if stage == TRAIN else processes.task(EVALUATE, str(run.path), stage)
 
 
 def submit(run: Run, job: jobs.Job) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..base import processes
 from ..base.errors import UserError
 from ..chain import signal_lead
 from ..job.job import Job
@@ -64,10 +65,8 @@ class Visit:
 
     def findings(self) -> Iterator[Finding]:
         """Submit, wait, and read what the nodes have left."""
-        from ..node.checks.probe import Probe
-
         try:
-            self._run(Probe(str(self.own)), self.job, "doctor")
+            self._run(processes.task("probe", str(self.own)), self.job, "doctor")
         except Ended as why:
             yield fails("node.job", str(why), "see the line of sbatch above, or `scontrol show job`")
             return
@@ -79,7 +78,7 @@ class Visit:
         if any(one.id == "node.scratch" and one.state == "ok" for one in found):
             with contextlib.suppress(Ended):
                 again = dataclasses.replace(self.job, nodes=1, slurm={**self.job.slurm, "nodelist": self.nodes[0]})
-                self._run(Probe(str(self.own), again=True), again, "doctor-again")
+                self._run(processes.task("probe", str(self.own), "again"), again, "doctor-again")
                 yield from self.read("again")
 
     def _run(self, task: Any, job: Job, stage: str) -> None:
