@@ -202,7 +202,8 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
-                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_go_on(run)}`, or use another --name")
+                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_go_on(run)}`, or use "
+                        "another --name")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def describe(plan: planning.Plan) -> str:
                   f"{f' and {job.mem_per_gpu}' if job.memory_mib else ''} each, "
                   f"{job.threads_per_rank} thread(s) a rank"),
         ("where", describe_place(plan)),
-        *([("sbatch", asked)] if (asked := describe_sbatch(plan)) else []),
+        *([("options", asked)] if (asked := describe_sbatch(plan)) else []),
         *([("from shell", ", ".join(used))] if used else []),
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),

@@ -37,7 +37,7 @@ def test_every_combination_of_a_grid_comes_once():
     ("bootstrap", -1)])
 def test_an_invalid_value_is_refused_with_what_is_expected(name, value):
     reader = eval_settings.SETTINGS[name].reader
-    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*(expected|are:) {re.escape(reader.expected)}"):
+    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*(expected|of:) {re.escape(reader.expected)}"):
         eval_settings.check(name, value, "sweep.yaml: ")
 
 

@@ -61,7 +61,7 @@ def test_an_option_of_sbatch_is_added_in_one_file(copy, small_data):
     job = copy.folder / "mine.yaml"
     job.write_text(f"config: configs/demo.py\ndevice: cpu\ndata_root: {small_data}\nswitches: 1@60\n")
     said = copy.verb("submit", job, "--dry-run")
-    assert "  sbatch      switches 1@60\n" in said and said.count("#SBATCH --switches=1@60\n") == 2
+    assert "  options     switches 1@60\n" in said and said.count("#SBATCH --switches=1@60\n") == 2
     refused = copy("-c", "from ecm_cluster.job import job\ntry: job.make({'slurm': {'switches': 1}})\n"
                          "except ValueError as error: print(error)")
     assert refused.startswith("slurm: option 'switches' is set by the launcher itself; use switches")
