@@ -161,7 +161,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .chain import chain
 
     ids = choose.of(run).submit(run, job)
-    shown = folders.nearer(run.path)
+    shown = folders.shortest(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)

@@ -303,7 +303,7 @@ def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_ma
         assert f"{shared / out}.partial" in done.stderr and "another OUT" in done.stderr
     assert run_as(VICTIM, *STAGE, "pack", str(root), str(home / "lvis.pack"), env=env).returncode == 0
     done = run_as(VICTIM, *STAGE, "copy", str(home / "lvis.pack"), str(shared), env=env)
-    assert done.returncode == 2 and "not a folder of yours" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "not your directory" in done.stderr and done.stderr.count("\n") == 1
     assert list((home / "secret").iterdir()) == []
 
 
