@@ -19,7 +19,7 @@ from .backends import choose, liveness
 from .backends.base import Sweep
 from .base import files, folders
 from .base.errors import UserError
-from .chain import chain, evaluations, submissions
+from .chain import chain, evaluations, locks, submissions
 from .chain.evaluations import Element
 from .console import cli, shell
 from .datacheck import splits
@@ -143,7 +143,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
     backend = choose.of(run)
     if not (scored := evaluations.all_done(run, wanted)):  # else nothing is written, be it another's or read-only
         run.require_own("score")
-    with contextlib.nullcontext() if scored or args.dry_run else submissions.run_lock(run):
+    with contextlib.nullcontext() if scored or args.dry_run else locks.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
         new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
@@ -183,7 +183,7 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
     try:
         return [f"{said}: {choose.of(run).submit_sweep(run, job, stage)}"]
     except UserError:
-        if not submissions.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
+        if not run.submission(stage).get("token"):  # refused: there is no job, and will be none
             run.elements_file(stage).unlink(missing_ok=True)
         raise
 

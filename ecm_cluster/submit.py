@@ -14,7 +14,7 @@ from typing import Any
 
 from .base import folders, units
 from .base.errors import UserError, shown
-from .chain import submit_lock
+from .chain import locks
 from .console import cli
 from .job import job as jobs
 from .rundir.run import Run
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
     """Make the run and submit its chain, or submit what is missing of one that is there; None after a dry run."""
     if job.name and os.path.exists(Run(run_dir / job.name).run_file) and not args.dry_run:
-        with submit_lock.alone(Run(run_dir / job.name)):
+        with locks.creation_lock(Run(run_dir / job.name)):
             return go_on_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
@@ -94,13 +94,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
     planning.check_with_slurm(plan, run)
     frozen = create.freeze(plan)
     check.check(plan, frozen, args.check, args.verbose)
-    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+    with locks.creation_lock(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
             return go_on_submitting(run, job, args)
         try:
             run = create.create(run, plan, frozen)
         except OSError as error:
-            raise submit_lock.not_made(run, error) from None
+            raise locks.not_created(run, error) from None
         return start(run, plan.job, args)
 
 
@@ -174,7 +174,7 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
     from .backends import choose
     from .chain import chain, submissions
 
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         job, backend = run.job(), choose.of(run)
         found = backend.adopt(run)
         wanted = backend.records(chain.stages(job))
