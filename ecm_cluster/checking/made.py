@@ -38,6 +38,6 @@ def made_for_it(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Run
     return create.create(Run(folder / "run"), replace(plan, job=replace(plan.job, name="run")), plain)
 
 
-def _without(weight: weights.Weight) -> str:
+def _without(weight: weights.WeightFile) -> str:
     """The key that is set to None for a model without these weights."""
     return weight.key.rpartition(".")[0] if weight.key.endswith(".checkpoint") else weight.key
