@@ -16,7 +16,12 @@ class UserError(ValueError):
 
 def shown(value: object, longest: int = 80) -> str:
     """A value in a message: its repr, cut where it is long."""
-    text = repr(value)
+    return brief(repr(value), longest)
+
+
+def brief(text: str, longest: int = 400) -> str:
+    """A text that others wrote, in one line and cut where it is long."""
+    text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[:longest - 3]}..."
 
 

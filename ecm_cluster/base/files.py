@@ -16,9 +16,7 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import signal
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from typing import IO, Any
 from .reading import naming, open_regular, read_json
 
 __all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
-           "naming", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
+           "naming", "private_file", "read_json", "replacing", "server_time", "write_bytes", "write_json",
            "write_private", "write_text"]
 
 KILL_ENV = "ECM_CLUSTER_KILL_AT"
@@ -97,23 +95,6 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
         with contextlib.suppress(OSError):
             os.unlink(tmp)
         raise
-
-
-def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
-    """Delete folders that a killed process of this user has left behind.
-
-    Args:
-        prefix: With which their names begin.
-        lock: Name of the file in each whose lock its process holds, as long as it lives.
-        older: Seconds since anything was written to it.
-    """
-    for path in parent.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            there = path.lstat()
-            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or time.time() - there.st_mtime < older:
-                continue
-            with locked(path / lock, patience=0.0) if (path / lock).exists() else contextlib.nullcontext():
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def private_file(path: str | os.PathLike) -> None:

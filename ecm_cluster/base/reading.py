@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, brief, shown
 
 LARGEST = 64 << 20  # bytes of a record or of a file that a user writes by hand; a ledger of months has some megabytes
 LONGEST_NUMBER = 400  # digits; Python 3.11 refuses from 4300 on, older versions take quadratic time
@@ -194,7 +194,8 @@ def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
     elif isinstance(shape, Mapping):
         _check_mapping(check(value, dict, path, field), shape, path, field)
     elif not _fits(value, shape):
-        raise Unreadable(path, field, f"invalid value {_short(value)}; expected {_described(shape)}")
+        given = type(value).__name__ if isinstance(value, (dict, list)) else shown(value, 40)
+        raise Unreadable(path, field, f"invalid value {given}; expected {_described(shape)}")
     return value
 
 
@@ -212,7 +213,7 @@ def _check_mapping(value: dict[str, Any], shape: Mapping[Any, Any], path: object
     for key, inner in shape.items():
         if key is str:
             for name, one in value.items():
-                check(one, inner, path, f"{prefix}{_short(name, quoted=False)}")
+                check(one, inner, path, f"{prefix}{brief(str(name), 40)}")
         elif isinstance(key, OptionalKey):
             if key.key in value:
                 check(value[key.key], inner, path, prefix + key.key)
@@ -254,11 +255,6 @@ def _described(shape: Any) -> str:
     return kinds.get(shape if isinstance(shape, type) else dict, "a mapping of keys to values")
 
 
-def _short(value: Any, quoted: bool = True) -> str:
-    text = (repr(value) if quoted else str(value)) if not isinstance(value, (dict, list)) else type(value).__name__
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def check_inside(folder: Path, name: str, path: object, field: str) -> Path:
     """``folder / name``, for a relative path with ``/`` that comes from a file.
 
@@ -269,7 +265,7 @@ def check_inside(folder: Path, name: str, path: object, field: str) -> Path:
     # surrogates: bytes that are not UTF-8, which JSON can spell and a file system then refuses
     if not parts or not _encodes(name) or len(name) > 4096 or any(
             p in ("", ".", "..") or "\0" in p or len(os.fsencode(p)) > 255 for p in parts):
-        raise Unreadable(path, field, f"invalid value {_short(name)}; expected a relative path inside the folder")
+        raise Unreadable(path, field, f"invalid value {shown(name, 40)}; expected a relative path inside the folder")
     return folder / name
 
 
