@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ecm_cluster.rundir.run import Run
 
-FILES = Path(__file__).with_suffix(".json")
+FILES = Path(__file__).parent / "golden/former_version.json"
 CANCEL = "cancelled.json"
 
 

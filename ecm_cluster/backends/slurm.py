@@ -23,7 +23,7 @@ from ..job.job import Job
 from ..rundir.run import Run, Submission, Work
 from ..slurm import commands, queue, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
-from ..slurm.sbatch import Request
+from ..slurm.sbatch import JobRequest
 from . import short_job
 from .base import Known, Life, ShortJob, Sweep
 
@@ -138,14 +138,14 @@ class Slurm:
             if name and known and name not in known:
                 raise one_of("partition", name, known)
 
-    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         site.check(requests, remedy, environ)
 
     def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
                   minutes: int) -> AbstractContextManager[ShortJob]:
         return short_job.on_slurm(run, job, command, log, minutes)
 
-    def scripts(self, requests: Sequence[Request]) -> list[str]:
+    def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
         return [f"# ---- sbatch script: {asked.stage}\n{commands.render(asked)}" for asked in requests]
 
 

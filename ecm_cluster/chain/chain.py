@@ -31,7 +31,7 @@ def stages(job: jobs.Job) -> list[str]:
 
 
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
-            elements: int | None = None) -> commands.Request:
+            elements: int | None = None) -> commands.JobRequest:
     """What a stage asks of the cluster; an evaluation inherits what its block does not say.
 
     Args:
@@ -42,8 +42,7 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
     job = dataclasses.replace(job, signal_lead=signal_lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return commands.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after, elements,
-                           min(job.evaluation.at_once, elements))
+    return commands.JobRequest(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:

@@ -113,7 +113,7 @@ def _tried(folder: Path) -> float:
         OSError: Something cannot be done.
         NotKept: Something can be done that must not.
     """
-    folders.sweep(folder, MARK)
+    folders.remove_stale(folder, MARK)
     own = Path(os.path.join(folder, f"{MARK}{os.getpid()}-{time.time_ns()}"))
     own.mkdir()
     try:

@@ -21,7 +21,7 @@ from ..rundir import job_env
 from ..rundir.run import Run
 from ..slurm import commands, queue, site
 from ..slurm.job_states import ENDED, WAITING, JobState
-from ..slurm.sbatch import Request, environment_lines
+from ..slurm.sbatch import JobRequest, environment_lines
 from . import sharing
 from .asked import Asked
 from .finding import Finding, fails, merged, ok
@@ -84,7 +84,7 @@ class Visit:
     def _run(self, task: Any, job: Job, stage: str) -> None:
         run = Run(self.own)
         token = f"ecm-cluster:doctor:{self.token}{'-2' if stage != 'doctor' else ''}"
-        request = Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time)
+        request = JobRequest(run, job, stage, token)
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
         job_env.write(run, job)
@@ -102,7 +102,7 @@ class Visit:
             self._settle()
             raise
 
-    def _lines(self, request: Request) -> list[str]:
+    def _lines(self, request: JobRequest) -> list[str]:
         """The batch shell before srun: which nodes see the folder, the job's own environment, the task's pickle."""
         own, run = shlex.quote(str(self.own)), Run(self.own)
         pickle = shlex.quote(str(run.submitit_dir)) + '/"${SLURM_JOB_ID}"_submitted.pkl'

@@ -20,7 +20,7 @@ from ..base import files
 from ..base.errors import UserError
 from ..job.job import Job
 from ..mmconfig import config
-from ..pack import columns, pack
+from ..pack import columns, manifest
 from ..rundir.run import Run, Work
 from ..staging import copying, planned, reader
 from ..staging.planned import Staging
@@ -88,9 +88,9 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     return data
 
 
-def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[pack.Pack]:
+def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[manifest.Pack]:
     """The packs that hold the data: that of the data root, and one of columns for each annotation file it lacks."""
-    found = [pack.read(staging.pack)] if staging.pack else []
+    found = [manifest.read(staging.pack)] if staging.pack else []
     for ann_file in ann_files:
         known = found[0].annotation(staging.within_pack(ann_file)) if staging.pack else None
         if known is not None and known.columns:
@@ -107,8 +107,8 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
     return found
 
 
-def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
-           place: Place, attempt: int, told: Told) -> None:
+def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[manifest.Pack], data: Data,
+           work: Work, place: Place, attempt: int, told: Told) -> None:
     count = heartbeat.Counter()
     try:
         base = planned.scratch_of(staging, os.environ)
@@ -139,13 +139,13 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
         told.trouble("failed", f"read from shared storage: {error}")
 
 
-def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pack.PackedFile]:
+def _wanted(staging: Staging, each: manifest.Pack, ann_files: list[str]) -> list[manifest.PackedFile]:
     if str(each.path) != staging.pack:
         return list(each.files)
     return each.needed([staging.within_pack(path) for path in ann_files], staging.what == planned.BOTH)
 
 
-def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
+def _point_to(each: manifest.Pack, folder: Path, data: Data) -> None:
     """Read from the copy what it holds."""
     for ann_file, path in data.columns.items():
         if path.startswith(f"{each.path}{os.sep}"):
@@ -156,7 +156,7 @@ def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
 
 
 @contextlib.contextmanager
-def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt: int,
+def _circle(staging: Staging, each: manifest.Pack, work: Work, place: Place, attempt: int,
             data: Data) -> Iterator[Circle | None]:
     """The nodes that pass blocks on to each other; a node's first rank speaks for it."""
     if not staging.broadcast or place.nodes == 1:
