@@ -74,7 +74,7 @@ def describe_staging(plan: planning.Plan) -> str:
     return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
 
 
-def describe_weight(weight: weights.Weight) -> str:
+def describe_weight(weight: weights.WeightFile) -> str:
     if weight.url is None:
         return str(weight.path)
     where = f"in {weight.path}" if weight.present else f"to fetch: {without_secrets(weight.url)}"
