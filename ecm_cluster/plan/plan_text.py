@@ -9,7 +9,7 @@ from ..base.units import without_secrets
 from ..console import shell
 from ..freeze import weights
 from ..keycheck import keys
-from ..rundir import checkpoints
+from ..rundir import retention
 from ..staging import planned
 from . import planning, reproducibility
 
@@ -79,7 +79,7 @@ def describe_checkpoints(plan: planning.Plan) -> str:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
     epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
-    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
+    kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 
