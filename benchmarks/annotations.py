@@ -97,7 +97,7 @@ def child(kind: str, ann_file: str, classes: int) -> None:
 
 
 def at_once(kind: str, ann_file: str, classes: int, processes: int) -> list[list[float]]:
-    """(CPU s, wall s, private MB, PSS MB) of each of several simultaneous processes."""
+    """(CPU s, wall s, private MB, PSS MB) of each of some concurrent processes."""
     command = [sys.executable, __file__, "--child", kind, ann_file, "--classes", str(classes)]
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

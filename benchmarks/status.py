@@ -3,7 +3,7 @@
     python benchmarks/status.py [--ranks 64] [--attempts 100] [--us 300]
 
 Makes the records that such a run leaves (start, commits, end of each rank in each attempt) with the product's own
-writers, in this version's layout and in the previous one's, and times the command on both.
+writers, as this version lays them out and as the previous one did, and times the command on both.
 """
 
 from __future__ import annotations
