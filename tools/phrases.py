@@ -141,7 +141,7 @@ class Exempt(NamedTuple):
 
 EXEMPT = (
     Exempt("*", "former", r"""["']former["']""", "a field of records on disk"),
-    Exempt("*", "former", r"former_(version|run)", "names of the tests of runs of an earlier version, and of their data"),
+    Exempt("*", "former", r"former_(version|run)", "names of tests of earlier versions, and of their data"),
     Exempt("*", "illegal", r"(?i)illegal (memory access|instruction|seek)", "CUDA's and the system's own messages"),
 )
 
@@ -178,7 +178,8 @@ def hits(path: Path, table: tuple[tuple[str, str], ...]) -> Iterator[Hit]:
             number = text.count("\n", 0, found.start()) + 1
             line = lines[number - 1].strip() if number <= len(lines) else ""
             phrase = " ".join(found[0].split())
-            if not any(fnmatch.fnmatch(name, e.path) and e.phrase == phrase and re.search(e.line, line) for e in EXEMPT):
+            if not any(phrase == e.phrase and fnmatch.fnmatch(name, e.path) and re.search(e.line, line)
+                       for e in EXEMPT):
                 yield Hit(name, number, phrase, instead, line)
 
 

@@ -147,7 +147,8 @@ def read(folder: Path, attempt: int | None = None, writer: str | None = None,
     Lines that no process of ours wrote are skipped, like those torn by a kill; so is what is no file.
 
     Args:
-        attempt, writer: Only this attempt's, only this writer's.
+        attempt: Only events of this attempt.
+        writer: Only events of this writer.
         note: Told of each thing that was skipped; with it, what the storage does not give is skipped, too.
 
     Raises:
