@@ -66,9 +66,9 @@ def begin_alike(run: Run) -> None:
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from ecm_cluster.node.train import load_config
+    from ecm_cluster.node import mmdet_config
 
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
     save_checkpoint(model, str(run.path / WEIGHTS))

@@ -116,20 +116,21 @@ def gate(args: argparse.Namespace) -> Any:
 
 def play(args: argparse.Namespace) -> None:
     """Be one rank of one peer, until stdin ends."""
-    from ecm_cluster.node import train
+    from ecm_cluster.node import mmdet_config, rank_process, staging, train
 
     run, place = Run(args.run), place_of(args.rank, int(args.ranks))
-    train.enter(run)
-    cfg = settings(train.load_config(run), run, args.size)
+    rank_process.enter(run)
+    cfg = settings(mmdet_config.load(run), run, args.size)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), gate(args)]
     batches = preload(cfg, place, 0, args.device) if args.compute else None
     if args.peer == "worker":
-        from ecm_cluster.node import building
+        from ecm_cluster.node import building, mmdet_trainer
 
         if batches:
             make = building.loader
             building.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
-        train.train(run, place, args.attempt, cfg)
+        mmdet_config.load = lambda run: cfg
+        train.train(run, place, args.attempt, staging.Data(), mmdet_trainer.make)
     else:
         mmdets_own(run, place, cfg, args, batches)
 

@@ -104,6 +104,8 @@ class Job:
     evaluation: Evaluation = field(default_factory=Evaluation, metadata={
         "kind": "block", "help": "how checkpoints are scored", "flag": None, "choices": ()})
     options: dict[str, Any] = _option({}, "map", "mmdet options, e.g. {optimizer.lr: 0.01}")
+    trainer: str | None = _option(None, "str", "MODULE:FUNCTION that makes the trainer, from --code or installed; "
+                                  "default: mmdet's", "--trainer")
     code: str | None = _option(None, "path", "folder of the user's own Python modules, importable in the run", "--code")
     setup: list[str] = _option([], "lines", "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = _option({}, "variables", "environment variables of the job; its owner alone can read the "
@@ -123,6 +125,11 @@ class Job:
     def world_size(self) -> int:
         """Ranks in total."""
         return self.nodes * self.gpus
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether an evaluation follows the training: mmdet's trainer alone has one."""
+        return self.evaluation.enabled and self.trainer is None
 
     @property
     def threads_per_rank(self) -> int:

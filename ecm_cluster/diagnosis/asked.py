@@ -12,6 +12,7 @@ from typing import Any
 from .. import config, evaluations, folders, lead, planning, shipped, weight_cache, weights
 from .. import job as jobs
 from ..errors import UserError
+from ..plan import trainers
 from ..staging import columns, planned
 from ..values import without_secrets
 from .finding import Finding, fails, not_asked, ok
@@ -63,6 +64,9 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
     """Resolve a job as far as it can be; the config's trouble, if any, becomes a finding."""
     asked = Asked(job, where, given)
     try:
+        if job.trainer is not None:
+            asked.config_path, asked.cfg = trainers.settings(job)[0], {}
+            return asked
         asked.config_path = shipped.find_config(job.config)
         _, cfg = planning.checked_config(asked.config_path, job)
         root = job.data_root or cfg.get("data_root")

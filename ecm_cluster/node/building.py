@@ -116,7 +116,7 @@ def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoad
         num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch),
         # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws
         generator=torch.Generator().manual_seed(seed),
-        **{**options, "pin_memory": device == "cuda" and options.get("pin_memory", True)}), dataset
+        **{**options, "pin_memory": device != "cpu" and options.get("pin_memory", True)}), dataset
 
 
 def no_checkpoints() -> CheckpointHook:
@@ -126,7 +126,7 @@ def no_checkpoints() -> CheckpointHook:
     return hook
 
 
-def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: Any) -> torch.nn.Module:
+def model(cfg: Any, place: Place, seed: int, device: str, classes: Any) -> torch.nn.Module:
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
     plain = device == "cpu" or place.world_size == 1
@@ -137,7 +137,7 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     detector.CLASSES = classes
     if plain:
         detector = without_sync_batchnorm(detector, get_root_logger())
-    detector = detector.to(torch.device("cpu") if device == "cpu" else torch.device("cuda", index))
+    detector = detector.to(torch.device(device))
     if place.world_size == 1:
         return OneProcess(detector)
     return Parallel(detector, find_unused_parameters=cfg.get("find_unused_parameters", False))

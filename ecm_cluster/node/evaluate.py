@@ -24,8 +24,8 @@ from ..run import Evaluation, Run
 from ..staging import planned
 from . import logs, preemption, pulse, staging
 from .beside import patiently
+from .rank_process import end, enter, record_failure
 from .supervisor import STORAGE_SECONDS
-from .train import end, enter, load_config, record_failure
 from .world import Place, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
@@ -78,10 +78,11 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     imports.framework()  # takes seconds, and copying need not wait for it
     import torch
 
+    from . import mmdet_config
     from .inference import infer as infer_chunks
 
     torch.set_num_threads(run.threads(stage))
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     staging.use(cfg, data)
     test_settings.apply(cfg, element.settings)
     device = job.device
@@ -141,9 +142,9 @@ def test_set(run: Run) -> Any:
     from . import imports
 
     imports.framework()
-    from . import scored_set
+    from . import mmdet_config, scored_set
 
-    return scored_set.build(load_config(run))[0]
+    return scored_set.build(mmdet_config.load(run))[0]
 
 
 def annotations_digest(run: Run) -> str | None:

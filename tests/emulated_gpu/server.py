@@ -21,7 +21,7 @@ def main() -> None:
     # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-    from ecm_cluster.node import boundary, building, evaluate, inference, train  # noqa: F401
+    from ecm_cluster.node import boundary, evaluate, inference, mmdet_trainer, train  # noqa: F401
     from emulated_gpu import compute, hooks  # noqa: F401
 
     compute.activate(runtime)

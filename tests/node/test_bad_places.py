@@ -19,7 +19,7 @@ from ecm_cluster.run import Run
 ALONE = 61003  # of whom no other test runs anything at the same time
 ENDING = """
 import logging, sys, warnings
-from ecm_cluster.node import local, logs, train
+from ecm_cluster.node import local, logs, rank_process
 logs.make_output_losable()
 if sys.argv[1] == "closed":
     sys.stdout.close()
@@ -29,7 +29,7 @@ else:
     warnings.warn("said on stderr")
     logging.error("there as well")
 local.say("caf\\u00e9")
-train.end(75)
+rank_process.end(75)
 """
 
 

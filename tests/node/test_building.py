@@ -21,7 +21,8 @@ from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ecm_cluster.mmconfig import keys  # noqa: E402
-from ecm_cluster.node import building, train  # noqa: E402
+from ecm_cluster.node import building  # noqa: E402
+from ecm_cluster.node.mmdet_trainer import MmdetTrainer  # noqa: E402
 from ecm_cluster.node.parallel import OneProcess  # noqa: E402
 from ecm_cluster.run import Run  # noqa: E402
 from mmdet_ext.virtual_ranks import Share  # noqa: E402
@@ -129,7 +130,7 @@ def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp
             "keep_local": False}]})
         made = runner(cfg, run.logs_dir)
         loader, _ = building.loader(cfg, Share(), 3, "cpu")
-        train.restore(run, 1, made, cfg, loader.batch_sampler, made.logger)
+        MmdetTrainer(made, loader, cfg, 1, None).begin()
         assert made.meta["by_epoch"] is by_epoch
     train_log = run.logs_dir / "train.log"
     train_log.write_text("kept\n")
@@ -147,7 +148,7 @@ def test_a_resumed_training_is_not_profiled_again(tmp_path):
         cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
         made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")
         made._iter = done
-        train.restore(run, 2, made, cfg, loader.batch_sampler, made.logger)
+        MmdetTrainer(made, loader, cfg, 2, None).begin()
         assert sum(type(hook).__name__ == "ProfilerHook" for hook in made.hooks) == hooks
 
 
@@ -189,7 +190,7 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
             "bbox_coder": {"type": "DeltaXYWHBBoxCoder"}},
         "roi_head": {"type": "StandardRoIHead"}, "train_cfg": {"rpn": None, "rcnn": None},
         "test_cfg": {"rpn": None, "rcnn": None}}
-    made = building.model(config(model=settings), Place(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", 0, ("a",))
+    made = building.model(config(model=settings), Place(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", ("a",))
     kinds = {type(module).__name__ for module in made.modules() if "Norm" in type(module).__name__}
     assert kinds == {"_BatchNormXd"}
     building.seed_all(0, building.INIT)

@@ -15,7 +15,7 @@ from typing import Any
 from ...checking.findings import Findings
 from ...run import Run
 from ...staging import planned
-from .. import staging, train
+from .. import mmdet_config, rank_process, staging
 from ..world import Place
 from . import blame, needs, small
 
@@ -53,7 +53,7 @@ def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
         Stop: A failure is among the findings.
     """
     bench = Bench(run, place, out, on_cpu)
-    train.enter(run)
+    rank_process.enter(run)
     for step, key, take in (
             ("imports", "custom_imports", imports), ("training data", "data.train", training_data),
             ("model", "model", model), ("optimizer, hooks and runner", "optimizer", runner),
@@ -84,7 +84,7 @@ class Skip(Exception):
 
 def imports(bench: Bench) -> str:
     """torch, mmcv and mmdet, and the modules that the config names."""
-    bench.cfg = train.load_config(bench.run)
+    bench.cfg = mmdet_config.load(bench.run)
     import cv2
     import torch
 
@@ -141,8 +141,8 @@ def model(bench: Bench) -> str:
 
     if bench.device == "cuda":
         torch.cuda.set_device(0)
-    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
-                                   bench.dataset.CLASSES)
+    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed,
+                                   "cuda:0" if bench.device == "cuda" else bench.device, bench.dataset.CLASSES)
     return needs.parameters(bench.wrapped)
 
 
@@ -154,9 +154,10 @@ def runner(bench: Bench) -> str:
 
     from .. import building
     from ..logs import training_logger
+    from ..mmdet_trainer import mmdet_logger
 
     run = bench.run
-    logger = training_logger(run, 0)
+    logger = mmdet_logger(training_logger(run, 0))
     building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
     bench.runner = building.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
@@ -181,7 +182,9 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 def load_from(bench: Bench) -> str | None:
     """What the training begins with: ``resume_from`` or ``load_from``."""
-    content = train.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    from ..mmdet_trainer import load_start
+
+    content = load_start(bench.runner, bench.cfg, bench.loader.batch_sampler)
     return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 
