@@ -14,8 +14,8 @@ from comparing import bits, read
 from small import await_state, logs_of, verb, wait_until
 
 from ecm_cluster import submit
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.rundir.run import Run
 
 CODE = Path(__file__).resolve().parent / "other_trainer"
 EPOCH = 100  # iterations
@@ -59,7 +59,7 @@ def test_a_trainer_that_no_rank_could_import_is_refused_in_one_line(capsys, tmp_
 @pytest.mark.slow
 def test_the_door_imports_neither_mmcv_nor_mmdet(root):
     code = ("import sys; sys.modules.update(dict.fromkeys(['mmcv', 'mmdet', 'mmdet_ext', 'cv2']));"
-            "from ecm_cluster.node import boundary, devices, loading, trainable, train")
+            "from ecm_cluster.node.training import step_hook as boundary, loading, worker as train; from ecm_cluster.node.gpu import devices; from ecm_cluster.node import trainable")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
 
 

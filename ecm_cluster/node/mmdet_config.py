@@ -7,8 +7,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from .. import config_text, reading
-from ..run import Run
+from ..base import reading
+from ..mmconfig import literals
+from ..rundir.run import Run
 from . import imports
 
 
@@ -21,7 +22,7 @@ def load(run: Run) -> Any:
 
     guard()
     text = reading.read_text(run.config_file)
-    cfg = Config(config_text.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
+    cfg = Config(literals.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
     return cfg
@@ -39,7 +40,7 @@ def guard() -> None:
     from mmcv.runner import CheckpointLoader
     from mmdet.core.utils import dist_utils
 
-    from . import loading
+    from .training import loading
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:  # mmcv prints the name without the prefix
         return loading.read(filename, map_location)

@@ -8,8 +8,9 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from ..run import Run
-from . import failures, pulse
+from ..attempts import failures
+from ..rundir.run import Run
+from . import pulse
 from .world import node_name
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from logging import Logger
 from typing import Any
 
-from ..config import read_literals
-from ..run import Run
+from ..mmconfig.config import read_literals
+from ..rundir.run import Run
 from .world import Place
 
 

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .. import config
-from .. import job as jobs
-from ..errors import UserError
+from ..base.errors import UserError
+from ..job import job as jobs
+from ..mmconfig import config
 from . import modules
 
 NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)

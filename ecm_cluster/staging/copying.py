@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Protocol
 
-from ..errors import UserError
-from . import locks
+from ..base.errors import UserError
+from ..pack.pack import Pack, PackedFile, check_name
+from . import leases
 from .bringing import Bringing
-from .pack import Pack, PackedFile, check_name
 from .scratch import NoRoom, Scratch, StagedSet
-from .sets import SetFolder
+from .staged_set import SetFolder
 from .streams import ReadError, Stream, in_parallel
 
 __all__ = ["Circle", "NoRoom", "Staged", "Verified", "stage", "verify"]
@@ -63,7 +63,7 @@ class Staged:
     """
 
     folder: Path
-    lease: locks.Lease
+    lease: leases.Lease
     copied: int
     found: int
     repaired: int
@@ -128,7 +128,7 @@ def _sole_copier(bringing: Bringing) -> Iterator[bool]:
     try:
         while not bringing.lock.take():
             waited = True
-            progress = locks.progress_of(bringing.lock.path)
+            progress = leases.progress_of(bringing.lock.path)
             bringing.on_progress(progress.done, progress.total, "waiting")
             time.sleep(POLL)
             if bringing.is_there():

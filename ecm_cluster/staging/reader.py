@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
 
-from ..reading import Unreadable, open_regular
+from ..base.reading import Unreadable, open_regular
+from ..pack.pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
 from . import scratch
-from .pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
 
 
 def right_copy(pack: Pack, name: str, folder: Path) -> Path | None:

@@ -139,7 +139,7 @@ TRAIN = """
     from ecm_cluster.node import imports
     {framework}
     import torch, torch.distributed as dist
-    from ecm_cluster.node import boundary, building
+    from ecm_cluster.node.training import step_hook as boundary, mmdet_trainer as building
     from torch.nn.parallel import DistributedDataParallel
 
     def train():

@@ -21,8 +21,9 @@ import numpy as np
 import pytest
 import torch
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.node import loading, mmdet_config
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.node import mmdet_config
+from ecm_cluster.node.training import loading
 from ecm_cluster.pickles import archive, restricted
 
 
