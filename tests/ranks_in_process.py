@@ -18,8 +18,9 @@ from mmcv.runner import epoch_based_runner, iter_based_runner
 from ranks import SEED, state_file
 
 import mmdet_ext.register  # noqa: F401
-from ecm_cluster.node.mmdet_trainer import MmdetTrainer
-from ecm_cluster.node.training import loading, mmdet_trainer
+from ecm_cluster.node.mmdet_trainer import building
+from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
+from ecm_cluster.node.training import loading
 from ecm_cluster.node.world import Place
 from ecm_cluster.rundir.run import Run
 from mmdet_ext.data.sampling import SeededDataset
@@ -53,13 +54,13 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     group = dist.new_group(backend="gloo")
     cfg, share = Config.fromfile(str(run.config_file)), Share(virtual, world, rank)
     place = Place(rank, world, rank, 0, 1, "test", 0, "local")
-    loader, dataset = mmdet_trainer.loader(cfg, share, SEED, "cpu")
+    loader, dataset = building.loader(cfg, share, SEED, "cpu")
     loader.seeded.__class__ = Recording
     logger = logging.getLogger("mmdet")
     logger.setLevel(logging.ERROR)
     logging.getLogger("mmcv").setLevel(logging.ERROR)
-    model = mmdet_trainer.model(cfg, place, SEED, "cpu", dataset.CLASSES)
-    runner = mmdet_trainer.runner(cfg, model, str(run.logs_dir), logger, {"seed": SEED}, run.log_stamp(attempt))
+    model = building.model(cfg, place, SEED, "cpu", dataset.CLASSES)
+    runner = building.runner(cfg, model, str(run.logs_dir), logger, {"seed": SEED}, run.log_stamp(attempt))
     losses: list[Any] = []
 
     def save() -> None:

@@ -52,7 +52,7 @@ def test_what_mmcv_writes_is_read_as_well():
 def test_the_worker_s_config_is_what_mmcv_would_have_made_of_the_file(tmp_path):
     from mmcv import Config
 
-    from ecm_cluster.node import mmdet_config
+    from ecm_cluster.node.mmdet_trainer import config as mmdet_config
 
     run = ended_run(tmp_path / "run")
     run.config_file.write_text(config.dump({**config.read("configs/demo.py"), "custom_imports": {"imports": ["json"]},

@@ -43,7 +43,7 @@ class Training:
     """A real runner whose counters are moved by hand, and a real step hook."""
 
     def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100, also: tuple[int, ...] = ()) -> None:
-        from ecm_cluster.node.mmdet_trainer import MmdetTrainer
+        from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
         from ecm_cluster.node.training.step_hook import StepHook
         from mmdet_ext.runners.runner import PositionedIterBasedRunner
 

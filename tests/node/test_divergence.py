@@ -30,7 +30,7 @@ class Training:
     """A real step hook and a runner whose counters and loss are set by hand."""
 
     def __init__(self, path: Path, attempt: int = 1, **options: Any) -> None:
-        from ecm_cluster.node.mmdet_trainer import MmdetTrainer
+        from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
         from mmdet_ext.runners.runner import PositionedIterBasedRunner
 
         self.run = Run(path)
@@ -147,7 +147,7 @@ from pathlib import Path
 import logging
 from ecm_cluster.node.training import divergence
 from ecm_cluster.node.training.step_hook import StepHook
-from ecm_cluster.node.trainable import Trainable
+from ecm_cluster.node.training.trainable import Trainable
 from ecm_cluster.node.world import Place
 from ecm_cluster.rundir.run import Run
 

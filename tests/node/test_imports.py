@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-from ecm_cluster.node import imports
-from ecm_cluster.node.imports import Package
+from ecm_cluster.node.mmdet_trainer import imports
+from ecm_cluster.node.mmdet_trainer.imports import Package
 
 FILES = {
     "__init__.py": "from . import light, inner\nfrom .inner import twice\nloaded = True\n",
@@ -136,10 +136,11 @@ def python(code: str) -> str:
 
 TRAIN = """
     import sys
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
     {framework}
     import torch, torch.distributed as dist
-    from ecm_cluster.node.training import step_hook as boundary, mmdet_trainer as building
+    from ecm_cluster.node.training import step_hook as boundary
+    from ecm_cluster.node.mmdet_trainer import building
     from torch.nn.parallel import DistributedDataParallel
 
     def train():
@@ -207,7 +208,7 @@ def test_an_import_that_fails_among_stand_ins_is_done_again_without_them(tmp_pat
     python(f"""
     import sys
     sys.path.append({str(tmp_path)!r})
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
     imports.FRAMEWORK += ("needs_a_class",)
     imports.framework()
     assert issubclass(sys.modules["needs_a_class"].Mine, sys.modules["matplotlib.patches"].Polygon)
@@ -218,7 +219,7 @@ def test_an_import_that_fails_among_stand_ins_is_done_again_without_them(tmp_pat
 @pytest.mark.parametrize(("switch", "stands"), [("", True), ("1", False)])
 def test_stand_ins_can_be_left_out(monkeypatch, switch, stands):
     monkeypatch.setenv("ECM_CLUSTER_PLAIN_IMPORTS", switch)
-    code = ("import sys; from ecm_cluster.node import imports; imports.framework(); import mmdet.models\n"
+    code = ("import sys; from ecm_cluster.node.mmdet_trainer import imports; imports.framework(); import mmdet.models\n"
             "print(isinstance(sys.modules.get('torch._dynamo'), imports.StandIn))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(stands)

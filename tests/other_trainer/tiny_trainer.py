@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ecm_cluster.node.trainable import Start, Trainable
+from ecm_cluster.node.training.trainable import Start, Trainable
 
 
 class Tiny(Trainable):

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.node import mmdet_config
+from ecm_cluster.node.mmdet_trainer import config
 from ecm_cluster.node.training import loading
 from ecm_cluster.pickles import archive, restricted
 
@@ -225,7 +225,7 @@ def test_mmcv_reads_files_the_same_way(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.load, "__kwdefaults__", dict(torch.load.__kwdefaults__))
     monkeypatch.setattr(torch.hub.load_state_dict_from_url, "__defaults__",
                         torch.hub.load_state_dict_from_url.__defaults__)
-    mmdet_config.guard()
+    config.guard()
     model = torch.nn.Linear(2, 1)
     path = saved(tmp_path, {"state_dict": model.state_dict(), "meta": {"hook_msgs": {"best_score": np.float64(0.3)}}})
     assert load_checkpoint(torch.nn.Linear(2, 1), str(path), map_location="cpu")["meta"]["hook_msgs"]
@@ -254,7 +254,7 @@ import sys
 from pathlib import Path
 import torch
 from mmcv.runner import CheckpointLoader, load_checkpoint
-from ecm_cluster.node import mmdet_config
+from ecm_cluster.node.mmdet_trainer import config as mmdet_config
 
 class Runs:
     def __reduce__(self):

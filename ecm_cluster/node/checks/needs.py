@@ -15,7 +15,8 @@ from ...base import files
 from ...base.errors import UserError
 from ...base.units import size_text
 from ...pickles import archive
-from ..training import loading, parallel, saver, writer
+from ..mmdet_trainer import parallel
+from ..training import loading, saver, writer
 from . import small
 
 

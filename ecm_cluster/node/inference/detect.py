@@ -36,10 +36,10 @@ from ...rundir.run import Evaluation
 from ...scoring.detection_files import DetectionWriter
 from ...scoring.detections import Detections, of_image
 from ...scoring.parts import Part, ScoredSet
+from ..mmdet_trainer.batches import collate, unpack
+from ..mmdet_trainer.building import Loader, rfnext_init_model
+from ..mmdet_trainer.parallel import sync_batchnorm_alone
 from ..training import loading
-from ..training.batches import collate, unpack
-from ..training.mmdet_trainer import Loader, rfnext_init_model
-from ..training.parallel import sync_batchnorm_alone
 from . import scored_set
 from .logit_adjustment import adjust
 from .score_parts import PROPOSAL

@@ -79,12 +79,12 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     """Write this rank's chunks, those that a former start did not."""
     job = run.job(stage)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()  # takes seconds, and copying need not wait for it
     import torch
 
-    from .. import mmdet_config
+    from ..mmdet_trainer import config as mmdet_config
     from .detect import infer as infer_chunks
 
     torch.set_num_threads(run.threads(stage))
@@ -145,10 +145,10 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
 
 def test_set(run: Run) -> Any:
     """The dataset of ``data.test`` as mmdet makes it."""
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()
-    from .. import mmdet_config
+    from ..mmdet_trainer import config as mmdet_config
     from . import scored_set
 
     return scored_set.build(mmdet_config.load(run))[0]

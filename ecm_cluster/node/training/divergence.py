@@ -13,7 +13,7 @@ import math
 from ...attempts.failures import NotStartable
 from ...rundir import checkpoints
 from ...rundir.run import Run
-from ..trainable import Trainable
+from .trainable import Trainable
 
 SINCE = "not_finite_since"  # in a checkpoint's meta: a resumed training knows since when
 

@@ -18,10 +18,10 @@ from ...base import files
 from ...rundir import checkpoints
 from ...rundir.run import Run
 from .. import pulse, signals
-from ..trainable import Trainable
 from ..world import Place
 from . import divergence
 from .saver import Saver
+from .trainable import Trainable
 
 BEAT_SECONDS = 1.0  # between heartbeats while steps are shorter than that
 

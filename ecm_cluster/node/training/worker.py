@@ -23,8 +23,8 @@ from ..world import Place, identify
 from . import logs
 
 if TYPE_CHECKING:
-    from ..trainable import Trainable
     from .step_hook import StepHook
+    from .trainable import Trainable
 
 COLLECTIVE_SECONDS = 1800.0  # after which a collective gives up; torch's default for gloo
 
@@ -52,10 +52,10 @@ def trainer_of(run: Run) -> Callable[..., Trainable]:
     """
     named = run.job().trainer
     if named is None:
-        from .. import imports
+        from ..mmdet_trainer import imports
 
         imports.framework()  # before anything else imports torch
-        from .. import mmdet_trainer
+        from ..mmdet_trainer import trainer as mmdet_trainer
 
         return mmdet_trainer.make
     module, _, function = named.partition(":")
@@ -68,8 +68,8 @@ def train(run: Run, place: Place, attempt: int, data: Any, make: Callable[..., T
     import torch.distributed as dist
 
     from ..gpu import devices
-    from ..trainable import Start
     from .step_hook import AgreedStop, StepHook
+    from .trainable import Start
 
     spec, job, virtual = run.spec, run.job(), chain.virtual_ranks(run)
     torch.set_num_threads(spec.threads)

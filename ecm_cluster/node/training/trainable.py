@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from logging import Logger
 from typing import Any
 
-from ..mmconfig.config import read_literals
-from ..rundir.run import Run
-from .world import Place
+from ...mmconfig.config import read_literals
+from ...rundir.run import Run
+from ..world import Place
 
 
 @dataclass(frozen=True)

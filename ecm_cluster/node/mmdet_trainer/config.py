@@ -7,9 +7,9 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from ..base import reading
-from ..mmconfig import literals
-from ..rundir.run import Run
+from ...base import reading
+from ...mmconfig import literals
+from ...rundir.run import Run
 from . import imports
 
 
@@ -40,7 +40,7 @@ def guard() -> None:
     from mmcv.runner import CheckpointLoader
     from mmdet.core.utils import dist_utils
 
-    from .training import loading
+    from ..training import loading
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:  # mmcv prints the name without the prefix
         return loading.read(filename, map_location)

@@ -15,10 +15,10 @@ from mmcv.utils import logging as mmcv_logging
 
 from mmdet_ext.runners.virtual_ranks import Share
 
-from ..attempts.failures import NotStartable
-from . import mmdet_config, staged_data
-from .trainable import Start, Trainable
-from .training import mmdet_trainer, rank_buffers
+from ...attempts.failures import NotStartable
+from .. import staged_data
+from ..training.trainable import Start, Trainable
+from . import building, config, rank_buffers
 
 PATIENCE = 20  # optimizer steps in a row, with a loss scaler, which skips a few by design
 SCALER = "loss_scaler"  # the attribute of mmcv's hooks for half precision
@@ -32,17 +32,17 @@ def make(start: Start) -> MmdetTrainer:
     """
     run, place, device = start.run, start.place, start.device
     share = Share(start.virtual_ranks, place.world_size, place.rank)
-    cfg = mmdet_config.load(run)
+    cfg = config.load(run)
     staged_data.use(cfg, start.data)
     cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
     if device != "cpu":
         torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
     logger = mmdet_logger(start.logger)
-    loader, dataset = mmdet_trainer.loader(cfg, share, start.seed, device)
-    wrapped = mmdet_trainer.model(cfg, place, start.seed, device, dataset.CLASSES)
-    mmdet_trainer.check_heads(cfg, wrapped, dataset, logger)
+    loader, dataset = building.loader(cfg, share, start.seed, device)
+    wrapped = building.model(cfg, place, start.seed, device, dataset.CLASSES)
+    building.check_heads(cfg, wrapped, dataset, logger)
     meta = {"seed": start.seed, "config_digest": run.spec.digests["config"], "world_size": place.world_size}
-    runner = mmdet_trainer.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(start.attempt))
+    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(start.attempt))
     runner.prepare(start.seed, None, share, dataset)
     return MmdetTrainer(runner, loader, cfg, start.attempt, start.group)
 
