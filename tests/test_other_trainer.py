@@ -59,7 +59,7 @@ def test_a_trainer_that_no_rank_could_import_is_refused_in_one_line(capsys, tmp_
 @pytest.mark.slow
 def test_the_door_imports_neither_mmcv_nor_mmdet(root):
     code = ("import sys; sys.modules.update(dict.fromkeys(['mmcv', 'mmdet', 'mmdet_ext', 'cv2']));"
-            "from ecm_cluster.node.training import loading, step_hook, trainable, worker;"
+            "from ecm_cluster.node.training import divergence, loading, saver, step_hook, trainable, worker;"
             "from ecm_cluster.node.gpu import devices")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=60)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .step_hook import StepHook
     from .trainable import Trainable
 
+MMDET = "ecm_cluster.node.mmdet_trainer.entry:make"
 COLLECTIVE_SECONDS = 1800.0  # after which a collective gives up; torch's default for gloo
 
 
@@ -48,17 +49,10 @@ def main(run_path: str, attempt: int) -> int:
 def trainer_of(run: Run) -> Callable[..., Trainable]:
     """The function that makes the run's trainer: the one that the job names, else mmdet's.
 
-    Imports take seconds, so it is called once the signal handlers are installed and the data is staged.
+    Importing it takes seconds, so that comes once the signal handlers are installed and the data is staged; and it
+    comes before anything else imports torch.
     """
-    named = run.job().trainer
-    if named is None:
-        from ..mmdet_trainer import imports
-
-        imports.framework()  # before anything else imports torch
-        from ..mmdet_trainer import trainer as mmdet_trainer
-
-        return mmdet_trainer.make
-    module, _, function = named.partition(":")
+    module, _, function = (run.job().trainer or MMDET).partition(":")
     return getattr(importlib.import_module(module), function)
 
 
