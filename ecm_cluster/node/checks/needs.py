@@ -121,7 +121,7 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
     """
     memory = saver.SharedCopy()
     structure, spans = memory.take(state)
-    request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
+    request = writer.CommitRequest(0, 0, 0, False, 1, structure, spans, memory.size, 1)
     descriptor = os.memfd_create("check", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as handle, \

@@ -17,34 +17,34 @@ from mmdet_ext.runners.virtual_ranks import Share
 
 from ...attempts.failures import NotStartable
 from .. import staged_data
-from ..training.trainable import Start, Trainable
+from ..training.trainable import Trainable, TrainerContext
 from . import building, config, rank_buffers
 
 PATIENCE = 20  # optimizer steps in a row, with a loss scaler, which skips a few by design
 SCALER = "loss_scaler"  # the attribute of mmcv's hooks for half precision
 
 
-def make(start: Start) -> MmdetTrainer:
+def make(context: TrainerContext) -> MmdetTrainer:
     """The trainer of the run's config.
 
     Raises:
         ValueError: The ranks cannot share the run's virtual ranks equally.
     """
-    run, place, device = start.run, start.place, start.device
-    share = Share(start.virtual_ranks, place.world_size, place.rank)
+    run, place, device = context.run, context.place, context.device
+    share = Share(context.virtual_ranks, place.world_size, place.rank)
     cfg = config.load(run)
-    staged_data.use(cfg, start.data)
+    staged_data.use(cfg, context.data)
     cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
     if device != "cpu":
         torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
-    logger = mmdet_logger(start.logger)
-    loader, dataset = building.loader(cfg, share, start.seed, device)
-    wrapped = building.model(cfg, place, start.seed, device, dataset.CLASSES)
+    logger = mmdet_logger(context.logger)
+    loader, dataset = building.loader(cfg, share, context.seed, device)
+    wrapped = building.model(cfg, place, context.seed, device, dataset.CLASSES)
     building.check_heads(cfg, wrapped, dataset, logger)
-    meta = {"seed": start.seed, "config_digest": run.spec.digests["config"], "world_size": place.world_size}
-    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(start.attempt))
-    runner.prepare(start.seed, None, share, dataset)
-    return MmdetTrainer(runner, loader, cfg, start.attempt, start.group)
+    meta = {"seed": context.seed, "config_digest": run.spec.digests["config"], "world_size": place.world_size}
+    runner = building.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(context.attempt))
+    runner.prepare(context.seed, None, share, dataset)
+    return MmdetTrainer(runner, loader, cfg, context.attempt, context.group)
 
 
 class MmdetTrainer(Trainable):

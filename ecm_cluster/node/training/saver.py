@@ -18,7 +18,7 @@ from ...base import files
 from ...rundir import checkpoints, ledger
 from ...rundir.run import Run
 from . import keeping
-from .writer import ALIGNMENT, Outcome, Request, Writer
+from .writer import ALIGNMENT, CommitRequest, CommitResult, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
 PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and arrays"
@@ -133,7 +133,7 @@ class Saver:
         self.failure: str | None = None
         self.blocked_seconds = self.write_seconds = 0.0
         self.spare: int | None = None
-        self._request: Request | None = None
+        self._request: CommitRequest | None = None
         self._facts: dict[str, Any] = {}
         self._failing: tuple[float, str] | None = None
         counting = checkpoints.accepted(run)
@@ -157,7 +157,7 @@ class Saver:
             require_essentials(self._memory.lost)
         self._say_lost(self._memory.lost, PLAIN_DATA, iteration)
         self._say_lost(unkept, ELSEWHERE, iteration)
-        self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
+        self._request = CommitRequest(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
                                 self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
@@ -198,7 +198,7 @@ class Saver:
                           blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
                           bytes=manifest.size, **self._facts)
 
-    def _say_failed(self, outcome: Outcome, request: Request) -> None:
+    def _say_failed(self, outcome: CommitResult, request: CommitRequest) -> None:
         self.failure = outcome.reason
         stands, again = self.stands(), self._failing is not None
         self._failing = self._failing[0] if self._failing else time.monotonic(), outcome.reason[:REASON_LENGTH]

@@ -2,7 +2,7 @@
 
 Everything about commits, signals, divergence, heartbeats and logs is written against :class:`Trainable`. A job names
 the function that makes one (``trainer: package.module:function``); without it, mmdet's trainer does. The function gets
-a :class:`Start` and is called once per attempt on every rank, after the ranks have met.
+a :class:`TrainerContext` and is called once per attempt on every rank, after the ranks have met.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..world import Place
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainerContext:
     """What a trainer is made from.
 
     Attributes:

@@ -57,52 +57,68 @@ def trainer_of(run: Run) -> Callable[..., Trainable]:
 
 
 def train(run: Run, place: Place, attempt: int, data: Any, make: Callable[..., Trainable]) -> int:
-    """Build everything, restore, run; collective over all ranks of the attempt."""
+    """Build everything, restore, train; collective over all ranks of the attempt."""
     import torch
-    import torch.distributed as dist
 
-    from ..gpu import devices
-    from .step_hook import AgreedStop, StepHook
-    from .trainable import Start
+    from .step_hook import StepHook
+    from .trainable import TrainerContext
 
     spec, job, virtual = run.spec, run.job(), chain.virtual_ranks(run)
     torch.set_num_threads(spec.threads)
-    group, device = join(place, run.rendezvous_file(attempt), job.device, timeout=COLLECTIVE_SECONDS), job.device
-    if device == "cuda":
-        index = devices.agree(place, torch.cuda.device_count(), group)
-        torch.cuda.set_device(index)
-        device = f"cuda:{index}"
+    group, device = meet(run, place, attempt, job.device)
     logger = logs.training_logger(run, place.rank)
     if place.rank == 0:
         batches = virtual // place.world_size
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
                     "" if batches <= 1 else f"; {batches} batches each for every optimizer step")
-    if place.world_size == 1:
-        # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
-        dist.destroy_process_group()
-        group = None
-    trainer = make(Start(run, attempt, spec.job.seed, place, virtual, device, group, logger, data))
+    trainer = make(TrainerContext(run, attempt, spec.job.seed, place, virtual, device, group, logger, data))
     hook = StepHook(run, attempt, trainer, place, group, logger, every=spec.checkpoint_every,
                     minutes=job.checkpoint_minutes, keep=job.keep, also=evaluations.iterations_wanted(run),
                     on_nan=job.on_nan)
     resume(run, attempt, trainer, hook, logger if place.rank == 0 else None)
+    code = carry_out(trainer, hook, logger)
+    if group is not None:
+        leave(group)
+    return code
+
+
+def meet(run: Run, place: Place, attempt: int, device: str) -> tuple[Any, str]:
+    """Join the other ranks; the gloo group over all of them, None for a single one, and this rank's device."""
+    import torch
+    import torch.distributed as dist
+
+    from ..gpu import devices
+
+    group = join(place, run.rendezvous_file(attempt), device, timeout=COLLECTIVE_SECONDS)
+    if device == "cuda":
+        index = devices.agree(place, torch.cuda.device_count(), group)
+        torch.cuda.set_device(index)
+        device = f"cuda:{index}"
+    if place.world_size > 1:
+        return group, device
+    # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
+    dist.destroy_process_group()
+    return None, device
+
+
+def carry_out(trainer: Trainable, hook: StepHook, logger: Any) -> int:
+    """Train to the end, or until the ranks agree to stop; the exit code."""
+    from .step_hook import AgreedStop
+
     pulse.beat(phase="first iteration", iteration=trainer.iteration, iterations=trainer.iterations,
                epoch=trainer.epoch)
     try:
         if trainer.iteration < trainer.iterations:
             trainer.train(hook)
         hook.complete()
-        code = 0
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", trainer.iteration, stop)
         pulse.beat(phase=STOPPED, iteration=trainer.iteration)  # from here on the supervisor waits a moment only
-        code = EXIT_STOPPED
+        return EXIT_STOPPED
     except Exception:
         pulse.beat(phase="failed", iteration=trainer.iteration)
         raise
-    if group is not None:
-        leave(group)
-    return code
+    return 0
 
 
 def resume(run: Run, attempt: int, trainer: Trainable, hook: StepHook, logger: Any) -> None:
