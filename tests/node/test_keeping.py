@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commits import begin, events, save, state_of
+from commits import LOG, begin, events, save, state_of
 
 from ecm_cluster.attempts.failures import NotStartable
 from ecm_cluster.node.training import keeping, loading, writer
@@ -48,7 +48,7 @@ LOST = {"best": Best(0.3), "rule": lambda x: x, "mode": Mode.MAX, "draws": torch
 def saver(tmp_path):
     run = Run(tmp_path / "run")
     begin(run, 1)
-    made = Saver(run, 1, 2, run.ledger(1, "train000"))
+    made = Saver(run, 1, 2, run.ledger(1, "train000"), LOG)
     yield made
     made.writer.close()
 

@@ -65,7 +65,8 @@ class Package:
             found[part] = PathFinder.find_spec(names[part], parent)
         if not all(found.values()):
             return
-        self.standing = {names[part]: ImportStandIn(self, spec, self.modules[part]) for part, spec in found.items() if spec}
+        self.standing = {names[part]: ImportStandIn(self, spec, self.modules[part])
+                         for part, spec in found.items() if spec}
         for name, module in self.standing.items():
             sys.modules[name] = module
             parent_name, _, child = name.rpartition(".")
