@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from ..attempts import failures
 from ..rundir.run import Run
-from . import pulse
+from . import heartbeat
 from .world import node_name
 
 
@@ -35,7 +35,7 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
     """Print the traceback into the rank's log, and write its last line into the ledger as the attempt's end."""
     traceback.print_exc()
     work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
-        "end", **failures.end_of(error, rank), iteration=pulse.last().get("iteration"),
+        "end", **failures.end_of(error, rank), iteration=heartbeat.last().get("iteration"),
         node=node_name(), traceback=traceback.format_exc()[-8000:])
 
 

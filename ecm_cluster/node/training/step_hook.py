@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ...base import files
 from ...rundir import checkpoints
 from ...rundir.run import Run
-from .. import pulse, signals
+from .. import heartbeat, signals
 from ..world import Place
 from . import divergence
 from .saver import Saver
@@ -167,7 +167,7 @@ class StepHook:
         measured = {} if self.saver is None else {"blocked_seconds": self.saver.blocked_seconds,
                                                   "write_seconds": self.saver.write_seconds,
                                                   "commits_fail": self.saver.trouble()}
-        pulse.beat(phase=phase, iteration=trainer.iteration, iterations=trainer.iterations, epoch=trainer.epoch,
+        heartbeat.beat(phase=phase, iteration=trainer.iteration, iterations=trainer.iterations, epoch=trainer.epoch,
                    loss=trainer.loss, seconds_per_iteration=(self._beat_at - since) / done if done else None,
                    slowest_step=self.slowest_step, **measured)
 

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ...base import processes
 from ...chain import chain, evaluations
 from ...rundir import training_log
 from ...rundir.run import Run
-from .. import pulse, signals, staged_data
+from .. import heartbeat, signals, staged_data
 from ..rank_process import end, enter, record_failure
 from ..rendezvous import join, leave
 from ..supervise.supervisor import EXIT_STOPPED
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .step_hook import StepHook
     from .trainable import Trainable
 
-MMDET = "ecm_cluster.node.mmdet_trainer.entry:make"
 COLLECTIVE_SECONDS = 1800.0  # after which a collective gives up; torch's default for gloo
 
 
@@ -34,7 +34,7 @@ def main(run_path: str, attempt: int) -> int:
     """Train; see the module's docstring for what is returned."""
     run, place = Run(run_path), identify()
     signals.watch(run.stacks_file(attempt, place.rank))
-    pulse.beat(phase="starting")
+    heartbeat.beat(phase="starting")
     try:
         enter(run)
         data = staged_data.prepare(run, run.job(), run, place, attempt, "train")
@@ -52,7 +52,7 @@ def trainer_of(run: Run) -> Callable[..., Trainable]:
     Importing it takes seconds, so that comes once the signal handlers are installed and the data is staged; and it
     comes before anything else imports torch.
     """
-    module, _, function = (run.job().trainer or MMDET).partition(":")
+    module, _, function = (run.job().trainer or processes.MMDET_TRAINER).partition(":")
     return getattr(importlib.import_module(module), function)
 
 
@@ -105,7 +105,7 @@ def carry_out(trainer: Trainable, hook: StepHook, logger: Any) -> int:
     """Train to the end, or until the ranks agree to stop; the exit code."""
     from .step_hook import AgreedStop
 
-    pulse.beat(phase="first iteration", iteration=trainer.iteration, iterations=trainer.iterations,
+    heartbeat.beat(phase="first iteration", iteration=trainer.iteration, iterations=trainer.iterations,
                epoch=trainer.epoch)
     try:
         if trainer.iteration < trainer.iterations:
@@ -113,10 +113,10 @@ def carry_out(trainer: Trainable, hook: StepHook, logger: Any) -> int:
         hook.complete()
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", trainer.iteration, stop)
-        pulse.beat(phase=STOPPED, iteration=trainer.iteration)  # from here on the supervisor waits a moment only
+        heartbeat.beat(phase=STOPPED, iteration=trainer.iteration)  # from here on the supervisor waits a moment only
         return EXIT_STOPPED
     except Exception:
-        pulse.beat(phase="failed", iteration=trainer.iteration)
+        heartbeat.beat(phase="failed", iteration=trainer.iteration)
         raise
     return 0
 
