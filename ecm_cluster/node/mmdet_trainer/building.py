@@ -36,7 +36,7 @@ except ImportError:  # before mmdet 2.26
 INIT = 4  # the stream of random numbers for initialisation
 
 
-class Loader(torch.utils.data.DataLoader):
+class ShieldedLoader(torch.utils.data.DataLoader):
     """A DataLoader whose workers Slurm's signals do not hurt, and who end with the process that started them."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -47,7 +47,7 @@ class Loader(torch.utils.data.DataLoader):
             return super().__iter__()
 
 
-class TrainingLoader(Loader):
+class TrainingLoader(ShieldedLoader):
     """A loader as hooks know mmdet's, whose samples are drawn from a seeded view of its dataset.
 
     Workers that stay (``persistent_workers``) are started again after a hook has changed the dataset: they have a copy
