@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
-    """Inspect the run and its jobs; writes nothing but the ids of jobs that are found again.
+    """Inspect the run and its jobs; only writes the ids of jobs that are found again.
 
     Raises:
         UserError: An attempt is alive, or the request cannot be fulfilled.
@@ -237,7 +237,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
-    shown = folders.nearer(run.path)
+    shown = folders.shortest(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)

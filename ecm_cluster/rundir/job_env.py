@@ -24,13 +24,13 @@ def text(env: Mapping[str, str]) -> str:
 def write(run: Run, job: Job) -> None:
     """Put the values into the run, replacing what is there."""
     if job.env:
-        files.write_private(run.env_file, text(job.env))
+        files.write_text(run.env_file, text(job.env), private=True)
     else:
         run.env_file.unlink(missing_ok=True)
 
 
 def keep(run: Run, job: Job) -> None:
-    """See that a start of the run will find the values; a run of the former version has them in its record.
+    """Make sure that a start of the run will find the values; a run of an earlier version has them in its record.
 
     Raises:
         UserError: They are gone.

@@ -154,5 +154,5 @@ def test_folders_of_killed_processes_are_swept_and_those_of_living_or_recent_one
         if name != "own-new":
             os.utime(tmp_path / name, (0, 0))
     with files.locked(tmp_path / "own-alive" / "lock"):
-        files.sweep(tmp_path, "own-", "lock")
+        files.remove_stale(tmp_path, "own-", "lock")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "own-alive", "own-new"]

@@ -152,5 +152,5 @@ def test_who_has_no_home_is_told_where_to_keep_weights_and_needs_nothing_without
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     assert weights.find({"model": {"pretrained": None}}) == []
-    assert f"{weight_cache.CACHE_ENV}: this user has no home directory" in refused(config(URL))
-    assert "no home directory" in refused(config("~/mine.pth"))
+    assert f"{weight_cache.CACHE_ENV}: no home directory" in refused(config(URL))
+    assert "home directory of ~ is unknown" in refused(config("~/mine.pth"))
