@@ -1,8 +1,7 @@
 """Why something ended, what to do next, and within which budget.
 
-One table: :data:`ENDINGS` maps the cause of an attempt's end to the next action, its budget, and whose cause it is.
-Everything that restarts or refuses to restart a run asks here. What Slurm's answers mean is in ``slurm_ends.py``. No
-statement about an ending compares the clocks of two hosts.
+Everything that restarts or refuses to restart a run asks here. The causes are in ``causes.py``, what Slurm's answers
+mean in ``slurm_ends.py``. No statement about an ending compares the clocks of two hosts.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from ..base.units import duration_text
 from ..rundir.ledger import Event
 from ..rundir.run import Evaluation, Run, Work
 from . import starts
+from .causes import CAUSES, Cause
 
 # Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
 BARREN_LIMIT = 3
@@ -24,54 +24,10 @@ BARREN_LIMIT = 3
 WARN_LIMIT = 3
 
 
-@dataclass(frozen=True)
-class Ending:
-    """What follows a cause.
-
-    Attributes:
-        action: ``continue`` (start again), ``wait`` (Slurm starts it again), ``stop``, or ``none``.
-        text: The cause in the user's words.
-        owner: Whose cause it is: ``run`` (counts against it), ``place`` (tried elsewhere; a node at fault is left
-            out), or ``scheduler`` (never counted).
-        budget: How many ends of this kind since the last new checkpoint are answered by a new start; None: any number.
-    """
-
-    action: str
-    text: str
-    owner: str
-    budget: int | None = None
-
-
-ENDINGS: dict[str, Ending] = {
-    "complete": Ending("none", "the work is complete", "run"),
-    "preempted": Ending("continue", "Slurm preempted the job", "scheduler"),
-    "time limit": Ending("continue", "the time limit was near", "run"),
-    "signalled": Ending("continue", "somebody sent a signal", "scheduler"),
-    "requeued": Ending("wait", "Slurm had requeued the job already", "scheduler"),
-    "node failure": Ending("continue", "a node failed", "place"),
-    "cancelled": Ending("stop", "the job was cancelled", "scheduler"),
-    "deadline": Ending("stop", "the job's deadline has passed", "run"),
-    # never taken for a cancellation, nor brought back: nobody knows whether that is wanted
-    "ended by Slurm": Ending("stop", "Slurm ended the job and does not say why", "scheduler"),
-    "crashed": Ending("continue", "the program failed", "run", budget=2),
-    "killed": Ending("continue", "a rank was killed", "run", budget=2),
-    "out of memory": Ending("continue", "a rank needed more memory than the job has", "run", budget=1),
-    "out of GPU memory": Ending("continue", "a rank needed more memory than its GPU has", "run", budget=1),
-    "GPU failure": Ending("continue", "a GPU failed", "place",
-                          budget=starts.GPU_FAILURES_OF_A_NODE * starts.NODE_LIMIT),
-    "hung": Ending("continue", "no heartbeat", "run", budget=2),
-    "lost": Ending("continue", "the attempt ended without recording a reason", "run", budget=2),
-    "not startable": Ending("stop", "the program cannot start", "run"),
-    "diverged": Ending("stop", "the loss is not a finite number", "run"),
-    "setup failed": Ending("continue", "a setup line failed", "run", budget=1),
-    "start failed": Ending("continue", "the start failed before an attempt began", "place", budget=2),
-}
-
-
-def ending(end: Event | None) -> Ending:
+def ending(end: Event | None) -> Cause:
     """What follows the end of an attempt; None: one that nobody recorded. A cause of a newer version stops the run."""
     cause = end["cause"] if end else "lost"
-    return ENDINGS.get(cause) or Ending("stop", cause, "run")
+    return CAUSES.get(cause) or Cause("stop", cause, "run")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import signal
 import socket
 from typing import Any
 
-from ...attempts import endings, failures, slurm_ends
+from ...attempts import causes, endings, failures, slurm_ends
 from ...base import files
 from ...base.reading import Maybe, OptionalKey, Unreadable
 from ...rundir import ledger
@@ -87,17 +87,17 @@ def why(record: dict, place: Place) -> tuple[str, str]:
     """Cause and evidence of the end of an attempt of which only its file is left."""
     job_id, restart = str(record.get("job_id")), int(record.get("restart") or 0)
     if record.get("cluster") != "slurm":
-        return "lost", endings.ENDINGS["lost"].text
+        return "lost", causes.CAUSES["lost"].text
     states = commands.past_states(job_id)
     state = states[restart] if len(states) > restart else ""
     again = job_id == place.job_id and place.restart > restart
     if state in slurm_ends.UNRECORDED:
         cause = slurm_ends.UNRECORDED[state]
-        return cause, f"{endings.ENDINGS[cause].text} (accounting says {state}); the attempt itself recorded no reason"
+        return cause, f"{causes.CAUSES[cause].text} (accounting says {state}); the attempt itself recorded no reason"
     if again:
         return "requeued", "Slurm restarted the job; the attempt itself recorded no reason"
     answer = commands.show_job(job_id) or {}
     state = answer.get("JobState", "")
     cause = slurm_ends.why_unrecorded(answer, restart)
     said = f"Slurm says {state} of job {job_id}" if state else f"Slurm knows nothing of job {job_id}"
-    return cause, f"{endings.ENDINGS[cause].text}; {said}"
+    return cause, f"{causes.CAUSES[cause].text}; {said}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...attempts import endings, slurm_ends
+from ...attempts import causes, endings, slurm_ends
 from ...base import files
 from ...chain import signal_lead
 from ...rundir.run import Run, Work
@@ -18,7 +18,7 @@ UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was
 
 
 def ask(run: Run, place: Place) -> str:
-    """The cause of a signal: a key of :data:`recovery.ENDINGS`, or ``unknown`` where Slurm does not answer."""
+    """The cause of a signal: a key of :data:`causes.CAUSES`, or ``unknown`` where Slurm does not answer."""
     # not less than what the job was submitted with: what a run has measured only grows
     warned = signal_lead.lead_of(run, run.job().signal_lead)
     answer = commands.show_job(place.job_id)
@@ -31,7 +31,7 @@ def ask(run: Run, place: Place) -> str:
 
 
 def why_signalled(run: Run, place: Place) -> str:
-    """The cause of a signal: a key of :data:`recovery.ENDINGS`. Stays here while Slurm does not answer."""
+    """The cause of a signal: a key of :data:`causes.CAUSES`. Stays here while Slurm does not answer."""
     asked = time.monotonic()
     while time.monotonic() - asked < UNANSWERED_SECONDS:
         cause = ask(run, place)
@@ -66,8 +66,8 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
         return {"action": "stop", "cause": cause}
     cause = why_signalled(run, place)
     # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
-    action = "again" if cause == "signalled" else "stay" if cause in epilog.BROUGHT_BACK else "stop"
-    text = endings.ENDINGS[cause].text + (f" ({signals} received)" if signals else "")
+    action = "again" if cause == "signalled" else "stay" if cause in causes.REQUEUES else "stop"
+    text = causes.CAUSES[cause].text + (f" ({signals} received)" if signals else "")
     ledger.write("end", cause=cause, detail=text + lost, rank=0, next=action)
     return {"action": action, "cause": cause}
 
@@ -82,7 +82,7 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     cause = "cancelled" if run.cancelled(stage) else why_signalled(run, place)
     if cause == "requeued":
         return None
-    if cause not in epilog.BROUGHT_BACK or work.newest_attempt() != attempt:
+    if cause not in causes.REQUEUES or work.newest_attempt() != attempt:
         ledger.write("requeue", accepted=False, cause=cause)
         return f"not requeued: {cause}"
     files.kill_point("before-requeue", work.path)

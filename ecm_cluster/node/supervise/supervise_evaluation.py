@@ -10,7 +10,7 @@ import signal
 import time
 from typing import Any
 
-from ...attempts import endings
+from ...attempts import causes
 from ...chain import evaluations
 from ...rundir import checkpoints
 from ...rundir.checkpoints import Manifest
@@ -87,7 +87,7 @@ class EvaluationSupervisor(Supervisor):
                     postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause)
 
     def _end(self, cause: str, heard: list[str], ledger: Any) -> None:
-        detail = f"{endings.ENDINGS[cause].text} ({', '.join(dict.fromkeys(heard))} received)"
+        detail = f"{causes.CAUSES[cause].text} ({', '.join(dict.fromkeys(heard))} received)"
         ledger.write("end", cause=cause, detail=detail, rank=0, next="stop")
 
     def _cause(self) -> str:

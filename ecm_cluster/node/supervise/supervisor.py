@@ -16,6 +16,7 @@ import time
 from functools import partial
 from typing import Any
 
+from ...attempts import causes
 from ...base import files, processes
 from ...base.reading import OneOf
 from ...rundir.run import Run, Work
@@ -241,7 +242,7 @@ class Supervisor:
             self.generation += 1
             return
         if decision["action"] == "stay":
-            if self.place.rank == 0 and decision["cause"] in epilog.BROUGHT_BACK:
+            if self.place.rank == 0 and decision["cause"] in causes.REQUEUES:
                 refused = patiently(partial(requeue.requeue, self.training, self.work, attempt, self.place, ledger,
                                             self.stage), STORAGE_SECONDS)
                 if refused:

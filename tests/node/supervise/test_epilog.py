@@ -7,7 +7,7 @@ import json
 import pytest
 from answers import Answers
 
-from ecm_cluster.attempts import endings
+from ecm_cluster.attempts import causes, endings
 from ecm_cluster.base import files
 from ecm_cluster.job import job
 from ecm_cluster.node.supervise import epilog, postmortem, requeue
@@ -290,7 +290,7 @@ def test_an_attempt_of_another_job_is_closed_as_slurm_remembers_that_job(run, sl
     postmortem.close_open(run, PLACE)
     (end,) = found(run, "end")
     assert end["cause"] == cause
-    assert end["detail"].startswith(endings.ENDINGS[cause].text)
+    assert end["detail"].startswith(causes.CAUSES[cause].text)
 
 
 def test_the_starts_of_a_job_are_told_apart_by_their_time(slurm):
@@ -373,7 +373,7 @@ def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, c
         slurm(scontrol=answer)
         epilog.main(str(run.path), "train", "143")
     assert starts_of(run)[0] == (cause, False)
-    assert endings.decide(run).action == endings.ENDINGS[cause].action
+    assert endings.decide(run).action == causes.CAUSES[cause].action
     assert min(requeues(slurm), 1) == again
 
 
