@@ -226,10 +226,10 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     """Print the table of what has been scored of what was requested; also written into each run."""
     found = []
     for run, elements in wanted.items():
-        scored = {(work.path, evaluations.way_key(variant)) for e in elements
+        scored = {(work.path, evaluations.scoring_variant(variant)) for e in elements
                   if (work := evaluations.of_element(run, e)) is not None for variant in e.scoring}
         found += [row for row in results.rows(run)
-                  if (row.work.path, evaluations.way_key(eval_settings.split(row.settings)[1])) in scored]
+                  if (row.work.path, evaluations.scoring_variant(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
         results.keep(run)

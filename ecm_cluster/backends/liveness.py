@@ -31,5 +31,5 @@ def alive(run: Run) -> dict[str, str] | None:
 
 def last_sign(run: Run) -> str:
     """How old the newest heartbeat is, in brackets; empty where there was none."""
-    silence = run.silence(run.newest_attempt()) if run.newest_attempt() else None
+    silence = run.seconds_since_heartbeat(run.newest_attempt()) if run.newest_attempt() else None
     return f" (its last sign of life is {silence:.0f} s old)" if silence is not None and math.isfinite(silence) else ""

@@ -118,7 +118,7 @@ def test_what_an_overtaken_attempt_was_about_to_commit_or_to_complete_does_not_c
     wait_until(lambda: not driver.alive(run, run.submissions()[0].job_id or ""), "the first attempt gives up", 60,
                lambda: logs_of(run))
     assert run.attempts() == [1, 2], "its driver starts nothing against the second attempt"
-    assert any("Overtaken: attempt 2 has begun" in e["detail"] for e in of_attempt(run, 1, "end"))
+    assert any("StaleAttempt: attempt 2 has begun" in e["detail"] for e in of_attempt(run, 1, "end"))
     held = await_standing(run)
     assert run.completion() is None
     # it passed its last checkpoint on, but not that it was complete

@@ -112,7 +112,7 @@ def test_what_concerns_scoring_alone_takes_one_process_and_no_detections_are_mad
               for path in work.detections_dir.glob("*.npz")}
     said = verb("evaluate", scored.path, "--vary", "max_dets=5", "--gpus", 2, "--wait", env=slurm.env).stdout
     assert "1 to score (no GPU: detections are there): job " in said
-    (work,) = [w for w in scored.evaluations() if w.metrics(evaluations.way_key({"max_dets": 5}))]
+    (work,) = [w for w in scored.evaluations() if w.metrics(evaluations.scoring_variant({"max_dets": 5}))]
     assert work.read_attempt(work.newest_attempt())["world_size"] == 1
     assert stored == {path: path.stat().st_mtime_ns for w in scored.evaluations()
                       for path in w.detections_dir.glob("*.npz")}
