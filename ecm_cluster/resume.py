@@ -221,7 +221,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     # the evaluation first: otherwise a crash in between would leave its old job recorded behind a new training
     backend = choose.of(run)
     for stage in reversed(backend.records(plan.stages)):
-        submissions.renew(run, stage, backend.cluster_name())
+        submissions.replace_token(run, stage, backend.cluster_name())
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = backend.submit(run, plan.job)

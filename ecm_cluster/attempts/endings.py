@@ -19,7 +19,7 @@ from . import starts
 from .causes import CAUSES, Cause
 
 # Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
-BARREN_LIMIT = 3
+NO_PROGRESS_LIMIT = 3
 # Starts in a row that ended for other causes before a new checkpoint, from which on ``status`` warns.
 WARN_LIMIT = 3
 
@@ -70,7 +70,7 @@ def _after_failed_start(refused: Event, work: Work, events: list[Event]) -> Deci
     if refused["cluster"] != "slurm" or (cause == "not startable" and not refused["of_node"]):
         return Decision("stop", reason)
     count = len(starts.in_a_row(work, events, cause))
-    if cause != "not startable" and count > (BARREN_LIMIT - 1 if known.budget is None else known.budget):
+    if cause != "not startable" and count > (NO_PROGRESS_LIMIT - 1 if known.budget is None else known.budget):
         return Decision("stop", f"{reason}; {count} starts in a row, so it is not tried again")
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
@@ -102,27 +102,27 @@ def over_budget(work: Work, events: list[Event]) -> str | None:
     if budget is not None and count > budget:
         return f"{cause} {count} times since the last new checkpoint, so it is not tried again"
     # an evaluation commits no checkpoints, but one that does not fit into its time limit never will
-    return barren_run(work, always=cause == "time limit")
+    return no_progress(work, always=cause == "time limit")
 
 
-def barren_run(work: Work, always: bool = False) -> str | None:
+def no_progress(work: Work, always: bool = False) -> str | None:
     """Why a run stops: its newest attempts ended for causes of its own and brought nothing. None: it need not.
 
     Args:
         always: Whether an evaluation counts too.
     """
-    barren = barren_attempts(work, work.events())
-    if barren < BARREN_LIMIT or not (always or isinstance(work, Run)):
+    fruitless = attempts_without_progress(work, work.events())
+    if fruitless < NO_PROGRESS_LIMIT or not (always or isinstance(work, Run)):
         return None
-    return f"{barren} attempts in a row ended without a new " + ("checkpoint" if isinstance(work, Run) else "result")
+    return f"{fruitless} attempts in a row ended without a new " + ("checkpoint" if isinstance(work, Run) else "result")
 
 
 def _trail(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts since the last progress, newest first: an attempt that committed ended after it."""
-    fruitful, ends = _fruitful(events), []
+    with_progress, ends = _with_progress(events), []
     for attempt, end in _ends(work, events):
         ends.append(end)
-        if attempt in fruitful:
+        if attempt in with_progress:
             break
     return ends or [None]
 
@@ -163,7 +163,7 @@ def without_numbers(trace: str) -> str:
                      for line in lines)
 
 
-def _fruitful(events: list[Event]) -> set[int]:
+def _with_progress(events: list[Event]) -> set[int]:
     return {e.attempt for e in events if e.kind in ("commit", "complete")}
 
 
@@ -197,7 +197,7 @@ def newest_end(work: Work) -> Event | None:
     return starts.failed(work, events) or (last_end(events, newest) if newest else None)
 
 
-def barren_attempts(work: Work, events: list[Event]) -> int:
+def attempts_without_progress(work: Work, events: list[Event]) -> int:
     """How many attempts in a row, the newest included, brought nothing and ended for causes of the run's own.
 
     Those that the scheduler or a node ended say nothing of the run; they are neither counted nor progress.
@@ -207,9 +207,9 @@ def barren_attempts(work: Work, events: list[Event]) -> int:
 
 def _since_progress(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts after the last one with progress, newest first; a resume begins the count again."""
-    fruitful, ends = _fruitful(events), []
+    with_progress, ends = _with_progress(events), []
     for attempt, end in _ends(work, events):
-        if attempt in fruitful:
+        if attempt in with_progress:
             break
         ends.append(end)
     return ends

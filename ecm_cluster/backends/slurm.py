@@ -32,7 +32,7 @@ YOUNG_SECONDS = 60.0  # that Slurm may take to list a job whose id it has given
 SETTLING = 90.0  # seconds for the ranks of a job to end; Slurm kills them KillWait (30 s by default) after scancel
 
 
-class Slurm:
+class SlurmBackend:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = True

@@ -100,7 +100,7 @@ def submit_refused(run: Run, patience: float = 0.0) -> None:
     with locks.run_lock(run, patience):
         if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
             if run.submission(EVALUATE).get("job_id"):  # of the job that came before the refused one
-                submissions.renew(run, EVALUATE, queue.cluster_name())
+                submissions.replace_token(run, EVALUATE, queue.cluster_name())
             train = run.submission(TRAIN).get("job_id")
             submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
 

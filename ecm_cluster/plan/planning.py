@@ -51,7 +51,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     refused, doubted = modules.problems(cfg, job)
     plan.problems += refused
     plan.warnings += doubted
-    if choose.named(where).queues:
+    if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -121,7 +121,7 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
-    choose.named(plan.where).check(asked, "fix the job file or the flags")
+    choose.by_name(plan.where).check(asked, "fix the job file or the flags")
 
 
 def check_operators(plan: Plan) -> None:

@@ -199,7 +199,7 @@ def test_resuming_forgives_what_was_before(tmp_path):
         attempt(run, number, ("end", {"cause": "killed"}))
     assert endings.decide(run).action == "stop"
     run.ledger(3, "resume").write("resumed")
-    assert endings.barren_run(run) is None
+    assert endings.no_progress(run) is None
     attempt(run, 4, ("end", {"cause": "killed"}))
     assert endings.decide(run).action == "continue"
 
@@ -306,7 +306,7 @@ def test_what_the_scheduler_or_a_node_does_never_stops_a_run(tmp_path, cause):
     run = Run(tmp_path)
     for number in range(1, 8):
         attempt(run, number, ("end", {"cause": cause, "node": f"n{number}"}))
-    assert endings.barren_run(run) is None
+    assert endings.no_progress(run) is None
     if cause in ("preempted", "signalled", "node failure"):
         assert endings.decide(run).action == "continue"
 
@@ -333,7 +333,7 @@ def test_three_attempts_in_a_row_without_a_commit_stop_a_run_for_causes_of_its_o
     run = Run(tmp_path)
     for number, cause in enumerate(["killed", "time limit", "hung"], 1):
         attempt(run, number, ("end", {"cause": cause}))
-        if number < endings.BARREN_LIMIT:
+        if number < endings.NO_PROGRESS_LIMIT:
             assert endings.decide(run).action == "continue"
     decision = endings.decide(run)
     assert decision.action == "stop"

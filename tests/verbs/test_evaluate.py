@@ -18,7 +18,7 @@ from ecm_cluster import evaluate
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
-from ecm_cluster.chain import successor as handover
+from ecm_cluster.chain import successor
 from ecm_cluster.console import cli
 from ecm_cluster.plan import plain_checkpoints
 from ecm_cluster.reporting import results, trouble
@@ -151,7 +151,7 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
     assert on_slurm.threads("sweep001") == 3
 
     sbatch(32)
-    assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
+    assert successor.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
     successor = options((tmp_path / "script").read_text())
     assert asked <= successor
     own = ("--output", "--error", "--job-name", "--comment", "--dependency", "--array")

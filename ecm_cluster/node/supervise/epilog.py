@@ -17,8 +17,7 @@ from collections.abc import Mapping
 from ...attempts import causes, endings, slurm_ends, starts
 from ...base import files
 from ...base.errors import UserError
-from ...chain import chain, evaluations, locks, submissions
-from ...chain import successor as handover
+from ...chain import chain, evaluations, locks, submissions, successor
 from ...rundir import ledger as ledgers
 from ...rundir.run import Run, Work
 from ...slurm import commands, site
@@ -232,15 +231,15 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
 def succeed(run: Run, attempt: int, stage: str, job_id: str, ledger: ledgers.Ledger) -> bool:
     """Submit a job in place of this one, which Slurm will not run again; behind a training, with its evaluation."""
     try:
-        successor = handover.successor(run, attempt, job_id) if stage == chain.TRAIN else \
-            handover.evaluation_successor(run, stage, world.element(), job_id)
+        new = successor.successor(run, attempt, job_id) if stage == chain.TRAIN else \
+            successor.evaluation_successor(run, stage, world.element(), job_id)
     except (UserError, OSError, subprocess.SubprocessError) as error:
         ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
                      next=chain.resume_line(run))
         return False
-    if successor is not None:
-        ledger.write("successor", job_id=successor)
-    return successor is not None
+    if new is not None:
+        ledger.write("successor", job_id=new)
+    return new is not None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from .. import heartbeat, signals, staged_data
 from ..rendezvous import join, leave
 from ..supervise.supervisor import EXIT_STOPPED
 from ..supervise.watching import STOPPED
-from ..world import Place, identify, node_name
+from ..world import RankInfo, identify, node_name
 from . import logs
 
 
@@ -87,7 +87,7 @@ def load_config(run: Run) -> Any:
     return cfg
 
 
-def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
+def train(run: Run, place: RankInfo, attempt: int, cfg: Any) -> int:
     """Build everything, restore, run; collective over all ranks of the attempt.
 
     Args:
