@@ -21,7 +21,7 @@ from ..chain import chain, evaluations, submissions
 from ..chain.evaluations import Element
 from ..job.job import Job
 from ..rundir.run import Run, Submission, Work
-from ..slurm import commands, queue, site
+from ..slurm import commands, launcher, queue, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
 from ..slurm.sbatch import JobRequest
 from . import short_job
@@ -146,7 +146,7 @@ class SlurmBackend:
         return short_job.on_slurm(run, job, command, log, minutes)
 
     def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
-        return [f"# ---- sbatch script: {asked.stage}\n{commands.render(asked)}" for asked in requests]
+        return [f"# ---- sbatch script: {asked.stage}\n{launcher.render(asked)}" for asked in requests]
 
 
 def _works(run: Run, stage: str) -> list[Work]:

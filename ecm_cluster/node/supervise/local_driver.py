@@ -19,7 +19,7 @@ from ...attempts import endings
 from ...backends import driver
 from ...chain import chain, evaluations, submissions
 from ...rundir.run import Run, Work
-from ...slurm import commands
+from ...slurm import launcher
 from ...slurm.sbatch import TOKEN_ENV
 from ..world import DRIVER_ENV, ELEMENT_ENV
 
@@ -92,7 +92,7 @@ class LocalDriver:
     def _launch(self, stage: str, tasks: int) -> str:
         """Run a stage's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
-        executor = commands.local_executor(self.run, self.job, tasks)
+        executor = launcher.local_executor(self.run, self.job, tasks)
         controller = executor.submit(chain.task(self.run, stage))
         self._process = controller._process
         while self._process.poll() is None:
