@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
     if kind not in kinds:
-        raise UserError(f"iou: {kind} is not scored in both; give {' or '.join(kinds) or 'other runs'}")
+        raise UserError(f"iou: {kind} is not scored in both; expected {' or '.join(kinds) or 'other runs'}")
     changes = classes(one, other, kind)
     if args.csv:
         cli.write_file("csv", args.csv, as_csv(changes, kind))
@@ -73,7 +73,7 @@ def scores_of(text: str, runs_dir: Path) -> results.Row:
     _ = run.spec
     found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]
     if not found:
-        raise UserError(f"RUN: nothing of {text} is scored yet; `python -m ecm_cluster.evaluate {name}` scores it")
+        raise UserError(f"RUN: {text} is not scored yet; `python -m ecm_cluster.evaluate {name}` scores it")
     return max(found, key=lambda row: (row.provenance["iteration"], not row.settings))
 
 

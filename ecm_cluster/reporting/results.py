@@ -98,7 +98,7 @@ def best(run: Run, metric: str | None = None) -> Row:
     """
     found = rows(run)
     if not found:
-        raise UserError(f"RUN: nothing of {run.name} is scored yet; `python -m ecm_cluster.evaluate` scores it")
+        raise UserError(f"RUN: {run.name} is not scored yet; `python -m ecm_cluster.evaluate` scores it")
     return ranked(found, metric_name(metric, found))[0]
 
 
