@@ -114,22 +114,25 @@ def gate(args: argparse.Namespace) -> Any:
     return {"type": "Gate", "priority": "HIGHEST"}
 
 
-def play(args: argparse.Namespace) -> None:
+def run_rank(args: argparse.Namespace) -> None:
     """Be one rank of one peer, until stdin ends."""
+    from ecm_cluster.node import rank_process, staged_data
+    from ecm_cluster.node.mmdet_trainer import config
     from ecm_cluster.node.training import worker
 
     run, place = Run(args.run), place_of(args.rank, int(args.ranks))
-    worker.enter(run)
-    cfg = settings(worker.load_config(run), run, args.size)
+    rank_process.enter(run)
+    cfg = settings(config.load(run), run, args.size)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), gate(args)]
     batches = preload(cfg, place, 0, args.device) if args.compute else None
     if args.peer == "worker":
-        from ecm_cluster.node.training import mmdet_trainer
+        from ecm_cluster.node.mmdet_trainer import building, trainer
 
         if batches:
-            make = mmdet_trainer.loader
-            mmdet_trainer.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
-        worker.train(run, place, args.attempt, cfg)
+            make = building.loader
+            building.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
+        config.load = lambda run: cfg
+        worker.train(run, place, args.attempt, staged_data.Data(), trainer.make)
     else:
         mmdets_own(run, place, cfg, args, batches)
 
@@ -182,7 +185,7 @@ class Team:
 
 
 def measure(run: Run, ranks: int, compute: bool, args: argparse.Namespace, argv: Sequence[str]) -> None:
-    # mmdet's team first: the worker commits at an epoch's end, which an attempt that a later one has overtaken may not
+    # mmdet's team first: the worker commits at an epoch's end, which a stale attempt may not
     teams = {peer: Team(peer, run, ranks, compute, argv) for peer in reversed(PEERS)}
     rounds: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     for number in range(args.rounds + 1):
@@ -223,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = parser().parse_args()
     if args.peer:
-        play(args)
+        run_rank(args)
         return 0
     print(f"| | | wall, of mmdet's | CPU, of mmdet's | wall, ms | CPU, ms | {' | '.join(PARTS)} |\n"
           f"|{' --- |' * (6 + len(PARTS))}")

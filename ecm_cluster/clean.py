@@ -12,7 +12,7 @@ from pathlib import Path
 from .backends import liveness
 from .base import folders
 from .base.units import size_text
-from .chain import submissions
+from .chain import locks
 from .console import cli
 from .job import job as jobs
 from .rundir import checkpoints, retention, runs
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run:
         cli.acts()
     # a listing needs no lock, so it works on a read-only file system
-    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
+    with contextlib.nullcontext() if args.dry_run else locks.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():
             kept = what == ABANDONED and not args.abandoned

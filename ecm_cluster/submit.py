@@ -14,7 +14,7 @@ from typing import Any
 
 from .base import folders, units
 from .base.errors import UserError, shown
-from .chain import submit_lock
+from .chain import locks
 from .console import cli
 from .job import job as jobs
 from .job.flags import add_flags, given_flags
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
-    """Create the run and submit its chain, or complete an interrupted submission; None after a dry run."""
+    """Create the run and submit its chain, or submit what is missing of an existing one; None after a dry run."""
     if job.name and os.path.exists(Run(run_dir / job.name).run_file) and not args.dry_run:
-        with submit_lock.alone(Run(run_dir / job.name)):
-            return complete_submission(Run(run_dir / job.name), job, args)
+        with locks.creation_lock(Run(run_dir / job.name)):
+            return finish_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
     from .plan import create, plan_text, planning
@@ -95,13 +95,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
     planning.check_with_slurm(plan, run)
     frozen = create.freeze(plan)
     check.check(plan, frozen, args.check, args.verbose)
-    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+    with locks.creation_lock(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
-            return complete_submission(run, job, args)
+            return finish_submitting(run, job, args)
         try:
             run = create.create(run, plan, frozen)
         except OSError as error:
-            raise submit_lock.not_made(run, error) from None
+            raise locks.not_created(run, error) from None
         return start(run, plan.job, args)
 
 
@@ -171,18 +171,19 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     return run
 
 
-def complete_submission(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
-    """A run of this name exists: submit what its interrupted submission did not submit yet, or refuse."""
+def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
+    """A run of this name exists: submit what its interrupted submission had not submitted yet, or refuse."""
     from .backends import choose
     from .chain import chain, submissions
 
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         job, backend = run.job(), choose.of(run)
         found = backend.adopt(run)
         wanted = backend.records(chain.stages(job))
         recorded = [s.stage for s in run.submissions() if s.job_id]
         if set(wanted) <= set(recorded) and not found:
-            raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or omit it")
+            raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or leave it "
+                            "out")
         refuse_other_settings(run, job, asked, args)
         submissions.require_owner(run, chain.continue_line(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
@@ -190,7 +191,7 @@ def complete_submission(run: Run, asked: jobs.Job, args: argparse.Namespace) -> 
 
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
-    """An interrupted submission continues with its own settings; refuse others, as they would be ignored."""
+    """An interrupted submission continues with its original settings; others given now must not be ignored."""
     from .chain import chain
     from .rundir import job_env
 
@@ -201,8 +202,8 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
-                        f"{', '.join(sorted(other))}; continue it with "
-                        f"`{chain.continue_line(run)}`, or use another --name")
+                        f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "
+                        "another --name")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..chain.submissions import Submitted
-from ..rundir.run import Run
+from ..rundir.run import Run, Submission
 from ..slurm import commands, queue
 from . import choose
 from .base import Known, Life
@@ -20,7 +19,7 @@ def known(runs: Sequence[Run]) -> Known:
     return queue.query(ids) if commands.slurm_available() else None
 
 
-def of_job(run: Run, job: Submitted, told: Known) -> Life:
+def of_job(run: Run, job: Submission, told: Known) -> Life:
     """Whether a job of a run is alive, given :func:`known`."""
     return choose.named(job.cluster).life(run, job, told)
 

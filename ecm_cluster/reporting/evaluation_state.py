@@ -20,7 +20,7 @@ def add_scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     Returns:
         Whether everything requested is scored, and the evaluations that have started and are not done.
     """
-    wanted = evaluations.read(run, chain.EVALUATE) if run.job().evaluation.enabled else []
+    wanted = evaluations.read(run, chain.EVALUATE) if run.job().is_evaluated else []
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
@@ -36,7 +36,7 @@ def add_scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
 
 def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> None:
     scored, pending = add_scores(run, state)
-    if not run.job().evaluation.enabled:
+    if not run.job().is_evaluated:
         state.state, state.reason = "done", "trained; no evaluation was requested"
         return
     if scored:

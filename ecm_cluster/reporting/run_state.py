@@ -9,7 +9,6 @@ from ..attempts import endings, slurm_ends
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.units import size_text
-from ..chain import submissions
 from ..rundir.run import Run
 
 
@@ -56,7 +55,7 @@ def accounted(job_id: str, known: Known) -> str | None:
 
 def life_of(run: Run, stage: str, known: Known) -> Life:
     """Of the current job of a stage."""
-    return liveness.of_job(run, submissions.of_stage(run, stage)[-1], known)
+    return liveness.of_job(run, run.submissions_of(stage)[-1], known)
 
 
 def only_stopped(ending: endings.Ending) -> bool:
@@ -66,7 +65,7 @@ def only_stopped(ending: endings.Ending) -> bool:
 
 def release_line(run: Run, stage: str) -> str:
     """The command that releases a held job."""
-    return f"scontrol release {submissions.record_of(run, stage).get('job_id')}"
+    return f"scontrol release {run.submission(stage).get('job_id')}"
 
 
 def phase_of(heartbeat: dict[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from ..attempts import endings, starts
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.errors import UserError
-from ..chain import chain, submissions
+from ..chain import chain
 from ..rundir import checkpoints
 from ..rundir.run import Run
 from . import trouble
@@ -66,7 +66,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         life = life_of(run, "train", known)
         _unfinished(run, state, life, accounted(train.job_id, known))
         own = submissions.get("evaluate")
-        missing = run.job().evaluation.enabled and not (own and own.job_id and life_of(run, "evaluate", known).alive)
+        missing = run.job().is_evaluated and not (own and own.job_id and life_of(run, "evaluate", known).alive)
         refused = chain.refusal(run) if life.alive and missing else None
         if refused:
             state.refused, state.next = True, state.next or chain.resume_line(run)
@@ -147,7 +147,7 @@ def _log_of(run: Run) -> Any:
 
 def _unrecorded(run: Run) -> str:
     """The likely reason if a job has ended whose batch script should have recorded its start, and did not."""
-    job_id = submissions.record_of(run, "train").get("job_id")
+    job_id = run.submission("train").get("job_id")
     if not job_id or starts.on_record(run, job_id) or not starts.records(run, job_id):
         return ""
     return f"; its batch script left no record: a node's Prolog failed, or the nodes do not see {run.path}"

@@ -25,18 +25,24 @@ __all__ = ["Evaluation", "Run", "Submission", "Work"]
 
 @dataclass(frozen=True)
 class Submission:
-    """One job of the chain, as recorded on the login node.
+    """One job of a step of the chain, the present one or a former one, as recorded where it was submitted.
 
     Attributes:
-        stage, cluster: ``train`` or ``evaluate``; ``slurm`` or ``local``.
-        token: Passed to Slurm as the job's comment; finds a job whose ID was not recorded because of a crash.
-        job_id: None until sbatch has returned it.
+        token: Passed to Slurm as the job's comment; finds a job whose id was never recorded.
+        job_id: None until sbatch has answered.
+        cluster: ``slurm`` or ``local``.
+        cluster_name: Slurm's, where it was known.
+        refused: Slurm said that it knows no job of this token.
     """
 
     stage: str
     token: str
     job_id: str | None
     cluster: str
+    user: str | None
+    cluster_name: str | None
+    present: bool
+    refused: bool = False
 
 
 class Run(RunFolder):
@@ -207,12 +213,18 @@ class Run(RunFolder):
         except OSError:  # none, or being replaced
             return {}
 
+    def submissions_of(self, stage: str) -> list[Submission]:
+        """Every job that a step has had, oldest first, with the present one last."""
+        record = self.submission(stage)
+        rows = [*record.get("former", []), *([record] if record.get("token") else [])]
+        return [Submission(stage, row["token"], row.get("job_id"), record.get("cluster", "slurm"), row.get("user"),
+                           row.get("cluster_name"), row is record, bool(row.get("refused"))) for row in rows]
+
     def submissions(self) -> list[Submission]:
-        """Jobs of the chain, training first."""
+        """The present jobs of the chain, training first; a step whose job was refused meanwhile has none."""
         stages = [path.stem for path in self.submission_file("x").parent.glob("*.json") if STAGE.fullmatch(path.stem)]
-        found = [(stage, record) for stage in sorted(stages, key=lambda s: (s != "train", s))
-                 if (record := self.submission(stage))]  # may have been refused and removed in the meantime
-        return [Submission(stage, record["token"], record.get("job_id"), record["cluster"]) for stage, record in found]
+        return [job for stage in sorted(stages, key=lambda s: (s != "train", s)) for job in self.submissions_of(stage)
+                if job.present]
 
 
 def _not_readable(path: Path, what: str, error: UserError) -> UserError:

@@ -50,13 +50,13 @@ def test_any_kind_of_detector_is_compared_with_the_classes_of_its_dataset(name):
     cfg = read(name)
     assert heads.wrong_class_numbers(cfg, {}) == []
     cfg["model"]["bbox_head"]["num_classes"] = 3
-    assert "give --set model.bbox_head.num_classes=80" in heads.wrong_class_numbers(cfg, {})[0]
+    assert "use --set model.bbox_head.num_classes=80" in heads.wrong_class_numbers(cfg, {})[0]
 
 
 def test_a_classes_setting_says_how_many_there_are():
     cfg = read("retinanet/retinanet_r50_fpn_1x_coco.py")
     cfg["data"]["train"]["classes"] = ["cat", "dog"]
-    assert "give --set model.bbox_head.num_classes=2" in heads.wrong_class_numbers(cfg, {})[0]
+    assert "use --set model.bbox_head.num_classes=2" in heads.wrong_class_numbers(cfg, {})[0]
 
 
 def test_a_panoptic_config_that_leaves_the_hook_out_has_heads_for_things_and_for_all():
@@ -101,12 +101,12 @@ def test_the_verdict_is_that_of_mmdets_hook_on_the_model_itself(name):
 def test_training_compares_heads_with_the_dataset_that_it_has_built_whatever_the_runner(kind):
     import torch
 
-    from ecm_cluster.node.training import mmdet_trainer
+    from ecm_cluster.node.mmdet_trainer import building
 
     cfg = {"runner": {"type": kind}, "data": {"train": {"type": "CocoDataset"}}}
     head, dataset = torch.nn.Linear(1, 1), SimpleNamespace(CLASSES=("cat", "dog"))
     head.num_classes = 2
-    mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+    building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
     head.num_classes = 3
     with pytest.raises(AssertionError, match=r"num_classes.*\(3\)"):
-        mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+        building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)

@@ -48,7 +48,7 @@ import contextlib, os, signal, sys, time
 from pathlib import Path
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.base import files
-from ecm_cluster.node import signals as preemption, pulse
+from ecm_cluster.node import heartbeat, signals as preemption
 from ecm_cluster.node.training.worker import record_failure
 from ecm_cluster.rundir.run import Run
 
