@@ -92,7 +92,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
                  Beat())
-    data.close_doors(SERVING_SECONDS)
+    staging.stop_serving(work, place, attempt, data, SERVING_SECONDS)
 
 
 def class_counts(run: Run, cfg: Any) -> list[float] | None:

@@ -260,17 +260,3 @@ class Scratch:
         where = f"{error.filename}: {error.strerror}" if inside else error.strerror
         return of_place(f"scratch: nothing can be written to {self.base} ({where}); name a folder on the "
                         "node's own disk that exists and is yours to write", error)
-
-
-def report_damage(folder: Path, file_name: str, block: int) -> None:
-    """Put on record that a block of a staged file is wrong, for the next start to repair; from any process.
-
-    Args:
-        folder: The set's, as :class:`ecm_cluster.staging.copying.Staged` has it.
-        file_name: In the pack.
-        block: Number of the block of :data:`ecm_cluster.staging.pack.BLOCK` bytes.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    SetFolder(Path(folder)).report_damage(file_name, block)
