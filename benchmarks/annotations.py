@@ -70,7 +70,7 @@ def build(kind: str, ann_file: str, classes: int) -> Any:
     """The class-balanced training set."""
     from mmdet.datasets import build_dataset
 
-    from mmdet_ext import annotations
+    from mmdet_ext.data import annotations
 
     annotations.use({ann_file: f"{ann_file}.columns"} if kind == "columns" else {})
     names = annotations.SUBSTITUTES if kind == "columns" else {}
@@ -165,7 +165,7 @@ def main() -> int:
     if args.child:
         child(args.child[0], args.child[1], args.classes)
         return 0
-    from mmdet_ext import annotations
+    from mmdet_ext.data import annotations
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lvis.json"

@@ -29,9 +29,9 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
-from ecm_cluster import files  # noqa: E402
-from ecm_cluster.node.saving import Saver  # noqa: E402
-from ecm_cluster.run import Run  # noqa: E402
+from ecm_cluster.base import files  # noqa: E402
+from ecm_cluster.node.training.saver import Saver  # noqa: E402
+from ecm_cluster.rundir.run import Run  # noqa: E402
 
 Turn = Callable[[int], Tuple[float, float]]  # number of the turn -> seconds blocked, seconds until written
 

@@ -8,7 +8,7 @@ which two fifths lie on objects and the others anywhere, in all two thirds in cl
 (nobody scores the others); masks are outlines of 16 points. One process for each peer, one after the other; the clock
 starts when everything is imported and the input is where the peer expects it, which is
 
-    arrays          ecm_cluster.lvis.scoring.score, detections in memory as numpy columns
+    arrays          ecm_cluster.scoring.score.score, detections in memory as numpy columns
     shards          the same with the columns read from their file
     hotcoco, vernier, faster-coco-eval, lvis    the library called directly, detections in a JSON file
     mmdet           results in memory as mmdet's models give them, then results2json and lvis-api
@@ -73,8 +73,8 @@ def prepare(folder: Path, images: int) -> None:
     """Annotations, and the detections as columns and as JSON."""
     from pycocotools import mask as mask_utils
 
-    from ecm_cluster.lvis.columns import of_image
-    from ecm_cluster.lvis.detections import DetectionWriter, read_shards
+    from ecm_cluster.scoring.detection_files import DetectionWriter, read_shards
+    from ecm_cluster.scoring.detections import of_image
 
     rng = np.random.default_rng(0)
     zipf = 1 / np.arange(1, CLASSES + 1) ** 1.2
@@ -109,18 +109,20 @@ def prepare(folder: Path, images: int) -> None:
 def arrays(folder: Path, iou_type: str) -> Task:
     import hotcoco  # noqa: F401
 
-    from ecm_cluster.lvis import hotcoco_api, scoring  # noqa: F401
-    from ecm_cluster.lvis.detections import read_shards
+    from ecm_cluster.scoring import hotcoco as hotcoco_api  # noqa: F401
+    from ecm_cluster.scoring import score
+    from ecm_cluster.scoring.detection_files import read_shards
 
     found = read_shards([folder / "shard.npz"])
-    return lambda: scoring.score(folder / "annotations.json", found, [iou_type])["figures"][iou_type]["AP"]
+    return lambda: score.score(folder / "annotations.json", found, [iou_type])["figures"][iou_type]["AP"]
 
 
 def shards(folder: Path, iou_type: str) -> Task:
-    from ecm_cluster.lvis import hotcoco_api, scoring  # noqa: F401
-    from ecm_cluster.lvis.detections import read_shards
+    from ecm_cluster.scoring import hotcoco as hotcoco_api  # noqa: F401
+    from ecm_cluster.scoring import score
+    from ecm_cluster.scoring.detection_files import read_shards
 
-    return lambda: scoring.score(folder / "annotations.json", read_shards([folder / "shard.npz"]),
+    return lambda: score.score(folder / "annotations.json", read_shards([folder / "shard.npz"]),
                                  [iou_type])["figures"][iou_type]["AP"]
 
 
@@ -184,7 +186,7 @@ def by_lvis(folder: Path, iou_type: str, results: str | None = None) -> Task:
 def by_mmdet(folder: Path, iou_type: str) -> Task:
     from mmdet.datasets import LVISV1Dataset
 
-    from ecm_cluster.lvis.detections import read_shards
+    from ecm_cluster.scoring.detection_files import read_shards
 
     found = read_shards([folder / "shard.npz"])
     results: list[Any] = []

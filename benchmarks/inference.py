@@ -3,7 +3,7 @@
     python benchmarks/inference.py [--images 250,1000,4000]
 
 The demo's detector with random weights, 300 boxes and masks an image, on made-up images of 128 pixels, on one CPU.
-``chunks`` is ``ecm_cluster.node.inference.infer``, which ends with the detections on the disk; ``mmdet`` is
+``chunks`` is ``ecm_cluster.node.inference.detect.infer``, which ends with the detections on the disk; ``mmdet`` is
 ``single_gpu_test``, which ends with them in a list. One process for each; the peak is its largest resident set, and
 "growth" what that is above the moment when model and data set were ready.
 """
@@ -32,7 +32,7 @@ def detector(data: Path) -> Any:
     from mmcv import Config
 
     import mmdet_ext.register  # noqa: F401
-    from ecm_cluster import config
+    from ecm_cluster.mmconfig import config
 
     cfg = config.rewrite_data_root(config.read(str(ROOT / "configs/demo.py")), data)
     cfg = config.apply_options(cfg, {
@@ -66,8 +66,8 @@ def resident() -> float:
 def measure(peer: str, folder: Path) -> dict[str, float]:
     import torch
 
-    from ecm_cluster.node import inference
-    from ecm_cluster.run import Evaluation
+    from ecm_cluster.node.inference import detect
+    from ecm_cluster.rundir.run import Evaluation
 
     torch.set_num_threads(1)
     cfg = detector(folder / "data")
@@ -79,7 +79,7 @@ def measure(peer: str, folder: Path) -> dict[str, float]:
 
     if peer == "chunks":
         with tempfile.TemporaryDirectory() as work:
-            inference.infer(cfg, folder / "weights.pth", Evaluation(work), 0, 1, "cpu", {}, None, ready)
+            detect.infer(cfg, folder / "weights.pth", Evaluation(work), 0, 1, "cpu", {}, None, ready)
     else:
         by_mmdet(cfg, folder, ready)
     return {"ready": seen["ready"], "peak": resident(), "seconds": time.perf_counter() - seen["began"]}
@@ -91,11 +91,11 @@ def by_mmdet(cfg: Any, folder: Path, ready: Any) -> None:
     from mmdet.apis import single_gpu_test
     from mmdet.datasets import build_dataloader
 
-    from ecm_cluster.node import inference, scored_set
+    from ecm_cluster.node.inference import detect, scored_set
 
     dataset, _, _ = scored_set.build(cfg)
     scored = scored_set.describe(dataset)
-    model = MMDataParallel(inference.build_model(cfg, folder / "weights.pth", scored, "cpu"), device_ids=[-1])
+    model = MMDataParallel(detect.build_model(cfg, folder / "weights.pth", scored, "cpu"), device_ids=[-1])
     loader = build_dataloader(dataset, 1, 0, dist=False, shuffle=False)
     with torch.no_grad():
         model(return_loss=False, rescale=True, **next(iter(loader)))

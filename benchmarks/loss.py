@@ -29,7 +29,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
-from mmdet_ext.ecm_loss import FG_BG_RATIO, EffectiveClassMarginLoss  # noqa: E402
+from mmdet_ext.loss.ecm_loss import FG_BG_RATIO, EffectiveClassMarginLoss  # noqa: E402
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -14,10 +14,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
-from ecm_cluster import config, planning, submit, synthesize  # noqa: E402
-from ecm_cluster.errors import UserError  # noqa: E402
-from ecm_cluster.plan import create  # noqa: E402
-from ecm_cluster.run import Run  # noqa: E402
+from ecm_cluster import submit, synthesize  # noqa: E402
+from ecm_cluster.base.errors import UserError  # noqa: E402
+from ecm_cluster.mmconfig import config
+from ecm_cluster.plan import (
+    create,  # noqa: E402
+    planning,
+)
+from ecm_cluster.rundir.run import Run  # noqa: E402
 
 WEIGHTS = "weights.pth"
 PRELOADED = 8  # batches that a training without data loading goes round
@@ -66,7 +70,7 @@ def begin_alike(run: Run) -> None:
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from ecm_cluster.node.train import load_config
+    from ecm_cluster.node.training.worker import load_config
 
     cfg = load_config(run)
     model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
@@ -122,11 +126,11 @@ class Preloaded:
 
 
 def preload(cfg: Any, place: Any, seed: int, device: str) -> list[Any]:
-    from ecm_cluster.node import building
-    from mmdet_ext.virtual_ranks import Share
+    from ecm_cluster.node.training import mmdet_trainer
+    from mmdet_ext.runners.virtual_ranks import Share
 
     share = Share(place.world_size, place.world_size, place.rank)
-    loader, _ = building.loader(cfg, share, seed, device)
+    loader, _ = mmdet_trainer.loader(cfg, share, seed, device)
     return [batch for batch, _ in zip(loader, range(PRELOADED))]
 
 

@@ -30,9 +30,10 @@ from typing import Any, Dict, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
-from ecm_cluster import files
-from ecm_cluster.staging import copying, packing, reader, scratch
-from ecm_cluster.staging import pack as packs
+from ecm_cluster.base import files
+from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack import packing
+from ecm_cluster.staging import copying, reader, scratch
 
 ANNOTATIONS = "annotations/lvis_v1_train.json"
 HEAD, TAIL = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\xff\xd9"

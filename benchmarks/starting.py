@@ -3,7 +3,7 @@
     python benchmarks/starting.py [--ranks 1,2] [--rounds 5] [--before CHECKOUT]
 
 A run is trained to a first checkpoint by the real worker, which a signal ends. Then starts are measured, in turns:
-``worker`` is ``ecm_cluster.node.train`` with that checkpoint; ``before`` the same of another checkout; ``mmdet`` what
+``worker`` is ``ecm_cluster.node.training.worker`` with that checkpoint; ``before`` the same of another checkout; ``mmdet`` what
 mmdet's ``tools/train.py`` imports and does with ``resume_from``, on a CPU with the additions that
 ``benchmarks/training.py`` names. All ranks of a start run side by side, and end at their first step.
 
@@ -87,18 +87,18 @@ class Watch:
 
 
 def by_worker(watch: Watch, args: argparse.Namespace) -> None:
-    from ecm_cluster.node import train
+    from ecm_cluster.node.training import worker
 
-    watch.wrap(train.staging, "prepare", "data")
-    join = train.join
+    watch.wrap(worker.staging, "prepare", "data")
+    join = worker.join
 
     def joined(*given: Any, **named: Any) -> Any:
         watch.imported()
         from mmcv.runner import OptimizerHook
 
-        from ecm_cluster.node import building
+        from ecm_cluster.node.training import mmdet_trainer
 
-        watch.wrap(building, "loader", "data")
+        watch.wrap(mmdet_trainer, "loader", "data")
         watch.wrap(OptimizerHook, "after_train_iter", "step", watch.stepped)
         since = watch.now()
         try:
@@ -106,9 +106,9 @@ def by_worker(watch: Watch, args: argparse.Namespace) -> None:
         finally:
             watch.add("rendezvous", since)
 
-    train.join = joined
-    watch.wrap(train, "restore", "restore", watch.restored)
-    raise SystemExit(train.main(args.run, args.attempt))
+    worker.join = joined
+    watch.wrap(worker, "restore", "restore", watch.restored)
+    raise SystemExit(worker.main(args.run, args.attempt))
 
 
 def by_mmdet(watch: Watch, args: argparse.Namespace) -> None:
@@ -122,7 +122,7 @@ def by_mmdet(watch: Watch, args: argparse.Namespace) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import peers
 
-    from ecm_cluster.run import Run
+    from ecm_cluster.rundir.run import Run
 
     watch.add("not shown", since)
     cfg = Config.fromfile(str(Run(args.run).config_file))  # with what the config imports
@@ -159,10 +159,10 @@ def first_checkpoint(run: Any, ranks: int) -> str:
     """Train to a first step, end by a signal, as before a requeue."""
     from peers import begin_attempt
 
-    from ecm_cluster import checkpoints
+    from ecm_cluster.rundir import checkpoints
 
     attempt = begin_attempt(run)
-    processes = begin(run, ranks, ROOT, ["-m", "ecm_cluster.node.train", str(run.path), str(attempt)], attempt)
+    processes = begin(run, ranks, ROOT, ["-m", "ecm_cluster.node.training.worker", str(run.path), str(attempt)], attempt)
     while not run.rendezvous_file(attempt).exists():  # from there on it ends after its first step
         if any(process.poll() for process in processes):
             raise SystemExit(f"the training ended before its first step; see {run.path}")

@@ -5,7 +5,7 @@
         --image-size 1333 --size 1333x800 --train-images 200
 
 Both train the same config on the same images from the same weights, with the same seed, threads and number of ranks.
-``worker`` is ``ecm_cluster.node.train`` as a job runs it, with its process group, its boundary after each step,
+``worker`` is ``ecm_cluster.node.training.worker`` as a job runs it, with its process group, its boundary after each step,
 heartbeats, and commits as often as a job makes them by default; ``mmdet`` is ``mmdet.apis.train_detector`` with its
 logger and its checkpoints after each epoch. Both teams of processes live side by side and take turns of
 ``--iterations`` iterations, so that another load on the machine falls on both alike; every other round the other one is
@@ -53,7 +53,7 @@ from peers import (  # noqa: E402
     settings,
 )
 
-from ecm_cluster.run import Run  # noqa: E402
+from ecm_cluster.rundir.run import Run  # noqa: E402
 
 PEERS = ("worker", "mmdet")
 PARTS = ("data", "seeding", "forward", "backward", "optimizer", "hooks", "boundary")
@@ -116,20 +116,20 @@ def gate(args: argparse.Namespace) -> Any:
 
 def play(args: argparse.Namespace) -> None:
     """Be one rank of one peer, until stdin ends."""
-    from ecm_cluster.node import train
+    from ecm_cluster.node.training import worker
 
     run, place = Run(args.run), place_of(args.rank, int(args.ranks))
-    train.enter(run)
-    cfg = settings(train.load_config(run), run, args.size)
+    worker.enter(run)
+    cfg = settings(worker.load_config(run), run, args.size)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), gate(args)]
     batches = preload(cfg, place, 0, args.device) if args.compute else None
     if args.peer == "worker":
-        from ecm_cluster.node import building
+        from ecm_cluster.node.training import mmdet_trainer
 
         if batches:
-            make = building.loader
-            building.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
-        train.train(run, place, args.attempt, cfg)
+            make = mmdet_trainer.loader
+            mmdet_trainer.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
+        worker.train(run, place, args.attempt, cfg)
     else:
         mmdets_own(run, place, cfg, args, batches)
 

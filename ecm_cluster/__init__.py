@@ -20,6 +20,6 @@ if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "ecm-cluster"):  
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _interrupted)
-    from . import program
+    from .console import program
 
     program.begin()

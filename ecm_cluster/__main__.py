@@ -6,8 +6,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from . import __version__, cli
-from .errors import one_of
+from . import __version__
+from .base.errors import one_of
+from .console import cli
 
 VERBS = {
     "submit": "submit a training run and the evaluation behind it",

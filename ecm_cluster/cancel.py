@@ -8,12 +8,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from . import chain, checkpoints, cli, files, folders, program, runs, submissions
-from . import job as jobs
 from .backends import choose
-from .errors import UserError
+from .base import files, folders
+from .base.errors import UserError
+from .chain import chain, submissions
+from .console import cli, program
+from .job import job as jobs
 from .reporting import state as states
-from .run import Run
+from .rundir import checkpoints, runs
+from .rundir.run import Run
 
 EPILOG = """examples:
   python -m ecm_cluster.cancel runs/mask_rcnn_r50_1x-001

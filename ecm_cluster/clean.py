@@ -9,11 +9,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import checkpoints, cli, folders, liveness, runs, submissions
-from . import job as jobs
-from .run import Run
-from .spec import ResumePoint
-from .values import size_text
+from .backends import liveness
+from .base import folders
+from .base.units import size_text
+from .chain import submissions
+from .console import cli
+from .job import job as jobs
+from .rundir import checkpoints, runs
+from .rundir.run import Run
+from .rundir.spec import ResumePoint
 
 EPILOG = """examples:
   python -m ecm_cluster.clean first --dry-run

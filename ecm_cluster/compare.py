@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, folders, runs
-from . import job as jobs
-from .errors import UserError
+from .base import folders
+from .base.errors import UserError
+from .console import cli
+from .job import job as jobs
 from .reporting import results
 from .reporting.tables import aligned, percent
+from .rundir import runs
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm

@@ -8,10 +8,14 @@ import signal
 import time
 from collections.abc import Sequence
 
-from . import cli, driver, folders, submit, waiting
-from .errors import UserError
+from . import submit
+from .backends import driver
+from .base import folders
+from .base.errors import UserError
+from .console import cli
+from .reporting import follow
 from .reporting.state import RunState
-from .run import Run
+from .rundir.run import Run
 
 EPILOG = """examples:
   python -m ecm_cluster.demo
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = Run(runs_dir / name)
     preemption = None if args.no_preemption else Preemption(run)
     say("4. training" + ("" if args.no_preemption else ", with a preemption on the way"))
-    code = waiting.follow(run, look=preemption)
+    code = follow.follow(run, look=preemption)
     say(f"5. what happened ({time.monotonic() - began:.0f} s in all)")
     from . import status
 

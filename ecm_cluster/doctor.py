@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import cli
-from . import job as jobs
+from .console import cli
+from .job import job as jobs
 
 EPILOG = """examples:
   python -m ecm_cluster.doctor
@@ -38,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from . import shell
     from .backends import choose
+    from .console import shell
     from .diagnosis import asked as asking
     from .diagnosis import finding
 
@@ -93,7 +93,7 @@ def of_slurm(asked: Any) -> Iterator[Any]:
 
 
 def _silence(queues: bool) -> str:
-    from . import site
+    from .slurm import site
 
     if not queues:
         return "--cluster local runs without Slurm"

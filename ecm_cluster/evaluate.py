@@ -15,28 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import (
-    chain,
-    checkpoints,
-    cli,
-    config,
-    evaluations,
-    files,
-    folders,
-    liveness,
-    runs,
-    shell,
-    submissions,
-    test_settings,
-)
-from . import job as jobs
-from .backends import choose
+from .backends import choose, liveness
 from .backends.base import Sweep
+from .base import files, folders
+from .base.errors import UserError
+from .chain import chain, evaluations, submissions
+from .chain.evaluations import Element
+from .console import cli, shell
 from .datacheck import splits
-from .errors import UserError
-from .evaluations import Element
+from .job import eval_settings
+from .job import job as jobs
+from .mmconfig import config
 from .reporting import results, trouble
-from .run import Run
+from .rundir import checkpoints, runs
+from .rundir.run import Run
 from .staging import planned
 
 EPILOG = """examples:
@@ -48,7 +40,7 @@ EPILOG = """examples:
 
 settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
 """ + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.legal})"
-                for name, s in test_settings.SETTINGS.items())
+                for name, s in eval_settings.SETTINGS.items())
 PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
          "exclude", "reservation", "time", "device", "data_root", "runs_dir")
 OWN_BLOCK = ("nodes", "gpus", "partition", "time")
@@ -92,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = read_grid(args)
     found, plain = [], []
     if args.config:
-        from . import plain_checkpoints
+        from .plan import plain_checkpoints
 
         plain = [plain_checkpoints.prepare(Path(name), args, grid) for name in args.run]
     else:
@@ -115,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The combinations of settings that the command line asks for."""
-    values = test_settings.read_sweep(Path(args.sweep)) if args.sweep is not None else {}
+    values = eval_settings.read_sweep(Path(args.sweep)) if args.sweep is not None else {}
     given: dict[str, str] = {}
     for text in args.vary:
         name, value = config.parse_option(text)
@@ -123,7 +115,7 @@ def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise UserError(f"vary: {given[name]!r} and {text!r}: give the values of a setting together, as "
                             f"{name}=V1,V2")
         values[name] = value
-    return test_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
+    return eval_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
 
 
 def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]) -> list[Element]:
@@ -184,7 +176,7 @@ def wrong_data(run: Run) -> list[str]:
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
     said = f"{len(sweep.elements)} to score ({sweep.words})"
     if args.dry_run:
-        return [said + ": " + "; ".join(f"{e.at}: {test_settings.label(e.settings)}" for e in sweep.elements)]
+        return [said + ": " + "; ".join(f"{e.at}: {eval_settings.label(e.settings)}" for e in sweep.elements)]
     job = place_of(run.job(), args, sweep.scoring_only)
     stage = chain.next_sweep(run)
     evaluations.write(run, stage, sweep.elements, job)
@@ -280,7 +272,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
         scored = {(work.path, evaluations.way_key(way)) for e in elements
                   if (work := evaluations.of_element(run, e)) is not None for way in e.scoring}
         found += [row for row in results.rows(run)
-                  if (row.work.path, evaluations.way_key(test_settings.split(row.settings)[1])) in scored]
+                  if (row.work.path, evaluations.way_key(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
         keep(run)

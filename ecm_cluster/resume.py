@@ -13,15 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import chain, checkpoints, cli, cluster, elastic, evaluations, files, folders, liveness, runs, submissions
-from . import job as jobs
-from . import snapshot as snapshots
-from .backends import choose
+from .backends import choose, liveness
+from .base import files, folders
+from .base.errors import UserError
+from .chain import chain, evaluations, submissions
 from .clean import left_by
-from .errors import UserError
+from .console import cli
+from .freeze import snapshot as snapshots
+from .job import job as jobs
+from .plan import elastic
 from .reporting import state as states
-from .run import Run
-from .spec import Overrides, ResumePoint
+from .rundir import checkpoints, runs
+from .rundir.run import Run
+from .rundir.spec import Overrides, ResumePoint
+from .slurm import commands
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -88,9 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         carry_out(run, plan, args)
     if args.wait:
-        from . import waiting
+        from .reporting import follow
 
-        return waiting.follow(run)
+        return follow.follow(run)
     return cli.EXIT_OK
 
 
@@ -188,7 +193,7 @@ def _start(run: Run, point: ResumePoint | None) -> str:
 # ---------------------------------------------------------------------------------------------- doing it
 
 
-def requests(run: Run, plan: Plan) -> list[cluster.Request]:
+def requests(run: Run, plan: Plan) -> list[commands.Request]:
     """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else submissions.record_of(run, chain.TRAIN).get("job_id")
     train = None if run.completion() else train
@@ -219,7 +224,7 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
     brief = {**plan.overrides.as_dict(), **code}
     run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
-        cluster.cancel(job_id, next(job.token for job in submissions.of_run(run) if job.job_id == job_id))
+        commands.cancel(job_id, next(job.token for job in submissions.of_run(run) if job.job_id == job_id))
     # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
     backend = choose.of(run)
     for stage in reversed(backend.records(plan.stages)):
@@ -242,9 +247,9 @@ def renew_code(run: Run) -> dict[str, Any]:
     """A fresh snapshot beside the run's code, which later attempts import once it is on record.
 
     Returns:
-        Its record, see :func:`ecm_cluster.snapshot.freeze`, with the ``number`` of its folder.
+        Its record, see :func:`ecm_cluster.freeze.snapshot.freeze`, with the ``number`` of its folder.
     """
-    from . import config
+    from .mmconfig import config
 
     number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
     try:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cli
-from .errors import MISTAKES, Failed, UserError
+from .base.errors import MISTAKES, Failed, UserError
+from .console import cli
+from .pack.pack import is_pack
 from .staging import pack_verbs, scratch_verbs
-from .staging.pack import is_pack
 from .staging.scratch import Scratch
 
 

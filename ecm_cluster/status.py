@@ -12,15 +12,20 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import chain, cli, cluster, folders, handover, output, recovery, runs, submissions
-from . import job as jobs
+from .attempts import endings
 from .backends import choose
-from .errors import UserError
+from .base import folders
+from .base.errors import UserError
+from .base.units import size_text
+from .chain import chain, submissions, successor
+from .console import cli, output
+from .job import job as jobs
 from .reporting import results
 from .reporting import state as states
 from .reporting.seen import Seen
-from .run import Run
-from .values import size_text
+from .rundir import runs
+from .rundir.run import Run
+from .slurm import commands
 
 EPILOG = """examples:
   python -m ecm_cluster.status
@@ -48,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         found = runs.list_runs(runs_dir)
     own = [run for run in found if run.is_own]  # what others' runs name is shown, and never acted on
-    if cluster.slurm_available():
+    if commands.slurm_available():
         for run in own:
             adopt(run)
             release(run)
@@ -87,7 +92,7 @@ def submitted_now(run: Run) -> bool:
 def release(run: Run) -> None:
     """Let evaluations start that no node could release; a run that cannot be read has none."""
     with contextlib.suppress(UserError, OSError):
-        handover.release_due(run)
+        successor.release_due(run)
 
 
 def finite(value: Any) -> Any:
@@ -235,7 +240,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
     if kind == "staging":
         return f"{row['host']}: {row['detail']}"
     if kind == "end":
-        known = recovery.ENDINGS.get(row["cause"])
+        known = endings.ENDINGS.get(row["cause"])
         return f"ended: {row['cause']}: {row.get('detail') or (known.text if known else '')}"
     return None
 

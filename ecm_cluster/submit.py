@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import cli, folders, submit_lock, values
-from . import job as jobs
-from .errors import UserError, shown
-from .run import Run
+from .base import folders, units
+from .base.errors import UserError, shown
+from .chain import submit_lock
+from .console import cli
+from .job import job as jobs
+from .rundir.run import Run
 
 EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
@@ -60,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
-        from . import waiting
+        from .reporting import follow
 
-        return waiting.follow(run)
+        return follow.follow(run)
     return cli.EXIT_OK
 
 
@@ -72,9 +74,8 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
         with submit_lock.alone(Run(run_dir / job.name)):
             return go_on_submitting(Run(run_dir / job.name), job, args)
 
-    from . import plan_text, planning
     from .checking import check
-    from .plan import create
+    from .plan import create, plan_text, planning
 
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or create.next_name(run_dir, plan.config_path)))
@@ -103,8 +104,9 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
 
 def read_job(args: argparse.Namespace) -> jobs.Job:
     """The validated job of a command line."""
-    from . import config, shell
     from .backends import choose
+    from .console import shell
+    from .mmconfig import config
 
     flags: dict[str, Any] = jobs.given_flags(args)
     if args.options:
@@ -112,8 +114,8 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
     job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
-    values.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
-    values.check_run_path("name", job.name or "")
+    units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
+    units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
     return job
@@ -144,8 +146,8 @@ def require(cluster_name: str) -> None:
 
 def dry_run(run: Run, plan: Any) -> None:
     """The scripts that would be submitted, and what would be refused."""
-    from . import chain
     from .backends import choose
+    from .chain import chain
 
     asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
                            "TRAIN_JOB_ID" if stage != chain.TRAIN else None,
@@ -159,8 +161,8 @@ def dry_run(run: Run, plan: Any) -> None:
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     """Submit the chain, say what was done and what to type next."""
-    from . import chain
     from .backends import choose
+    from .chain import chain
 
     ids = choose.of(run).submit(run, job)
     shown = folders.nearer(run.path)
@@ -175,8 +177,8 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
 
 def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
     """A run of this name is there: submit what its former submission did not come to, or refuse."""
-    from . import chain, submissions
     from .backends import choose
+    from .chain import chain, submissions
 
     with submissions.run_lock(run):
         job, backend = run.job(), choose.of(run)
@@ -194,7 +196,8 @@ def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
     """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
-    from . import chain, job_env
+    from .chain import chain
+    from .rundir import job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:

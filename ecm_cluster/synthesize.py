@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cli, output
-from .errors import UserError, of_place
-from .files import TMP_MARK, fsync_dir, kill_point, write_json
-from .reading import OptionalKey, Unreadable, check_inside, read_json
+from .base.errors import UserError, of_place
+from .base.files import TMP_MARK, fsync_dir, kill_point, write_json
+from .base.reading import OptionalKey, Unreadable, check_inside, read_json
+from .console import cli, output
 
 if TYPE_CHECKING:
-    from .lvis.synthetic import Spec
+    from .synthetic.dataset import Spec
 
 MANIFEST = "synthetic.json"  # written last; a folder without it is not ours to touch
 _COUNTS = {"images": int, "annotations": int, "classes": int}
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # one thread for linear algebra, of which there is little: each has a buffer, and no limit must be met
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         importlib.import_module("numpy")
-        from .lvis.synthetic import Spec
+        from .synthetic.dataset import Spec
     except ImportError as error:
         raise UserError(f"synthesize needs numpy, OpenCV and pycocotools ({error}): {REMEDY}") from error
 
@@ -104,13 +104,13 @@ def synthesize(
     Raises:
         UserError: ``out`` holds something else, or cannot be written.
     """
-    from .lvis import synthetic  # heavy: see main
+    from .synthetic import dataset  # heavy: see main
 
     try:
         root = Path(out).resolve()
         present = _present(root, spec, force)
         same = present is not None and present["arguments"] == vars(spec)
-        if present is not None and same and synthetic.intact(root, present):
+        if present is not None and same and dataset.intact(root, present):
             return present, "kept"
     except OSError as error:
         raise of_place(f"{out} cannot be read ({error.strerror or error}): give another OUT", error) from None
@@ -120,7 +120,7 @@ def synthesize(
         _sweep(root.parent, owner)
         tmp.mkdir(parents=True)
         with (progress or _silent)(spec.train_images + spec.val_images) as advance:
-            manifest = synthetic.write(tmp, spec, advance)
+            manifest = dataset.write(tmp, spec, advance)
         write_json(tmp / MANIFEST, manifest)
         kill_point("before-rename", root)
         _take_place(tmp, root)

@@ -2,5 +2,5 @@
 
 Configs load all of it with
 ``custom_imports = dict(imports=['mmdet_ext.register'], allow_failed_imports=False)``. This file imports
-nothing, so that parts which need no torch (:mod:`mmdet_ext.class_counts`) load without it.
+nothing, so that parts which need no torch (:mod:`mmdet_ext.data.class_counts`) load without it.
 """

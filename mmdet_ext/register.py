@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from mmdet_ext import assigners, balanced, datasets, ecm_loss, runner
+from .data import balanced, datasets
+from .loss import assigners, ecm_loss
+from .runners import runner
 
 __all__ = ["assigners", "balanced", "datasets", "ecm_loss", "runner"]

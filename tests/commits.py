@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from ecm_cluster import checkpoints, files
-from ecm_cluster.node.saving import Saver
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.node.training.saver import Saver
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 LOG = logging.getLogger("test")
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ecm_cluster import training_log
-from ecm_cluster.node import loading
-from ecm_cluster.run import Run
+from ecm_cluster.node.training import loading
+from ecm_cluster.rundir import training_log
+from ecm_cluster.rundir.run import Run
 
 
 def read(file: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 FILES = Path(__file__).with_suffix(".json")
 CANCEL = "cancelled.json"

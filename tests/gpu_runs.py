@@ -9,8 +9,8 @@ from typing import Any
 
 from small import ROOT, await_state, job_flags, verb
 
-from ecm_cluster import training_log
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import training_log
+from ecm_cluster.rundir.run import Run
 
 PAYLOAD = ROOT / "tests/gpu/payload"
 PER_EPOCH, EPOCHS = 7, 3  # of the small data on one rank, with the repeats of rare classes

@@ -18,8 +18,8 @@ from typing import Any
 
 from small import CLASSES, ROOT
 
-from ecm_cluster import config
-from ecm_cluster.run import Run
+from ecm_cluster.mmconfig import config
+from ecm_cluster.rundir.run import Run
 
 SEED = 5
 

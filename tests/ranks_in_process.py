@@ -18,12 +18,12 @@ from mmcv.runner import epoch_based_runner, iter_based_runner
 from ranks import SEED, state_file
 
 import mmdet_ext.register  # noqa: F401
-from ecm_cluster.node import building, rank_buffers
-from ecm_cluster.node import train as trainer
+from ecm_cluster.node.training import mmdet_trainer, rank_buffers
+from ecm_cluster.node.training import worker as trainer
 from ecm_cluster.node.world import Place
-from ecm_cluster.run import Run
-from mmdet_ext.sampling import SeededDataset
-from mmdet_ext.virtual_ranks import Share
+from ecm_cluster.rundir.run import Run
+from mmdet_ext.data.sampling import SeededDataset
+from mmdet_ext.runners.virtual_ranks import Share
 
 epoch_based_runner.time = iter_based_runner.time = types.SimpleNamespace(sleep=lambda seconds: None)  # type: ignore
 
@@ -53,12 +53,12 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     group = dist.new_group(backend="gloo")
     cfg, share = Config.fromfile(str(run.config_file)), Share(virtual, world, rank)
     place = Place(rank, world, rank, 0, 1, "test", 0, "local")
-    loader, dataset = building.loader(cfg, share, SEED, "cpu")
+    loader, dataset = mmdet_trainer.loader(cfg, share, SEED, "cpu")
     loader.seeded.__class__ = Recording
     logger = logging.getLogger("mmdet")
     logger.setLevel(logging.ERROR)
     logging.getLogger("mmcv").setLevel(logging.ERROR)
-    runner = building.runner(cfg, building.model(cfg, place, SEED, "cpu", 0, dataset.CLASSES), str(run.logs_dir),
+    runner = mmdet_trainer.runner(cfg, mmdet_trainer.model(cfg, place, SEED, "cpu", 0, dataset.CLASSES), str(run.logs_dir),
                              logger, {"seed": SEED}, run.log_stamp(attempt))
     losses: list[Any] = []
 

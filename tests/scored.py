@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from steering import ended_run
 
-from ecm_cluster import checkpoints, evaluations, files
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 CLASSES = {"ant": "r", "bee": "c", "cat": "f", "dog": "f"}
 ANNOTATIONS = {
@@ -47,9 +49,9 @@ def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a
 def score(run: Run, manifest: checkpoints.Manifest, ap: float, annotations: str | None = None,
           **settings: Any) -> dict[str, Any]:
     """Write the figures of a checkpoint under settings: a class's AP is ``ap`` plus a hundredth of its number."""
-    from ecm_cluster import test_settings
+    from ecm_cluster.job import eval_settings
 
-    detection, scoring = test_settings.split(settings)
+    detection, scoring = eval_settings.split(settings)
     work = evaluations.evaluation_of(run, manifest, detection)
     work.path.mkdir(parents=True, exist_ok=True)
     figures = {"AP": ap, "AP50": 2 * ap, "APr": ap / 2, "APc": None, "APf": 1.5 * ap}

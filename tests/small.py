@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ecm_cluster import status
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 6

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ecm_cluster import checkpoints, files
-from ecm_cluster import job as jobs
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.job import job as jobs
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 SCORED = {"figures": {}, "max_dets": 300, "per_class": [], "provenance": {"checkpoint": "x", "iteration": 1}}
 

@@ -13,9 +13,14 @@ import pytest
 from small import wait_until
 from users import ATTACKER, needs_root
 
-from ecm_cluster import chain, cluster, driver, files, job, liveness, recovery, starts
+from ecm_cluster.attempts import endings, starts
+from ecm_cluster.backends import driver, liveness
+from ecm_cluster.base import files
+from ecm_cluster.chain import chain
+from ecm_cluster.job import job
 from ecm_cluster.reporting import state
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import commands
 
 SHOWN = "JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} ReqNodeList=(null) ExcNodeList={out} X=1"
 
@@ -55,7 +60,7 @@ class Shell:
         if self.run.path.exists():
             files.write_bytes(_made(self.run.task_pickle(stage)), b"")
         script = self.folder / "script.sh"
-        script.write_text(cluster.render(asked))
+        script.write_text(commands.render(asked))
         return subprocess.run(["bash", str(script)], timeout=60, cwd=self.folder, check=False, env={
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURMD_NODENAME": "n1",
             "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": str(restart), **env}).returncode
@@ -90,7 +95,7 @@ def test_each_start_is_on_record_before_srun_and_when_it_ends(shell):
     begin, end = shell.notes()
     assert (begin["kind"], begin["host"], begin["nodes"], begin["stage"]) == ("begin", "n1", "n1", "train")
     assert (end["kind"], end["phase"], end["code"]) == ("end", "step", 0)
-    assert shell.calls("python") == [f"python -m ecm_cluster.node.batch {shell.run.path} train 0"]
+    assert shell.calls("python") == [f"python -m ecm_cluster.node.supervise.epilog {shell.run.path} train 0"]
 
 
 def test_an_element_of_an_array_has_records_of_its_own(shell):
@@ -119,7 +124,7 @@ def test_a_setup_line_that_fails_ends_the_start_and_is_named(shell, setup, line,
     cause, detail = starts.on_record(shell.run, "77")[0].failure(shell.run)
     assert cause == "setup failed" and detail.endswith(f"with exit code {code}") and detail.startswith("n1: ")
     assert not line or f"setup line {line} `{shell.values['setup'][line - 1]}` failed" in detail
-    assert shell.calls("python") == [f"python -m ecm_cluster.node.batch {shell.run.path} train none"]
+    assert shell.calls("python") == [f"python -m ecm_cluster.node.supervise.epilog {shell.run.path} train none"]
 
 
 @pytest.mark.parametrize("setup", [
@@ -148,7 +153,7 @@ def test_a_python_that_only_tasks_see_is_replaced_by_the_one_that_submitted(shel
     shell.tool("srun", "exit 1")
     shell.start()
     assert [note["kind"] for note in shell.notes()] == ["begin", "end"]
-    assert shell.calls("own") == [f"own -m ecm_cluster.node.batch {shell.run.path} train 1"]
+    assert shell.calls("own") == [f"own -m ecm_cluster.node.supervise.epilog {shell.run.path} train 1"]
     assert not shell.calls("scontrol requeue")
 
 
@@ -156,7 +161,7 @@ def test_status_names_a_python_that_cannot_run_though_none_has_written_it(shell)
     shell.tool("srun", "exit 127")
     shell.tool("python", "exit 127")
     shell.start()
-    end = recovery.newest_end(shell.run)
+    end = endings.newest_end(shell.run)
     assert (end["cause"], end["detail"]) == ("start failed", "n1: Python could not run there (exit code 127)")
     found = state.RunState("run", str(shell.run.path), "", "")
     state._unfinished(shell.run, found, liveness.Life(False, "job 77 failed"), None)
@@ -232,7 +237,7 @@ def test_a_setup_line_fails_alike_on_this_machine(tmp_path):
     files.write_json(_made(run.run_file), {"name": "run", "run_id": "ab", "cluster": "local", "job": made.as_dict()})
     pid = driver.start(run, made)
     files.write_json(_made(run.submission_file("train")), {"token": "t", "cluster": "local", "job_id": pid})
-    wait_until(lambda: recovery.newest_end(run), "the start is on record", 20)
+    wait_until(lambda: endings.newest_end(run), "the start is on record", 20)
     found = state.fold_one(run, None)
     assert found.state == "failed"
     assert found.reason.startswith("setup failed: ")

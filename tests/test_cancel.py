@@ -11,8 +11,9 @@ import pytest
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster import files, submissions
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.chain import submissions
+from ecm_cluster.rundir.run import Run
 
 
 def test_a_run_that_has_ended_has_nothing_to_cancel_and_gets_no_mark(tmp_path):

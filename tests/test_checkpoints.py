@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import checkpoints, files
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 def begin(run: Run, number: int) -> None:
@@ -63,7 +64,7 @@ def test_a_broken_newest_checkpoint_is_quarantined_and_the_one_before_it_used(tm
 def test_a_checkpoint_without_its_manifest_does_not_count(tmp_path, root):
     run = Run(tmp_path)
     begin(run, 1)
-    program = ("import sys; from ecm_cluster import checkpoints; from ecm_cluster.run import Run; "
+    program = ("import sys; from ecm_cluster.rundir import checkpoints; from ecm_cluster.rundir.run import Run; "
                "checkpoints.commit(Run(sys.argv[1]), 1, lambda f: f.write(b'x'), iteration=5, epoch=0, position=5, "
                "epoch_end=False)")
     env = {**os.environ, "PYTHONPATH": str(root), files.KILL_ENV: "before-manifest"}

@@ -7,8 +7,12 @@ import json
 import pytest
 from steering import ended_run
 
-from ecm_cluster import checkpoints, clean, cli, evaluations, files, resume
-from ecm_cluster.run import Run
+from ecm_cluster import clean, resume
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.console import cli
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 @pytest.fixture

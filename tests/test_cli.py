@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-from ecm_cluster import cli
 from ecm_cluster.__main__ import VERBS
+from ecm_cluster.console import cli
 
 SCRIPT = Path(sysconfig.get_path("scripts"), "ecm-cluster")
 
@@ -83,7 +83,7 @@ def test_whatever_happens_while_modules_are_imported_is_one_line(code: str, said
 @pytest.mark.parametrize(("number", "times", "word"), [
     (signal.SIGINT, 3, "interrupted"), (signal.SIGTERM, 1, "terminated"), (signal.SIGHUP, 1, "hung up")])
 def test_a_signal_lets_a_verb_undo_what_it_began(number: signal.Signals, times: int, word: str) -> None:
-    code = ("import sys, time; sys.argv = ['ecm-cluster']; from ecm_cluster import cli\n"
+    code = ("import sys, time; sys.argv = ['ecm-cluster']; from ecm_cluster.console import cli\n"
             "def main(argv):\n    try: print('begun', flush=True); time.sleep(20)\n"
             "    finally: time.sleep(0.5); print('undone', flush=True)\n"
             "sys.exit(cli.run(main))")

@@ -8,7 +8,8 @@ import json
 import pytest
 from scored import scored_run
 
-from ecm_cluster import cli, compare
+from ecm_cluster import compare
+from ecm_cluster.console import cli
 
 
 def call(capsys, *argv: object) -> tuple[int, str, str]:

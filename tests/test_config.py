@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecm_cluster import config, config_text
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.mmconfig import config, literals
 
 ROOT = Path(config.__file__).parents[1]
 MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"
@@ -113,7 +113,7 @@ SAME_AS_MMCV = {
 def test_each_feature_of_mmcvs_configs_is_read_as_mmcv_does(name, tmp_path):
     bases = {f"sub-folder/{file}": text for file, text in BASES.items()}
     path = write(tmp_path, {"sub-folder/c.py": SAME_AS_MMCV[name], **bases})
-    assert config.read(path) == config_text.plain(mmcv_reads(path))
+    assert config.read(path) == literals.plain(mmcv_reads(path))
 
 
 TEXT = st.text(max_size=9).map(lambda text: text.replace("\0", "0"))
@@ -435,7 +435,7 @@ def test_the_files_of_a_config_are_itself_and_all_its_bases_once(tmp_path):
 def test_it_works_without_any_installed_package():
     # -S leaves out site-packages: no mmcv, numpy, torch or yaml can be found
     program = (
-        "from ecm_cluster import config\n"
+        "from ecm_cluster.mmconfig import config\n"
         "print(config.dump(config.read('configs/ecm/cascade_mask_rcnn_r101_2x.py')))\n"
         "try: config.find('mmdet::mask_rcnn/x.py')\n"
         "except ValueError as error: print(error)\n"

@@ -10,13 +10,15 @@ from former_version import complete
 from steering import ended_run
 from users import ATTACKER, VICTIM, environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster import cli, compare, config, config_text, evaluate, resume, status
-from ecm_cluster.errors import UserError
+from ecm_cluster import compare, evaluate, resume, status
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.console import cli
+from ecm_cluster.mmconfig import config, literals
 
 
 def refused(text: str) -> str:
     with pytest.raises(UserError) as caught:
-        config_text.parse(text, "/runs/first/config.py")
+        literals.parse(text, "/runs/first/config.py")
     said = str(caught.value)
     assert said.startswith("/runs/first/config.py: line ") and "\n" not in said
     return said
@@ -41,7 +43,7 @@ def test_a_frozen_config_holds_literals_and_nothing_else(line):
 
 
 def test_what_mmcv_writes_is_read_as_well():
-    assert config_text.parse("a = dict(b=[1, -2.5, (3, )], c=dict())\nd = float('-inf')\ne = range(0, 2)\nf = set()\n"
+    assert literals.parse("a = dict(b=[1, -2.5, (3, )], c=dict())\nd = float('-inf')\ne = range(0, 2)\nf = set()\n"
                              "g = {1, 2}\nh = {'x y': None, 3: True}\ni = b'x'", "c.py") == {
         "a": {"b": [1, -2.5, (3,)], "c": {}}, "d": float("-inf"), "e": range(2), "f": set(), "g": {1, 2},
         "h": {"x y": None, 3: True}, "i": b"x"}
@@ -50,19 +52,19 @@ def test_what_mmcv_writes_is_read_as_well():
 def test_the_worker_s_config_is_what_mmcv_would_have_made_of_the_file(tmp_path):
     from mmcv import Config
 
-    from ecm_cluster.node import train
+    from ecm_cluster.node.training import worker
 
     run = ended_run(tmp_path / "run")
     run.config_file.write_text(config.dump({**config.read("configs/demo.py"), "custom_imports": {"imports": ["json"]},
                                             "a": "{{ fileBasename }}", "b": (1, [{"c": float("inf")}])}))
-    ours, theirs = train.load_config(run), Config.fromfile(str(run.config_file))
+    ours, theirs = worker.load_config(run), Config.fromfile(str(run.config_file))
     assert (ours.filename, ours.text) == (theirs.filename, theirs.text)
     assert repr(ours) == repr(theirs) and type(ours.b[1][0]) is type(theirs.b[1][0])
     assert ours.pretty_text == theirs.pretty_text
     marker = tmp_path / "executed"
     run.config_file.write_text(f"x = open({str(marker)!r}, 'w')\n")
     with pytest.raises(UserError, match="is not executed"):
-        train.load_config(run)
+        worker.load_config(run)
     assert not marker.exists()
 
 
@@ -118,7 +120,7 @@ def test_no_verb_executes_what_another_user_has_put_into_a_run(tmp_path):
      "a number of 10000001 bits"),
     ("class A:\n    shape = ()\n    def item(self): 1 / 0\na = dict(b=A())", "invalid a: a dict (ZeroDivisionError)")])
 def test_what_cannot_be_written_is_refused_as_it_is_read_with_file_and_key(tmp_path, monkeypatch, text, said):
-    monkeypatch.setattr(config_text, "MOST", 9000)
+    monkeypatch.setattr(literals, "MOST", 9000)
     (tmp_path / "base.py").write_text(text)
     (tmp_path / "c.py").write_text("_base_ = 'base.py'\nz = {{ _base_.a }}\n")
     with pytest.raises(UserError) as caught:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ecm_cluster import config
+from ecm_cluster.mmconfig import config
 
 CONFIGS = Path(config.__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.py") if p.parent.name != "_base_")
@@ -242,7 +242,7 @@ def test_what_mmdets_own_train_script_asks_for_is_in_every_config():
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Any:
     """The demo's config on a data set of twelve images."""
-    from ecm_cluster.lvis.synthetic import Spec, write
+    from ecm_cluster.synthetic.dataset import Spec, write
 
     folder = tmp_path_factory.mktemp("demo")
     write(folder / "data", Spec(train_images=12, val_images=2, classes=24, min_images=1))

@@ -16,22 +16,12 @@ import pytest
 from former_version import cancelled, complete
 from users import VICTIM, acting_as, given_to, needs_root, shared_folder
 
-from ecm_cluster import (
-    cancel,
-    checkpoints,
-    clean,
-    cli,
-    compare,
-    evaluate,
-    evaluations,
-    ledger,
-    ledger_files,
-    resume,
-    status,
-    submissions,
-)
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster import cancel, clean, compare, evaluate, resume, status
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import evaluations, submissions
+from ecm_cluster.console import cli
+from ecm_cluster.rundir import checkpoints, ledger, ledger_files
+from ecm_cluster.rundir.run import Run
 
 LONGEST = 6  # lines of an answer that is an error
 DEEP = "[" * 100_000

@@ -10,7 +10,7 @@ import pytest
 from answers import Answers
 
 from ecm_cluster import doctor
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
 
 STATES = {"ok", "warning", "fails", "not asked"}
 

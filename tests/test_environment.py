@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-from ecm_cluster import operators
-from ecm_cluster.operators import Operators
+from ecm_cluster.plan import operators
+from ecm_cluster.plan.operators import Operators
 from tools.environment import __main__ as environment
 from tools.environment import basics, cuda, mmcv_full
 from tools.environment.basics import STACKS, SetupError

@@ -14,9 +14,16 @@ from answers import Answers
 from scored import score, scored_run
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import checkpoints, cli, driver, evaluate, evaluations, files, handover, plain_checkpoints
+from ecm_cluster import evaluate
+from ecm_cluster.backends import driver
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.chain import successor as handover
+from ecm_cluster.console import cli
+from ecm_cluster.plan import plain_checkpoints
 from ecm_cluster.reporting import results, trouble
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 def call(capsys, *argv: object) -> tuple[int, str, str]:
@@ -262,7 +269,7 @@ def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_
 
 
 def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path, monkeypatch):
-    from ecm_cluster.node import evaluate as worker
+    from ecm_cluster.node.inference import worker
 
     annotations = tmp_path / "val.json"
     annotations.write_text("{}")

@@ -7,10 +7,13 @@ import os
 import pytest
 from steering import SCORED, ended_run
 
-from ecm_cluster import chain, checkpoints, evaluations, files, job
-from ecm_cluster.errors import UserError
-from ecm_cluster.evaluations import LAST, Element
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import chain, evaluations
+from ecm_cluster.chain.evaluations import LAST, Element
+from ecm_cluster.job import job
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 EPOCHS = {"runner": {"type": "EpochBasedRunner", "max_epochs": 4}, "model": {"test_cfg": {"rcnn": {"score_thr": 0.1}}}}
 ITERATIONS = {"runner": {"type": "IterBasedRunner", "max_iters": 100}, "model": {}}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import files
+from ecm_cluster.base import files
 
-WRITE = "import sys; from ecm_cluster import files; files.write_text(sys.argv[1], 'new')"
-CREATE = "import sys; from ecm_cluster import files; files.create_exclusive(sys.argv[1], 'mine')"
+WRITE = "import sys; from ecm_cluster.base import files; files.write_text(sys.argv[1], 'new')"
+CREATE = "import sys; from ecm_cluster.base import files; files.create_exclusive(sys.argv[1], 'mine')"
 
 
 def run(root: Path, program: str, target: Path, kill_at: str = "") -> int:
@@ -135,7 +135,7 @@ def test_a_link_whose_answer_got_lost_counts_as_made_and_only_that(tmp_path, mon
 def test_a_lock_stays_with_the_child_that_inherits_it(tmp_path):
     path = tmp_path / "run.json"
     path.touch()
-    holder = ("import subprocess, sys; from ecm_cluster import files\n"
+    holder = ("import subprocess, sys; from ecm_cluster.base import files\n"
               "with files.locked(sys.argv[1]) as held:\n"
               "    subprocess.Popen(['sleep', '6'], pass_fds=[held], stdout=subprocess.DEVNULL); import os, signal; "
               "print('held', flush=True); os.kill(os.getpid(), signal.SIGKILL)\n")

@@ -15,10 +15,13 @@ from former_version import complete
 from steering import ended_run
 from users import ATTACKER, VICTIM, acting_as, given_to, needs_root, shared_folder
 
-from ecm_cluster import cancel, chain, clean, cli, compare, evaluate, evaluations, files, resume, status
-from ecm_cluster.backends import queue
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster import cancel, clean, compare, evaluate, resume, status
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import chain, evaluations
+from ecm_cluster.console import cli
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import queue
 
 
 def call(verb: Any, *argv: object) -> int:

@@ -9,8 +9,12 @@ import pytest
 from answers import Answers
 from former_version import cancelled, complete
 
-from ecm_cluster import chain, checkpoints, cli, compare, evaluate, evaluations, files, resume, status
-from ecm_cluster.run import Run
+from ecm_cluster import compare, evaluate, resume, status
+from ecm_cluster.base import files
+from ecm_cluster.chain import chain, evaluations
+from ecm_cluster.console import cli
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 @pytest.fixture

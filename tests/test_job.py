@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecm_cluster import config, job, shipped, values
-from ecm_cluster.errors import UserError
+from ecm_cluster.base import units
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.job import job
+from ecm_cluster.mmconfig import config, shipped
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +119,7 @@ def test_numbers_in_yaml_are_what_they_look_like(tmp_path):
 
 @pytest.mark.parametrize(("text", "mib"), [("48G", 49152), ("1.5GB", 1536), ("500M", 500), ("1TiB", 1048576)])
 def test_memory_sizes(text, mib):
-    assert values.parse_memory(text) == mib
+    assert units.parse_memory(text) == mib
 
 
 def test_every_job_file_that_is_shipped_loads_and_names_a_config_that_exists(root):

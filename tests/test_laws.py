@@ -183,7 +183,7 @@ def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_
 
 
 # torch pins the one it needs and brings it along, in its CUDA builds; without it the loss falls back
-BROUGHT_BY_TORCH = {("mmdet_ext.ecm_kernels", "triton")}
+BROUGHT_BY_TORCH = {("mmdet_ext.loss.ecm_kernels", "triton")}
 
 
 def test_whatever_is_imported_is_named_in_setup_cfg() -> None:
@@ -285,7 +285,7 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
-SPELLERS = ("ecm_cluster.run_folder", "ecm_cluster.work")  # a run, and what it has in common with an evaluation
+SPELLERS = ("ecm_cluster.rundir.paths", "ecm_cluster.rundir.work")  # a run, and what it has in common with an evaluation
 
 
 def names_in_a_run() -> set[str]:
@@ -313,7 +313,7 @@ RECORDS = re.compile(r"\bspec(\[|\.get\()|\boverrides\(\)(\[|\.get\()")
 def test_only_spec_py_looks_into_the_records_of_a_run_by_key() -> None:
     holds([f"{m.where}:{number} looks up {line.strip()}" for m in modules("ecm_cluster")
            for number, line in enumerate(m.text.splitlines(), 1)
-           if m.name != "ecm_cluster.spec" and RECORDS.search(line)])
+           if m.name != "ecm_cluster.rundir.spec" and RECORDS.search(line)])
 
 
 # -- law 3: one file talks to Slurm, one reads the rank
@@ -341,8 +341,8 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 
 # the others through the first
-TALK_TO_SLURM = ("ecm_cluster.cluster", "ecm_cluster.backends.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.nodes")
+TALK_TO_SLURM = ("ecm_cluster.slurm.commands", "ecm_cluster.slurm.queue", "ecm_cluster.backends.short_job",
+                 "ecm_cluster.slurm.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.nodes")
 
 
 def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
@@ -353,8 +353,8 @@ def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None
 
 
 # what is on record of an attempt or a start, which may be on another machine, and what the environment says
-COMPARES_CLUSTERS = ("ecm_cluster.backends.", "ecm_cluster.node.world", "ecm_cluster.node.closing",
-                     "ecm_cluster.recovery")
+COMPARES_CLUSTERS = ("ecm_cluster.backends.", "ecm_cluster.node.world", "ecm_cluster.node.supervise.postmortem",
+                     "ecm_cluster.attempts.endings")
 
 
 def test_only_backends_tell_slurm_and_one_machine_apart() -> None:
@@ -370,8 +370,8 @@ def test_only_backends_tell_slurm_and_one_machine_apart() -> None:
 def test_only_cluster_py_imports_submitit() -> None:
     found = {(m.name, f"{m.where}:{i.line}") for m in modules() for i in m.imports
              if is_in(i.name, "submitit")}
-    assert any(name == "ecm_cluster.cluster" for name, _ in found)
-    holds([where for name, where in sorted(found) if name != "ecm_cluster.cluster"])
+    assert any(name == "ecm_cluster.slurm.commands" for name, _ in found)
+    holds([where for name, where in sorted(found) if name != "ecm_cluster.slurm.commands"])
 
 
 def looked_up(module: Module) -> Iterator[tuple[int, str]]:
@@ -417,18 +417,18 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
            "copyfile", "copyfileobj", "copy2", "copytree", "move", "link", "symlink_to", "hardlink_to"}
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
-    ("ecm_cluster.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
-    ("ecm_cluster.cli", "write_text"): "a pipe or a device, which cannot be replaced",
-    ("ecm_cluster.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
-    ("ecm_cluster.driver", "open"): "a log, appended to by the process that is started",
-    ("ecm_cluster.node.supervisor", "open"): "a log, appended to by the process that is started",
-    ("ecm_cluster.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
-    ("ecm_cluster.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
-    ("ecm_cluster.staging.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",
-    ("ecm_cluster.staging.packing", "rename"): "a folder is renamed as a whole, after an fsync of each file",
-    ("ecm_cluster.staging.sets", "replace"): "of what had its fsync; an fsync of the folder follows",
+    ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
+    ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
+    ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
+    ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
+    ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
+    ("ecm_cluster.freeze.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
+    ("ecm_cluster.freeze.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.pack.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.pack.packing", "rename"): "a folder is renamed as a whole, after an fsync of each file",
+    ("ecm_cluster.staging.staged_set", "replace"): "of what had its fsync; an fsync of the folder follows",
     ("ecm_cluster.synthesize", "replace"): "a folder is renamed as a whole; can be made again from its seed",
-    ("ecm_cluster.lvis.synthetic", "write_bytes"): "can be made again from its seed; sizes are checked",
+    ("ecm_cluster.synthetic.dataset", "write_bytes"): "can be made again from its seed; sizes are checked",
 }
 
 
@@ -463,7 +463,7 @@ def is_writing_mode(node: ast.expr) -> bool:
 
 def test_files_are_written_through_files_py() -> None:
     found = {(m.name, call): f"{m.where}:{line} {call}" for m in modules("ecm_cluster")
-             for line, call in writes(m) if m.name != "ecm_cluster.files"}
+             for line, call in writes(m) if m.name != "ecm_cluster.base.files"}
     holds([where for key, where in found.items() if key not in WRITTEN_OTHERWISE])
     stale = [f"{key} is no longer there: take it off WRITTEN_OTHERWISE" for key in WRITTEN_OTHERWISE
              if key not in found]
@@ -513,8 +513,8 @@ LAYERS = [  # from the ground up
 ]
 TOP = len(LAYERS)  # verbs and node
 UPWARD = {
-    ("ecm_cluster.chain", "ecm_cluster.node.task"): "names what a job runs, when it pickles it",
-    ("ecm_cluster.diagnosis.visiting", "ecm_cluster.node.probe"): "names what the doctor's job runs",
+    ("ecm_cluster.chain.chain", "ecm_cluster.node.supervise.entry"): "names what a job runs, when it pickles it",
+    ("ecm_cluster.diagnosis.visiting", "ecm_cluster.node.checks.probe"): "names what the doctor's job runs",
 }
 
 
@@ -610,9 +610,9 @@ EXECUTES = {  # a call that makes code, or any object, of bytes
     "subprocess.getoutput", "subprocess.getstatusoutput", "pty.spawn", "code.interact"}
 # (module, call) -> why it may
 EXECUTED: dict[tuple[str, str], str] = {
-    ("ecm_cluster.config_source", "exec"): "a config is Python; read once, for the user who names it",
-    ("ecm_cluster.config_source", "compile"): "the same",
-    ("ecm_cluster.yaml_file", "yaml.load"): "with a subclass of yaml.SafeLoader",
+    ("ecm_cluster.mmconfig.source", "exec"): "a config is Python; read once, for the user who names it",
+    ("ecm_cluster.mmconfig.source", "compile"): "the same",
+    ("ecm_cluster.base.yaml_file", "yaml.load"): "with a subclass of yaml.SafeLoader",
 }
 
 
@@ -692,19 +692,19 @@ def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_le
 
 # where JSON is parsed without the reader that checks it -> why
 JSON_UNCHECKED = {
-    "ecm_cluster.reading": "it is that reader",
+    "ecm_cluster.base.reading": "it is that reader",
     "ecm_cluster.node.pulse": "from the worker that this process has started, through a pipe",
     "ecm_cluster.node.gathering": "from another rank of the job",
-    "ecm_cluster.node.preflight": "from a process that this one has started",
+    "ecm_cluster.node.gpu.preflight": "from a process that this one has started",
     "ecm_cluster.diagnosis.environment": "from a process that this one has started",
     "ecm_cluster.diagnosis.storage": "from a process that this one has started",
-    "ecm_cluster.node.probe": "in the doctor's own folder, which is closed to others",
+    "ecm_cluster.node.checks.probe": "in the doctor's own folder, which is closed to others",
     "ecm_cluster.diagnosis.visiting": "in the doctor's own folder, which is closed to others",
     "ecm_cluster.checking.findings": "in the check's own folder, which is closed to others",
-    "ecm_cluster.operators": "in the environment that the job's Python comes from",
-    "ecm_cluster.lvis.outline": "annotations, of any size; what is wrong with them is named",
-    "ecm_cluster.lvis.scoring": "annotations, of any size; what is wrong with them is named",
-    "ecm_cluster.staging.naming": "the names in annotations, of any size; the reader takes over where it fails",
+    "ecm_cluster.plan.operators": "in the environment that the job's Python comes from",
+    "ecm_cluster.annotations.outline": "annotations, of any size; what is wrong with them is named",
+    "ecm_cluster.scoring.score": "annotations, of any size; what is wrong with them is named",
+    "ecm_cluster.annotations.image_names": "the names in annotations, of any size; the reader takes over where it fails",
 }
 
 
@@ -729,7 +729,7 @@ def test_no_verb_reaches_past_the_filter_of_what_terminals_act_on() -> None:
         return not (written and isinstance(call.args[0], ast.Constant))
 
     verbs_and_what_they_share = [m for m in modules("ecm_cluster") if not is_in(m.name, "ecm_cluster.node")
-                                 and m.name != "ecm_cluster.output"]
+                                 and m.name != "ecm_cluster.console.output"]
     holds([m.where for m in verbs_and_what_they_share if "sys.__std" in m.text or "sys.stdout.buffer" in m.text])
     holds([f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}" for m, call, name in calls("ecm_cluster")
            if m in verbs_and_what_they_share and not allowed(m, call, name)])

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from ecm_cluster import ledger, ledger_files
-from ecm_cluster.ledger import Ledger
+from ecm_cluster.rundir import ledger, ledger_files
+from ecm_cluster.rundir.ledger import Ledger
 
 
 def test_events_come_back_in_the_order_attempt_writer_sequence_whatever_the_clock_says(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from comparing import read
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 pytestmark = pytest.mark.slow
 

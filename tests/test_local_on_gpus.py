@@ -11,8 +11,8 @@ import emulated_gpu
 import pytest
 from small import ROOT, await_state, job_flags, logs_of, wait_until
 
-from ecm_cluster import evaluations
-from ecm_cluster.run import Run
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir.run import Run
 
 MISSING = emulated_gpu.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=f"no emulated GPUs: {MISSING}")]

@@ -1,7 +1,7 @@
 """Whatever happens to a run on one machine, it ends in the bits of one that nothing happened to.
 
 Real trainings through the real verbs. Where a moment matters that lasts microseconds, a process is stopped there by
-SIGSTOP (see ``ecm_cluster.files``) and goes on when the test lets it.
+SIGSTOP (see ``ecm_cluster.base.files``) and goes on when the test lets it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ import pytest
 from comparing import bits, log_lines, state_in
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import checkpoints, driver, files, recovery, request, snapshot, spec, submissions
-from ecm_cluster.run import Run
+from ecm_cluster.attempts import endings
+from ecm_cluster.backends import driver
+from ecm_cluster.base import files
+from ecm_cluster.chain import submissions
+from ecm_cluster.freeze import snapshot
+from ecm_cluster.rundir import checkpoints, spec
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import sbatch
 
 pytestmark = pytest.mark.slow
 PER_EPOCH, EPOCHS = 7, 3  # with the repeats of rare classes
@@ -84,8 +90,8 @@ def elsewhere() -> Iterator[Callable[..., subprocess.Popen]]:
     def begin(run: Run, job_id: str, **env: str) -> subprocess.Popen:
         place = {"SUBMITIT_LOCAL_JOB_ID": job_id, "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0",
                  "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(ROOT),
-                 request.TOKEN_ENV: submissions.record_of(run, "train")["token"]}
-        program = "import sys; from ecm_cluster.node.task import Train; Train(sys.argv[1])()"
+                 sbatch.TOKEN_ENV: submissions.record_of(run, "train")["token"]}
+        program = "import sys; from ecm_cluster.node.supervise.entry import Train; Train(sys.argv[1])()"
         started.append(subprocess.Popen([sys.executable, "-c", program, str(run.path)],
                                         env={**os.environ, **place, **env}, cwd=run.path))
         return started[-1]
@@ -255,7 +261,7 @@ def test_signals_while_it_imports_meets_and_commits_and_a_kill_while_it_evaluate
     os.kill(worker, signal.SIGKILL)
     assert await_state(run, "done")["attempt"] == 4
     for attempt in (1, 2, 3):
-        end = recovery.last_end(run.events(), attempt)
+        end = endings.last_end(run.events(), attempt)
         assert end is not None and (end["cause"], bool(of_attempt(run, attempt, "commit"))) == ("signalled", True)
     (evaluation,) = run.evaluations()
     assert [e["cause"] for e in evaluation.events() if e.kind == "end"] == ["killed", "complete"]

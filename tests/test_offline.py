@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from small import ROOT, await_state, job_flags, verb
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_weights_are_fetched_at_submission_and_the_task_trains_without_a_network
     import torch
     from mmdet.models import build_backbone
 
-    from ecm_cluster import config as configs
+    from ecm_cluster.mmconfig import config as configs
 
     port, folder, asked = server
     backbone = configs.read(ROOT / "configs/demo.py")["model"]["backbone"]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from small import ROOT, verb
 
-from ecm_cluster import evaluations
-from ecm_cluster.lvis.detections import read_shards
-from ecm_cluster.lvis.parts import ScoredSet
-from ecm_cluster.mmconfig.class_names import names_of
+from ecm_cluster.chain import evaluations
+from ecm_cluster.mmclasses.class_names import names_of
 from ecm_cluster.reporting import results
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.scoring.detection_files import read_shards
+from ecm_cluster.scoring.parts import ScoredSet
 
 DIGITS = 3 if importlib.metadata.version("mmdet").startswith("2.25.") else 4  # to which mmdet rounds
 
@@ -91,7 +91,7 @@ def mmdets(run: Run, **arguments: Any) -> dict[str, Any]:
     """What mmdet's own evaluation gives for the detections of a run."""
     from mmcv import Config
 
-    from ecm_cluster.node import score_parts, scored_set
+    from ecm_cluster.node.inference import score_parts, scored_set
 
     (work,) = (row.work for row in results.rows(run))
     scored = ScoredSet.read(work.scored_set_file)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cli, output, program, status
-from ecm_cluster.errors import UserError
+from ecm_cluster import status
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.console import cli, output, program
 from ecm_cluster.reporting.state import RunState
 
 EVIL = "a\x1b]52;c;Zm9v\x07b\x1b[2Jc\x9bd\x00e\x7ff\u202eg\u2066h\udce4i\rj\x85k\u2028l"

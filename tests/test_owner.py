@@ -13,23 +13,14 @@ from answers import Answers
 from small import wait_until
 from steering import ended_run
 
-from ecm_cluster import (
-    cancel,
-    chain,
-    cli,
-    cluster,
-    config,
-    evaluate,
-    evaluations,
-    files,
-    job_states,
-    liveness,
-    resume,
-    status,
-    submissions,
-)
-from ecm_cluster.backends import queue
-from ecm_cluster.run import Run
+from ecm_cluster import cancel, evaluate, resume, status
+from ecm_cluster.backends import liveness
+from ecm_cluster.base import files
+from ecm_cluster.chain import chain, evaluations, submissions
+from ecm_cluster.console import cli
+from ecm_cluster.mmconfig import config
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import commands, job_states, queue
 
 ME = queue.user_name()
 CONFIG = "Configuration data as of 2026-11-25T12:00:00\nClusterName             = {}\n"
@@ -365,8 +356,8 @@ def test_a_colleague_who_looks_finds_a_job_and_rules_none_out(answers, tmp_path)
 
 def test_a_requeue_of_an_id_that_is_another_jobs_by_now_is_not_tried(answers):
     answers(scontrol="JobId=7 JobName=thesis JobState=RUNNING Restarts=0 Requeue=1 Command=/data/thesis.sh Comment=\n")
-    assert not cluster.requeue("7", 0, TOKEN) and not cluster.cancel("7", TOKEN)
-    assert not cluster.depend("7", "afterok:6", TOKEN) and not cluster.release("7", TOKEN)
+    assert not commands.requeue("7", 0, TOKEN) and not commands.cancel("7", TOKEN)
+    assert not commands.depend("7", "afterok:6", TOKEN) and not commands.release("7", TOKEN)
     assert set(answers.calls().split("\n")) == {f"{answers.folder}/scontrol -o show job 7", ""}
     answers(scontrol=f"JobId=7 JobState=RUNNING Restarts=0 Requeue=1 Command={SCRIPT} Comment=own\n")
-    assert cluster.requeue("7", 0, TOKEN) and "scontrol requeue 7" in answers.calls()
+    assert commands.requeue("7", 0, TOKEN) and "scontrol requeue 7" in answers.calls()

@@ -14,12 +14,13 @@ import pytest
 from answers import Answers
 from small import CLASSES, ROOT
 
-from ecm_cluster import config, job, plan_text, planning, shell
-from ecm_cluster.errors import UserError
-from ecm_cluster.mmconfig import settled
-from ecm_cluster.operators import STAMP, Operators
-from ecm_cluster.plan import class_counts
-from ecm_cluster.run import Run
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.console import shell
+from ecm_cluster.job import job
+from ecm_cluster.mmconfig import config, settled
+from ecm_cluster.plan import class_counts, plan_text, planning
+from ecm_cluster.plan.operators import STAMP, Operators
+from ecm_cluster.rundir.run import Run
 
 HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
 PARTITIONS = ("PartitionName=low Default=YES GraceTime=30 MaxTime=UNLIMITED PreemptMode=REQUEUE State=UP\n"
@@ -397,7 +398,7 @@ def test_a_plan_with_frozen_counts_needs_nothing_that_a_login_node_lacks(small_d
     program = (
         "import sys\n"
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
-        "from ecm_cluster import config, job, plan_text, planning\n"
+        "from ecm_cluster.mmconfig import config; from ecm_cluster.job import job; from ecm_cluster.plan import plan_text, planning\n"
         "from ecm_cluster.plan import class_counts\n"
         "values = {'config': 'configs/demo.py', 'device': 'cpu', 'data_root': sys.argv[1]}\n"
         "plan = planning.make(job.make(values), 'local')\n"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ecm_cluster import config
+from ecm_cluster.mmconfig import config
 
 CONFIGS = Path(config.__file__).parents[1] / "configs/ecm"
 FACTS = json.loads((Path(__file__).parent / "golden/published_configs.json").read_text())
@@ -129,7 +129,7 @@ def test_images_of_rare_classes_are_repeated_by_the_published_rule():
     (1, 1.11005), (5, 1.11005), (6, 0.92504), (8, 0.97129), (10, 0.99904), (100, 0.99903), (1000, 1.0)])
 def test_published_class_weights_are_those_of_float32(count, weight):
     torch = pytest.importorskip("torch")
-    from mmdet_ext.ecm_core import margins, published_weights
+    from mmdet_ext.loss.ecm_core import margins, published_weights
 
     # LVIS v1 has 1,270,141 instances, and 6.3313 times as many boxes of background
     positives = torch.tensor([count, 1_270_141 - count, 1_270_141 * 6.3313], dtype=torch.float64)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ecm_cluster import reading
-from ecm_cluster.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable
+from ecm_cluster.base import reading
+from ecm_cluster.base.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable
 
 SHAPE = {"file": Text(r"iter_\d+\.pth", 40, "a checkpoint's name"), "size": Number(0, 1 << 50),
          "cluster": OneOf("slurm", "local"), "digests": {str: str}, "blocks": [int],

@@ -9,7 +9,7 @@ import readme
 from small import ROOT, await_state
 
 from ecm_cluster.__main__ import VERBS
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 
 def test_every_verb_has_an_example_in_the_readme_or_is_what_make_demo_runs():

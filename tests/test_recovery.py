@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from steering import SCORED
 
-from ecm_cluster import cluster, files, recovery, site, slurm_ends
-from ecm_cluster.run import Run
+from ecm_cluster.attempts import endings, slurm_ends
+from ecm_cluster.base import files
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import commands, site
 
 SET, UNSET = "2024-05-03T11:20:31", "None"
 
@@ -101,7 +103,7 @@ def test_the_time_limit_is_told_from_the_lead_that_the_job_asked_for():
 def test_only_what_is_meant_to_go_on_is_ever_requeued():
     for cause, told, restarts, remaining in ROWS:
         if cause in ("cancelled", "deadline", "ended by Slurm"):
-            assert recovery.ENDINGS[cause].action == "stop", (told, restarts, remaining)
+            assert endings.ENDINGS[cause].action == "stop", (told, restarts, remaining)
 
 
 # ---------------------------------------------------------------------------------------------- decisions
@@ -125,7 +127,7 @@ def attempt(run: Run, number: int, *events: tuple[str, dict]) -> None:
 def test_what_follows_each_kind_of_end(tmp_path, cause, action):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {"checkpoint": "x"}), ("end", {"cause": cause, "detail": "what was seen"}))
-    decision = recovery.decide(run)
+    decision = endings.decide(run)
     assert decision.action == action
     if cause != "complete":
         assert decision.reason == "what was seen"
@@ -133,17 +135,17 @@ def test_what_follows_each_kind_of_end(tmp_path, cause, action):
 
 def test_an_end_without_words_says_the_causes_own(tmp_path):
     attempt(Run(tmp_path), 1, ("end", {"cause": "preempted"}))
-    assert recovery.decide(Run(tmp_path)).reason == recovery.ENDINGS["preempted"].text
+    assert endings.decide(Run(tmp_path)).reason == endings.ENDINGS["preempted"].text
 
 
 def test_every_ending_has_an_action_that_someone_carries_out():
-    assert {e.action for e in recovery.ENDINGS.values()} <= {"none", "continue", "wait", "stop"}
+    assert {e.action for e in endings.ENDINGS.values()} <= {"none", "continue", "wait", "stop"}
 
 
 def test_an_attempt_that_ended_without_a_word_is_followed_by_another(tmp_path):
     attempt(Run(tmp_path), 1, ("commit", {"checkpoint": "x"}))
-    decision = recovery.decide(Run(tmp_path))
-    assert (decision.action, decision.reason) == ("continue", recovery.ENDINGS["lost"].text)
+    decision = endings.decide(Run(tmp_path))
+    assert (decision.action, decision.reason) == ("continue", endings.ENDINGS["lost"].text)
 
 
 @pytest.mark.parametrize(("cause", "budget"), [("crashed", 2), ("killed", 2), ("hung", 2), ("out of memory", 1)])
@@ -152,9 +154,9 @@ def test_each_kind_of_failure_has_its_own_budget_since_the_last_checkpoint(tmp_p
     attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted"}))
     for number in range(2, 2 + budget):
         attempt(run, number, ("commit", {}) if number == 2 else ("start", {}), ("end", {"cause": cause, "detail": "x"}))
-        assert recovery.decide(run).action == "continue", number
+        assert endings.decide(run).action == "continue", number
     attempt(run, 2 + budget, ("end", {"cause": cause, "detail": "x"}))
-    decision = recovery.decide(run)
+    decision = endings.decide(run)
     assert decision.action == "stop"
     assert decision.reason == f"x; {cause} {budget + 1} times since the last new checkpoint, so it is not tried again"
 
@@ -163,7 +165,7 @@ def test_failures_that_each_came_after_progress_are_not_counted_together(tmp_pat
     run = Run(tmp_path)
     for number in range(1, 9):
         attempt(run, number, ("commit", {}), ("end", {"cause": "crashed", "iteration": number, "traceback": "same"}))
-        assert recovery.decide(run).action == "continue", number
+        assert endings.decide(run).action == "continue", number
 
 
 def test_preemptions_do_not_use_up_the_budget_of_crashes(tmp_path):
@@ -171,7 +173,7 @@ def test_preemptions_do_not_use_up_the_budget_of_crashes(tmp_path):
     for number, cause in enumerate(["crashed", "preempted"], 1):
         attempt(run, number, ("end", {"cause": cause, "traceback": str(number)}))
     attempt(run, 3, ("commit", {}), ("end", {"cause": "crashed", "traceback": "3"}))
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 def test_the_same_error_twice_at_the_same_iteration_stops_at_once(tmp_path):
@@ -179,8 +181,8 @@ def test_the_same_error_twice_at_the_same_iteration_stops_at_once(tmp_path):
     for number, address in enumerate(["0x7f12", "0x9a44"], 1):
         attempt(run, number, ("end", {"cause": "crashed", "iteration": 7, "detail": "ValueError",
                                       "traceback": f"ValueError: <object at {address}>"}))
-    assert recovery.decide(run).reason == "ValueError; the same error twice at iteration 7, so it is not tried again"
-    assert recovery.decide(run).action == "stop"
+    assert endings.decide(run).reason == "ValueError; the same error twice at iteration 7, so it is not tried again"
+    assert endings.decide(run).action == "stop"
 
 
 @pytest.mark.parametrize("other", [{"iteration": 8, "traceback": "a"}, {"iteration": 7, "traceback": "b"}])
@@ -188,18 +190,18 @@ def test_another_error_or_the_same_elsewhere_is_tried_again(tmp_path, other):
     run = Run(tmp_path)
     attempt(run, 1, ("end", {"cause": "crashed", "iteration": 7, "traceback": "a"}))
     attempt(run, 2, ("end", {"cause": "crashed", **other}))
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 def test_resuming_forgives_what_was_before(tmp_path):
     run = Run(tmp_path)
     for number in (1, 2, 3):
         attempt(run, number, ("end", {"cause": "killed"}))
-    assert recovery.decide(run).action == "stop"
+    assert endings.decide(run).action == "stop"
     run.ledger(3, "resume").write("resumed")
-    assert recovery.barren_run(run) is None
+    assert endings.barren_run(run) is None
     attempt(run, 4, ("end", {"cause": "killed"}))
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 @pytest.mark.parametrize(("told", "code", "cause"), [
@@ -226,26 +228,26 @@ def test_what_slurm_says_of_the_memory_tells_a_step_that_it_killed_from_others(s
 
 
 def test_no_attempt_at_all_stops_too(tmp_path):
-    assert recovery.decide(Run(tmp_path)).action == "stop"
+    assert endings.decide(Run(tmp_path)).action == "stop"
 
 
 def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
     files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
-    assert recovery.decide(run).action == "done"
+    assert endings.decide(run).action == "done"
     evaluation = run.evaluation("iter_0000008-abc")
     attempt(evaluation, 1, ("end", {"cause": "killed", "rank": 0}))
-    assert recovery.decide(evaluation).action == "continue"
+    assert endings.decide(evaluation).action == "continue"
     files.write_json(evaluation.metrics_file(), SCORED)
-    assert recovery.decide(evaluation).action == "done"
+    assert endings.decide(evaluation).action == "done"
 
 
 def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("end", {"cause": "preempted", "detail": "the first"}))
     attempt(run, 2)
-    assert recovery.decide(run).reason == recovery.ENDINGS["lost"].text
+    assert endings.decide(run).reason == endings.ENDINGS["lost"].text
 
 
 SKEWS = [0.0, 5.0, -5.0, 3600.0, -3600.0]
@@ -256,10 +258,10 @@ def skewed(request, monkeypatch):
     """``skewed(ledger, ...)`` writes an event of a host whose clock differs from the others'."""
     def write(ledger, kind, **fields):
         with monkeypatch.context() as patch:
-            patch.setattr("ecm_cluster.ledger.time.time", lambda: 1e9 + request.param)
+            patch.setattr("ecm_cluster.rundir.ledger.time.time", lambda: 1e9 + request.param)
             ledger.write(kind, **fields)
 
-    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: 1e9)
+    monkeypatch.setattr("ecm_cluster.rundir.ledger.time.time", lambda: 1e9)
     return write
 
 
@@ -268,10 +270,10 @@ def test_the_first_cause_counts_as_the_others_follow_from_it_whatever_the_clocks
     attempt(run, 1, ("commit", {}))
     run.ledger(1, "task000").write("end", cause="crashed", detail="connection closed by peer", rank=0, follows=True)
     skewed(run.ledger(1, "train001"), "end", cause="crashed", detail="rank 1: the loss is not a number", rank=1)
-    assert recovery.decide(run).reason == "rank 1: the loss is not a number"
-    end = recovery.last_end(run.events(), 1)
-    assert recovery.describe_end(end)["rank"] == 1
-    assert recovery.describe_end(None) is None
+    assert endings.decide(run).reason == "rank 1: the loss is not a number"
+    end = endings.last_end(run.events(), 1)
+    assert endings.describe_end(end)["rank"] == 1
+    assert endings.describe_end(None) is None
 
 
 def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_whatever_the_clocks_say(tmp_path, skewed):
@@ -279,7 +281,7 @@ def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_whatever_th
     attempt(run, 1, ("end", {"cause": "crashed", "detail": "rank 0", "rank": 0}))
     skewed(run.ledger(1, "train002"), "end", cause="killed", detail="rank 2", rank=2)
     skewed(run.ledger(1, "task002"), "abort", rank=2, code=-9)
-    assert recovery.last_end(run.events(), 1)["detail"] == "rank 2"
+    assert endings.last_end(run.events(), 1)["detail"] == "rank 2"
 
 
 def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_whatever_the_clocks_say(tmp_path, skewed):
@@ -287,7 +289,7 @@ def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_whatever_the_c
     attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted", "detail": "agreed", "rank": 0, "next": "stay"}))
     skewed(run.ledger(1, "train001"), "end", cause="crashed", detail="rank 1", rank=1)
     skewed(run.ledger(1, "task001"), "abort", rank=1, code=1)
-    assert recovery.last_end(run.events(), 1)["cause"] == "preempted"
+    assert endings.last_end(run.events(), 1)["cause"] == "preempted"
 
 
 def test_failures_that_nothing_orders_are_told_by_the_lowest_rank_whatever_the_clocks_say(tmp_path, skewed):
@@ -296,17 +298,17 @@ def test_failures_that_nothing_orders_are_told_by_the_lowest_rank_whatever_the_c
     skewed(run.ledger(1, "batch.7.0"), "end", cause="lost", rank=None)
     skewed(run.ledger(1, "train003"), "end", cause="hung", rank=3)
     run.ledger(1, "train001").write("end", cause="crashed", rank=1)
-    assert recovery.last_end(run.events(), 1)["rank"] == 1
+    assert endings.last_end(run.events(), 1)["rank"] == 1
 
 
-@pytest.mark.parametrize("cause", [c for c, ending in recovery.ENDINGS.items() if ending.owner != "run"])
+@pytest.mark.parametrize("cause", [c for c, ending in endings.ENDINGS.items() if ending.owner != "run"])
 def test_what_the_scheduler_or_a_node_does_never_stops_a_run(tmp_path, cause):
     run = Run(tmp_path)
     for number in range(1, 8):
         attempt(run, number, ("end", {"cause": cause, "node": f"n{number}"}))
-    assert recovery.barren_run(run) is None
+    assert endings.barren_run(run) is None
     if cause in ("preempted", "signalled", "node failure"):
-        assert recovery.decide(run).action == "continue"
+        assert endings.decide(run).action == "continue"
 
 
 def test_status_warns_where_starts_end_in_a_row_before_a_new_checkpoint(tmp_path):
@@ -314,9 +316,9 @@ def test_status_warns_where_starts_end_in_a_row_before_a_new_checkpoint(tmp_path
     attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted"}))
     for number in range(2, 4):
         attempt(run, number, ("end", {"cause": "requeued"}))
-    assert recovery.interruptions(run) is None
+    assert endings.interruptions(run) is None
     attempt(run, 4, ("end", {"cause": "preempted"}))
-    assert recovery.interruptions(run) == \
+    assert endings.interruptions(run) == \
         "3 starts in a row ended before a new checkpoint (requeued 2x, preempted 1x)"
 
 
@@ -324,16 +326,16 @@ def test_what_others_ended_between_neither_counts_nor_forgives(tmp_path):
     run = Run(tmp_path)
     for number, cause in enumerate(["hung", "preempted", "crashed", "requeued", "time limit"], 1):
         attempt(run, number, ("end", {"cause": cause}))
-    assert recovery.decide(run).reason.endswith("3 attempts in a row ended without a new checkpoint")
+    assert endings.decide(run).reason.endswith("3 attempts in a row ended without a new checkpoint")
 
 
 def test_three_attempts_in_a_row_without_a_commit_stop_a_run_for_causes_of_its_own(tmp_path):
     run = Run(tmp_path)
     for number, cause in enumerate(["killed", "time limit", "hung"], 1):
         attempt(run, number, ("end", {"cause": cause}))
-        if number < recovery.BARREN_LIMIT:
-            assert recovery.decide(run).action == "continue"
-    decision = recovery.decide(run)
+        if number < endings.BARREN_LIMIT:
+            assert endings.decide(run).action == "continue"
+    decision = endings.decide(run)
     assert decision.action == "stop"
     assert decision.reason.endswith("3 attempts in a row ended without a new checkpoint")
 
@@ -343,14 +345,14 @@ def test_a_commit_between_begins_the_count_anew(tmp_path):
     for number in range(1, 9):
         events = [("commit", {"checkpoint": "x"})] if number % 3 == 0 else []
         attempt(run, number, *events, ("end", {"cause": "preempted"}))
-        assert recovery.decide(run).action == "continue", number
+        assert endings.decide(run).action == "continue", number
 
 
 def test_an_evaluation_commits_nothing_and_is_not_stopped_for_it(tmp_path):
     work = Run(tmp_path).evaluation("key")
     for number in range(1, 6):
         attempt(work, number, ("end", {"cause": "preempted"}))
-    assert recovery.decide(work).action == "continue"
+    assert endings.decide(work).action == "continue"
 
 
 # ---------------------------------------------------------------------------------------------- the code's causes
@@ -385,22 +387,22 @@ def test_every_cause_that_the_code_writes_has_an_ending(root):
              for line, cause in causes(path)}
     assert {"crashed", "killed", "complete", "cancelled", "signalled"} <= {cause for _, _, cause in found}
     # what Slurm did not answer is never an end: it is asked again
-    assert {(f, n, c) for f, n, c in found if c not in recovery.ENDINGS and c != "unknown"} == set()
+    assert {(f, n, c) for f, n, c in found if c not in endings.ENDINGS and c != "unknown"} == set()
 
 
 def test_every_answer_to_a_signal_has_an_ending(root):
-    tree = ast.parse((root / "ecm_cluster/slurm_ends.py").read_text())
+    tree = ast.parse((root / "ecm_cluster/attempts/slurm_ends.py").read_text())
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "why_signalled")
     answers = {text for n in ast.walk(function) if isinstance(n, ast.Return) and n.value for text in literals(n.value)}
-    assert answers - {"unknown"} <= set(recovery.ENDINGS)
+    assert answers - {"unknown"} <= set(endings.ENDINGS)
     assert len(answers) >= 3
     tables = (slurm_ends.ACCOUNTED, slurm_ends.COMPLETING_REASONS)
-    assert {cause for table in tables for cause in table.values()} <= set(recovery.ENDINGS)
+    assert {cause for table in tables for cause in table.values()} <= set(endings.ENDINGS)
 
 
 def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
     said = "Configuration data as of 2998-12-31T23:59:00\nAccountingStorageHost   = localhost\n"
-    monkeypatch.setattr(cluster, "ask", lambda *_, timeout: said)
+    monkeypatch.setattr(commands, "ask", lambda *_, timeout: said)
     assert site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
     for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
         assert site.seconds_left(none) is None

@@ -8,11 +8,13 @@ import pytest
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster import chain, checkpoints, files, handover, submissions
-from ecm_cluster.errors import UserError
-from ecm_cluster.recovery import barren_attempts
-from ecm_cluster.run import Run
-from ecm_cluster.spec import Overrides
+from ecm_cluster.attempts.endings import barren_attempts
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import chain, submissions, successor
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.rundir.spec import Overrides
 
 
 def snapshot(run: Run) -> dict[str, bytes]:
@@ -45,8 +47,8 @@ def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can
 
 
 def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_them_unasked(tmp_path):
-    from ecm_cluster import elastic
-    from ecm_cluster import job as jobs
+    from ecm_cluster.job import job as jobs
+    from ecm_cluster.plan import elastic
 
     run = ended_run(tmp_path / "run", gpus=4)
     run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\ndata = {}\n")
@@ -113,9 +115,9 @@ def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
 def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):
     run = ended_run(tmp_path / "run", "slurm", attempts=2)
     before = snapshot(run)
-    assert handover.successor(run, 1, "4194304") is None
+    assert successor.successor(run, 1, "4194304") is None
     files.write_json(run.cancel_file, {"time": 1.0})
-    assert handover.successor(run, 2, "4194304") is None
+    assert successor.successor(run, 2, "4194304") is None
     run.cancel_file.unlink()
     assert snapshot(run) == before
 

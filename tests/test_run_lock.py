@@ -9,9 +9,11 @@ import subprocess
 import pytest
 from users import ATTACKER, acting_as, command_as, needs_root, shared_folder
 
-from ecm_cluster import driver, files, submissions, submit_lock
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster.backends import driver
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import submissions, submit_lock
+from ecm_cluster.rundir.run import Run
 
 
 def is_free(run: Run) -> bool:
@@ -105,7 +107,7 @@ def test_a_process_of_another_user_is_no_driver_whatever_its_command_line(tmp_pa
     run = Run(shared_folder() / "run")
     run.path.mkdir()
     line = ["bash", "-c", "echo; read -r", driver.MODULE, "chain", str(run.path)]
-    rank = ["bash", "-c", "echo; read -r", "ecm_cluster.node.train", str(run.path)]
+    rank = ["bash", "-c", "echo; read -r", "ecm_cluster.node.training.worker", str(run.path)]
     processes = [subprocess.Popen(each, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for each in
                  (command_as(ATTACKER, *line), command_as(ATTACKER, *rank), line, rank)]
     for each in processes:

@@ -11,10 +11,17 @@ import pytest
 from small import ROOT, job_flags, wait_until
 from users import ATTACKER, needs_root, shared_folder
 
-from ecm_cluster import cli, driver, files, job, job_env, sharing, submissions, submit, values, weights
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
-from ecm_cluster.spec import RunSpec
+from ecm_cluster import submit
+from ecm_cluster.backends import driver
+from ecm_cluster.base import files, units
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import submissions
+from ecm_cluster.console import cli
+from ecm_cluster.freeze import weights
+from ecm_cluster.job import job, sharing
+from ecm_cluster.rundir import job_env
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.rundir.spec import RunSpec
 
 SECRET = "s3cret-of-the-victim"
 
@@ -92,7 +99,7 @@ def test_setup_lines_see_the_values_which_hold_against_them(tmp_path):
     run = Run(tmp_path)
     made = job.make({"env": {"KEY": "a\nb", "OTHER": "x"}, "setup": ["export SEEN=$KEY OTHER=y"]})
     job_env.write(run, made)
-    from ecm_cluster.request import environment_lines
+    from ecm_cluster.slurm.sbatch import environment_lines
 
     script = "\n".join(["ecm_depth=0", *environment_lines(run, made), 'printf "%s,%s,%s" "$SEEN" "$KEY" "$OTHER"'])
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout == "a\nb,a\nb,x"
@@ -177,7 +184,7 @@ def test_a_folder_that_another_user_has_laid_out_is_not_made_a_run(tmp_path):
     ("https://host/a@b.pth?download=1", "https://host/a@b.pth?download=1"),
     ("torchvision://resnet50", "torchvision://resnet50")])
 def test_secrets_in_a_url_are_not_shown(url, shown):
-    assert values.without_secrets(url) == shown
+    assert units.without_secrets(url) == shown
 
 
 def test_a_password_in_a_url_is_refused_without_showing_it():

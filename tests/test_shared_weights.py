@@ -13,7 +13,7 @@ import pytest
 from test_weights import CONTENT, KEY, NAMED, SHA, config, refused, server  # noqa: F401
 from users import ATTACKER, acting_as, needs_root, shared_folder
 
-from ecm_cluster import weight_cache, weights
+from ecm_cluster.freeze import weight_cache, weights
 
 URL = f"https://nowhere.invalid/{NAMED}"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ecm_cluster import job, shell
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.console import shell
+from ecm_cluster.job import job
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from shipped_configs import families, shrinking, table
 from shipped_configs.families import FAMILIES, NO_FAMILY
 from small import ROOT, await_state, logs_of, verb, wait_until
 
-from ecm_cluster import config
-from ecm_cluster.run import Run
+from ecm_cluster.mmconfig import config
+from ecm_cluster.rundir.run import Run
 
 HOME = config.find("mmdet::faster_rcnn/faster_rcnn_r50_fpn_1x_coco.py").parent.parent
 EVERY = [f"{family}/{name}" for family, names in FAMILIES.items() for name in names]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from answers import Answers
 
-from ecm_cluster import chain, job, site
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import chain
+from ecm_cluster.job import job
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import site
 
 PARTITIONS = (
     "PartitionName=low AllowGroups=ALL Default=YES QoS=N/A DefaultTime=01:00:00 GraceTime=5 Hidden=NO "

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import config, git, snapshot
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.freeze import git, snapshot
+from ecm_cluster.mmconfig import config
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     home = tmp_path / "checkout"
     files = {
         "ecm_cluster/__init__.py": "VALUE = 1\n",
-        "ecm_cluster/node/task.py": "from .. import VALUE\n",
+        "ecm_cluster/node/supervise/entry.py": "from .. import VALUE\n",
         "ecm_cluster/data/names.json": "[1]\n",
         "ecm_cluster/__pycache__/task.cpython-311.pyc": "old",
         "mmdet_ext/__init__.py": "",
@@ -71,7 +72,7 @@ def python(run_code: Path, code: str, cwd: Path) -> str:
 def test_packages_configs_and_modules_are_copied_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
     manifest = freeze(checkout, tmp_path / "run" / "code")
     assert names(tmp_path / "run/code") == {
-        "ecm_cluster/__init__.py", "ecm_cluster/node/task.py", "ecm_cluster/data/names.json",
+        "ecm_cluster/__init__.py", "ecm_cluster/node/supervise/entry.py", "ecm_cluster/data/names.json",
         "mmdet_ext/__init__.py", "mmdet_ext/loss.py", "configs/_base_/model.py", "configs/ecm/r50.py",
         "user/heads/__init__.py", "user/heads/box.py", "user/tools.py"}
     assert manifest["files"] == 10
@@ -118,7 +119,7 @@ def test_our_packages_are_imported_from_the_copy_when_the_original_breaks(tmp_pa
     snapshot.freeze(tmp_path / "run" / "code", [site / "ecm_cluster", site / "mmdet_ext"], [])
     for file in site.rglob("*.py"):
         file.write_text("raise RuntimeError('edited while the job waits')\n")
-    code = "import ecm_cluster.snapshot, ecm_cluster.weights as w, mmdet_ext; print(w.__file__)"
+    code = "import ecm_cluster.freeze.snapshot, ecm_cluster.freeze.weights as w, mmdet_ext; print(w.__file__)"
     assert python(tmp_path / "run/code", code, tmp_path) == f"{tmp_path}/run/code/ecm_cluster/weights.py"
     with pytest.raises(subprocess.CalledProcessError):
         python(site, code, tmp_path)
@@ -127,7 +128,7 @@ def test_our_packages_are_imported_from_the_copy_when_the_original_breaks(tmp_pa
 def test_the_users_modules_are_imported_from_the_copy(checkout: Path, tmp_path: Path) -> None:
     freeze(checkout, tmp_path / "code")
     (checkout / "mine/heads/box.py").write_text("LAYERS = broken\n")
-    code = "import tools, heads, ecm_cluster.node.task as t; print(tools.__file__, heads.LAYERS, t.VALUE)"
+    code = "import tools, heads, ecm_cluster.node.supervise.entry as t; print(tools.__file__, heads.LAYERS, t.VALUE)"
     assert python(tmp_path / "code", code, tmp_path) == f"{tmp_path}/code/user/tools.py 4 1"
 
 
@@ -167,7 +168,7 @@ def test_a_tree_on_disk_has_the_digest_on_record_until_it_is_edited(checkout: Pa
 
 
 def test_a_copy_that_is_killed_leaves_no_code_folder(checkout: Path, tmp_path: Path) -> None:
-    code = ("import sys; from pathlib import Path; from ecm_cluster import snapshot\n"
+    code = ("import sys; from pathlib import Path; from ecm_cluster.freeze import snapshot\n"
             "snapshot.freeze(Path(sys.argv[1]), [Path(sys.argv[2])], [])")
     target, package = tmp_path / "run" / "code", checkout / "mmdet_ext"
     env = {**os.environ, "ECM_CLUSTER_KILL_AT": "before-rename"}

@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 from steering import ended_run
 
-from ecm_cluster import chain, evaluations, files
-from ecm_cluster import job as jobs
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
-from ecm_cluster.spec import Element, Overrides, RunSpec
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.chain import chain, evaluations
+from ecm_cluster.job import job as jobs
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.rundir.spec import Element, Overrides, RunSpec
 
 JOB = jobs.make({"config": "c.py", "mem_per_gpu": "10G", "gpus": 4, "evaluation": {"gpus": 2, "time": "30"}})
 

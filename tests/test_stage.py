@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from staging.roots import call, lvis, put, python, small_root
 
-from ecm_cluster import files, stage
-from ecm_cluster.errors import UserError
-from ecm_cluster.staging import pack as packs
+from ecm_cluster import stage
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.pack import pack as packs
 
 
 @pytest.fixture(scope="module")

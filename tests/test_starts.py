@@ -6,10 +6,14 @@ import json
 
 import pytest
 
-from ecm_cluster import chain, files, job, recovery, resume, starts
+from ecm_cluster import resume
+from ecm_cluster.attempts import endings, starts
 from ecm_cluster.backends import base
+from ecm_cluster.base import files
+from ecm_cluster.chain import chain
+from ecm_cluster.job import job
 from ecm_cluster.reporting import state
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 
 @pytest.fixture
@@ -38,46 +42,46 @@ def attempt(run: Run, number: int, restart: int = 0, **end: object) -> None:
 def test_a_start_that_a_node_could_not_make_is_made_on_other_nodes_so_many_times(run):
     for restart in range(starts.NODE_LIMIT):
         refused(run, f"n{restart}", restart)
-        assert recovery.decide(run) == recovery.Decision("continue", f"not startable: n{restart}: no GPU is visible")
+        assert endings.decide(run) == endings.Decision("continue", f"not startable: n{restart}: no GPU is visible")
     refused(run, "n7", 7)
-    assert recovery.decide(run) == recovery.Decision(
+    assert endings.decide(run) == endings.Decision(
         "stop", "not startable: n7: no GPU is visible; it could not start on 4 nodes, so no other is tried")
 
 
 def test_the_same_node_again_counts_once(run):
     for restart in range(8):
         refused(run, "n1", restart)
-        assert recovery.decide(run).action == "continue"
+        assert endings.decide(run).action == "continue"
 
 
 @pytest.mark.parametrize(("of_node", "cluster"), [(False, "slurm"), (True, "local")])
 def test_what_no_other_node_would_mend_stops_the_run_at_once(run, of_node, cluster):
     refused(run, "n1", 0, of_node, cluster)
-    assert recovery.decide(run) == recovery.Decision("stop", "not startable: n1: no GPU is visible")
+    assert endings.decide(run) == endings.Decision("stop", "not startable: n1: no GPU is visible")
 
 
 def test_a_start_that_another_one_has_followed_counts_no_more(run):
     refused(run, "n1", 0, of_node=False)
     attempt(run, 1, 1, cause="preempted")
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 def test_a_rank_that_cannot_start_is_why_the_attempt_ended_that_rank_0_had_taken(run):
     refused(run, "n1", 2, of_node=False, rank=3)
     attempt(run, 1, 2, cause="killed", detail="rank 0 on n1: killed by SIGKILL")
-    assert recovery.decide(run) == recovery.Decision("stop", "not startable: n1: no GPU is visible")
+    assert endings.decide(run) == endings.Decision("stop", "not startable: n1: no GPU is visible")
 
 
 def test_resuming_gives_all_nodes_another_chance(run):
     for restart in range(4):
         refused(run, f"n{restart}", restart)
         run.ledger(0, f"batch.77.{restart}").write("left-out", node=f"n{restart}", reason="x", resumes=0)
-    assert recovery.decide(run).action == "stop"
+    assert endings.decide(run).action == "stop"
     assert chain.excluded(run, run.job()) == "n[8-9],n0,n1,n2,n3"
     run.ledger(0, "resume").write("resumed", stages=["train"])
     assert chain.excluded(run, run.job()) == "n[8-9]"
     refused(run, "n0", 5)
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 def test_what_a_run_leaves_out_is_asked_for_in_each_of_its_jobs(run):
@@ -115,9 +119,9 @@ def test_a_node_whose_gpus_fail_twice_is_left_out(run):
     gpu_failure(run, 2, "n2")
     assert starts.nodes_at_fault(run.events(), "slurm:77:2") == {}
     gpu_failure(run, 3, "n1")
-    assert recovery.barren_run(run) is None, "that GPUs failed says nothing of the run"
+    assert endings.barren_run(run) is None, "that GPUs failed says nothing of the run"
     assert starts.nodes_at_fault(run.events(), "slurm:77:3") == {"n1": "its GPUs failed 2 times"}
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
 
 
 def test_several_ranks_of_an_attempt_are_one_failure_of_their_node(run):
@@ -128,9 +132,9 @@ def test_several_ranks_of_an_attempt_are_one_failure_of_their_node(run):
 
 def test_an_error_of_cuda_that_follows_the_program_to_another_node_is_the_programs(run):
     gpu_failure(run, 1, "n1", "an illegal memory access was encountered at 0x7f12", iteration=7)
-    assert recovery.decide(run).action == "continue"
+    assert endings.decide(run).action == "continue"
     gpu_failure(run, 2, "n2", "an illegal memory access was encountered at 0x7a99", iteration=7)
-    decision = recovery.decide(run)
+    decision = endings.decide(run)
     assert decision.action == "stop"
     assert decision.reason.endswith("the same error on two nodes at iteration 7, so it is the program's, and it is not "
                                     "tried again")
@@ -141,4 +145,4 @@ def test_a_run_stops_where_gpus_fail_wherever_it_goes(run):
         if number > 1:
             run.ledger(number - 1, "train000").write("commit", checkpoint="x")
         gpu_failure(run, number, f"n{number}")
-        assert recovery.decide(run).action == "continue", "each came after progress"
+        assert endings.decide(run).action == "continue", "each came after progress"

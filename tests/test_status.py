@@ -17,13 +17,19 @@ import pytest
 from answers import Answers
 from steering import SCORED
 
-from ecm_cluster import checkpoints, cli, driver, evaluations, files, job, status
-from ecm_cluster.backends import queue
+from ecm_cluster import status
+from ecm_cluster.backends import driver
 from ecm_cluster.backends import slurm as slurm_backend
-from ecm_cluster.job_states import JobState
-from ecm_cluster.ledger import Event
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.console import cli
+from ecm_cluster.job import job
 from ecm_cluster.reporting import state as states
-from ecm_cluster.run import Evaluation, Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.ledger import Event
+from ecm_cluster.rundir.run import Evaluation, Run
+from ecm_cluster.slurm import queue
+from ecm_cluster.slurm.job_states import JobState
 
 
 def make_run(path: Path, where: str = "slurm", submitted: float = 1.0, jobs: dict[str, str | None] | None = None,
@@ -151,7 +157,7 @@ def test_commits_that_fail_show_by_the_ledger_where_the_heartbeat_is_lost(tmp_pa
     run = make_run(tmp_path / "run")
     begin(run, 1)
     clock = iter([0.0, 600.0, 600.0 + 2 * 3600])
-    monkeypatch.setattr("ecm_cluster.ledger.time.time", lambda: next(clock))
+    monkeypatch.setattr("ecm_cluster.rundir.ledger.time.time", lambda: next(clock))
     trainer = run.ledger(1, "train000")
     trainer.write("commit", checkpoint="x")
     for iteration in (20, 30):

@@ -16,11 +16,16 @@ import pytest
 from answers import Answers
 from small import CLASSES, ROOT, job_flags, verb, wait_until
 
-from ecm_cluster import cli, config, driver, files, snapshot, submit, values
-from ecm_cluster.errors import UserError
+from ecm_cluster import submit
+from ecm_cluster.backends import driver
+from ecm_cluster.base import files, units
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.console import cli
+from ecm_cluster.freeze import snapshot
+from ecm_cluster.mmconfig import config
 from ecm_cluster.plan import create
-from ecm_cluster.run import Run
-from ecm_cluster.runs import list_runs
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.rundir.runs import list_runs
 
 LOCAL = ("--cluster", "local")
 BLOCKED = ("torch", "torchvision", "mmcv", "mmdet", "numpy", "cv2", "pycocotools", "lvis")
@@ -175,7 +180,7 @@ def test_a_dry_run_needs_neither_slurm_nor_torch_and_writes_nothing(small_data, 
     tmp_path = tmp_path / "here"
     tmp_path.mkdir()
     program = (f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
-               "from ecm_cluster import cli, submit\nraise SystemExit(cli.run(submit.main))\n")
+               "from ecm_cluster.console import cli; from ecm_cluster import submit\nraise SystemExit(cli.run(submit.main))\n")
     flags = ["--data-root", str(small_data), "--gpus", "8", "--nodes", "2", "--dry-run", "--set",
              f"model.roi_head.bbox_head.num_classes={CLASSES}", "--set",
              f"model.roi_head.mask_head.num_classes={CLASSES}",
@@ -343,7 +348,7 @@ def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_l
 
 def test_names_that_slurm_leaves_as_they_are_stay_legal():
     for name in ("it's a \"b\"", "a b", "a#b", "a|b;c", "$HOME", "Köln 北京", "[1-3]*", "a=b", "~{x}&(y)"):
-        values.check_run_path("name", name)
+        units.check_run_path("name", name)
 
 
 def test_a_run_that_is_named_after_its_config_gets_a_name_that_slurm_leaves_as_it_is(tmp_path):

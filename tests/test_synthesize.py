@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cli, synthesize
-from ecm_cluster.lvis.layout import check_root
+from ecm_cluster import synthesize
+from ecm_cluster.annotations.layout import check_root
+from ecm_cluster.console import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 FEW = ["--train-images", "6", "--val-images", "3", "--classes", "2", "--image-size", "32"]
@@ -121,7 +122,7 @@ def test_a_set_being_replaced_is_never_lost_to_a_kill(tmp_path):
 
 
 def test_help_needs_no_numpy_and_the_verb_names_the_remedy():
-    without = "import sys; sys.modules['numpy'] = None; from ecm_cluster import cli, synthesize; "
+    without = "import sys; sys.modules['numpy'] = None; from ecm_cluster.console import cli; from ecm_cluster import synthesize; "
     run = without + "raise SystemExit(cli.run(synthesize.main, sys.argv[1:]))"
     shown = python("-c", run, "--help")
     assert shown.returncode == 0 and "--train-images" in shown.stdout

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 
-from ecm_cluster import config, test_settings
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.job import eval_settings
+from ecm_cluster.mmconfig import config
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +18,15 @@ def ecm() -> dict:
 
 def applied(cfg: dict, **settings: object) -> dict:
     changed = copy.deepcopy(cfg)
-    test_settings.apply(changed, settings)
+    eval_settings.apply(changed, settings)
     return changed
 
 
 def test_every_combination_of_a_grid_comes_once():
-    found = test_settings.grid({"nms_iou": [0.5, 0.6, 0.5], "flip": [False, True], "max_dets": 100})
+    found = eval_settings.grid({"nms_iou": [0.5, 0.6, 0.5], "flip": [False, True], "max_dets": 100})
     assert len(found) == 4
     assert {"nms_iou": 0.6, "flip": True, "max_dets": 100} in found
-    assert test_settings.grid({}) == [{}]
+    assert eval_settings.grid({}) == [{}]
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -34,24 +35,24 @@ def test_every_combination_of_a_grid_comes_once():
     ("margin", -1), ("scale", "800"), ("scale", [800, 0]), ("flip", 1), ("max_dets", -1), ("scorer", "mine"),
     ("bootstrap", -1)])
 def test_a_value_that_is_not_legal_is_refused_with_what_is(name, value):
-    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*not legal; give {test_settings.SETTINGS[name].legal}"):
-        test_settings.check(name, value, "sweep.yaml: ")
+    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*not legal; give {eval_settings.SETTINGS[name].legal}"):
+        eval_settings.check(name, value, "sweep.yaml: ")
 
 
 def test_an_unknown_setting_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match="setting: 'nms' is unknown.*nms_iou"):
-        test_settings.grid({"nms": [0.5]})
+        eval_settings.grid({"nms": [0.5]})
     with pytest.raises(UserError, match="nms_iou: the list is empty"):
-        test_settings.grid({"nms_iou": []})
+        eval_settings.grid({"nms_iou": []})
 
 
 def test_a_scale_is_a_pair_or_a_word():
-    assert test_settings.grid({"scale": [1333, 800]}) == [{"scale": "1333x800"}]
-    assert test_settings.grid({"scale": ["1333x800", [800, 600]]}) == [{"scale": "1333x800"}, {"scale": "800x600"}]
+    assert eval_settings.grid({"scale": [1333, 800]}) == [{"scale": "1333x800"}]
+    assert eval_settings.grid({"scale": ["1333x800", [800, 600]]}) == [{"scale": "1333x800"}, {"scale": "800x600"}]
 
 
 def test_what_concerns_scoring_alone_is_told_apart():
-    detection, scoring = test_settings.split({"nms_iou": 0.5, "max_dets": 100, "scorer": "lvis", "flip": True})
+    detection, scoring = eval_settings.split({"nms_iou": 0.5, "max_dets": 100, "scorer": "lvis", "flip": True})
     assert detection == {"nms_iou": 0.5, "flip": True}
     assert scoring == {"max_dets": 100, "scorer": "lvis"}
 
@@ -71,8 +72,8 @@ def test_what_the_config_has_already_is_no_other_evaluation(ecm):
     rcnn = ecm["model"]["test_cfg"]["rcnn"]
     same = {"score_thr": rcnn["score_thr"], "nms_iou": rcnn["nms"]["iou_threshold"], "flip": False,
             "scale": "1333x800", "temperature": 1.0, "margin": 0.0, "max_dets": 300, "background": "multiply"}
-    assert test_settings.reduced(ecm, same) == {}
-    assert test_settings.reduced(ecm, {**same, "nms_iou": 0.7}) == {"nms_iou": 0.7}
+    assert eval_settings.reduced(ecm, same) == {}
+    assert eval_settings.reduced(ecm, {**same, "nms_iou": 0.7}) == {"nms_iou": 0.7}
 
 
 def test_a_config_without_the_thing_to_change_is_refused(ecm):
@@ -98,7 +99,7 @@ def test_the_background_of_a_head_that_has_no_such_scores_is_left_alone():
 
 
 def test_the_shipped_sweep_can_be_read_and_is_possible_with_the_ecm_config(ecm, root):
-    found = test_settings.grid(test_settings.read_sweep(root / "jobs" / "eval_sweep.yaml"))
+    found = eval_settings.grid(eval_settings.read_sweep(root / "jobs" / "eval_sweep.yaml"))
     assert len(found) > 4
     for settings in found:
-        applied(ecm, **test_settings.split(settings)[0])
+        applied(ecm, **eval_settings.split(settings)[0])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ecm_cluster import training_log
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import training_log
+from ecm_cluster.rundir.run import Run
 
 
 def attempt(run: Run, number: int, starts_after: int, iterations: range, by_epoch: bool = True,

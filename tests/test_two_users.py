@@ -25,8 +25,10 @@ import pytest
 from small import ROOT, job_flags, logs_of, make_data, wait_until
 from users import ATTACKER, VICTIM, acting_as, command_as, environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster import cli, driver, status
-from ecm_cluster.run import Run
+from ecm_cluster import status
+from ecm_cluster.backends import driver
+from ecm_cluster.console import cli
+from ecm_cluster.rundir.run import Run
 
 pytestmark = [pytest.mark.slow, needs_root]
 
@@ -99,7 +101,7 @@ def test_no_verb_imports_from_the_folder_that_it_is_typed_in(machine: Machine) -
 def test_git_is_not_asked_about_a_checkout_of_somebody_else(machine: Machine) -> None:
     machine.attacker("""mkdir -p checkout; cd checkout; git init -q .
         git config core.fsmonitor "touch $PWD/../traps/git; :" """)
-    script = "from pathlib import Path; from ecm_cluster import git; print(git.state(Path('checkout/mine'), ['.']))"
+    script = "from pathlib import Path; from ecm_cluster.freeze import git; print(git.state(Path('checkout/mine'), ['.']))"
     done = machine.victim("sh", "-c", f'mkdir checkout/mine && python -c "{script}"', cwd=machine.shared)
     assert done.stdout == "{'commit': None, 'dirty': None}\n"
     machine.nothing_ran()

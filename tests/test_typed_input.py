@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import cli, job, sbatch_options, submit, test_settings, values
-from ecm_cluster.errors import UserError
+from ecm_cluster import submit
+from ecm_cluster.base import units
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.base.yaml_file import read_yaml
+from ecm_cluster.console import cli
+from ecm_cluster.job import eval_settings, job, sbatch_options
 from ecm_cluster.plan import create
-from ecm_cluster.yaml_file import read_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +160,7 @@ def test_a_wrong_flag_is_one_line_and_nothing_is_written(tmp_path, capsys, monke
 def test_a_run_that_is_named_after_a_long_config_has_a_name_that_fits(tmp_path):
     name = create.next_name(tmp_path, f"{'ä' * 120}.py")
     assert name.endswith("-001")
-    values.check_run_path("name", name)
+    units.check_run_path("name", name)
 
 
 # ---------------------------------------------------------------------------------------------- sweep files
@@ -174,5 +177,5 @@ def test_a_wrong_sweep_file_is_told_in_one_line(tmp_path, text, said):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        test_settings.grid(test_settings.read_sweep(path), f"{path}: ")
+        eval_settings.grid(eval_settings.read_sweep(path), f"{path}: ")
     assert said in str(caught.value) and len(str(caught.value)) < 500

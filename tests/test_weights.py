@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import config as config_reader
-from ecm_cluster import model_urls, weight_cache, weights
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.freeze import model_urls, weight_cache, weights
+from ecm_cluster.mmconfig import config as config_reader
 
 CONTENT = b"\x80\x02" + b"weights " * 5000
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -338,7 +338,7 @@ def test_a_cache_that_cannot_be_written_is_named(server: Server, cache: Path) ->
 
 def test_a_full_disk_is_told_from_a_broken_network(server: Server, cache: Path) -> None:
     code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-            "from ecm_cluster import cli, weights\n"
+            "from ecm_cluster.console import cli; from ecm_cluster.freeze import weights\n"
             "cli.run(lambda argv: weights.fetch(weights.find({'load_from': sys.argv[1]})))")
     url = server.offer(f"/{NAMED}")
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
@@ -349,7 +349,7 @@ def test_a_full_disk_is_told_from_a_broken_network(server: Server, cache: Path) 
 def test_two_processes_at_once_fetch_a_file_once(server: Server, cache: Path) -> None:
     url = server.offer(f"/{NAMED}")
     server.gate.clear()
-    code = ("import sys; from ecm_cluster import weights; print('started', flush=True)\n"
+    code = ("import sys; from ecm_cluster.freeze import weights; print('started', flush=True)\n"
             "print(weights.fetch(weights.find({'load_from': sys.argv[1]}))[0].digest)")
     with contextlib.ExitStack() as stack:
         command = [sys.executable, "-c", code, url]
@@ -365,7 +365,7 @@ def test_two_processes_at_once_fetch_a_file_once(server: Server, cache: Path) ->
 
 def test_a_fetch_that_is_killed_leaves_nothing_that_counts(server: Server, cache: Path) -> None:
     url = server.offer(f"/{NAMED}")
-    code = ("import sys; from ecm_cluster import weights\n"
+    code = ("import sys; from ecm_cluster.freeze import weights\n"
             "weights.fetch(weights.find({'load_from': sys.argv[1]}))")
     for point in ("after-data", "before-rename"):
         env = {**os.environ, "ECM_CLUSTER_KILL_AT": f"{point}:cache/{NAMED}"}

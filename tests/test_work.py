@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import work as works
-from ecm_cluster.work import Work
+from ecm_cluster.rundir import work as works
+from ecm_cluster.rundir.work import Work
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
-"""Makes ``ecm_cluster/mmconfig/class_names.txt`` from the installed mmdet: ``python -m tools.class_names``."""
+"""Makes ``ecm_cluster/mmclasses/class_names.txt`` from the installed mmdet: ``python -m tools.class_names``."""
 
 from __future__ import annotations
 
-from ecm_cluster.mmconfig.class_names import TABLE
+from ecm_cluster.mmclasses.class_names import TABLE
 
 
 def table() -> str:

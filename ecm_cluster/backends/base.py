@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional, Protocol
 
-from ..evaluations import Element
-from ..job import Job
-from ..job_states import JobState
-from ..request import Request
-from ..run import Run
-from ..submissions import Submitted
+from ..chain.evaluations import Element
+from ..chain.submissions import Submitted
+from ..job.job import Job
+from ..rundir.run import Run
+from ..slurm.job_states import JobState
+from ..slurm.sbatch import Request
 
 Known = Optional[Mapping[str, JobState]]  # what Slurm says of jobs; None: it does not answer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..run import Run
+from ..rundir.run import Run
 from .base import Backend
 from .local import Local
 from .slurm import Slurm

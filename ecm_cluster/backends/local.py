@@ -12,14 +12,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .. import chain, driver, evaluations, files, recovery, submissions
-from ..errors import UserError
-from ..evaluations import Element
-from ..job import Job
-from ..request import Request
-from ..run import Run
-from ..submissions import Submitted
-from . import short_job
+from ..attempts import endings
+from ..base import files
+from ..base.errors import UserError
+from ..chain import chain, evaluations, submissions
+from ..chain.evaluations import Element
+from ..chain.submissions import Submitted
+from ..job.job import Job
+from ..rundir.run import Run
+from ..slurm.sbatch import Request
+from . import driver, short_job
 from .base import Known, Life, ShortJob, Sweep
 
 SILENT_SECONDS = 60.0  # without a heartbeat, an attempt on another machine counts as gone
@@ -83,7 +85,7 @@ class Local:
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
         host = run.read_attempt(number).get("host") if number and not ranks else socket.gethostname()
-        if host and host != socket.gethostname() and recovery.heard_lately(run, number, SILENT_SECONDS):
+        if host and host != socket.gethostname() and endings.heard_lately(run, number, SILENT_SECONDS):
             return {host: f"attempt {number} on {host}"}
         return ranks
 

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import chain, cluster, files, job_env
-from ..job import Job
-from ..request import environment_lines, outside_environment
-from ..run import Run
-from ..values import parse_time
+from ..base import files
+from ..base.units import parse_time
+from ..chain import chain
+from ..job.job import Job
+from ..rundir import job_env
+from ..rundir.run import Run
+from ..slurm import commands
+from ..slurm.sbatch import environment_lines, outside_environment
 from .base import ShortJob
 
 # what a run's own jobs need to come back, and this one does not
@@ -35,19 +38,19 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
         UserError: sbatch refuses.
     """
     asked = replace(chain.request(run, job, chain.TRAIN, "check"), nodes=1, gpus=1)
-    header = [line for line in cluster.render(asked).splitlines() if line.startswith("#SBATCH")
+    header = [line for line in commands.render(asked).splitlines() if line.startswith("#SBATCH")
               and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
     header += [f"#SBATCH --time={min(minutes, parse_time(job.time))}", "#SBATCH --no-requeue",
                "#SBATCH --job-name=ecm-cluster-check", f"#SBATCH --output={log}"]
     script = log.with_suffix(".sh")
     line = shlex.join(["srun", "--export=ALL", f"--cpus-per-task={job.cpus_per_gpu}", *command])
     files.write_text(script, "\n".join(["#!/bin/bash", *header, *_environment(run, job), line, ""]))
-    process, job_id = cluster.submit_and_wait(script)
+    process, job_id = commands.submit_and_wait(script)
     try:
         yield ShortJob(f"job {job_id}", process)
     finally:
         if process.poll() is None:
-            cluster.cancel(job_id)
+            commands.cancel(job_id)
             process.kill()
         process.wait()
 

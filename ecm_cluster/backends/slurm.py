@@ -14,15 +14,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .. import chain, cluster, evaluations, files, recovery, site, submissions
-from ..errors import UserError, one_of
-from ..evaluations import Element
-from ..job import Job
-from ..job_states import ENDED, LIVE, WAITING
-from ..request import Request
-from ..run import Run, Work
-from ..submissions import Submitted
-from . import queue, short_job
+from ..attempts import endings
+from ..base import files
+from ..base.errors import UserError, one_of
+from ..chain import chain, evaluations, submissions
+from ..chain.evaluations import Element
+from ..chain.submissions import Submitted
+from ..job.job import Job
+from ..rundir.run import Run, Work
+from ..slurm import commands, queue, site
+from ..slurm.job_states import ENDED, LIVE, WAITING
+from ..slurm.sbatch import Request
+from . import short_job
 from .base import Known, Life, ShortJob, Sweep
 
 SILENT_SECONDS = 600.0  # without a heartbeat, an attempt that nobody vouches for counts as lost
@@ -38,7 +41,7 @@ class Slurm:
     poll_seconds = 5.0
 
     def require(self, remedy: str, answering: bool = False) -> None:
-        reason = site.silence() if answering or not cluster.slurm_available() else None
+        reason = site.silence() if answering or not commands.slurm_available() else None
         if reason:
             raise UserError(f"cluster: no Slurm is reachable: {reason}; {remedy}")
 
@@ -110,7 +113,7 @@ class Slurm:
         jobs = [job for job in submissions.of_run(run) if job.job_id]
         token_of = {job.job_id or "": job.token for job in jobs}
         for job_id in reversed(list(live)):
-            cluster.cancel(job_id, token_of[job_id])
+            commands.cancel(job_id, token_of[job_id])
         began, told = time.monotonic(), False
         while True:
             known = queue.query(token_of) or {}
@@ -125,7 +128,7 @@ class Slurm:
                 told = True
             if passed > 1:
                 for job_id in back:
-                    cluster.cancel(job_id, token_of[job_id])
+                    commands.cancel(job_id, token_of[job_id])
             time.sleep(0.3)
 
     # -- before anything is submitted
@@ -144,7 +147,7 @@ class Slurm:
         return short_job.on_slurm(run, job, command, log, minutes)
 
     def scripts(self, requests: Sequence[Request]) -> list[str]:
-        return [f"# ---- sbatch script: {asked.stage}\n{cluster.render(asked)}" for asked in requests]
+        return [f"# ---- sbatch script: {asked.stage}\n{commands.render(asked)}" for asked in requests]
 
 
 def _works(run: Run, stage: str) -> list[Work]:
@@ -159,4 +162,4 @@ def _vouches(work: Work, job: Submitted) -> bool:
     if not newest:
         return False
     owner = str(work.read_attempt(newest).get("job_id") or job.job_id).partition("_")[0]
-    return owner == job.job_id and recovery.heard_lately(work, newest, SILENT_SECONDS)
+    return owner == job.job_id and endings.heard_lately(work, newest, SILENT_SECONDS)

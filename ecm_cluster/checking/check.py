@@ -6,9 +6,9 @@ import os
 import sys
 import time
 
-from .. import planning, weights
-from ..errors import UserError, one_of
-from ..plan import create
+from ..base.errors import UserError, one_of
+from ..freeze import weights
+from ..plan import create, planning
 from . import here, in_job
 from .findings import EVERYTHING, Report
 

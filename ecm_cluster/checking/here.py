@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import planning, snapshot
-from ..plan import create
-from ..request import outside_environment, python_of
+from ..freeze import snapshot
+from ..plan import create, planning
+from ..slurm.sbatch import outside_environment, python_of
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
 from .made import MODULE, folder_for_it, made_for_it
 

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from .. import folders, planning
 from ..backends import choose
-from ..plan import create
-from ..request import python_of
+from ..base import folders
+from ..plan import create, planning
+from ..slurm.sbatch import python_of
 from .findings import Report, finished, read
 from .made import MODULE, folder_for_it, made_for_it
 

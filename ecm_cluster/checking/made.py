@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .. import config, files, planning, weights
-from ..plan import create
-from ..run import Run
+from ..base import files
+from ..freeze import weights
+from ..mmconfig import config
+from ..plan import create, planning
+from ..rundir.run import Run
 
 MODULE = "ecm_cluster.node.checks"
 LOCK = "lock"

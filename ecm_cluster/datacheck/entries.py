@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..lvis import layout, outline
+from ..annotations import layout, outline
 
 WHOLE = 48 << 20
 CHUNK = 64 << 20

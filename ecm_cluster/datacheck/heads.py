@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import UserError
-from ..mmconfig.classes import arguments_of
-from ..mmconfig.datasets import leaves
+from ..base.errors import UserError
+from ..mmclasses.classes import arguments_of
+from ..mmclasses.datasets import leaves
 from . import labels
 
 HOOK = "NumClassCheckHook"

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional, Tuple
 
-from ..errors import UserError
-from ..lvis.layout import AnnotationSummary
-from ..mmconfig.class_names import names_of
-from ..mmconfig.datasets import Leaf
+from ..annotations.layout import AnnotationSummary
+from ..base.errors import UserError
+from ..mmclasses.class_names import names_of
+from ..mmclasses.datasets import Leaf
 
 COCO_TYPES = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset",
               "OccludedSeparatedCocoDataset")

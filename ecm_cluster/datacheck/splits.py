@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..lvis import layout
-from ..mmconfig import evaluation
-from ..mmconfig.classes import arguments_of
-from ..mmconfig.datasets import Leaf, leaves, pipelines
-from ..staging import pack as packs
+from ..annotations import layout
+from ..base.errors import UserError
+from ..mmclasses import evaluation
+from ..mmclasses.classes import arguments_of
+from ..mmclasses.datasets import Leaf, leaves, pipelines
+from ..pack import pack as packs
 from ..staging.planned import Staging
 from . import entries, labels, voc
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from .. import reading
-from ..errors import UserError
-from ..mmconfig.datasets import Leaf
+from ..base import reading
+from ..base.errors import UserError
+from ..mmclasses.datasets import Leaf
 from . import labels
 
 TYPES = ("VOCDataset", "XMLDataset", "WIDERFaceDataset")

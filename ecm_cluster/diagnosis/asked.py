@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import config, evaluations, folders, lead, planning, shipped, weight_cache, weights
-from .. import job as jobs
-from ..errors import UserError
-from ..staging import columns, planned
-from ..values import without_secrets
+from ..base import folders
+from ..base.errors import UserError
+from ..base.units import without_secrets
+from ..chain import evaluations, signal_lead
+from ..freeze import weight_cache, weights
+from ..job import job as jobs
+from ..mmconfig import config, shipped
+from ..pack import columns
+from ..plan import planning
+from ..staging import planned
 from .finding import Finding, fails, not_asked, ok
 
 
@@ -54,9 +59,9 @@ class Asked:
         return [Path(path) for split in splits for path in planned.annotation_files(self.cfg or {}, split)]
 
     @functools.cached_property
-    def cost(self) -> lead.Cost:
+    def cost(self) -> signal_lead.Cost:
         """What a stop of such a run costs: measured in a run of the same config, or assumed."""
-        return lead.expected(self.runs_dir, self.config_path, self.job.as_dict())
+        return signal_lead.expected(self.runs_dir, self.config_path, self.job.as_dict())
 
 
 def read(job: jobs.Job, where: str, given: bool) -> Asked:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import operators
-from ..request import python_of
+from ..plan import operators
+from ..slurm.sbatch import python_of
 from . import interpreter, requirements
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning

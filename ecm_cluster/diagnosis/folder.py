@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import files, owners
-from ..staging.space import Filesystem, filesystem
-from ..values import size_text
+from ..base import files, owners
+from ..base.disk import Filesystem, filesystem
+from ..base.units import size_text
 from .finding import Finding, carried_out, fails, ok, warning
 
 MARK = ".ecm-cluster-doctor-"  # with which the names of the doctor's own folders begin
@@ -129,7 +129,7 @@ def _tried(folder: Path) -> float:
 
 
 def locks(path: Path) -> None:
-    """Whether a lock of a file keeps another open file out, as :func:`ecm_cluster.files.locked` relies on.
+    """Whether a lock of a file keeps another open file out, as :func:`ecm_cluster.base.files.locked` relies on.
 
     Raises:
         OSError: It cannot be locked.

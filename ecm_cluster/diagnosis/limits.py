@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .. import chain, cluster, lead, site
-from ..backends import queue
-from ..run import Run
+from ..chain import chain, signal_lead
+from ..rundir.run import Run
+from ..slurm import commands, queue, site
 from . import nodes
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
@@ -90,7 +90,7 @@ def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterato
     words = "; ".join(one.describe() for one in preemption)
     yield from faults or [ok(name, f"{words}; MaxTime {partition.max_time}{default}{hidden}")]
     ending = min((one for one in preemption if one.ends_the_job), key=lambda one: one.grace, default=None)
-    for text in lead.warnings(asked.cost, job.signal_lead, ending, job.time):
+    for text in signal_lead.warnings(asked.cost, job.signal_lead, ending, job.time):
         said, _, remedy = text.rpartition("; ")
         yield warning(f"{name}.stop", said, remedy)
 
@@ -223,7 +223,7 @@ def _submission(asked: Asked) -> Iterator[Finding]:
     for stage in chain.stages(asked.job):
         name, count = f"limits.submission.{stage}", 1 if stage == chain.TRAIN else len(asked.elements)
         request = chain.request(run, asked.job, stage, f"ecm-cluster:doctor:{stage}", elements=count)
-        words = cluster.refusal(request, timeout=10.0)
+        words = commands.refusal(request, timeout=10.0)
         if words is None:
             yield ok(name, f"sbatch would take the {stage} job ({request.nodes} × {request.gpus}, {request.time})")
         elif site.may_queue(request, words):

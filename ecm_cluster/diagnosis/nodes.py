@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import cluster, site
-from ..values import size_text
+from ..base.units import size_text
+from ..slurm import commands, site
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
 
@@ -49,7 +49,7 @@ def memory(asked: Asked) -> int:
 
 def check(asked: Asked, chosen: Sequence[site.Partition]) -> Iterator[Finding]:
     """Whether the nodes of the job's partitions have what it asks for."""
-    out = cluster.ask("sinfo", "-h", "-a", "-e", "-o", "%R|%G|%t|%c|%m|%D", timeout=8.0)
+    out = commands.ask("sinfo", "-h", "-a", "-e", "-o", "%R|%G|%t|%c|%m|%D", timeout=8.0)
     if out is None:
         yield not_asked("limits.nodes", "sinfo does not answer")
         return

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import files, snapshot, weights
 from ..backends import choose
-from ..request import python_of
-from ..run import Run
+from ..base import files
+from ..freeze import snapshot, weights
+from ..rundir.run import Run
+from ..slurm.sbatch import python_of
 from . import requirements, sharing
 from .asked import Asked
 from .finding import Finding, fails, not_asked
@@ -44,7 +45,7 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         visited = Visit(asked, own, token, 0.0)
         _prepare(visited)
         python, log = python_of(asked.job), own / LOG
-        command = [python, "-m", "ecm_cluster.node.probe", str(own)]
+        command = [python, "-m", "ecm_cluster.node.checks.probe", str(own)]
         with choose.named(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
                 contextlib.suppress(subprocess.TimeoutExpired):
             job.process.wait(60 * MINUTES)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import files
+from ..base import files
 from .finding import Finding, fails, ok, warning
 from .folder import CLOCK_SECONDS, ELSEWHERE, LOCK, MARK, REASONS
 

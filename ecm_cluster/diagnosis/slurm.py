@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from .. import cluster, shell, site
-from ..backends import queue
-from ..errors import UserError
+from ..base.errors import UserError
+from ..console import shell
+from ..slurm import commands, queue, site
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
 from .folder import CLOCK_SECONDS
@@ -64,8 +64,8 @@ def ask(asked: Asked) -> Slurm:
         now = began
     found = Slurm(config, now - (began + time.time()) / 2, site.partitions())
     if found.accounting == "slurmdbd":
-        done = cluster.run_command("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-1hours", timeout=5.0)
-        found.sacct = "no answer" if done is None else cluster.said(done.stderr) if done.returncode else ""
+        done = commands.run_command("sacct", "-X", "-n", "-P", "-o", "JobID", "-S", "now-1hours", timeout=5.0)
+        found.sacct = "no answer" if done is None else commands.said(done.stderr) if done.returncode else ""
     if found.accounting == "slurmdbd" and not found.sacct:
         found.associations = _rows("assoc", ASSOCIATION, f"user={queue.user_name()}")
         found.qos = None if found.associations is None else _rows("qos", QOS)
@@ -97,7 +97,7 @@ def check(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
 def _controller(slurm: Slurm) -> Iterator[Finding]:
     version = slurm.config.get("SLURM_VERSION", "of an unknown version")
     said = f"cluster {slurm.config.get('ClusterName')} answers, Slurm {version}"
-    if not cluster.can_ask():
+    if not commands.can_ask():
         yield fails("slurm.scontrol", "no scontrol in PATH", "add Slurm's commands to PATH")
         return
     if not slurm.config:

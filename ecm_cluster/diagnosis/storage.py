@@ -13,10 +13,10 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from .. import cluster
-from ..backends import queue
-from ..staging.space import filesystem
-from ..values import size_text
+from ..base.disk import filesystem
+from ..base.units import size_text
+from ..slurm import commands as cluster
+from ..slurm import queue
 from .asked import Asked
 from .finding import FAILS, WARNING, Finding, fails, not_asked, ok, warning
 

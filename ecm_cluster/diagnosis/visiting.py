@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import cluster, job_env, lead, site
-from ..backends import queue
-from ..errors import UserError
-from ..job import Job
-from ..job_states import ENDED, WAITING, JobState
-from ..request import Request, environment_lines
-from ..run import Run
+from ..base.errors import UserError
+from ..chain import signal_lead
+from ..job.job import Job
+from ..rundir import job_env
+from ..rundir.run import Run
+from ..slurm import commands, queue, site
+from ..slurm.job_states import ENDED, WAITING, JobState
+from ..slurm.sbatch import Request, environment_lines
 from . import sharing
 from .asked import Asked
 from .finding import Finding, fails, merged, ok
@@ -59,11 +60,11 @@ class Visit:
         job = self.asked.job
         limit = str(min(MINUTES, job.time_minutes))
         return dataclasses.replace(job, name="doctor", nodes=min(job.nodes, 2), gpus=1, time=limit,
-                                   signal_lead=lead.within(30, limit))
+                                   signal_lead=signal_lead.within(30, limit))
 
     def findings(self) -> Iterator[Finding]:
         """Submit, wait, and read what the nodes have left."""
-        from ..node.probe import Probe
+        from ..node.checks.probe import Probe
 
         try:
             self._run(Probe(str(self.own)), self.job, "doctor")
@@ -88,17 +89,17 @@ class Visit:
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
         job_env.write(run, job)
-        cluster.write_task(request, task)
+        commands.write_task(request, task)
         for path in self.own.glob("ended*"):
             path.unlink()
         try:
-            self.job_id = cluster.submit(request)
+            self.job_id = commands.submit(request)
         except UserError as error:
             raise Ended(str(error)) from None
         try:
             self._wait()
         except BaseException:
-            cluster.cancel(self.job_id)
+            commands.cancel(self.job_id)
             self._settle()
             raise
 
@@ -143,7 +144,7 @@ class Visit:
                 why = "and would never start" if state.is_held or state.reason in NEVER else "and was cancelled"
                 raise Ended(f"job {self.job_id} did not start within {now - began:.0f} s ({_words(state)}), {why}")
             time.sleep(1.0)
-        told = cluster.show_job(self.job_id) or {}
+        told = commands.show_job(self.job_id) or {}
         self.nodes = site.hosts(told.get("NodeList", "")) or sorted(p.name.partition(".")[2] for p in
                                                                     self.own.glob("seen.*"))
         if not list(self.own.glob("findings.*")):

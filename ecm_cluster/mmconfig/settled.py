@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from ..errors import UserError
+from ..base.errors import UserError
 
 _REFERENCE = re.compile(r"\$\{([a-zA-Z\d_.]*)\}")
 # mmdet's own; put into a config, so that a run does not change with what the program takes for one that is not set

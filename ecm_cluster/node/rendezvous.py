@@ -25,9 +25,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..reading import Maybe, Number, Text, check, parse_json
-from .failures import NotStartable
+from ..attempts.failures import NotStartable
+from ..base import files
+from ..base.reading import Maybe, Number, Text, check, parse_json
 from .world import Place
 
 SECONDS = 300.0

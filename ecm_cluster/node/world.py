@@ -6,8 +6,8 @@ import os
 import socket
 from dataclasses import dataclass
 
-from ..request import TOKEN_ENV
-from .failures import NotStartable
+from ..attempts.failures import NotStartable
+from ..slurm.sbatch import TOKEN_ENV
 
 DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that plays Slurm on one machine
 ELEMENT_ENV = "ECM_CLUSTER_ELEMENT"  # what it sets for the elements of an array

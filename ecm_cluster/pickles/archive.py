@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import UserError
-from ..reading import naming
+from ..base.errors import UserError
+from ..base.reading import naming
 from . import restricted
 
 ZIP = b"PK\x03\x04"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from .. import config, files
-from ..errors import UserError
+from ..base import files
+from ..base.errors import UserError
+from ..mmconfig import config
 
 OWN = "EffectiveClassMarginLoss"  # begins the names of the losses that also take their counts as stats_file
 
@@ -41,7 +42,7 @@ def freeze(cfg: dict[str, Any]) -> dict[str, str]:
 
 def _read(cfg: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[float, ...]]]:
     """(loss, counts) of each loss that names a file."""
-    from mmdet_ext.class_counts import ClassCountError
+    from mmdet_ext.data.class_counts import ClassCountError
 
     for block in config.nested(cfg["model"]):
         own = str(block.get("type")).startswith(OWN)
@@ -67,7 +68,7 @@ def _read(cfg: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[float, ..
 @lru_cache(maxsize=8)
 def _of_file(source: str, field: str, stamp: Any) -> Any:
     """A file is read once for the plan and for the run; it takes a while where its annotations are to be counted."""
-    from mmdet_ext.class_counts import read_class_counts
+    from mmdet_ext.data.class_counts import read_class_counts
 
     return read_class_counts(source, field)
 

@@ -13,23 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import (
-    __version__,
-    chain,
-    config,
-    evaluations,
-    files,
-    job_env,
-    planning,
-    sharing,
-    snapshot,
-    spec,
-    values,
-    weights,
-)
-from ..errors import UserError
-from ..run import Run
-from . import class_counts
+from .. import __version__
+from ..base import files, units
+from ..base.errors import UserError
+from ..chain import chain, evaluations
+from ..freeze import snapshot, weights
+from ..job import sharing
+from ..mmconfig import config
+from ..rundir import job_env, spec
+from ..rundir.run import Run
+from . import class_counts, planning
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
 
 def next_name(runs_dir: Path, config_path: str) -> str:
     """The config's name and the first free number."""
-    stem = values.safe_name(Path(config_path).stem)
+    stem = units.safe_name(Path(config_path).stem)
     number = 1
     while (runs_dir / f"{stem}-{number:03d}").exists():
         number += 1
@@ -150,7 +143,7 @@ def versions() -> dict[str, str]:
 
 def _weight_record(fetched: Any) -> dict[str, Any]:
     return {"key": fetched.weight.key, "source": fetched.weight.source,
-            "url": fetched.weight.url and values.without_secrets(fetched.weight.url),
+            "url": fetched.weight.url and units.without_secrets(fetched.weight.url),
             "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
 
 

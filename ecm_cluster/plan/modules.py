@@ -15,10 +15,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from .. import snapshot
-from ..job import Job
+from ..freeze import snapshot
+from ..job.job import Job
 from ..mmconfig import lookup
-from ..request import python_of
+from ..slurm.sbatch import python_of
 
 # what classes of mmcv and mmdet import when they are built, beside what these need themselves
 OF_CLASSES = {

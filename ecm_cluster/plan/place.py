@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .. import shell, site
 from ..backends import choose
-from ..errors import UserError, one_of
+from ..base.errors import UserError, one_of
+from ..console import shell
+from ..slurm import site
 from ..staging import planned
 
 if TYPE_CHECKING:
-    from ..planning import Plan
+    from .planning import Plan
 
 
 def check(plan: Plan) -> None:

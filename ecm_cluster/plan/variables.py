@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config_source import Source
-from ..mmconfig import sections
+from ..keycheck import sections
+from ..mmconfig.source import Source
 
 _NEAR = 0.75  # of difflib's ratio: `modle` is 0.8 from `model`
 _REFERENCE = re.compile(r"\$\{(\w+)")

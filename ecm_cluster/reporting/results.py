@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import evaluations, test_settings
-from ..errors import UserError, one_of
-from ..reading import Unreadable, read_text
-from ..run import Evaluation, Run
+from ..base.errors import UserError, one_of
+from ..base.reading import Unreadable, read_text
+from ..chain import evaluations
+from ..job import eval_settings
+from ..rundir.run import Evaluation, Run
 from .tables import aligned, percent
 
 SHOWN = ("AP", "AP50", "APr", "APc", "APf")
@@ -39,12 +40,12 @@ class Row:
     @property
     def settings(self) -> dict[str, Any]:
         """What was varied; older files name other things there, which nobody varied."""
-        return {k: v for k, v in (self.provenance.get("settings") or {}).items() if k in test_settings.SETTINGS}
+        return {k: v for k, v in (self.provenance.get("settings") or {}).items() if k in eval_settings.SETTINGS}
 
     @property
     def file(self) -> Path:
         """The file that holds the document."""
-        return self.work.metrics_file(evaluations.way_key(test_settings.split(self.settings)[1]))
+        return self.work.metrics_file(evaluations.way_key(eval_settings.split(self.settings)[1]))
 
     def figure(self, name: str) -> float | None:
         """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""
@@ -55,7 +56,7 @@ class Row:
 def rows(run: Run) -> list[Row]:
     """Everything that a run has been scored for, by iteration."""
     found = [Row(run, work, document) for work in run.evaluations() for document in work.all_metrics()]
-    return sorted(found, key=lambda row: (row.provenance.get("iteration", 0), test_settings.label(row.settings)))
+    return sorted(found, key=lambda row: (row.provenance.get("iteration", 0), eval_settings.label(row.settings)))
 
 
 def metric_name(asked: str | None, found: Sequence[Row]) -> str:
@@ -106,7 +107,7 @@ def table(found: Sequence[Row]) -> str:
     for row in found:
         place = f"iter {row.provenance['iteration']}"
         cells = [percent(row.figure(f"{kind}_{name}")) for kind, name in shown]
-        lines.append([*([row.run.name] if several else []), place, test_settings.label(row.settings), *cells])
+        lines.append([*([row.run.name] if several else []), place, eval_settings.label(row.settings), *cells])
     return aligned(header, lines, left=len(header) - len(shown))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import UserError
-from ..ledger import Event
-from ..run import Evaluation, Run, Submission, Work
-from ..spec import Overrides, StageRecord
+from ..base.errors import UserError
+from ..rundir.ledger import Event
+from ..rundir.run import Evaluation, Run, Submission, Work
+from ..rundir.spec import Overrides, StageRecord
 
 
 class _Once(Work):

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import chain, checkpoints, evaluations, liveness, recovery, slurm_ends, starts, submissions
+from ..attempts import endings, slurm_ends, starts
+from ..backends import liveness
 from ..backends.base import Known, Life
-from ..errors import UserError
-from ..run import Evaluation, Run
-from ..values import size_text
+from ..base.errors import UserError
+from ..base.units import size_text
+from ..chain import chain, evaluations, submissions
+from ..rundir import checkpoints
+from ..rundir.run import Evaluation, Run
 from . import trouble
 from .seen import Seen
 
@@ -138,7 +141,7 @@ def _life(run: Run, stage: str, known: Known) -> Life:
 
 
 def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) -> None:
-    end, text = recovery.newest_end(run), life.text
+    end, text = endings.newest_end(run), life.text
     if life.alive is False and accounted and (end is None or end["cause"] == "lost"):
         _ended_for_slurm(run, state, accounted, text)
         return
@@ -162,24 +165,24 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
         state.state, state.reason = "stopped", "cancelled" + (f"; {why}" if why else "")
         state.next = chain.resume_line(run)
     else:
-        known = recovery.ending(end)
+        known = endings.ending(end)
         stopped = _only_stopped(known)
         state.state = "stopped" if stopped else "failed"
-        state.reason = recovery.decide(run).reason if end else (text or known.text) + _unrecorded(run)
+        state.reason = endings.decide(run).reason if end else (text or known.text) + _unrecorded(run)
         log = run.rank_log(end.get("rank") or 0) if end else _log_of(run)
         # what failed wants to be read, and perhaps fixed, before it is tried again
         nothing_to_read = stopped or log is None or (end is not None and end.kind == "not-started")
         state.next = chain.resume_line(run) if nothing_to_read else f"less {log}; {chain.resume_line(run)}"
 
 
-def _only_stopped(ending: recovery.Ending) -> bool:
+def _only_stopped(ending: endings.Ending) -> bool:
     """Whether nothing of the run has failed: what has a budget would have been started again if it could."""
     return ending.budget is None and ending.action in ("continue", "wait")
 
 
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
     """An end that none of the job's processes could tell the reason of."""
-    known, stopped = recovery.ENDINGS[cause], _only_stopped(recovery.ENDINGS[cause]) or cause == "cancelled"
+    known, stopped = endings.ENDINGS[cause], _only_stopped(endings.ENDINGS[cause]) or cause == "cancelled"
     state.state = "stopped" if stopped else "failed"
     state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
     log = None if stopped else _log_of(run)
@@ -261,9 +264,9 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
     if run.cancel_file.exists():
         state.state, state.reason, state.next = "stopped", "trained; evaluation cancelled", chain.resume_line(run)
     else:
-        end = recovery.newest_end(pending[-1]) if pending else None
+        end = endings.newest_end(pending[-1]) if pending else None
         recorded = end if end and end["cause"] != "lost" else None
-        known = recovery.ending(end) if recorded else recovery.ENDINGS[accounted or "lost"]
+        known = endings.ending(end) if recorded else endings.ENDINGS[accounted or "lost"]
         state.state = "stopped" if _only_stopped(known) else "failed"
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""

@@ -22,7 +22,7 @@ def metrics_table(document: Mapping[str, Any]) -> str:
     What a dataset's own evaluation gave stands below, a line for each figure, as it gave it.
 
     Args:
-        document: content of ``metrics.json``, or what :func:`ecm_cluster.lvis.scoring.score` returns.
+        document: content of ``metrics.json``, or what :func:`ecm_cluster.scoring.score.score` returns.
     """
     intervals = (document.get("bootstrap") or {}).get("intervals", {})
     recall = f"AR@{document['max_dets']}"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .. import evaluations, recovery, test_settings
-from ..ledger import Event
-from ..recovery import failing_text
-from ..run import Run, Work
-from ..values import duration_text
+from ..attempts import endings
+from ..attempts.endings import failing_text
+from ..base.units import duration_text
+from ..chain import evaluations
+from ..job import eval_settings
+from ..rundir.ledger import Event
+from ..rundir.run import Run, Work
 
 UNHEARD_SECONDS = 120.0  # without a heartbeat of a job that runs, after which that is said
 
 
 def of_waiting(work: Work) -> str:
     """Warnings: it does not come to a checkpoint between its interruptions, or it cannot commit one."""
-    return _warnings(failing_commits(work), recovery.interruptions(work))
+    return _warnings(failing_commits(work), endings.interruptions(work))
 
 
 def of_evaluations(unscored: Mapping[Run, Sequence[evaluations.Element]]) -> list[str]:
@@ -23,12 +25,12 @@ def of_evaluations(unscored: Mapping[Run, Sequence[evaluations.Element]]) -> lis
     lines = []
     for run, elements in unscored.items():
         for element, work in zip(elements, evaluations.works(run, elements)):
-            said = f"{run.name}: {element.at} ({test_settings.label(element.settings)}) is not scored"
+            said = f"{run.name}: {element.at} ({eval_settings.label(element.settings)}) is not scored"
             if work is None:
                 lines.append(f"{said}: there is no such checkpoint")
                 continue
-            end = recovery.newest_end(work)
-            reason = (end.get("detail") or recovery.ending(end).text) if end else \
+            end = endings.newest_end(work)
+            reason = (end.get("detail") or endings.ending(end).text) if end else \
                 "its job ended before it began, or without a reason on record"
             log = work.rank_log((end.get("rank") if end else 0) or 0)
             read = log if log.exists() else run.local_log if run.local_log.exists() else run.submitit_dir

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import files
-from ..errors import Failed
-from ..values import size_text
-from .locks import CopyLock, Progress
-from .pack import Pack, PackedFile, checksum
+from ..base import files
+from ..base.disk import FULL, NoRoom
+from ..base.errors import Failed
+from ..base.units import size_text
+from ..pack.pack import Pack, PackedFile, checksum
+from .leases import CopyLock, Progress
 from .scratch import MARGIN, Scratch
-from .space import FULL, NoRoom
 from .streams import ReadError, Stream, Task, check_blocks, in_parallel, write_all
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from . import locks
+from ..base.errors import UserError
+from ..pack.pack import Pack, PackedFile, check_name
+from . import leases
 from .copier import Copier
-from .pack import Pack, PackedFile, check_name
 from .scratch import NoRoom, Scratch, StagedSet
-from .sets import SetFolder
+from .staged_set import SetFolder
 from .streams import check_blocks
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Staged:
     """
 
     folder: Path
-    lease: locks.Lease
+    lease: leases.Lease
     copied: int
     found: int
     repaired: int
@@ -117,7 +117,7 @@ def _sole_copier(copier: Copier) -> Iterator[bool]:
     try:
         while not copier.lock.take():
             waited = True
-            progress = locks.progress_of(copier.lock.path)
+            progress = leases.progress_of(copier.lock.path)
             copier.on_progress(progress.done, progress.total, "waiting")
             time.sleep(POLL)
             if copier.is_there():

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from .. import cli
-from ..errors import UserError, of_place
-from ..errors import shown as shown_value
-from ..values import size_text
-from .progress import rate, shown
+from ..base.errors import UserError, of_place
+from ..base.errors import shown as shown_value
+from ..base.units import size_text
+from ..console import cli
+from ..console.progress import rate, shown
 
 THREADS = 32
 
@@ -54,8 +54,8 @@ def add_verify(made: argparse.ArgumentParser) -> None:
 
 
 def run_pack(args: argparse.Namespace) -> int:
-    from .filling import Options
-    from .packing import pack
+    from ..pack.filling import Options
+    from ..pack.packing import pack
 
     root = Path(os.path.normpath(os.path.expanduser(args.data_root)))
     out = Path(os.path.expanduser(args.out or root.absolute().with_name(f"{root.absolute().name}.pack")))
@@ -79,8 +79,8 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from .checking import compare, verify
-    from .pack import read
+    from ..pack.checking import compare, verify
+    from ..pack.pack import read
 
     pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
     if args.against is not None and not os.path.exists(os.path.expanduser(args.against)):
@@ -116,7 +116,7 @@ def size_of(text: str, what: str = "shard-size") -> int:
     Raises:
         UserError: It is no such size.
     """
-    from ..values import parse_memory
+    from ..base.units import parse_memory
 
     small = text.strip().upper().rstrip("B").rstrip("I").endswith("K")
     try:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import files
-from ..errors import UserError
-from ..job import BOTH, NOTHING
-from ..mmconfig.datasets import leaves
-from ..values import size_text
-from . import pack as packs
-from .columns import cache_folder
+from ..base import files
+from ..base.errors import UserError
+from ..base.units import size_text
+from ..job.job import BOTH, NOTHING
+from ..mmclasses.datasets import leaves
+from ..pack import pack as packs
+from ..pack.columns import cache_folder
 
 MEMORY = ("/", "dev", "shm")
 ON_NODE = ("SLURM_TMPDIR", "TMPDIR")  # where a node's scratch is, where neither job nor site file say
@@ -49,7 +49,7 @@ class Staging:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], job: Any) -> Staging:
-        """From :meth:`frozen` and the :class:`ecm_cluster.job.Job` as it is now."""
+        """From :meth:`frozen` and the :class:`ecm_cluster.job.job.Job` as it is now."""
         return cls(job.stage, record["pack"], job.scratch, job.stage_or_fail, job.broadcast, record["columns"],
                    dict(record["annotations"]))
 
@@ -60,7 +60,7 @@ class Staging:
 
 
 def plan(job: Any, root: str | None) -> Staging:
-    """The staging of a :class:`ecm_cluster.job.Job` whose data root is ``root``.
+    """The staging of a :class:`ecm_cluster.job.job.Job` whose data root is ``root``.
 
     Raises:
         UserError: The root is a pack that cannot be read.

@@ -10,9 +10,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from ..reading import Unreadable, open_regular
-from .pack import INDEX_FILE, Index, Location, Pack, block_checksums, checksum, read
-from .sets import SetFolder
+from ..base.reading import Unreadable, open_regular
+from ..pack.pack import INDEX_FILE, Index, Location, Pack, block_checksums, checksum, read
+from .staged_set import SetFolder
 
 
 def right_copy(pack: Pack, name: str, folder: Path) -> Path | None:

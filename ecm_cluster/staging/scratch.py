@@ -4,7 +4,7 @@
 
     SCRATCH/ecm-cluster-<uid>/
       lock             held while space is counted, a set begun, or a set removed: never while something is copied
-      sets/<digest>/   one set for each pack, see :mod:`ecm_cluster.staging.sets`
+      sets/<digest>/   one set for each pack, see :mod:`ecm_cluster.staging.staged_set`
       trash/           sets on their way out: renamed first, so that what is half removed is never taken for whole
 
 A set that nobody has leased may go when room is needed, the one used longest ago first. Nothing outside this folder is
@@ -22,13 +22,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import files
-from ..errors import UserError, of_place
-from ..values import size_text
-from . import locks
-from .pack import Pack
-from .sets import SetFolder, put
-from .space import FULL, Filesystem, NoRoom, close_folder, filesystem
+from ..base import files
+from ..base.disk import FULL, Filesystem, NoRoom, close_folder, filesystem
+from ..base.errors import UserError, of_place
+from ..base.units import size_text
+from ..pack.pack import Pack
+from . import leases
+from .staged_set import SetFolder, put
 
 __all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
 
@@ -107,10 +107,10 @@ class Scratch:
         manifest = folder.manifest()
         whole = tuple(name for name, stamp in manifest["files"].items() if folder.stamp(name) == stamp)
         return StagedSet(digest, folder.path, folder.allocated(), whole, bool(folder.partial_files()),
-                         stamped.stat().st_mtime, locks.is_leased(folder.lease), locks.is_copying(folder.copy_lock),
+                         stamped.stat().st_mtime, leases.is_leased(folder.lease), leases.is_copying(folder.copy_lock),
                          manifest["pack"])
 
-    def enter(self, pack: Pack) -> locks.Lease:
+    def enter(self, pack: Pack) -> leases.Lease:
         """Begin to use a pack's set, which may be empty yet.
 
         Raises:
@@ -128,10 +128,10 @@ class Scratch:
                     raise self.no_room(MARGIN) from None
         raise AssertionError
 
-    def _enter(self, digest: str) -> locks.Lease:
+    def _enter(self, digest: str) -> leases.Lease:
         folder = self.set_folder(digest)
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lease = locks.Lease(folder.lease)
+        lease = leases.Lease(folder.lease)
         lease.touch()
         return lease
 
@@ -158,7 +158,7 @@ class Scratch:
                     freed += found.bytes
         return removed
 
-    def make_room(self, needed: int, keep: str, copier: locks.CopyLock, done: locks.Progress) -> None:
+    def make_room(self, needed: int, keep: str, copier: leases.CopyLock, done: leases.Progress) -> None:
         """Set ``needed`` bytes aside for the one that copies into set ``keep``, removing others if it must.
 
         Args:
@@ -172,7 +172,7 @@ class Scratch:
             while needed and self._free(keep) < needed + MARGIN:
                 if not self._empty_trash() and not any(self._remove(one) for one in self.sets() if one.digest != keep):
                     raise self.no_room(needed, keep)
-            copier.write(locks.Progress(done.done, done.total, needed))
+            copier.write(leases.Progress(done.done, done.total, needed))
 
     def _free(self, besides: str = "") -> int:
         """Bytes that may be taken: free, not promised to another one that copies, and beyond what stays for others."""
@@ -180,7 +180,7 @@ class Scratch:
             others = [name for name in os.listdir(self._sets) if name != besides]
         except FileNotFoundError:
             others = []
-        promised = sum(locks.progress_of(self.set_folder(name).copy_lock).promised for name in others)
+        promised = sum(leases.progress_of(self.set_folder(name).copy_lock).promised for name in others)
         held = self.filesystem()
         return held.free - held.total // SPARE - promised
 
@@ -195,7 +195,7 @@ class Scratch:
 
     def _remove(self, found: StagedSet) -> bool:
         """Remove a set, unless somebody uses it; under the lock, so nobody can begin to."""
-        if found.leased or locks.is_leased(self.set_folder(found.digest).lease):
+        if found.leased or leases.is_leased(self.set_folder(found.digest).lease):
             return False
         away = self._trash / f"{found.digest}-{secrets.token_hex(4)}"
         files.kill_point("before-removal", found.folder)

@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import cli
-from ..errors import UserError
-from ..values import size_text
-from . import copying, pack, planned
-from .progress import shown
+from ..base.errors import UserError
+from ..base.units import size_text
+from ..console import cli
+from ..console.progress import shown
+from ..pack import pack
+from . import copying, planned
 from .scratch import Scratch, StagedSet
 
 COPY = """\
@@ -49,7 +50,7 @@ def add_gc(made: argparse.ArgumentParser) -> None:
 
 def scratch_at(given: str | None) -> Scratch:
     """The scratch that a command line names, or that a job on this node would take."""
-    from .. import job as jobs
+    from ..job import job as jobs
 
     base = planned.scratch_of(planned.plan(jobs.load(None, {"scratch": given} if given else {}), None), os.environ)
     if base is None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Tuple, TypeVar
 
-from ..errors import Failed
-from ..reading import Unreadable, open_regular
-from .pack import BLOCK, PackedFile
+from ..base.errors import Failed
+from ..base.reading import Unreadable, open_regular
+from ..pack.pack import BLOCK, PackedFile
 
 PIECE = 1 << 20
 TICK = 0.2  # seconds between two reports of progress

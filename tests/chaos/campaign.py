@@ -15,8 +15,8 @@ from typing import Any
 from comparing import bits, log_lines, state_in
 from small import logs_of, verb
 
-from ecm_cluster import checkpoints, training_log
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints, training_log
+from ecm_cluster.rundir.run import Run
 
 from .disturbed import Disturbed, Wrong
 from .places import Place

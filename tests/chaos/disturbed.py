@@ -12,9 +12,11 @@ from typing import Any
 
 from small import verb
 
-from ecm_cluster import checkpoints, files, recovery
+from ecm_cluster.attempts import endings
+from ecm_cluster.base import files
 from ecm_cluster.reporting import state as states
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 from .places import Missed, Place, first_task
 from .plan import Dice, Kill, Shape
@@ -178,7 +180,7 @@ class Disturbed:
     def attempt(self) -> int:
         """The newest attempt, if it has not been given its end; else 0."""
         newest = self.run.newest_attempt()
-        if newest <= self.ended or recovery.last_end(self.run.events(), newest) is not None:
+        if newest <= self.ended or endings.last_end(self.run.events(), newest) is not None:
             return 0
         return newest
 

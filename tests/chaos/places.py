@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ecm_cluster import driver, liveness
-from ecm_cluster.run import Run
+from ecm_cluster.backends import driver, liveness
+from ecm_cluster.rundir.run import Run
 
 from .plan import Dice, Kill, Shape
 
@@ -57,7 +57,7 @@ class Place:
             raise Missed("no task")
         if kill.victim == "task":
             return task
-        worker = only(p for p in children(task) if "ecm_cluster.node.train" in words_of(p))
+        worker = only(p for p in children(task) if "ecm_cluster.node.training.worker" in words_of(p))
         if kill.victim == "worker":
             return worker
         if kill.victim == "writer":

@@ -10,7 +10,7 @@ from typing import Any
 from ranks import detector
 from small import first_images, make_data, verb
 
-from ecm_cluster import config
+from ecm_cluster.mmconfig import config
 
 IMAGES = 10  # an epoch of a few iterations
 

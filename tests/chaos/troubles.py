@@ -21,8 +21,8 @@ from pathlib import Path
 
 from small import ROOT
 
-from ecm_cluster import files
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.rundir.run import Run
 
 from .places import Missed, Place
 from .plan import LINK, Trouble

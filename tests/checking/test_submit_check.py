@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from small import ROOT, job_flags, verb, wait_until
 
-from ecm_cluster import job, planning
+from ecm_cluster.base.errors import UserError
 from ecm_cluster.checking import check, here
 from ecm_cluster.checking.findings import Report, finished
-from ecm_cluster.errors import UserError
-from ecm_cluster.plan import create
+from ecm_cluster.job import job
+from ecm_cluster.plan import create, planning
 
 ON = {"ECM_CLUSTER_CHECK": ""}
 FAILING = """

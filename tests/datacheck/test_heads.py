@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ecm_cluster import config
 from ecm_cluster.datacheck import heads
-from ecm_cluster.mmconfig import settled
+from ecm_cluster.mmconfig import config, settled
 
 LVIS = tuple(f"class {n}" for n in range(1203))
 
@@ -102,12 +101,12 @@ def test_the_verdict_is_that_of_mmdets_hook_on_the_model_itself(name):
 def test_training_compares_heads_with_the_dataset_that_it_has_built_whatever_the_runner(kind):
     import torch
 
-    from ecm_cluster.node import building
+    from ecm_cluster.node.training import mmdet_trainer
 
     cfg = {"runner": {"type": kind}, "data": {"train": {"type": "CocoDataset"}}}
     head, dataset = torch.nn.Linear(1, 1), SimpleNamespace(CLASSES=("cat", "dog"))
     head.num_classes = 2
-    building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+    mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
     head.num_classes = 3
     with pytest.raises(AssertionError, match=r"num_classes.*\(3\)"):
-        building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+        mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ecm_cluster.datacheck import entries, splits
-from ecm_cluster.mmconfig.class_names import TABLE
+from ecm_cluster.mmclasses.class_names import TABLE
 from ecm_cluster.staging.planned import Staging
 
 STAGING = Staging("none", None, None, False, False, "")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import job
 from ecm_cluster.diagnosis import asked, environment, requirements
-from ecm_cluster.operators import Operators
+from ecm_cluster.job import job
+from ecm_cluster.plan.operators import Operators
 
 FITTING = {"torch": "2.8.0+cu128", "torchvision": "0.23.0+cu128", "numpy": "2.3.1"}
 

@@ -16,8 +16,8 @@ from answers import Answers
 from small import ROOT
 from users import ATTACKER, VICTIM, acting_as, needs_root, shared_folder
 
-from ecm_cluster import job
 from ecm_cluster.diagnosis import asked, folder, sharing, storage
+from ecm_cluster.job import job
 
 UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
 
@@ -158,7 +158,7 @@ def test_a_quota_that_is_exceeded_or_nearly_so_is_named_by_file_system(tmp_path,
 
 
 def test_lustre_is_asked_where_a_folder_is_on_it(tmp_path, monkeypatch):
-    from ecm_cluster.staging.space import Filesystem
+    from ecm_cluster.base.disk import Filesystem
 
     monkeypatch.setattr(storage, "filesystem", lambda path: Filesystem("lustre", 1, 1))
     found = quotas(tmp_path, monkeypatch, lfs=LUSTRE)

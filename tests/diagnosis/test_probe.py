@@ -10,12 +10,14 @@ import sys
 import pytest
 from gpu_node import GpuNode, build_driver
 
-from ecm_cluster import job
-from ecm_cluster.node import probe
+from ecm_cluster.job import job
+from ecm_cluster.node.checks import probe
 
 GPU = """
 import json, os
-from ecm_cluster.node import preflight, probe, world
+from ecm_cluster.node.gpu import preflight
+from ecm_cluster.node.checks import probe
+from ecm_cluster.node import world
 preflight.FREE_SECONDS = 0.0
 place = world.Place(0, 1, 0, 0, 1, '1', 0, 'local')
 print(json.dumps([one.as_dict() for one in probe.gpu(place)]))

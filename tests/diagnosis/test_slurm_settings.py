@@ -10,9 +10,9 @@ import pytest
 from answers import Answers
 from small import ROOT
 
-from ecm_cluster import job
 from ecm_cluster.diagnosis import asked, limits, slurm
 from ecm_cluster.diagnosis.finding import carried_out, page, summary
+from ecm_cluster.job import job
 
 CONFIG = {"ClusterName": "t", "SLURM_VERSION": "22.05.8", "AccountingStorageType": "accounting_storage/slurmdbd",
           "AccountingStorageEnforce": "associations,limits,qos", "AccountingStoreFlags": "job_comment",

@@ -19,7 +19,7 @@ from mmdet.core.utils import sync_random_seed
 from mmdet.datasets import build_dataloader, build_dataset
 from mmdet.models import DETECTORS, MaskRCNN
 
-from mmdet_ext.assigners import MemorySafeMaxIoUAssigner
+from mmdet_ext.loss.assigners import MemorySafeMaxIoUAssigner
 
 # mmcv sleeps a second at the end of each run
 epoch_based_runner.time = iter_based_runner.time = types.SimpleNamespace(sleep=lambda seconds: None)  # type: ignore

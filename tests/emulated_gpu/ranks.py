@@ -16,9 +16,10 @@ from typing import Any
 from ranks import SEED
 from small import ROOT
 
-from ecm_cluster import checkpoints, config
-from ecm_cluster import job as jobs
-from ecm_cluster.run import Run
+from ecm_cluster.job import job as jobs
+from ecm_cluster.mmconfig import config
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 class Server:

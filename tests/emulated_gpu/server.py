@@ -21,7 +21,8 @@ def main() -> None:
     # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-    from ecm_cluster.node import boundary, building, evaluate, inference, train  # noqa: F401
+    from ecm_cluster.node.inference import detect, worker  # noqa: F401
+    from ecm_cluster.node.training import mmdet_trainer, step_hook, worker
     from emulated_gpu import compute, hooks  # noqa: F401
 
     compute.activate(runtime)
@@ -54,8 +55,9 @@ def play(request: dict[str, Any], rank: int) -> None:
 
 def work(request: dict[str, Any], rank: int) -> int:
     """What the launcher's worker does at the place of a rank."""
-    from ecm_cluster.node import evaluate, train
-    from ecm_cluster.run import Run
+    from ecm_cluster.node.inference import worker
+    from ecm_cluster.node.training import worker
+    from ecm_cluster.rundir.run import Run
     from emulated_gpu.hooks import Signalled
 
     world = request["world"]
@@ -63,9 +65,9 @@ def work(request: dict[str, Any], rank: int) -> int:
                       SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank),
                       EMULATED_GPUS=str(world), FAKE_CUDA_UUIDS="ABCDEFGH"[:world], **request.get("env", {}))
     if request["evaluate"]:
-        return evaluate.main(request["run"], request["attempt"], "evaluate", 0, Run(request["run"]).completion() or "")
+        return worker.main(request["run"], request["attempt"], "evaluate", 0, Run(request["run"]).completion() or "")
     Signalled.during = request["ends_at"]
-    return train.main(request["run"], request["attempt"])
+    return worker.main(request["run"], request["attempt"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ SECONDS = 20.0  # that a verb may take
 MEMORY = 4 << 30  # bytes of address space, in which threads reserve more than they use
 VERBS = ("submit", "evaluate", "compare", "status", "cancel", "resume", "clean", "stage", "doctor", "synthesize")
 # modules that import torch, which no verb does on a login node
-NODES = ("ecm_cluster.__main__", "ecm_cluster.node", "ecm_cluster.lvis", "ecm_cluster.staging.backend")
+NODES = ("ecm_cluster.__main__", "ecm_cluster.node", "ecm_cluster.lvis", "ecm_cluster.staging.mmcv_backend")
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 
@@ -123,7 +123,7 @@ def _child(case: Case, folder: Path, env: dict[str, str], real: bool) -> None:
 
 def _in_process(argv: list[str]) -> int:
     """What `python -m ecm_cluster.VERB` does, from the import on."""
-    from ecm_cluster import cli
+    from ecm_cluster.console import cli
 
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "strict")
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", line_buffering=True)

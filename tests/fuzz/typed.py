@@ -7,8 +7,8 @@ import importlib
 from dataclasses import fields
 from pathlib import Path
 
-from ecm_cluster import job as jobs
-from ecm_cluster import test_settings
+from ecm_cluster.job import eval_settings
+from ecm_cluster.job import job as jobs
 
 from . import files
 from .case import Case
@@ -199,7 +199,7 @@ def _wrong_for(kind: str, raw: str) -> bool:
 
 
 def sweep_file(case: Case) -> None:
-    setting = case.choose(test_settings.SETTINGS)
+    setting = case.choose(eval_settings.SETTINGS)
     broken = case.rng.random() < 0.3
     value = case.choose(NO_YAML if broken else (*YAML, "[0.1, 0.2]", "[abc]", "[[1]]", "[0.5, null]", "[1333x800]"))
     case.changed("no YAML in a sweep" if broken else "a value of a sweep", names=[setting, "sweep.yaml", "line"],

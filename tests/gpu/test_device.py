@@ -10,8 +10,8 @@ import pytest
 import torch
 from small import CLASSES, ROOT
 
-from ecm_cluster import config
-from ecm_cluster.node.saving import SharedCopy
+from ecm_cluster.mmconfig import config
+from ecm_cluster.node.training.saver import SharedCopy
 
 ASSIGNER = {"pos_iou_thr": 0.6, "neg_iou_thr": 0.3, "min_pos_iou": 0.3}
 

@@ -9,10 +9,10 @@ import numpy as np
 from gpu_runs import PATIENCE, begin
 from small import await_state, job_flags, verb
 
-from ecm_cluster import evaluations
-from ecm_cluster.lvis.columns import Detections
-from ecm_cluster.lvis.detections import read_shards
-from ecm_cluster.run import Run
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.scoring.detection_files import read_shards
+from ecm_cluster.scoring.detections import Detections
 
 SCORE, PIXELS, POINTS = 2e-3, 0.1, 0.01  # of a detection's score, of its box, of an AP between 0 and 1
 BEST = 5  # detections of an image that must be found again; near the score threshold one may come or go

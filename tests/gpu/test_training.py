@@ -22,7 +22,7 @@ from gpu_runs import (
 )
 from small import await_state, verb
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 # Of the total loss, anywhere in 21 iterations. docs/gpu.md says where it comes from.
 TOLERANCE, IN_FP16 = 0.02, 0.05

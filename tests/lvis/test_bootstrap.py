@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import figures, scoring
-from ecm_cluster.lvis.columns import IOU_TYPES, Detections, concatenate, of_image
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.scoring import metrics, score
+from ecm_cluster.scoring.detections import IOU_TYPES, Detections, concatenate, of_image
 
 pytest.importorskip("hotcoco")
-from ecm_cluster.lvis import hotcoco_api  # noqa: E402
-from ecm_cluster.lvis.bootstrap import bootstrap  # noqa: E402
-from ecm_cluster.lvis.matches import Accumulator  # noqa: E402
+from ecm_cluster.scoring import hotcoco  # noqa: E402
+from ecm_cluster.scoring.bootstrap import bootstrap  # noqa: E402
+from ecm_cluster.scoring.matches import Accumulator  # noqa: E402
 
 IMAGES, CLASSES, SIDE = 12, 7, 150
 
@@ -67,25 +67,25 @@ def data(times: np.ndarray | None = None) -> tuple[dict[str, Any], Detections]:
 @pytest.mark.parametrize("iou_type", IOU_TYPES)
 def test_a_draw_has_the_figures_of_a_file_with_the_drawn_images(iou_type):
     document, found = data()
-    accumulate = Accumulator(hotcoco_api.find_matches(hotcoco_api.GroundTruth(document), found, iou_type))
+    accumulate = Accumulator(hotcoco.find_matches(hotcoco.GroundTruth(document), found, iou_type))
     rng = np.random.default_rng(0)
     for times in (np.ones(IMAGES, int), *(np.bincount(rng.integers(0, IMAGES, IMAGES), minlength=IMAGES)
                                           for _ in range(4))):
         drawn_document, drawn = data(times)
-        expected = hotcoco_api.evaluate(hotcoco_api.GroundTruth(drawn_document), drawn, iou_type)
+        expected = hotcoco.evaluate(hotcoco.GroundTruth(drawn_document), drawn, iou_type)
         precision, recall = accumulate(times)
         assert np.array_equal(precision, expected[0]) and np.array_equal(recall, expected[1])
 
 
 def test_intervals_are_those_of_the_replicates_and_equal_for_equal_seeds():
     document, found = data()
-    matches = hotcoco_api.find_matches(hotcoco_api.GroundTruth(document), found, "bbox")
-    groups = figures.groups(document["categories"])
+    matches = hotcoco.find_matches(hotcoco.GroundTruth(document), found, "bbox")
+    groups = metrics.groups(document["categories"])
     first = bootstrap(matches, groups, replicates=40, seed=1)
     assert first == bootstrap(matches, groups, replicates=40, seed=1)
     assert first != bootstrap(matches, groups, replicates=40, seed=2)
     narrow = bootstrap(matches, groups, replicates=40, seed=1, confidence=0.5)
-    point = figures.summarize(*Accumulator(matches)(), groups, 300)
+    point = metrics.summarize(*Accumulator(matches)(), groups, 300)
     assert list(first) == list(point)
     for name, interval in first.items():
         assert interval["low"] <= narrow[name]["low"] <= narrow[name]["high"] <= interval["high"]
@@ -96,7 +96,7 @@ def test_intervals_are_those_of_the_replicates_and_equal_for_equal_seeds():
 def scored(folder: Path, **arguments: Any) -> dict[str, Any]:
     document, found = data()
     (folder / "truth.json").write_text(json.dumps(document))
-    return scoring.score(folder / "truth.json", found, **arguments)
+    return score.score(folder / "truth.json", found, **arguments)
 
 
 def test_scoring_gives_intervals_on_request_beside_the_same_figures(tmp_path):
@@ -114,7 +114,7 @@ def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
     for category in document["categories"]:
         category["frequency"] = "f"
     (tmp_path / "truth.json").write_text(json.dumps(document))
-    drawn = scoring.score(tmp_path / "truth.json", found, ["bbox"], replicates=5)["bootstrap"]["intervals"]
+    drawn = score.score(tmp_path / "truth.json", found, ["bbox"], replicates=5)["bootstrap"]["intervals"]
     assert drawn["bbox"]["APr"] == {"low": None, "high": None, "error": None, "bias": None, "replicates": 0}
 
 

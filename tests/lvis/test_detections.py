@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis.columns import Detections, concatenate, of_image
-from ecm_cluster.lvis.detections import DetectionWriter, read_shards
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.scoring.detection_files import DetectionWriter, read_shards
+from ecm_cluster.scoring.detections import Detections, concatenate, of_image
 
 IMAGE_IDS = [70, 3, 41, 12, 99]
 
@@ -119,8 +119,8 @@ def test_a_damaged_shard_is_named_with_the_remedy(tmp_path, damage):
 def test_a_kill_while_a_shard_is_written_leaves_the_former_one(tmp_path):
     path, = shards(tmp_path, [[0, 1, 2, 3, 4]])
     before = path.read_bytes()
-    code = ("import sys; from ecm_cluster.lvis.columns import of_image; "
-            "from ecm_cluster.lvis.detections import DetectionWriter; w = DetectionWriter(1); "
+    code = ("import sys; from ecm_cluster.scoring.detections import of_image; "
+            "from ecm_cluster.scoring.detection_files import DetectionWriter; w = DetectionWriter(1); "
             "w.add(0, of_image(1, [], [], [])); w.write(sys.argv[1])")
     killed = subprocess.run([sys.executable, "-c", code, path],
                             env={**os.environ, "ECM_CLUSTER_KILL_AT": "before-rename"}, check=False)

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import figures
-from ecm_cluster.lvis.columns import IOU_TYPES, Detections, concatenate, of_image
-from ecm_cluster.lvis.matches import Accumulator
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.scoring import metrics
+from ecm_cluster.scoring.detections import IOU_TYPES, Detections, concatenate, of_image
+from ecm_cluster.scoring.matches import Accumulator
 
 pytest.importorskip("hotcoco")
-from ecm_cluster.lvis import hotcoco_api  # noqa: E402
+from ecm_cluster.scoring import hotcoco  # noqa: E402
 
 HEIGHT, WIDTH = 120, 130  # a box can be small, medium and large in it
 IMAGES = [2**53 + 1, 0, 2**53]  # out of order, and equal or zero as doubles
@@ -111,13 +111,13 @@ def by_lvis_api(folder: Path, document: dict[str, Any], found: Detections, iou_t
 
 def check_equal(folder: Path, document: dict[str, Any], found: Detections, iou_type: str, max_dets: int) -> None:
     expected = by_lvis_api(folder, document, found, iou_type, max_dets)
-    truth = hotcoco_api.GroundTruth(document)
-    precision, recall = hotcoco_api.evaluate(truth, found, iou_type, max_dets)
+    truth = hotcoco.GroundTruth(document)
+    precision, recall = hotcoco.evaluate(truth, found, iou_type, max_dets)
     assert np.array_equal(precision, expected.eval["precision"])
     assert np.array_equal(recall, expected.eval["recall"])
-    groups = figures.groups(document["categories"])
-    assert figures.summarize(precision, recall, groups, max_dets) == dict(expected.results)
-    again = Accumulator(hotcoco_api.find_matches(truth, found, iou_type, max_dets))()
+    groups = metrics.groups(document["categories"])
+    assert metrics.summarize(precision, recall, groups, max_dets) == dict(expected.results)
+    again = Accumulator(hotcoco.find_matches(truth, found, iou_type, max_dets))()
     assert np.array_equal(again[0], precision) and np.array_equal(again[1], recall)
 
 
@@ -236,7 +236,7 @@ def test_an_object_with_the_id_zero_takes_its_detection_without_making_it_right(
         document = annotations(objects, NO_LISTS, unfinished, 0)
         assert document["annotations"][-1]["id"] == 0
         check_equal(folder, document, columns(rows), iou_type, 300)
-        precision, _ = hotcoco_api.evaluate(hotcoco_api.GroundTruth(document), columns(rows), iou_type)
+        precision, _ = hotcoco.evaluate(hotcoco.GroundTruth(document), columns(rows), iou_type)
         best.append([round(float(precision[..., at, 0].max()), 9) for at in (1, 2)])  # categories 11 and 2**53 + 1
     assert best == [[1, round(1 / 3, 9)], [1, 1]]  # two wrong ones first, or two that do not count
 
@@ -245,11 +245,11 @@ def test_nothing_found_and_nothing_to_find_are_told_apart():
     document = annotations([thing(0, 0, SQUARE)], NO_LISTS, NO_LISTS, 1)
     found = columns([seen(0, 0, SQUARE, 0.5)]).take(slice(0))
     for iou_type in IOU_TYPES:
-        precision, recall = hotcoco_api.evaluate(hotcoco_api.GroundTruth(document), found, iou_type)
+        precision, recall = hotcoco.evaluate(hotcoco.GroundTruth(document), found, iou_type)
         assert precision[:, :, 1, :2].max() == recall[:, 1, :2].max() == 0  # a small object of category 11
         assert (precision[:, :, [0, 2]] == -1).all() and (recall[:, 1, 2:] == -1).all()
     document["annotations"].clear()
-    precision, _ = hotcoco_api.evaluate(hotcoco_api.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "bbox")
+    precision, _ = hotcoco.evaluate(hotcoco.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "bbox")
     assert (precision == -1).all()
 
 
@@ -257,4 +257,4 @@ def test_a_segmentation_that_is_none_is_named():
     document = annotations([thing(0, 0, SQUARE)], NO_LISTS, NO_LISTS, 1)
     document["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
     with pytest.raises(UserError, match=f"image {IMAGES[0]} has a segmentation that is no mask"):
-        hotcoco_api.evaluate(hotcoco_api.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "segm")
+        hotcoco.evaluate(hotcoco.GroundTruth(document), columns([seen(0, 0, SQUARE, 0.5)]), "segm")

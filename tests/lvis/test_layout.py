@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import layout, synthetic
+from ecm_cluster.annotations import layout
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.synthetic import dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 TRAIN = "annotations/lvis_v1_train.json"
@@ -22,7 +23,7 @@ TRAIN = "annotations/lvis_v1_train.json"
 @pytest.fixture(scope="module")
 def template(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("template") / "lvis"
-    synthetic.write(root, synthetic.Spec(6, 3, 2, image_size=32))
+    dataset.write(root, dataset.Spec(6, 3, 2, image_size=32))
     return root
 
 
@@ -64,7 +65,7 @@ def test_the_check_needs_no_numpy(root):
     program = (
         "import sys\n"
         "for name in ('numpy', 'torch', 'cv2', 'pycocotools', 'mmcv'): sys.modules[name] = None\n"
-        "from ecm_cluster.lvis.layout import check_root\n"
+        "from ecm_cluster.annotations.layout import check_root\n"
         "print(len(check_root(sys.argv[1])['val'].categories))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(root)], capture_output=True, text=True)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from ecm_cluster import files
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import scoring
-from ecm_cluster.lvis.columns import Detections, concatenate, of_image
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.scoring import score
+from ecm_cluster.scoring.detections import Detections, concatenate, of_image
 
 HOTCOCO = importlib.util.find_spec("hotcoco") is not None
 needs_hotcoco = pytest.mark.skipif(not HOTCOCO, reason="hotcoco is not installed: it needs Python 3.10")
@@ -119,7 +119,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(seed=st.integers(0, 2**32 - 1), iou_type=st.sampled_from(["bbox", "segm"]),
        max_dets=st.sampled_from([300, 10]), mask_scoring=st.booleans())
 def test_figures_equal_those_of_lvis_api_to_the_last_bit(folder, seed, iou_type, max_dets, mask_scoring):
-    from ecm_cluster.lvis import lvis_api
+    from ecm_cluster.scoring import lvis as lvis_api
 
     rng = np.random.default_rng(seed)
     document = random_document(rng)
@@ -135,7 +135,7 @@ def test_figures_equal_those_of_lvis_api_to_the_last_bit(folder, seed, iou_type,
     assert np.array_equal(ours.eval["precision"], expected.eval["precision"])
     assert np.array_equal(ours.eval["recall"], expected.eval["recall"])
     assert dict(ours.results) == dict(expected.results)
-    scored = scoring.score(annotation_file, found, [iou_type], max_dets)
+    scored = score.score(annotation_file, found, [iou_type], max_dets)
     figures = scored["figures"].pop(iou_type)
     assert not scored["figures"] and list(figures) == list(expected.results)
     for name, value in figures.items():
@@ -162,7 +162,7 @@ def test_only_the_300_strongest_of_an_image_count(tmp_path):
     ap = {}
     for max_dets in (300, 310):
         expected, _ = by_lvis_api(annotation_file, results, "bbox", max_dets)
-        scored = scoring.score(annotation_file, columns(document, results), ["bbox"], max_dets)
+        scored = score.score(annotation_file, columns(document, results), ["bbox"], max_dets)
         ap[max_dets] = scored["figures"]["bbox"]["AP"]
         assert ap[max_dets] == expected.results["AP"]
     assert ap[300] == 0 and ap[310] > 0
@@ -177,7 +177,7 @@ def scored_files(folder: Path, seed: int = 3) -> tuple[Path, Detections]:
 
 def test_no_detections_at_all_score_zero(tmp_path):
     annotation_file, found = scored_files(tmp_path)
-    scored = scoring.score(annotation_file, found.take(slice(0)))
+    scored = score.score(annotation_file, found.take(slice(0)))
     assert scored["detections"] == 0
     for figures in scored["figures"].values():
         assert figures["AP"] == figures["AP50"] == figures["AR@300"] == 0
@@ -189,26 +189,26 @@ def test_no_detections_at_all_score_zero(tmp_path):
 def test_the_document_survives_json_and_says_where_the_figures_came_from(tmp_path):
     annotation_file, found = scored_files(tmp_path)
     said = []
-    scored = scoring.score(annotation_file, found, on_progress=lambda *state: said.append(state))
+    scored = score.score(annotation_file, found, on_progress=lambda *state: said.append(state))
     assert [state for state in said if state[1] == LABELS] == [(t, LABELS, LABELS) for t in ("bbox", "segm")]
     first = scored["per_class"][0]
     assert {k: first[k] for k in ("id", "name", "frequency", "image_count", "instance_count")} == {
         "id": 1, "name": "class_5", "frequency": "f", "image_count": 50, "instance_count": 125}
     provenance = {"checkpoint_digest": "sha256:1", "annotations_digest": files.digest(annotation_file),
-                  "config_digest": "sha256:3", "settings": {"max_dets": 300}, "versions": scoring.versions()}
-    document = scoring.metrics_document(scored, provenance)
+                  "config_digest": "sha256:3", "settings": {"max_dets": 300}, "versions": score.versions()}
+    document = score.metrics_document(scored, provenance)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["provenance"]["versions"]["lvis"] == "0.5.3" and document["figures"] == scored["figures"]
     with pytest.raises(ValueError, match="provenance lacks config_digest"):
-        scoring.metrics_document(scored, {**provenance, "config_digest": None})
+        score.metrics_document(scored, {**provenance, "config_digest": None})
 
 
 def test_boxes_without_masks_are_scored_by_boxes_unless_masks_are_asked_for(tmp_path):
     annotation_file, found = scored_files(tmp_path)
-    both, boxes = scoring.score(annotation_file, found), dataclasses.replace(found, masks=None)
-    assert scoring.score(annotation_file, boxes)["figures"] == {"bbox": both["figures"]["bbox"]}
+    both, boxes = score.score(annotation_file, found), dataclasses.replace(found, masks=None)
+    assert score.score(annotation_file, boxes)["figures"] == {"bbox": both["figures"]["bbox"]}
     with pytest.raises(UserError, match="segm: these detections have no masks"):
-        scoring.score(annotation_file, boxes, ["bbox", "segm"])
+        score.score(annotation_file, boxes, ["bbox", "segm"])
 
 
 def test_numpy_is_left_as_it_was(tmp_path):
@@ -216,7 +216,7 @@ def test_numpy_is_left_as_it_was(tmp_path):
 
     annotation_file, found = scored_files(tmp_path)
     before = vars(np).get("float")
-    scoring.score(annotation_file, found)
+    score.score(annotation_file, found)
     assert vars(np).get("float") is before and lvis.eval.np is np
 
 
@@ -233,7 +233,7 @@ def test_plain_coco_annotations_are_scored_by_pycocotools_without_frequencies(tm
     for annotation in document["annotations"]:
         annotation["iscrowd"] = 0
     annotation_file.write_text(json.dumps(document))
-    scored = scoring.score(annotation_file, found, max_dets=100)
+    scored = score.score(annotation_file, found, max_dets=100)
     assert capsys.readouterr().out == ""
     truth = COCO(str(annotation_file))
     for iou_type, figures in scored["figures"].items():
@@ -249,7 +249,7 @@ def test_plain_coco_annotations_are_scored_by_pycocotools_without_frequencies(tm
             assert (-1 if figures[name] is None else figures[name]) == value
         assert figures["APr"] is figures["APc"] is figures["APf"] is None
     assert scored["scorer"] == "coco" and scored["per_class"][0]["image_count"] is None
-    nothing = scoring.score(annotation_file, found.take(slice(0)))
+    nothing = score.score(annotation_file, found.take(slice(0)))
     assert nothing["figures"]["segm"]["AP"] == 0
 
 
@@ -282,7 +282,7 @@ def test_annotations_that_do_not_fit_are_refused_with_what_is_missing(tmp_path, 
     broken(document, how)
     annotation_file.write_text(json.dumps(document))
     with pytest.raises(UserError, match=complaint) as error:
-        scoring.score(annotation_file, found)
+        score.score(annotation_file, found)
     assert "\n" not in str(error.value) and str(annotation_file) in str(error.value)
 
 
@@ -291,27 +291,27 @@ def test_what_is_no_annotation_file_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "annotations.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"^{path}: not "):
-        scoring.read_annotations(path)
+        score.read_annotations(path)
 
 
 @needs_hotcoco
 def test_the_reference_gives_the_very_document_of_the_fast_scorer(tmp_path):
     annotation_file, found = scored_files(tmp_path)
     said: list[Any] = []
-    reference = scoring.score(annotation_file, found, scorer="lvis", on_progress=lambda *state: said.append(state))
+    reference = score.score(annotation_file, found, scorer="lvis", on_progress=lambda *state: said.append(state))
     assert said == [(t, k, LABELS) for t in ("bbox", "segm") for k in range(1, LABELS + 1)]
-    fast = scoring.score(annotation_file, found, scorer="hotcoco")
+    fast = score.score(annotation_file, found, scorer="hotcoco")
     assert (fast.pop("scorer"), reference.pop("scorer")) == ("hotcoco", "lvis") and fast == reference
 
 
 def test_without_the_fast_scorer_the_reference_scores_and_is_named(tmp_path, monkeypatch):
     annotation_file, found = scored_files(tmp_path)
-    assert scoring.score(annotation_file, found)["scorer"] == ("hotcoco" if HOTCOCO else "lvis")
+    assert score.score(annotation_file, found)["scorer"] == ("hotcoco" if HOTCOCO else "lvis")
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # as where it is not installed
-    assert scoring.score(annotation_file, found)["scorer"] == "lvis"
+    assert score.score(annotation_file, found)["scorer"] == "lvis"
     for arguments in ({"scorer": "hotcoco"}, {"replicates": 9}):
         with pytest.raises(UserError, match="hotcoco.*is not installed here"):
-            scoring.score(annotation_file, found, **arguments)
+            score.score(annotation_file, found, **arguments)
 
 
 def test_detections_of_a_diverged_model_are_refused(tmp_path):
@@ -319,7 +319,7 @@ def test_detections_of_a_diverged_model_are_refused(tmp_path):
     found.score[5] = np.nan
     found.bbox[7, 2] = np.inf
     with pytest.raises(UserError, match=f"2 of {len(found)} have a box or a score that is no finite number"):
-        scoring.score(annotation_file, found)
+        score.score(annotation_file, found)
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [
@@ -330,13 +330,13 @@ def test_detections_of_a_diverged_model_are_refused(tmp_path):
 def test_wrong_settings_are_refused_before_anything_is_read(tmp_path, arguments, complaint):
     _, found = scored_files(tmp_path)
     with pytest.raises(UserError, match=complaint):
-        scoring.score(tmp_path / "nowhere.json", found, **arguments)
+        score.score(tmp_path / "nowhere.json", found, **arguments)
 
 
 def test_an_unreadable_annotation_file_is_named(tmp_path):
     _, found = scored_files(tmp_path)
     with pytest.raises(UserError, match=r"nowhere.json: there is no such annotation file"):
-        scoring.score(tmp_path / "nowhere.json", found)
+        score.score(tmp_path / "nowhere.json", found)
     (tmp_path / "half.json").write_text('{"images": [')
     with pytest.raises(UserError, match=r"half.json: not a readable JSON"):
-        scoring.score(tmp_path / "half.json", found)
+        score.score(tmp_path / "half.json", found)

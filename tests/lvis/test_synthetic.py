@@ -17,9 +17,9 @@ import pytest
 from hypothesis import assume, given
 from lvis import LVIS
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.lvis import drawing, long_tail, synthetic
-from ecm_cluster.lvis.synthetic import Spec
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.synthetic import dataset, drawing, long_tail
+from ecm_cluster.synthetic.dataset import Spec
 
 # pycocotools 2.0.11 with numpy 2, on every decode
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -40,18 +40,18 @@ def tree(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("small") / "set"
-    synthetic.write(root, SMALL)
+    dataset.write(root, SMALL)
     return root
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("demo") / "set"
-    synthetic.write(root, DEMO)
+    dataset.write(root, DEMO)
     return root
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_lvis_api_loads_it_without_a_warning_and_rasterises_the_same_areas(small, split, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
@@ -62,7 +62,7 @@ def test_lvis_api_loads_it_without_a_warning_and_rasterises_the_same_areas(small
     assert min(areas.values()) > 0
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_every_record_has_exactly_the_fields_of_lvis_v1(small, split):
     content = read(small, split)
     assert set(content) == {"info", "annotations", "images", "licenses", "categories"}
@@ -80,8 +80,8 @@ def test_every_record_has_exactly_the_fields_of_lvis_v1(small, split):
 
 
 def test_the_same_arguments_give_the_same_bytes_and_another_seed_gives_others(small, tmp_path):
-    again = synthetic.write(tmp_path / "again", SMALL)
-    other = synthetic.write(tmp_path / "other", Spec(40, 20, 7, seed=6))
+    again = dataset.write(tmp_path / "again", SMALL)
+    other = dataset.write(tmp_path / "other", Spec(40, 20, 7, seed=6))
     assert tree(tmp_path / "again") == tree(small)
     assert again["sha256"] != other["sha256"]
     first = "train2017/000000000001.jpg"
@@ -108,7 +108,7 @@ def test_the_demo_has_rare_common_and_frequent_classes_all_to_be_found_in_val(de
     assert len(positives) == DEMO.classes and min(positives.values()) >= 3
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_an_image_shows_one_to_six_objects(demo, split):
     content = read(demo, split)
     objects = Counter(a["image_id"] for a in content["annotations"])
@@ -121,7 +121,7 @@ def test_the_frequency_of_a_class_does_not_follow_from_its_id(demo):
     assert counts not in (sorted(counts), sorted(counts, reverse=True))
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_negatives_are_absent_and_incomplete_classes_are_present(demo, split):
     content = read(demo, split)
     shown = defaultdict(set)
@@ -129,7 +129,7 @@ def test_negatives_are_absent_and_incomplete_classes_are_present(demo, split):
         shown[a["image_id"]].add(a["category_id"])
     for image in content["images"]:
         negative, incomplete = image["neg_category_ids"], image["not_exhaustive_category_ids"]
-        assert len(set(negative)) == len(negative) == synthetic.NEGATIVES
+        assert len(set(negative)) == len(negative) == dataset.NEGATIVES
         assert set(negative) <= set(range(1, DEMO.classes + 1)) - shown[image["id"]]
         assert set(incomplete) <= shown[image["id"]]
     assert any(image["not_exhaustive_category_ids"] for image in content["images"])
@@ -138,19 +138,19 @@ def test_negatives_are_absent_and_incomplete_classes_are_present(demo, split):
 def test_a_class_not_exhaustively_annotated_has_an_object_drawn_without_annotation():
     looks = [drawing.look(0), drawing.look(1)]
     spec = Spec(150, 1, 2, image_size=32)
-    made = [synthetic.make_image(spec, "train", i, [0, 1], looks) for i in range(spec.train_images)]
+    made = [dataset.make_image(spec, "train", i, [0, 1], looks) for i in range(spec.train_images)]
     listed = [(record, marked) for _, record, marked in made if record["not_exhaustive_category_ids"]]
     assert 1 <= len(listed) < spec.train_images / 4
     for index, (_, record, marked) in enumerate(made):
         # the draws of an image follow from its index alone, so what was drawn can be drawn again
         rng = np.random.default_rng([spec.seed, 0, index])
-        synthetic._size(rng, spec.image_size)
-        drawn = Counter(c + 1 for c in synthetic._objects(rng, [0, 1]))
+        dataset._size(rng, spec.image_size)
+        drawn = Counter(c + 1 for c in dataset._objects(rng, [0, 1]))
         annotated = Counter(a["category_id"] for a in marked)
         assert drawn - annotated == Counter(record["not_exhaustive_category_ids"])
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_polygons_have_two_decimals_and_lie_in_the_image_and_the_box(small, split):
     text = (small / "annotations" / f"lvis_v1_{split}.json").read_text()
     for polygon in re.findall(r'"segmentation": (\[\[.*?\]\])', text):
@@ -170,7 +170,7 @@ def test_polygons_have_two_decimals_and_lie_in_the_image_and_the_box(small, spli
     assert parts[1]
 
 
-@pytest.mark.parametrize("split", synthetic.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_the_pictures_are_jpegs_of_the_recorded_size_where_mmdet_looks(small, split):
     images = read(small, split)["images"]
     names = [image["coco_url"].replace("http://images.cocodataset.org/", "") for image in images]
@@ -186,7 +186,7 @@ def test_the_pictures_are_jpegs_of_the_recorded_size_where_mmdet_looks(small, sp
 
 def test_ids_of_train_and_val_never_meet(small):
     for key in ("images", "annotations"):
-        ids = [record["id"] for split in synthetic.SPLITS for record in read(small, split)[key]]
+        ids = [record["id"] for split in dataset.SPLITS for record in read(small, split)[key]]
         assert len(set(ids)) == len(ids)
 
 
@@ -252,8 +252,8 @@ def test_every_class_gets_its_images_and_every_image_one_to_five_classes(classes
 
 def test_a_val_too_small_for_all_classes_keeps_every_frequency_group():
     spec, order = Spec(300, 5, 30), np.random.default_rng(0).permutation(30)
-    frequency = [long_tail.frequency(n) for n in synthetic._split_counts(spec, "train", order)]
-    in_val = synthetic._split_counts(spec, "val", order) > 0
+    frequency = [long_tail.frequency(n) for n in dataset._split_counts(spec, "train", order)]
+    in_val = dataset._split_counts(spec, "val", order) > 0
     assert in_val.sum() == 20
     assert {f for f, there in zip(frequency, in_val) if there} == set(frequency) == {"r", "c", "f"}
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecm_cluster import config, job, planning
-from ecm_cluster.errors import UserError
-from ecm_cluster.mmconfig import check_keys, settled
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.job import job
+from ecm_cluster.keycheck import check_keys
+from ecm_cluster.mmconfig import config, settled
 from ecm_cluster.mmconfig.lookup import paths
-from ecm_cluster.plan import variables
+from ecm_cluster.plan import planning, variables
 
 ROOT = Path(config.__file__).parents[1]
 MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster.mmconfig import classes
+from ecm_cluster.mmclasses import classes
 
 ROOT = Path(classes.__file__).parents[2]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.mmconfig.datasets import is_concatenated, leaves, pipelines
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.mmclasses.datasets import is_concatenated, leaves, pipelines
 
 COCO = {"type": "CocoDataset", "ann_file": "a.json", "img_prefix": "images", "data_root": "/data"}
 

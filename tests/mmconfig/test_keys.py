@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ecm_cluster import config
-from ecm_cluster.errors import UserError
-from ecm_cluster.mmconfig import keys, settled
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.keycheck import keys
+from ecm_cluster.mmconfig import config, settled
 
 METHODS = {"get", "pop", "items", "keys", "copy", "setdefault", "update", "dump", "merge_from_dict", "pretty_text",
            "filename", "_cfg_dict", "fromfile", "replace"}

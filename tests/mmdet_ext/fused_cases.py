@@ -17,9 +17,9 @@ from ecm_originals import CASES, COUNTS, NAMES, golden
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmdet_ext.register  # noqa: F401
-from mmdet_ext import ecm_fused, ecm_kernels
-from mmdet_ext.ecm_core import LossInputs
-from mmdet_ext.ecm_loss import plain_loss
+from mmdet_ext.loss import ecm_fused, ecm_kernels
+from mmdet_ext.loss.ecm_core import LossInputs
+from mmdet_ext.loss.ecm_loss import plain_loss
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

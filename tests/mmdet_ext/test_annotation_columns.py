@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mmdet_ext import annotations, columns
-from mmdet_ext.annotation_text import decode, encode
-from mmdet_ext.class_counts import ClassCountError, read_class_counts
-from mmdet_ext.json_lists import Cursor
+from mmdet_ext.data import annotations, columns
+from mmdet_ext.data.annotation_text import decode, encode
+from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
+from mmdet_ext.data.json_lists import Cursor
 
 IMAGES = [{"id": 5, "width": 64, "height": 48}, {"id": 2, "width": 10, "height": 90}]
 BOX = {"id": 1, "image_id": 5, "category_id": 3, "bbox": [1, 2, 10, 12], "area": 9, "segmentation": [[1.5, 2.5]]}

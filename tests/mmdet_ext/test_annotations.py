@@ -21,8 +21,8 @@ from mmcv.fileio.file_client import HardDiskBackend
 from mmdet.datasets import CustomDataset, build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the datasets)
-from mmdet_ext import annotations
-from mmdet_ext.records import Records
+from mmdet_ext.data import annotations
+from mmdet_ext.data.records import Records
 
 HAS_SUFFIX = "seg_suffix" in inspect.signature(CustomDataset.__init__).parameters  # since mmdet 2.26
 SUFFIX = {"seg_suffix": ".gif"} if HAS_SUFFIX else {}
@@ -329,7 +329,7 @@ def test_results_are_scored_as_in_mmdet(tmp_path, monkeypatch):
 
 
 def test_a_subclass_that_parses_annotations_its_own_way_is_asked(tmp_path):
-    from mmdet_ext.datasets import LVISV1FromColumns
+    from mmdet_ext.data.datasets import LVISV1FromColumns
 
     class Own(LVISV1FromColumns):
         def _parse_ann_info(self, img_info: Any, ann_info: Any) -> Any:
@@ -452,7 +452,7 @@ def test_files_with_other_categories_are_balanced_together(tmp_path):
 def test_images_without_objects_are_a_class_where_that_is_asked_for(filter_empty_gt, tmp_path):
     from mmdet.datasets import ClassBalancedDataset
 
-    from mmdet_ext.balanced import ClassBalancedFromColumns
+    from mmdet_ext.data.balanced import ClassBalancedFromColumns
 
     ann_file = many(tmp_path)
     for classes in (1203, 7):  # the number of classes may be the id of one
@@ -465,7 +465,7 @@ def test_images_without_objects_are_a_class_where_that_is_asked_for(filter_empty
 
 
 def test_a_dataset_that_reads_json_is_balanced_by_mmdet(tmp_path):
-    from mmdet_ext.balanced import ClassBalancedFromColumns, distinct_categories
+    from mmdet_ext.data.balanced import ClassBalancedFromColumns, distinct_categories
 
     inner = build("LVISV1Dataset", many(tmp_path), mapped=False)
     assert distinct_categories(inner) is None

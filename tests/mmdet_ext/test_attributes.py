@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 import mmdet_ext.register  # noqa: F401
-from mmdet_ext.effects import Attributes
-from mmdet_ext.virtual_ranks import RankBuffers
+from mmdet_ext.runners.effects import Attributes
+from mmdet_ext.runners.virtual_ranks import RankBuffers
 
 
 class Counting(torch.nn.Module):
@@ -69,7 +69,7 @@ def test_the_thresholds_of_dynamic_rcnns_assigner_are_among_them():
     from mmcv import ConfigDict
     from mmdet.models import build_detector
 
-    from ecm_cluster import config
+    from ecm_cluster.mmconfig import config
 
     cfg = ConfigDict(config.read("mmdet::dynamic_rcnn/dynamic_rcnn_r50_fpn_1x_coco.py")["model"])
     cfg.backbone.update(depth=18, base_channels=4, init_cfg=None)

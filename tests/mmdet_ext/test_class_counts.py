@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_ext import class_counts
-from mmdet_ext.class_counts import ClassCountError, read_class_counts
+from mmdet_ext.data import class_counts
+from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
 
 CATEGORIES = [
     {"id": 7, "name": "zebra", "instance_count": 30, "image_count": 12},
@@ -210,7 +210,7 @@ def test_the_short_way_never_disagrees_with_parsing(tmp_path_factory, order, ind
 def test_it_needs_the_standard_library_only():
     """The login node has no numpy and no torch."""
     code = (
-        "import sys; from mmdet_ext.class_counts import read_class_counts; read_class_counts([1]); "
+        "import sys; from mmdet_ext.data.class_counts import read_class_counts; read_class_counts([1]); "
         "sys.exit(bool({'numpy', 'torch', 'mmcv', 'mmdet'} & sys.modules.keys()))"
     )
     root = Path(class_counts.__file__).parents[1]

@@ -8,8 +8,8 @@ import pytest
 from mmdet.datasets import build_dataset
 
 import mmdet_ext.register  # noqa: F401 (registers the dataset)
-from mmdet_ext.class_counts import read_class_counts
-from mmdet_ext.datasets import image_file
+from mmdet_ext.data.class_counts import read_class_counts
+from mmdet_ext.data.datasets import image_file
 
 V1 = {"id": 7, "coco_url": "http://images.cocodataset.org/val2017/000000000007.jpg"}
 

@@ -7,7 +7,7 @@ import pytest
 np = pytest.importorskip("numpy")
 torch = pytest.importorskip("torch")
 
-from mmdet_ext.ecm_core import ShiftedSigmoidLoss, margins  # noqa: E402
+from mmdet_ext.loss.ecm_core import ShiftedSigmoidLoss, margins  # noqa: E402
 
 
 def test_constants_of_the_rarest_classes_are_exact():

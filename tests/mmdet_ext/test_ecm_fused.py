@@ -18,7 +18,7 @@ pytest.importorskip("mmdet")
 from mmdet.models.builder import build_loss  # noqa: E402
 
 import mmdet_ext.register  # noqa: E402, F401
-from mmdet_ext import ecm_fused  # noqa: E402
+from mmdet_ext.loss import ecm_fused  # noqa: E402
 
 HERE = Path(__file__).parent
 
@@ -76,7 +76,7 @@ def test_the_kernels_compile_for_gpus(kernel, dtype, capability, optional, tmp_p
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mmdet_ext import ecm_kernels
+    from mmdet_ext.loss import ecm_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     function = getattr(ecm_kernels, kernel)
@@ -109,7 +109,7 @@ def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew)
 
 def test_without_triton_torchs_operators_do_it_with_one_warning(anew):
     anew.setitem(sys.modules, "triton", None)  # as where it is not installed
-    anew.delitem(sys.modules, "mmdet_ext.ecm_kernels", raising=False)
+    anew.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
     anew.delattr(mmdet_ext, "ecm_kernels", raising=False)
     x = torch.randn(3, 7)
     expected = loss_of(x)
@@ -120,11 +120,11 @@ def test_without_triton_torchs_operators_do_it_with_one_warning(anew):
 
 @pytest.mark.parametrize("switch", [None, "0"])
 def test_a_cpu_neither_tries_the_kernels_nor_imports_triton(anew, switch):
-    anew.delitem(sys.modules, "mmdet_ext.ecm_kernels", raising=False)
+    anew.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
     if switch:
         anew.setenv("ECM_LOSS_FUSED", switch)
     x = torch.randn(3, 7, requires_grad=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loss_of(x).backward()
-    assert x.grad is not None and "mmdet_ext.ecm_kernels" not in sys.modules
+    assert x.grad is not None and "mmdet_ext.loss.ecm_kernels" not in sys.modules

@@ -251,7 +251,7 @@ def test_counts_of_zero_are_refused_and_named_or_clamped_on_request():
 )
 def test_a_bad_argument_is_one_line_with_its_remedy(kwargs, match):
     with pytest.raises(ValueError, match=match) as caught:
-        mmdet_ext.ecm_loss.EffectiveClassMarginLoss(**kwargs)
+        mmdet_ext.loss.ecm_loss.EffectiveClassMarginLoss(**kwargs)
     assert "\n" not in str(caught.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmcv.utils import Registry
 from small import ROOT
 
-from mmdet_ext.registration import takes_its_name
+from mmdet_ext.loss.registration import takes_its_name
 
 # what the original's forks do when mmdet is imported
 FORK = """
@@ -33,14 +33,14 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_where_a_fork_has_our_names_ours_is_built_and_the_warning_names_the_other():
     done = run("import mmdet_ext.register\n" + BUILT.format("{'class_counts': [3, 2]}"))
-    assert done.stdout.splitlines()[-1] == "mmdet_ext.ecm_loss"
-    assert ("EffectiveClassMarginLossNick: that of mmdet_ext.ecm_loss is used, not that of "
+    assert done.stdout.splitlines()[-1] == "mmdet_ext.loss.ecm_loss"
+    assert ("EffectiveClassMarginLossNick: that of mmdet_ext.loss.ecm_loss is used, not that of "
             "mmdet.models.losses.ecm_loss; to use that one, leave mmdet_ext.register out") in done.stderr
 
 
 @pytest.mark.slow
 def test_a_config_that_does_not_import_ours_keeps_the_forks():
-    done = run("from ecm_cluster.node import building, staging\nimport mmdet_ext.datasets, mmdet_ext.balanced\n"
+    done = run("from ecm_cluster.node.training import mmdet_trainer as building; from ecm_cluster.node import staged_data as staging\nimport mmdet_ext.data.datasets, mmdet_ext.data.balanced\n"
                + BUILT.format("{}"))
     assert done.stdout.splitlines()[-1] == "mmdet.models.losses.ecm_loss" and "is used" not in done.stderr
 

@@ -26,9 +26,9 @@ from mmcv.runner import (
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
-from mmdet_ext.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
-from mmdet_ext.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
-from mmdet_ext.virtual_ranks import Share
+from mmdet_ext.data.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
+from mmdet_ext.runners.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
+from mmdet_ext.runners.virtual_ranks import Share
 
 SEED, SAMPLES, EPOCHS = 11, 13, 3  # 13 samples, 2 at a time: 7 iterations an epoch, the last one filled up
 PER_EPOCH = 7

@@ -17,9 +17,9 @@ from mmdet.datasets import build_dataset
 from PIL import Image
 
 import mmdet_ext.register  # noqa: F401
-from ecm_cluster.node import failures
-from mmdet_ext.samples import BadSample, NamedSubset
-from mmdet_ext.sampling import SeededDataset
+from ecm_cluster.attempts import failures
+from mmdet_ext.data.samples import BadSample, NamedSubset
+from mmdet_ext.data.sampling import SeededDataset
 
 TRAIN = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
          {"type": "Resize", "img_scale": (64, 64), "keep_ratio": True}, {"type": "Pad", "size_divisor": 32},

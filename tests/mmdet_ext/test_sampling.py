@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_ext.sampling import ClassAwareOrder, Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
+from mmdet_ext.data.sampling import ClassAwareOrder, Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
 
 # group sizes: any may be empty, or smaller than one global batch
 FEW = settings(max_examples=40)

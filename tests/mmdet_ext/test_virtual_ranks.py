@@ -16,9 +16,9 @@ from mmcv.runner import OptimizerHook
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
-from mmdet_ext.runner import PositionedEpochBasedRunner
-from mmdet_ext.sampling import STEP, Order, PositionedBatchSampler, seed_all
-from mmdet_ext.virtual_ranks import RankBuffers, Share
+from mmdet_ext.data.sampling import STEP, Order, PositionedBatchSampler, seed_all
+from mmdet_ext.runners.runner import PositionedEpochBasedRunner
+from mmdet_ext.runners.virtual_ranks import RankBuffers, Share
 
 
 @given(st.integers(1, 8), st.integers(1, 8))

@@ -12,14 +12,15 @@ import pytest
 from small import ROOT, job_flags, logs_of, wait_until
 from users import environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster import files
-from ecm_cluster.node import closing, supervisor
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.node.supervise import postmortem, supervisor
+from ecm_cluster.rundir.run import Run
 
 ALONE = 61003  # of whom no other test runs anything at the same time
 ENDING = """
 import logging, sys, warnings
-from ecm_cluster.node import local, logs, train
+from ecm_cluster.node.supervise import local_driver as local
+from ecm_cluster.node.training import logs, worker as train
 logs.make_output_losable()
 if sys.argv[1] == "closed":
     sys.stdout.close()
@@ -46,11 +47,11 @@ def test_a_worker_ends_with_its_own_code_whatever_its_log_takes(log):
 def test_an_abort_that_is_damaged_still_ends_the_ranks(tmp_path, text):
     run = Run(tmp_path / "run")
     run.attempts_dir.mkdir(parents=True)
-    assert closing.read_abort(run, 1) is None
+    assert postmortem.read_abort(run, 1) is None
     run.abort_file(1).write_bytes(text.encode("latin-1"))
-    assert closing.read_abort(run, 1) == {}
+    assert postmortem.read_abort(run, 1) == {}
     files.write_json(run.abort_file(1), {"rank": 0, "cause": "preempted", "stopped": True})
-    found = closing.read_abort(run, 1)
+    found = postmortem.read_abort(run, 1)
     assert found is not None and found["stopped"] is True
 
 

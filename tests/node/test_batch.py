@@ -7,10 +7,13 @@ import json
 import pytest
 from answers import Answers
 
-from ecm_cluster import cluster, files, job, recovery
-from ecm_cluster.node import batch, closing, requeue
+from ecm_cluster.attempts import endings
+from ecm_cluster.base import files
+from ecm_cluster.job import job
+from ecm_cluster.node.supervise import epilog, postmortem, requeue
 from ecm_cluster.node.world import Place
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import commands
 
 
 def told(state: str, restarts: int = 0, reason: str = "None", requeue: int = 1) -> str:
@@ -50,7 +53,7 @@ def requeues(slurm: Answers) -> int:
 def test_an_open_attempt_is_closed_with_what_srun_returned_and_the_job_runs_again(run, slurm):
     began(run, 1)
     slurm(scontrol=told("RUNNING"))
-    assert batch.main(str(run.path), "train", "137") == 0
+    assert epilog.main(str(run.path), "train", "137") == 0
     (end,) = found(run, "end")
     assert (end["cause"], end["code"], end["state"]) == ("killed", 137, "RUNNING")
     assert requeues(slurm) == 1
@@ -63,7 +66,7 @@ def test_a_job_that_fails_when_its_work_is_done_runs_again_as_others_wait_for_it
     run.ledger(1, "task001").write("end", cause="killed", detail="rank 1: its task is gone", rank=1)
     files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", code)
+    epilog.main(str(run.path), "train", code)
     assert requeues(slurm) == again
 
 
@@ -71,7 +74,7 @@ def test_what_a_task_has_recorded_is_not_recorded_again(run, slurm):
     began(run, 1)
     run.ledger(1, "task000").write("end", cause="crashed", detail="rank 0: ValueError", rank=0)
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert [e.writer for e in found(run, "end")] == ["task000"]
     assert requeues(slurm) == 1
 
@@ -79,7 +82,7 @@ def test_what_a_task_has_recorded_is_not_recorded_again(run, slurm):
 def test_a_shell_that_is_ended_and_cannot_ask_slurm_leaves_the_attempt_to_the_next_start(run, slurm):
     began(run, 1)
     slurm(scontrol=None)
-    batch.main(str(run.path), "train", "none")
+    epilog.main(str(run.path), "train", "none")
     assert found(run, "end") == []
 
 
@@ -93,7 +96,7 @@ def test_a_shell_whose_step_has_ended_asks_slurm_until_it_answers(run, slurm):
 : > {slurm.folder}/asked
 exit 1
 """)
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     assert requeues(slurm) == 1
 
 
@@ -111,16 +114,16 @@ esac
 [ -e {slurm.folder}/lost ] && exec cat {after}
 exec cat {before}
 """)
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     assert [e["accepted"] for e in found(run, "requeue")] == [True]
     assert requeues(slurm) == asked
 
 
 def test_where_slurm_never_answers_that_is_on_record(run, slurm, monkeypatch):
-    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(epilog, "PATIENCE_SECONDS", 0.5)
     began(run, 1)
     slurm(scontrol=None)
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     (stopped,) = found(run, "stopped")
     assert "Slurm did not answer" in stopped["detail"] and "ecm_cluster.resume" in stopped["next"]
 
@@ -134,7 +137,7 @@ def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slur
         f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{before}"
         f"submitit INFO - Starting with JobEnvironment(job_id=77)\n{now}")
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert [e["cause"] for e in found(run, "end")] == [cause]
 
 
@@ -142,7 +145,7 @@ def test_only_what_this_start_of_the_job_has_printed_says_why_it_ended(run, slur
 def test_a_job_that_is_being_ended_or_runs_again_already_is_left_alone(run, slurm, state):
     began(run, 1)
     slurm(scontrol=state)
-    batch.main(str(run.path), "train", "none")
+    epilog.main(str(run.path), "train", "none")
     assert requeues(slurm) == 0
     assert len(found(run, "end")) == 1
 
@@ -151,10 +154,10 @@ def test_a_job_at_its_time_limit_runs_again_unless_the_run_is_cancelled(run, slu
     began(run, 1)
     slurm(scontrol=told("COMPLETING", reason="TimeLimit"))
     files.write_json(run.cancel_file, {"time": 1.0})
-    batch.main(str(run.path), "train", "none")
+    epilog.main(str(run.path), "train", "none")
     assert requeues(slurm) == 0
     run.cancel_file.unlink()
-    batch.main(str(run.path), "train", "none")
+    epilog.main(str(run.path), "train", "none")
     assert requeues(slurm) == 1
 
 
@@ -163,7 +166,7 @@ def test_a_start_that_is_not_the_newest_attempts_decides_nothing(run, slurm, job
     began(run, 1)
     began(run, 2, job_id, restart)
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     assert requeues(slurm) == 0
     assert run.events() == []
 
@@ -173,7 +176,7 @@ def test_a_spent_budget_is_not_requeued(run, slurm):
         began(run, number)
         run.ledger(number, "task000").write("end", cause="killed", rank=0)
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     assert requeues(slurm) == 0
 
 
@@ -182,10 +185,10 @@ def test_where_requeue_and_submission_are_refused_the_line_to_type_is_on_record(
     slurm.script("scontrol", f'case "$*" in requeue*) exit 1;; esac\necho "{told("RUNNING", requeue=0).strip()}"\n')
     slurm.script("sbatch", "echo 'sbatch: error: Access/permission denied' >&2\nexit 1\n")
     slurm(squeue="")
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     (stopped,) = found(run, "stopped")
     assert stopped["next"] == f"python -m ecm_cluster.resume {run.path}"
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     assert len(found(run, "requeue")) == 1
 
 
@@ -201,7 +204,7 @@ def refused(run: Run, node: str, restart: int = 0, of_node: bool = True) -> None
 def test_a_node_that_cannot_run_the_job_is_left_out_when_it_runs_again(run, slurm):
     refused(run, "n1")
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert [(e["node"], e["reason"]) for e in found(run, "left-out")] == [("n1", "n1: no GPU is visible")]
     calls = slurm.calls().splitlines()
     asked = [call.split("/")[-1] for call in calls if "requeue" in call or "update" in call]
@@ -213,11 +216,11 @@ def test_a_node_that_cannot_run_the_job_is_left_out_when_it_runs_again(run, slur
 def test_all_nodes_that_were_left_out_before_are_left_out_still(run, slurm, monkeypatch):
     slurm(scontrol=told("RUNNING"))
     refused(run, "n1")
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     slurm(scontrol=told("RUNNING", 1))
     refused(run, "n2", 1)
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert "ExcNodeList=n1,n2" in slurm.calls()
     assert requeues(slurm) == 2
 
@@ -225,7 +228,7 @@ def test_all_nodes_that_were_left_out_before_are_left_out_still(run, slurm, monk
 def test_what_no_node_can_run_ends_the_job(run, slurm):
     refused(run, "n1", of_node=False)
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert requeues(slurm) == 0
     assert found(run, "left-out") == []
 
@@ -238,7 +241,7 @@ def test_a_start_that_failed_after_a_requeued_attempt_runs_again(run, slurm, mon
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     refused(run, "n1", 1)
     slurm(scontrol=told("RUNNING", 1))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert requeues(slurm) == 1
 
 
@@ -246,7 +249,7 @@ def test_an_attempt_that_began_beside_a_rank_that_could_not_ends_for_that_reason
     refused(run, "n1")
     began(run, 1)
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "137")
+    epilog.main(str(run.path), "train", "137")
     (end,) = found(run, "end")
     assert (end["cause"], end["detail"]) == ("not startable", "n1: no GPU is visible")
     assert requeues(slurm) == 1
@@ -257,7 +260,7 @@ def test_a_node_whose_gpus_have_failed_twice_is_left_out(run, slurm):
     for number in (1, 2):
         began(run, number)
         run.ledger(number, "train000").write("end", cause="GPU failure", node="n1", rank=0, detail="CUDA error: ECC")
-        batch.main(str(run.path), "train", "1")
+        epilog.main(str(run.path), "train", "1")
         assert ("ExcNodeList=n1" in slurm.calls()) == (number == 2)
     assert [e["node"] for e in found(run, "left-out")] == ["n1"]
 
@@ -274,8 +277,8 @@ def test_an_attempt_of_a_former_start_of_this_job_is_closed_from_accounting_or_a
     began(run, 1)
     rows = None if states is None else f"77|{states}|2024-01-01T00:00:00\n77|RUNNING|2024-01-01T00:05:00\n"
     slurm(sacct=rows, scontrol=told("RUNNING", 1))
-    closing.close_open(run, PLACE)
-    closing.close_open(run, PLACE)
+    postmortem.close_open(run, PLACE)
+    postmortem.close_open(run, PLACE)
     assert [e["cause"] for e in found(run, "end")] == [cause]
 
 
@@ -284,15 +287,15 @@ def test_an_attempt_of_a_former_start_of_this_job_is_closed_from_accounting_or_a
 def test_an_attempt_of_another_job_is_closed_as_slurm_remembers_that_job(run, slurm, state, cause):
     began(run, 1, "70")
     slurm(sacct=None, scontrol=told(state) if state else None)
-    closing.close_open(run, PLACE)
+    postmortem.close_open(run, PLACE)
     (end,) = found(run, "end")
     assert end["cause"] == cause
-    assert end["detail"].startswith(recovery.ENDINGS[cause].text)
+    assert end["detail"].startswith(endings.ENDINGS[cause].text)
 
 
 def test_the_starts_of_a_job_are_told_apart_by_their_time(slurm):
     slurm(sacct="77|RUNNING|2024-01-03T00:00:00\n77|PREEMPTED|2024-01-01T00:00:00\n77|NODE_FAIL|2024-01-02T00:00:00\n")
-    assert cluster.past_states("77") == ["PREEMPTED", "NODE_FAIL", "RUNNING"]
+    assert commands.past_states("77") == ["PREEMPTED", "NODE_FAIL", "RUNNING"]
 
 
 # ---------------------------------------------------------------------------------------------- starts without attempts
@@ -323,10 +326,10 @@ def test_a_start_that_srun_could_not_make_is_tried_elsewhere_three_times_in_all(
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         started(run, restart)
         slurm(scontrol=told("RUNNING", restart))
-        batch.main(str(run.path), "train", "1")
+        epilog.main(str(run.path), "train", "1")
     assert starts_of(run) == [("start failed", True)] * 3
     assert requeues(slurm) == 2
-    reason = recovery.decide(run).reason
+    reason = endings.decide(run).reason
     assert "Slurmd could not launch" in reason and reason.endswith("3 starts in a row, so it is not tried again")
 
 
@@ -335,7 +338,7 @@ def test_of_several_nodes_srun_names_the_one_at_fault(run, slurm):
     (run.submitit_dir / "77_0_log.out").write_text("srun: error: n2: task 1: Exited with exit code 127\n")
     started(run, nodes="n[1-2]")
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "127")
+    epilog.main(str(run.path), "train", "127")
     assert [(e["node"], e["of_node"]) for e in found(run, "not-started")] == [("n2", True)]
     assert [e["node"] for e in found(run, "left-out")] == ["n2"]
 
@@ -343,7 +346,7 @@ def test_of_several_nodes_srun_names_the_one_at_fault(run, slurm):
 def test_where_no_one_node_is_known_to_be_at_fault_none_is_left_out(run, slurm):
     started(run, nodes="n[1-2]")
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert starts_of(run) == [("start failed", False)]
     assert requeues(slurm) == 1 and not found(run, "left-out")
 
@@ -353,7 +356,7 @@ def test_a_setup_line_that_fails_is_tried_on_one_more_node(run, slurm, monkeypat
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
         started(run, restart, phase="setup", code=5)
         slurm(scontrol=told("RUNNING", restart))
-        batch.main(str(run.path), "train", "none")
+        epilog.main(str(run.path), "train", "none")
     assert starts_of(run) == [("setup failed", True)] * 2
     assert requeues(slurm) == 1
 
@@ -368,9 +371,9 @@ def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, c
     for _ in range(5):
         started(run)
         slurm(scontrol=answer)
-        batch.main(str(run.path), "train", "143")
+        epilog.main(str(run.path), "train", "143")
     assert starts_of(run)[0] == (cause, False)
-    assert recovery.decide(run).action == recovery.ENDINGS[cause].action
+    assert endings.decide(run).action == endings.ENDINGS[cause].action
     assert min(requeues(slurm), 1) == again
 
 
@@ -379,7 +382,7 @@ def test_a_start_of_a_job_that_is_no_longer_the_runs_decides_nothing(run, slurm)
     started(run)
     files.write_json(run.submission_file("train"), {"token": "u", "cluster": "slurm", "job_id": "78"})
     slurm(scontrol=told("RUNNING"))
-    batch.main(str(run.path), "train", "1")
+    epilog.main(str(run.path), "train", "1")
     assert not run.events() and not requeues(slurm)
 
 
@@ -389,7 +392,7 @@ def test_the_next_start_puts_on_record_which_nodes_could_record_nothing(run, slu
     answers = f'case "$*" in *hostnames*) echo n3; echo n4;; *) cat {slurm.folder}/scontrol.txt;; esac\n'
     slurm.script("scontrol", answers)
     for _ in range(2):
-        batch.settle(run, run, "77", 2)
+        epilog.settle(run, run, "77", 2)
     events = found(run, "not-started")
     assert [(e["start"], e["cause"], e["node"]) for e in events] == [
         ("slurm:77:0", "start failed", "n3"), ("slurm:77:1", "start failed", "n4")]
@@ -399,7 +402,7 @@ def test_the_next_start_puts_on_record_which_nodes_could_record_nothing(run, slu
 
 def test_a_job_whose_script_records_no_starts_has_none_missing(run, slurm):
     slurm(scontrol=told("RUNNING", 2))
-    batch.settle(run, run, "77", 2)
+    epilog.settle(run, run, "77", 2)
     assert not run.events()
 
 
@@ -415,12 +418,12 @@ def elsewhere(local_rank: int = 0, node: int = 1) -> Place:
 def test_where_the_first_node_is_gone_a_task_of_another_one_does_its_last_work_once(run, slurm, reason, cause):
     began(run, 1)
     run.ledger(1, "train003").write("end", cause="crashed", rank=3, follows=True)
-    closing.abort(run, 1, run.ledger(1, "task003"), rank=3, code=1)
+    postmortem.abort(run, 1, run.ledger(1, "task003"), rank=3, code=1)
     slurm(scontrol=told("COMPLETING", reason=reason))
     assert requeue.stand_in(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
     assert not requeue.stand_in(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
     assert requeues(slurm) == 1
-    assert recovery.last_end(run.events(), 1)["cause"] == cause
+    assert endings.last_end(run.events(), 1)["cause"] == cause
 
 
 def test_a_rank_that_failed_with_another_node_stays_until_slurm_knows_of_that_node(run, slurm, monkeypatch):
@@ -429,13 +432,13 @@ def test_a_rank_that_failed_with_another_node_stays_until_slurm_knows_of_that_no
     monkeypatch.setattr(requeue.time, "sleep", lambda _: slurm(scontrol=told("COMPLETING", reason="NodeDown")))
     requeue.outlive(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
     assert requeues(slurm) == 1
-    assert recovery.last_end(run.events(), 1)["cause"] == "node failure"
+    assert endings.last_end(run.events(), 1)["cause"] == "node failure"
 
 
 def test_it_does_not_stay_where_another_rank_has_said_why_the_attempt_ends(run, slurm):
     began(run, 1)
     slurm(scontrol=told("RUNNING"))
-    closing.abort(run, 1, run.ledger(1, "task000"), rank=0, code=1)
+    postmortem.abort(run, 1, run.ledger(1, "task000"), rank=0, code=1)
     requeue.outlive(run, run, 1, elsewhere(), run.ledger(1, "task002"), "train")
     assert slurm.calls() == ""
 

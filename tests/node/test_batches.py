@@ -18,8 +18,8 @@ from mmcv.parallel import DataContainer  # noqa: E402
 from mmdet.core import BitmapMasks  # noqa: E402
 from torch.utils.data._utils.pin_memory import pin_memory  # noqa: E402
 
-from ecm_cluster.node import batches  # noqa: E402
-from ecm_cluster.node.building import Loader  # noqa: E402
+from ecm_cluster.node.training import batches  # noqa: E402
+from ecm_cluster.node.training.mmdet_trainer import Loader  # noqa: E402
 
 SAMPLES_PER_GPU = 3
 

@@ -17,9 +17,12 @@ import pytest
 import torch
 from comparing import read
 
-from ecm_cluster import checkpoints, evaluations, files, recovery
-from ecm_cluster.node import preemption, pulse
-from ecm_cluster.run import Run
+from ecm_cluster.attempts import endings
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.node import pulse, signals
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 TOO_LARGE = os.strerror(errno.EFBIG)
 
@@ -37,8 +40,8 @@ class Training:
     """A real runner whose counters are moved by hand, and a real boundary."""
 
     def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100, also: tuple[int, ...] = ()) -> None:
-        from ecm_cluster.node.boundary import Boundary
-        from mmdet_ext.runner import PositionedIterBasedRunner
+        from ecm_cluster.node.training.step_hook import Boundary
+        from mmdet_ext.runners.runner import PositionedIterBasedRunner
 
         run.attempts_dir.mkdir(parents=True, exist_ok=True)
         accepts = [m.file for m in checkpoints.accepted(run)]
@@ -76,9 +79,9 @@ def training(tmp_path: Path):
         made.append(Training(Run(tmp_path / "run"), **options))
         return made[-1]
 
-    preemption.clear()
+    signals.clear()
     yield make
-    preemption.clear()
+    signals.clear()
     for each in made:
         os.kill(each.saver.writer.pid, signal.SIGCONT)
         each.saver.writer.close()
@@ -133,12 +136,12 @@ def test_an_iteration_inside_a_step_of_several_means_the_checkpoint_behind_that_
 
 
 def test_the_end_of_an_epoch_and_an_agreed_stop_wait_for_the_writer(training):
-    from ecm_cluster.node.boundary import AgreedStop
+    from ecm_cluster.node.training.step_hook import AgreedStop
 
     t = training()
     t.step(epoch_end=True)
     assert t.kinds("commit") == [("commit", 1)]
-    preemption.ask_to_stop(signal.SIGTERM)
+    signals.ask_to_stop(signal.SIGTERM)
     with pytest.raises(AgreedStop, match="committed"):
         t.step()
     assert t.kinds("commit") == [("commit", 1), ("commit", 2)]
@@ -181,29 +184,29 @@ def test_commits_that_go_on_failing_are_told_to_status_and_in_the_log(training, 
     t.step(epoch_end=True)
     t.boundary._beat(t.runner, "training")
     said = f"commits have failed for 3 h ({TOO_LARGE}); the checkpoint of iteration 1 stands"
-    assert recovery.failing_text(pulse.last()["commits_fail"]) == said
+    assert endings.failing_text(pulse.last()["commits_fail"]) == said
     assert said in caplog.text
 
 
 def test_when_the_commit_at_a_stop_fails_the_last_one_stands_and_the_end_says_so(training):
-    from ecm_cluster.node.boundary import AgreedStop
+    from ecm_cluster.node.training.step_hook import AgreedStop
 
     t = training()
     t.step(epoch_end=True)
     t.fill_the_disk()
-    preemption.ask_to_stop(signal.SIGTERM)
+    signals.ask_to_stop(signal.SIGTERM)
     with pytest.raises(AgreedStop, match="could not be written .* iteration 1 stands"):
         t.step()
-    said = recovery.failed_commit(t.run.events(), 1)
+    said = endings.failed_commit(t.run.events(), 1)
     assert said == f"the checkpoint of iteration 2 could not be written ({TOO_LARGE}); iteration 1 stands"
     assert checkpoints.newest_sound(t.run)[0].iteration == 1
 
 
 def test_an_attempt_whose_newest_commit_succeeded_has_lost_none(training):
     t = training()
-    assert recovery.failed_commit(t.run.events(), 1) is None
+    assert endings.failed_commit(t.run.events(), 1) is None
     t.step(epoch_end=True)
-    assert recovery.failed_commit(t.run.events(), 1) is None
+    assert endings.failed_commit(t.run.events(), 1) is None
 
 
 def test_the_last_checkpoint_is_tried_twice_and_without_it_nothing_is_complete(training, monkeypatch):
@@ -244,7 +247,7 @@ def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
 
 
 def test_a_step_during_which_the_process_was_suspended_is_not_taken_for_a_slow_one(training):
-    preemption.watch()
+    signals.watch()
     t = training(last=9)
     t.step()
     # another process has to do it: a stopped one cannot wake itself

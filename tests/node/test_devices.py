@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import ROOT
 
-from ecm_cluster.node import devices, world
-from ecm_cluster.node.failures import NotStartable
+from ecm_cluster.attempts.failures import NotStartable
+from ecm_cluster.node import world
+from ecm_cluster.node.gpu import devices
 from ecm_cluster.node.world import Place
 
 PLACE = Place(rank=5, world_size=8, local_rank=5, node=0, nodes=1, job_id="77", restart=0, cluster="slurm")
@@ -65,7 +66,7 @@ def test_an_assignment_is_found_if_there_is_one(seen):
 AGREEING = """
 import json, sys
 from pathlib import Path
-from ecm_cluster.node import devices
+from ecm_cluster.node.gpu import devices
 from ecm_cluster.node.rendezvous import join, leave
 from ecm_cluster.node.world import identify
 

@@ -14,18 +14,21 @@ from typing import Any
 import pytest
 import torch
 
-from ecm_cluster import checkpoints, files, recovery
-from ecm_cluster.node import divergence, preemption
-from ecm_cluster.node.boundary import Boundary
+from ecm_cluster.attempts import endings
+from ecm_cluster.base import files
+from ecm_cluster.node import signals
+from ecm_cluster.node.training import divergence
+from ecm_cluster.node.training.step_hook import Boundary
 from ecm_cluster.reporting import trouble
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 class Training:
     """A real boundary and a runner whose counters and loss are set by hand."""
 
     def __init__(self, path: Path, attempt: int = 1, **options: Any) -> None:
-        from mmdet_ext.runner import PositionedIterBasedRunner
+        from mmdet_ext.runners.runner import PositionedIterBasedRunner
 
         self.run = Run(path)
         self.run.attempts_dir.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,7 @@ def training(tmp_path):
         made.append(Training(tmp_path / "run", **options))
         return made[-1]
 
-    preemption.clear()
+    signals.clear()
     yield make
     for each in made:
         each.boundary.saver.writer.close()  # type: ignore[union-attr]
@@ -84,11 +87,11 @@ def test_a_job_that_says_so_stops_and_is_not_started_again(training):
     with pytest.raises(divergence.Diverged, match="the loss was nan from iteration 4 on; iter_0000002-a0001.pth"):
         t.step(math.nan)
     assert [m.iteration for m in checkpoints.accepted(t.run)] == [2, 3], "nothing is committed of it"
-    from ecm_cluster.node import failures
+    from ecm_cluster.attempts import failures
 
     end = failures.end_of(divergence.Diverged("the loss was nan from iteration 4 on"), 0)
     t.run.ledger(1, "train000").write("end", **end)
-    decision = recovery.decide(t.run)
+    decision = endings.decide(t.run)
     assert (end["cause"], decision.action) == ("diverged", "stop") and "from iteration 4" in decision.reason
 
 
@@ -134,9 +137,9 @@ RANK = """
 import sys, torch.distributed as dist
 from pathlib import Path
 from types import SimpleNamespace
-from ecm_cluster.node import divergence
-from ecm_cluster.node.boundary import Boundary
-from ecm_cluster.run import Run
+from ecm_cluster.node.training import divergence
+from ecm_cluster.node.training.step_hook import Boundary
+from ecm_cluster.rundir.run import Run
 
 path, rank = Path(sys.argv[1]), int(sys.argv[2])
 dist.init_process_group("gloo", store=dist.FileStore(str(path / "store"), 2), rank=rank, world_size=2)

@@ -12,7 +12,7 @@ from comparing import bits, log_lines, state_in
 from ranks import detector, notes, state_file, train
 from small import first_images
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 pytestmark = pytest.mark.slow
 

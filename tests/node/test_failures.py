@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecm_cluster import recovery
-from ecm_cluster.node import failures
+from ecm_cluster.attempts import endings, failures
 
 OUT_OF_MEMORY = ("OutOfMemoryError: CUDA out of memory. Tried to allocate {0} MiB. GPU 0 has a total capacity of 79.11 "
                  "GiB of which {1} MiB is free. Process {2} has 78.9 GiB memory in use.")
@@ -41,7 +40,7 @@ TEXTS = [
 @pytest.mark.parametrize(("cause", "text"), TEXTS)
 def test_the_words_of_an_error_tell_its_cause(cause, text):
     assert failures.cause_of(text) == cause
-    assert cause in recovery.ENDINGS
+    assert cause in endings.ENDINGS
 
 
 @pytest.mark.parametrize(("text", "follows"), [
@@ -66,8 +65,8 @@ def test_an_exception_becomes_an_end_with_cause_and_remedy():
 def test_errors_that_differ_by_their_numbers_are_the_same_error(tmp_path):
     trace = 'Traceback (most recent call last):\n  File "train.py", line {line}, in step\n    run()\n'
     one, other = (trace.format(line=7) + OUT_OF_MEMORY.format(*n) for n in ((20, 14, 4242), (512, 9.5, 17)))
-    assert recovery.without_numbers(one) == recovery.without_numbers(other)
-    assert recovery.without_numbers(one) != recovery.without_numbers(trace.format(line=8) + OUT_OF_MEMORY), "elsewhere"
+    assert endings.without_numbers(one) == endings.without_numbers(other)
+    assert endings.without_numbers(one) != endings.without_numbers(trace.format(line=8) + OUT_OF_MEMORY), "elsewhere"
 
 
 @pytest.mark.parametrize(("code", "words", "cause", "how"), [

@@ -20,9 +20,10 @@ from emulated_gpu.ranks import Server, begin, make, said
 from ranks import detector
 from small import CLASSES, first_images
 
-from ecm_cluster import checkpoints, evaluations
-from ecm_cluster.lvis.detections import read_shards
-from ecm_cluster.run import Run
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.scoring.detection_files import read_shards
 
 MISSING = emulated_gpu.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=f"no emulated GPUs: {MISSING}")]

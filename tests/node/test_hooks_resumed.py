@@ -10,7 +10,7 @@ from comparing import bits, log_lines, state_in
 from ranks import detector, notes, state_file, train
 from small import CLASSES, first_images
 
-from ecm_cluster import config
+from ecm_cluster.mmconfig import config
 
 pytestmark = pytest.mark.slow
 

@@ -139,7 +139,7 @@ TRAIN = """
     from ecm_cluster.node import imports
     {framework}
     import torch, torch.distributed as dist
-    from ecm_cluster.node import building, boundary
+    from ecm_cluster.node.training import mmdet_trainer as building, step_hook as boundary
     from torch.nn.parallel import DistributedDataParallel
 
     def train():

@@ -20,12 +20,12 @@ from mmdet.apis import single_gpu_test  # noqa: E402
 from mmdet.datasets import build_dataloader  # noqa: E402
 from mmdet.models import build_detector  # noqa: E402
 
-from ecm_cluster import evaluations  # noqa: E402
-from ecm_cluster.errors import UserError  # noqa: E402
-from ecm_cluster.lvis import scoring  # noqa: E402
-from ecm_cluster.lvis.detections import read_shards  # noqa: E402
-from ecm_cluster.node import inference, scored_set  # noqa: E402
-from ecm_cluster.run import Evaluation  # noqa: E402
+from ecm_cluster.base.errors import UserError  # noqa: E402
+from ecm_cluster.chain import evaluations  # noqa: E402
+from ecm_cluster.node.inference import detect, scored_set  # noqa: E402
+from ecm_cluster.rundir.run import Evaluation  # noqa: E402
+from ecm_cluster.scoring import score  # noqa: E402
+from ecm_cluster.scoring.detection_files import read_shards  # noqa: E402
 
 CLASSES = ("ant", "bee", "cat", "dog")
 CATEGORY_IDS = [4, 2, 9, 1]
@@ -113,7 +113,7 @@ def shards(folder: Path, cfg: Config, weights: Path, world_size: int, name: str 
     """The chunks of an evaluation by ``world_size`` ranks, one rank after the other."""
     work = Evaluation(folder / (name or f"by-{world_size}-{len(list(folder.iterdir()))}"))
     for rank in range(world_size):
-        inference.infer(cfg, weights, work, rank, world_size, "cpu", settings or {}, **kwargs)
+        detect.infer(cfg, weights, work, rank, world_size, "cpu", settings or {}, **kwargs)
     assert evaluations.has_detections(work)
     return sorted(work.detections_dir.glob("*.npz"))
 
@@ -123,7 +123,7 @@ def test_detections_are_mmdets_own_on_one_rank_and_on_three(tmp_path, data, mask
     cfg = config(data, masks)
     weights = checkpoint(tmp_path, cfg)
     dataset, _, _ = scored_set.build(cfg)
-    model = MMDataParallel(inference.build_model(cfg, weights, scored_set.describe(dataset), "cpu"), device_ids=[-1])
+    model = MMDataParallel(detect.build_model(cfg, weights, scored_set.describe(dataset), "cpu"), device_ids=[-1])
     results = single_gpu_test(model, build_dataloader(dataset, 1, 0, dist=False, shuffle=False))
     written = dataset.results2json(results, str(tmp_path / "mmdet"))
     for world_size in (1, 3):
@@ -138,7 +138,7 @@ def test_a_detector_whose_eval_gives_nothing_back_is_scored(tmp_path, data, monk
     """As mmdet's detectors with a teacher, which override ``train`` and leave its answer out."""
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
-    build = inference.build_detector
+    build = detect.build_detector
 
     def without_an_answer(*args: Any, **kwargs: Any) -> Any:
         model = build(*args, **kwargs)
@@ -147,7 +147,7 @@ def test_a_detector_whose_eval_gives_nothing_back_is_scored(tmp_path, data, monk
             "train": lambda self, mode=True: kind.train(self, mode) and None})
         return model
 
-    monkeypatch.setattr(inference, "build_detector", without_an_answer)
+    monkeypatch.setattr(detect, "build_detector", without_an_answer)
     assert len(read_shards(shards(tmp_path, cfg, weights, 1))) > 10
 
 
@@ -174,7 +174,7 @@ def test_a_later_start_of_other_ranks_does_what_is_missing_and_nothing_else(tmp_
     weights = checkpoint(tmp_path, cfg)
     whole = shards(tmp_path, cfg, weights, 2, name="whole")
     begun = Evaluation(tmp_path / "begun")
-    inference.infer(cfg, weights, begun, 0, 2, "cpu", {})  # rank 1 was killed before it wrote anything
+    detect.infer(cfg, weights, begun, 0, 2, "cpu", {})  # rank 1 was killed before it wrote anything
     there = {path: path.stat().st_mtime_ns for path in begun.detections_dir.glob("*.npz")}
     assert 0 < len(there) < len(whole)
     chunks = shards(tmp_path, cfg, weights, 3, name="begun")
@@ -193,10 +193,10 @@ def test_a_rank_holds_no_more_than_a_chunk_whatever_the_size_of_the_set(tmp_path
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     held = []
-    write = inference.DetectionWriter.write
-    monkeypatch.setattr(inference.DetectionWriter, "write",
+    write = detect.DetectionWriter.write
+    monkeypatch.setattr(detect.DetectionWriter, "write",
                         lambda self, path: (held.append(len(self._parts)), write(self, path))[1])
-    monkeypatch.setattr(inference, "CHUNK", 1)
+    monkeypatch.setattr(detect, "CHUNK", 1)
     found = read_shards(shards(tmp_path, cfg, weights, 1))
     assert held == [1] * 7 and len(found.images) == 7
 
@@ -204,9 +204,9 @@ def test_a_rank_holds_no_more_than_a_chunk_whatever_the_size_of_the_set(tmp_path
 def test_a_data_set_that_changed_meanwhile_is_refused(tmp_path, data):
     cfg = config(data)
     work = Evaluation(tmp_path / "work")
-    inference.divide(work, 9, 1)
+    detect.divide(work, 9, 1)
     with pytest.raises(UserError, match="7 images, and had 9 when this evaluation began"):
-        inference.infer(cfg, checkpoint(tmp_path, cfg), work, 0, 1, "cpu", {})
+        detect.infer(cfg, checkpoint(tmp_path, cfg), work, 0, 1, "cpu", {})
 
 
 def test_settings_of_the_logits_change_scores_and_usual_ones_change_nothing(tmp_path, data):
@@ -327,7 +327,7 @@ def test_the_demo_scores_the_same_on_one_rank_and_on_three(tmp_path, root, small
     weights = checkpoint(tmp_path, cfg, CLASSES=dataset.CLASSES)
     one, three = (read_shards(shards(tmp_path, cfg, weights, n), expected=dataset.img_ids) for n in (1, 3))
     assert one.to_lvis_results("segm") == three.to_lvis_results("segm") and len(one) > 8
-    metrics = scoring.score(cfg.data.test.ann_file, three)
-    assert metrics == scoring.score(cfg.data.test.ann_file, one)
+    metrics = score.score(cfg.data.test.ann_file, three)
+    assert metrics == score.score(cfg.data.test.ann_file, one)
     assert metrics["images"] == 8 and len(metrics["per_class"]) == 6
     assert metrics["figures"]["bbox"]["AP"] is not None

@@ -13,12 +13,12 @@ import pytest
 import torch
 from commits import begin, events, save, state_of
 
-from ecm_cluster import checkpoints
-from ecm_cluster.node import keeping, loading, writer
-from ecm_cluster.node.failures import NotStartable
-from ecm_cluster.node.saving import Saver
+from ecm_cluster.attempts.failures import NotStartable
+from ecm_cluster.node.training import keeping, loading, writer
+from ecm_cluster.node.training.saver import Saver
 from ecm_cluster.pickles import restricted
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 class Best:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster.node import memory
+from ecm_cluster.node.supervise import oom
 
 V1 = "9:name=systemd:/\n8:pids:/\n4:cpu,memory:/slurm_n1/uid_0/job_7/step_0/task_0\n0::/\n"
 V2 = "0::/system.slice/slurmstepd.scope/job_7/step_0/user/task_0\n"
@@ -23,10 +23,10 @@ def test_the_kernels_kills_in_the_own_cgroup_are_counted(tmp_path: Path, listed:
     path = tmp_path / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert memory.kills(tmp_path / "own", tmp_path) == 2
+    assert oom.kills(tmp_path / "own", tmp_path) == 2
 
 
 @pytest.mark.parametrize("listed", [V1, V2, "", "no cgroup at all\n"])
 def test_where_no_count_can_be_read_nothing_was_killed(tmp_path: Path, listed: str):
     (tmp_path / "own").write_text(listed)
-    assert memory.kills(tmp_path / "own", tmp_path) == 0
+    assert oom.kills(tmp_path / "own", tmp_path) == 0

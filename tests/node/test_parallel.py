@@ -18,8 +18,8 @@ from mmcv.parallel import DataContainer, is_module_wrapper  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils import checkpoint  # noqa: E402
 
-from ecm_cluster.node import parallel  # noqa: E402
-from ecm_cluster.node.failures import NotStartable  # noqa: E402
+from ecm_cluster.attempts.failures import NotStartable  # noqa: E402
+from ecm_cluster.node.training import parallel  # noqa: E402
 
 BATCH = {"x": DataContainer([torch.ones(2, 3)], stack=True)}
 

@@ -10,21 +10,21 @@ from collections.abc import Iterator
 import pytest
 from small import ROOT, wait_until
 
-from ecm_cluster.node import preemption
+from ecm_cluster.node import signals
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     """This process takes its own handlers and mask back after each test."""
-    numbers = (*preemption.SIGNALS, signal.SIGCONT)
+    numbers = (*signals.SIGNALS, signal.SIGCONT)
     before = {n: signal.getsignal(n) for n in numbers}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    preemption.forward_to(None)
-    preemption.clear()
+    signals.forward_to(None)
+    signals.clear()
 
 
 def python(program: str, **options) -> subprocess.Popen[str]:
@@ -46,42 +46,42 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", preemption.SIGNALS)
+@pytest.mark.parametrize("number", signals.SIGNALS)
 def test_each_of_the_signals_sets_the_flag_and_nothing_else(number):
-    preemption.watch()
-    assert not preemption.asked_to_stop()
+    signals.watch()
+    assert not signals.asked_to_stop()
     signal.raise_signal(number)
-    assert preemption.asked_to_stop()
-    assert preemption.received() == [signal.Signals(number).name]
-    preemption.clear()
-    assert not preemption.asked_to_stop()
+    assert signals.asked_to_stop()
+    assert signals.received() == [signal.Signals(number).name]
+    signals.clear()
+    assert not signals.asked_to_stop()
 
 
 def test_slurms_sigcont_before_a_signal_means_nothing():
     signal.signal(signal.SIGCONT, lambda *_: pytest.fail("a handler of before"))
-    preemption.watch()
+    signals.watch()
     signal.raise_signal(signal.SIGCONT)
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGUSR2)
-    assert preemption.received() == ["SIGTERM", "SIGUSR2"]
+    assert signals.received() == ["SIGTERM", "SIGUSR2"]
 
 
 def test_signals_are_forwarded_until_that_is_ended():
-    preemption.watch()
+    signals.watch()
     seen: list[int] = []
-    preemption.forward_to(seen.append)
+    signals.forward_to(seen.append)
     signal.raise_signal(signal.SIGUSR2)
-    preemption.ask_to_stop(signal.SIGTERM)
-    preemption.forward_to(None)
+    signals.ask_to_stop(signal.SIGTERM)
+    signals.forward_to(None)
     signal.raise_signal(signal.SIGTERM)
     assert seen == [signal.SIGUSR2, signal.SIGTERM]
-    assert preemption.received() == ["SIGUSR2", "SIGTERM", "SIGTERM"]
+    assert signals.received() == ["SIGUSR2", "SIGTERM", "SIGTERM"]
 
 
 def test_a_signal_that_comes_before_the_handlers_stand_is_kept():
-    program = ("from ecm_cluster.node import preemption\nprint('imported', flush=True)\ninput()\n"
+    program = ("from ecm_cluster.node import signals as preemption\nprint('imported', flush=True)\ninput()\n"
                "preemption.watch()\nprint(preemption.received())\n")
-    child = python(program, preexec_fn=preemption.prepare_child)
+    child = python(program, preexec_fn=signals.prepare_child)
     # at once, while Python itself is still starting
     child.send_signal(signal.SIGTERM)
     assert line(child) == "imported"
@@ -90,14 +90,14 @@ def test_a_signal_that_comes_before_the_handlers_stand_is_kept():
 
 
 def test_a_child_made_while_they_are_blocked_is_not_hurt_and_the_parent_hears_them_again():
-    preemption.watch()
-    with preemption.blocked():
+    signals.watch()
+    with signals.blocked():
         child = subprocess.Popen(["sleep", "60"])
         signal.raise_signal(signal.SIGTERM)  # in this thread: those of libraries do not block it
-        assert not preemption.asked_to_stop()
-    assert preemption.received() == ["SIGTERM"]
+        assert not signals.asked_to_stop()
+    assert signals.received() == ["SIGTERM"]
     try:
-        for number in preemption.SIGNALS:
+        for number in signals.SIGNALS:
             child.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.2)
@@ -108,7 +108,7 @@ def test_a_child_made_while_they_are_blocked_is_not_hurt_and_the_parent_hears_th
 
 def test_what_was_blocked_before_stays_blocked():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    with preemption.blocked():
+    with signals.blocked():
         pass
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) >= {signal.SIGTERM}
     assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -127,15 +127,15 @@ def test_a_child_dies_with_its_parent():
 
 
 def test_a_child_is_deaf_to_the_signals_until_it_listens():
-    child = subprocess.Popen(["sleep", "60"], preexec_fn=preemption.prepare_child)
+    child = subprocess.Popen(["sleep", "60"], preexec_fn=signals.prepare_child)
     try:
-        for number in preemption.SIGNALS:
+        for number in signals.SIGNALS:
             child.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(0.2)
         with open(f"/proc/{child.pid}/status") as handle:
             blocked = int(next(row.split()[1] for row in handle if row.startswith("SigBlk:")), 16)
-        assert all(blocked >> (number - 1) & 1 for number in preemption.SIGNALS)
+        assert all(blocked >> (number - 1) & 1 for number in signals.SIGNALS)
     finally:
         child.kill()
         child.wait()
@@ -144,7 +144,7 @@ def test_a_child_is_deaf_to_the_signals_until_it_listens():
 LOADING = """
 import os, signal, sys
 import torch
-from ecm_cluster.node import preemption
+from ecm_cluster.node import signals as preemption
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):
@@ -169,7 +169,7 @@ print(seen)
 ABANDONED = """
 import os, signal
 import torch
-from ecm_cluster.node import preemption
+from ecm_cluster.node import signals as preemption
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):

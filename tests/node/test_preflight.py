@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from gpu_node import GpuNode, build_driver, package
 
-from ecm_cluster import files, job
-from ecm_cluster.node import cuda_code, cuda_driver, preflight
-from ecm_cluster.node.failures import NotStartable
+from ecm_cluster.attempts.failures import NotStartable
+from ecm_cluster.base import files
+from ecm_cluster.job import job
+from ecm_cluster.node.gpu import cuda_code, cuda_driver, preflight
 from ecm_cluster.node.world import Place
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 PLACE = Place(rank=1, world_size=2, local_rank=1, node=0, nodes=1, job_id="77", restart=3, cluster="slurm")
 
@@ -105,7 +106,7 @@ def test_a_package_that_is_not_there_is_named_with_the_interpreter():
 
 def test_each_gpu_has_a_name_an_identity_and_memory(node):
     node(uuids="AB", capability=86)
-    code = ("from ecm_cluster.node.cuda_driver import Driver; d = Driver()\n"
+    code = ("from ecm_cluster.node.gpu.cuda_driver import Driver; d = Driver()\n"
             "print(*[g.uuid[:4] for g in d.gpus()], d.with_memory(1).free >> 20, d.with_memory(1).capability)")
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "4141 4242 40000 (8, 6)"
@@ -157,7 +158,7 @@ def test_a_file_that_cannot_be_read_as_a_library_hinders_nobody(tmp_path, conten
 
 def test_the_check_prints_nothing_but_json(node):
     node(init=999)
-    command = [sys.executable, "-m", "ecm_cluster.node.preflight", "0", "0"]
+    command = [sys.executable, "-m", "ecm_cluster.node.gpu.preflight", "0", "0"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert json.loads(done.stdout)["of_node"] is True
     assert done.stderr == ""

@@ -15,9 +15,9 @@ import pytest
 from small import ROOT
 from users import ATTACKER, VICTIM, command_as, environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster import files
+from ecm_cluster.attempts.failures import NotStartable
+from ecm_cluster.base import files
 from ecm_cluster.node import rendezvous
-from ecm_cluster.node.failures import NotStartable
 
 TOKEN = "0123456789abcdef" * 2
 

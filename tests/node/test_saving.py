@@ -10,8 +10,8 @@ import types
 import pytest
 import torch
 
-from ecm_cluster.node import saving
-from ecm_cluster.node.failures import DeviceStuck
+from ecm_cluster.attempts.failures import DeviceStuck
+from ecm_cluster.node.training import saver
 
 
 class Runtime:
@@ -44,11 +44,11 @@ class Runtime:
 @pytest.mark.parametrize("result", [0, 2])
 def test_memory_that_cannot_be_pinned_leaves_no_error_behind(monkeypatch, result):
     runtime = Runtime(monkeypatch, result)
-    memory = saving.SharedCopy()
+    memory = saver.SharedCopy()
     memory._reserve(100, pin=True)
     assert memory._pinned is (result == 0)
     assert runtime.pending == 0, "the next kernel launch would raise it"
-    memory._reserve(saving.GRAIN + 1, pin=True)
+    memory._reserve(saver.GRAIN + 1, pin=True)
     assert runtime.pending == 0
     assert runtime.calls == (["register", "unregister", "register"] if result == 0 else ["register"] * 2)
 
@@ -62,4 +62,4 @@ def test_a_device_that_does_not_become_idle_is_not_waited_for_without_a_limit(mo
 
     monkeypatch.setattr(torch, "cuda", types.SimpleNamespace(Event=Event))
     with pytest.raises(DeviceStuck, match="within 0 s, so this iteration could not be saved; the checkpoint before it"):
-        saving.await_device(0.05)
+        saver.await_device(0.05)

@@ -18,11 +18,11 @@ from mmdet.core import encode_mask_results  # noqa: E402
 from mmdet.datasets import DATASETS, CocoDataset  # noqa: E402
 from pycocotools import mask as mask_utils  # noqa: E402
 
-from ecm_cluster.errors import UserError  # noqa: E402
-from ecm_cluster.lvis.columns import concatenate  # noqa: E402
-from ecm_cluster.lvis.parts import ScoredSet  # noqa: E402
-from ecm_cluster.mmconfig.evaluation import protocol  # noqa: E402
-from ecm_cluster.node import inference, score_parts, scored_set  # noqa: E402
+from ecm_cluster.base.errors import UserError  # noqa: E402
+from ecm_cluster.mmclasses.evaluation import protocol  # noqa: E402
+from ecm_cluster.node.inference import detect, score_parts, scored_set  # noqa: E402
+from ecm_cluster.scoring.detections import concatenate  # noqa: E402
+from ecm_cluster.scoring.parts import ScoredSet  # noqa: E402
 
 DIGITS = 3 if importlib.metadata.version("mmdet").startswith("2.25.") else 4  # to which mmdet rounds
 
@@ -129,7 +129,7 @@ def scored_both_ways(test: Any, rng: np.random.Generator, masks: bool = True, **
         mine = answers(rng, member, {c: k for k, c in enumerate(member.cat_ids)}, masks)
         for image, result in zip(part.images, mine):
             ids = (position, None) if scored.by_position else (image, part.categories)
-            found.append(inference.columns_of(*ids, result, len(part.categories)))
+            found.append(detect.columns_of(*ids, result, len(part.categories)))
             position += 1
         results += [(r[0], encode_mask_results(r[1])) if masks else r for r in mine]
     asked = protocol(dict(cfg))
@@ -256,7 +256,7 @@ def test_metrics_that_no_scorer_here_knows_are_mmdets(tmp_path):
     cfg = Config({"data": {"test": bare}, "evaluation": {"metric": "proposal", "iou_thrs": [0.5]}})  # mmdet fails
     dataset, _, _ = scored_set.build(cfg)
     scored = scored_set.describe(dataset)
-    found = concatenate([inference.columns_of(i, scored.parts[0].categories, [np.array([[1, 1, 60, 50, 0.5]])] * 5, 5)
+    found = concatenate([detect.columns_of(i, scored.parts[0].categories, [np.array([[1, 1, 60, 50, 0.5]])] * 5, 5)
                          for i in scored.parts[0].images])
     assert score_parts.score(scored, found, protocol(cfg), {}, lambda: dataset)["figures"]["mmdet"]["AR@100"] >= 0
     ours, theirs = scored_both_ways(test_section(path, classes=NAMES), rng, metric=["bbox", "proposal"])
@@ -309,12 +309,12 @@ def test_masks_that_cannot_be_scored_leave_boxes(tmp_path):
     ours, theirs = scored_both_ways(section, rng, metric="bbox")
     same(ours, theirs, ("bbox",))
     scored = scored_set.describe(scored_set.build(Config({"data": {"test": section}}))[0])
-    nothing = concatenate([inference.columns_of(i, scored.parts[0].categories, [np.zeros((0, 5))] * 5, 5)
+    nothing = concatenate([detect.columns_of(i, scored.parts[0].categories, [np.zeros((0, 5))] * 5, 5)
                            for i in scored.parts[0].images])
     ours = score_parts.score(scored, nothing, protocol({"evaluation": {"metric": ["bbox", "segm"]}}), {}, lambda: None)
     assert ours["figures"]["bbox"]["AP"] == 0 and "the model gives no masks" in ours["notes"][0]
     document["annotations"][0]["segmentation"] = [[1, 1, 9, 1, 9, 9]]  # one of them is not enough
-    masked = inference.columns_of(1, None, ([np.zeros((0, 5))], [[]]), 1)
+    masked = detect.columns_of(1, None, ([np.zeros((0, 5))], [[]]), 1)
     kinds, (note,) = score_parts.kinds_of(document, masked, ())
     assert kinds == ["bbox"] and "annotations have no usable segmentation (the first is 2)" in note
 
@@ -326,7 +326,7 @@ def test_proposals_are_scored_by_mmdet(tmp_path):
     scored = scored_set.describe(dataset)
     boxes = [np.hstack([rng.uniform(0, 60, (30, 2)), rng.uniform(60, 120, (30, 2)), rng.random((30, 1))]).astype(
         np.float32) for _ in scored.parts[0].images]
-    found = concatenate([inference.columns_of(i, scored.parts[0].categories, b, 5)
+    found = concatenate([detect.columns_of(i, scored.parts[0].categories, b, 5)
                          for i, b in zip(scored.parts[0].images, boxes)])
     asked = protocol({"evaluation": {"metric": "proposal_fast", "interval": 3}})
     ours = score_parts.score(scored, found, asked, {}, lambda: dataset)

@@ -8,11 +8,12 @@ import pytest
 from comparing import bits, log_lines, state_in
 from small import await_state, job_flags, verb
 
-from ecm_cluster import config, files
-from ecm_cluster.errors import UserError
-from ecm_cluster.node import staging
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.mmconfig import config
+from ecm_cluster.node import staged_data
 from ecm_cluster.node.world import Place
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 PLACE = Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="7", restart=0, cluster="local")
 
@@ -37,9 +38,9 @@ def told(run: Run) -> list[tuple[str, str]]:
     return [(e.kind, e.get("source") or e.get("what")) for e in run.events() if e.kind in ("staged", "staging")]
 
 
-def prepared(run: Run, attempt: int = 1) -> staging.Data:
+def prepared(run: Run, attempt: int = 1) -> staged_data.Data:
     run.attempts_dir.mkdir(exist_ok=True)
-    return staging.prepare(run, run.job(), run, PLACE, attempt, "train")
+    return staged_data.prepare(run, run.job(), run, PLACE, attempt, "train")
 
 
 def test_a_pack_is_copied_once_and_there_at_the_next_attempt(pack, tmp_path):
@@ -122,7 +123,7 @@ def test_a_config_needs_no_edit_and_what_reads_images_otherwise_stays_as_it_is(p
     cfg = Config(config.read(str(submitted(pack, tmp_path, "edited").config_file)))
     own = dict(type="LoadImageFromFile", file_client_args=dict(backend="petrel"))
     cfg.data.test.pipeline.insert(0, own)
-    staging.use(cfg, staging.Data(pack=pack, columns={"/a.json": "/a.columns"}))
+    staged_data.use(cfg, staged_data.Data(pack=pack, columns={"/a.json": "/a.columns"}))
     assert cfg.data.train.type != "ClassBalancedDataset"
     assert cfg.data.train.dataset.pipeline[0].file_client_args == dict(backend="packed", pack=str(pack))
     assert cfg.data.test.pipeline[0]["file_client_args"] == dict(backend="petrel")

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from answers import Answers
 
-from ecm_cluster import checkpoints, files, job, recovery
-from ecm_cluster.checkpoints import Manifest
-from ecm_cluster.node import preemption
-from ecm_cluster.node.failures import NotStartable
-from ecm_cluster.node.supervise_evaluation import EvaluationSupervisor, evaluation_supervisor
-from ecm_cluster.node.supervise_training import TrainingSupervisor
-from ecm_cluster.node.supervisor import AttemptFailed
-from ecm_cluster.run import Run, Work
+from ecm_cluster.attempts import endings
+from ecm_cluster.attempts.failures import NotStartable
+from ecm_cluster.base import files
+from ecm_cluster.job import job
+from ecm_cluster.node import signals
+from ecm_cluster.node.supervise.supervise_evaluation import EvaluationSupervisor, evaluation_supervisor
+from ecm_cluster.node.supervise.supervise_training import TrainingSupervisor
+from ecm_cluster.node.supervise.supervisor import AttemptFailed
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.checkpoints import Manifest
+from ecm_cluster.rundir.run import Run, Work
 
 LATER = "2999-01-01T00:00:00"
 REFUSES = 'case "$*" in requeue*) exit 1;; esac\n'
@@ -66,7 +69,7 @@ def slurm(tmp_path, monkeypatch) -> Iterator[Any]:
             return answers.calls()
 
     yield Scontrol()
-    preemption.clear()
+    signals.clear()
 
 
 def began(work: Work) -> None:
@@ -75,7 +78,7 @@ def began(work: Work) -> None:
 
 def heeds(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
     """Let it look at a signal; the ends that are on record then, and the order to the workers to end."""
-    preemption.ask_to_stop(signal.SIGTERM)
+    signals.ask_to_stop(signal.SIGTERM)
     supervisor.heed(1, supervisor.work.ledger(1, "task000"))
     abort = supervisor.work.abort_file(1)
     ends = [e["cause"] for e in supervisor.work.events() if e.kind == "end"]
@@ -98,7 +101,7 @@ def evaluation(run) -> EvaluationSupervisor:
 def test_an_evaluation_goes_on_where_nothing_has_to_be_done_for_it_to_come_back(evaluation, slurm, script):
     slurm(script)
     assert heeds(evaluation) == ([], None)
-    assert slurm.requeues() == 0 and not preemption.asked_to_stop()
+    assert slurm.requeues() == 0 and not signals.asked_to_stop()
 
 
 def test_an_evaluation_that_was_preempted_ends_as_such_when_its_grace_is_over(evaluation, slurm):
@@ -134,7 +137,7 @@ def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(
     assert heeds(evaluation) == ([], None)
     asked = len(slurm.calls().splitlines())
     assert heeds(evaluation) == ([], None)
-    assert len(slurm.calls().splitlines()) == asked == 1 and preemption.asked_to_stop()
+    assert len(slurm.calls().splitlines()) == asked == 1 and signals.asked_to_stop()
 
 
 @pytest.fixture
@@ -162,7 +165,7 @@ def test_a_damaged_last_checkpoint_is_not_scored_and_the_evaluation_says_why(com
     supervisor = evaluation_supervisor(complete, "evaluate")
     with pytest.raises(NotStartable, match=f"{path.name} is damaged: its content does not match its digest; restore"):
         supervisor.run()
-    decision = recovery.decide(supervisor.work)
+    decision = endings.decide(supervisor.work)
     assert decision.action == "stop" and f"{path.name} is damaged" in decision.reason, "no start would mend that"
     assert supervisor.work.attempts() == [] and supervisor.work.all_metrics() == []
 
@@ -233,7 +236,7 @@ def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_n
 def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slurm, script):
     slurm(script)
     assert heeds(training) == ([], None)
-    assert preemption.asked_to_stop() and not training.stopped_early(1)
+    assert signals.asked_to_stop() and not training.stopped_early(1)
 
 
 def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):

@@ -21,15 +21,19 @@ import pytest
 from answers import Answers
 from small import ROOT, wait_until
 
-from ecm_cluster import checkpoints, files, job
-from ecm_cluster.ledger import Event
-from ecm_cluster.node import supervise_evaluation, supervisor, world
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.job import job
+from ecm_cluster.node import world
+from ecm_cluster.node.supervise import supervise_evaluation, supervisor
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.ledger import Event
+from ecm_cluster.rundir.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import preemption, supervise_training, watching
-from ecm_cluster.run import Run
+from ecm_cluster.node import signals as preemption
+from ecm_cluster.node.supervise import supervise_training, watching
+from ecm_cluster.rundir.run import Run
 
 watching.LEAVE_SECONDS = 1.0
 
@@ -42,10 +46,11 @@ Small(Run(sys.argv[1])).run()
 WORKER = """
 import contextlib, os, signal, sys, time
 from pathlib import Path
-from ecm_cluster import checkpoints, files
-from ecm_cluster.node import preemption, pulse
-from ecm_cluster.node.train import record_failure
-from ecm_cluster.run import Run
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.base import files
+from ecm_cluster.node import signals as preemption, pulse
+from ecm_cluster.node.training.worker import record_failure
+from ecm_cluster.rundir.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 agreed = run.path / f"stop-{attempt}"

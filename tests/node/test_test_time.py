@@ -7,9 +7,9 @@ import torch
 from mmdet.models.losses import CrossEntropyLoss
 from torch import nn
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.node.test_time import Adjusted, adjust, log_share
-from mmdet_ext.ecm_loss import EffectiveClassMarginLoss, EffectiveClassMarginLossNick
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.node.inference.logit_adjustment import Adjusted, adjust, log_share
+from mmdet_ext.loss.ecm_loss import EffectiveClassMarginLoss, EffectiveClassMarginLossNick
 
 COUNTS = [5.0, 20.0, 75.0]
 

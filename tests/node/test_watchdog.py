@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from small import wait_until
 
-from ecm_cluster.node import watchdog
-from ecm_cluster.node.watchdog import Neighbours, Process, Silence, Watchdog
-from ecm_cluster.run import Run
+from ecm_cluster.node.supervise import watchdog
+from ecm_cluster.node.supervise.watchdog import Neighbours, Process, Silence, Watchdog
+from ecm_cluster.rundir.run import Run
 
 HOUR = 3600.0
 
@@ -151,7 +151,7 @@ def test_a_neighbour_that_died_without_a_word_is_lost_and_one_that_left_is_not(t
 
 WATCHED = """
 import sys, time
-from ecm_cluster.node.watchdog import Siblings
+from ecm_cluster.node.supervise.watchdog import Siblings
 
 siblings = Siblings(int(sys.argv[1]))
 for _ in sys.stdin:

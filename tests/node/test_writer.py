@@ -16,9 +16,11 @@ import torch
 from commits import LOG, begin, events, save, state_of
 from comparing import read
 
-from ecm_cluster import checkpoints, evaluations, files
-from ecm_cluster.node.saving import Saver
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.node.training.saver import Saver
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 TOO_LARGE = os.strerror(errno.EFBIG)
 
@@ -233,8 +235,8 @@ def test_an_overtaken_attempt_commits_nothing_and_ends(run, saver):
 
 TRAINER = """
 import logging, os, sys, torch
-from ecm_cluster.node.saving import Saver
-from ecm_cluster.run import Run
+from ecm_cluster.node.training.saver import Saver
+from ecm_cluster.rundir.run import Run
 run = Run(sys.argv[1])
 saver = Saver(run, 1, 2, run.ledger(1, "train000"))
 log = logging.getLogger("x")

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.node import loading
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.node.training import loading
 from ecm_cluster.pickles import archive, restricted
 
 
@@ -253,7 +253,7 @@ import sys
 from pathlib import Path
 import torch
 from mmcv.runner import CheckpointLoader, load_checkpoint
-from ecm_cluster.node import loading
+from ecm_cluster.node.training import loading
 
 class Runs:
     def __reduce__(self):

@@ -9,7 +9,7 @@ from scored import scored_run
 from small import job_flags, make_data, verb
 from steering import ended_run
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 IDLE = "/bin/true"  # in place of the interpreter of a run: a driver that is started ends at once
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import job
+from ecm_cluster.job import job
 from ecm_cluster.plan import modules
 
 

@@ -6,8 +6,10 @@ import pytest
 from answers import Answers
 from small import CLASSES
 
-from ecm_cluster import job, plan_text, planning, submit
-from ecm_cluster.errors import UserError
+from ecm_cluster import submit
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.job import job
+from ecm_cluster.plan import plan_text, planning
 
 HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
 CLAIMS = ("when preempted", "never preempted", "requeue, continue; when out", "the default)")
@@ -50,7 +52,7 @@ def test_where_slurm_was_not_asked_the_plan_claims_nothing_of_the_partition(smal
 
 
 def test_a_controller_that_hangs_is_not_waited_for(small_data, slurm, monkeypatch):
-    from ecm_cluster import cluster
+    from ecm_cluster.slurm import commands as cluster
 
     asked = []
     monkeypatch.setattr(cluster, "run_command", lambda *words, timeout: asked.append((words, timeout)))

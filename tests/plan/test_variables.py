@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecm_cluster import config
+from ecm_cluster.mmconfig import config
 from ecm_cluster.plan import variables
 
 BASE = "model = dict(type='A')\noptimizer = dict(lr=1)\nlr_config = dict(step=[8])\nload_from = None\nrunner = dict()\n"

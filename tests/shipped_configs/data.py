@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ecm_cluster.config import nested
-from ecm_cluster.lvis import drawing
+from ecm_cluster.mmconfig.config import nested
+from ecm_cluster.synthetic import drawing
 
 TRAIN_IMAGES, TEST_IMAGES = 4, 2
 SIZES = ((128, 96), (96, 128))  # width, height: two aspect groups

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ecm_cluster import evaluations, plan_text, planning, submit
-from ecm_cluster.plan import create
-from ecm_cluster.run import Run
+from ecm_cluster import submit
+from ecm_cluster.chain import evaluations
+from ecm_cluster.plan import create, plan_text, planning
+from ecm_cluster.rundir.run import Run
 
 FLAGS = ("--cluster", "local", "--device", "cpu", "--gpus", "1", "--cpus-per-gpu", "1", "--stage", "none",
          "--mem-per-gpu", "none")
@@ -127,18 +128,18 @@ def train(run: Run, stop_after: int | None = None) -> int:
         stop_after: Iteration after which the process sends itself what Slurm sends at a preemption.
     """
     _be_task()
-    from ecm_cluster.node import boundary, supervise_training
-    from ecm_cluster.node import train as worker
+    from ecm_cluster.node.supervise import supervise_training
+    from ecm_cluster.node.training import step_hook, worker
 
     if stop_after is not None:
-        original = boundary.Boundary.__call__
+        original = step_hook.Boundary.__call__
 
         def signalled(self: Any, runner: Any, epoch_end: bool) -> None:
             if runner._iter >= stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
             original(self, runner, epoch_end)
 
-        boundary.Boundary.__call__ = signalled  # type: ignore[method-assign]
+        step_hook.Boundary.__call__ = signalled  # type: ignore[method-assign]
     supervisor = supervise_training.TrainingSupervisor(run)
     attempt = supervisor.take_attempt()
     assert attempt is not None, "the run is complete already"
@@ -159,8 +160,8 @@ def _reason(work: Any) -> str:
 def evaluate(run: Run) -> dict[str, Any]:
     """Score the last checkpoint of a complete run, in this process; the figures of ``metrics.json``."""
     _be_task()
-    from ecm_cluster.node import evaluate as worker
-    from ecm_cluster.node import supervise_evaluation
+    from ecm_cluster.node.inference import worker
+    from ecm_cluster.node.supervise import supervise_evaluation
 
     supervisor = supervise_evaluation.evaluation_supervisor(run, "evaluate")
     attempt = supervisor.take_attempt()

@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ecm_cluster import config
-from ecm_cluster.config import nested
-from ecm_cluster.config_edit import map_strings
+from ecm_cluster.mmconfig import config
+from ecm_cluster.mmconfig.config import nested
+from ecm_cluster.mmconfig.edit import map_strings
 
 SIDE = 128  # longer side of a picture, pixels
 EPOCHS, ITERATIONS = 2, 4

@@ -26,9 +26,10 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     from mmdet.apis import train as stock
     from mmdet.models import build_detector
 
-    from ecm_cluster.node import building, imports
-    from mmdet_ext.sampling import PositionedBatchSampler, seed_all
-    from mmdet_ext.virtual_ranks import Share
+    from ecm_cluster.node import imports
+    from ecm_cluster.node.training import mmdet_trainer
+    from mmdet_ext.data.sampling import PositionedBatchSampler, seed_all
+    from mmdet_ext.runners.virtual_ranks import Share
 
     from .product import _NoSleep
 
@@ -67,14 +68,14 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
         def after_train_iter(self, runner: Any) -> None:
             losses.append(runner.outputs["log_vars"].get("loss"))
 
-    loader, dataset = building.loader(cfg, Share(1, 1, 0), SEED, "cpu")
+    loader, dataset = mmdet_trainer.loader(cfg, Share(1, 1, 0), SEED, "cpu")
     loader.batch_sampler.__class__ = Epochs
     stock.build_dataloader = lambda *args, **options: loader
-    seed_all(SEED, building.INIT)
+    seed_all(SEED, mmdet_trainer.INIT)
     with one_process_group():
         model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
-    building.rfnext_init_model(model, cfg)
+    mmdet_trainer.rfnext_init_model(model, cfg)
     model.CLASSES = dataset.CLASSES
     model = revert_sync_batchnorm(model)  # as mmdet's guide says for a CPU
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
@@ -122,8 +123,8 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     from mmdet.models import build_detector
     from mmdet.utils import build_dp, compat_cfg
 
-    from ecm_cluster.node import building
-    from ecm_cluster.node.score_parts import numpy_as_it_was
+    from ecm_cluster.node.inference.score_parts import numpy_as_it_was
+    from ecm_cluster.node.training import mmdet_trainer
 
     torch.set_num_threads(1)
     cfg = compat_cfg(Config.fromfile(str(config)))
@@ -138,7 +139,7 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     cfg.model.train_cfg = None
     with one_process_group():
         model = build_detector(cfg.model, test_cfg=cfg.get("test_cfg"))
-    building.rfnext_init_model(model, cfg)
+    mmdet_trainer.rfnext_init_model(model, cfg)
     if cfg.get("fp16") is not None and torch.cuda.is_available():
         wrap_fp16_model(model)
     load_checkpoint(model, str(checkpoint), map_location="cpu")

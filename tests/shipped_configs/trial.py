@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ecm_cluster import config
-from ecm_cluster.errors import UserError
-from ecm_cluster.run import Run
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.mmconfig import config
+from ecm_cluster.rundir.run import Run
 
 from . import data, product, shrinking, stock
 
@@ -116,7 +116,7 @@ class _Trial:
         wanted = 0 if stop_after is None else EXIT_STOPPED
         if code != wanted:
             raise product.Failed(f"the worker ended with {code}, expected {wanted}")
-        from ecm_cluster import checkpoints
+        from ecm_cluster.rundir import checkpoints
 
         return max(manifest.iteration for manifest in checkpoints.manifests(run))
 

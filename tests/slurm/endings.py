@@ -7,7 +7,7 @@ from pathlib import Path
 from slurm_harness import SlurmCluster
 from small import ROOT, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster.run import Run, Work
+from ecm_cluster.rundir.run import Run, Work
 
 SHORT = {"runner__max_epochs": 4}  # 24 steps of about a third of a second
 

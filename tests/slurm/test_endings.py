@@ -13,7 +13,7 @@ from endings import SHORT, ends, preempt, trained, worker_of
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from endings import worker_of
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
-from ecm_cluster import evaluations, submissions
+from ecm_cluster.chain import evaluations, submissions
 from ecm_cluster.reporting import results
-from ecm_cluster.run import Evaluation, Run
+from ecm_cluster.rundir.run import Evaluation, Run
 
 # the training does not end before the first epoch's evaluation has begun: whoever waits for the end waits in vain
 WAITING = """

@@ -6,8 +6,8 @@ from endings import ends, hook, job_file, submit, with_code
 from gpu_node import GpuNode, build_driver
 from small import await_state
 
-from ecm_cluster import starts
-from ecm_cluster.run import Run
+from ecm_cluster.attempts import starts
+from ecm_cluster.rundir.run import Run
 
 # what torch raises on a broken GPU; here on one node only, which Slurm gives first
 BROKEN = hook("if os.environ['SLURMD_NODENAME'] == 'n1': "

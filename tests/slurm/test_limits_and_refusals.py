@@ -12,8 +12,8 @@ from endings import SHORT, began, ends, hook, job_file, preempt, submit, train_j
 from slurm_harness import SlurmCluster, can_limit_memory
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import evaluations, submissions
-from ecm_cluster.run import Run
+from ecm_cluster.chain import evaluations, submissions
+from ecm_cluster.rundir.run import Run
 
 SLURM_COMMANDS = ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sinfo")
 
@@ -23,7 +23,7 @@ SLURM_COMMANDS = ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sinfo")
 
 # in two starts, no step ends before Slurm warns
 UNTIL_WARNED = """
-        from ecm_cluster.node import preemption
+        from ecm_cluster.node import signals as preemption
         while runner.iter < 2 and not preemption.asked_to_stop():
             time.sleep(0.1)"""
 

@@ -12,8 +12,8 @@ import pytest
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import files
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.rundir.run import Run
 
 FIGURES = ("bbox_AP", "bbox_APr", "bbox_APc", "bbox_APf", "segm_AP")
 

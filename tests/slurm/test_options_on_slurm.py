@@ -8,8 +8,11 @@ from typing import Any
 
 from small import ROOT, job_flags, verb
 
-from ecm_cluster import chain, cluster, job, job_env
-from ecm_cluster.run import Run
+from ecm_cluster.chain import chain
+from ecm_cluster.job import job
+from ecm_cluster.rundir import job_env
+from ecm_cluster.rundir.run import Run
+from ecm_cluster.slurm import commands
 
 # what each of 2 × 2 tasks sees: its GPUs, and whether the run's environment has come through
 FORMS: dict[str, dict[str, Any]] = {
@@ -44,9 +47,9 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
         wanted = chain.request(run, job.make({
             "nodes": 2, "gpus": 2, "cpus_per_gpu": 1, "mem_per_gpu": "100M", "time": "5", "python": str(program),
             "env": {"OWN": "own"}, **values}), "train", "token")
-        cluster.write_task(wanted, chain.task(run, "train"))
+        commands.write_task(wanted, chain.task(run, "train"))
         job_env.write(run, wanted.job)
-        jobs[form] = (run, slurm.submit(script=cluster.render(wanted)))
+        jobs[form] = (run, slurm.submit(script=commands.render(wanted)))
     for form, (run, job_id) in jobs.items():
         assert slurm.wait_for(job_id)["JobState"] == "COMPLETED", form
         lines = [line.rstrip() for path in run.submitit_dir.glob("*.out") for line in path.read_text().splitlines()

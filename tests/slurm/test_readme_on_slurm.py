@@ -5,7 +5,7 @@ from __future__ import annotations
 import readme
 from small import await_state
 
-from ecm_cluster.run import Run
+from ecm_cluster.rundir.run import Run
 
 
 def test_the_cluster_commands_of_the_readme_work_as_shown(slurm, tmp_path):

@@ -9,8 +9,10 @@ from pathlib import Path
 from endings import began, ends, hook, job_file, preempt, submit, trained, with_code, worker_of
 from small import await_state, logs_of, verb, wait_until
 
-from ecm_cluster import checkpoints, evaluations, files
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.chain import evaluations
+from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir.run import Run
 
 
 def in_phase(run: Run, attempt: int, phase: str) -> None:

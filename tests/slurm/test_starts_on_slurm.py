@@ -10,8 +10,8 @@ import pytest
 from endings import began, ends, submit, train_job, trained
 from small import await_state, logs_of, wait_until
 
-from ecm_cluster import starts
-from ecm_cluster.run import Run
+from ecm_cluster.attempts import starts
+from ecm_cluster.rundir.run import Run
 
 
 def not_started(run: Run) -> list[tuple[str, str]]:

@@ -13,8 +13,9 @@ import pytest
 from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster import files, submissions
-from ecm_cluster.run import Run
+from ecm_cluster.base import files
+from ecm_cluster.chain import submissions
+from ecm_cluster.rundir.run import Run
 
 
 def submit(slurm: SlurmCluster, data: Path, runs: Path, name: str, *flags: object, job: Path | None = None,
@@ -144,7 +145,7 @@ def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_pat
 
 def successor(slurm: SlurmCluster, run: Run, attempt: int, job_id: str) -> str:
     """What handover.successor answers inside a job of Slurm's, whose variables must not reach the new one."""
-    line = (f"from ecm_cluster import handover, run; "
+    line = (f"from ecm_cluster.chain import successor as handover; from ecm_cluster.rundir import run; "
             f"print(handover.successor(run.Run({str(run.path)!r}), {attempt}, {job_id!r}))")
     leaking = {"SLURM_JOB_ID": job_id, "SLURM_NTASKS": "7", "SBATCH_PARTITION": "none", "SLURM_CPU_BIND": "none"}
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True,

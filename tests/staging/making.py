@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ecm_cluster import files
-from ecm_cluster.staging import pack
-from ecm_cluster.staging.pack import ANNOTATIONS, BLOCK, IMAGES, INDEX, INDEX_FILE, Location, Pack, PackedFile
+from ecm_cluster.base import files
+from ecm_cluster.pack import pack
+from ecm_cluster.pack.pack import ANNOTATIONS, BLOCK, IMAGES, INDEX, INDEX_FILE, Location, Pack, PackedFile
 
 A, B, EMPTY = "images/a-00000.tar", "images/b-00000.tar", "images/c-00000.tar"
 SIZES = {A: 2 * BLOCK + 12345, B: BLOCK, EMPTY: 0}  # a short last block, one block exactly, none
@@ -58,7 +58,8 @@ def is_exact(of: Pack, folder: Path, names: list[str] | None = None) -> bool:
 STAGE = """
 import sys, time
 from pathlib import Path
-from ecm_cluster.staging import copying, pack, scratch
+from ecm_cluster.staging import copying, scratch
+from ecm_cluster.pack import pack
 found = pack.read(sys.argv[1])
 names = sys.argv[3].split(",") if sys.argv[3] else [f.name for f in found.files]
 staged = copying.stage(found, [found.file(n) for n in names], scratch.Scratch(Path(sys.argv[2])), threads=3)
@@ -71,7 +72,7 @@ if sys.argv[4] == "hold":
 # the process says that it has written a block, and goes on when it is told to; meanwhile no thread of it gets further
 PAUSING = """
 import sys, threading
-from ecm_cluster import files
+from ecm_cluster.base import files
 gate, passed = threading.Lock(), []
 def pause(name, path=""):
     with gate:

@@ -10,7 +10,8 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ecm_cluster import cli, stage
+from ecm_cluster import stage
+from ecm_cluster.console import cli
 
 ZIPPED = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from staging.roots import call, put
 
-from ecm_cluster.staging import archives
+from ecm_cluster.pack import zip_archives
 
 
 def member(name: str, mode: int = 0) -> zipfile.ZipInfo:
@@ -63,13 +63,13 @@ def test_a_member_that_is_no_ordinary_file_inside_is_refused(root, capsys, info,
 
 @pytest.mark.parametrize("name", ["t/x.jpg", "x.json"])
 def test_a_member_that_expands_to_more_than_any_data_does_is_refused(root, capsys, monkeypatch, name):
-    monkeypatch.setattr(archives, "FREE", 1 << 20)
+    monkeypatch.setattr(zip_archives, "FREE", 1 << 20)
     write(root / "t.zip", (member(name), bytes(2 << 20)))
     assert f"t.zip: member {name} expands to 2.1 MB, over 200 times its size" in refused(root, capsys)
 
 
 def test_members_that_share_their_bytes_are_counted_together(root, capsys, monkeypatch):
-    monkeypatch.setattr(archives, "FREE", 1 << 20)
+    monkeypatch.setattr(zip_archives, "FREE", 1 << 20)
     write(root / "t.zip", *((member(f"t/{n}.jpg"), bytes(800_000)) for n in range(4)))
     data = (root / "t.zip").read_bytes()
     for n in range(1, 4):  # all of them are the first one
@@ -102,7 +102,7 @@ def test_so_is_one_that_holds_annotations(root, capsys, field, form, value):
 
 
 def test_a_list_of_members_without_end_is_not_read(root, capsys, monkeypatch):
-    monkeypatch.setattr(archives, "LARGEST_LIST", 100)
+    monkeypatch.setattr(zip_archives, "LARGEST_LIST", 100)
     write(root / "t.zip", *((member(f"{n}.jpg"), b"") for n in range(9)))
     assert "t.zip: is no zip file that can be read (its list of members has " in refused(root, capsys)
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from staging.making import EMPTY, A, B, in_memory, is_exact, make_pack, stage_in_process, start, start_and_pause
 
-from ecm_cluster import files
-from ecm_cluster.errors import UserError
-from ecm_cluster.staging import copying, pack, scratch
-from ecm_cluster.staging.pack import BLOCK, Pack
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.pack import pack
+from ecm_cluster.pack.pack import BLOCK, Pack
+from ecm_cluster.staging import copying, scratch
 from ecm_cluster.staging.scratch import Scratch
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecm_cluster import files
-from ecm_cluster.errors import UserError
-from ecm_cluster.reading import Unreadable
-from ecm_cluster.staging import pack as packs
-from ecm_cluster.staging.pack import BLOCK, AnnotationFile, BlockWriter, Index, Location, PackedFile, checksum
+from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.base.reading import Unreadable
+from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack.pack import BLOCK, AnnotationFile, BlockWriter, Index, Location, PackedFile, checksum
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)
 LONG = st.integers(0, 2 ** 63)

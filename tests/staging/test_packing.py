@@ -18,10 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from staging.roots import call, lvis, put, put_zip, python, small_root
 
-from ecm_cluster import files
-from ecm_cluster.staging import naming, shards
-from ecm_cluster.staging import pack as packs
-from ecm_cluster.staging.pack import BLOCK
+from ecm_cluster.annotations import image_names
+from ecm_cluster.base import files
+from ecm_cluster.pack import pack as packs
+from ecm_cluster.pack import shards
+from ecm_cluster.pack.pack import BLOCK
 
 
 def images_of(pack: packs.Pack) -> dict[str, bytes]:
@@ -180,7 +181,7 @@ def test_files_that_hold_boxes_get_columns_and_others_do_not(tmp_path):
     assert packs.block_checksums(made.path / packed.name) == packed.blocks
 
 
-NAMED = naming.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
+NAMED = image_names.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
 
 
 @pytest.mark.parametrize("record, found", [
@@ -207,10 +208,10 @@ def test_a_record_means_the_image_that_the_datasets_would_open(record, found):
 ])
 @pytest.mark.parametrize("window", [1, 7, 1 << 20])
 def test_the_images_of_an_annotation_file_are_found_in_any_layout(tmp_path, monkeypatch, text, window):
-    monkeypatch.setattr(naming, "WINDOW", window)
+    monkeypatch.setattr(image_names, "WINDOW", window)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert [r["file_name"] for r in naming.records(path)] == ['aé]"}.jpg', "b.jpg"]
+    assert [r["file_name"] for r in image_names.records(path)] == ['aé]"}.jpg', "b.jpg"]
 
 
 def test_a_header_is_counted_with_the_bytes_that_it_takes():

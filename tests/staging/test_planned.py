@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster import job as jobs
-from ecm_cluster.errors import UserError
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.job import job as jobs
 from ecm_cluster.staging import planned
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster import stage
-from ecm_cluster.staging import copying, pack, reader
-from ecm_cluster.staging.pack import Pack
+from ecm_cluster.pack import pack
+from ecm_cluster.pack.pack import Pack
+from ecm_cluster.staging import copying, reader
 from ecm_cluster.staging.scratch import Scratch
 
 
@@ -88,9 +89,9 @@ def test_an_image_that_the_pack_has_not_got_is_no_file(packed):
 def test_mmcv_reads_packs_and_everything_else_from_where_it_is(packed, staged, tmp_path):
     from mmcv.fileio import FileClient
 
-    from ecm_cluster.staging import backend
+    from ecm_cluster.staging import mmcv_backend
 
-    client = FileClient(backend.NAME, pack=str(packed.path), folder=str(staged.folder))
+    client = FileClient(mmcv_backend.NAME, pack=str(packed.path), folder=str(staged.folder))
     assert client.get(name(packed, 2)) == original(packed, 2)
     assert client.get(f"{packed.path}//train2017/../train2017/000000000002.jpg") == original(packed, 2)
     (tmp_path / "note.txt").write_text("elsewhere")

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from staging.making import A, B, in_memory, is_exact, make_pack, stage_in_process, start, start_and_pause
 
-from ecm_cluster import files
-from ecm_cluster.errors import UserError
-from ecm_cluster.staging import copying, scratch, space
-from ecm_cluster.staging.pack import BLOCK, Pack
+from ecm_cluster.base import disk, files
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.pack.pack import BLOCK, Pack
+from ecm_cluster.staging import copying, scratch
 from ecm_cluster.staging.scratch import NoRoom, Scratch
-from ecm_cluster.staging.sets import SetFolder
+from ecm_cluster.staging.staged_set import SetFolder
 
 KIB = 1 << 10
 
@@ -95,7 +95,8 @@ def test_a_lease_ends_with_the_process_that_was_killed(packs, base):
 FORKING = """
 import os, signal, sys
 from pathlib import Path
-from ecm_cluster.staging import copying, pack, scratch
+from ecm_cluster.staging import copying, scratch
+from ecm_cluster.pack import pack
 found = pack.read(sys.argv[1])
 staged = copying.stage(found, found.files, scratch.Scratch(Path(sys.argv[2])))
 child = os.fork()
@@ -217,7 +218,7 @@ def test_where_all_is_in_use_one_line_says_what_is_needed_and_what_holds_it(larg
 def test_a_disk_that_fills_although_it_looked_free_is_cleared_or_what_was_copied_is_kept(large, small_disk,
                                                                                          monkeypatch):
     stage(large[0], small_disk)
-    lying = space.Filesystem("xfs", 1 << 40, 1 << 40)
+    lying = disk.Filesystem("xfs", 1 << 40, 1 << 40)
     monkeypatch.setattr(scratch, "filesystem", lambda folder: lying)
     assert is_exact(large[1], stage(large[1], small_disk).folder)  # the first set had to go
     Scratch(small_disk).collect()
@@ -293,12 +294,12 @@ def test_the_file_system_is_told_by_the_mount_that_is_nearest(tmp_path):
     mounts = tmp_path / "mounts"
     escaped = str(tmp_path / "with space").replace(" ", "\\040")
     mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path} xfs rw 0 0\nc {escaped} nfs rw 0 0\nd {escaped} tmpfs rw 0 0\n")
-    kinds = {name: space.filesystem(tmp_path / name, mounts) for name in ("with space", "with", "with space/deep")}
+    kinds = {name: disk.filesystem(tmp_path / name, mounts) for name in ("with space", "with", "with space/deep")}
     assert {name: found.kind for name, found in kinds.items()} == {"with space": "tmpfs", "with": "xfs",
                                                                    "with space/deep": "tmpfs"}
     assert kinds["with space"].in_memory and not kinds["with"].in_memory
-    assert space.filesystem(Path("/"), mounts).kind == "ext4"
-    assert space.filesystem(Path("/"), tmp_path / "none").kind == ""
+    assert disk.filesystem(Path("/"), mounts).kind == "ext4"
+    assert disk.filesystem(Path("/"), tmp_path / "none").kind == ""
 
 
 @given(reports=st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1,

@@ -16,10 +16,11 @@ from staging.making import A, make_pack
 from staging.roots import call, small_root
 from users import ATTACKER, VICTIM, environment, home_of, needs_root, run_as, shared_folder
 
-from ecm_cluster.errors import UserError
-from ecm_cluster.reading import Unreadable
-from ecm_cluster.staging import copying, pack, reader
-from ecm_cluster.staging.pack import INDEX_FILE, Location, Pack
+from ecm_cluster.base.errors import UserError
+from ecm_cluster.base.reading import Unreadable
+from ecm_cluster.pack import pack
+from ecm_cluster.pack.pack import INDEX_FILE, Location, Pack
+from ecm_cluster.staging import copying, reader
 from ecm_cluster.staging.scratch import Scratch
 
 SMALL = {A: 1000, "images/b-00000.tar": 500}

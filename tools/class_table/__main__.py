@@ -1,4 +1,4 @@
-"""Makes ``ecm_cluster/mmconfig/classes.txt``: what each class that a config can name accepts.
+"""Makes ``ecm_cluster/mmclasses/classes.txt``: what each class that a config can name accepts.
 
 Reads the installed mmdet, mmcv, torch and mmdet_ext: ``python -m tools.class_table``. ``--sources`` also takes
 folders of unpacked source distributions of other mmdet 2.x releases: what only some of them have is marked with the

@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ecm_cluster import operators
+from ecm_cluster.plan import operators
 
 from . import cuda, mmcv_full, uv
 from .basics import CACHE, PYTHON, ROOT, VENV, SetupError, Stack, clock, say, stack

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecm_cluster.operators import by_number
+from ecm_cluster.plan.operators import by_number
 
 from .basics import CACHE, SetupError, Stack, say
 from .uv import Uv

@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from ecm_cluster import operators
-from ecm_cluster.operators import Operators
+from ecm_cluster.plan import operators
+from ecm_cluster.plan.operators import Operators
 
 from . import cuda
 from .basics import CACHE, MMCV, PYTHON, TAG, VENV, SetupError, Stack, clock, say, wheelhouse_folder

@@ -18,8 +18,8 @@ import traceback
 from pathlib import Path
 
 from ...checking.findings import ALONE_ENV, EVERYTHING, FRAMEWORK, Findings
-from ...run import Run
-from .. import preemption, world
+from ...rundir.run import Run
+from .. import signals, world
 
 MEMORY_SHARE, MEMORY_MOST = 0.5, 12 << 30  # of the machine's free memory, and in bytes
 THREADS = 2
@@ -56,7 +56,7 @@ def _place() -> world.Place:
 
 def stay_modest(parent: int) -> None:
     """On a machine that others use: no GPU, few threads, low priority, bounded memory, and gone with the parent."""
-    preemption.die_with_parent()
+    signals.die_with_parent()
     if os.getppid() != parent:
         os._exit(1)  # it died before this process could ask to die with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends this process

@@ -10,13 +10,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mmdet_ext.samples import BadSample
+from mmdet_ext.data.samples import BadSample
 
-from ... import snapshot
-from ...errors import UserError
+from ...attempts.failures import NotStartable
+from ...base.errors import UserError
+from ...freeze import snapshot
 from ...mmconfig import lookup
-from ...run import Run
-from ..failures import NotStartable
+from ...rundir.run import Run
 
 # of torch's and mmcv's operators where there is no GPU, or too little memory
 NEEDS_GPU = re.compile(r"implementation for device|\bCUDA\b|\bcuda\b|NVIDIA|not implemented for 'Half'|"

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from ... import files
-from ...errors import UserError
+from ...base import files
+from ...base.errors import UserError
+from ...base.units import size_text
 from ...pickles import archive
-from ...values import size_text
-from .. import loading, parallel, saving, writer
+from ..training import loading, parallel, saver, writer
 from . import small
 
 
@@ -118,7 +118,7 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
     Raises:
         UserError: It cannot be read back.
     """
-    memory = saving.SharedCopy()
+    memory = saver.SharedCopy()
     structure, spans = memory.take(state)
     request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
     descriptor = os.memfd_create("check", os.MFD_CLOEXEC)

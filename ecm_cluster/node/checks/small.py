@@ -16,10 +16,11 @@ from mmcv.parallel import DataContainer
 from mmcv.runner.hooks import Hook
 from torch.nn import functional
 
-from mmdet_ext.annotations import columns_of
-from mmdet_ext.json_lists import Cursor
+from mmdet_ext.data.annotations import columns_of
+from mmdet_ext.data.json_lists import Cursor
 
-from ... import config, files
+from ...base import files
+from ...mmconfig import config
 
 IMAGES, LONGEST, STRIDE = 2, 256, 32  # of a batch; pixels of its longer side; what sizes are multiples of
 PROPOSALS = 64  # that a sampler of anchors or boxes keeps

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ...checking.findings import Findings
-from ...run import Run
+from ...rundir.run import Run
 from ...staging import planned
-from .. import staging, train
+from .. import staged_data
+from ..training import worker
 from ..world import Place
 from . import blame, needs, small
 
@@ -53,7 +54,7 @@ def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
         Stop: A failure is among the findings.
     """
     bench = Bench(run, place, out, on_cpu)
-    train.enter(run)
+    worker.enter(run)
     for step, key, take in (
             ("imports", "custom_imports", imports), ("training data", "data.train", training_data),
             ("model", "model", model), ("optimizer, hooks and runner", "optimizer", runner),
@@ -84,25 +85,25 @@ class Skip(Exception):
 
 def imports(bench: Bench) -> str:
     """torch, mmcv and mmdet, and the modules that the config names."""
-    bench.cfg = train.load_config(bench.run)
+    bench.cfg = worker.load_config(bench.run)
     import cv2
     import torch
 
     if bench.on_cpu:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
     cv2.setNumThreads(0)
-    staging.use(bench.cfg, _data(bench.run))
+    staged_data.use(bench.cfg, _data(bench.run))
     return ", ".join((bench.cfg.get("custom_imports") or {}).get("imports") or [])
 
 
-def _data(run: Run) -> staging.Data:
+def _data(run: Run) -> staged_data.Data:
     """Where the data is without staging: in the data root, which may be a pack; columns only where there are some."""
     record = run.spec.staging
     if record is None:
-        return staging.Data()
+        return staged_data.Data()
     plan = planned.Staging.of(record, run.job())
-    data = staging.Data(pack=Path(plan.pack) if plan.pack else None)
-    from ...staging import columns, pack
+    data = staged_data.Data(pack=Path(plan.pack) if plan.pack else None)
+    from ...pack import columns, pack
 
     for ann_file in sorted({f for split in ("train", "test") for f in planned.annotation_files(_plain(run), split)}):
         packed = pack.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
@@ -115,21 +116,21 @@ def _data(run: Run) -> staging.Data:
 
 
 def _plain(run: Run) -> dict[str, Any]:
-    from ... import config
+    from ...mmconfig import config
 
     return config.read_frozen(run.config_file)
 
 
 def training_data(bench: Bench) -> str:
     """The data set and the loader's order."""
-    from mmdet_ext.virtual_ranks import Share
+    from mmdet_ext.runners.virtual_ranks import Share
 
-    from .. import building
+    from ..training import mmdet_trainer
 
     cfg = bench.cfg
     cut = small.cut_annotations(cfg, Path(bench.run.path).parent) if bench.on_cpu else ""
     small.load_here(cfg, bench.on_cpu)
-    bench.loader, bench.dataset = building.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
+    bench.loader, bench.dataset = mmdet_trainer.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
     return f"{len(bench.dataset):,} samples{cut}"
 
 
@@ -137,11 +138,11 @@ def model(bench: Bench) -> str:
     """The detector with its initial weights."""
     import torch
 
-    from .. import building
+    from ..training import mmdet_trainer
 
     if bench.device == "cuda":
         torch.cuda.set_device(0)
-    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
+    bench.wrapped = mmdet_trainer.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
                                    bench.dataset.CLASSES)
     return needs.parameters(bench.wrapped)
 
@@ -150,16 +151,16 @@ def runner(bench: Bench) -> str:
     """Optimizer, hooks and runner; loggers that would reach the outside are built and left out."""
     from mmcv.runner.hooks import LoggerHook, TextLoggerHook
 
-    from mmdet_ext.virtual_ranks import Share
+    from mmdet_ext.runners.virtual_ranks import Share
 
-    from .. import building
-    from ..logs import training_logger
+    from ..training import mmdet_trainer
+    from ..training.logs import training_logger
 
     run = bench.run
     logger = training_logger(run, 0)
-    building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
+    mmdet_trainer.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
-    bench.runner = building.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
+    bench.runner = mmdet_trainer.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
                                    run.log_stamp(1))
     hooks = bench.runner._hooks
     hooks[:] = [h for h in hooks if isinstance(h, TextLoggerHook) or not isinstance(h, LoggerHook)]
@@ -181,7 +182,7 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 def load_from(bench: Bench) -> str | None:
     """What the training begins with: ``resume_from`` or ``load_from``."""
-    content = train.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    content = worker.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
     return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 
@@ -232,13 +233,13 @@ def a_checkpoint(bench: Bench) -> str:
     """The state after that step, as the writer writes it, read back as a restart does."""
     if bench.state is None:
         raise Skip("there was no step to make a state")
-    from .. import saving
+    from ..training import saver
 
     size, lost = needs.round_trip({**bench.state, "rank_buffers": []})
-    saving.require_essentials(lost)
+    saver.require_essentials(lost)
     if lost:
-        bench.out.warn(f"checkpoints will not hold {saving.listed(lost)}, which is gone after a restart; "
-                       f"{saving.PLAIN_DATA}")
+        bench.out.warn(f"checkpoints will not hold {saver.listed(lost)}, which is gone after a restart; "
+                       f"{saver.PLAIN_DATA}")
     return size
 
 
@@ -248,10 +249,10 @@ def a_test_image(bench: Bench) -> str | None:
         return None
     import torch
 
-    from mmdet_ext.samples import NamedSubset
+    from mmdet_ext.data.samples import NamedSubset
 
-    from .. import inference, scored_set
-    from ..batches import collate, unpack
+    from ..inference import detect, scored_set
+    from ..training.batches import collate, unpack
 
     dataset, _, _ = scored_set.build(bench.cfg)
     scored = scored_set.describe(dataset)
@@ -271,7 +272,7 @@ def a_test_image(bench: Bench) -> str | None:
             why = blame.short(error)
     else:  # boxes of random weights may lie anywhere
         raise Skip(f"the untrained model fails on it ({why})")
-    inference.columns_at(scored, 0, result)
+    detect.columns_at(scored, 0, result)
     return f"{len(dataset):,} images"
 
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import BinaryIO, Tuple
 from urllib.parse import unquote
 
-from ... import files
-from ..pack import TMP, PackedFile
+from ...base import files
+from ...pack.pack import TMP, PackedFile
 from .block_client import BlockClient
 from .block_server import Answer, BlockServer
 from .protocol import HERE, LATER, NEVER, WAIT, Secret

@@ -7,7 +7,7 @@ shown torchvision's instead, which have code for GPUs.
 import os
 import sys
 
-WORKERS = {"ecm_cluster.node.train", "ecm_cluster.node.evaluate"}
+WORKERS = {"ecm_cluster.node.training.worker", "ecm_cluster.node.inference.worker"}
 
 if WORKERS & set(sys.orig_argv):
     sys.path.append(os.environ["EMULATED_GPU_CODE"])
@@ -17,5 +17,5 @@ if WORKERS & set(sys.orig_argv):
     from emulated_gpu import compute
 
     compute.activate(runtime)
-elif "ecm_cluster.node.preflight" in sys.orig_argv:
+elif "ecm_cluster.node.gpu.preflight" in sys.orig_argv:
     sys.path.insert(0, os.environ["EMULATED_GPU_PACKAGES"])

@@ -87,10 +87,10 @@ def digest(array: np.ndarray) -> str:
 
 
 def send(number: signal.Signals) -> None:
-    from ecm_cluster.node import preemption
+    from ecm_cluster.node import signals
 
     if number == signal.SIGKILL:
         os.kill(os.getpid(), number)
     os.kill(os.getppid(), number)
-    while not preemption.asked_to_stop():  # a GPU would be through with the run before the signal arrives
+    while not signals.asked_to_stop():  # a GPU would be through with the run before the signal arrives
         time.sleep(0.01)

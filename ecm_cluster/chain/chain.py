@@ -1,0 +1,190 @@
+"""What is submitted after what: training, then the evaluation of its last checkpoint.
+
+A chain survives a crash of its submitter: what was submitted is found again (see ``submissions``), and what is missing
+is submitted. One job for each stage, never two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from ..attempts import starts
+from ..base import files
+from ..base.errors import UserError
+from ..job import job as jobs
+from ..rundir.run import Run
+from ..rundir.spec import evaluation_job
+from ..slurm import commands, queue
+from . import evaluations, signal_lead, submissions
+
+TRAIN, EVALUATE = "train", "evaluate"
+DEFAULT_CLUSTER = "slurm"
+
+
+def stages(job: jobs.Job) -> list[str]:
+    """The chain of a job, in order."""
+    return [TRAIN, EVALUATE] if job.evaluation.enabled else [TRAIN]
+
+
+def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
+            elements: int | None = None) -> commands.Request:
+    """What a stage asks of the cluster; an evaluation inherits what its block does not say.
+
+    Args:
+        elements: Of the stage's array; None: as many as are on record.
+    """
+    job = job if stage == TRAIN else evaluation_job(job)
+    asked = signal_lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
+    job = dataclasses.replace(job, signal_lead=signal_lead.within(asked, job.time), exclude=excluded(run, job))
+    if elements is None:
+        elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
+    return commands.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after, elements,
+                           min(job.evaluation.at_once, elements))
+
+
+def excluded(run: Run, job: jobs.Job) -> str | None:
+    """The nodes that a job shall not get: the user's own, and those on which the run could not work."""
+    return ",".join([*filter(None, [job.exclude]), *starts.left_out(run.events())]) or None
+
+
+def task(run: Run, stage: str) -> Callable[[], Any]:
+    """What each task of a stage's job runs."""
+    from ..node.supervise.entry import Evaluate, Train
+
+    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path), stage)
+
+
+def submit(run: Run, job: jobs.Job) -> dict[str, str]:
+    """Submit every stage that has no job yet.
+
+    Returns:
+        Job ids by stage, those found again included; without the evaluation, where sbatch refuses that one alone.
+
+    Raises:
+        UserError: Nothing was submitted.
+    """
+    ids: dict[str, str] = {}
+    with submissions.run_lock(run):
+        before = submissions.record_of(run, TRAIN).get("job_id")
+        for stage in stages(job):
+            try:
+                # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
+                ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+            except UserError as refused:
+                if not ids or ids[TRAIN] == before:
+                    raise
+                note_refusal(run, refused)
+    return ids
+
+
+def note_refusal(run: Run, refused: UserError) -> None:
+    """Put on record that the training was submitted and its evaluation was not: whoever comes next tries again."""
+    run.ledger(0, "submit").write("refused", stage=EVALUATE, reason=str(refused))
+
+
+def refusal(run: Run) -> str | None:
+    """Why the evaluation of a training that Slurm has taken was refused, if none was submitted since."""
+    told = [e for e in run.events() if e.kind in ("submitted", "refused") and e.get("stage") == EVALUATE]
+    return told[-1]["reason"] if told and told[-1].kind == "refused" else None
+
+
+def submit_refused(run: Run, patience: float = 0.0) -> None:
+    """Submit the evaluation that was refused when its training went in, if Slurm takes it now.
+
+    Raises:
+        UserError: It does not, or another process submits.
+    """
+    if refusal(run) is None:
+        return
+    with submissions.run_lock(run, patience):
+        if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
+            if submissions.record_of(run, EVALUATE).get("job_id"):  # of the job that came before the refused one
+                submissions.renew(run, EVALUATE, queue.cluster_name())
+            train = submissions.record_of(run, TRAIN).get("job_id")
+            submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
+
+
+def half_a_chain(run: Run, reason: str) -> str:
+    """What the user has to know where the evaluation was refused."""
+    return (f"its evaluation is not submitted ({reason}); the next `status` and the end of the training try again, or "
+            f"type `{resume_line(run)}`")
+
+
+def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
+    """Submit the job of one stage, or find again the one that it has.
+
+    Returns:
+        The job id.
+    """
+    with submissions.run_lock(run):
+        submissions.adopt(run)
+        known = submissions.record_of(run, stage).get("job_id")
+        if known:
+            return known
+        token = submissions.to_submit(run, stage, queue.cluster_name())
+        asked, path = request(run, job, stage, token, after), run.submission_file(stage)
+        commands.write_task(asked, task(run, stage))
+        files.kill_point("before-sbatch", path)
+        try:
+            found = commands.submit(asked, submissions.held(run))
+        except UserError as refused:
+            found = _taken_all_the_same(run, stage, token, refused)
+        files.kill_point("after-sbatch", path)
+        submissions.write_id(run, stage, found)
+    return found
+
+
+def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) -> str:
+    """The id of a job that slurmctld has taken although sbatch gave up.
+
+    Raises:
+        UserError: There is none, or it is not known; then the token stays, and who comes next looks for it.
+    """
+    try:
+        found = queue.find([token]).get(token)
+    except UserError:
+        raise refused from None
+    if found is None:
+        if not isinstance(refused, commands.Unanswered):
+            submissions.take_back(run, stage)
+        raise refused
+    return found
+
+
+def virtual_ranks(run: Run) -> int:
+    """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
+    return run.overrides().virtual_ranks or run.spec.virtual_ranks
+
+
+def resume_point(run: Run) -> int | None:
+    """The iteration beyond which the next attempt accepts no checkpoint; None: it accepts all that count.
+
+    ``resume --from`` names it. It holds for one attempt: later ones accept what that one has listed and committed.
+    """
+    point = run.overrides().point
+    return point.iteration if point and point.after == run.newest_attempt() else None
+
+
+def resume_line(run: Run) -> str:
+    """What the user types to bring a run back."""
+    return f"python -m ecm_cluster.resume {shlex.quote(str(run.path))}"
+
+
+def line_to_go_on(run: Run) -> str:
+    """What the user types to submit what an interrupted submission did not come to."""
+    if submissions.record_of(run, TRAIN).get("former"):
+        return resume_line(run)
+    flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
+    flags += ["--cluster", run.spec.cluster] if run.spec.cluster != DEFAULT_CLUSTER else []
+    return "python -m ecm_cluster.submit " + shlex.join(flags)
+
+
+def next_sweep(run: Run) -> str:
+    """The name of one more stage of evaluations."""
+    taken = [0, *(int(stage[5:]) for stage in (*run.stages_with_elements(), *submissions.recorded_stages(run))
+                  if re.fullmatch(r"sweep\d+", stage))]
+    return f"sweep{1 + max(taken):03d}"

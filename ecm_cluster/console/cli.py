@@ -1,0 +1,154 @@
+"""What all verbs share: exit codes, one-line errors, output that nobody has to read.
+
+A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``. Nothing heavy is imported at
+its top, so that ``--help`` answers at once on a login node without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ..base import folders, units
+from ..base.errors import Failed, UserError
+from . import output, program
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
+_acts = False
+
+
+def as_typed(text: str) -> str:
+    """``text`` with its command lines in the form in which the user called this program.
+
+    Messages are written with ``python -m ecm_cluster.VERB``, which always works; who typed ``ecm-cluster VERB`` reads
+    that.
+    """
+    called_by_script = os.path.basename(sys.argv[0]) == SCRIPT.strip()
+    return text.replace(MODULE, SCRIPT) if called_by_script else text
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a text that holds command lines for the user to type."""
+    print(as_typed(text), file=file)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line: what is wrong, then where to read more."""
+
+    def __init__(self, **kwargs) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        for name in ("prog", "epilog"):
+            kwargs[name] = as_typed(kwargs.get(name) or "") or None
+        super().__init__(**kwargs)
+        for kind, reader in ((None, units.utf8), (str, units.utf8), (Path, units.path), (int, units.whole),
+                             (float, units.number)):
+            self.register("type", kind, reader)
+
+    def _get_values(self, action, arg_strings):  # noqa: D102 (argparse's own)
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # it would give the option a list
+            raise argparse.ArgumentError(action, "expected one argument")
+        return super()._get_values(action, arg_strings)
+
+    def error(self, message: str):  # noqa: D102 (argparse's own)
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0]
+        near = difflib.get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.exit(EXIT_USAGE, f"error: {program.one_line(message)}{hint} (see {self.prog} --help)\n")
+
+
+def check_writable(option: str, given: str) -> None:
+    """See to it, before any work is done, that a file named on the command line can be written later.
+
+    Raises:
+        UserError: It cannot.
+    """
+    path = folders.absolute(given)
+    try:
+        os.stat(f"{path.parent}/")
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a directory; give a file")
+        if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
+            raise UserError(f"{option}: no permission to write {path}; give another file")
+    except OSError as error:
+        raise UserError(f"{option}: {error.filename}: {error.strerror}; give another file") from None
+
+
+def write_file(option: str, given: str, text: str) -> None:
+    """Write the file of an option such as ``--csv``: a regular one whole or not at all, a pipe or device as it is.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    from ..base import files
+
+    path = folders.absolute(given)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            files.write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{option}: {path}: {error.strerror or error}; give another file") from None
+
+
+def acts() -> None:
+    """Say that this call does something: a report of it that cannot be written does not make it fail."""
+    global _acts
+    _acts = True
+
+
+def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Call a verb's ``main`` and turn whatever it raises into an exit code and one line.
+
+    Returns:
+        The verb's own code; 2 after a :class:`UserError`; 1 after any other exception, or where a report that was the
+        point of the call could not be written; 128 and the number of the signal that ended it, as 130 after Ctrl-C.
+    """
+    global _acts
+    _acts = False
+    with output.Streams() as streams:
+        code = _ended(main, argv)
+        streams.flush()
+        if streams.lost is not None:
+            word = "warning" if _acts or code else "error"
+            print(f"{word}: standard output: {program.describe(streams.lost)}", file=sys.stderr)
+            code = code or (EXIT_OK if _acts else EXIT_FAILED)
+    program.over()
+    return code
+
+
+def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
+    if program.is_verb():
+        program.working_as_a_verb()
+    try:
+        try:
+            program.working = True
+            return main(argv)
+        finally:
+            program.working = False
+    except SystemExit as end:  # argparse
+        return end.code if isinstance(end.code, int) else EXIT_FAILED if end.code else EXIT_OK
+    except UserError as error:
+        say(f"error: {program.one_line(error)}", sys.stderr)
+        return EXIT_FAILED if isinstance(error, Failed) else EXIT_USAGE
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
+            program.report(error)
+            return EXIT_FAILED
+        say("error: no home directory is known for a path with ~; give a full path, or set HOME", sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt as end:
+        number = signal.Signals(end.args[0] if end.args else signal.SIGINT)
+        print(program.ENDINGS[number], file=sys.stderr)
+        return 128 + number
+    except Exception as error:
+        program.report(error)
+        return EXIT_FAILED

@@ -1,0 +1,202 @@
+"""A rank's worker process in an evaluation: infer this rank's images; rank 0 then scores.
+
+Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT STAGE INDEX CHECKPOINT``. Detections are
+chunks, whole or absent; after a restart only what is missing is computed, whatever the number of ranks is now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ...base import files
+from ...base.errors import UserError
+from ...chain import evaluations
+from ...chain.evaluations import Element
+from ...job import eval_settings
+from ...mmclasses.evaluation import protocol
+from ...mmconfig import config
+from ...rundir import checkpoints
+from ...rundir.run import Evaluation, Run
+from ...scoring.detections import Detections
+from ...scoring.parts import ScoredSet
+from ...staging import planned
+from .. import pulse, signals, staged_data
+from ..beside import patiently
+from ..supervise.supervisor import STORAGE_SECONDS
+from ..training import logs
+from ..training.worker import end, enter, load_config, record_failure
+from ..world import Place, device_index, identify
+
+SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
+
+
+def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
+    """Evaluate the checkpoint of this name, which the supervisor has verified; 0 when this rank's part is done."""
+    run, place = Run(run_path), identify()
+    element = evaluations.read(run, stage)[index]
+    checkpoint = checkpoints.read(run, file)
+    assert checkpoint is not None, "the supervisor has seen it"
+    work = evaluations.evaluation_of(run, checkpoint, element.settings)
+    signals.watch(work.stacks_file(attempt, place.rank))
+    pulse.beat(phase="starting")
+    try:
+        enter(run)
+        evaluate(run, work, place, attempt, stage, element, checkpoint)
+        return 0
+    except BaseException as error:
+        record_failure(work, attempt, place.rank, "evaluate", error)
+        return 1
+
+
+def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+             checkpoint: evaluations.Manifest) -> None:
+    """Inference of this rank's share; on rank 0 also the scores of all."""
+    if not evaluations.has_detections(work):
+        infer(run, work, place, attempt, stage, element, checkpoint)
+    if place.rank == 0:
+        pulse.beat(phase="waiting for other ranks")
+        while not patiently(partial(evaluations.has_detections, work), STORAGE_SECONDS):
+            with contextlib.suppress(OSError):
+                os.listdir(work.detections_dir)  # makes an NFS client look for new names
+            time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
+        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
+        if missing:
+            score_all(run, work, element, missing, checkpoint)
+        record = work.ledger(attempt, "evaluate000", patient=True)
+        record.write("complete", checkpoint=checkpoint.file, iteration=checkpoint.iteration)
+        record.write("end", cause="complete", rank=0)
+
+
+def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+          checkpoint: evaluations.Manifest) -> None:
+    """Write this rank's chunks, those that a former start did not."""
+    job = run.job(stage)
+    data = staged_data.prepare(run, job, work, place, attempt, "test")
+    from .. import imports
+
+    imports.framework()  # takes seconds, and copying need not wait for it
+    import torch
+
+    from .detect import infer as infer_chunks
+
+    torch.set_num_threads(run.threads(stage))
+    cfg = load_config(run)
+    staged_data.use(cfg, data)
+    eval_settings.apply(cfg, element.settings)
+    device = job.device
+    if device == "cuda":
+        index = device_index(place, torch.cuda.device_count())
+        torch.cuda.set_device(index)
+        device = f"cuda:{index}"
+    counts = class_counts(run, cfg) if element.settings.get("margin") else None
+    infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
+                 Beat())
+    staged_data.stop_serving(work, place, attempt, data, SERVING_SECONDS)
+
+
+def class_counts(run: Run, cfg: Any) -> list[float] | None:
+    """Training instances of each class: those frozen into the loss, else those of the training annotations."""
+    from mmdet_ext.data.class_counts import ClassCountError, read_class_counts
+
+    frozen = [head["loss_cls"].get("class_counts") for head in eval_settings.box_heads(cfg)]
+    source = frozen[0] if frozen and frozen[0] is not None else run.spec.annotations.get("train")
+    try:
+        return None if source is None else [float(n) for n in read_class_counts(source).counts]
+    except ClassCountError as error:
+        raise UserError(f"margin: {error}") from None
+
+
+class Beat:
+    """Progress, about once a second."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, done: int, total: int, phase: str = "inference") -> None:
+        if time.monotonic() - self._last >= 1.0 or done == total:
+            self._last = time.monotonic()
+            pulse.beat(phase=phase, done=done, total=total)
+
+
+def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mapping[str, Any]],
+              checkpoint: evaluations.Manifest) -> None:
+    """Detections to figures, in every way; detections are read through once for all."""
+    from ...scoring.detection_files import read_shards
+
+    pulse.beat(phase="scoring")
+    digest = annotations_digest(run)
+    found = read_shards(evaluations.chunk_files(work) or [])
+    scored = ScoredSet.read(work.scored_set_file)
+    if scored is None:  # the detections are of a former version
+        from . import scored_set
+
+        scored = scored_set.describe(test_set(run))
+    for scoring in ways:
+        score(run, work, scored, found, digest, element, scoring, checkpoint)
+
+
+def test_set(run: Run) -> Any:
+    """The dataset of ``data.test`` as mmdet makes it."""
+    from .. import imports
+
+    imports.framework()
+    from . import scored_set
+
+    return scored_set.build(load_config(run))[0]
+
+
+def annotations_digest(run: Run) -> str | None:
+    """Digest of the test annotations; None where nothing is on record.
+
+    Raises:
+        UserError: They are not those of the submission.
+    """
+    paths = planned.annotation_files(config.read_frozen(run.config_file), "test")
+    paths = paths or [path for split, path in run.spec.annotations.items() if split == "test"]
+    digest = planned.digest_of_all([files.digest(path) for path in paths])
+    recorded = run.spec.digests.get("val_annotations")
+    if recorded and digest != recorded:
+        raise UserError(f"{' or '.join(paths)}: it is not the file that was there when {run.name} was submitted; put "
+                        "that one back")
+    return digest
+
+
+def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, digest: str | None, element: Element,
+          scoring: Mapping[str, Any], checkpoint: evaluations.Manifest) -> None:
+    """Detections to figures, in one way; the metrics file is written last and means that they are there."""
+    from ...reporting.tables import metrics_table, per_class_csv, per_class_table
+    from ...scoring import score as scorers
+    from . import score_parts
+
+    pulse.beat(phase="scoring")
+    beat, way = Beat(), evaluations.way_key(scoring)
+    options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
+    options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: beat(
+        done, total, phase=f"scoring {kind}"))
+    if scoring.get("min_score"):
+        found = found.take(found.score >= scoring["min_score"])
+    figures = score_parts.score(scored, found, protocol(config.read_frozen(run.config_file)), options,
+                                lambda: test_set(run))
+    provenance = {"run": run.name, "checkpoint": checkpoint.file, "iteration": checkpoint.iteration,
+                  "epoch": checkpoint.epoch, "checkpoint_digest": checkpoint.digest,
+                  "annotations": ", ".join(part.ann_file for part in scored.parts), "annotations_digest": digest,
+                  "config_digest": run.spec.digests["config"], "settings": {**element.settings, **scoring},
+                  "versions": scorers.versions()}
+    document = scorers.metrics_document(figures, provenance)
+    table = metrics_table(document)
+    print(table)
+    files.write_text(work.table_file(way), table + "\n")
+    files.write_text(work.per_class_file(way), per_class_table(document) + "\n")
+    files.write_text(work.per_class_csv(way), per_class_csv(document))
+    files.write_json(work.metrics_file(way), document)
+
+
+if __name__ == "__main__":
+    logs.make_output_losable()
+    end(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]))

@@ -1,0 +1,117 @@
+"""The chain on one machine: what Slurm's requeue and dependency do on a cluster, one step after the other.
+
+Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver STAGE RUN``; STAGE is ``chain`` for
+the training and what stands behind it. It runs each stage through submitit's local executor, the elements of an array
+one after the other, runs what stopped resumably again, and starts an evaluation only on a checkpoint that is there.
+SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from ...attempts import endings
+from ...backends import driver
+from ...chain import chain, evaluations, submissions
+from ...rundir.run import Run, Work
+from ...slurm import commands
+from ...slurm.sbatch import TOKEN_ENV
+from ..world import DRIVER_ENV, ELEMENT_ENV
+
+
+class Driver:
+    """Plays the chain of one run, or one stage of it."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self.run, self.job = run, run.job(chain.TRAIN if stage == driver.CHAIN else stage)
+        self.stages = chain.stages(self.job) if stage == driver.CHAIN else [stage]
+        self.token = os.environ.get(TOKEN_ENV, "")
+        self.on_record = chain.TRAIN if stage == driver.CHAIN else stage
+        self._process: Any = None
+        self._cancelled = False
+
+    def play(self) -> int:
+        """All stages; 0 when the last is done."""
+        signal.signal(signal.SIGTERM, self._cancel)
+        signal.signal(signal.SIGINT, self._cancel)
+        failed = False
+        for stage in self.stages:
+            several = 1 if stage == chain.TRAIN else len(evaluations.read(self.run, stage))
+            for index in range(several):
+                name = stage if several == 1 else f"{stage} {index}"
+                say(f"{name}: starting")
+                decision = self._play(stage, index)
+                say(f"{name}: {decision.action}: {decision.reason}")
+                failed |= decision.action != "done"
+                if failed and (stage == chain.TRAIN or self._cancelled):
+                    return 1
+        return int(failed)
+
+    def _play(self, stage: str, index: int) -> endings.Decision:
+        asked = chain.request(self.run, self.job, stage, token="local")
+        os.environ[ELEMENT_ENV] = str(index)
+        idle = 0
+        while True:
+            if self._cancelled or self.run.cancelled(stage):
+                return endings.Decision("stop", "cancelled")
+            stale = submissions.stale(self.run, self.on_record, self.token, "")
+            if stale:
+                return endings.Decision("stop", stale)
+            work: Work = self.run
+            if stage != chain.TRAIN:
+                element = evaluations.read(self.run, stage)[index]
+                found = evaluations.of_element(self.run, element)
+                if found is None:
+                    return endings.Decision("stop", f"there is no checkpoint: {element.at}")
+                if evaluations.done(self.run, element):
+                    return endings.Decision("done", "scored already")
+                work = found
+            before = work.newest_attempt()
+            job_id = self._launch(stage, asked.tasks)
+            newest = work.newest_attempt()
+            # the fence: what another machine has begun meanwhile is not this driver's to decide on
+            if newest > before and str(work.read_attempt(newest)["job_id"]) != job_id:
+                return endings.Decision("stop", f"attempt {newest} of another start carries it on")
+            decision = endings.decide(work)
+            if self._cancelled:
+                return endings.Decision("stop", "cancelled")
+            if decision.action != "continue":
+                return decision
+            # an end counts in its budget once only: a start that began no attempt counts here
+            idle = idle + 1 if newest == before else 0
+            if idle == endings.BARREN_LIMIT:
+                why = f"{idle} starts in a row began no attempt; see {self.run.submitit_dir}"
+                return endings.Decision("stop", why)
+            say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); going on")
+
+    def _launch(self, stage: str, tasks: int) -> str:
+        """Run a stage's tasks to their end; their job id."""
+        os.environ[DRIVER_ENV] = str(os.getpid())
+        executor = commands.local_executor(self.run, self.job, tasks)
+        controller = executor.submit(chain.task(self.run, stage))
+        self._process = controller._process
+        while self._process.poll() is None:
+            time.sleep(0.2)
+        self._process = None
+        return str(controller.job_id)
+
+    def _cancel(self, number: int, frame: object) -> None:
+        self._cancelled = True
+        self.run.mark_cancelled(signal.Signals(number).name)
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)  # submitit's controller passes it on to each task
+
+
+def say(text: str) -> None:
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+    with contextlib.suppress(OSError):  # the log may be on a full disk
+        os.write(1, line.encode(errors="backslashreplace"))
+
+
+if __name__ == "__main__":
+    sys.exit(Driver(Run(sys.argv[2]), sys.argv[1]).play())

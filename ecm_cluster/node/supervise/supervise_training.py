@@ -1,0 +1,64 @@
+"""The supervisor of a rank of a training: what it goes on from, and its answer to signals that the ranks cannot give.
+
+From its first iteration on a training answers signals itself, all ranks at the same step. Before (imports, rendezvous,
+staging) it cannot, and that may take longer than a grace.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from ...chain import chain, successor
+from ...rundir import checkpoints
+from ...rundir.run import Run
+from .. import signals
+from ..beside import Beside
+from . import postmortem, requeue
+from .supervisor import ASK_AGAIN_SECONDS, Supervisor
+
+RELEASE_SECONDS = 10.0
+# phases in which a worker cannot stop by itself
+BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
+
+
+class TrainingSupervisor(Supervisor):
+    """Supervises a rank of a training."""
+
+    module = "ecm_cluster.node.training.worker"
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run, run)
+        self._asked = float("-inf")
+
+    def aside(self, attempt: int) -> list[Beside]:
+        """Let evaluations of new checkpoints start, too: Slurm may take a minute to answer."""
+        return [*super().aside(attempt), Beside(partial(successor.release_due, self.training), RELEASE_SECONDS)]
+
+    def heed(self, attempt: int, ledger: Any) -> None:
+        """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
+        self.stand_in(attempt, ledger)
+        phase = self.pulse.read().get("phase", "starting")
+        if self.place.rank != 0 or not signals.asked_to_stop() or phase not in BEFORE_TRAINING \
+                or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
+            return
+        self._asked = time.monotonic()
+        if not self.place.on_slurm:
+            cause = "cancelled" if self.training.cancelled() else "signalled"
+        else:
+            cause = requeue.ask(self.training, self.place)
+        # in its grace a job that Slurm brings back by itself may come to a first step, and so may one near its limit
+        if cause in ("cancelled", "requeued") or (cause == "preempted" and not requeue.slurm_requeues(self.place)):
+            postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause, stopped=True)
+
+    def already_done(self) -> bool:
+        return self.training.completion() is not None
+
+    def basis(self, ledger: Any) -> dict[str, Any]:
+        until = chain.resume_point(self.training)  # `resume --from`: later checkpoints count no more
+        newest, accepts, broken = checkpoints.choose(self.training, until)
+        for manifest, reason in broken:
+            ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
+        return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts],
+                "abandoned": checkpoints.leaving(self.training, until)}

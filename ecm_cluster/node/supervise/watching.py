@@ -1,0 +1,161 @@
+"""The loop in which a supervisor watches its worker: until that ends, or must be ended.
+
+What the loop asks itself costs no system call on shared storage: the worker's progress lies in memory that both share.
+Everything else is looked at beside it, so that storage which fails, hangs or is full ends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...rundir import ledger
+from ...rundir.run import Work
+from .. import signals, world
+from ..beside import Beside, Quiet
+from ..pulse import Pulse
+from ..world import Place
+from . import postmortem, watchdog
+
+LOOK_SECONDS = 1.0
+STACKS_SECONDS = 1.0
+STOPPED = "stopped"  # phase of a worker that has agreed to stop and committed, and has nothing to do but end
+LEAVE_SECONDS = 20.0  # that it may take to end: what it leaves behind, the GPU's driver clears up
+KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for a broken GPU may never
+HEARTBEAT_ENV = "ECM_CLUSTER_HEARTBEAT_SECONDS"
+HEARTBEAT_SECONDS, SOONEST_SECONDS = 10.0, 1.0  # between two heartbeats; between two that differ in their phase
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What shared storage says: why to end (a rank's abort), and a rank of this machine that died without a word."""
+
+    abort: dict[str, Any] | None = None
+    lost: int | None = None
+
+
+class Watch:
+    """Watches the worker of one rank in one attempt.
+
+    Args:
+        hang_seconds: The job's ``hang_minutes`` in seconds; 0: never.
+        heed: What the supervisor does about signals, called twice a second.
+
+    Attributes:
+        stopped_since: When the worker said that it has agreed to stop, if it has.
+    """
+
+    def __init__(self, work: Work, place: Place, attempt: int, record: ledger.Ledger, pulse: Pulse,
+                 hang_seconds: float, heed: Callable[[], None]) -> None:
+        self.work, self.place, self.attempt, self.record, self.pulse = work, place, attempt, record, pulse
+        self.heed = heed
+        self.stopped_since: float | None = None
+        self._abort: dict[str, Any] | None = None
+        self._dog = watchdog.Watchdog(hang_seconds)
+        self._near = watchdog.Neighbours(work, attempt, place.rank, place.world_size)
+        self._quiet = Quiet()
+
+    def until_it_ends(self, worker: subprocess.Popen) -> int:
+        """Wait for the worker, or end it; its exit code, negative for a signal."""
+        looks = Beside(self._look, LOOK_SECONDS)
+        beats = Beside(Heartbeat(self.work, self.attempt, self.pulse), 0.2) if self.place.rank == 0 else None
+        try:
+            while True:
+                try:
+                    return worker.wait(timeout=0.5)
+                except subprocess.TimeoutExpired:
+                    if self._must_end(worker, looks):
+                        return _end(worker)
+        finally:
+            looks.close()
+            if beats is not None:
+                beats.close(patience=2.0)
+
+    def _look(self) -> Seen:
+        abort = postmortem.read_abort(self.work, self.attempt)
+        alone = abort is None and not self.place.on_slurm
+        return Seen(abort, self._near.lost() if alone else None)
+
+    def _must_end(self, worker: subprocess.Popen, looks: Beside) -> bool:
+        """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""
+        if signals.asked_to_stop() and self._should_have_left():
+            return True
+        seen = looks.value or Seen()
+        if seen.abort is None:
+            silence = self._dog.silent(self.pulse.read(), watchdog.look_at(worker.pid),
+                                       storage_answers=looks.stuck < watchdog.PAUSE_SECONDS)
+            if silence is not None:
+                self._record_hung(silence)
+            elif seen.lost is not None:
+                self._tell("killed", seen.lost, f"rank {seen.lost}: its task is gone without a word")
+            elif world.driver_is_gone() and not signals.asked_to_stop():
+                signals.ask_to_stop(signal.SIGTERM)
+            with self._quiet:
+                self.heed()
+            if signals.asked_to_stop():
+                looks.soon()
+        abort = self._abort or seen.abort
+        if abort is None:
+            return False
+        if abort.get("cause") == "hung":
+            send(worker, signal.SIGUSR1)  # each rank says where it stands: those that wait, and the one that hangs
+            time.sleep(STACKS_SECONDS)
+        return True
+
+    def _record_hung(self, silence: watchdog.Silence) -> None:
+        rank = self.place.rank
+        self._tell("hung", rank, f"rank {rank}: {silence.text}; see {self.work.stacks_file(self.attempt, rank)}",
+                   silence=silence.seconds, process_state=silence.process.state,
+                   cpu_seconds=silence.process.cpu_seconds)
+
+    def _tell(self, cause: str, rank: int, detail: str, **evidence: Any) -> None:
+        """Put an end on record, and have the other ranks end; this one's worker ends even if they cannot be told."""
+        self._abort = {"rank": rank, "cause": cause}
+        self.record.write("end", cause=cause, rank=rank, detail=detail, **evidence)
+        with self._quiet:
+            postmortem.abort(self.work, self.attempt, self.record, **self._abort)
+
+    def _should_have_left(self) -> bool:
+        """Whether the worker has committed, and its end takes too long: NCCL or a GPU must not delay the requeue."""
+        if self.stopped_since is None:
+            if self.pulse.read().get("phase") != STOPPED:
+                return False
+            self.stopped_since = time.monotonic()
+        return time.monotonic() - self.stopped_since > LEAVE_SECONDS
+
+
+class Heartbeat:
+    """Rank 0's copy of its worker's progress on shared storage, for whoever asks from elsewhere; losable."""
+
+    def __init__(self, work: Work, attempt: int, pulse: Pulse) -> None:
+        self.work, self.attempt, self.pulse = work, attempt, pulse
+        self.seconds = float(os.environ.get(HEARTBEAT_ENV) or HEARTBEAT_SECONDS)
+        self._phase: str | None = None
+        self._written = float("-inf")
+
+    def __call__(self) -> None:
+        record = {"phase": "starting", **self.pulse.read()}
+        news = record["phase"] != self._phase
+        if time.monotonic() - self._written >= min(self.seconds, SOONEST_SECONDS if news else self.seconds):
+            self._written, self._phase = time.monotonic(), record["phase"]
+            self.work.write_heartbeat(self.attempt, **record)
+
+
+def send(worker: subprocess.Popen, number: int) -> None:
+    """A signal to a worker that is there."""
+    if worker.poll() is None:
+        worker.send_signal(number)
+
+
+def _end(worker: subprocess.Popen) -> int:
+    """Kill the worker; its exit code."""
+    worker.kill()
+    try:
+        return worker.wait(timeout=KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL  # it waits in the kernel, for a GPU that does not answer

@@ -1,0 +1,115 @@
+"""A plan in words, a line for each question that a user has before a submission."""
+
+from __future__ import annotations
+
+import os
+
+from ..backends import choose
+from ..base.units import without_secrets
+from ..console import shell
+from ..freeze import weights
+from ..keycheck import keys
+from ..rundir import checkpoints
+from ..staging import planned
+from . import planning, reproducibility
+
+
+def describe(plan: planning.Plan) -> str:
+    """The plan as text, a line for each question a user has."""
+    job, batch = plan.job, plan.batch
+    used = shell.used(os.environ, job) if choose.named(plan.where).queues else []
+    unit = "GPU" if job.device == "cuda" else "CPU rank"
+    lines = [
+        ("config", plan.config_path),
+        ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs"
+                  f"{f' and {job.mem_per_gpu}' if job.memory_mib else ''} each, "
+                  f"{job.threads_per_rank} thread(s) a rank"),
+        ("where", describe_place(plan)),
+        *([("from shell", ", ".join(used))] if used else []),
+        ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
+                  f"({batch['rule']})"),
+        ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
+         + f"; seed {job.seed}"),
+        ("data", ", ".join(path for split in ("train", "test") for path in planned.annotation_files(plan.cfg, split))
+         or "as in the config"),
+        ("staging", describe_staging(plan)),
+        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
+        ("checkpoints", describe_checkpoints(plan)),
+        *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
+        ("exact", reproducibility.describe(plan.cfg, job.device)),
+        ("evaluation", describe_evaluation(plan)),
+        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()],
+    ]
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def describe_place(plan: planning.Plan) -> str:
+    """Partition, time limit, and what happens on preemption and at the limit."""
+    job = plan.job
+    if not choose.named(plan.where).queues:
+        return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
+    if plan.not_asked:
+        name = f"partition {job.partition}" if job.partition else "the cluster's default partition"
+        return (f"{name}, time limit {job.time}; not asked ({plan.not_asked}): whether such a job is accepted there, "
+                "what may preempt it and with how much grace; when out of time: commit, requeue, continue")
+    name = job.partition or (f"{plan.partition} (the default)" if plan.partition else "not given, and no default")
+    modes = list(dict.fromkeys(one.describe() for one in plan.preemption))
+    return "; ".join([f"partition {name}, time limit {job.time}", *modes,
+                      "when out of time: commit, requeue, continue"])
+
+
+def describe_staging(plan: planning.Plan) -> str:
+    """What each node copies for the training, where to, and what happens where there is no room."""
+    train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
+    return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
+
+
+def describe_weight(weight: weights.Weight) -> str:
+    if weight.url is None:
+        return str(weight.path)
+    where = f"in {weight.path}" if weight.present else f"to fetch: {without_secrets(weight.url)}"
+    return f"{weight.source} ({where})"
+
+
+def describe_checkpoints(plan: planning.Plan) -> str:
+    """When checkpoints are written, and which stay."""
+    job, interval = plan.job, planning.checkpoint_interval(plan.cfg, plan.job)
+    every = [f"every {interval} iterations"] if interval else []
+    if job.checkpoint_minutes:
+        every.append(f"every {job.checkpoint_minutes:g} minutes")
+    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
+    end = "at the end of each epoch" if epochs else "at the end"
+    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
+    return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
+
+
+def describe_evaluation(plan: planning.Plan) -> str:
+    """Which checkpoints are scored, when, how and where."""
+    if not plan.elements:
+        return "none"
+    block, count = plan.job.evaluation, len(plan.elements)
+    places = list(dict.fromkeys(element.at for element in plan.elements))
+    what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
+    if count > len(places):
+        what += f" × {count // len(places)} settings"
+    early = block.while_training and choose.named(plan.where).queues
+    when = "as they are committed" if early else "after the training is complete"
+    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
+    return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
+
+
+def by_reason(unused: dict[str, str]) -> dict[str, list[str]]:
+    """Keys of the config that have no effect here, by the reason why."""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in unused.items():
+        reasons.setdefault(reason, []).append(key)
+    return reasons
+
+
+def describe_unused(reason: str, names: list[str]) -> str:
+    """One line for the keys that share a reason."""
+    return f"{', '.join(names)}: {reason}"
+
+
+def shortened(places: list[str]) -> str:
+    return ", ".join(places if len(places) < 5 else [*places[:2], "…", *places[-2:]])

@@ -1,0 +1,194 @@
+"""From a job to a plan: the config resolved, the data checked, what will be trained and where. Writes nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..backends import choose
+from ..base import files
+from ..chain import chain, evaluations, signal_lead, submissions
+from ..datacheck import heads, splits
+from ..freeze import weights
+from ..job import job as jobs
+from ..keycheck import check_keys, keys
+from ..mmclasses import classes
+from ..mmconfig import config, settled, shipped
+from ..rundir.run import Run
+from ..slurm import site
+from ..slurm.sbatch import python_of
+from ..staging import planned
+from . import class_counts, modules, operators, place, variables
+
+
+@dataclass
+class Plan:
+    """Everything that submission will do, before it does any of it.
+
+    Attributes:
+        cfg: The resolved mmdet config, paths absolute, class counts still a path.
+        elements: What will be scored.
+        partition: Where the job goes that names none.
+        preemption: What may preempt it; empty where Slurm was not asked.
+        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
+        operators: What mmcv-full of the job's Python was compiled for, where that is on record.
+        problems: Why submission would refuse; a dry run shows them, a real one raises the first.
+        warnings: What the user should know but may want.
+    """
+
+    job: jobs.Job
+    where: str
+    cfg: dict[str, Any]
+    config_path: str
+    config_files: list[Path]
+    annotations: dict[str, Path]
+    images: dict[str, Path]
+    weights: list[weights.Weight]
+    batch: dict[str, Any]
+    staging: planned.Staging
+    elements: list[evaluations.Element] = field(default_factory=list)
+    partition: str | None = None
+    preemption: list[site.Preemption] = field(default_factory=list)
+    not_asked: str = ""
+    operators: operators.Operators | None = None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def make(job: jobs.Job, where: str) -> Plan:
+    """Resolve a job for ``where`` (``slurm`` or ``local``).
+
+    Raises:
+        UserError: The config cannot be read or asks for what the launcher cannot do. What is wrong with the data
+            is collected in ``problems`` instead, so that a dry run can show the rest.
+    """
+    path = shipped.find_config(job.config)
+    written, cfg = checked_config(path, job)
+    cfg = settled.settle(cfg)
+    keys.refuse(cfg)
+    config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
+    root = job.data_root or cfg.get("data_root")
+    if root:
+        cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
+    plan = Plan(job, where, cfg, path, config.bases(path), data_files(cfg, "ann_file"), data_files(cfg, "img_prefix"),
+                weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
+    plan.warnings += variables.warnings(written, plan.config_files)
+    plan.problems += weights.unreadable(plan.weights)
+    plan.elements = evaluations.planned(job.evaluation, cfg)
+    scale_learning_rate(plan)
+    check_data(plan)
+    if not plan.problems:  # mostly of the file that is missing
+        plan.problems += class_counts.problems(plan.cfg)
+    place.check(plan)
+    check_operators(plan)
+    refused, doubted = modules.problems(cfg, job)
+    plan.problems += refused
+    plan.warnings += doubted
+    if choose.named(where).queues:
+        plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
+    return plan
+
+
+def checked_config(path: str, job: jobs.Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A config as it is written, and with the job's options.
+
+    Raises:
+        UserError: It cannot be read, or holds keys, arguments or values that are certainly wrong.
+    """
+    written = config.read(path)
+    base = settled.replace_references(written)
+    cfg = config.apply_options(base, job.options)
+    # another Python may have another mmdet
+    check_keys.refuse(base, cfg, job.options, job.code, None if job.python else classes.installed_release())
+    return written, cfg
+
+
+def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
+    """The first ``key`` in data.train and data.test, by split, absolute."""
+    found = {split: planned.data_paths(cfg, split, key) for split in ("train", "test")}
+    return {split: Path(paths[0]) for split, paths in found.items() if paths}
+
+
+def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
+    """Samples per step and per GPU, the learning rate, and what the config was written for."""
+    per_gpu = settled.train_loader(cfg["data"])["samples_per_gpu"]
+    optimizer = cfg["optimizer"]
+    rates = optimizer.get("lr") if "type" in optimizer else None
+    scaling = cfg.get("auto_scale_lr") or {}
+    return {"per_gpu": per_gpu, "global": per_gpu * job.world_size, "lr": rates,
+            "base": scaling.get("base_batch_size"), "scale": bool(scaling.get("enable")), "rule": "as in the config"}
+
+
+def scale_learning_rate(plan: Plan) -> None:
+    """mmdet's linear rule, where the config asks for it; a plain warning where it does not and the batch differs."""
+    batch = plan.batch
+    base, rate = batch["base"], batch["lr"]
+    if not base or rate is None or base == batch["global"]:
+        return
+    scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
+    if batch["scale"]:
+        # the rate is for this batch now: else mmdet, or a run submitted with the frozen config, would scale it again
+        plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled,
+                                                   "auto_scale_lr.base_batch_size": batch["global"]})
+        batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
+    else:
+        plan.warnings.append(
+            f"the config's learning rate {rate:g} is for a batch of {base}, this run's batch is {batch['global']}; "
+            f"--set optimizer.lr={scaled:g} or --set auto_scale_lr.enable=True follows the linear rule")
+
+
+def check_data(plan: Plan) -> None:
+    """What training and scoring need of the data, and heads that do not fit it."""
+    found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
+    plan.problems += found.problems
+    plan.warnings += found.warnings
+    plan.problems += heads.wrong_class_numbers(plan.cfg, found.labels)
+
+
+def check_with_slurm(plan: Plan, run: Run) -> None:
+    """Ask sbatch whether it would take every job of the chain, so that none is submitted where one is refused.
+
+    Raises:
+        UserError: It would not; in sbatch's words.
+    """
+    asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
+                           elements=1 if stage == chain.TRAIN else len(plan.elements))
+             for stage in chain.stages(plan.job)]
+    choose.named(plan.where).check(asked, "fix the job file or the flags")
+
+
+def check_operators(plan: Plan) -> None:
+    """Look up what mmcv-full was compiled for, and warn of a job on GPUs whose operators know the CPU alone."""
+    python = python_of(plan.job)
+    plan.operators = operators.of_interpreter(python)
+    if plan.operators and plan.operators.cuda is None and plan.job.device == "cuda":
+        plan.warnings.append(f"the job asks for GPUs, and mmcv-full of {python} has operators for the CPU only: "
+                             f"{plan.operators.remedy()}")
+
+
+def annotation_digests(plan: Plan) -> dict[str, str]:
+    """Digests of the annotation files, for the record and for staging, which names their columns by them.
+
+    Raises:
+        UserError: The data root is a pack that was made with other ones.
+    """
+    known = plan.staging.annotations
+    for split in ("train", "test"):
+        known.update({path: files.digest(path) for path in planned.annotation_files(plan.cfg, split)
+                      if path not in known and os.path.isfile(path)})
+    planned.check_annotations(plan.staging, known)
+    found = {}
+    for split, name in (("train", "train_annotations"), ("test", "val_annotations")):
+        digest = planned.digest_of_all([known[path] for path in planned.annotation_files(plan.cfg, split)
+                                        if path in known])
+        found.update({name: digest} if digest else {})
+    return found
+
+
+def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:
+    """Iterations between checkpoints: the job's, else the config's where it counts iterations, else 0."""
+    stock = cfg.get("checkpoint_config") or {}
+    by_epoch = stock.get("by_epoch", cfg["runner"]["type"] == "EpochBasedRunner")
+    return job.checkpoint_every or (0 if by_epoch else int(stock.get("interval", 0)))

@@ -1,0 +1,233 @@
+"""The append-only record of what happened, one file per writer.
+
+Appends from several hosts to one file are not atomic on NFS, so each writer (a rank's supervisor, the trainer, a
+verb on the login node) has a file of its own: ``<attempt>-<writer>.jsonl``. The order of events is
+(attempt, writer, position in the file); the time is for display only, as clocks of nodes differ. A line torn by a kill
+is skipped.
+
+Once an attempt is closed, :func:`fold` copies its files into one cumulative file, so that reading all events costs
+as many files as the open attempts have, and one. A file is removed one fold after the one that took it in, and only if
+it has not grown since: a reader that has just listed the folder finds each line in the one place or the other, and so
+does a stale writer's late line, which lands in a file that is still read, or in a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..base import files
+from ..base.reading import Unreadable, check
+from .ledger_files import (
+    FOLDED,
+    OWN,
+    Room,
+    contents_of,
+    lines_of,
+    name_of,
+    newest_folded,
+    origin,
+    parsed,
+    read_folded,
+    union,
+)
+from .records import EVENTS, TIME
+
+SUBMISSION = 0  # the attempt number of what happens before the first attempt
+ANY = {"kind": str, "time": TIME}
+NOT_FIELDS = ("kind", "time", "sequence", "attempt", "writer", "work")
+LONGEST_LINE = 1 << 20
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the ledger.
+
+    Attributes:
+        attempt: Number of the attempt, 0 for the submission.
+        writer: Who wrote it, e.g. ``task000`` or ``submit``.
+        sequence: Position among this writer's events of this attempt, from 1; of one just written, among this
+            process's.
+        kind: What happened, e.g. ``commit`` or ``end``.
+        time: Seconds since the epoch on the writer's clock.
+        fields: Everything else.
+    """
+
+    attempt: int
+    writer: str
+    sequence: int
+    kind: str
+    time: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.fields.get(name, default)
+
+
+class Ledger:
+    """One writer's file.
+
+    Args:
+        folder: The ledger folder of a run or of an evaluation.
+        attempt: The attempt that this writer belongs to.
+        writer: A name that no other process of this attempt uses.
+        patient: What cannot be written (the disk is full, the server restarts) waits for the next event, and is no
+            error: for processes that a training depends on.
+    """
+
+    def __init__(self, folder: Path, attempt: int, writer: str, patient: bool = False) -> None:
+        self.path = folder / name_of(attempt, writer)
+        self.attempt, self.writer, self.patient = attempt, writer, patient
+        self._waiting: list[bytes] = []
+        self._count, self._whole = 0, False
+        with _suppressed(patient):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, kind: str, **fields: Any) -> Event:
+        """Append one event, durable when this returns; see ``patient``."""
+        self._count += 1
+        event = Event(self.attempt, self.writer, self._count, kind, time.time(), fields)
+        line = {"sequence": event.sequence, "kind": kind, "time": round(event.time, 6), **fields}
+        self._waiting.append(json.dumps(line).encode() + b"\n")
+        try:
+            self.retry()
+        except OSError as error:
+            if not self.patient:
+                self._waiting.pop()
+                raise
+            if len(self._waiting) == 1:
+                with contextlib.suppress(OSError):  # stderr may be a file on the same disk
+                    print(f"warning: {kind}: not in the ledger yet ({error.strerror})", file=sys.stderr)
+        return event
+
+    def retry(self) -> None:
+        """Write what still waits.
+
+        Raises:
+            OSError: It still cannot be written.
+        """
+        for last in [False] * (TRIES - 1) + [True]:
+            try:
+                if not self._waiting or self._append(b"".join(self._waiting)):
+                    self._waiting.clear()
+                    return
+            except OSError as error:
+                if error.errno != errno.ESTALE or last:
+                    raise
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
+
+    def _append(self, lines: bytes) -> bool:
+        """False where the file was folded away meanwhile: a new one takes the lines."""
+        whole, self._whole = self._whole, False
+        with files.naming(self.path), open(self.path, "ab") as handle:
+            # a former process of this name may have died within a line: its rest must not swallow ours
+            handle.write((b"" if whole or handle.tell() == 0 else b"\n") + lines)
+            handle.flush()
+            os.fsync(handle.fileno())
+            self._whole = os.fstat(handle.fileno()).st_nlink > 0
+        return self._whole
+
+
+def read(folder: Path, attempt: int | None = None, writer: str | None = None,
+         note: Callable[[object], None] | None = None) -> list[Event]:
+    """Events under ``folder``, in the order (attempt, writer, position).
+
+    Lines that no process of ours wrote are skipped, like those torn by a kill; so is what is no file.
+
+    Args:
+        attempt, writer: Only this attempt's, only this writer's.
+        note: Told of each thing that was skipped; with it, what the storage does not give is skipped, too.
+
+    Raises:
+        Unreadable: There is more than a run could write.
+        OSError: The storage does not give it.
+    """
+    skipped: list[object] = []
+    unfit: list[object] = []
+    found = lines_of(folder, attempt, writer, skipped, note is not None)
+    events = [event for name in sorted(found, key=origin) for event in _parse(folder / name, found[name], unfit)]
+    if unfit:
+        several = f" ({len(unfit)} lines skipped)" if len(unfit) > 1 else " (skipped)"
+        skipped.append(f"{unfit[0]}{several}")
+    if note is not None:
+        for what in skipped:
+            note(what)
+    return events
+
+
+def fold(folder: Path, attempt: int) -> None:
+    """Take the files of all attempts up to ``attempt``, which are closed, into the cumulative file.
+
+    Any process may do this at any time, again, or beside another one that does it.
+    """
+    names = os.listdir(folder)
+    newest = newest_folded(names)
+    if newest is not None and newest[0] > attempt:
+        return  # this caller is stale
+    room, known = Room(folder), {}
+    if newest:
+        known = read_folded(folder / newest[1], room, [])
+    own = [name for name in names if (found := OWN.fullmatch(name)) and int(found[1]) <= attempt]
+    contents = contents_of(folder, own, room, [], False)
+    merged = {**known, **{name: union(known.get(name, []), content) for name, content in contents.items()}}
+    target = folder / f"folded-{attempt:04d}.jsonl"
+    if merged != known or (newest and newest[1] != target.name):
+        with files.replacing(target) as handle:
+            for name in sorted(merged, key=origin):
+                head = json.dumps({"file": name, "lines": len(merged[name])}).encode()
+                handle.write(b"".join(line + b"\n" for line in [head, *merged[name]]))
+    # the one before stays, for readers who have listed the folder a moment ago
+    for name in sorted(name for name in names if FOLDED.fullmatch(name) and name != target.name)[:-1]:
+        (folder / name).unlink(missing_ok=True)
+    for name in contents:
+        with contextlib.suppress(FileNotFoundError):
+            if known.get(name) == merged[name] and room.read(folder / name) == contents[name]:
+                (folder / name).unlink()
+
+
+def _parse(path: Path, lines: Iterable[bytes], unfit: list[object]) -> list[Event]:
+    attempt, writer = origin(path.name)
+    events: list[Event] = []
+    for line in lines:
+        record = parsed(line) if len(line) < LONGEST_LINE else None
+        if record is None:
+            continue  # torn by a kill
+        try:
+            kind = _checked_kind(record, path)
+        except Unreadable as error:
+            unfit.append(error)
+            continue
+        stamp = record.pop("time")
+        for name in NOT_FIELDS:
+            record.pop(name, None)
+        events.append(Event(attempt, writer, len(events) + 1, kind, stamp, record))
+    return events
+
+
+def _checked_kind(record: dict[str, Any], path: Path) -> str:
+    """The kind of an event that has what its readers take from it.
+
+    Raises:
+        Unreadable: It has not.
+    """
+    check(record, ANY, path)
+    kind = record["kind"]
+    if kind in EVENTS:
+        check(record, EVENTS[kind], path, kind)
+    return kind
+
+
+def _suppressed(asked: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.suppress(OSError) if asked else contextlib.nullcontext()

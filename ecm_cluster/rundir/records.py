@@ -1,0 +1,132 @@
+"""The shape of each record in a run directory, as :mod:`ecm_cluster.base.reading` checks it before anything is used.
+
+A run directory may be another user's, or damaged: what lies in it is data. Keys that this version does not know are
+ignored, and those that a former version did not write are optional.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+from ..base.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable, read_json
+
+# Errors of the storage that do not pass: no permission, a loop of links, a socket or a device in the file's place, a
+# file in its folder's.
+LASTING = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR)
+
+COUNT = Number(0)
+SECONDS = Number(0, 1e12, whole=False)
+TIME = Number(-2**31, 2**40, whole=False)  # that a calendar can show
+NAME = Text(r"[^\x00-\x1f\x7f]*", 4096, "text without control characters")
+JOB_ID = Text(r"[0-9]{1,18}(_[0-9]{1,9})?", 32, "a job id")
+TOKEN = Text(r"(?!\(null\)$)[^\x00-\x1f\x7f/]+", 1024, "a token")  # (null): Slurm's word for no comment
+USER = Text(r"[^\x00-\x20\x7f,/-][^\x00-\x20\x7f,/]*", 256, "the name of a user")
+CHECKPOINT = Text(r"iter_[0-9]{1,12}-a[0-9]{1,9}\.pth", 64, "the name of a checkpoint")
+START = Text(r"[^:\x00-\x1f]*:[^:\x00-\x1f]*:[0-9]{0,9}", 256, "CLUSTER:JOB:RESTART")
+CLUSTER = OneOf("slurm", "local")
+FIGURE = Maybe(float)
+
+RUN = {"cluster": CLUSTER, "job": dict, OptionalKey("name"): NAME, OptionalKey("run_id"): NAME,
+       OptionalKey("submitted"): TIME, OptionalKey("cwd"): NAME, OptionalKey("virtual_ranks"): COUNT,
+       OptionalKey("threads"): COUNT, OptionalKey("checkpoint_every"): COUNT, OptionalKey("config"): NAME,
+       OptionalKey("batch"): dict, OptionalKey("annotations"): {str: NAME}, OptionalKey("digests"): dict,
+       OptionalKey("staging"): Maybe({"pack": Maybe(NAME), "columns": NAME, "annotations": {str: str}}),
+       OptionalKey("class_counts"): dict, OptionalKey("code"): dict, OptionalKey("weights"): list,
+       OptionalKey("versions"): {str: str}}
+
+OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": COUNT, "after": COUNT}),
+             OptionalKey("virtual_ranks"): Maybe(COUNT), OptionalKey("not_kept"): [str],
+             OptionalKey("code"): {OptionalKey("number"): Number(1, 10**6), OptionalKey("digest"): str}}
+
+_ATTEMPT: dict[Any, Any] = {
+    OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
+    OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
+    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(Text(r"\w[\w.-]*\.pth", 255, "the name of a checkpoint"))}
+ATTEMPT = {**_ATTEMPT, "accepts": [CHECKPOINT]}
+ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64, "a way to score")]}
+
+COMPLETE = {"checkpoint": CHECKPOINT}
+
+CANCELLED = {OptionalKey("id"): str, OptionalKey("time"): TIME, OptionalKey("by"): str}
+
+MANIFEST = {"file": CHECKPOINT, "size": COUNT, "digest": Text(r"sha256:[0-9a-f]{1,64}", 71, "sha256:HEX"),
+            "iteration": COUNT, "epoch": COUNT, "position": COUNT, "attempt": COUNT, "epoch_end": bool,
+            OptionalKey("step"): Number(1)}
+
+_JOB: dict[Any, Any] = {"token": TOKEN, OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("user"): Maybe(USER),
+        OptionalKey("cluster_name"): Maybe(NAME)}
+SUBMISSION: dict[Any, Any] = {**_JOB, "token": Maybe(TOKEN), "cluster": CLUSTER, OptionalKey("former"): [_JOB]}
+
+ELEMENTS = {"elements": [{"at": Text(r"last|(epoch|iteration) [0-9]{1,12}", 32, "last, epoch N or iteration N"),
+                          "settings": dict, "scoring": [dict]}],
+            OptionalKey("job"): Maybe(dict), OptionalKey("block"): Maybe(dict),
+            OptionalKey("instead_of"): Maybe(JOB_ID), OptionalKey("after_cancel"): Maybe(dict)}
+
+CHUNKS = {"chunks": Number(0, 10**6)}
+
+METRICS = {
+    "figures": {str: {str: FIGURE}}, "max_dets": Maybe(COUNT),  # null: of VOC, which knows no such limit
+    "per_class": [{"id": object, "name": str, "frequency": Maybe(str), "image_count": Maybe(COUNT),
+                   "instance_count": Maybe(COUNT), OptionalKey("bbox"): FIGURE, OptionalKey("segm"): FIGURE}],
+    "provenance": {"checkpoint": NAME, "iteration": COUNT, OptionalKey("epoch"): Maybe(COUNT),
+                   OptionalKey("checkpoint_digest"): Maybe(str), OptionalKey("annotations"): Maybe(str),
+                   OptionalKey("annotations_digest"): Maybe(str), OptionalKey("settings"): Maybe(dict)},
+    OptionalKey("notes"): [str]}
+
+HEARTBEAT = {OptionalKey("phase"): NAME, OptionalKey("loss"): FIGURE, OptionalKey("seconds_per_iteration"): FIGURE,
+             **{OptionalKey(name): Maybe(COUNT) for name in ("iteration", "iterations", "epoch", "done", "total")},
+             OptionalKey("commits_fail"): Maybe({"stands": Maybe(COUNT), "seconds": SECONDS, "reason": str})}
+
+START_NOTE = {"kind": str, OptionalKey("host"): NAME, OptionalKey("nodes"): NAME, OptionalKey("stage"): NAME,
+              OptionalKey("code"): int, OptionalKey("phase"): str, OptionalKey("line"): COUNT}
+
+LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position": COUNT,
+              "iterations_this_epoch": COUNT, "iterations_per_epoch": COUNT}
+LOG_LINE = {"iter": COUNT, OptionalKey("epoch"): COUNT}
+
+# Events of the ledger by kind: what readers cannot do without, and the types of what they show.
+_RANK: dict[Any, Any] = {OptionalKey("rank"): Maybe(int)}
+_STAGED = {name: Number(0, 1e18, whole=False) for name in ("copied", "repaired", "found", "seconds", "waited")}
+EVENTS: dict[str, dict[Any, Any]] = {
+    "submitted": {"stage": str, "job_id": JOB_ID},
+    "refused": {"stage": str, "reason": str},
+    "resumed": {OptionalKey("stages"): [str], OptionalKey("overrides"): {OptionalKey("job"): dict}},
+    "cancelled": {"what": str},
+    "start": {"host": str, "rank": COUNT, "pid": Number(1, 2**31)},
+    "left": _RANK,
+    "abort": _RANK,
+    "end": {"cause": str, **_RANK, OptionalKey("iteration"): Maybe(int),
+            **{OptionalKey(name): Maybe(str) for name in ("detail", "next", "node", "traceback")}},
+    "commit": {OptionalKey("checkpoint"): str, **{OptionalKey(name): SECONDS for name in (
+        "seconds", "write_seconds", "blocked_seconds", "slowest_step")}},
+    "commit-failed": {"iteration": COUNT, "reason": str, "stands": str},
+    "complete": {"checkpoint": str},
+    "quarantine": {"checkpoint": str, "reason": str},
+    "warning": {"about": str, "text": str},
+    "requeue": {"accepted": bool, "cause": str},
+    "successor": {"job_id": JOB_ID},
+    "stopped": {"detail": str},
+    "released": {"mark": str, "at": str},
+    "not-started": {"cause": str, "detail": str, "node": Maybe(str), "of_node": bool, "start": START, "cluster": str,
+                    "resumes": COUNT, **_RANK},
+    "left-out": {"node": str, "reason": str, "resumes": COUNT},
+    "staged": {"scratch": str, "host": str, OptionalKey("node"): Maybe(int), OptionalKey("pack"): str, **_STAGED},
+    "staging": {"host": str, "detail": str},
+}
+
+
+def read(path: Path, shape: Any) -> Any:
+    """A record of this shape.
+
+    Raises:
+        Unreadable: It is damaged, or nobody but another user can read it.
+        OSError: It is not there, or the storage fails for now.
+    """
+    try:
+        return read_json(path, shape)
+    except OSError as error:
+        if error.errno in LASTING:
+            raise Unreadable(path, "", str(error.strerror)) from None
+        raise

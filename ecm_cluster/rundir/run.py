@@ -1,0 +1,220 @@
+"""A run: what can be read from its directory, and whose it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..base import files, owners, reading
+from ..base.errors import UserError
+from ..base.reading import Unreadable
+from ..job.job import Job
+from . import records
+from .paths import STAGE, RunFolder
+from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
+from .work import Evaluation, Work
+
+__all__ = ["Evaluation", "Run", "Submission", "Work"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One job of the chain as recorded on the login node.
+
+    Attributes:
+        stage, cluster: ``train`` or ``evaluate``; ``slurm`` or ``local``.
+        token: Passed to Slurm as the job's comment; finds a job whose id was never recorded.
+        job_id: None between the token and sbatch's answer.
+    """
+
+    stage: str
+    token: str
+    job_id: str | None
+    cluster: str
+
+
+class Run(RunFolder):
+    """A training run and all that hangs on it."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the caller's own; root's are those of root. Of another's run everything is data, to be shown.
+
+        Nothing acts on what a foreign run names (jobs, processes, files), and nothing is written to it.
+        """
+        try:
+            return owners.of(self.path, self.run_file.name) == os.geteuid()
+        except OSError:
+            return False  # nothing can be done with it
+
+    def require_own(self, verb: str) -> None:
+        """Refuse to act on another user's run.
+
+        Args:
+            verb: What the owner can do, in the infinitive.
+
+        Raises:
+            UserError: It is another's, or cannot be looked into.
+        """
+        try:
+            uid = owners.of(self.path, self.run_file.name)
+        except OSError as error:
+            raise UserError(f"RUN: {error.filename}: {error.strerror}") from None
+        if uid != os.geteuid():
+            raise UserError(f"RUN: {self.path} belongs to {owners.name_of(uid)}; only its owner can {verb} it")
+
+    @property
+    def code_dir(self) -> Path:
+        """The code that attempts import: the submission's, or what a resume has put in its place."""
+        return self.code_folder(self.overrides().code.get("number", 1))
+
+    def mark_cancelled(self, by: str) -> None:
+        """Write the cancel mark; each is another one, whatever the clock says."""
+        files.write_json(self.cancel_file, {"id": secrets.token_hex(4), "time": round(time.time(), 3), "by": by})
+
+    def cancel_mark(self) -> dict[str, Any] | None:
+        """The cancel mark; None: the user has not cancelled the run, or has resumed it."""
+        try:
+            return records.read(self.cancel_file, records.CANCELLED)
+        except FileNotFoundError:
+            return None
+        except Unreadable as error:
+            self.note(error)
+            return {}  # damaged, but there
+
+    def cancelled(self, stage: str = "train") -> bool:
+        """Whether the user has cancelled a stage; a sweep that was submitted after that is not meant."""
+        mark = self.cancel_mark()
+        record = self.stage(stage) if mark is not None and stage.startswith("sweep") else None
+        return mark is not None and (record is None or record.after_cancel != mark)
+
+    def evaluation(self, key: str) -> Evaluation:
+        found = Evaluation(self.evaluations_dir / key)
+        found.note = self.note  # type: ignore[method-assign]
+        return found
+
+    def evaluations(self) -> list[Evaluation]:
+        if not self.evaluations_dir.is_dir():
+            return []
+        return [self.evaluation(p.name) for p in sorted(self.evaluations_dir.iterdir()) if p.is_dir()]
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """run.json: frozen at submission.
+
+        Raises:
+            UserError: The directory is not a run.
+        """
+        try:
+            return RunSpec.from_dict(records.read(self.run_file, records.RUN))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
+                            "give the folder that `submit` printed") from None
+        except (UserError, OSError) as error:
+            if os.path.exists(self.path) and not os.path.isdir(self.path):
+                raise UserError(f"{self.path} is not a run directory; give the folder that `submit` printed") from None
+            why = str(error).replace(f"{self.run_file}: ", "")
+            raise UserError(f"{self.run_file} is not a readable record of a run ({why}){self._of_another()}") from None
+
+    def _of_another(self) -> str:
+        with contextlib.suppress(OSError):
+            uid = owners.of(self.path, self.run_file.name)
+            return "" if uid == os.geteuid() else f": it belongs to {owners.name_of(uid)}"
+        return ""
+
+    def job(self, stage: str = "train") -> Job:
+        """The job of a stage as it is now: the submission's with what resumes have changed since.
+
+        A stage of evaluations that was submitted with a job of its own keeps that one.
+        """
+        now, changes = self.spec.job, self.overrides().job
+        if changes:
+            now = recorded_job(changes, now)
+        if stage == "train":
+            return now
+        record = self.stage(stage)
+        return record.job if record and record.job else evaluation_job(now)
+
+    def threads(self, stage: str) -> int:
+        """CPU threads of each rank of a stage: the run's, but where a stage of evaluations has a job of its own."""
+        record = self.stage(stage)
+        return record.job.threads_per_rank if record and record.job else self.spec.threads
+
+    def stage(self, stage: str) -> StageRecord | None:
+        """What is on record of a stage of evaluations, if anything."""
+        try:
+            if not STAGE.fullmatch(stage):
+                return None
+            return StageRecord.from_dict(records.read(self.elements_file(stage), records.ELEMENTS), self.job)
+        except FileNotFoundError:
+            return None
+        except UserError as error:
+            raise _not_readable(self.elements_file(stage), "record of evaluations", error) from None
+
+    def completion(self) -> str | None:
+        """Name of the last checkpoint, if the newest attempt wrote the completion mark; None: not complete.
+
+        A mark that is damaged says that it was written: then the ledger says what it held.
+        """
+        newest = self.newest_attempt()
+        path = self.complete_file(newest)
+        try:
+            return records.read(path, records.COMPLETE)["checkpoint"]
+        except FileNotFoundError:
+            return None
+        except Unreadable as error:
+            told = [e["checkpoint"] for e in self.events(newest) if e.kind == "complete"]
+            if not told or not reading.fits(told[-1], records.CHECKPOINT):
+                raise _not_readable(path, "completion mark", error) from None
+            self.note(error)
+            return told[-1]
+
+    def overrides(self) -> Overrides:
+        """What resumes have changed, read anew at each call."""
+        try:
+            return Overrides.from_dict(records.read(self.overrides_file, records.OVERRIDES))
+        except FileNotFoundError:
+            return Overrides()
+        except UserError as error:
+            raise _not_readable(self.overrides_file, "record of what was resumed", error) from None
+
+    def submission(self, stage: str) -> dict[str, Any]:
+        """The submission record of a stage (:data:`records.SUBMISSION`); empty where there is none.
+
+        Of one that is damaged the ledger has what matters: the jobs with their tokens.
+
+        Raises:
+            UserError: It has not.
+        """
+        path = self.submission_file(stage)
+        try:
+            return records.read(path, records.SUBMISSION)
+        except Unreadable as error:
+            rows = {e["job_id"]: {"token": e.get("token"), "job_id": e["job_id"]} for e in self.events(0, "submit")
+                    if e.kind == "submitted" and e["stage"] == stage}
+            record = {"cluster": self.spec.cluster, "submitted": None, "user": None, "cluster_name": None,
+                      **(list(rows.values()) or [{}])[-1], "former": list(rows.values())[:-1]}
+            if not reading.fits(record, records.SUBMISSION):
+                raise _not_readable(path, "record of a submission", error) from None
+            self.note(error)
+            return record
+        except OSError:  # none, or replaced just now
+            return {}
+
+    def submissions(self) -> list[Submission]:
+        """Jobs of the chain, training first."""
+        stages = [path.stem for path in self.submission_file("x").parent.glob("*.json") if STAGE.fullmatch(path.stem)]
+        found = [(stage, record) for stage in sorted(stages, key=lambda s: (s != "train", s))
+                 if (record := self.submission(stage))]  # refused meanwhile
+        return [Submission(stage, record["token"], record.get("job_id"), record["cluster"]) for stage, record in found]
+
+
+def _not_readable(path: Path, what: str, error: UserError) -> UserError:
+    why = str(error).replace(f"{path}: ", "")
+    return UserError(f"{path}: not a readable {what} ({why}); restore the file from a backup")

@@ -1,0 +1,86 @@
+"""The logged losses of all attempts as one series, as if the training had never stopped.
+
+Each attempt has a JSON log of its own. Its first line says after which iteration it started, so what earlier
+attempts logged beyond that was done again, and does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ..base.reading import Unreadable, check, parse_json, read_bytes
+from . import records
+from .run import Run
+
+LARGEST = 1 << 30  # bytes of the log of one attempt: a line for each iteration of a long training
+
+
+def fold(run: Run) -> list[dict[str, Any]]:
+    """The log lines that count, by iteration, none doubled and none missing.
+
+    Returns:
+        mmcv's fields of each line (``loss``, ``lr``, …); ``iteration`` counts optimizer steps from the training's
+        first one, and ``attempt`` says who logged it.
+    """
+    series: list[dict[str, Any]] = []
+    for attempt in run.attempts():
+        header, lines = read(run, attempt)
+        if header is not None:
+            series = [line for line in series if line["iteration"] <= header["starts_after"]] + lines
+    return series
+
+
+def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The first line of an attempt's JSON log, None if it logged nothing, and its training lines."""
+    path = run.json_log(attempt)
+    try:
+        rows = read_bytes(path, LARGEST).decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return None, []
+    except Unreadable as error:
+        run.note(error)
+        return None, []
+    header, lines = None, []
+    for row in rows:
+        with contextlib.suppress(Unreadable):  # empty, or torn by a kill
+            line = check(parse_json(row, path), dict, path)
+            if "starts_after" in line:
+                header = check(line, records.LOG_HEADER, path)
+            elif header is not None and line.get("mode") == "train":
+                check(line, records.LOG_LINE, path)
+                lines.append({**line, "iteration": _iteration(line, header), "attempt": attempt})
+    return header, lines
+
+
+def _iteration(line: dict[str, Any], header: dict[str, Any]) -> int:
+    """Optimizer steps done at a log line; by-epoch loggers count ``iter`` from 1 in each epoch."""
+    if not header["by_epoch"]:
+        return line["iter"]
+    later = line.get("epoch", 1) - 1 - header["epoch"]
+    # the epoch that it starts in may be of another length, where the run was rescaled
+    before = header["iterations_this_epoch"] + (later - 1) * header["iterations_per_epoch"] if later else 0
+    return header["starts_after"] + before - header["position"] + line["iter"]
+
+
+def redone(run: Run, attempt: int, start: int) -> list[str]:
+    """For the readable log: which iterations of earlier attempts an attempt that starts after ``start`` redoes."""
+    lines = [f"attempt {attempt} goes on after iteration {start}"] if attempt > 1 else []
+    for earlier in run.attempts():
+        reached = _reached(run, earlier) if earlier < attempt else 0
+        if reached > start:
+            first = max(start, _start(run, earlier)) + 1
+            lines.append(f"iterations {first} to {reached} of attempt {earlier} are redone: its lines on them are void")
+    return lines
+
+
+def _start(run: Run, attempt: int) -> int:
+    header, _ = read(run, attempt)
+    return header["starts_after"] if header else 0
+
+
+def _reached(run: Run, attempt: int) -> int:
+    """The last iteration of an attempt that is on record anywhere."""
+    _, lines = read(run, attempt)
+    beat = run.heartbeat(attempt) or {}
+    return max([line["iteration"] for line in lines] + [beat.get("iteration") or 0])

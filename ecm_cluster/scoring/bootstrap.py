@@ -1,0 +1,79 @@
+"""Confidence intervals of the figures: how much they would move with other images of the same kind.
+
+Images are drawn with replacement, as many as there are, and every figure is computed again. Matches are not
+searched again: an image drawn twice counts twice (:mod:`.matches`), so a replicate that draws every image once has
+the very figures of the set. The standard deviation of the replicates is the error, and the interval the figure with
+so many errors to either side as the normal distribution asks for (the standard interval of Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993, chapters 6 and 13).
+
+It is not the interval between the replicates' quantiles, since on LVIS they are off to one side: a class of few
+images is absent from many replicates and over-represented in the others, and then its precision is higher. ``bias``
+says by how much; it can be more than the error, and the quantiles then leave the figure itself out.
+
+An interval speaks of the choice of images alone, not of another training run. With few images of a kind (APr, APc)
+the replicates hold fewer of its classes than other sets of images would, and the interval is rather too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import UserError
+from . import metrics
+from .matches import Accumulator, Matches
+
+REPLICATES = 200  # enough for a standard error: Efron and Tibshirani, chapter 6
+
+
+def bootstrap(matches: Matches, by_frequency: Sequence[Sequence[int]], max_dets: int = 300,
+              replicates: int = REPLICATES, seed: int = 0, confidence: float = 0.95,
+              on_replicate: Callable[[int, int], None] | None = None) -> dict[str, dict[str, Any]]:
+    """A confidence interval for every figure of LVIS.
+
+    Args:
+        matches: of one kind of overlap.
+        by_frequency: what :func:`.figures.groups` gives.
+        max_dets: names the recalls.
+        replicates: how often the images are drawn.
+        seed: of the draws; equal seeds draw equal images.
+        confidence: the share of sets whose interval is to hold what the figure is on average.
+        on_replicate: called with (replicates done, replicates in all).
+
+    Returns:
+        For each figure ``low`` and ``high``, both in [0, 1], ``error`` (the standard deviation of the replicates),
+        ``bias`` (their mean less the figure) and ``replicates`` (those in which it is defined); None instead of
+        numbers where fewer than two are, or the figure is not.
+    """
+    check(replicates, confidence)
+    rng = np.random.default_rng(seed)
+    accumulate = Accumulator(matches)
+    point = metrics.summarize(*accumulate(), by_frequency, max_dets)
+    rows = []
+    for done in range(replicates):
+        times = np.bincount(rng.integers(0, matches.images, matches.images), minlength=matches.images)
+        rows.append(list(metrics.summarize(*accumulate(times), by_frequency, max_dets).values()))
+        if on_replicate:
+            on_replicate(done + 1, replicates)
+    return {name: _interval(point[name], values, confidence) for name, values in zip(point, np.array(rows).T)}
+
+
+def check(replicates: int, confidence: float) -> None:
+    """Refuse what gives no interval."""
+    if replicates < 2:
+        raise UserError(f"bootstrap: {replicates} replicates give no interval; {REPLICATES} are usual")
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence: {confidence} is not between 0 and 1; 0.95 is usual")
+
+
+def _interval(point: float, values: np.ndarray, confidence: float) -> dict[str, Any]:
+    defined = values[values > -1]
+    if point == -1 or len(defined) < 2:
+        return {"low": None, "high": None, "error": None, "bias": None, "replicates": len(defined)}
+    error = float(np.std(defined, ddof=1))
+    reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return {"low": max(point - reach, 0.0), "high": min(point + reach, 1.0), "error": error,
+            "bias": float(np.mean(defined)) - point, "replicates": len(defined)}

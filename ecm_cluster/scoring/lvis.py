@@ -1,0 +1,130 @@
+"""lvis-api as the scorer: its own code decides every match, every precision and every mean.
+
+Run as it ships, lvis-api looks at every pair of image and category, 24 million in LVIS v1 val, of which few
+hold anything, and keeps a record of each. Its categories do not influence each other, and a pair with neither
+ground truth nor admitted detection adds nothing. So here it is run category by category, each on the images
+that hold ground truth of the category or are known to be free of it; the precision and recall of all
+categories are then summarized by lvis-api in one go. Results are equal to the last bit.
+
+Imported by :mod:`.scoring` when it scores, since it needs lvis, numpy and pycocotools.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lvis import LVIS, LVISEval, LVISResults
+
+from .detections import Detections, strongest
+
+
+def _with_numpy_float(function: types.FunctionType) -> types.FunctionType:
+    """The same code, in globals of its own where ``np.float`` exists, which numpy 1.24 removed."""
+    numpy = types.SimpleNamespace(**{**vars(np), "float": float})
+    return types.FunctionType(function.__code__, {**function.__globals__, "np": numpy}, function.__name__,
+                              function.__defaults__, function.__closure__)
+
+
+class _Shared(dict):
+    """A dataset whose images and categories lvis-api would deep-copy for every set of results."""
+
+    def __deepcopy__(self, memo: dict) -> _Shared:
+        return _Shared(self)
+
+
+class GroundTruth(LVIS):
+    """LVIS ground truth from an annotation file that is parsed already."""
+
+    dataset: dict[str, Any]
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        super().__init__("")
+        self.dataset = _Shared(self.dataset)
+
+    def _load_json(self, path: str) -> Any:
+        return self._document
+
+
+class _Results(LVISResults):
+    """Results in memory, possibly none, which lvis-api does not foresee."""
+
+    def __init__(self, ground_truth: GroundTruth, results: list[dict[str, Any]]) -> None:
+        self._given = results
+        if results:
+            # a "path", not the list: for a list lvis-api calls logger.warn, which Python 3.13 does not have.
+            # No limit here: it holds over all categories of an image and was applied already
+            super().__init__(ground_truth, "", max_dets=-1)
+        else:
+            self.dataset = {**ground_truth.dataset, "annotations": []}
+            self.logger = ground_truth.logger
+            self._create_index()
+
+    def _load_json(self, path: str) -> Any:
+        return self._given
+
+
+class Evaluation(LVISEval):
+    """lvis-api's evaluation on a numpy without ``np.float``."""
+
+    accumulate = _with_numpy_float(LVISEval.accumulate)
+
+
+def evaluate(ground_truth: GroundTruth, found: Detections, iou_type: str, max_dets: int = 300,
+             on_category: Callable[[int, int], None] | None = None) -> Evaluation:
+    """Evaluate by lvis-api.
+
+    Args:
+        ground_truth: of LVIS form; for ``segm`` its polygons become run lengths, in place, as in lvis-api.
+        found: detections on its images.
+        iou_type: ``bbox`` or ``segm``.
+        max_dets: detections that count in an image.
+        on_category: called with (categories done, categories in all).
+
+    Returns:
+        The evaluation, summarized: ``results`` (figures by name, -1 where undefined), ``eval["precision"]``
+        (10 thresholds, 101 recalls, categories, 4 areas) and ``eval["recall"]``, -1 where undefined.
+    """
+    whole = Evaluation(ground_truth, _Results(ground_truth, []), iou_type)
+    whole.params.max_dets = max_dets
+    categories = whole.params.cat_ids
+    shape = (len(whole.params.iou_thrs), len(categories), len(whole.params.area_rng))
+    precision = -np.ones((shape[0], len(whole.params.rec_thrs), *shape[1:]))
+    recall = -np.ones(shape)
+    free_of = defaultdict(list)
+    for image in ground_truth.dataset["images"]:
+        for category in image["neg_category_ids"]:
+            free_of[category].append(image["id"])
+    found = found.take(strongest(found.image_id, found.scores(iou_type), max_dets))
+    found = found.take(np.argsort(found.category_id, kind="stable"))
+    begins, ends = (np.searchsorted(found.category_id, categories, side) for side in ("left", "right"))
+    for at, category in enumerate(categories):
+        present = set(ground_truth.cat_img_map.get(category, ()))
+        if present:  # a category without ground truth stays undefined, whatever was detected
+            images = sorted(present.union(free_of[category]))
+            rows = found.take(slice(begins[at], ends[at]))
+            rows = rows.take(np.isin(rows.image_id, images))
+            part = _one_category(ground_truth, rows, iou_type, category, images)
+            precision[:, :, at], recall[:, at] = part["precision"][:, :, 0], part["recall"][:, 0]
+        if on_category:
+            on_category(at + 1, len(categories))
+    whole.freq_groups = whole._prepare_freq_group()
+    whole.eval = {"params": whole.params, "precision": precision, "recall": recall}
+    whole.summarize()
+    return whole
+
+
+def _one_category(ground_truth: GroundTruth, found: Detections, iou_type: str, category: int,
+                  images: list[int]) -> dict[str, np.ndarray]:
+    """lvis-api's precision and recall for one category on ``images``."""
+    part = GroundTruth(dict(images=ground_truth.load_imgs(images), annotations=[],
+                               categories=ground_truth.load_cats([category])))
+    evaluation = Evaluation(ground_truth, _Results(part, found.to_lvis_results(iou_type)), iou_type)
+    evaluation.params.img_ids, evaluation.params.cat_ids = images, [category]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation.eval
