@@ -16,11 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from ecm_cluster import submit, synthesize  # noqa: E402
 from ecm_cluster.base.errors import UserError  # noqa: E402
-from ecm_cluster.mmconfig import config
-from ecm_cluster.plan import (
-    create,  # noqa: E402
-    planning,
-)
+from ecm_cluster.mmconfig import config  # noqa: E402
+from ecm_cluster.plan import create, planning  # noqa: E402
 from ecm_cluster.rundir.run import Run  # noqa: E402
 
 WEIGHTS = "weights.pth"

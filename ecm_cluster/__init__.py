@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__version__ = "0.1.0"
+from .base.version import __version__ as __version__
 
 
 def _interrupted(number: int, frame: object) -> None:

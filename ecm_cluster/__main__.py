@@ -6,8 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from . import __version__
 from .base.errors import one_of
+from .base.version import __version__
 from .console import cli
 
 VERBS = {

@@ -56,9 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(["--check=here" if word == "--check" else word for word in words])
     job = read_job(args)
     if not args.dry_run:
+        from .backends import choose
+
         cli.acts()
         folders.check_working_directory()
-        require(args.cluster)
+        choose.require(args.cluster)
     run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
@@ -134,14 +136,6 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     if args.eval_while_training:
         block["while_training"] = True
     return block
-
-
-def require(cluster_name: str) -> None:
-    """Refuse to submit to what this machine cannot reach."""
-    from .backends import choose
-
-    choose.named(cluster_name).require("give --cluster local to run here, or submit from a login node",
-                                       answering=True)
 
 
 def dry_run(run: Run, plan: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ecm_cluster.mmconfig import config
 
-CONFIGS = Path(config.__file__).parents[1] / "configs"
+CONFIGS = Path(config.__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.py") if p.parent.name != "_base_")
 
 # loss, margin exponent (None: not an ECM loss), outputs of the classifier beyond the classes

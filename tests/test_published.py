@@ -16,7 +16,7 @@ import pytest
 
 from ecm_cluster.mmconfig import config
 
-CONFIGS = Path(config.__file__).parents[1] / "configs/ecm"
+CONFIGS = Path(config.__file__).parents[2] / "configs/ecm"
 FACTS = json.loads((Path(__file__).parent / "golden/published_configs.json").read_text())
 OURS = {
     "authors_r50_ecm_1x": "mask_rcnn_r50_1x.py", "authors_r50_ecm_2x": "mask_rcnn_r50_2x.py",

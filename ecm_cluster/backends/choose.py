@@ -18,3 +18,8 @@ def named(name: str) -> Backend:
 def of(run: Run) -> Backend:
     """The backend that a run was submitted to."""
     return named(run.spec.cluster)
+
+
+def require(name: str) -> None:
+    """Refuse to submit to what this machine cannot reach."""
+    named(name).require("give --cluster local to run here, or submit from a login node", answering=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from ..backends import choose
 from ..base.errors import UserError
 from ..job import job as jobs
 from ..rundir.run import Run
@@ -86,7 +85,7 @@ def release_due(run: Run) -> list[str]:
     Returns:
         What was released, in the elements' words.
     """
-    if not run.job().evaluation.while_training or not choose.of(run).queues or run.completion():
+    if not run.job().evaluation.while_training or run.completion():
         return []
     record = submissions.record_of(run, chain.EVALUATE)
     train, array = submissions.record_of(run, chain.TRAIN).get("job_id"), record.get("job_id")

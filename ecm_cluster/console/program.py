@@ -67,7 +67,7 @@ def is_verb() -> bool:
     """Whether this process was started as a verb, and not as one of the programs that run on nodes."""
     program = sys.argv[0] if sys.argv else ""
     return (os.path.basename(program) in ("-m", "ecm-cluster")
-            or os.path.dirname(os.path.abspath(program)) == os.path.dirname(os.path.abspath(__file__)))
+            or os.path.dirname(os.path.abspath(program)) == os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 # ---------------------------------------------------------------------------------------------- signals

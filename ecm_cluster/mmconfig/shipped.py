@@ -14,7 +14,7 @@ from ..base.errors import UserError, one_of
 
 def resource_dir(kind: str) -> Path:
     """The folder ``configs`` or ``jobs`` of this installation: beside the package, or under sys.prefix."""
-    beside = Path(__file__).resolve().parent.parent / kind
+    beside = Path(__file__).resolve().parents[2] / kind
     return beside if beside.is_dir() else Path(sys.prefix) / "share" / "ecm-cluster" / kind
 
 

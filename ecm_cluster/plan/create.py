@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..base import files, units
 from ..base.errors import UserError
+from ..base.version import __version__
 from ..chain import chain, evaluations
 from ..freeze import snapshot, weights
 from ..job import sharing

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ..backends import choose
 from ..base.errors import UserError, one_of
 from ..console import shell
 from ..slurm import site
 from ..staging import planned
-
-if TYPE_CHECKING:
-    from .planning import Plan
+from .plan import Plan
 
 
 def check(plan: Plan) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import submit
+from ..backends import choose
 from ..base import files, folders
 from ..base.errors import UserError
 from ..base.units import check_run_path, safe_name
@@ -64,7 +64,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
-        submit.require(args.cluster)
+        choose.require(args.cluster)
     plan = planning.make(job, args.cluster)
     plan.weights = []  # the checkpoint has them all
     # what is wrong with the training data alone does not matter to a model that is trained

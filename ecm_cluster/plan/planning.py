@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +16,10 @@ from ..keycheck import check_keys, keys
 from ..mmclasses import classes
 from ..mmconfig import config, settled, shipped
 from ..rundir.run import Run
-from ..slurm import site
 from ..slurm.sbatch import python_of
 from ..staging import planned
 from . import class_counts, modules, operators, place, variables
-
-
-@dataclass
-class Plan:
-    """Everything that submission will do, before it does any of it.
-
-    Attributes:
-        cfg: The resolved mmdet config, paths absolute, class counts still a path.
-        elements: What will be scored.
-        partition: Where the job goes that names none.
-        preemption: What may preempt it; empty where Slurm was not asked.
-        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
-        operators: What mmcv-full of the job's Python was compiled for, where that is on record.
-        problems: Why submission would refuse; a dry run shows them, a real one raises the first.
-        warnings: What the user should know but may want.
-    """
-
-    job: jobs.Job
-    where: str
-    cfg: dict[str, Any]
-    config_path: str
-    config_files: list[Path]
-    annotations: dict[str, Path]
-    images: dict[str, Path]
-    weights: list[weights.Weight]
-    batch: dict[str, Any]
-    staging: planned.Staging
-    elements: list[evaluations.Element] = field(default_factory=list)
-    partition: str | None = None
-    preemption: list[site.Preemption] = field(default_factory=list)
-    not_asked: str = ""
-    operators: operators.Operators | None = None
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+from .plan import Plan
 
 
 def make(job: jobs.Job, where: str) -> Plan:

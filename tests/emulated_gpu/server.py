@@ -21,8 +21,8 @@ def main() -> None:
     # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-    from ecm_cluster.node.inference import detect, worker  # noqa: F401
-    from ecm_cluster.node.training import mmdet_trainer, step_hook, worker
+    from ecm_cluster.node.inference import detect, worker as scoring  # noqa: F401, I001
+    from ecm_cluster.node.training import mmdet_trainer, step_hook, worker  # noqa: F401
     from emulated_gpu import compute, hooks  # noqa: F401
 
     compute.activate(runtime)
@@ -55,7 +55,7 @@ def play(request: dict[str, Any], rank: int) -> None:
 
 def work(request: dict[str, Any], rank: int) -> int:
     """What the launcher's worker does at the place of a rank."""
-    from ecm_cluster.node.inference import worker
+    from ecm_cluster.node.inference import worker as scoring
     from ecm_cluster.node.training import worker
     from ecm_cluster.rundir.run import Run
     from emulated_gpu.hooks import Signalled
@@ -65,7 +65,7 @@ def work(request: dict[str, Any], rank: int) -> int:
                       SUBMITIT_LOCAL_GLOBALID=str(rank), SUBMITIT_LOCAL_LOCALID=str(rank),
                       EMULATED_GPUS=str(world), FAKE_CUDA_UUIDS="ABCDEFGH"[:world], **request.get("env", {}))
     if request["evaluate"]:
-        return worker.main(request["run"], request["attempt"], "evaluate", 0, Run(request["run"]).completion() or "")
+        return scoring.main(request["run"], request["attempt"], "evaluate", 0, Run(request["run"]).completion() or "")
     Signalled.during = request["ends_at"]
     return worker.main(request["run"], request["attempt"])
 

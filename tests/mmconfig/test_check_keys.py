@@ -18,7 +18,7 @@ from ecm_cluster.mmconfig import config, settled
 from ecm_cluster.mmconfig.lookup import paths
 from ecm_cluster.plan import planning, variables
 
-ROOT = Path(config.__file__).parents[1]
+ROOT = Path(config.__file__).parents[2]
 MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / ".mim" / "configs"
 SHIPPED = sorted(MMDET.rglob("*.py"))
 OURS = sorted((ROOT / "configs").rglob("*.py"))

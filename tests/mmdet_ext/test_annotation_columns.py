@@ -117,7 +117,7 @@ def test_the_same_annotations_give_the_same_bytes_in_any_process(tmp_path):
     code = ("import sys; from pathlib import Path; from mmdet_ext import annotations; "
             "annotations.write(Path(sys.argv[1]), open(sys.argv[2], 'wb')); "
             "assert not {'torch', 'mmcv', 'mmdet', 'pycocotools', 'lvis'} & set(sys.modules)")
-    root = Path(annotations.__file__).parent.parent
+    root = Path(annotations.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code, tmp_path / "ann.json", tmp_path / "again"], cwd=root, check=True)
     assert (tmp_path / "again").read_bytes() == here
 

@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 
 import pytest
-from ecm_cluster.staging.broadcast import Circle
-from ecm_cluster.staging.wire import Kind
 from staging.making import A, B, in_memory, is_exact, make_pack
 
 from ecm_cluster.base import files
 from ecm_cluster.pack.pack import BLOCK, Pack, PackedFile
-from ecm_cluster.staging import broadcast, copying, door, peer, wire
+from ecm_cluster.staging import copying
+from ecm_cluster.staging.peers import broadcast, door, peer, wire
+from ecm_cluster.staging.peers.broadcast import Circle
+from ecm_cluster.staging.peers.wire import Kind
 from ecm_cluster.staging.scratch import Scratch
 
 pytestmark = pytest.mark.slow  # together they wait for some twenty seconds
@@ -32,7 +33,8 @@ LOOPBACK = ["127.0.0.1"]
 NODE = """
 import sys, threading, time
 from pathlib import Path
-from ecm_cluster.staging import broadcast, copying, peer, scratch, streams
+from ecm_cluster.staging.peers import broadcast, peer
+from ecm_cluster.staging import copying, scratch, streams
 from ecm_cluster.pack import pack
 path, base, contacts, node, nodes = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 peer.PATIENCE, broadcast.MEETING = 4.0, 3.0

@@ -23,7 +23,7 @@ from typing import Any
 
 from .signatures import arguments
 
-OUT = Path(__file__).resolve().parents[2] / "ecm_cluster" / "mmconfig" / "classes.txt"
+OUT = Path(__file__).resolve().parents[2] / "ecm_cluster" / "mmclasses" / "classes.txt"
 OPEN = "**"  # stands behind the arguments of a class that may take others as well
 REGISTRIES = {  # as mmcv and mmdet call them: the section of the table
     "models": "models", "conv layer": "conv", "norm layer": "norm", "activation layer": "activation",

@@ -105,7 +105,7 @@ class Writer:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", "from ecm_cluster.node.training import writer; writer.main()", str(self.run.path),
                  str(self.attempt), *map(str, descriptors), str(os.getpid())],
-                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[2],
+                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[3],
                 preexec_fn=signals.prepare_child)
 
     def send(self, request: Request) -> None:
