@@ -30,7 +30,7 @@ from ..pack.pack import Pack
 from . import leases
 from .staged_set import SetFolder, put
 
-__all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
+__all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet"]
 
 SPARE = 100  # one part in so many of the disk stays free: it may be the node's own
 MARGIN = 1 << 20  # bytes for folders, manifests and locks

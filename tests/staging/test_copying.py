@@ -18,8 +18,9 @@ from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.pack import pack
 from ecm_cluster.pack.pack import BLOCK, Pack
-from ecm_cluster.staging import copying, scratch
+from ecm_cluster.staging import copying
 from ecm_cluster.staging.scratch import Scratch
+from ecm_cluster.staging.staged_set import SetFolder
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +224,10 @@ def test_damage_that_a_reader_reports_is_repaired_at_the_next_start(packed, base
     folder = stage(packed, base).folder
     flip(folder / A, keep_stamp=True)
     assert stage(packed, base).source == "there"  # nobody can see it by size and time
-    for name, block in ((A, 1), (A, 0), (B, 0), (A, 99), ("images/unknown.tar", 0)):
-        scratch.report_damage(folder, name, block)
+    for name in (A, B):
+        SetFolder(folder).report_damage(name)
+    with pytest.raises(OSError):
+        SetFolder(folder).report_damage("images/unknown.tar")
     staged = stage(packed, base)
     assert (staged.source, staged.repaired, staged.copied) == ("repaired", BLOCK, 0)
     assert is_exact(packed, folder) and stage(packed, base).source == "there"
@@ -234,7 +237,7 @@ def test_damage_that_a_reader_reports_is_repaired_at_the_next_start(packed, base
 def test_a_repair_that_is_killed_is_done_by_the_next(packed, base, point):
     folder = stage(packed, base).folder
     flip(folder / A, keep_stamp=True)
-    scratch.report_damage(folder, A, 1)
+    SetFolder(folder).report_damage(A)
     assert stage_in_process(packed, base, **{files.KILL_ENV: point})[0] == -signal.SIGKILL
     stage(packed, base)
     assert is_exact(packed, folder) and stage(packed, base).source == "there"
@@ -288,8 +291,10 @@ def test_a_pack_cannot_write_outside_its_set(packed, base):
 class Peer:
     """Another node that has the whole pack, and lies about one block."""
 
-    def __init__(self, of: Pack) -> None:
-        self.of, self.asked, self.had, self.moves = of, [], {}, {}
+    def __init__(self, of: Pack, base: Path) -> None:
+        self.of, self.folder = of, Scratch(base).set_folder(of.digest)
+        self.asked: list[tuple[str, int]] = []
+        self.had: dict[tuple[str, int], bool] = {}
 
     def order(self, blocks):
         return blocks[::-1]
@@ -299,39 +304,34 @@ class Peer:
         offset, length = file.span(block)
         if (file.name, block) == (A, 2):
             return False
-        if (file.name, block) == (A, 1):
-            raise ConnectionResetError
         buffer[:] = (self.of.path / file.name).read_bytes()[offset:offset + length]
         if (file.name, block) == (A, 0):
             buffer[7] ^= 255
         return True
 
-    def have(self, file, block, path) -> None:
-        offset, length = file.span(block)
-        with open(path, "rb") as handle:
-            handle.seek(offset)
-            whole = (self.of.path / file.name).read_bytes()
-            self.had[file.name, block] = handle.read(length) == whole[offset:offset + length]
-
-    def moved(self, file, path) -> None:
-        self.moves[file.name] = path.exists()
+    def have(self, file, blocks) -> None:
+        whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
+        found = (whole if whole.exists() else partial).read_bytes()
+        for block in blocks:
+            offset, length = file.span(block)
+            right = (self.of.path / file.name).read_bytes()[offset:offset + length]
+            self.had[file.name, block] = found[offset:offset + length] == right
 
 
 def test_blocks_come_from_other_nodes_and_from_shared_storage_where_those_have_none_or_wrong_ones(own_pack, packed,
                                                                                                    base):
     stage(own_pack, base, "index.bin")
     (own_pack.path / B).unlink()  # nobody but a peer has it
-    peer = Peer(packed)
-    staged = stage(own_pack, base, circle=peer, threads=1)
+    peer = Peer(packed, base)
+    staged = stage(own_pack, base, peers=peer, threads=1)
     every = {(f.name, b) for f in packed.files for b in range(len(f.blocks))}
     assert is_exact(packed, staged.folder)
     assert set(peer.asked) == every - {("index.bin", 0)} and peer.asked[-1] == (A, 0)
     assert set(peer.had) == every and all(peer.had.values())
-    assert set(peer.moves) == {f.name for f in packed.files} - {"index.bin"} and all(peer.moves.values())
 
 
 def test_a_node_that_has_all_serves_all(packed, base):
     stage(packed, base)
-    peer = Peer(packed)
-    stage(packed, base, circle=peer)
+    peer = Peer(packed, base)
+    stage(packed, base, peers=peer)
     assert len(peer.had) == sum(len(f.blocks) for f in packed.files) and not peer.asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from staging.making import A, B, in_memory, is_exact, make_pack, stage_in_process, start, start_and_pause
 
 from ecm_cluster.base import disk, files
@@ -300,20 +297,6 @@ def test_the_file_system_is_told_by_the_mount_that_is_nearest(tmp_path):
     assert kinds["with space"].in_memory and not kinds["with"].in_memory
     assert disk.filesystem(Path("/"), mounts).kind == "ext4"
     assert disk.filesystem(Path("/"), tmp_path / "none").kind == ""
-
-
-@given(reports=st.lists(st.tuples(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1,
-                                          max_size=20), st.integers(0, 10**6)), max_size=8))
-def test_damage_is_on_record_by_file_and_block_whatever_the_name(tmp_path_factory, reports):
-    folder = tmp_path_factory.mktemp("set")
-    for name, block in reports + reports:
-        scratch.report_damage(folder, name, block)
-    found = SetFolder(folder).damaged()
-    assert {(name, block) for name, blocks in found.items() for block in blocks} == set(reports)
-    for name, blocks in found.items():
-        SetFolder(folder).clear_damage(name, blocks)
-    assert SetFolder(folder).damaged() == {}
-    shutil.rmtree(folder)
 
 
 def test_many_threads_that_stage_and_collect_at_once_always_read_what_is_right(packs, base):

@@ -123,8 +123,8 @@ class BlockClient:
             connection = _Connection(*self._server)
         try:
             answer, held = connection.ask(f"{block}/{quote(file.name)}", BLOCK_SECONDS)
-            if answer.length != (buffer.nbytes if answer.status == HERE else 0):
-                raise ConnectionError("an answer of unexpected length")
+            if {HERE: buffer.nbytes, LATER: 0, NEVER: 0}.get(answer.status) != answer.length:
+                raise ConnectionError("an answer of unexpected kind or length")
             for at in range(0, answer.length, PIECE):
                 piece = buffer[at:at + PIECE]
                 if answer.readinto(piece) != piece.nbytes:

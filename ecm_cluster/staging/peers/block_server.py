@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, BinaryIO, NamedTuple, Optional, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from .protocol import HELD, PROOF, Secret
 
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     status: int
     held: int
     text: bytes = b""
-    file: Optional[BinaryIO] = None
+    file: BinaryIO | None = None
     offset: int = 0
     length: int = 0
 
@@ -65,7 +65,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(PROOF, server.secret.proof(self._nonce, answer.status, held))
             self.end_headers()
             if answer.file:
-                self.connection.sendfile(answer.file, answer.offset, answer.length)
+                sent = self.connection.sendfile(answer.file, answer.offset, answer.length)
+                self.close_connection = sent < answer.length  # it was cut this moment: the rest would be awaited
             else:
                 self.wfile.write(answer.text)
 
