@@ -3,8 +3,8 @@
     python benchmarks/starting.py [--ranks 1,2] [--rounds 5] [--before CHECKOUT]
 
 A run is trained to a first checkpoint by the real worker, which a signal ends. Then starts are measured, in turns:
-``worker`` is ``ecm_cluster.node.training.worker`` with that checkpoint; ``before`` the same of another checkout; ``mmdet`` what
-mmdet's ``tools/train.py`` imports and does with ``resume_from``, on a CPU with the additions that
+``worker`` is ``ecm_cluster.node.training.worker`` with that checkpoint; ``before`` the same of another checkout;
+``mmdet`` what mmdet's ``tools/train.py`` imports and does with ``resume_from``, on a CPU with the additions that
 ``benchmarks/training.py`` names. All ranks of a start run side by side, and end at their first step.
 
 Parts, in seconds, means over the ranks and medians over the rounds: ``imports`` from the start of Python on; ``data``
@@ -162,7 +162,8 @@ def first_checkpoint(run: Any, ranks: int) -> str:
     from ecm_cluster.rundir import checkpoints
 
     attempt = begin_attempt(run)
-    processes = begin(run, ranks, ROOT, ["-m", "ecm_cluster.node.training.worker", str(run.path), str(attempt)], attempt)
+    words = ["-m", "ecm_cluster.node.training.worker", str(run.path), str(attempt)]
+    processes = begin(run, ranks, ROOT, words, attempt)
     while not run.rendezvous_file(attempt).exists():  # from there on it ends after its first step
         if any(process.poll() for process in processes):
             raise SystemExit(f"the training ended before its first step; see {run.path}")

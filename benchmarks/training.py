@@ -5,9 +5,9 @@
         --image-size 1333 --size 1333x800 --train-images 200
 
 Both train the same config on the same images from the same weights, with the same seed, threads and number of ranks.
-``worker`` is ``ecm_cluster.node.training.worker`` as a job runs it, with its process group, its boundary after each step,
-heartbeats, and commits as often as a job makes them by default; ``mmdet`` is ``mmdet.apis.train_detector`` with its
-logger and its checkpoints after each epoch. Both teams of processes live side by side and take turns of
+``worker`` is ``ecm_cluster.node.training.worker`` as a job runs it, with its process group, its hook after each
+step, heartbeats, and commits as often as a job makes them by default; ``mmdet`` is ``mmdet.apis.train_detector`` with
+its logger and its checkpoints after each epoch. Both teams of processes live side by side and take turns of
 ``--iterations`` iterations, so that another load on the machine falls on both alike; every other round the other one is
 first. A figure is the median over the rounds, a ratio the median of the rounds' ratios; the first round, in which
 memory is allocated and DDP lays out its buckets, is left out. On a machine with other work read the CPU times, which

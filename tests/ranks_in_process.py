@@ -58,8 +58,8 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     logger = logging.getLogger("mmdet")
     logger.setLevel(logging.ERROR)
     logging.getLogger("mmcv").setLevel(logging.ERROR)
-    runner = mmdet_trainer.runner(cfg, mmdet_trainer.model(cfg, place, SEED, "cpu", 0, dataset.CLASSES), str(run.logs_dir),
-                             logger, {"seed": SEED}, run.log_stamp(attempt))
+    model = mmdet_trainer.model(cfg, place, SEED, "cpu", 0, dataset.CLASSES)
+    runner = mmdet_trainer.runner(cfg, model, str(run.logs_dir), logger, {"seed": SEED}, run.log_stamp(attempt))
     losses: list[Any] = []
 
     def save() -> None:

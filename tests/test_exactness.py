@@ -55,7 +55,8 @@ def test_a_gpu_is_promised_the_same_samples_but_not_the_same_bits():
 def test_statistics_over_processes_depend_on_their_number():
     cfg = demo(**{"model.backbone.norm_cfg": {"type": "SyncBN"}, "model.rpn_head.type": "ATSSHead"})
     assert [text.split()[0] for text in reproducibility.elastic_problems(cfg)] == ["SyncBN", "ATSSHead"]
-    assert "; another number of ranks would change it: SyncBN takes its statistics" in reproducibility.describe(cfg, "cpu")
+    said = reproducibility.describe(cfg, "cpu")
+    assert "; another number of ranks would change it: SyncBN takes its statistics" in said
     assert "another number" not in reproducibility.describe(demo(), "cpu")
 
 

@@ -6,15 +6,11 @@ A test that names an exception says why, and fails when the exception is no long
 from __future__ import annotations
 
 import ast
-import configparser
-import functools
-import importlib.metadata
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,134 +19,12 @@ if sys.version_info < (3, 10):
     pytest.skip("the source is the same everywhere; Pythons that can list their own modules read it",
                 allow_module_level=True)
 
-ROOT = Path(__file__).resolve().parent.parent
+from source import ROOT, Module, holds, import_names, is_in, modules, setup_cfg, third_party, verbs
+
 HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
 # rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
-HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.staging", "ecm_cluster.lvis")
-
-
-@dataclass(frozen=True)
-class Import:
-    """One module that another one imports; ``lazy`` if only when some function is called."""
-
-    name: str
-    line: int
-    lazy: bool
-
-
-class Module:
-    """A source file: its dotted name, its text, its tree."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        self.is_package = parts[-1] == "__init__"
-        self.name = ".".join(parts[:-1] if self.is_package else parts)
-        self.text = path.read_text()
-        self.tree = ast.parse(self.text, str(path))
-
-    def __repr__(self) -> str:
-        return self.name
-
-    @property
-    def where(self) -> str:
-        return str(self.path.relative_to(ROOT))
-
-    @functools.cached_property
-    def nodes(self) -> list[ast.AST]:
-        return list(ast.walk(self.tree))
-
-    @functools.cached_property
-    def imports(self) -> list[Import]:
-        return list(self._imports(self.tree, lazy=False))
-
-    def _imports(self, node: ast.AST, lazy: bool) -> Iterator[Import]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                yield from (Import(alias.name, child.lineno, lazy) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                base = self._absolute(child)
-                for alias in child.names:
-                    inner = f"{base}.{alias.name}"
-                    yield Import(inner if inner in names() else base, child.lineno, lazy)
-            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue  # never happens at run time
-            else:
-                function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-                yield from self._imports(child, lazy or function)
-
-    def _absolute(self, node: ast.ImportFrom) -> str:
-        if not node.level:
-            return node.module or ""
-        package = self.name.split(".") if self.is_package else self.name.split(".")[:-1]
-        package = package[: len(package) - node.level + 1]
-        return ".".join(package + ([node.module] if node.module else []))
-
-    @functools.cached_property
-    def docstrings(self) -> set[int]:
-        """Identities of the constants that are documentation, not values."""
-        return {id(node.value) for node in self.nodes
-                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
-
-    @functools.cached_property
-    def is_verb(self) -> bool:
-        found = {node.name for node in self.tree.body if isinstance(node, ast.FunctionDef)}
-        return {"parser", "main"} <= found and self.name.count(".") == 1
-
-
-@functools.lru_cache(maxsize=None)
-def modules(*packages: str) -> list[Module]:
-    chosen = packages or ("ecm_cluster", "mmdet_ext")
-    return [Module(path) for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
-
-
-@functools.lru_cache(maxsize=None)
-def names() -> set[str]:
-    """Dotted names of all modules; read from the paths, so that imports can be resolved while parsing."""
-    found = set()
-    for package in ("ecm_cluster", "mmdet_ext"):
-        for path in (ROOT / package).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            found.add(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
-    return found
-
-
-def is_in(name: str, *packages: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
-
-
-def verbs() -> list[Module]:
-    return [module for module in modules("ecm_cluster") if module.is_verb]
-
-
-def third_party(name: str) -> bool:
-    top = name.split(".")[0]
-    return top not in sys.stdlib_module_names and top not in ("ecm_cluster", "mmdet_ext")
-
-
-@functools.lru_cache(maxsize=None)
-def setup_cfg() -> configparser.ConfigParser:
-    parsed = configparser.ConfigParser()
-    parsed.read(ROOT / "setup.cfg")
-    return parsed
-
-
-def import_names(*requirements: str) -> set[str]:
-    """Top-level modules of the distributions in lists of requirements as setup.cfg writes them."""
-    lines = "\n".join(requirements).strip().splitlines()
-    wanted = {canonical(re.split(r"[\s<>=!~;\[]", line.strip())[0]) for line in lines if line.strip()}
-    by_module = importlib.metadata.packages_distributions()
-    absent = wanted - {canonical(owner) for owners in by_module.values() for owner in owners}
-    assert not absent, f"`make setup` installs {', '.join(sorted(absent))}, which setup.cfg names"
-    return {m for m, owners in by_module.items() if wanted & {canonical(owner) for owner in owners}}
-
-
-def canonical(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def holds(violations: list[str]) -> None:
-    assert not violations, "\n" + "\n".join(violations)
+HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "ecm_cluster.scoring",
+               "ecm_cluster.synthetic")
 
 
 # -- law 1: what learns knows nothing of clusters, and the login node knows nothing of torch
@@ -285,7 +159,8 @@ def called(node: ast.Call) -> str:
 NOT_OF_A_RUN: dict[tuple[str, str], str] = {}
 
 
-SPELLERS = ("ecm_cluster.rundir.paths", "ecm_cluster.rundir.work")  # a run, and what it has in common with an evaluation
+# a run, and what it has in common with an evaluation
+SPELLERS = ("ecm_cluster.rundir.paths", "ecm_cluster.rundir.work")
 
 
 def names_in_a_run() -> set[str]:
@@ -489,80 +364,7 @@ def test_text_is_utf_8_whatever_the_locale() -> None:
            for line, call in without_encoding(m)])
 
 
-# -- law 5: imports run one way
-
-
-LAYERS = [  # from the ground up
-    {"errors", "output", "program", "cli", "files", "folders", "reading", "values", "sbatch_options", "sharing",
-     "shell", "shipped", "yaml_file", "pickles"},
-    {"ledger", "mmconfig"},
-    {"run", "work", "job", "spec", "test_settings"},
-    {"job_env"},
-    {"checkpoints", "recovery", "request"},
-    {"cluster", "driver", "evaluations", "job_states", "site"},
-    {"backends.queue"},
-    {"submissions"},
-    {"backends.base"},
-    {"chain", "slurm_ends"},
-    {"backends.local", "backends.short_job", "backends.slurm"},
-    {"backends.choose"},
-    {"handover", "liveness"},
-    {"plan"},
-    {"checking"},
-    {"diagnosis"},
-]
-TOP = len(LAYERS)  # verbs and node
-UPWARD = {
-    ("ecm_cluster.chain.chain", "ecm_cluster.node.supervise.entry"): "names what a job runs, when it pickles it",
-    ("ecm_cluster.diagnosis.visiting", "ecm_cluster.node.checks.probe"): "names what the doctor's job runs",
-}
-
-
-def layer(name: str) -> int | None:
-    """The height of a module; None for one that no law places."""
-    for height, members in enumerate(LAYERS):
-        if any(is_in(name, f"ecm_cluster.{member}") for member in members):
-            return height
-    is_verb = name in {verb.name for verb in verbs()}
-    return TOP if is_verb or is_in(name, "ecm_cluster.node") else None
-
-
-def test_imports_run_from_verbs_and_node_down_to_files() -> None:
-    violations = []
-    for module in modules("ecm_cluster"):
-        height = layer(module.name)
-        for i in module.imports:
-            below = layer(i.name)
-            if height is not None and below is not None and below > height \
-                    and (module.name, i.name) not in UPWARD:
-                violations.append(f"{module.where}:{i.line} imports {i.name}, which stands above it")
-    holds(violations)
-
-
-def test_no_module_imports_itself_through_others() -> None:
-    graph = {m.name: sorted({i.name for i in m.imports if i.name in names() and i.name != m.name
-                             and (m.name, i.name) not in UPWARD}) for m in modules()}
-    done: set[str] = set()
-
-    def walk(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, "a circle: " + " -> ".join((*trail[trail.index(name):], name))
-        if name not in done:
-            for following in graph[name]:
-                walk(following, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        walk(name, ())
-
-
 # -- size, and what the project says of itself
-
-
-def test_no_source_file_has_outgrown_its_one_job() -> None:
-    sizes = {m.where: len(m.text.splitlines())
-             for m in modules("ecm_cluster", "mmdet_ext", "tools", "benchmarks")}
-    holds([f"{where} has {lines} lines; 300 are the limit: it has two jobs"
-           for where, lines in sizes.items() if lines > 300])
 
 
 def project_files() -> list[Path]:
@@ -704,7 +506,7 @@ JSON_UNCHECKED = {
     "ecm_cluster.plan.operators": "in the environment that the job's Python comes from",
     "ecm_cluster.annotations.outline": "annotations, of any size; what is wrong with them is named",
     "ecm_cluster.scoring.score": "annotations, of any size; what is wrong with them is named",
-    "ecm_cluster.annotations.image_names": "the names in annotations, of any size; the reader takes over where it fails",
+    "ecm_cluster.annotations.image_names": "names of any size; the reader takes over where it fails",
 }
 
 

@@ -103,8 +103,7 @@ def test_a_grace_or_a_lead_that_is_too_short_is_warned_of_with_the_figures():
 
 
 def test_no_job_is_told_to_stop_before_half_of_its_time_is_over_and_a_limit_too_short_for_a_stop_is_warned_of():
-    assert (signal_lead.within(120, "1"), signal_lead.within(120, "3:00"), signal_lead.within(120, "4"), signal_lead.within(120, "1-00:00:00")) \
-        == (30, 90, 120, 120)
+    assert [signal_lead.within(120, limit) for limit in ("1", "3:00", "4", "1-00:00:00")] == [30, 90, 120, 120]
     (short,) = signal_lead.warnings(signal_lead.Cost(10.0, 50.0, "measured in r"), lead=150, preemption=None, limit="4")
     assert short.startswith("time: 4 is short: of the 240 s of each start 120 s are kept for a stop that may take 120")
 

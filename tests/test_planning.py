@@ -398,8 +398,8 @@ def test_a_plan_with_frozen_counts_needs_nothing_that_a_login_node_lacks(small_d
     program = (
         "import sys\n"
         f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
-        "from ecm_cluster.mmconfig import config; from ecm_cluster.job import job; from ecm_cluster.plan import plan_text, planning\n"
-        "from ecm_cluster.plan import class_counts\n"
+        "from ecm_cluster.mmconfig import config; from ecm_cluster.job import job\n"
+        "from ecm_cluster.plan import class_counts, plan_text, planning\n"
         "values = {'config': 'configs/demo.py', 'device': 'cpu', 'data_root': sys.argv[1]}\n"
         "plan = planning.make(job.make(values), 'local')\n"
         "class_counts.freeze(plan.cfg)\n"

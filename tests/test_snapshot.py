@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     home = tmp_path / "checkout"
     files = {
         "ecm_cluster/__init__.py": "VALUE = 1\n",
-        "ecm_cluster/node/supervise/entry.py": "from .. import VALUE\n",
+        "ecm_cluster/node/supervise/entry.py": "from ... import VALUE\n",
         "ecm_cluster/data/names.json": "[1]\n",
         "ecm_cluster/__pycache__/task.cpython-311.pyc": "old",
         "mmdet_ext/__init__.py": "",
@@ -120,7 +120,7 @@ def test_our_packages_are_imported_from_the_copy_when_the_original_breaks(tmp_pa
     for file in site.rglob("*.py"):
         file.write_text("raise RuntimeError('edited while the job waits')\n")
     code = "import ecm_cluster.freeze.snapshot, ecm_cluster.freeze.weights as w, mmdet_ext; print(w.__file__)"
-    assert python(tmp_path / "run/code", code, tmp_path) == f"{tmp_path}/run/code/ecm_cluster/weights.py"
+    assert python(tmp_path / "run/code", code, tmp_path) == f"{tmp_path}/run/code/ecm_cluster/freeze/weights.py"
     with pytest.raises(subprocess.CalledProcessError):
         python(site, code, tmp_path)
 

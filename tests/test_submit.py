@@ -180,7 +180,8 @@ def test_a_dry_run_needs_neither_slurm_nor_torch_and_writes_nothing(small_data, 
     tmp_path = tmp_path / "here"
     tmp_path.mkdir()
     program = (f"import sys\nfor name in {BLOCKED!r}: sys.modules[name] = None\n"
-               "from ecm_cluster.console import cli; from ecm_cluster import submit\nraise SystemExit(cli.run(submit.main))\n")
+               "from ecm_cluster.console import cli; from ecm_cluster import submit\n"
+               "raise SystemExit(cli.run(submit.main))\n")
     flags = ["--data-root", str(small_data), "--gpus", "8", "--nodes", "2", "--dry-run", "--set",
              f"model.roi_head.bbox_head.num_classes={CLASSES}", "--set",
              f"model.roi_head.mask_head.num_classes={CLASSES}",

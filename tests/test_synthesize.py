@@ -122,7 +122,8 @@ def test_a_set_being_replaced_is_never_lost_to_a_kill(tmp_path):
 
 
 def test_help_needs_no_numpy_and_the_verb_names_the_remedy():
-    without = "import sys; sys.modules['numpy'] = None; from ecm_cluster.console import cli; from ecm_cluster import synthesize; "
+    without = ("import sys; sys.modules['numpy'] = None; from ecm_cluster.console import cli; "
+               "from ecm_cluster import synthesize; ")
     run = without + "raise SystemExit(cli.run(synthesize.main, sys.argv[1:]))"
     shown = python("-c", run, "--help")
     assert shown.returncode == 0 and "--train-images" in shown.stdout

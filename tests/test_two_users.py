@@ -101,7 +101,8 @@ def test_no_verb_imports_from_the_folder_that_it_is_typed_in(machine: Machine) -
 def test_git_is_not_asked_about_a_checkout_of_somebody_else(machine: Machine) -> None:
     machine.attacker("""mkdir -p checkout; cd checkout; git init -q .
         git config core.fsmonitor "touch $PWD/../traps/git; :" """)
-    script = "from pathlib import Path; from ecm_cluster.freeze import git; print(git.state(Path('checkout/mine'), ['.']))"
+    script = ("from pathlib import Path; from ecm_cluster.freeze import git; "
+              "print(git.state(Path('checkout/mine'), ['.']))")
     done = machine.victim("sh", "-c", f'mkdir checkout/mine && python -c "{script}"', cwd=machine.shared)
     assert done.stdout == "{'commit': None, 'dirty': None}\n"
     machine.nothing_ran()

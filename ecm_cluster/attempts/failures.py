@@ -89,7 +89,7 @@ def of_exit(code: int, log: Path, begin: int) -> dict[str, Any]:
 
 
 def cause_of(text: str) -> str:
-    """The cause of an attempt's end (a key of :data:`ecm_cluster.attempts.endings.ENDINGS`) that an error's text tells."""
+    """The cause of an attempt's end in an error's text: a key of :data:`ecm_cluster.attempts.endings.ENDINGS`."""
     if OUT_OF_GPU_MEMORY.search(text):
         return "out of GPU memory"
     if OF_THE_GPU.search(text) and not OF_THE_PROGRAM.search(text):

@@ -1,9 +1,9 @@
 """What of a run is scored: checkpoints under settings, as the elements of an array of jobs, and where results lie.
 
 An element names a checkpoint by what it will be (the last one, the end of an epoch, an iteration), so that it can be
-submitted before there is such a checkpoint. Its result lies in an :class:`~ecm_cluster.rundir.run.Evaluation`, whose key is
-made of the checkpoint's digest and of everything else that the model's answers depend on: whoever asks for the same
-again finds it there.
+submitted before there is such a checkpoint. Its result lies in an :class:`~ecm_cluster.rundir.run.Evaluation`, whose
+key is made of the checkpoint's digest and of everything else that the model's answers depend on: whoever asks for the
+same again finds it there.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, sh
     _say_absent(with_names, options.strict, say)
     by_name = image_names.groups({a.name: a.images for a in with_names})
     group_of = {s.name: by_name.get(s.name, image_names.OTHER) for s in sources.images}
-    order = list(dict.fromkeys([*(Path(n).stem for n in image_names.in_order(a.name for a in with_names)), image_names.OTHER]))
+    stems = [Path(name).stem for name in image_names.in_order(a.name for a in with_names)]
+    order = list(dict.fromkeys([*stems, image_names.OTHER]))
     planned = shards.divide(sources.images, group_of, order, options.shard_size)
     packed, entries, written = _shards(partial, planned, options, show)
     if planned:

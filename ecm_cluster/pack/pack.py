@@ -7,7 +7,7 @@
       index.bin                          where each image lies: name -> file, offset, length, checksum
       images/lvis_v1_train-00000.tar     images as plain tar archives, which any tar reads; never unpacked here
       annotations/lvis_v1_train.json     as published
-      annotations/lvis_v1_train.columns  the same for training: memory-mapped columns (:mod:`mmdet_ext.data.annotations`)
+      annotations/lvis_v1_train.columns  the same for training, memory-mapped (:mod:`mmdet_ext.data.annotations`)
 
 A pack can stand in the place of the data root that it was made of. Images are grouped by the first annotation file that
 names them, so that a node copies what its job reads and nothing else. Without images (``images/`` and ``index.bin``) a

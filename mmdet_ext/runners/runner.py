@@ -7,8 +7,8 @@ that a checkpoint holds is complete (runner.meta, the log buffer), and loads in 
 
 An iteration is an optimizer step; with mmcv's hooks that gather gradients over several iterations it is a part of one,
 and the boundary is called when the step is taken. Where a process plays several virtual ranks
-(:mod:`mmdet_ext.runners.virtual_ranks`), it takes as many batches, adds up their gradients, and hands the last one's loss to
-the optimizer hook.
+(:mod:`mmdet_ext.runners.virtual_ranks`), it takes as many batches, adds up their gradients, and hands the last one's
+loss to the optimizer hook.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_bytes_that_are_no_text_are_refused_in_one_line(tmp_path):
 
 def test_the_same_annotations_give_the_same_bytes_in_any_process(tmp_path):
     here = make(tmp_path, text()).read_bytes()
-    code = ("import sys; from pathlib import Path; from mmdet_ext import annotations; "
+    code = ("import sys; from pathlib import Path; from mmdet_ext.data import annotations; "
             "annotations.write(Path(sys.argv[1]), open(sys.argv[2], 'wb')); "
             "assert not {'torch', 'mmcv', 'mmdet', 'pycocotools', 'lvis'} & set(sys.modules)")
     root = Path(annotations.__file__).parents[2]

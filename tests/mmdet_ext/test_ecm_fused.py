@@ -17,6 +17,7 @@ pytest.importorskip("mmdet")
 
 from mmdet.models.builder import build_loss  # noqa: E402
 
+import mmdet_ext.loss  # noqa: E402
 import mmdet_ext.register  # noqa: E402, F401
 from mmdet_ext.loss import ecm_fused  # noqa: E402
 
@@ -110,7 +111,7 @@ def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew)
 def test_without_triton_torchs_operators_do_it_with_one_warning(anew):
     anew.setitem(sys.modules, "triton", None)  # as where it is not installed
     anew.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
-    anew.delattr(mmdet_ext, "ecm_kernels", raising=False)
+    anew.delattr(mmdet_ext.loss, "ecm_kernels", raising=False)
     x = torch.randn(3, 7)
     expected = loss_of(x)
     anew.setenv("ECM_LOSS_FUSED", "1")

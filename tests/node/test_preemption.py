@@ -80,7 +80,7 @@ def test_signals_are_forwarded_until_that_is_ended():
 
 def test_a_signal_that_comes_before_the_handlers_stand_is_kept():
     program = ("from ecm_cluster.node import signals as preemption\nprint('imported', flush=True)\ninput()\n"
-               "preemption.watch()\nprint(preemption.received())\n")
+               "signals.watch()\nprint(preemption.received())\n")
     child = python(program, preexec_fn=signals.prepare_child)
     # at once, while Python itself is still starting
     child.send_signal(signal.SIGTERM)
@@ -115,8 +115,8 @@ def test_what_was_blocked_before_stays_blocked():
 
 
 def test_a_child_dies_with_its_parent():
-    program = ("import subprocess, sys\nfrom ecm_cluster.node import preemption\n"
-               "child = subprocess.Popen(['sleep', '60'], preexec_fn=preemption.prepare_child)\n"
+    program = ("import subprocess, sys\nfrom ecm_cluster.node import signals\n"
+               "child = subprocess.Popen(['sleep', '60'], preexec_fn=signals.prepare_child)\n"
                "print(child.pid, flush=True)\ninput()\n")
     parent = python(program)
     child = int(line(parent))
@@ -152,10 +152,10 @@ class Data(torch.utils.data.Dataset):
     def __getitem__(self, index):
         return torch.tensor([index, os.getpid()])
 
-preemption.watch()
+signals.watch()
 loader = torch.utils.data.DataLoader(Data(), num_workers=2, prefetch_factor=1)
 seen = []
-with preemption.blocked():
+with signals.blocked():
     batches = iter(loader)
 for batch in batches:
     index, pid = batch[0].tolist()
@@ -205,12 +205,12 @@ def test_workers_of_a_loader_end_with_a_trainer_that_is_killed():
 
 
 def test_a_pool_of_somebody_else_ends_although_its_workers_are_of_a_process_that_heeds_signals():
-    program = ("import multiprocessing, sys\nfrom ecm_cluster.node import preemption\npreemption.watch()\n"
-               "with preemption.ordinary_children():\n"
+    program = ("import multiprocessing, sys\nfrom ecm_cluster.node import signals\nsignals.watch()\n"
+               "with signals.ordinary_children():\n"
                "    pool = multiprocessing.get_context('fork').Pool(3)\n"
                "    print(pool.map(abs, [-1, -2]), flush=True)\n"
                "    pool.terminate()\n    pool.join()\n"  # as the collector does it with one that mmdet leaves behind
-               "print('over', preemption.received())\n")
+               "print('over', signals.received())\n")
     process = python(program)
     try:
         out, _ = process.communicate(timeout=30)

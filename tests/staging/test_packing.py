@@ -181,7 +181,8 @@ def test_files_that_hold_boxes_get_columns_and_others_do_not(tmp_path):
     assert packs.block_checksums(made.path / packed.name) == packed.blocks
 
 
-NAMED = image_names.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
+NAMED = image_names.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg",
+                           "3.jpg"])
 
 
 @pytest.mark.parametrize("record, found", [

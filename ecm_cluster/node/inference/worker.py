@@ -1,7 +1,8 @@
 """A rank's worker process in an evaluation: infer this rank's images; rank 0 then scores.
 
-Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT STAGE INDEX CHECKPOINT``. Detections are
-chunks, whole or absent; after a restart only what is missing is computed, whatever the number of ranks is now.
+Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT STAGE INDEX CHECKPOINT``.
+Detections are chunks, whole or absent; after a restart only what is missing is computed, whatever the number of ranks
+is now.
 """
 
 from __future__ import annotations

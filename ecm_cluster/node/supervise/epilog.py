@@ -1,7 +1,7 @@
 """What the batch shell does when its job step is gone: record the end if nobody has, and requeue where that is right.
 
-Run by the batch script's EXIT trap as ``python -m ecm_cluster.node.supervise.epilog RUN STAGE CODE``, CODE being what srun
-returned, or ``none`` where the shell was ended before srun. Imports nothing heavy: it may have seconds only.
+Run by the batch script's EXIT trap as ``python -m ecm_cluster.node.supervise.epilog RUN STAGE CODE``, CODE being what
+srun returned, or ``none`` where the shell was ended before srun. Imports nothing heavy: it may have seconds only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The chain on one machine: what Slurm's requeue and dependency do on a cluster, one step after the other.
 
-Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver STAGE RUN``; STAGE is ``chain`` for
-the training and what stands behind it. It runs each stage through submitit's local executor, the elements of an array
-one after the other, runs what stopped resumably again, and starts an evaluation only on a checkpoint that is there.
-SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
+Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver STAGE RUN``;
+STAGE is ``chain`` for the training and what stands behind it. It runs each stage through submitit's local executor,
+the elements of an array one after the other, runs what stopped resumably again, and starts an evaluation only on a
+checkpoint that is there. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A rank's worker process: trains from the newest valid checkpoint, if there is one, to the end.
 
-Started by the supervisor as ``python -m ecm_cluster.node.training.worker RUN ATTEMPT``. Exit codes: 0 the run is complete;
-75 all ranks agreed to stop and committed; 1 anything else, with the reason in the ledger.
+Started by the supervisor as ``python -m ecm_cluster.node.training.worker RUN ATTEMPT``. Exit codes: 0 the run is
+complete; 75 all ranks agreed to stop and committed; 1 anything else, with the reason in the ledger.
 """
 
 from __future__ import annotations

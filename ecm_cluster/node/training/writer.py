@@ -103,8 +103,8 @@ class Writer:
             descriptors = (theirs.fileno(), self.memory)
             # in the package's own folder: nothing may be imported from where the run happens to be
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from ecm_cluster.node.training import writer; writer.main()", str(self.run.path),
-                 str(self.attempt), *map(str, descriptors), str(os.getpid())],
+                [sys.executable, "-c", "from ecm_cluster.node.training import writer; writer.main()",
+                 str(self.run.path), str(self.attempt), *map(str, descriptors), str(os.getpid())],
                 pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[3],
                 preexec_fn=signals.prepare_child)
 
