@@ -1,4 +1,4 @@
-"""Space on a node's scratch: which file system it is, how much is free, and the error where that is too little."""
+"""Disk space: the file system of a directory, how much of it is free, and the error where that is not enough."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IN_MEMORY = ("tmpfs", "ramfs")
 
 
 class NoRoom(Failed):
-    """What is needed does not fit, even without all that nobody uses."""
+    """What is needed does not fit, even without all sets that are not in use."""
 
 
 @dataclass(frozen=True)
 class Filesystem:
-    """The file system that a folder lies on.
+    """The file system of a directory.
 
     Attributes:
-        kind: As the kernel names it, e.g. ``xfs`` or ``tmpfs``; empty where it does not say.
+        kind: As the kernel names it, e.g. ``xfs`` or ``tmpfs``; empty where it is not known.
         free: Bytes that a user may write.
         total: Bytes.
     """
@@ -36,28 +36,28 @@ class Filesystem:
 
     @property
     def in_memory(self) -> bool:
-        """Whether what lies there counts against the memory of the job that wrote it."""
+        """Whether its files count against the memory of the job that wrote it."""
         return self.kind in IN_MEMORY
 
 
 def close_folder(folder: Path, mode: int = 0o700) -> str | None:
-    """Give a folder of this user, whose name others may have foretold, its mode; why it is not to be used, or None.
+    """Set the mode of a directory of this user with a predictable name; why it must not be used, or None.
 
     Raises:
-        OSError: It does not exist, or cannot be looked at.
+        OSError: It does not exist, or is not accessible.
     """
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            return "not a folder of yours"
+            return "not a directory of yours"
         raise
     try:
         found = os.fstat(handle)
         if found.st_uid != os.geteuid():
-            return "not a folder of yours"
+            return "not a directory of yours"
         if found.st_mode & stat.S_IWOTH:
-            return "open to everybody, who may have put anything there"
+            return "writable by everybody, who may have put anything there"
         if stat.S_IMODE(found.st_mode) != mode:
             os.fchmod(handle, mode)
         return None
@@ -66,7 +66,7 @@ def close_folder(folder: Path, mode: int = 0o700) -> str | None:
 
 
 def filesystem(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> Filesystem:
-    """The file system of a folder, or of its nearest parent that exists.
+    """The file system of a directory, or of its nearest parent that exists.
 
     Args:
         mounts: The kernel's list of mounts.
@@ -88,6 +88,6 @@ def _kind(folder: Path, mounts: Path) -> str:
         _, point, name, *_ = line.split()
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
         inside = point == "/" or f"{folder}/".startswith(f"{point}/")
-        if inside and len(point) >= best:  # of several on one point the last hides the others
+        if inside and len(point) >= best:  # of several at one mount point the last one hides the others
             best, kind = len(point), name
     return kind

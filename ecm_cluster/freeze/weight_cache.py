@@ -26,14 +26,13 @@ from ..base import files, folders
 from ..base.errors import UserError
 from ..base.reading import Text
 from ..base.units import without_secrets
+from ..console.progress import shown
 from . import model_urls
 
 CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
 STALL_SECONDS = 60.0
 LARGEST = 32 << 30  # bytes, where a server does not say how many will come
 RECORD = {"url": str, "sha256": Text("[0-9a-f]{64}"), "size": int, "mtime_ns": int}
-
-Progress = Callable[["Weight", int, "int | None"], None]
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,11 @@ def place(url: str, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 
 
-def fetch(weights: Iterable[Weight], progress: Progress | None = None) -> list[Fetched]:
+def fetch(weights: Iterable[Weight]) -> list[Fetched]:
     """Have every file in place and know its digest; what is in the cache is not fetched again.
 
     Args:
         weights: From :func:`ecm_cluster.freeze.weights.find`.
-        progress: Called with the weight, the bytes so far, and the bytes in all (None if nobody says).
 
     Raises:
         UserError: Naming URL, cause, and where to put the file by hand.
@@ -130,13 +128,13 @@ def fetch(weights: Iterable[Weight], progress: Progress | None = None) -> list[F
         name = weight.url or str(weight.path)
         if name not in done:
             url = weight.url
-            done[name] = _fetch_url(weight, url, progress) if url else _take(weight, weight.path)
+            done[name] = _fetch_url(weight, url) if url else _take(weight, weight.path)
         one = done[name]
         result.append(Fetched(weight, one.path, one.digest, one.size, one.downloaded))
     return result
 
 
-def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
+def _fetch_url(weight: Weight, url: str) -> Fetched:
     folder = weight.path.parent
     path = place(url, folder)
     if path.is_file():
@@ -146,7 +144,7 @@ def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
         with _lock(folder / f".{hashlib.sha256(file_name(url).encode()).hexdigest()[:16]}-{os.geteuid()}.lock"):
             # the one that held the lock before may have put it there, or have taken the plain name
             path = place(url, folder)
-            return _take(weight, path) if path.is_file() else _download(weight, url, path, progress)
+            return _take(weight, path) if path.is_file() else _download(weight, url, path)
     except OSError as error:
         raise UserError(f"{weight.key}: the cache of weights {folder} cannot be written "
                         f"({error.strerror or error}); set {CACHE_ENV} to a folder that can, or give the "
@@ -242,19 +240,20 @@ def _visible_fault(path: Path) -> str:
     return "" if start else "empty"
 
 
-def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -> Fetched:
+def _download(weight: Weight, url: str, path: Path) -> Fetched:
     sha, size, total = hashlib.sha256(), 0, None
     what = f"{weight.key}: {without_secrets(url)}"
     by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
-    with files.replacing(path) as handle:
+    with files.replacing(path) as handle, contextlib.ExitStack() as bar:
+        advance: Callable[[int], None] | None = None
         for total, block in _blocks(what, url, by_hand):
+            advance = advance or bar.enter_context(shown(f"fetching {weight.source}", total))
             handle.write(block)
             sha.update(block)
             size += len(block)
             if size > LARGEST:
                 raise UserError(f"{what} gives more than {LARGEST >> 30} GiB; {by_hand}")
-            if progress:
-                progress(weight, size, total)
+            advance(len(block))
         if total is not None and size != total:
             raise UserError(f"{what} broke off after {size} of {total} bytes; try again, or {by_hand}")
         if not sha.hexdigest().startswith(promised(path.name)):

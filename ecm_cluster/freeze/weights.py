@@ -23,9 +23,9 @@ from ..base.errors import UserError
 from ..base.units import without_secrets
 from ..pickles import archive
 from . import model_urls
-from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, is_safe, place, promised
+from .weight_cache import Fetched, Weight, cache_folder, fetch, file_name, is_safe, place, promised
 
-__all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
+__all__ = ["Fetched", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
 TOP_KEYS = ("load_from", "resume_from")
 MODEL_ENTRIES = ("state_dict", "model")

@@ -28,6 +28,7 @@ from ..staging.planned import Staging
 from ..staging.scratch import Scratch
 from . import pulse, rendezvous, signals
 from .beside import Quiet
+from .staging_events import ProgressReport, StagingEvents
 from .world import Place
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
         if base is None and not place.on_slurm and not staging.or_fail:
             return  # one machine: the disk that the data is on is as near as any other
         if base is None:
-            raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a directory; give "
-                            "one by --scratch")
+            raise UserError("scratch: neither the job nor this node's $SLURM_TMPDIR and $TMPDIR name a directory; set "
+                            "one with --scratch")
         base.mkdir(parents=True, exist_ok=True)
         scratch = Scratch(base)
         limit = memory and (memory << 20) * max(1, place.world_size // place.nodes)
@@ -177,7 +178,7 @@ def _peers(staging: Staging, each: pack.Pack, scratch: Scratch, data: Data,
 
 
 def _await_marks(marks: list[Path], seconds: float = math.inf) -> None:
-    """Wait for files of the attempt; whoever should write one and dies takes this rank along, by its supervisor."""
+    """Wait for files of the attempt; if a rank that should write one dies, its supervisor ends this one too."""
     pulse.beat(phase="waiting for data")
     quiet, missing, end = Quiet(), marks, time.monotonic() + seconds
     while missing and time.monotonic() < end:
@@ -233,31 +234,3 @@ def stop_serving(work: Work, place: Place, attempt: int, data: Data, seconds: fl
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)], seconds)
     for peers in data.peer_groups:
         peers.close()
-
-
-class StagingEvents:
-    """Events of this rank's staging, in its own file of the ledger."""
-
-    def __init__(self, work: Work, attempt: int, place: Place) -> None:
-        self.work, self.attempt, self.place = work, attempt, place
-
-    def problem(self, what: str, detail: str) -> None:
-        """Something did not go as planned; all ranks of a node meet it, and one writes it."""
-        if self.place.local_rank == 0:
-            self.write("staging", what=what, detail=detail)
-
-    def write(self, kind: str, **fields: Any) -> None:
-        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
-            kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
-
-
-class ProgressReport:
-    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
-
-    def __init__(self) -> None:
-        self._last, self._done = 0.0, -1
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
-            self._last, self._done = time.monotonic(), done
-            pulse.beat(phase="staging", done=done, total=total)

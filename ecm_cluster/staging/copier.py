@@ -28,8 +28,8 @@ class Copier:
 
     Attributes:
         total: Bytes wanted.
-        copied: Bytes copied into files that were not there.
-        repaired: Bytes copied into files that were there, and wrong.
+        copied: Bytes copied into new files.
+        repaired: Bytes copied into existing files that were wrong.
     """
 
     def __init__(self, pack: Pack, wanted: list[PackedFile], scratch: Scratch, peers: PeerGroup | None, threads: int,
@@ -43,7 +43,7 @@ class Copier:
         self._guard = threading.Lock()  # of the counters, and of what is missing
         self._manifest_guard = threading.Lock()  # another one: an fsync may take seconds while much is written
         self._missing: dict[PackedFile, set[int]] = {}  # of each file that is not complete
-        self._was_there: set[PackedFile] = set()  # those of them that lay there under their names
+        self._was_there: set[PackedFile] = set()  # those of them that had their names at the start
         self._whole: dict[str, list[int]] = {}  # the manifest
         self._done = self._promised = 0
 
@@ -83,7 +83,7 @@ class Copier:
                          "name another directory as scratch") from None
 
     def _find_missing(self) -> None:
-        """Sort out which files are complete; all others that are there are read, whatever a dead process wrote down."""
+        """Find out which files are complete; all other existing ones are read, regardless of any record."""
         self._missing, self._done = {}, 0  # it may be done a second time
         manifest = self.folder.manifest()
         self._whole = {name: stamp for name, stamp in manifest["files"].items() if self.folder.stamp(name) == stamp}
@@ -141,7 +141,7 @@ class Copier:
             return
         needed, disk = self._needed(), self.scratch.filesystem()
         if disk.in_memory and self.memory_limit is not None and needed > self.memory_limit:
-            raise NoRoom(f"scratch: {self.scratch.base} lies in memory ({disk.kind}): {size_text(needed)} are needed, "
+            raise NoRoom(f"scratch: {self.scratch.base} is in memory ({disk.kind}): {size_text(needed)} are needed, "
                          f"and the job may take {size_text(self.memory_limit)} for it; ask for more memory, or name a "
                          "directory on a disk as scratch")
         self.scratch.make_room(needed, self.pack.digest, self.lock, Progress(self._done, self.total))

@@ -1,8 +1,8 @@
-"""Copying a pack to a node: once, whatever the number of ranks and jobs there, and never the same block twice.
+"""Copying a pack to a node: once for all ranks and jobs there, and never the same block twice.
 
 Blocks are copied in parallel into ``.tmp`` files, each checked as it passes; a file that is complete is made durable,
-renamed, and entered in the manifest. A kill at any moment loses nothing but the blocks under way: what lies in a
-``.tmp`` file is checked against the pack's checksums, not against anything that the dead process wrote down.
+renamed, and entered in the manifest. A kill at any moment loses only the blocks in progress: what is in a ``.tmp``
+file is checked against the pack's checksums, not against anything that the dead process wrote down.
 
 Why blocks of 8 MiB and not files of 1 GB: a pack of one file is still copied by all threads, and a job that is
 preempted loses 64 MB of its copy instead of 8 GB.
@@ -44,8 +44,8 @@ class Staged:
         folder: Holds the files under their names in the pack.
         lease: Keeps them there until it is released, or this process and those forked from it are gone.
         copied: Bytes that were copied.
-        found: Bytes that were there already, or copied by another process that was waited for.
-        repaired: Bytes that were there, were wrong, and were copied again.
+        found: Existing bytes, or bytes copied by another process that was waited for.
+        repaired: Existing bytes that were wrong, and copied again.
         seconds: Spent checking and copying.
         waited: Seconds spent waiting for another process that copied.
         source: ``repaired``, ``copied``, ``waited`` or ``there``: the first of these that holds.
@@ -69,7 +69,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
     Args:
         threads: How many blocks to copy at once.
         peers: Other nodes that copy the same.
-        memory_limit: Bytes that may be copied where scratch lies in memory, and counts against that of the job.
+        memory_limit: Bytes that may be copied where scratch is in memory, and counts against that of the job.
         on_progress: Called a few times a second with bytes done, bytes in all, and ``checking``, ``copying`` or
             ``waiting``.
 
@@ -101,7 +101,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
 
 
 def _harmless(on_progress: OnProgress | None) -> OnProgress:
-    """Progress that cannot be reported, because another disk is full say, is no reason to fail."""
+    """Progress that cannot be reported, because another disk is full say, must not end the copy."""
     def report(done: int, total: int, what: str) -> None:
         with contextlib.suppress(OSError):
             if on_progress is not None:
@@ -153,7 +153,7 @@ def verify(found: StagedSet, pack: Pack, repair: bool = False, *, threads: int =
     """
     if pack.digest != found.digest:
         raise UserError(f"pack: {pack.path} is {pack.digest}, but {found.digest} is staged "
-                        f"(from {found.pack or 'an unknown pack'}); give the pack that it was copied from")
+                        f"(from {found.pack or 'an unknown pack'}); expected the pack that it was copied from")
     scratch, folder = Scratch(found.folder.parents[2]), SetFolder(found.folder)
     report = _harmless(on_progress)
     with scratch.enter(pack):

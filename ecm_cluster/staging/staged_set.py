@@ -19,20 +19,49 @@ import contextlib
 import os
 import shutil
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base import files
 from ..base.reading import Unreadable
 from ..pack.pack import KEPT, TMP, Pack, PackedFile, check_name
+from . import leases
 
 MANIFEST, LEASE, COPY_LOCK = KEPT[:3]
 
 _SHAPE = {"pack": str, "files": {str: [int]}}
 
 
+@dataclass(frozen=True)
+class StagedSet:
+    """What is staged of one pack.
+
+    Attributes:
+        digest: The pack's.
+        folder: Holds the files under their names in the pack.
+        bytes: On the disk.
+        files: Names of those that are complete.
+        partial: Whether some file is copied in part.
+        used: When it was last used, in seconds since the epoch.
+        leased: Whether a living process uses it.
+        copying: Whether a living process copies into it.
+        pack: Directory that it was copied from; empty where that is not recorded yet.
+    """
+
+    digest: str
+    folder: Path
+    bytes: int
+    files: tuple[str, ...]
+    partial: bool
+    used: float
+    leased: bool
+    copying: bool
+    pack: str
+
+
 class SetFolder:
-    """The directory of one set. Whoever writes the manifest or renames files holds the set's copy lock."""
+    """The directory of one set. Only the holder of its copy lock writes the manifest or renames files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,17 +110,22 @@ class SetFolder:
         """
         os.utime(self.file(name), follow_symlinks=False)
 
-    def allocated(self) -> int:
-        """Bytes on the disk."""
-        total = 0
+    def describe(self) -> StagedSet:
+        """
+        Raises:
+            FileNotFoundError: It was removed meanwhile.
+        """
+        stamped = self.lease if self.lease.exists() else self.path
+        manifest = self.manifest()
+        whole = tuple(name for name, stamp in manifest["files"].items() if self.stamp(name) == stamp)
+        size, partial = 0, False
         for folder, _, names in os.walk(self.path):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-        return total
-
-    def partial_files(self) -> list[Path]:
-        return [path for path in self.path.rglob(f"*{TMP}") if path.is_file()]
+                    size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                    partial = partial or name.endswith(TMP)
+        return StagedSet(self.path.name, self.path, size, whole, partial, stamped.stat().st_mtime,
+                         leases.is_leased(self.lease), leases.is_copying(self.copy_lock), manifest["pack"])
 
     def finish(self, file: PackedFile) -> None:
         """Make a file that was copied durable, and give it its name."""
@@ -113,7 +147,7 @@ class SetFolder:
         put(self.file(file.name), self.partial(file.name))
 
     def clear_way(self, name: str) -> None:
-        """Remove anything in the place of a file that is not a file: nothing is written through a link."""
+        """Remove anything that is not a file where one belongs: nothing is written through a link."""
         for path in (self.file(name), self.partial(name)):
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)

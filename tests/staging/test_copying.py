@@ -1,4 +1,4 @@
-"""A pack comes to a node once, whole and right, whoever is killed on the way."""
+"""A pack comes to a node once, whole and right, whichever process is killed on the way."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_more_of_a_pack_can_be_brought_while_what_is_there_is_read(packed, base)
 
 def test_of_two_jobs_that_start_at_once_one_copies_and_the_other_waits(own_pack, base, tmp_path):
     first = start_and_pause(own_pack, base)
-    empty = tmp_path / "elsewhere"  # the one that waits could read nothing of the pack
+    empty = tmp_path / "elsewhere"  # the one that waits could not read the pack
     empty.mkdir()
     shutil.copy(own_pack.path / pack.MANIFEST, empty)
     waiting, result = threading.Event(), []
@@ -106,14 +106,14 @@ def test_of_two_jobs_that_start_at_once_one_copies_and_the_other_waits(own_pack,
     thread = threading.Thread(target=second)
     thread.start()
     assert waiting.wait(60)
-    said, _ = first.communicate("go on\n", timeout=60)
+    said, _ = first.communicate("continue\n", timeout=60)
     thread.join(60)
     assert said.split() == ["copied", str(total(own_pack)), "0", "0"]
     assert (result[0].source, result[0].copied, result[0].found) == ("waited", 0, total(own_pack))
     assert result[0].waited > 0 and is_exact(own_pack, result[0].folder)
 
 
-def test_one_that_waits_goes_on_where_the_killed_one_was_and_sees_how_far_it_came(packed, base):
+def test_one_that_waits_resumes_where_the_killed_one_was_and_sees_how_far_it_came(packed, base):
     first = start_and_pause(packed, base, f"{A},{B}")
     seen = []
 
@@ -134,7 +134,7 @@ def test_one_that_waits_goes_on_where_the_killed_one_was_and_sees_how_far_it_cam
 
 @pytest.mark.parametrize("point", [f"block-written:{A}", f"before-fsync:{A}", f"before-rename:{A}", "before-manifest",
                                    "before-rename:manifest.json"])
-def test_a_copier_that_is_killed_has_lost_nothing_but_what_was_under_way(packed, base, point):
+def test_a_copier_that_is_killed_has_lost_only_what_was_in_progress(packed, base, point):
     status, _ = stage_in_process(packed, base, A, **{files.KILL_ENV: point})
     assert status == -signal.SIGKILL
     one, = Scratch(base).sets()
@@ -162,7 +162,7 @@ def test_a_copier_that_is_killed_again_and_again_comes_to_the_same_end(packed, b
     assert is_exact(packed, stage(packed, base).folder)
 
 
-def test_what_lies_in_a_half_copied_file_is_believed_by_its_checksum_alone(packed, base):
+def test_what_is_in_a_half_copied_file_is_believed_by_its_checksum_alone(packed, base):
     status, _ = stage_in_process(packed, base, A, **{files.KILL_ENV: f"before-fsync:{A}"})
     assert status == -signal.SIGKILL
     one, = Scratch(base).sets()
@@ -257,7 +257,7 @@ def test_a_full_check_finds_what_size_and_time_do_not_show_and_repairs_it_when_a
 def test_a_full_check_asks_for_the_pack_that_was_copied(packed, base, tmp_path):
     stage(packed, base, EMPTY)
     other = make_pack(tmp_path / "other.pack", {A: 10})
-    with pytest.raises(UserError, match="give the pack that it was copied from"):
+    with pytest.raises(UserError, match="expected the pack that it was copied from"):
         copying.verify(Scratch(base).sets()[0], other)
 
 

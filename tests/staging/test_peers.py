@@ -73,7 +73,7 @@ def base(tmp_path):
 
 
 def node(of: Pack, base: Path, number: int, nodes: int, preamble: str = "", **env: str) -> subprocess.Popen:
-    """A process that plays one node; it says how many bytes it read from the pack, and where its copy lies."""
+    """A process that runs as one node; it says how many bytes it read from the pack, and where its copy lies."""
     for folder in (base / "contacts", base / f"scratch{number}"):
         folder.mkdir(exist_ok=True)
     root = str(Path(__file__).resolve().parents[2])
@@ -238,7 +238,7 @@ def test_a_file_that_is_being_copied_is_passed_on_and_also_after_its_renaming(pa
             left.unlink()
 
 
-def test_a_copy_that_was_cut_or_taken_away_is_not_passed_on(packed, base):
+def test_a_copy_that_was_cut_or_removed_is_not_passed_on(packed, base):
     with group_of(packed, base) as asking, group_of(packed, base, 1, folder=base / "copy") as owner:
         met(asking)
         (file, block), (other, last) = [t for t in others_share(asking, packed) if t[0].name in (A, B)][:2]
@@ -368,7 +368,7 @@ def secret_of(base: Path, digest: str) -> tuple[int, Secret]:
     return record["port"], Secret(record["token"], digest)
 
 
-def heard(port: int, sent: bytes) -> bytes:
+def answered(port: int, sent: bytes) -> bytes:
     """All that is answered to a message."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as caller:
         caller.sendall(sent)
@@ -388,40 +388,41 @@ def test_without_the_secret_or_with_another_pack_nothing_is_answered(packed, bas
         for line in (f"GET /{A}", f"GET /{nonce}/{'0' * 64}/0/{A}", f"GET {path}x", f"POST {path}", "", "\xe9",
                      "GET " + Secret("0" * 64, packed.digest).request("")[1],
                      "GET " + secret_of(base, "0" * 16)[1].request("")[1]):
-            assert heard(port, f"{line} HTTP/1.1\r\n\r\n".encode()) == b""
+            assert answered(port, f"{line} HTTP/1.1\r\n\r\n".encode()) == b""
         request = f"GET {path} HTTP/1.1\r\n\r\n".encode()
-        assert heard(port, request).endswith(block_of(packed, packed.file(A), 0))
-        assert heard(port, request) == b"", "one that was recorded on the way is not answered again"
+        assert answered(port, request).endswith(block_of(packed, packed.file(A), 0))
+        assert answered(port, request) == b"", "one that was recorded on the way is not answered again"
 
 
 @pytest.mark.slow
-def test_no_number_of_strangers_keeps_a_node_of_the_job_out_and_each_has_two_seconds_in_all(packed, base, monkeypatch):
+def test_no_number_of_unverified_clients_keeps_a_node_of_the_job_out_and_each_has_two_seconds(packed, base,
+                                                                                                 monkeypatch):
     monkeypatch.setattr(block_server, "HELLO_SECONDS", 1.0)
-    with group_of(packed, base, 1), contextlib.ExitStack() as strangers:
+    with group_of(packed, base, 1), contextlib.ExitStack() as clients:
         port, secret = secret_of(base, packed.digest)
         threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
-        callers = [strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        unverified = [clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
                    for _ in range(300)]
-        for caller in callers[-40:-20]:
-            caller.sendall(b"GET /0123456789abcdef")  # knows the protocol, and not the secret
+        for client in unverified[-40:-20]:
+            client.sendall(b"GET /0123456789abcdef")  # knows the protocol, and not the secret
         began = time.monotonic()
         for _ in range(5):
             with contextlib.closing(_Connection("127.0.0.1", port, secret)) as connection:
                 assert connection.ask("", 5.0)[0].status == HERE
         assert time.monotonic() - began < 0.5
-        assert threading.active_count() <= threads + block_server.STRANGERS + 5
-        for caller in callers[-20:]:  # one that sends single bytes has no longer
+        assert threading.active_count() <= threads + block_server.UNVERIFIED + 5
+        for client in unverified[-20:]:  # one that sends single bytes has no longer
             with contextlib.suppress(OSError):
-                caller.sendall(b"G")
-        assert len(os.listdir("/proc/self/fd")) <= descriptors + len(callers) + block_server.STRANGERS + 5
+                client.sendall(b"G")
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + len(unverified) + block_server.UNVERIFIED + 5
         time.sleep(max(0.0, began + 0.7 - time.monotonic()))
-        for caller in callers[-20:]:
+        for client in unverified[-20:]:
             with contextlib.suppress(OSError):
-                caller.sendall(b"E")
-        for caller in callers:
-            caller.settimeout(5.0)
+                client.sendall(b"E")
+        for client in unverified:
+            client.settimeout(5.0)
             with contextlib.suppress(ConnectionResetError):
-                while caller.recv(100):
+                while client.recv(100):
                     pass
         assert time.monotonic() - began < 2.5
 
@@ -492,7 +493,7 @@ def test_who_has_stopped_serving_is_not_waited_for(packed, base):
     met(asking)
     file, block = others_share(asking, packed)[0]
     assert fetched(asking, packed, file, block)
-    for _ in range(2):  # once more is no harm
+    for _ in range(2):  # the second call does nothing
         owner.close()
     assert not fetched(asking, packed, file, block)
     asking.close()

@@ -243,7 +243,7 @@ def test_room_that_is_promised_to_one_job_is_not_given_to_another(large, small_d
     first = start_and_pause(large[0], small_disk)
     with pytest.raises(NoRoom):
         stage(large[1], small_disk)
-    said, _ = first.communicate("go on\n", timeout=60)
+    said, _ = first.communicate("continue\n", timeout=60)
     assert said.startswith("copied")
     assert is_exact(large[1], stage(large[1], small_disk).folder)
 
@@ -251,7 +251,7 @@ def test_room_that_is_promised_to_one_job_is_not_given_to_another(large, small_d
 def test_a_scratch_in_memory_takes_no_more_than_the_job_may(packs, small_disk):
     of = packs[0]
     size = sum(f.size for f in of.files)
-    with pytest.raises(NoRoom, match="lies in memory .*tmpfs.* ask for more memory"):
+    with pytest.raises(NoRoom, match="is in memory .*tmpfs.* ask for more memory"):
         stage(of, small_disk, memory_limit=size - 1)
     stage(of, small_disk, memory_limit=size)
     assert stage(of, small_disk, memory_limit=0).source == "there"  # what is there counts against nobody now
@@ -268,11 +268,11 @@ def test_the_folder_is_for_its_user_alone(packs, base):
     assert root.name == f"ecm-cluster-{os.getuid()}"
 
 
-def test_a_folder_that_somebody_else_put_there_is_not_used(packs, base, tmp_path):
+def test_a_folder_that_another_user_put_there_is_not_used(packs, base, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     Scratch(base).root.symlink_to(elsewhere)
-    with pytest.raises(UserError, match="not a folder of yours"):
+    with pytest.raises(UserError, match="not a directory of yours"):
         stage(packs[0], base)
     assert list(elsewhere.iterdir()) == []
 
@@ -280,12 +280,12 @@ def test_a_folder_that_somebody_else_put_there_is_not_used(packs, base, tmp_path
 @pytest.mark.parametrize("where", ["file", "missing/deeper"])
 def test_a_folder_that_cannot_be_used_is_named_in_one_line(packs, base, where):
     (base / "file").write_text("")
-    with pytest.raises(UserError, match="nothing can be written to") as error:
+    with pytest.raises(UserError, match="could not write to") as error:
         stage(packs[0], base / where)
     assert "\n" not in str(error.value)
 
 
-def test_the_file_system_is_told_by_the_mount_that_is_nearest(tmp_path):
+def test_the_file_system_follows_from_the_mount_that_is_nearest(tmp_path):
     (tmp_path / "with space").mkdir()
     (tmp_path / "with").mkdir()
     mounts = tmp_path / "mounts"

@@ -1,6 +1,6 @@
 """Another node, as seen from here: how to reach it, what it had at the start, and whether it is worth waiting for.
 
-Whatever goes wrong with it ends here: the block is not available from there, and after a few failures the node counts
+Every failure of it ends here: the block is not available from there, and after a few failures the node counts
 as gone. Every wait has an end, also where single bytes arrive.
 """
 
@@ -184,7 +184,7 @@ class BlockClient:
         except FileNotFoundError:
             return None
         with os.fdopen(handle, "rb") as file:
-            if os.fstat(handle).st_uid != os.geteuid():  # somebody else may have put it there
+            if os.fstat(handle).st_uid != os.geteuid():  # another user may have put it there
                 raise Unreadable(self._contact, "", "not a file of this user")
             return check(parse_json(file.read(TEXT_LIMIT), self._contact), CONTACT, self._contact)
 

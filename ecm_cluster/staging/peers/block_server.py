@@ -1,8 +1,8 @@
 """Serves this node's blocks to the other nodes of a job.
 
-Anybody on the network may connect. Nothing of a request is parsed before the signature in its first line has been
-verified. Callers who have not sent one yet are few (the oldest is dropped for the newest) and have two seconds, however
-slowly they send: no number of strangers exhausts the node, or keeps out a node of the job, which needs one round trip.
+Anybody on the network may connect. A request is not parsed before the signature in its first line has been verified.
+Only a few clients without one are kept (the oldest is dropped for the newest), for two seconds, however slowly they
+send: no number of them exhausts the node, or keeps out a node of the job, which needs one round trip.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from .protocol import HELD, PROOF, Secret
 
-HELLO_SECONDS = 2.0  # in which a caller has to send a signed request line
-STRANGERS = 32  # at once; each costs a thread and a descriptor
-POLL = 0.2  # seconds between two looks at the strangers' deadlines
+HELLO_SECONDS = 2.0  # in which a client has to send a signed request line
+UNVERIFIED = 32  # clients at once; each costs a thread and a descriptor
+POLL = 0.2  # seconds between two looks at the deadlines of unverified clients
 
 
 class Answer(NamedTuple):
@@ -71,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(answer.text)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a stranger must not be able to fill a log."""
+        """Nothing: unverified clients must not be able to fill a log."""
 
 
 class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -102,14 +102,14 @@ class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.server_close()
             raise OSError(errno.EAGAIN, str(error)) from None
 
-    def verified(self, line: bytes, caller: socket.socket) -> tuple[str, str] | None:
-        """(nonce, query) of a request line that a node of the job has sent; from then on the caller may stay."""
+    def verified(self, line: bytes, client: socket.socket) -> tuple[str, str] | None:
+        """(nonce, query) of a request line that a node of the job has sent; from then on the client may stay."""
         found = self.secret.verified(line)
         with self._guard:
-            if found is None or found[0] in self._nonces or caller not in self._deadlines:
+            if found is None or found[0] in self._nonces or client not in self._deadlines:
                 return None
             self._nonces.add(found[0])
-            self._deadlines[caller] = inf
+            self._deadlines[client] = inf
             return found
 
     def get_request(self) -> tuple[Any, Any]:
@@ -121,22 +121,22 @@ class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._guard:
-            strangers = [caller for caller, end in self._deadlines.items() if end < inf]
-            if len(strangers) >= STRANGERS:
-                self._hang_up(strangers[0])
+            unverified = [client for client, end in self._deadlines.items() if end < inf]
+            if len(unverified) >= UNVERIFIED:
+                self._hang_up(unverified[0])
             self._deadlines[request] = time.monotonic() + HELLO_SECONDS
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
         with self._guard:
-            for caller in [caller for caller, end in self._deadlines.items() if end < time.monotonic()]:
-                self._hang_up(caller)
+            for client in [client for client, end in self._deadlines.items() if end < time.monotonic()]:
+                self._hang_up(client)
 
-    def _hang_up(self, caller: socket.socket) -> None:
-        del self._deadlines[caller]
+    def _hang_up(self, client: socket.socket) -> None:
+        del self._deadlines[client]
         # shutdown ends it also where a forked process holds the connection, too; its thread then closes it
         with contextlib.suppress(OSError):
-            caller.shutdown(socket.SHUT_RDWR)
+            client.shutdown(socket.SHUT_RDWR)
 
     def shutdown_request(self, request: Any) -> None:
         with self._guard:
@@ -144,7 +144,7 @@ class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that is gone, or that sends nonsense, costs its own connection and nothing else."""
+        """A client that is gone, or that sends nonsense, costs its own connection only."""
 
     def close(self) -> None:
         """Stop listening, and end all connections."""
@@ -153,5 +153,5 @@ class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.socket.shutdown(socket.SHUT_RDWR)  # a forked process may hold it, too
         self.server_close()
         with self._guard:
-            for caller in list(self._deadlines):
-                self._hang_up(caller)
+            for client in list(self._deadlines):
+                self._hang_up(client)

@@ -49,7 +49,7 @@ class PeerGroup:
     Args:
         contact: Path of the file in which a node says how to reach it; of one start of one job.
         node: The number of this one, of ``nodes``.
-        digest: Of the pack; nodes that copy another one are strangers.
+        digest: Of the pack; nodes that copy another one are not answered.
         addresses: Under which other nodes may reach this one, the likeliest first.
         folder: Where this node's copy lies.
     """
@@ -111,7 +111,7 @@ class PeerGroup:
         return sorted(blocks, key=lambda task: (self._owner(*task) - self.node) % self.nodes)
 
     def have(self, file: PackedFile, blocks: Iterable[int]) -> None:
-        """Blocks that are right lie in the folder, and may be passed on."""
+        """Blocks in the folder are right, and may be passed on."""
         with self._changed:
             self._files[file.name] = file
             for block in blocks:

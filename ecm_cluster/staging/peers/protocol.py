@@ -1,8 +1,8 @@
 """What nodes say to each other: HTTP/1.1, with a signature in each request line and in each answer.
 
 Both sides prove that they know the serving node's token and the pack's digest, by HMAC over a fresh nonce. A bearer
-token would be shorter, but would reach whoever listens on the port of a node that has died. Blocks are not encrypted:
-shared storage serves them in the clear, too.
+token would be shorter, but would be sent to any process that listens on the port of a node that has died. Blocks are
+not encrypted: shared storage serves them in the clear, too.
 
 ::
 
@@ -29,7 +29,7 @@ class Secret:
 
     Args:
         token: Hexadecimal digits, from a file that only the owner of the job can read.
-        digest: The pack's; a node that copies another pack is a stranger.
+        digest: The pack's; a node that copies another pack is not answered.
     """
 
     def __init__(self, token: str, digest: str) -> None:

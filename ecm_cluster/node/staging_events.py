@@ -1,0 +1,39 @@
+"""What a rank reports of its staging: events for the ledger, progress for its supervisor."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+from ..rundir.run import Work
+from . import pulse
+from .world import Place
+
+
+class StagingEvents:
+    """Events of this rank's staging, in its own file of the ledger."""
+
+    def __init__(self, work: Work, attempt: int, place: Place) -> None:
+        self.work, self.attempt, self.place = work, attempt, place
+
+    def problem(self, what: str, detail: str) -> None:
+        """Something did not go as planned; all ranks of a node meet it, and one writes it."""
+        if self.place.local_rank == 0:
+            self.write("staging", what=what, detail=detail)
+
+    def write(self, kind: str, **fields: Any) -> None:
+        self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
+            kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
+
+
+class ProgressReport:
+    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
+
+    def __init__(self) -> None:
+        self._last, self._done = 0.0, -1
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
+            self._last, self._done = time.monotonic(), done
+            pulse.beat(phase="staging", done=done, total=total)
