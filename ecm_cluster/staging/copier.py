@@ -23,6 +23,7 @@ from .streams import ReadError, Stream, Task, check_blocks, in_parallel, write_a
 if TYPE_CHECKING:
     from .peers.peer_group import PeerGroup  # http.server takes 30 ms, for the few jobs that have peers
 
+
 class Copier:
     """Copies ``wanted`` files of a pack into its set.
 

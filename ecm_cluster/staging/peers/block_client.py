@@ -125,7 +125,7 @@ class BlockClient:
             answer, held = connection.ask(f"{block}/{quote(file.name)}", BLOCK_SECONDS)
             if {HERE: buffer.nbytes, LATER: 0, NEVER: 0}.get(answer.status) != answer.length:
                 raise ConnectionError("an answer of unexpected kind or length")
-            for at in range(0, answer.length, PIECE):
+            for at in range(0, answer.length or 0, PIECE):
                 piece = buffer[at:at + PIECE]
                 if answer.readinto(piece) != piece.nbytes:
                     raise ConnectionError("the connection ended in the middle of an answer")

@@ -45,6 +45,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    raw_requestline: bytes
 
     def parse_request(self) -> bool:
         verified = cast(BlockServer, self.server).verified(self.raw_requestline, self.connection)

@@ -15,10 +15,9 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
-from http import HTTPStatus
 
 HELD, PROOF = "Held", "Proof"  # headers of an answer: how many blocks the node has, and its signature
-HERE, LATER, NEVER = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.NOT_FOUND
+HERE, LATER, NEVER = 200, 503, 404  # statuses
 WAIT = 1.0  # seconds for which a node puts off an answer until the block is there
 
 _REQUEST_LINE = re.compile(rb"GET /([0-9a-f]{32})/([0-9a-f]{64})/([!-~]{0,4096}) HTTP/1\.1\r\n")
