@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base import files
@@ -18,7 +17,7 @@ from ..base.units import size_text
 from ..pack.pack import Pack, PackedFile, checksum
 from .leases import CopyLock, Progress
 from .scratch import MARGIN, Scratch
-from .streams import ReadError, Stream, Task, check_blocks, in_parallel, write_all
+from .streams import ReadError, Stream, Task, in_parallel, write_all
 
 if TYPE_CHECKING:
     from .peers.peer_group import PeerGroup  # http.server takes 30 ms, for the few jobs that have peers
@@ -34,9 +33,9 @@ class Copier:
     """
 
     def __init__(self, pack: Pack, wanted: list[PackedFile], scratch: Scratch, peers: PeerGroup | None, threads: int,
-                 memory_limit: int | None, on_progress: Callable[[int, int, str], None]) -> None:
+                 memory_limit: int | None, trust: bool, on_progress: Callable[[int, int, str], None]) -> None:
         self.pack, self.wanted, self.scratch, self.peers = pack, wanted, scratch, peers
-        self.threads, self.memory_limit, self.on_progress = threads, memory_limit, on_progress
+        self.threads, self.memory_limit, self.trust, self.on_progress = threads, memory_limit, trust, on_progress
         self.folder = scratch.set_folder(pack.digest)
         self.lock = CopyLock(self.folder.copy_lock)
         self.total = sum(f.size for f in wanted)
@@ -51,7 +50,7 @@ class Copier:
     def is_there(self) -> bool:
         """Whether everything is there and untouched, by sizes and time stamps."""
         manifest = self.folder.manifest()
-        return all(self.folder.is_whole(file, manifest) for file in self.wanted)
+        return self.trust and all(self.folder.is_whole(file, manifest) for file in self.wanted)
 
     def announce(self) -> None:
         """Tell other nodes that everything is here."""
@@ -88,26 +87,31 @@ class Copier:
         self._missing, self._done = {}, 0  # it may be done a second time
         manifest = self.folder.manifest()
         self._whole = {name: stamp for name, stamp in manifest["files"].items() if self.folder.stamp(name) == stamp}
-        doubtful: list[tuple[PackedFile, Path]] = []
+        doubtful: list[Task] = []
         for file in self.wanted:
-            if self.folder.is_whole(file, manifest):
+            if self.trust and self.folder.is_whole(file, manifest):
                 self._done += file.size
                 if self.peers is not None:
                     self.peers.have(file, range(len(file.blocks)))
                 continue
             self._missing[file] = set(range(len(file.blocks)))
             self.folder.clear_way(file.name)
-            whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
-            if whole.exists():
+            partial = self.folder.partial(file.name)
+            if self.folder.file(file.name).exists():
                 self._was_there.add(file)
                 partial.unlink(missing_ok=True)
-                doubtful.append((file, whole))
-            elif partial.exists():
-                doubtful.append((file, partial))
-        check_blocks(doubtful, self._checked, self.threads, lambda: self._tick("checking"))
+            if file in self._was_there or partial.exists():
+                doubtful += [(file, block) for block in range(len(file.blocks))]
+        in_parallel(doubtful, self._check, self.threads, lambda: self._tick("checking"))
         self._reopen_what_is_wrong()
 
-    def _checked(self, file: PackedFile, block: int, right: bool) -> None:
+    def _check(self, task: Task, stream: Stream) -> None:
+        file, block = task
+        whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
+        try:
+            right = stream.carry(file, block, whole if file in self._was_there else partial)
+        except ReadError:
+            right = False
         if right:
             with self._guard:
                 self._done += file.span(block)[1]

@@ -25,12 +25,11 @@ from . import leases
 from .copier import Copier
 from .scratch import NoRoom, Scratch, StagedSet
 from .staged_set import SetFolder
-from .streams import check_blocks
 
 if TYPE_CHECKING:
     from .peers.peer_group import PeerGroup
 
-__all__ = ["NoRoom", "Staged", "Verified", "stage", "verify"]
+__all__ = ["NoRoom", "Staged", "repair", "stage"]
 
 POLL = 0.1  # seconds between two looks at another process that copies
 OnProgress = Callable[[int, int, str], None]
@@ -62,7 +61,7 @@ class Staged:
 
 
 def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads: int = 8,
-          peers: PeerGroup | None = None, memory_limit: int | None = None,
+          peers: PeerGroup | None = None, memory_limit: int | None = None, trust: bool = True,
           on_progress: OnProgress | None = None) -> Staged:
     """Have the ``wanted`` files of a pack on this node, and a lease on them.
 
@@ -70,6 +69,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
         threads: How many blocks to copy at once.
         peers: Other nodes that copy the same.
         memory_limit: Bytes that may be copied where scratch is in memory, and counts against that of the job.
+        trust: Take files whose size and time stamp are right as complete, without reading them.
         on_progress: Called a few times a second with bytes done, bytes in all, and ``checking``, ``copying`` or
             ``waiting``.
 
@@ -81,7 +81,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
         check_name(file.name, pack.path)
     lease = scratch.enter(pack)
     try:
-        copier = Copier(pack, list(dict.fromkeys(wanted)), scratch, peers, threads, memory_limit,
+        copier = Copier(pack, list(dict.fromkeys(wanted)), scratch, peers, threads, memory_limit, trust,
                         _harmless(on_progress))
         began = time.monotonic()
         waiting = 0.0
@@ -127,26 +127,8 @@ def _sole_copier(copier: Copier) -> Iterator[bool]:
         copier.lock.release()
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What a full check of a set found.
-
-    Attributes:
-        bytes: Checked.
-        bad: (file, block) of each block that was wrong or missing.
-        repaired: Bytes that were copied again.
-    """
-
-    bytes: int
-    bad: tuple[tuple[str, int], ...]
-    repaired: int
-
-
-def verify(found: StagedSet, pack: Pack, repair: bool = False, *, threads: int = 8,
-           on_progress: OnProgress | None = None) -> Verified:
-    """Read all that is staged of a pack, and compare the checksums of its blocks.
-
-    What is wrong is recorded, so that the next start repairs it; with ``repair`` that is done at once.
+def repair(found: StagedSet, pack: Pack, *, threads: int = 8, on_progress: OnProgress | None = None) -> Staged:
+    """Read all that is staged of a pack, and copy again what is wrong or missing.
 
     Raises:
         UserError: The set is not of this pack, or what :func:`stage` raises.
@@ -154,25 +136,9 @@ def verify(found: StagedSet, pack: Pack, repair: bool = False, *, threads: int =
     if pack.digest != found.digest:
         raise UserError(f"pack: {pack.path} is {pack.digest}, but {found.digest} is staged "
                         f"(from {found.pack or 'an unknown pack'}); expected the pack that it was copied from")
-    scratch, folder = Scratch(found.folder.parents[2]), SetFolder(found.folder)
-    report = _harmless(on_progress)
-    with scratch.enter(pack):
-        listed = folder.manifest()["files"]
-        there = [f for f in pack.files if f.name in listed or folder.stamp(f.name)]
-        total, done, bad = sum(f.size for f in there), [0], []
-
-        def checked(file: PackedFile, block: int, right: bool) -> None:
-            if not right:
-                bad.append((file.name, block))
-                with contextlib.suppress(FileNotFoundError):
-                    folder.report_damage(file.name)
-            done[0] += file.span(block)[1]
-
-        check_blocks([(f, folder.file(f.name)) for f in there], checked, threads,
-                     lambda: report(done[0], total, "checking"))
-        repaired = 0
-        if repair:
-            again = stage(pack, there, scratch, threads=threads, on_progress=on_progress)
-            again.lease.release()
-            repaired = again.repaired + again.copied
-    return Verified(total, tuple(sorted(bad)), repaired)
+    folder = SetFolder(found.folder)
+    listed = folder.manifest()["files"]
+    staged = stage(pack, [f for f in pack.files if f.name in listed or folder.stamp(f.name)],
+                   Scratch(found.folder.parents[2]), threads=threads, trust=False, on_progress=on_progress)
+    staged.lease.release()
+    return staged

@@ -141,12 +141,12 @@ def verify_scratch(scratch: Scratch, threads: int) -> int:
             continue
         with shown("verifying", found.bytes) as advance:
             try:
-                seen = copying.verify(found, pack.read(found.pack), repair=True, threads=threads,
-                                      on_progress=Differences(advance))
+                seen = copying.repair(found, pack.read(found.pack), threads=threads, on_progress=Differences(advance))
             except UserError as error:
                 print(f"{found.digest}: {error}", file=sys.stderr)
                 code = cli.EXIT_FAILED
                 continue
-        result = "right" if not seen.bad else f"{len(seen.bad)} blocks were wrong, {size_text(seen.repaired)} repaired"
-        print(f"{found.digest}: {size_text(seen.bytes)} of {found.pack}: {result}")
+        wrong = seen.repaired + seen.copied
+        result = f"{size_text(wrong)} were wrong or missing, and repaired" if wrong else "right"
+        print(f"{found.digest}: {size_text(wrong + seen.found)} of {found.pack}: {result}")
     return code

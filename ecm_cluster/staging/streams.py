@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Tuple, TypeVar
 
@@ -104,22 +104,6 @@ def write_all(handle: int, buffer: memoryview, offset: int) -> None:
     while buffer.nbytes:
         count = os.pwrite(handle, buffer, offset)
         buffer, offset = buffer[count:], offset + count
-
-
-def check_blocks(files: Sequence[tuple[PackedFile, Path]], checked: Callable[[PackedFile, int, bool], None],
-                 threads: int, tick: Callable[[], None]) -> None:
-    """Read files whole, and call ``checked`` with whether a block is right, for each of them, from several threads."""
-    paths = dict(files)
-
-    def check(task: Task, stream: Stream) -> None:
-        file, block = task
-        try:
-            right = stream.carry(file, block, paths[file])
-        except ReadError:
-            right = False
-        checked(file, block, right)
-
-    in_parallel([(file, block) for file in paths for block in range(len(file.blocks))], check, threads, tick)
 
 
 def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: int,

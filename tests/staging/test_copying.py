@@ -243,22 +243,22 @@ def test_a_repair_that_is_killed_is_done_by_the_next(packed, base, point):
     assert is_exact(packed, folder) and stage(packed, base).source == "there"
 
 
-def test_a_full_check_finds_what_size_and_time_do_not_show_and_repairs_it_when_asked(packed, base):
+def test_a_full_check_finds_what_size_and_time_do_not_show_and_repairs_it(packed, base):
     folder = stage(packed, base).folder
     one, = Scratch(base).sets()
-    assert copying.verify(one, packed) == copying.Verified(total(packed), (), 0)
+    assert (copying.repair(one, packed).found, copying.repair(one, packed).source) == (total(packed), "there")
     flip(folder / A, keep_stamp=True)
     (folder / B).unlink()
-    assert copying.verify(one, packed).bad == ((A, 1), (B, 0))
-    assert copying.verify(one, packed, repair=True) == copying.Verified(total(packed), ((A, 1), (B, 0)), 2 * BLOCK)
-    assert is_exact(packed, folder) and copying.verify(one, packed).bad == ()
+    repaired = copying.repair(one, packed)
+    assert (repaired.repaired, repaired.copied, repaired.found) == (BLOCK, BLOCK, total(packed) - 2 * BLOCK)
+    assert is_exact(packed, folder) and copying.repair(one, packed).source == "there"
 
 
 def test_a_full_check_asks_for_the_pack_that_was_copied(packed, base, tmp_path):
     stage(packed, base, EMPTY)
     other = make_pack(tmp_path / "other.pack", {A: 10})
     with pytest.raises(UserError, match="expected the pack that it was copied from"):
-        copying.verify(Scratch(base).sets()[0], other)
+        copying.repair(Scratch(base).sets()[0], other)
 
 
 def cut(path: Path) -> None:

@@ -168,7 +168,7 @@ def test_a_damaged_index_in_a_copy_is_repaired_at_the_next_start(made, tmp_path,
     assert reader.PackedImages(made, staged.folder).find("train2017/1.jpg") is not None
     copying.stage(made, made.files, Scratch(tmp_path))
     assert (staged.folder / INDEX_FILE).read_bytes() == (made.path / INDEX_FILE).read_bytes()
-    assert copying.verify(Scratch(tmp_path).sets()[0], made).bad == ()
+    assert copying.repair(Scratch(tmp_path).sets()[0], made).source == "there"
 
 
 @pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "missing"),

@@ -1,4 +1,4 @@
-"""Another node, as seen from here: how to reach it, what it had at the start, and whether it is worth waiting for.
+"""Another node, as seen from here: how to reach it, and whether it is worth waiting for.
 
 Every failure of it ends here: the block is not available from there, and after a few failures the node counts
 as gone. Every wait has an end, also where single bytes arrive.
@@ -28,11 +28,10 @@ PATIENCE = 30.0  # seconds without progress of the node after which it is not wa
 LOOK = 0.2  # seconds between two looks for its contact
 STRIKES = 3  # failures, with no success between them, after which the node is never asked again
 APART = 0.5  # seconds: failures closer than this are one, as they reach several threads at once
-TEXT_LIMIT = 4 << 20  # bytes of an overview; that of 10 TB has 0.4 MB
+CONTACT_LIMIT = 1 << 16  # bytes
 PIECE = 1 << 20  # bytes that are received and digested while they are in the processor's cache
 
 CONTACT = {"addresses": [Text(longest=255)], "port": Number(1, 65535), "token": Text("[0-9a-f]{64}")}
-OVERVIEW = {"ready": bool, "held": {str: Text("[0-9a-f]+", 1 << 20)}}
 FAILURES = (OSError, http.client.HTTPException, ValueError)  # Unreadable is a ValueError
 
 
@@ -59,16 +58,17 @@ class _Connection(http.client.HTTPConnection):
         self.sock.settimeout(QUIET_SECONDS)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self, query: str, seconds: float) -> tuple[http.client.HTTPResponse, int]:
-        """(an answer that is proved to be the node's, the blocks that it has); the body may still arrive.
+    def ask(self, seconds: float, wait: int = 0, block: int = 0,
+            name: str = "") -> tuple[http.client.HTTPResponse, int]:
+        """(an answer that is proved to be the node's, how many blocks it has); the body is still to be read.
 
         Raises:
-            One of FAILURES: There is none within ``seconds``.
+            One of FAILURES: There is no such answer within ``seconds``.
         """
         if self.sock is None:
             self.connect()
         self.sock.deadline = time.monotonic() + seconds
-        nonce, path = self._secret.request(query)
+        nonce, path = self._secret.request(f"{wait}/{block}/{quote(name)}")
         self.request("GET", path)
         answer = self.getresponse()
         held, proof = answer.getheader(HELD, ""), answer.getheader(PROOF, "")
@@ -81,16 +81,14 @@ class BlockClient:
     """Fetches blocks from one other node, which a thread looks for.
 
     Attributes:
-        ready: It has answered, and has said what it had at its start.
         gone: It has failed too often or stands still, and is not asked any more.
     """
 
     def __init__(self, contact: Path, digest: str) -> None:
         self._contact, self._digest = contact, digest
-        self.ready = self.gone = False
+        self.gone = False
         self._server: tuple[str, int, Secret] | None = None
         self._idle: list[_Connection] = []
-        self._has: dict[str, int] = {}  # file -> a bit for each block
         self._held, self._moved = -1, time.monotonic()
         self._strikes, self._struck = 0, 0.0
         self._end = threading.Event()
@@ -103,11 +101,7 @@ class BlockClient:
     def met(self) -> bool:
         return self._server is not None
 
-    def had(self, name: str, block: int) -> bool:
-        """Whether it had a block at its start."""
-        return not self.gone and bool(self._has.get(name, 0) >> block & 1)
-
-    def get(self, file: PackedFile, block: int, buffer: memoryview) -> int | None:
+    def get(self, file: PackedFile, block: int, buffer: memoryview, wait: int) -> int | None:
         """Fill the buffer with a block, if the answer is HERE; None where there is no answer.
 
         Wrong bytes are NEVER: they would be wrong again.
@@ -122,7 +116,7 @@ class BlockClient:
         except IndexError:
             connection = _Connection(*self._server)
         try:
-            answer, held = connection.ask(f"{block}/{quote(file.name)}", BLOCK_SECONDS)
+            answer, held = connection.ask(BLOCK_SECONDS, wait, block, file.name)
             if {HERE: buffer.nbytes, LATER: 0, NEVER: 0}.get(answer.status) != answer.length:
                 raise ConnectionError("an answer of unexpected kind or length")
             for at in range(0, answer.length or 0, PIECE):
@@ -137,7 +131,7 @@ class BlockClient:
             return None
         self._idle.append(connection)
         self._note(held)
-        self.gone = self.gone or (answer.status == LATER and self._stands_still())
+        self.gone = self.gone or (answer.status == LATER and wait > 0 and self._stands_still())
         if answer.status == HERE and found.intdigest() != file.blocks[block]:
             self._strike()
             return NEVER
@@ -165,11 +159,11 @@ class BlockClient:
     # ------------------------------------------------------------------------------------------ meeting it
 
     def _meet(self) -> None:
-        while not (self.ready or self.gone or self._end.wait(LOOK)):
+        while not (self.met or self.gone or self._end.wait(LOOK)):
             try:
                 record = self._read_contact()
                 if record is not None:
-                    self._look_at(record)
+                    self._reach(record)
                 elif self._stands_still():
                     self.gone = True
             except FAILURES:
@@ -186,20 +180,15 @@ class BlockClient:
         with os.fdopen(handle, "rb") as file:
             if os.fstat(handle).st_uid != os.geteuid():  # another user may have put it there
                 raise Unreadable(self._contact, "", "not a file of this user")
-            return check(parse_json(file.read(TEXT_LIMIT), self._contact), CONTACT, self._contact)
+            return check(parse_json(file.read(CONTACT_LIMIT), self._contact), CONTACT, self._contact)
 
-    def _look_at(self, record: dict[str, Any]) -> None:
-        """Take the node's overview, by the first address that leads to it."""
-        secret = Secret(record["token"], self._digest)
+    def _reach(self, record: dict[str, Any]) -> None:
+        """Remember the first address that leads to the node."""
         for address in record["addresses"]:
-            with contextlib.closing(_Connection(address, record["port"], secret)) as connection:
-                try:
-                    answer, held = connection.ask("", QUIET_SECONDS)
-                    overview = check(parse_json(answer.read(TEXT_LIMIT), "overview"), OVERVIEW, "overview")
-                except FAILURES:
-                    continue
-            self._note(held)
-            self._has = {name: int(bits, 16) for name, bits in overview["held"].items()}
-            self._server, self.ready = (address, record["port"], secret), overview["ready"]
-            return
+            server = address, record["port"], Secret(record["token"], self._digest)
+            with contextlib.closing(_Connection(*server)) as connection, contextlib.suppress(*FAILURES):
+                # no block has this name: it answers as soon as it knows what it has
+                self._note(connection.ask(QUIET_SECONDS, WAIT)[1])
+                self._server = server
+                return
         raise ConnectionError(f"no answer from {', '.join(record['addresses'])}")

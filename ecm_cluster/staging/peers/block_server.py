@@ -26,7 +26,7 @@ POLL = 0.2  # seconds between two looks at the deadlines of unverified clients
 
 
 class Answer(NamedTuple):
-    """What is sent: ``text``, or ``length`` bytes of a file that is closed afterwards.
+    """What is sent: a status, and ``length`` bytes of a file that is closed afterwards.
 
     Attributes:
         held: How many blocks this node has.
@@ -34,7 +34,6 @@ class Answer(NamedTuple):
 
     status: int
     held: int
-    text: bytes = b""
     file: BinaryIO | None = None
     offset: int = 0
     length: int = 0
@@ -61,15 +60,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         with answer.file or contextlib.nullcontext():
             held = str(answer.held)
             self.send_response_only(answer.status)
-            self.send_header("Content-Length", str(answer.length if answer.file else len(answer.text)))
+            self.send_header("Content-Length", str(answer.length))
             self.send_header(HELD, held)
             self.send_header(PROOF, server.secret.proof(self._nonce, answer.status, held))
             self.end_headers()
             if answer.file:
                 sent = self.connection.sendfile(answer.file, answer.offset, answer.length)
                 self.close_connection = sent < answer.length  # it was cut this moment: the rest would be awaited
-            else:
-                self.wfile.write(answer.text)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: unverified clients must not be able to fill a log."""

@@ -105,7 +105,7 @@ class PeerGroup:
             self._missing = {(file.name, block) for file, block in blocks}
             self._changed.notify_all()
         end = time.monotonic() + MEETING
-        while blocks and time.monotonic() < end and not all(peer.ready or peer.gone for peer in self._peers.values()):
+        while blocks and time.monotonic() < end and not all(peer.met or peer.gone for peer in self._peers.values()):
             time.sleep(0.02)
         # a sort keeps the order within each share, and that is the order in which its owner reads it
         return sorted(blocks, key=lambda task: (self._owner(*task) - self.node) % self.nodes)
@@ -130,8 +130,7 @@ class PeerGroup:
         if owner != self.node and self._wait_for(self._peers[owner], file, block, buffer):
             return True
         numbers = sorted(self._peers, key=lambda n: (n + block) % self.nodes)  # spreads the load
-        return any(peer.get(file, block, buffer) == HERE
-                   for peer in map(self._peers.__getitem__, numbers) if peer.had(file.name, block))
+        return any(self._peers[number].get(file, block, buffer, 0) == HERE for number in numbers)
 
     def _owner(self, file: PackedFile, block: int) -> int:
         # by the name, since nodes that miss different blocks have to agree, and small files are to be spread as well
@@ -140,7 +139,7 @@ class PeerGroup:
     def _wait_for(self, peer: BlockClient, file: PackedFile, block: int, buffer: memoryview) -> bool:
         failed, end = 0, time.monotonic() + LONGEST
         while not peer.gone and failed < TRIES and time.monotonic() < end:
-            answer = peer.get(file, block, buffer)
+            answer = peer.get(file, block, buffer, WAIT)
             if answer in (HERE, NEVER):
                 return answer == HERE
             failed += answer is None and peer.met
@@ -150,21 +149,17 @@ class PeerGroup:
     # ------------------------------------------------------------------------------------------ answering
 
     def _answer(self, query: str) -> Answer:
-        if not query:
-            with self._changed:
-                text = json.dumps({"ready": self._missing is not None or self._closing,
-                                   "held": {name: f"{bits:x}" for name, bits in self._held.items()}})
-                return Answer(HERE, self._count(), text.encode())
-        block, name = int(query.split("/", 1)[0]), unquote(query.split("/", 1)[1], errors="strict")
-        status, held = self._find(name, block)
+        seconds, number, quoted = query.split("/", 2)
+        block, name = int(number), unquote(quoted, errors="strict")
+        status, held = self._find(name, block, min(int(seconds), WAIT))
         if status != HERE:
             return Answer(status, held)
         offset, length = self._files[name].span(block)
         handle = self._open(name, offset + length)
-        return Answer(HERE, held, b"", handle, offset, length) if handle else Answer(NEVER, held)
+        return Answer(HERE, held, handle, offset, length) if handle else Answer(NEVER, held)
 
-    def _find(self, name: str, block: int) -> tuple[int, int]:
-        """(status, blocks that are here)."""
+    def _find(self, name: str, block: int, seconds: int) -> tuple[int, int]:
+        """(status, how many blocks are here)."""
         def here() -> bool:
             return bool(self._held.get(name, 0) >> block & 1)
 
@@ -172,11 +167,8 @@ class PeerGroup:
             return self._closing or (self._missing is not None and (name, block) not in self._missing)
 
         with self._changed:
-            self._changed.wait_for(lambda: here() or never(), WAIT)
-            return HERE if here() else NEVER if never() else LATER, self._count()
-
-    def _count(self) -> int:
-        return sum(bin(bits).count("1") for bits in self._held.values())
+            self._changed.wait_for(lambda: here() or never(), seconds)
+            return HERE if here() else NEVER if never() else LATER, sum(bin(b).count("1") for b in self._held.values())
 
     def _open(self, name: str, size: int) -> BinaryIO | None:
         """A file of the copy that has at least ``size`` bytes."""

@@ -6,8 +6,7 @@ not encrypted: shared storage serves them in the clear, too.
 
 ::
 
-    GET /NONCE/SIGNATURE/             200 and an overview in JSON: {"ready": …, "held": {FILE: a bit for each block}}
-    GET /NONCE/SIGNATURE/BLOCK/FILE   200 and the block, 503 (not here yet), or 404 (it never will be)
+    GET /NONCE/SIGNATURE/WAIT/BLOCK/FILE   200 and the block, 503 (not here after WAIT s), or 404 (it never will be)
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import secrets
 
 HELD, PROOF = "Held", "Proof"  # headers of an answer: how many blocks the node has, and its signature
 HERE, LATER, NEVER = 200, 503, 404  # statuses
-WAIT = 1.0  # seconds for which a node puts off an answer until the block is there
+WAIT = 1  # seconds for which a node puts off an answer until the block is there
 
 _REQUEST_LINE = re.compile(rb"GET /([0-9a-f]{32})/([0-9a-f]{64})/([!-~]{0,4096}) HTTP/1\.1\r\n")
 
