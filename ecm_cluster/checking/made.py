@@ -15,14 +15,13 @@ from ..mmconfig import config
 from ..plan import create, planning
 from ..rundir.run import Run
 
-MODULE = "ecm_cluster.node.checks"
 LOCK = "lock"
 
 
 @contextlib.contextmanager
 def folder_for_it(parent: Path, prefix: str) -> Iterator[Path]:
     """A folder that is gone afterwards; one of a process that was killed goes with a later call."""
-    files.sweep(parent, prefix, LOCK)
+    files.remove_stale(parent, prefix, LOCK)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         files.write_text(folder / LOCK, "")

@@ -114,7 +114,7 @@ def _tried(folder: Path) -> float:
         OSError: Something cannot be done.
         NotKept: Something can be done that must not.
     """
-    files.sweep(folder, MARK, LOCK)
+    files.remove_stale(folder, MARK, LOCK)
     own = Path(os.path.join(folder, f"{MARK}{os.getpid()}-{time.time_ns()}"))
     own.mkdir()
     try:

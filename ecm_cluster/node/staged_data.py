@@ -21,14 +21,14 @@ from ..base import files
 from ..base.errors import UserError
 from ..job.job import Job
 from ..mmconfig import config
-from ..pack import columns, pack
+from ..pack import columns, manifest
 from ..rundir.run import Run, Work
 from ..staging import copying, planned, reader
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from . import pulse, rendezvous, signals
+from . import heartbeat, rendezvous, signals
 from .beside import Quiet
-from .staging_events import ProgressReport, StagingEvents
+from .staging_events import StagingEvents
 from .world import Place
 
 if TYPE_CHECKING:
@@ -72,23 +72,22 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     if record is None:
         return Data()
     staging, memory = Staging.of(record, job), job.memory_mib  # for each GPU, where it is known
-    report = ProgressReport()
-    report(0, 0, "")
+    heartbeat.beat(phase="staging", done=0, total=0)
     ann_files = planned.annotation_files(config.read_frozen(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
     events = StagingEvents(work, attempt, place)
     packs = _packs(staging, ann_files, data, events)
     if staging.what != planned.NOTHING:
-        _stage(staging, memory, ann_files, packs, data, events, report)
+        _stage(staging, memory, ann_files, packs, data, events)
     if place.nodes > 1 and place.local_rank == 0:
         files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
-    pulse.beat(phase="starting")
+    heartbeat.beat(phase="starting")
     return data
 
 
-def _packs(staging: Staging, ann_files: list[str], data: Data, events: StagingEvents) -> list[pack.Pack]:
+def _packs(staging: Staging, ann_files: list[str], data: Data, events: StagingEvents) -> list[manifest.Pack]:
     """The packs that hold the data: that of the data root, and one of columns for each annotation file it lacks."""
-    found = [pack.read(staging.pack)] if staging.pack else []
+    found = [manifest.read(staging.pack)] if staging.pack else []
     for ann_file in ann_files:
         known = found[0].annotation(staging.within_pack(ann_file)) if staging.pack else None
         if known is not None and known.columns:
@@ -105,9 +104,9 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, events: StagingEv
     return found
 
 
-def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[pack.Pack], data: Data,
-           events: StagingEvents, report: ProgressReport) -> None:
-    place = events.place
+def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[manifest.Pack], data: Data,
+           events: StagingEvents) -> None:
+    place, count = events.place, heartbeat.Counter()
     try:
         base = planned.scratch_of(staging, os.environ)
         if base is None and not place.on_slurm and not staging.or_fail:
@@ -123,7 +122,8 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
             if not wanted:
                 continue
             with _peers(staging, each, scratch, data, events) as peers:
-                staged = copying.stage(each, wanted, scratch, peers=peers, on_progress=report, memory_limit=limit)
+                staged = copying.stage(each, wanted, scratch, peers=peers, memory_limit=limit,
+                                       on_progress=lambda done, total, _: count(done, total, "staging"))
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
             if place.local_rank == 0 or staged.copied or staged.repaired:
@@ -136,13 +136,13 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
         events.problem("failed", f"read from shared storage: {error}")
 
 
-def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pack.PackedFile]:
+def _wanted(staging: Staging, each: manifest.Pack, ann_files: list[str]) -> list[manifest.PackedFile]:
     if str(each.path) != staging.pack:
         return list(each.files)
     return each.needed([staging.within_pack(path) for path in ann_files], staging.what == planned.BOTH)
 
 
-def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
+def _point_to(each: manifest.Pack, folder: Path, data: Data) -> None:
     """Read from the copy what it holds."""
     for ann_file, path in data.columns.items():
         if path.startswith(f"{each.path}{os.sep}"):
@@ -153,7 +153,7 @@ def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
 
 
 @contextlib.contextmanager
-def _peers(staging: Staging, each: pack.Pack, scratch: Scratch, data: Data,
+def _peers(staging: Staging, each: manifest.Pack, scratch: Scratch, data: Data,
            events: StagingEvents) -> Iterator[PeerGroup | None]:
     """The nodes that pass blocks on to each other; a node's first rank speaks for it."""
     work, attempt, place = events.work, events.attempt, events.place
@@ -162,7 +162,7 @@ def _peers(staging: Staging, each: pack.Pack, scratch: Scratch, data: Data,
         return
     if place.local_rank != 0:  # a rank that copied without its node's server would keep the other nodes waiting
         _await_marks([work.staged_file(attempt, place.node)])
-        pulse.beat(phase="staging")
+        heartbeat.beat(phase="staging")
         yield None
         return
     from ..staging.peers.peer_group import PeerGroup
@@ -179,7 +179,7 @@ def _peers(staging: Staging, each: pack.Pack, scratch: Scratch, data: Data,
 
 def _await_marks(marks: list[Path], seconds: float = math.inf) -> None:
     """Wait for files of the attempt; if a rank that should write one dies, its supervisor ends this one too."""
-    pulse.beat(phase="waiting for data")
+    heartbeat.beat(phase="waiting for data")
     quiet, missing, end = Quiet(), marks, time.monotonic() + seconds
     while missing and time.monotonic() < end:
         with quiet:  # storage that fails for a moment ends nothing
@@ -224,7 +224,7 @@ def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) does not wait for hours."""
     if place.nodes > 1:
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
-        pulse.beat(phase="starting")
+        heartbeat.beat(phase="starting")
     stop_serving(work, place, attempt, data, 0.0)
 
 

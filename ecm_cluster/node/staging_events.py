@@ -1,13 +1,11 @@
-"""What a rank reports of its staging: events for the ledger, progress for its supervisor."""
+"""Events of staging in the ledger."""
 
 from __future__ import annotations
 
 import socket
-import time
 from typing import Any
 
 from ..rundir.run import Work
-from . import pulse
 from .world import Place
 
 
@@ -25,15 +23,3 @@ class StagingEvents:
     def write(self, kind: str, **fields: Any) -> None:
         self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
             kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
-
-
-class ProgressReport:
-    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
-
-    def __init__(self) -> None:
-        self._last, self._done = 0.0, -1
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
-            self._last, self._done = time.monotonic(), done
-            pulse.beat(phase="staging", done=done, total=total)

@@ -24,7 +24,7 @@ def text(env: Mapping[str, str]) -> str:
 def write(run: Run, job: Job) -> None:
     """Put the values into the run, replacing what is there."""
     if job.env:
-        files.write_private(run.env_file, text(job.env))
+        files.write_text(run.env_file, text(job.env), private=True)
     else:
         run.env_file.unlink(missing_ok=True)
 

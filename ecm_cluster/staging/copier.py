@@ -14,7 +14,7 @@ from ..base import files
 from ..base.disk import FULL, NoRoom
 from ..base.errors import Failed
 from ..base.units import size_text
-from ..pack.pack import Pack, PackedFile, checksum
+from ..pack.manifest import Pack, PackedFile, checksum
 from .leases import CopyLock, Progress
 from .scratch import MARGIN, Scratch
 from .streams import ReadError, Stream, Task, in_parallel, write_all
@@ -96,20 +96,20 @@ class Copier:
                 continue
             self._missing[file] = set(range(len(file.blocks)))
             self.folder.clear_way(file.name)
-            partial = self.folder.partial(file.name)
-            if self.folder.file(file.name).exists():
+            whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
+            if whole.exists():
                 self._was_there.add(file)
                 partial.unlink(missing_ok=True)
-            if file in self._was_there or partial.exists():
+            if whole.exists() or partial.exists():
                 doubtful += [(file, block) for block in range(len(file.blocks))]
         in_parallel(doubtful, self._check, self.threads, lambda: self._tick("checking"))
         self._reopen_what_is_wrong()
 
     def _check(self, task: Task, stream: Stream) -> None:
         file, block = task
-        whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
+        whole = self.folder.file(file.name)
         try:
-            right = stream.carry(file, block, whole if file in self._was_there else partial)
+            right = stream.carry(file, block, whole if whole.exists() else self.folder.partial(file.name))
         except ReadError:
             right = False
         if right:

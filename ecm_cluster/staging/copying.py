@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base.errors import UserError
-from ..pack.pack import Pack, PackedFile, check_name
+from ..pack.manifest import Pack, PackedFile, check_name
 from . import leases
 from .copier import Copier
 from .scratch import NoRoom, Scratch, StagedSet

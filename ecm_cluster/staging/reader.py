@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from ..base.reading import Unreadable, open_regular
-from ..pack.pack import INDEX_FILE, Index, Location, Pack, block_checksums, checksum, read
+from ..pack.manifest import INDEX_FILE, Index, Location, Pack, block_checksums, checksum, read
 from .staged_set import SetFolder
 
 

@@ -25,7 +25,7 @@ from ..base import files
 from ..base.disk import FULL, Filesystem, NoRoom, close_folder, filesystem
 from ..base.errors import UserError, of_place
 from ..base.units import size_text
-from ..pack.pack import Pack
+from ..pack.manifest import Pack
 from . import leases
 from .staged_set import SetFolder, StagedSet, put
 

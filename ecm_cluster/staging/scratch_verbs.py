@@ -14,7 +14,7 @@ from ..base.errors import UserError
 from ..base.units import size_text
 from ..console import cli
 from ..console.progress import shown
-from ..pack import pack
+from ..pack import manifest
 from . import copying, planned
 from .pack_verbs import checked_threads, size_of
 from .scratch import Scratch
@@ -60,7 +60,7 @@ def scratch_at(given: str | None) -> Scratch:
 
 
 def run_copy(args: argparse.Namespace) -> int:
-    found, scratch = pack.read(os.path.expanduser(args.pack)), scratch_at(args.scratch)
+    found, scratch = manifest.read(os.path.expanduser(args.pack)), scratch_at(args.scratch)
     threads = checked_threads(args.threads)
     for name in args.annotation_files:
         if found.annotation(name) is None:
@@ -135,13 +135,14 @@ def verify_scratch(scratch: Scratch, threads: int) -> int:
     """Check every byte that is staged, and repair it from the packs; exit code 1 where something could not be."""
     code = cli.EXIT_OK
     for found in scratch.sets():
-        if not pack.is_pack(found.pack):
+        if not manifest.is_pack(found.pack):
             print(f"{found.digest}: could not be checked: its pack {found.pack or '(not recorded)'} does not exist")
             code = cli.EXIT_FAILED
             continue
         with shown("verifying", found.bytes) as advance:
             try:
-                seen = copying.repair(found, pack.read(found.pack), threads=threads, on_progress=Differences(advance))
+                seen = copying.repair(found, manifest.read(found.pack), threads=threads,
+                                      on_progress=Differences(advance))
             except UserError as error:
                 print(f"{found.digest}: {error}", file=sys.stderr)
                 code = cli.EXIT_FAILED

@@ -25,7 +25,7 @@ from typing import Any
 
 from ..base import files
 from ..base.reading import Unreadable
-from ..pack.pack import KEPT, TMP, Pack, PackedFile, check_name
+from ..pack.manifest import KEPT, TMP, Pack, PackedFile, check_name
 from . import leases
 
 MANIFEST, LEASE, COPY_LOCK = KEPT[:3]

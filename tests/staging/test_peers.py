@@ -19,7 +19,7 @@ import pytest
 from staging.making import A, B, in_memory, is_exact, make_pack
 
 from ecm_cluster.base import files
-from ecm_cluster.pack.pack import BLOCK, Pack, PackedFile
+from ecm_cluster.pack.manifest import BLOCK, Pack, PackedFile
 from ecm_cluster.staging import copying
 from ecm_cluster.staging.peers import block_client, block_server, peer_group
 from ecm_cluster.staging.peers.block_client import _Connection
@@ -36,7 +36,7 @@ LOOPBACK = ["127.0.0.1"]
 NODE = """
 import sys, threading, time
 from pathlib import Path
-from ecm_cluster.pack import pack
+from ecm_cluster.pack import manifest
 from ecm_cluster.staging import copying, scratch, streams
 from ecm_cluster.staging.peers import block_client, peer_group
 path, base, contacts, node, nodes = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
@@ -47,7 +47,7 @@ def counted(self, file, block, source, target=None):
         read.append(file.span(block)[1])
     return carry(self, file, block, source, target)
 streams.Stream.carry = counted
-of, place = pack.read(path), scratch.Scratch(Path(base))
+of, place = manifest.read(path), scratch.Scratch(Path(base))
 with peer_group.PeerGroup(lambda n: Path(contacts, f"{n}.json"), node, nodes, of.digest, ["127.0.0.1"],
                           place.set_folder(of.digest).path) as peers:
     staged = copying.stage(of, of.files, place, peers=peers, threads=3)

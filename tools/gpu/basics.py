@@ -22,7 +22,7 @@ VENV = HOME / "venv"
 TIMED_OUT = 124
 TOKEN = "GPU_CHECK_STEP"  # marks what a step has started
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-LOCK = ROOT / "tools" / "environment" / "requirements.txt"
+LOCK = ROOT / "tools" / "environment" / "pins" / "requirements.txt"
 
 
 class StepError(Exception):

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...base.reading import Number, Text, Unreadable, check, open_regular, parse_json
-from ...pack.pack import PackedFile
+from ...pack.manifest import PackedFile
 from .protocol import HELD, HERE, LATER, NEVER, PROOF, WAIT, Secret
 
 CONNECT_SECONDS = 3.0  # for each address

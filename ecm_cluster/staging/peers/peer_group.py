@@ -30,7 +30,7 @@ from typing import BinaryIO, Tuple
 from urllib.parse import unquote
 
 from ...base import files
-from ...pack.pack import TMP, PackedFile
+from ...pack.manifest import TMP, PackedFile
 from .block_client import BlockClient
 from .block_server import Answer, BlockServer
 from .protocol import HERE, LATER, NEVER, WAIT, Secret
