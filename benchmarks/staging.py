@@ -1,4 +1,4 @@
-"""Bringing a data set from shared storage to a node, by what is at hand and by a pack.
+"""Bringing a data set from shared storage to a node, with common tools and with a pack.
 
     python benchmarks/staging.py [--images 3000] [--mean 158.6] [--us 300,1000] [--rounds 5] [--seed 0]
                                  [--folder DIR] [--target DIR] [--json FILE]
@@ -193,7 +193,7 @@ def room(args: argparse.Namespace) -> str:
 
 @contextlib.contextmanager
 def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path, Path]]:
-    """(shared storage, target, library that makes the former slow), which are taken away at the end."""
+    """(shared storage, target, library that slows the first down), removed at the end."""
     with tempfile.TemporaryDirectory(dir=args.folder) as slow, tempfile.TemporaryDirectory(dir=room(args)) as fast, \
             tempfile.TemporaryDirectory() as built:
         library = Path(built, "slowfs.so")
@@ -246,7 +246,7 @@ def measure(args: argparse.Namespace) -> None:
     with folders(args) as (shared, target, library):
         total = make(shared / "root", args.images, args.mean, args.seed)
         subprocess.run(["tar", "-C", shared / "root", "-cf", shared / "images.tar", "train2017"], check=True)
-        os.sync()  # or writing this back would fall on somebody's turn
+        os.sync()  # or writing this back would fall into the turn of one of them
         load = os.getloadavg()[0]
         print(f"{args.images} files, {total / 1e6:.0f} MB, {args.rounds} rounds, load {load:.1f}")
         packed, brought = {}, {}

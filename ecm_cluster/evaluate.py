@@ -222,9 +222,6 @@ def covers(run: Run, queued: Element, asked: Element) -> bool:
     return where(queued) == where(asked) and all(variant in queued.scoring for variant in asked.scoring)
 
 
-# ---------------------------------------------------------------------------------------------- showing
-
-
 def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     """Print the table of what has been scored of what was requested; also written into each run."""
     found = []

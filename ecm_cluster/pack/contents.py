@@ -201,7 +201,7 @@ def _check_room(partial: Path, size: int) -> None:
     room = shutil.disk_usage(partial).free
     if room < size:
         raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
-                        "some space, or give another OUT")
+                        "some space, or use another OUT")
 
 
 def first_of(names: Iterable[str], count: int = 3) -> str:

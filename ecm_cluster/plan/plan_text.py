@@ -8,6 +8,7 @@ from ..backends import choose
 from ..base.units import without_secrets
 from ..console import shell
 from ..freeze import weights
+from ..job.job import OPTIONS
 from ..keycheck import keys
 from ..rundir import checkpoints
 from ..staging import planned
@@ -25,6 +26,7 @@ def describe(plan: planning.Plan) -> str:
                   f"{f' and {job.mem_per_gpu}' if job.memory_mib else ''} each, "
                   f"{job.threads_per_rank} thread(s) a rank"),
         ("where", describe_place(plan)),
+        *([("options", asked)] if (asked := describe_sbatch(plan)) else []),
         *([("from shell", ", ".join(used))] if used else []),
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
@@ -56,6 +58,14 @@ def describe_place(plan: planning.Plan) -> str:
     modes = list(dict.fromkeys(one.describe() for one in plan.preemption))
     return "; ".join([f"partition {name}, time limit {job.time}", *modes,
                       "when out of time: commit, requeue, continue"])
+
+
+def describe_sbatch(plan: planning.Plan) -> str:
+    """The job's options that go to sbatch as they are, besides the partition."""
+    if not choose.named(plan.where).queues:
+        return ""
+    given = {name: getattr(plan.job, name) for name, one in OPTIONS.items() if isinstance(one.slurm, str)}
+    return ", ".join(f"{name} {value}" for name, value in given.items() if value and name != "partition")
 
 
 def describe_staging(plan: planning.Plan) -> str:

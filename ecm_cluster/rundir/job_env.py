@@ -30,7 +30,7 @@ def write(run: Run, job: Job) -> None:
 
 
 def keep(run: Run, job: Job) -> None:
-    """See that a start of the run will find the values; a run of the former version has them in its record.
+    """Make sure that a start of the run will find the values; a run of an earlier version has them in its record.
 
     Raises:
         UserError: They are gone.

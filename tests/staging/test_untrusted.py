@@ -201,7 +201,7 @@ def test_an_index_that_leads_out_of_the_files_of_its_pack_is_refused(own, place)
     data = (own / INDEX_FILE).read_bytes()
     rewrite(own, lambda r: r["files"][2].update(size=len(data), blocks=f"{manifest.checksum(data):016x}"))
     images = reader.PackedImages(manifest.read(own))
-    with pytest.raises(Unreadable, match=r"index.bin: image \d lies outside of the pack's files"):
+    with pytest.raises(Unreadable, match=r"index.bin: image \d is outside of the pack's files"):
         images.get("a.jpg")
     assert images.find("b.jpg") is not None
 

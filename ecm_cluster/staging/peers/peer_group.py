@@ -71,8 +71,8 @@ class PeerGroup:
         token = secrets.token_hex(32)
         server = BlockServer(addresses, Secret(token, digest), self._answer)
         try:
-            files.write_private(contact, json.dumps({"addresses": list(addresses), "port": server.server_address[1],
-                                                     "token": token}))
+            record = {"addresses": list(addresses), "port": server.server_address[1], "token": token}
+            files.write_text(contact, json.dumps(record), private=True)
         except OSError:
             server.close()
             raise

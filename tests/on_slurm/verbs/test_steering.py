@@ -215,7 +215,7 @@ def test_of_two_submissions_of_a_name_one_submits_also_when_it_dies_inside_sbatc
     assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], told
     assert second.returncode == (0 if killed else 2), told
     if not killed:
-        assert first.returncode == 0 and "is already there" in told[1][1] and "waiting for it" in told[1][1]
+        assert first.returncode == 0 and "already exists" in told[1][1] and "waiting for it" in told[1][1]
     verb("cancel", run.path, env=slurm.env)
     assert in_queue(slurm, run) == []
 
