@@ -281,7 +281,7 @@ def test_a_damaged_pack_is_named_in_one_line_and_what_was_right_is_kept(own_pack
 def test_a_pack_cannot_write_outside_its_set(packed, base):
     for name in ("../escape", "/etc/escape", "manifest.json", "lease", "images/x.tmp", "damaged/x"):
         evil = manifest.PackedFile(name, 0, "images", "", ())
-        with pytest.raises(UserError, match="cannot be staged|inside the folder"):
+        with pytest.raises(UserError, match="cannot be staged|inside the directory"):
             copying.stage(packed, [evil], Scratch(base))
 
 
