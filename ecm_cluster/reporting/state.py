@@ -12,7 +12,7 @@ from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.errors import UserError
 from ..base.units import size_text
-from ..chain import chain, evaluations, submissions
+from ..chain import chain, evaluations
 from ..rundir import checkpoints
 from ..rundir.run import Evaluation, Run
 from ..scoring.metrics import LINE, names
@@ -100,7 +100,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         life = _life(run, "train", known)
         _unfinished(run, state, life, accounted(train.job_id, known))
         own = submissions.get("evaluate")
-        missing = run.job().evaluation.enabled and not (own and own.job_id and _life(run, "evaluate", known).alive)
+        missing = run.job().is_evaluated and not (own and own.job_id and _life(run, "evaluate", known).alive)
         refused = chain.refusal(run) if life.alive and missing else None
         if refused:
             state.refused, state.next = True, state.next or chain.resume_line(run)
@@ -138,7 +138,7 @@ def accounted(job_id: str, known: Known) -> str | None:
 
 def _life(run: Run, stage: str, known: Known) -> Life:
     """Of the present job of a stage."""
-    return liveness.of_job(run, submissions.of_stage(run, stage)[-1], known)
+    return liveness.of_job(run, run.submissions_of(stage)[-1], known)
 
 
 def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) -> None:
@@ -198,7 +198,7 @@ def _log_of(run: Run) -> Any:
 
 def _unrecorded(run: Run) -> str:
     """What may be the matter where a job has ended whose batch script records its starts, and has recorded none."""
-    job_id = submissions.record_of(run, "train").get("job_id")
+    job_id = run.submission("train").get("job_id")
     if not job_id or starts.on_record(run, job_id) or not starts.records(run, job_id):
         return ""
     return f"; its batch script left no record: a node's Prolog failed, or the nodes do not see {run.path}"
@@ -206,7 +206,7 @@ def _unrecorded(run: Run) -> str:
 
 def release_line(run: Run, stage: str) -> str:
     """What lets a held job start."""
-    return f"scontrol release {submissions.record_of(run, stage).get('job_id')}"
+    return f"scontrol release {run.submission(stage).get('job_id')}"
 
 
 def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
@@ -215,7 +215,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     Returns:
         Whether all that was asked for is scored, and the evaluations that have begun and are not done.
     """
-    wanted = evaluations.read(run, chain.EVALUATE) if run.job().evaluation.enabled else []
+    wanted = evaluations.read(run, chain.EVALUATE) if run.job().is_evaluated else []
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
@@ -231,7 +231,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
     scored, pending = _scores(run, state)
-    if not run.job().evaluation.enabled:
+    if not run.job().is_evaluated:
         state.state, state.reason = "done", "trained; no evaluation was asked for"
         return
     if scored:

@@ -29,9 +29,9 @@ from ...scoring.parts import ScoredSet
 from ...staging import planned
 from .. import heartbeat, signals, staged_data
 from ..beside import patiently
+from ..rank_process import end, enter, record_failure
 from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
-from ..training.worker import end, enter, load_config, record_failure
 from ..world import Place, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
@@ -66,7 +66,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
             with contextlib.suppress(OSError):
                 os.listdir(work.detections_dir)  # makes an NFS client look for new names
             time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
-        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
+        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.scoring_variant(scoring)) is None]
         if missing:
             score_all(run, work, element, missing, checkpoint)
         record = work.ledger(attempt, "evaluate000", patient=True)
@@ -79,15 +79,16 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     """Write this rank's chunks, those that a former start did not."""
     job = run.job(stage)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()  # takes seconds, and copying need not wait for it
     import torch
 
+    from ..mmdet_trainer import config as mmdet_config
     from .detect import infer as infer_chunks
 
     torch.set_num_threads(run.threads(stage))
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     staged_data.use(cfg, data)
     eval_settings.apply(cfg, element.settings)
     device = job.device
@@ -132,12 +133,13 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
 
 def test_set(run: Run) -> Any:
     """The dataset of ``data.test`` as mmdet makes it."""
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()
+    from ..mmdet_trainer import config as mmdet_config
     from . import scored_set
 
-    return scored_set.build(load_config(run))[0]
+    return scored_set.build(mmdet_config.load(run))[0]
 
 
 def annotations_digest(run: Run) -> str | None:
@@ -164,7 +166,7 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
     from . import score_parts
 
     heartbeat.beat(phase="scoring")
-    count, way = heartbeat.Counter(), evaluations.way_key(scoring)
+    count, way = heartbeat.Counter(), evaluations.scoring_variant(scoring)
     options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
     options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: count(
         done, total, f"scoring {kind}"))
