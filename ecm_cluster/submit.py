@@ -14,7 +14,7 @@ from typing import Any
 
 from .base import folders, units
 from .base.errors import UserError, shown
-from .chain import submit_lock
+from .chain import locks
 from .console import cli
 from .job import job as jobs
 from .job.flags import add_flags, given_flags
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
     """Create the run and submit its chain, or submit what is missing of an existing one; None after a dry run."""
     if job.name and os.path.exists(Run(run_dir / job.name).run_file) and not args.dry_run:
-        with submit_lock.alone(Run(run_dir / job.name)):
+        with locks.creation_lock(Run(run_dir / job.name)):
             return finish_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
@@ -95,13 +95,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
     planning.check_with_slurm(plan, run)
     frozen = create.freeze(plan)
     check.check(plan, frozen, args.check, args.verbose)
-    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+    with locks.creation_lock(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
             return finish_submitting(run, job, args)
         try:
             run = create.create(run, plan, frozen)
         except OSError as error:
-            raise submit_lock.not_made(run, error) from None
+            raise locks.not_created(run, error) from None
         return start(run, plan.job, args)
 
 
@@ -176,7 +176,7 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
     from .backends import choose
     from .chain import chain, submissions
 
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         job, backend = run.job(), choose.of(run)
         found = backend.adopt(run)
         wanted = backend.records(chain.stages(job))

@@ -18,7 +18,12 @@ class UserError(ValueError):
 
 def shown(value: object, longest: int = 80) -> str:
     """A value for a message: its repr, truncated if it is long."""
-    text = repr(value)
+    return brief(repr(value), longest)
+
+
+def brief(text: str, longest: int = 400) -> str:
+    """An error's own text for a message: in one line, truncated if it is long."""
+    text = " ".join(text.split())
     return text if len(text) <= longest else f"{text[:longest - 3]}..."
 
 

@@ -11,8 +11,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from .reading import open_regular, read_json
 
 __all__ = ["KILL_ENV", "STOP_ENV", "TAKEN", "Digesting", "age", "create_exclusive", "digest", "digest_text",
            "fsync_dir", "kill_point", "locked", "naming", "private_file", "read_json", "replacing", "server_time",
-           "remove_stale", "write_bytes", "write_json", "write_text"]
+           "write_bytes", "write_json", "write_text"]
 
 TMP_MARK = ".tmp-"
 NOTICE_SECONDS = 2.0  # of waiting for a lock before the user is told; most locks are held for less
@@ -70,24 +68,6 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
         with contextlib.suppress(OSError):
             os.unlink(tmp)
         raise
-
-
-def remove_stale(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
-    """Delete directories that killed processes of this user left behind.
-
-    Args:
-        prefix: Prefix of their names.
-        lock: Name of the file in each that its process keeps locked while it lives.
-        older: Seconds since the last change to the directory; by default a day, longer than any
-            of these processes runs, since a lock that another host holds may be invisible here.
-    """
-    for path in parent.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            there = path.lstat()
-            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or time.time() - there.st_mtime < older:
-                continue
-            with locked(path / lock, patience=0.0) if (path / lock).exists() else contextlib.nullcontext():
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def private_file(path: str | os.PathLike) -> None:

@@ -18,13 +18,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base import files, owners
+from ..base import files, folders, owners
 from ..base.disk import Filesystem, filesystem
 from ..base.units import size_text
 from .finding import Finding, carried_out, fails, ok, warning
 
 MARK = ".ecm-cluster-doctor-"  # with which the names of the doctor's own folders begin
-LOCK = "lock"  # of a folder of marks, held by the doctor of the login node
 ENOUGH_BYTES, ENOUGH_FILES = 5 << 30, 10_000  # a few checkpoints; the files of a few runs
 CACHES, COUNTING_SECONDS = ("weights", "annotations"), 2.0
 CLOCK_SECONDS = 5.0  # that clocks may differ: more, and the age of a heartbeat is no longer what it seems
@@ -114,7 +113,7 @@ def _tried(folder: Path) -> float:
         OSError: Something cannot be done.
         NotKept: Something can be done that must not.
     """
-    files.remove_stale(folder, MARK, LOCK)
+    folders.remove_stale(folder, MARK)
     own = Path(os.path.join(folder, f"{MARK}{os.getpid()}-{time.time_ns()}"))
     own.mkdir()
     try:

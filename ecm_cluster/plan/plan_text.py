@@ -10,7 +10,7 @@ from ..console import shell
 from ..freeze import weights
 from ..job.job import OPTIONS
 from ..keycheck import keys
-from ..rundir import checkpoints
+from ..rundir import retention
 from ..staging import planned
 from . import planning, reproducibility
 
@@ -90,7 +90,7 @@ def describe_staging(plan: planning.Plan) -> str:
     return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
 
 
-def describe_weight(weight: weights.Weight) -> str:
+def describe_weight(weight: weights.WeightFile) -> str:
     if weight.url is None:
         return str(weight.path)
     where = f"in {weight.path}" if weight.present else f"to fetch: {without_secrets(weight.url)}"
@@ -105,7 +105,7 @@ def describe_checkpoints(plan: planning.Plan) -> str:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
     epochs = job.trainer is not None or plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
-    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
+    kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 

@@ -50,7 +50,7 @@ class Row:
     @property
     def file(self) -> Path:
         """The file that holds the document."""
-        return self.work.metrics_file(evaluations.way_key(eval_settings.split(self.settings)[1]))
+        return self.work.metrics_file(evaluations.scoring_variant(eval_settings.split(self.settings)[1]))
 
     def figure(self, name: str) -> float | None:
         """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""

@@ -1,9 +1,9 @@
 """mmcv's epoch- and iteration-based runners, made to stop and resume at any optimizer step.
 
 Differences from mmcv 1.7: the position inside an epoch is part of the state, and a resumed training starts there
-instead of at the epoch's first batch; every micro-batch starts with generators seeded from (seed, iteration, virtual rank);
-after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the state
-that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
+instead of at the epoch's first batch; every micro-batch starts with generators seeded from (seed, iteration, virtual
+rank); after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the
+state that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
 
 An iteration is an optimizer step; with mmcv's hooks that gather gradients over several iterations it is a part of one,
 and the boundary is called when the step is taken. Where a process has several virtual ranks
@@ -41,7 +41,8 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch continues
     _epoch_ended = False  # since the last boundary
 
-    def prepare(self, seed: int, boundary: Callable[[Any, bool], None] | None, share: Share | None = None, dataset: Any = None) -> None:
+    def prepare(self, seed: int, boundary: Callable[[Any, bool], None] | None, share: Share | None = None,
+                dataset: Any = None) -> None:
         """Give the runner, whose hooks are registered, all that it needs beside its loader.
 
         Args:

@@ -30,9 +30,9 @@ HEAD = """# mmdet's shipped configs
 Written by `python -m tests.shipped_configs --table docs/reference/shipped-configs.md`, with {versions}.
 
 Every config family that mmdet ships (the folders of its `configs/`, read as `mmdet::…`), represented by the configs
-that have their own code path: {count} configs of {families} families. Deeper or wider backbones of the same kind, longer
-schedules and multi-scale variants run the same code with other numbers. Excluded are {left}, which contain parts of
-configs.
+that have their own code path: {count} configs of {families} families. Deeper or wider backbones of the same kind,
+longer schedules and multi-scale variants run the same code with other numbers. Excluded are {left}, which contain
+parts of configs.
 
 Each config runs through the product on one CPU: it is planned and frozen as by `submit`, trained by a rank's worker,
 stopped in the middle by a SIGTERM in a second run and resumed, and its last checkpoint is scored by an evaluation's

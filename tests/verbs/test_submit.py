@@ -161,7 +161,7 @@ def test_a_file_in_the_place_of_the_run_is_left_alone(capsys, small_data, idle, 
     (tmp_path / "runs/a-run").write_text("years of work")
     assert "holds something else" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
-    assert "cannot be made (Not a directory); give a place to write to by --runs-dir" in said
+    assert "could not create" in said and "(Not a directory); give a writable --runs-dir" in said
     assert (tmp_path / "runs/a-run").read_text() == "years of work"
 
 

@@ -15,7 +15,7 @@ TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 
 
 class SetupError(Exception):
-    """Setting up cannot go on; the text is one line with the remedy."""
+    """Setting up cannot continue; the text is one line with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ PYTHON = VENV / "bin" / "python"
 
 
 def stack() -> Stack:
-    """The one in ECM_CLUSTER_STACK, which tools/setup sets to that of the environment that is there.
+    """The one in ECM_CLUSTER_STACK, which tools/setup sets to that of the existing environment.
 
     Raises:
         SetupError: There is none of that name.

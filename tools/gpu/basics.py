@@ -129,7 +129,7 @@ def copy(process: subprocess.Popen[bytes], out: BinaryIO, echo: bool) -> None:
 
 
 def kill_all(token: str) -> None:
-    """Kill whatever a step has started: ninja's compilers and local runs have left its process group."""
+    """Kill everything that a step has started: ninja's compilers and local runs have left its process group."""
     mark = f"{TOKEN}={token}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):

@@ -181,13 +181,13 @@ class Saver:
         """Process the result of the checkpoint in progress, if there is one.
 
         Raises:
-            checkpoints.Overtaken: A newer attempt has begun, and this one is stale.
+            checkpoints.StaleAttempt: A newer attempt has begun, and this one is stale.
         """
         outcome = self.writer.outcome(wait)
         if outcome is None or self._request is None:
             return
-        if outcome.overtaken:
-            raise checkpoints.Overtaken(outcome.reason)
+        if outcome.stale:
+            raise checkpoints.StaleAttempt(outcome.reason)
         if outcome.manifest is None:
             self._report_failed(outcome, self._request)
             return

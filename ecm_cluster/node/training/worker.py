@@ -137,7 +137,7 @@ def resume(run: Run, attempt: int, trainer: Trainable, hook: StepHook, logger: A
         if source is not None:
             logger.info("resuming from %s: iteration %d, epoch %d, position %d", source, trainer.iteration,
                         trainer.epoch, trainer.position)
-        for line in training_log.redone(run, attempt, trainer.iteration):
+        for line in training_log.repeated(run, attempt, trainer.iteration):
             logger.info("%s", line)
 
 
