@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from .attempts import endings
+from .attempts import causes
 from .backends import choose
 from .base import folders
 from .base.errors import UserError
@@ -240,7 +240,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
     if kind == "staging":
         return f"{row['host']}: {row['detail']}"
     if kind == "end":
-        known = endings.ENDINGS.get(row["cause"])
+        known = causes.CAUSES.get(row["cause"])
         return f"ended: {row['cause']}: {row.get('detail') or (known.text if known else '')}"
     return None
 

@@ -27,7 +27,7 @@ from ..staging.planned import Staging
 from ..staging.scratch import Scratch
 from . import heartbeat, rendezvous, signals
 from .beside import Quiet
-from .world import Place
+from .world import RankInfo
 
 if TYPE_CHECKING:
     from ..staging.peers.broadcast import Circle
@@ -58,7 +58,7 @@ class Data:
             door.close(grace)
 
 
-def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: str) -> Data:
+def prepare(run: Run, job: Job, work: Work, place: RankInfo, attempt: int, split: str) -> Data:
     """Stage what ``data.<split>`` of the run's config reads; :func:`use` then lets the config read from there.
 
     Nothing heavy is imported for it, so that copying begins at once.
@@ -108,7 +108,7 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
 
 
 def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[manifest.Pack], data: Data,
-           work: Work, place: Place, attempt: int, told: Told) -> None:
+           work: Work, place: RankInfo, attempt: int, told: Told) -> None:
     count = heartbeat.Counter()
     try:
         base = planned.scratch_of(staging, os.environ)
@@ -156,7 +156,7 @@ def _point_to(each: manifest.Pack, folder: Path, data: Data) -> None:
 
 
 @contextlib.contextmanager
-def _circle(staging: Staging, each: manifest.Pack, work: Work, place: Place, attempt: int,
+def _circle(staging: Staging, each: manifest.Pack, work: Work, place: RankInfo, attempt: int,
             data: Data) -> Iterator[Circle | None]:
     """The nodes that pass blocks on to each other; a node's first rank speaks for it."""
     if not staging.broadcast or place.nodes == 1:
@@ -222,7 +222,7 @@ def use(cfg: Any, data: Data) -> None:
 # ---------------------------------------------------------------------------------------------- all nodes
 
 
-def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
+def await_nodes(work: Work, place: RankInfo, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
     if place.nodes > 1:
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
@@ -233,7 +233,7 @@ def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
 class Told:
     """Events of this rank's staging, in its own file of the ledger."""
 
-    def __init__(self, work: Work, attempt: int, place: Place) -> None:
+    def __init__(self, work: Work, attempt: int, place: RankInfo) -> None:
         self.work, self.attempt, self.place = work, attempt, place
 
     def trouble(self, what: str, detail: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..attempts import endings, slurm_ends, starts
+from ..attempts import causes, endings, starts
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.errors import UserError
@@ -132,7 +132,7 @@ def _progress(run: Run, state: RunState) -> None:
 def accounted(job_id: str, known: Known) -> str | None:
     """The cause of a job's end in Slurm's own words: where its nodes have no scontrol, only they tell why it ended."""
     told = (known or {}).get(job_id)
-    cause = slurm_ends.ACCOUNTED.get(told.state) if told else None
+    cause = causes.BY_STATE.get(told.state) if told else None
     return None if cause == "crashed" else cause  # a job that the run itself has ended is FAILED too
 
 
@@ -176,14 +176,14 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
         state.next = chain.resume_line(run) if nothing_to_read else f"less {log}; {chain.resume_line(run)}"
 
 
-def _only_stopped(ending: endings.Ending) -> bool:
+def _only_stopped(ending: causes.Cause) -> bool:
     """Whether nothing of the run has failed: what has a budget would have been started again if it could."""
     return ending.budget is None and ending.action in ("continue", "wait")
 
 
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
     """An end that none of the job's processes could tell the reason of."""
-    known, stopped = endings.ENDINGS[cause], _only_stopped(endings.ENDINGS[cause]) or cause == "cancelled"
+    known, stopped = causes.CAUSES[cause], _only_stopped(causes.CAUSES[cause]) or cause == "cancelled"
     state.state = "stopped" if stopped else "failed"
     state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
     log = None if stopped else _log_of(run)
@@ -267,7 +267,7 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
     else:
         end = endings.newest_end(pending[-1]) if pending else None
         recorded = end if end and end["cause"] != "lost" else None
-        known = endings.ending(end) if recorded else endings.ENDINGS[accounted or "lost"]
+        known = endings.ending(end) if recorded else causes.CAUSES[accounted or "lost"]
         state.state = "stopped" if _only_stopped(known) else "failed"
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""
