@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import slow_storage
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -49,7 +51,7 @@ def measure(folder: Path, shim: Path, us: int, times: int) -> tuple[float, int]:
     for _ in range(times):
         counts = shim.parent / "counts"
         counts.unlink(missing_ok=True)
-        env = {**os.environ, "LD_PRELOAD": str(shim), "SLOWFS_FOLDER": str(folder), "SLOWFS_US": str(us),
+        env = {**os.environ, **slow_storage.variables(shim, folder, us),
                "SLOWFS_COUNT": str(counts), "PYTHONPATH": str(ROOT)}
         began = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "ecm_cluster.status", str(folder), "--json"], env=env, cwd=ROOT,
@@ -68,8 +70,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shim = Path(folder) / "slowfs.so"
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", shim, ROOT / "benchmarks/slowfs.c", "-ldl"], check=True)
+        shim = slow_storage.build(Path(folder))
         print(f"{args.ranks} ranks x {args.attempts} attempts, {args.us} us a round trip\n\n"
               "layout | files in the ledger | round trips | seconds\n-- | --: | --: | --:")
         for name, fold in (("folded", True), ("the previous version's, flat", False)):

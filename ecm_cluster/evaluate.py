@@ -123,7 +123,9 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     Raises:
         UserError: The run has no such checkpoint, or its config has nothing that a setting could change.
     """
-    _ = run.spec
+    if run.spec.job.trainer is not None:
+        raise UserError(f"RUN: {run.name} was trained by {run.spec.job.trainer}; evaluations exist for mmdet's trainer "
+                        "alone")
     best = None
     if args.checkpoints == "best":
         name = results.best(run, args.sort).provenance["checkpoint"]

@@ -27,7 +27,7 @@ DEFAULT_CLUSTER = "slurm"
 
 def stages(job: jobs.Job) -> list[str]:
     """The chain of a job, in order."""
-    return [TRAIN, EVALUATE] if job.evaluation.enabled else [TRAIN]
+    return [TRAIN, EVALUATE] if job.is_evaluated else [TRAIN]
 
 
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,

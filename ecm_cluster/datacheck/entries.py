@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +44,21 @@ class Needs:
     lacking: str = ""
 
 
-@dataclass
-class _Fault:
-    """One kind of fault: its first occurrence, and their number."""
-
-    text: str
-    times: int = 1
-
-
-@dataclass
 class _Faults:
-    found: dict[tuple[str, str, str], _Fault] = field(default_factory=dict)
+    """Each kind of fault (list, field, problem): the text of its first occurrence, and their number."""
 
-    def add(self, kind: str, name: str, what: str, text: str) -> None:
-        known = self.found.get((kind, name, what))
-        if known is None:
-            self.found[kind, name, what] = _Fault(text)
-        else:
-            known.times += 1
+    def __init__(self) -> None:
+        self.times: Counter[tuple[str, str, str]] = Counter()
+        self._first: dict[tuple[str, str, str], str] = {}
+
+    def add(self, key: str, name: str, problem: str, text: str) -> None:
+        self._first.setdefault((key, name, problem), text)
+        self.times[key, name, problem] += 1
 
     def lines(self, said: str) -> Iterator[str]:
-        for (kind, _, _), fault in self.found.items():
-            more = f" (and {fault.times - 1} more of {kind!r})" if fault.times > 1 else ""
-            yield f"{said}: {fault.text}{more}"
+        for fault, text in self._first.items():
+            more = self.times[fault] - 1
+            yield f"{said}: {text}" + (f" (and {more} more of {fault[0]!r})" if more else "")
 
 
 def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tuple[list[str], list[str]]:
@@ -106,8 +99,8 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
                        f"{layout.brief(mask)}; expected polygons of at least 6 numbers, or an "
                        "encoding with counts and size: remove the annotation or correct it")
     for key, ids_of in (("image_id", "images"), ("category_id", "categories")):
-        astray = warnings.found.get(("annotations", key, "unknown"))
-        if astray and astray.times == len(annotations):  # often numbers in one list and text in the other
+        unknown = warnings.times["annotations", key, "unknown"]
+        if unknown and unknown == len(annotations):  # often numbers in one list and text in the other
             return [*faults.lines(said), f"{said}: no annotation has {'an' if key[0] == 'i' else 'a'} {key} that is "
                     f"listed in '{ids_of}'; expected the same ids in both lists, numbers or text alike"], []
     for key, known in (("images", images), ("categories", listed)) if needs.scored else ():

@@ -19,11 +19,10 @@ from ..base import files
 from ..base.disk import close_folder
 from ..base.errors import Failed, UserError
 from ..base.reading import Unreadable
-from .contents import FINGERPRINT, WORK, Options, Show, Written, fill, first_of
+from .contents import FINGERPRINT, WORK, Options, Show, fill, first_of
 from .manifest import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import scan
 
-NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
 
 
@@ -33,12 +32,12 @@ class Packing:
 
     Attributes:
         done: ``packed`` or ``nothing to do``.
-        written: Of images, by this call.
+        written: Bytes of images that the call has written, and the seconds that it took.
     """
 
     pack: Pack
     done: str
-    written: Written
+    written: tuple[int, float] = (0, 0.0)
 
 
 def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Packing:
@@ -63,14 +62,14 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     existing = _existing(out, fingerprint, options.replace)
     if existing is not None:
         shutil.rmtree(previous, ignore_errors=True)  # a call was killed while it removed that
-        return Packing(existing, "nothing to do", NOTHING)
+        return Packing(existing, "nothing to do")
     with _locked(partial):
         existing = _existing(out, fingerprint, options.replace)
         if existing is not None:  # another call has made it in the meantime
             shutil.rmtree(partial, ignore_errors=True)
-            return Packing(existing, "nothing to do", NOTHING)
+            return Packing(existing, "nothing to do")
         _resume_or_start_over(partial, fingerprint, say)
-        written = NOTHING
+        written = 0, 0.0
         if not is_pack(partial):
             with _removed_if_refused(partial):
                 written = fill(partial, sources, fingerprint, options, show, say)

@@ -54,6 +54,8 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
     Raises:
         UserError: Something of it cannot be had.
     """
+    if plan.job.trainer is not None:
+        return Frozen(plan.cfg, {}, {}, [], [])
     digests = planning.annotation_digests(plan)
     counts = class_counts.freeze(plan.cfg)
     missing = [] if fetch else [w for w in plan.weights if not w.present]
@@ -121,7 +123,8 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         cluster=plan.where, job=plan.job, name=run.name, run_id=secrets.token_hex(8), submitted=round(time.time(), 3),
         cwd=os.getcwd(), virtual_ranks=plan.job.world_size, threads=plan.job.threads_per_rank,
         checkpoint_every=planning.checkpoint_interval(frozen.cfg, plan.job), config=plan.config_path, batch=plan.batch,
-        annotations={split: str(path) for split, path in plan.annotations.items()}, staging=plan.staging.frozen(),
+        annotations={split: str(path) for split, path in plan.annotations.items()},
+        staging=plan.staging.frozen() if plan.job.trainer is None else None,
         digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
         weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
     if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):

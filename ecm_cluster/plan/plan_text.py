@@ -17,9 +17,10 @@ from . import planning, reproducibility
 
 def describe(plan: planning.Plan) -> str:
     """The plan as text."""
-    job, batch = plan.job, plan.batch
+    job = plan.job
     used = shell.used(os.environ, job) if choose.named(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
+    what, how = _another_trainer(plan) if job.trainer is not None else _mmdet(plan)
     lines = [
         ("config", plan.config_path),
         ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs"
@@ -28,6 +29,16 @@ def describe(plan: planning.Plan) -> str:
         ("where", describe_place(plan)),
         *([("options", asked)] if (asked := describe_sbatch(plan)) else []),
         *([("from shell", ", ".join(used))] if used else []),
+        *what,
+        ("checkpoints", describe_checkpoints(plan)),
+        *how]
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def _mmdet(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What mmdet's trainer will train on, before the line on checkpoints, and how, after it."""
+    job, batch = plan.job, plan.batch
+    return [
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
@@ -35,14 +46,19 @@ def describe(plan: planning.Plan) -> str:
         ("data", ", ".join(path for split in ("train", "test") for path in planned.annotation_files(plan.cfg, split))
          or "as in the config"),
         ("staging", describe_staging(plan)),
-        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
-        ("checkpoints", describe_checkpoints(plan)),
+        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch")], [
         *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", reproducibility.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
-        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()],
-    ]
-    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()]]
+
+
+def _another_trainer(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The same for a trainer that the job names."""
+    name = str(plan.job.trainer)
+    return [("trainer", f"{name}; seed {plan.job.seed}")], [
+        ("exact", f"not checked: as far as the state() of {name} holds everything"),
+        ("evaluation", f"none: {name} offers none, and only mmdet's checkpoints can be scored")]
 
 
 def describe_place(plan: planning.Plan) -> str:
@@ -87,7 +103,7 @@ def describe_checkpoints(plan: planning.Plan) -> str:
     every = [f"every {interval} iterations"] if interval else []
     if job.checkpoint_minutes:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
-    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
+    epochs = job.trainer is not None or plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
     kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"

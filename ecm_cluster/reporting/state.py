@@ -100,7 +100,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         life = _life(run, "train", known)
         _unfinished(run, state, life, accounted(train.job_id, known))
         own = submissions.get("evaluate")
-        missing = run.job().evaluation.enabled and not (own and own.job_id and _life(run, "evaluate", known).alive)
+        missing = run.job().is_evaluated and not (own and own.job_id and _life(run, "evaluate", known).alive)
         refused = chain.refusal(run) if life.alive and missing else None
         if refused:
             state.refused, state.next = True, state.next or chain.resume_line(run)
@@ -215,7 +215,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     Returns:
         Whether all that was asked for is scored, and the evaluations that have begun and are not done.
     """
-    wanted = evaluations.read(run, chain.EVALUATE) if run.job().evaluation.enabled else []
+    wanted = evaluations.read(run, chain.EVALUATE) if run.job().is_evaluated else []
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
@@ -231,7 +231,7 @@ def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
 
 def _after_training(run: Run, state: RunState, submission: Any, known: Known) -> None:
     scored, pending = _scores(run, state)
-    if not run.job().evaluation.enabled:
+    if not run.job().is_evaluated:
         state.state, state.reason = "done", "trained; no evaluation was asked for"
         return
     if scored:

@@ -71,7 +71,7 @@ def run_pack(args: argparse.Namespace) -> int:
                        "command again when that is fixed", error) from None
     made, written = outcome.pack, outcome.written
     total = sum(f.size for f in made.files)
-    speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
+    speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written[0] else ""
     print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {size_text(total)} "
           f"in {len(made.files)} files{speed}")
     cli.say(f"next: python -m ecm_cluster.submit --data-root {out}")

@@ -29,6 +29,7 @@ FLOORS = [
     ("ecm_cluster.backends", "ecm_cluster.node.gpu"),
     ("ecm_cluster.node.supervise", "ecm_cluster.plan", "ecm_cluster.reporting"),
     ("ecm_cluster.checking", "ecm_cluster.diagnosis", "ecm_cluster.node.training"),
+    ("ecm_cluster.node.mmdet_trainer",),
     ("ecm_cluster.node.inference",),
     ("ecm_cluster", "ecm_cluster.node.checks"),  # the verbs, and what a check runs on a node
 ]

@@ -92,7 +92,7 @@ def test_where_it_cannot_be_told_it_depends_on_the_qos(answers):
     assert preempted("REQUEUE") == ["when preempted: depends on the job's QOS"]
     slurm(answers, "REQUEUE", "qos")  # no accounting, or none that answers
     assert preempted("REQUEUE") == ["when preempted: depends on the job's QOS"]
-    assert preempted("REQUEUE", qos="x") == ["when preempted: it depends on QOS x"]
+    assert preempted("REQUEUE", qos="x") == ["when preempted: depends on QOS x"]
 
 
 @pytest.mark.parametrize(("text", "found"), [("5", 5), ("00:00:05", 5), ("00:01:30", 90), ("1-00:00:01", 86401),

@@ -163,7 +163,7 @@ def damaged(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for package in ("ecm_cluster", "mmdet_ext", "configs"):
         shutil.copytree(ROOT / package, tmp_path / "newer" / package)
     trainer = tmp_path / "newer/ecm_cluster/node/train.py"
-    trainer.write_text(trainer.read_text().replace("going on from %s", "by newer code from %s"))
+    trainer.write_text(trainer.read_text().replace("resuming from %s", "by newer code from %s"))
     done = verb("resume", run.path, "--code", "current", source=tmp_path / "newer")
     assert f"code        replaced by {tmp_path}/newer/ecm_cluster, {tmp_path}/newer/mmdet_ext" in done.stdout
     await_state(run, "done")

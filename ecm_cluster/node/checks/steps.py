@@ -15,8 +15,8 @@ from typing import Any
 from ...checking.findings import Findings
 from ...rundir.run import Run
 from ...staging import planned
-from .. import staged_data
-from ..training import worker
+from .. import rank_process, staged_data
+from ..mmdet_trainer import config as mmdet_config
 from ..world import Place
 from . import blame, needs, small
 
@@ -54,7 +54,7 @@ def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
         Stop: A failure is among the findings.
     """
     bench = Bench(run, place, out, on_cpu)
-    worker.enter(run)
+    rank_process.enter(run)
     for step, key, take in (
             ("imports", "custom_imports", imports), ("training data", "data.train", training_data),
             ("model", "model", model), ("optimizer, hooks and runner", "optimizer", runner),
@@ -85,7 +85,7 @@ class Skip(Exception):
 
 def imports(bench: Bench) -> str:
     """torch, mmcv and mmdet, and the modules that the config names."""
-    bench.cfg = worker.load_config(bench.run)
+    bench.cfg = mmdet_config.load(bench.run)
     import cv2
     import torch
 
@@ -125,12 +125,12 @@ def training_data(bench: Bench) -> str:
     """The data set and the loader's order."""
     from mmdet_ext.runners.virtual_ranks import Share
 
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
 
     cfg = bench.cfg
     cut = small.cut_annotations(cfg, Path(bench.run.path).parent) if bench.on_cpu else ""
     small.load_here(cfg, bench.on_cpu)
-    bench.loader, bench.dataset = mmdet_trainer.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
+    bench.loader, bench.dataset = building.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
     return f"{len(bench.dataset):,} samples{cut}"
 
 
@@ -138,12 +138,12 @@ def model(bench: Bench) -> str:
     """The detector with its initial weights."""
     import torch
 
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
 
     if bench.device == "cuda":
         torch.cuda.set_device(0)
-    bench.wrapped = mmdet_trainer.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
-                                   bench.dataset.CLASSES)
+    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed,
+                                   "cuda:0" if bench.device == "cuda" else bench.device, bench.dataset.CLASSES)
     return needs.parameters(bench.wrapped)
 
 
@@ -153,14 +153,15 @@ def runner(bench: Bench) -> str:
 
     from mmdet_ext.runners.virtual_ranks import Share
 
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
+    from ..mmdet_trainer.trainer import mmdet_logger
     from ..training.logs import training_logger
 
     run = bench.run
-    logger = training_logger(run, 0)
-    mmdet_trainer.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
+    logger = mmdet_logger(training_logger(run, 0))
+    building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
-    bench.runner = mmdet_trainer.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
+    bench.runner = building.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
                                    run.log_stamp(1))
     hooks = bench.runner._hooks
     hooks[:] = [h for h in hooks if isinstance(h, TextLoggerHook) or not isinstance(h, LoggerHook)]
@@ -182,7 +183,9 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 def load_from(bench: Bench) -> str | None:
     """What the training begins with: ``resume_from`` or ``load_from``."""
-    content = worker.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    from ..mmdet_trainer.trainer import load_start
+
+    content = load_start(bench.runner, bench.cfg, bench.loader.batch_sampler)
     return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 
@@ -252,7 +255,7 @@ def a_test_image(bench: Bench) -> str | None:
     from mmdet_ext.data.samples import NamedSubset
 
     from ..inference import detect, scored_set
-    from ..training.batches import collate, unpack
+    from ..mmdet_trainer.batches import collate, unpack
 
     dataset, _, _ = scored_set.build(bench.cfg)
     scored = scored_set.describe(dataset)

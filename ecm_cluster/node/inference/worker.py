@@ -29,9 +29,9 @@ from ...scoring.parts import ScoredSet
 from ...staging import planned
 from .. import heartbeat, signals, staged_data
 from ..beside import patiently
+from ..rank_process import end, enter, record_failure
 from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
-from ..training.worker import end, enter, load_config, record_failure
 from ..world import Place, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
@@ -79,15 +79,16 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     """Write this rank's chunks, those that a former start did not."""
     job = run.job(stage)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()  # takes seconds, and copying need not wait for it
     import torch
 
+    from ..mmdet_trainer import config as mmdet_config
     from .detect import infer as infer_chunks
 
     torch.set_num_threads(run.threads(stage))
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     staged_data.use(cfg, data)
     eval_settings.apply(cfg, element.settings)
     device = job.device
@@ -132,12 +133,13 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
 
 def test_set(run: Run) -> Any:
     """The dataset of ``data.test`` as mmdet makes it."""
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()
+    from ..mmdet_trainer import config as mmdet_config
     from . import scored_set
 
-    return scored_set.build(load_config(run))[0]
+    return scored_set.build(mmdet_config.load(run))[0]
 
 
 def annotations_digest(run: Run) -> str | None:
