@@ -31,16 +31,18 @@ from ecm_cluster.rundir.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import signals as preemption
+from ecm_cluster.base import processes
+from ecm_cluster.node import signals
 from ecm_cluster.node.supervise import supervise_training, watching
 from ecm_cluster.rundir.run import Run
 
 watching.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
-    module = "small_worker"
+    process = "small worker"
 
-preemption.watch()
+processes.MODULES["small worker"] = "small_worker"
+signals.watch()
 Small(Run(sys.argv[1])).run()
 """
 WORKER = """
@@ -49,7 +51,7 @@ from pathlib import Path
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.base import files
 from ecm_cluster.node import heartbeat, signals as preemption
-from ecm_cluster.node.training.worker import record_failure
+from ecm_cluster.node.rank_process import record_failure
 from ecm_cluster.rundir.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
