@@ -29,7 +29,7 @@ from ..staging.scratch import Scratch
 from . import heartbeat, rendezvous, signals
 from .beside import Quiet
 from .staging_events import StagingEvents
-from .world import Place
+from .world import RankInfo
 
 if TYPE_CHECKING:
     from ..staging.peers.peer_group import PeerGroup
@@ -55,7 +55,7 @@ class Data:
     peer_groups: list[PeerGroup] = field(default_factory=list)
 
 
-def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: str) -> Data:
+def prepare(run: Run, job: Job, work: Work, place: RankInfo, attempt: int, split: str) -> Data:
     """Stage what ``data.<split>`` of the run's config reads; :func:`use` then lets the config read from there.
 
     Nothing heavy is imported for it, so that copying begins at once.
@@ -220,7 +220,7 @@ def use(cfg: Any, data: Data) -> None:
 # ---------------------------------------------------------------------------------------------- all nodes
 
 
-def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
+def await_nodes(work: Work, place: RankInfo, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) does not wait for hours."""
     if place.nodes > 1:
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
@@ -228,7 +228,7 @@ def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     stop_serving(work, place, attempt, data, 0.0)
 
 
-def stop_serving(work: Work, place: Place, attempt: int, data: Data, seconds: float) -> None:
+def stop_serving(work: Work, place: RankInfo, attempt: int, data: Data, seconds: float) -> None:
     """Serve other nodes until every node has its data, at most ``seconds``."""
     if data.peer_groups and seconds:
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)], seconds)

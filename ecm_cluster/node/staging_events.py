@@ -6,13 +6,13 @@ import socket
 from typing import Any
 
 from ..rundir.run import Work
-from .world import Place
+from .world import RankInfo
 
 
 class StagingEvents:
     """Events of this rank's staging, in its own file of the ledger."""
 
-    def __init__(self, work: Work, attempt: int, place: Place) -> None:
+    def __init__(self, work: Work, attempt: int, place: RankInfo) -> None:
         self.work, self.attempt, self.place = work, attempt, place
 
     def problem(self, what: str, detail: str) -> None:

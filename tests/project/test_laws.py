@@ -48,6 +48,20 @@ def test_only_the_rooms_that_run_on_nodes_import_torch_or_mmdet() -> None:
            if i.name.split(".")[0] in HEAVY and not is_in(m.name, *HEAVY_ROOMS)])
 
 
+# mmdet's trainer with the check that runs its parts, inference, the data of both, and the backend of mmcv that reads
+# packs; whatever else a node runs works for any framework
+MMDET_ROOMS = ("ecm_cluster.node.mmdet_trainer", "ecm_cluster.node.checks", "ecm_cluster.node.inference",
+               "ecm_cluster.node.staged_data", "ecm_cluster.staging.mmcv_backend")
+
+
+def test_mmcv_and_mmdet_are_imported_by_the_rooms_of_their_trainer_alone() -> None:
+    importing = {(m.name, f"{m.where}:{i.line} imports {i.name}") for m in modules("ecm_cluster") for i in m.imports
+                 if i.name.split(".")[0] in ("mmcv", "mmdet")}
+    holds([what for name, what in sorted(importing) if not is_in(name, *MMDET_ROOMS)])
+    holds([f"{room} imports neither: take it off MMDET_ROOMS" for room in MMDET_ROOMS
+           if not any(is_in(name, room) for name, _ in importing)])
+
+
 def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_is_needed() -> None:
     base = import_names(setup_cfg()["options"]["install_requires"])
     holds([f"{m.where}:{i.line} imports {i.name} at its top, which a login node need not have"
@@ -216,11 +230,12 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 
 # the others through the first
-TALK_TO_SLURM = ("ecm_cluster.slurm.commands", "ecm_cluster.slurm.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.slurm.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.nodes")
+TALK_TO_SLURM = ("ecm_cluster.slurm.commands", "ecm_cluster.slurm.launcher", "ecm_cluster.slurm.queue",
+                 "ecm_cluster.slurm.site", "ecm_cluster.backends.short_job", "ecm_cluster.diagnosis.slurm",
+                 "ecm_cluster.diagnosis.nodes")
 
 
-def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
+def test_only_modules_that_ask_through_commands_py_name_a_slurm_command() -> None:
     found = {(m.name, m.where, line, word) for m in modules() for line, word in commands(m)
              if word in SLURM_COMMANDS}
     assert {name for name, *_ in found} >= set(TALK_TO_SLURM)
@@ -242,11 +257,11 @@ def test_only_backends_tell_slurm_and_one_machine_apart() -> None:
            if name not in {module for module, _ in found}])
 
 
-def test_only_cluster_py_imports_submitit() -> None:
+def test_only_the_launcher_imports_submitit() -> None:
     found = {(m.name, f"{m.where}:{i.line}") for m in modules() for i in m.imports
              if is_in(i.name, "submitit")}
-    assert any(name == "ecm_cluster.slurm.commands" for name, _ in found)
-    holds([where for name, where in sorted(found) if name != "ecm_cluster.slurm.commands"])
+    assert any(name == "ecm_cluster.slurm.launcher" for name, _ in found)
+    holds([where for name, where in sorted(found) if name != "ecm_cluster.slurm.launcher"])
 
 
 def looked_up(module: Module) -> Iterator[tuple[int, str]]:

@@ -58,13 +58,13 @@ def test_the_same_call_again_touches_nothing_and_says_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["train2017/000000000002.jpg", "annotations/lvis_v1_val.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["gone", "emptied"])
-def test_a_damaged_set_is_mended(tmp_path, capsys, name, damage):
+def test_a_damaged_set_is_repaired(tmp_path, capsys, name, damage):
     out = tmp_path / "set"
     call(out, *FEW)
     whole = tree(out)
     damage(out / name)
     assert call(out, *FEW) == 0
-    assert "was damaged, written anew" in capsys.readouterr().out
+    assert "was damaged, recreated" in capsys.readouterr().out
     assert tree(out) == whole
     assert list(tmp_path.iterdir()) == [out]
 
@@ -92,7 +92,7 @@ def test_an_empty_folder_is_taken_and_anything_else_left_alone_even_when_forced(
     for taken in (other, file):
         capsys.readouterr()
         assert call(taken, *FEW, "--force") == 2
-        assert "did not make" in capsys.readouterr().err
+        assert "did not create" in capsys.readouterr().err
     assert tree(other) == {"annotations/lvis_v1_train.json": b"mine"}
     assert file.read_text() == "mine"
 

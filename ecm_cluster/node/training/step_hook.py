@@ -18,7 +18,7 @@ from ...base import files
 from ...rundir import checkpoints
 from ...rundir.run import Run
 from .. import heartbeat, signals
-from ..world import Place
+from ..world import RankInfo
 from . import divergence
 from .saver import Saver
 from .trainable import Trainable
@@ -34,7 +34,7 @@ class StepHook:
     """Called by the trainer after each optimizer step, with all its counters advanced.
 
     A commit blocks the training while the state is copied; a separate process writes it. The training waits for that
-    process where somebody relies on the checkpoint: at a stop, at the end of an epoch, and at completion.
+    process where the checkpoint is relied on: at a stop, at the end of an epoch, and at completion.
 
     Args:
         group: A gloo group over all ranks, for agreements only; None where there is one rank.
@@ -48,7 +48,8 @@ class StepHook:
         started_at: The iteration that the attempt started from.
     """
 
-    def __init__(self, run: Run, attempt: int, trainer: Trainable, place: Place, group: Any, logger: logging.Logger, *,
+    def __init__(self, run: Run, attempt: int, trainer: Trainable, place: RankInfo, group: Any,
+                 logger: logging.Logger, *,
                  every: int, minutes: float, keep: int, also: Iterable[int] = (), on_nan: str = "warn") -> None:
         self.run, self.attempt, self.trainer, self.group, self.logger = run, attempt, trainer, group, logger
         self.every, self.seconds, self.keep = every, minutes * 60, keep
@@ -178,7 +179,7 @@ class StepHook:
             RuntimeError: The last checkpoint cannot be written, not at a second try either.
         """
         # an attempt that finds nothing left to train takes the checkpoint that it began with: what hooks add to a model
-        # when a training begins (EMA's buffers) is not there, and another commit would lack it
+        # when a training begins (EMA's buffers) does not exist, and another commit would lack it
         trained = self.trainer.iteration != self.started_at
         if trained:
             self.commit(epoch_end=True, wait=True)
