@@ -171,7 +171,7 @@ def resume_line(run: Run) -> str:
     return f"python -m ecm_cluster.resume {shlex.quote(str(run.path))}"
 
 
-def line_to_go_on(run: Run) -> str:
+def continue_line(run: Run) -> str:
     """What the user types to submit what an interrupted submission did not come to."""
     if run.submission(TRAIN).get("former"):
         return resume_line(run)
