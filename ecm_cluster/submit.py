@@ -185,7 +185,7 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
             raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or leave it "
                             "out")
         refuse_other_settings(run, job, asked, args)
-        submissions.require_owner(run, chain.line_to_go_on(run))
+        submissions.require_owner(run, chain.line_to_continue(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
         return start(run, job, args)
 
@@ -202,7 +202,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
-                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_go_on(run)}`, or use "
+                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_continue(run)}`, or use "
                         "another --name")
 
 

@@ -94,7 +94,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         _after_training(run, state, _evaluating(run, submissions, sweeps, known), known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
-        state.next = chain.line_to_go_on(run)
+        state.next = chain.line_to_continue(run)
     else:
         _scores(run, state)
         life = _life(run, "train", known)
