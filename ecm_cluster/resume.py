@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
-    """Inspect the run and its jobs; only writes the ids of jobs that are found again.
+    """Inspect the run and its jobs; only records the IDs of jobs that are found again.
 
     Raises:
         UserError: An attempt is alive, or the request cannot be fulfilled.

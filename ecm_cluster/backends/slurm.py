@@ -42,7 +42,7 @@ class SlurmBackend:
     def require(self, remedy: str, answering: bool = False) -> None:
         reason = site.silence() if answering or not commands.slurm_available() else None
         if reason:
-            raise UserError(f"cluster: no Slurm is reachable: {reason}; {remedy}")
+            raise UserError(f"cluster: Slurm is not reachable: {reason}; {remedy}")
 
     def cluster_name(self) -> str | None:
         return queue.cluster_name()

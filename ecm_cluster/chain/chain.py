@@ -171,7 +171,7 @@ def resume_line(run: Run) -> str:
     return f"python -m ecm_cluster.resume {shlex.quote(str(run.path))}"
 
 
-def line_to_continue(run: Run) -> str:
+def continue_line(run: Run) -> str:
     """What the user types to submit what an interrupted submission did not submit yet."""
     if run.submission(TRAIN).get("former"):
         return resume_line(run)

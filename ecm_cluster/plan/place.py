@@ -24,7 +24,7 @@ def check(plan: Plan) -> None:
         plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
     if choose.by_name(plan.where).queues:
         silence = site.silence()
-        plan.not_asked = f"no Slurm is reachable: {silence}" if silence else ""
+        plan.not_asked = f"Slurm is not reachable: {silence}" if silence else ""
         if not silence:
             _ask_slurm(plan)
         return

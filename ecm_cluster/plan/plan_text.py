@@ -1,4 +1,4 @@
-"""A plan in words, a line for each question that a user has before a submission."""
+"""A plan as text: one line for each question before a submission."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import planning, reproducibility
 
 
 def describe(plan: planning.Plan) -> str:
-    """The plan as text, a line for each question a user has."""
+    """The plan as text."""
     job = plan.job
     used = shell.used(os.environ, job) if choose.by_name(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
@@ -85,7 +85,7 @@ def describe_sbatch(plan: planning.Plan) -> str:
 
 
 def describe_staging(plan: planning.Plan) -> str:
-    """What each node copies for the training, where to, and what happens where there is no room."""
+    """What each node copies for the training, where to, and what happens if there is no space."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
     return planned.describe(plan.staging, train, os.environ if not choose.by_name(plan.where).queues else None)
 
@@ -98,7 +98,7 @@ def describe_weight(weight: weights.WeightFile) -> str:
 
 
 def describe_checkpoints(plan: planning.Plan) -> str:
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are kept."""
     job, interval = plan.job, planning.checkpoint_interval(plan.cfg, plan.job)
     every = [f"every {interval} iterations"] if interval else []
     if job.checkpoint_minutes:

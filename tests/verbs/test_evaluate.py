@@ -92,7 +92,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--checkpoints", "last"], "first is not complete (its newest checkpoint is of iteration 30)"),
     (["--checkpoints", "15"], "first has none of iteration 15; it has 10, 20, 30"),
     (["--vary", "nms=0.5"], "setting: 'nms' is unknown"),
-    (["--vary", "flip=true", "--vary", "flip=false"], "give the values of a setting together, as flip=V1,V2"),
+    (["--vary", "flip=true", "--vary", "flip=false"], "expected all values together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: invalid value 0"),
@@ -346,4 +346,4 @@ def test_why_something_is_not_scored_is_said_with_its_log(tmp_path):
     lines = trouble.of_evaluations({run: [element, evaluations.Element("iteration 11", {})]})
     assert lines[0] == ("run: iteration 10 (nms_iou 0.3) is not scored: UserError: 7.jpg cannot be decoded; see "
                         f"{work.rank_log(2)}")
-    assert lines[1].endswith("is not scored: there is no such checkpoint")
+    assert lines[1].endswith("is not scored: the checkpoint does not exist")

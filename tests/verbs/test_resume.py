@@ -109,7 +109,7 @@ def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     assert submissions.job_ids(run, "train") == ["4194304"]
     files.write_json(run.submission_file("train"), {**run.submission("train"), "job_id": "9"})
     assert submissions.job_ids(run, "train") == ["4194304", "9"]
-    assert chain.line_to_continue(run) == f"python -m ecm_cluster.resume {run.path}"
+    assert chain.continue_line(run) == f"python -m ecm_cluster.resume {run.path}"
 
 
 def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):

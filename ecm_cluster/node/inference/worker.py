@@ -99,7 +99,7 @@ def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str,
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
                  partial(heartbeat.Counter(), phase="inference"))
-    data.close_doors(SERVING_SECONDS)
+    staged_data.stop_serving(work, place, attempt, data, SERVING_SECONDS)
 
 
 def class_counts(run: Run, cfg: Any) -> list[float] | None:
