@@ -24,7 +24,7 @@ from small import ROOT, wait_until
 from ecm_cluster.base import files
 from ecm_cluster.job import job
 from ecm_cluster.node import world
-from ecm_cluster.node.supervise import supervise_evaluation, supervisor
+from ecm_cluster.node.supervise import decision, supervise_evaluation, supervisor
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.ledger import Event
 from ecm_cluster.rundir.run import Run
@@ -702,6 +702,6 @@ def test_an_evaluation_of_an_incomplete_run_does_not_run(run, monkeypatch):
 
 def test_a_decision_that_is_still_being_written_is_waited_for(tmp_path: Path):
     path = tmp_path / "decision.json"
-    assert supervisor._await_json(path, 0.2) is None
+    assert decision.read(path, 0.2) is None
     path.write_text(json.dumps({"action": "stay", "cause": "preempted"}))
-    assert supervisor._await_json(path, 0.2) == {"action": "stay", "cause": "preempted"}
+    assert decision.read(path, 0.2) == {"action": "stay", "cause": "preempted"}
