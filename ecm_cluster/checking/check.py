@@ -14,7 +14,7 @@ from .findings import EVERYTHING, Report
 
 MODE_ENV = "ECM_CLUSTER_CHECK"
 HERE, JOB, NONE = MODES = ("here", "job", "none")
-SHORT, LONG = 20.0, 180.0  # seconds: where nobody asked for a check, and where somebody did
+SHORT, LONG = 20.0, 180.0  # seconds: by default, and where the user asked for a check
 
 
 def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose: bool = False) -> None:

@@ -30,7 +30,7 @@ class Findings:
         self._write(done=step, detail=detail)
 
     def skip(self, step: str, why: str) -> None:
-        """A step that cannot be checked here, which is no fault of the job's."""
+        """A step that cannot be checked here, which is not the job's fault."""
         self._write(skip=step, why=" ".join(why.split()))
 
     def doubt(self, text: str) -> None:
@@ -66,7 +66,7 @@ class Report:
         doubt: What speaks against it so far.
         failure: Why the job cannot work.
         trace: Its traceback.
-        ended: The process has come to its end.
+        ended: The process has ended.
     """
 
     done: dict[str, str | None] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def over(self) -> bool:
-        """Whether the check came to an end of its own."""
+        """Whether the check ended on its own."""
         return self.ended or bool(self.failure) or EVERYTHING in self.skipped
 
     @property

@@ -44,6 +44,6 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
         if not report.over:
             said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
             last = "; ".join([line.strip() for line in said if line.strip()][-LAST_LINES:])
-            report.failure = f"check: {job.called} ended with code {code} and did not come to an end of the check" + (
+            report.failure = f"check: {job.called} ended with code {code} before the check was complete" + (
                 f"; it said: {last}" if last else "") + "; fix the job's setup, its resources or its partition"
         return report

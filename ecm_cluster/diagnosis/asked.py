@@ -106,7 +106,7 @@ def check(asked: Asked) -> Iterator[Finding]:
         if weight.present:
             yield ok(name, f"{weight.path} is there")
         elif weight.url:
-            yield not_asked(name, f"{weight.path} is not there; submission fetches it from "
+            yield not_asked(name, f"{weight.path} does not exist yet; submission fetches it from "
                             f"{without_secrets(weight.url)}")
         else:
             yield fails(name, f"{weight.path} does not exist", "fix the path in the config")

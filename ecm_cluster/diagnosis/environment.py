@@ -83,7 +83,7 @@ def of_python(name: str, version: str, path: str, wanted: list[str]) -> Finding:
 
 def packages(name: str, wanted: list[requirements.Requirement], there: Mapping[str, str],
              python: str) -> Iterator[Finding]:
-    """A line for all that is there as it should be, and one for each package that is not."""
+    """A line for all packages that are as they should be, and one for each that is not."""
     lacking = requirements.unmet(wanted, there)
     fine = [f"{one.name} {there[one.name]}" for one in wanted if one not in lacking]
     if fine:

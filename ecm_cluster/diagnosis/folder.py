@@ -1,7 +1,7 @@
 """What a run needs of a folder, tried out: writing, exclusive creation, renaming, locks, room.
 
 Run as ``python -m ecm_cluster.diagnosis.folder NAME PATH`` in a process of its own, since a file server that is gone
-holds whoever asks it; prints findings as JSON.
+blocks the process that asks it; prints findings as JSON.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
 
 
 def changed_by_others(folder: Path) -> Iterator[str]:
-    """Where on the way to a folder somebody besides root and this user can replace what lies there, and who."""
+    """Where on the path to a folder a user besides root and this one can replace what is stored there, and who."""
     folder = folder.resolve()
     for above in (folder, *folder.parents):
         there = above.stat()

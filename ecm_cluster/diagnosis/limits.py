@@ -58,34 +58,34 @@ def _partitions(asked: Asked, slurm: Slurm) -> Iterator[Finding]:
 
 
 def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterator[Finding]:
-    name, job, told = f"limits.partition.{partition.name}", asked.job, partition.fields
+    name, job, fields = f"limits.partition.{partition.name}", asked.job, partition.fields
     faults = []
-    if told.get("State", "UP") != "UP":
-        faults.append(fails(name, f"it is {told['State']}", "choose another partition, or wait"))
+    if fields.get("State", "UP") != "UP":
+        faults.append(fails(name, f"it is {fields['State']}", "choose another partition, or wait"))
     limit = 0 if partition.max_time in UNLIMITED else site.seconds(partition.max_time)
     if limit and 60 * job.time_minutes > limit:
         faults.append(fails(name, f"the job's time limit {job.time} is longer than its MaxTime {partition.max_time}",
                             f"give --time {partition.max_time}"))
-    largest = told.get("MaxNodes", "")
+    largest = fields.get("MaxNodes", "")
     if largest.isdigit() and job.nodes > int(largest):
         faults.append(fails(name, f"the job asks for {job.nodes} nodes, and MaxNodes is {largest}",
                             f"give --nodes {largest}"))
-    least = told.get("MinNodes", "")
+    least = fields.get("MinNodes", "")
     if least.isdigit() and job.nodes < int(least):
         faults.append(fails(name, f"the job asks for {job.nodes} nodes, and MinNodes is {least}",
                             f"give --nodes {least}"))
-    memory = [told.get("MaxMemPerNode", ""), slurm.config.get("MaxMemPerNode", "")]
+    memory = [fields.get("MaxMemPerNode", ""), slurm.config.get("MaxMemPerNode", "")]
     most = next((int(text) for text in memory if text.isdigit()), 0)
     if most and nodes.memory(asked) > most:
         faults.append(fails(name, f"the job asks for {nodes.memory(asked)} MiB a node, and MaxMemPerNode is {most}",
                             f"give --mem-per-gpu {most // job.gpus}M"))
-    cpus = told.get("MaxCPUsPerNode", "")
+    cpus = fields.get("MaxCPUsPerNode", "")
     if cpus.isdigit() and nodes.cpus(asked) > int(cpus):
         faults.append(fails(name, f"the job asks for {nodes.cpus(asked)} CPUs a node, and MaxCPUsPerNode is {cpus}",
                             "give fewer --cpus-per-gpu"))
-    faults += _may_use(name, asked, slurm, told)
+    faults += _may_use(name, asked, slurm, fields)
     preemption = site.preemption(job, [partition])
-    hidden = ", hidden" if told.get("Hidden") == "YES" else ""
+    hidden = ", hidden" if fields.get("Hidden") == "YES" else ""
     default = ", the default" if partition.default else ""
     words = "; ".join(one.describe() for one in preemption)
     yield from faults or [ok(name, f"{words}; MaxTime {partition.max_time}{default}{hidden}")]
@@ -95,14 +95,14 @@ def _partition(asked: Asked, slurm: Slurm, partition: site.Partition) -> Iterato
         yield warning(f"{name}.stop", said, remedy)
 
 
-def _may_use(name: str, asked: Asked, slurm: Slurm, told: Mapping[str, str]) -> Iterator[Finding]:
+def _may_use(name: str, asked: Asked, slurm: Slurm, fields: Mapping[str, str]) -> Iterator[Finding]:
     """Who may use a partition, as far as it says."""
-    if told.get("ReqResv") == "YES" and not asked.job.reservation:
+    if fields.get("ReqResv") == "YES" and not asked.job.reservation:
         yield fails(name, "it takes jobs of a reservation only (ReqResv)", "give --reservation, or choose another "
                     "partition")
-    if told.get("RootOnly") == "YES" and os.geteuid() != 0:
+    if fields.get("RootOnly") == "YES" and os.geteuid() != 0:
         yield fails(name, "only root may submit to it (RootOnly)", "choose another partition")
-    groups = told.get("AllowGroups", "ALL")
+    groups = fields.get("AllowGroups", "ALL")
     own = set()
     for number in os.getgroups():
         try:
@@ -114,7 +114,7 @@ def _may_use(name: str, asked: Asked, slurm: Slurm, told: Mapping[str, str]) -> 
                     "choose another partition")
     accounts = {asked.job.account} if asked.job.account else {row["account"] for row in slurm.associations or []}
     for what, mine in (("Accounts", accounts), ("Qos", {asked.job.qos} if asked.job.qos else set())):
-        allowed, denied = told.get(f"Allow{what}", "ALL"), told.get(f"Deny{what}", "")
+        allowed, denied = fields.get(f"Allow{what}", "ALL"), fields.get(f"Deny{what}", "")
         if mine and allowed not in ANY and not mine & set(allowed.split(",")):
             yield fails(name, f"Allow{what} is {allowed}, and yours: {', '.join(sorted(map(str, mine)))}",
                         f"give --{'account' if what == 'Accounts' else 'qos'}, or choose another partition")

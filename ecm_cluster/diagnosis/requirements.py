@@ -94,6 +94,6 @@ def parsed(some: Iterable[str], python: str) -> list[Requirement]:
 
 
 def unmet(wanted: list[Requirement], there: Mapping[str, str]) -> dict[Requirement, str]:
-    """Requirements that are not met, with the version that is there instead, empty where there is none."""
+    """Requirements that are not met, with the installed version instead, empty if there is none."""
     return {one: there.get(one.name, "") for one in wanted
             if one.name not in there or not one.allows(there[one.name])}

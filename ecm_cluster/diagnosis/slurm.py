@@ -135,7 +135,7 @@ def _accounting(slurm: Slurm) -> Iterator[Finding]:
     if slurm.sacct or slurm.associations is None:
         said = f"sacct: {slurm.sacct}" if slurm.sacct else "sacctmgr: no answer"
         yield fails("slurm.accounting", f"slurmdbd does not answer ({said}): Slurm forgets how a job ended after "
-                    f"{kept}", "tell the administrator; runs go on by their own records")
+                    f"{kept}", "tell the administrator; runs continue by their own records")
         return
     yield ok("slurm.accounting", "sacct and sacctmgr answer")
     if "job_comment" in slurm.config.get("AccountingStoreFlags", "") or slurm.on("AccountingStoreJobComment"):
