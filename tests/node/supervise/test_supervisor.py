@@ -31,6 +31,7 @@ from ecm_cluster.rundir.run import Run
 
 SUPERVISOR = """
 import sys
+from ecm_cluster.base import processes
 from ecm_cluster.node import signals as preemption
 from ecm_cluster.node.supervise import supervise_training, watching
 from ecm_cluster.rundir.run import Run
@@ -38,7 +39,9 @@ from ecm_cluster.rundir.run import Run
 watching.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
-    module = "small_worker"
+    process = "small worker"
+
+processes.MODULES["small worker"] = "small_worker"
 
 preemption.watch()
 Small(Run(sys.argv[1])).run()
