@@ -1,7 +1,7 @@
 """Signals: SIGTERM and SIGUSR2 set a flag, in the trainer and in its supervisor; nothing else happens in a handler.
 
 Slurm signals every process of a job step. So a child that must not be hurt (a DataLoader worker, a Slurm command)
-starts with both signals blocked; a trainer starts with them blocked too, until its own handlers stand, and then
+starts with both signals blocked; a trainer starts with them blocked too, until its own handlers are installed, and then
 finds a signal that came while it was importing.
 """
 
@@ -135,8 +135,8 @@ def die_with_parent() -> None:
 def prepare_loader_worker(number: int) -> None:
     """In a worker of a DataLoader: die with the trainer.
 
-    torch's own watchdog sees that the trainer has gone, and then waits forever for a thread that writes into a full
-    pipe: its reading end is open in the other workers, which do the same.
+    torch's own watchdog sees that the trainer has gone, and then waits indefinitely for a thread that writes into a
+    full pipe: its reading end is open in the other workers, which do the same.
     """
     die_with_parent()
     parent = multiprocessing.parent_process()
