@@ -135,8 +135,8 @@ def die_with_parent() -> None:
 def prepare_loader_worker(number: int) -> None:
     """In a worker of a DataLoader: die with the trainer.
 
-    torch's own watchdog sees that the trainer has gone, and then waits forever for a thread that writes into a full
-    pipe: its reading end is open in the other workers, which do the same.
+    torch's own watchdog sees that the trainer has gone, and then waits indefinitely for a thread that writes into a
+    full pipe: its reading end is open in the other workers, which do the same.
     """
     die_with_parent()
     parent = multiprocessing.parent_process()
