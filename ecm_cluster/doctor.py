@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .diagnosis import asked as asking
     from .diagnosis import finding
 
-    queues = choose.named(args.cluster).queues
+    queues = choose.by_name(args.cluster).queues
     job = jobs.load(args.job, given_flags(args), shell.defaults(os.environ) if queues else None)
     asked = asking.read(job, args.cluster, bool(args.job or args.config))
     found = list(findings(asked, queues, args))

@@ -116,7 +116,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
+    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
@@ -149,7 +149,7 @@ def dry_run(run: Run, plan: Any) -> None:
                            "TRAIN_JOB_ID" if stage != chain.TRAIN else None,
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
-    print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
+    print("".join(f"\n{script}\n" for script in choose.by_name(plan.where).scripts(asked)), end="")
     for text in plan.problems:
         cli.say(f"would be refused: {text}", sys.stderr)
     print("dry run: nothing was written or submitted")

@@ -9,16 +9,16 @@ import os
 import secrets
 import shutil
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base.errors import UserError, of_place
 from .base.files import TMP_MARK, fsync_dir, kill_point, write_json
 from .base.reading import OptionalKey, Unreadable, check_inside, read_json
-from .console import cli, output
+from .console import cli
+from .console.progress import shown
 
 if TYPE_CHECKING:
     from .synthetic.dataset import Spec
@@ -83,19 +83,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     cli.acts()
     spec = Spec(args.train_images, args.val_images, args.classes, args.seed, args.image_size, args.min_images)
-    manifest, outcome = synthesize(args.out, spec, force=args.force, progress=_progress)
+    manifest, outcome = synthesize(args.out, spec, force=args.force)
     _report(args.out, manifest, outcome)
     return cli.EXIT_OK
 
 
-def synthesize(
-    out: str | os.PathLike, spec: Spec, force: bool = False, progress: Callable[..., Any] | None = None
-) -> tuple[dict[str, Any], str]:
+def synthesize(out: str | os.PathLike, spec: Spec, force: bool = False) -> tuple[dict[str, Any], str]:
     """Create the dataset at ``out`` unless it exists already.
 
     Args:
         force: Replace what an earlier call created there with other arguments.
-        progress: Context manager, called with the number of images, that returns a function to call for each.
 
     Returns:
         The manifest, and what was done: ``written``, ``repaired`` or ``kept``.
@@ -118,7 +115,7 @@ def synthesize(
     try:
         _remove_leftovers(root.parent, owner)
         tmp.mkdir(parents=True)
-        with (progress or _silent)(spec.train_images + spec.val_images) as advance:
+        with shown("drawing", spec.train_images + spec.val_images, "images") as advance:
             manifest = dataset.write(tmp, spec, advance)
         write_json(tmp / MANIFEST, manifest)
         kill_point("before-rename", root)
@@ -165,27 +162,6 @@ def _take_place(tmp: Path, root: Path) -> None:
     os.replace(tmp, root)
     fsync_dir(root.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def _silent(total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, one line in a log."""
-    if not sys.stderr.isatty():
-        print(f"drawing {total} images", file=sys.stderr)
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(file=output.bare(sys.stderr)), redirect_stdout=False, redirect_stderr=False,
-                  transient=True) as bar:
-        task = bar.add_task("drawing images", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _report(out: Path, manifest: dict[str, Any], outcome: str) -> None:

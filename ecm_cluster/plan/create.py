@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import secrets
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
     counts = class_counts.freeze(plan.cfg)
     missing = [] if fetch else [w for w in plan.weights if not w.present]
     here = [w for w in plan.weights if w not in missing]
-    fetched = weights.fetch(here, progress=_progress())
+    fetched = weights.fetch(here)
     for problem in weights.unreadable(one.weight for one in fetched if one.downloaded):
         raise UserError(problem)
     return Frozen(weights.rewrite(plan.cfg, fetched), digests, counts, fetched, missing)
@@ -149,18 +148,6 @@ def _weight_record(fetched: Any) -> dict[str, Any]:
     return {"key": fetched.weight.key, "source": fetched.weight.source,
             "url": fetched.weight.url and units.without_secrets(fetched.weight.url),
             "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
-
-
-def _progress() -> Any:
-    last = [0.0]
-
-    def show(weight: Any, done: int, total: int | None) -> None:
-        if time.monotonic() - last[0] >= 2.0 or done == total:
-            last[0] = time.monotonic()
-            share = f"{100 * done / total:.0f} %" if total else f"{done >> 20} MiB"
-            print(f"fetching {weight.source}: {share}", file=sys.stderr)
-
-    return show
 
 
 def renew_code(run: Run) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A plan in words, a line for each question that a user has before a submission."""
+"""A plan as text: one line for each question before a submission."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from . import planning, reproducibility
 
 
 def describe(plan: planning.Plan) -> str:
-    """The plan as text, a line for each question a user has."""
+    """The plan as text."""
     job = plan.job
-    used = shell.used(os.environ, job) if choose.named(plan.where).queues else []
+    used = shell.used(os.environ, job) if choose.by_name(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
     what, how = _another_trainer(plan) if job.trainer is not None else _mmdet(plan)
     lines = [
@@ -64,7 +64,7 @@ def _another_trainer(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[t
 def describe_place(plan: planning.Plan) -> str:
     """Partition, time limit, and what happens on preemption and at the limit."""
     job = plan.job
-    if not choose.named(plan.where).queues:
+    if not choose.by_name(plan.where).queues:
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
     if plan.not_asked:
         name = f"partition {job.partition}" if job.partition else "the cluster's default partition"
@@ -78,16 +78,16 @@ def describe_place(plan: planning.Plan) -> str:
 
 def describe_sbatch(plan: planning.Plan) -> str:
     """The job's options that go to sbatch as they are, besides the partition."""
-    if not choose.named(plan.where).queues:
+    if not choose.by_name(plan.where).queues:
         return ""
     given = {name: getattr(plan.job, name) for name, one in OPTIONS.items() if isinstance(one.slurm, str)}
     return ", ".join(f"{name} {value}" for name, value in given.items() if value and name != "partition")
 
 
 def describe_staging(plan: planning.Plan) -> str:
-    """What each node copies for the training, where to, and what happens where there is no room."""
+    """What each node copies for the training, where to, and what happens if there is no space."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
-    return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
+    return planned.describe(plan.staging, train, os.environ if not choose.by_name(plan.where).queues else None)
 
 
 def describe_weight(weight: weights.WeightFile) -> str:
@@ -98,7 +98,7 @@ def describe_weight(weight: weights.WeightFile) -> str:
 
 
 def describe_checkpoints(plan: planning.Plan) -> str:
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are kept."""
     job, interval = plan.job, planning.checkpoint_interval(plan.cfg, plan.job)
     every = [f"every {interval} iterations"] if interval else []
     if job.checkpoint_minutes:
@@ -118,9 +118,9 @@ def describe_evaluation(plan: planning.Plan) -> str:
     what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
     if count > len(places):
         what += f" × {count // len(places)} settings"
-    early = block.while_training and choose.named(plan.where).queues
+    early = block.while_training and choose.by_name(plan.where).queues
     when = "as they are committed" if early else "after the training is complete"
-    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
+    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.by_name(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
 
 

@@ -54,7 +54,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     refused, doubted = modules.problems(cfg, job)
     plan.problems += refused
     plan.warnings += doubted
-    if choose.named(where).queues:
+    if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -66,7 +66,7 @@ def _of_another_trainer(job: jobs.Job, where: str) -> Plan:
     plan = Plan(job, where, cfg, path, sources, {}, {}, [], {}, planned.plan(replace(job, stage=jobs.NOTHING), None))
     plan.problems, plan.warnings = trainers.problems(job)
     place.check(plan)
-    if choose.named(where).queues:
+    if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -136,7 +136,7 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
-    choose.named(plan.where).check(asked, "fix the job file or the flags")
+    choose.by_name(plan.where).check(asked, "fix the job file or the flags")
 
 
 def check_operators(plan: Plan) -> None:

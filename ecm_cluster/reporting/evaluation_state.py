@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..attempts import endings
+from ..attempts import causes, endings
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..chain import chain, evaluations
@@ -72,7 +72,7 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
     else:
         end = endings.newest_end(pending[-1]) if pending else None
         recorded = end if end and end["cause"] != "lost" else None
-        known = endings.ending(end) if recorded else endings.ENDINGS[accounted or "lost"]
+        known = endings.ending(end) if recorded else causes.CAUSES[accounted or "lost"]
         state.state = "stopped" if only_stopped(known) else "failed"
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..attempts import endings, slurm_ends
+from ..attempts import causes
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.units import size_text
@@ -49,7 +49,7 @@ class RunState:
 def accounted(job_id: str, known: Known) -> str | None:
     """The cause of a job's end according to Slurm, the only source if its nodes have no scontrol."""
     job = (known or {}).get(job_id)
-    cause = slurm_ends.ACCOUNTED.get(job.state) if job else None
+    cause = causes.BY_STATE.get(job.state) if job else None
     return None if cause == "crashed" else cause  # a job that the run itself ended is FAILED, too
 
 
@@ -58,7 +58,7 @@ def life_of(run: Run, stage: str, known: Known) -> Life:
     return liveness.of_job(run, run.submissions_of(stage)[-1], known)
 
 
-def only_stopped(ending: endings.Ending) -> bool:
+def only_stopped(ending: causes.Cause) -> bool:
     """Whether the run ended without a failure; causes with a failure budget would have been restarted."""
     return ending.budget is None and ending.action in ("continue", "wait")
 

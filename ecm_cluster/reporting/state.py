@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..attempts import endings, starts
+from ..attempts import causes, endings, starts
 from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.errors import UserError
@@ -132,7 +132,7 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
 
 def _ended_for_slurm(run: Run, state: RunState, cause: str, text: str) -> None:
     """An end whose reason none of the job's processes could record."""
-    known, stopped = endings.ENDINGS[cause], only_stopped(endings.ENDINGS[cause]) or cause == "cancelled"
+    known, stopped = causes.CAUSES[cause], only_stopped(causes.CAUSES[cause]) or cause == "cancelled"
     state.state = "stopped" if stopped else "failed"
     state.reason = f"{known.text}: {text}" if cause != "cancelled" else f"cancelled; {text}"
     log = None if stopped else _log_of(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..attempts import endings
+from ..attempts import causes
 from ..base import folders
 from ..base.units import size_text
 from ..rundir.run import Run
@@ -70,7 +70,7 @@ def _resumed(row: Row, id_word: str) -> str:
 
 
 def _end(row: Row, id_word: str) -> str:
-    known = endings.ENDINGS.get(row["cause"])
+    known = causes.CAUSES.get(row["cause"])
     return f"ended: {row['cause']}: {row.get('detail') or (known.text if known else '')}"
 
 

@@ -98,7 +98,7 @@ def test_the_verdict_is_that_of_mmdets_hook_on_the_model_itself(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EpochBasedRunner", "IterBasedRunner"])
-def test_training_compares_heads_with_the_dataset_that_it_has_built_whatever_the_runner(kind):
+def test_training_compares_heads_with_the_dataset_that_it_has_built_with_any_runner(kind):
     import torch
 
     from ecm_cluster.node.mmdet_trainer import building

@@ -21,7 +21,7 @@ import mmdet_ext.register  # noqa: F401
 from ecm_cluster.node.mmdet_trainer import building
 from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
 from ecm_cluster.node.training import loading
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 from mmdet_ext.data.sampling import SeededDataset
 from mmdet_ext.runners.virtual_ranks import Share
@@ -53,7 +53,7 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     group = dist.new_group(backend="gloo")
     cfg, share = Config.fromfile(str(run.config_file)), Share(virtual, world, rank)
-    place = Place(rank, world, rank, 0, 1, "test", 0, "local")
+    place = RankInfo(rank, world, rank, 0, 1, "test", 0, "local")
     loader, dataset = building.loader(cfg, share, SEED, "cpu")
     loader.seeded.__class__ = Recording
     logger = logging.getLogger("mmdet")

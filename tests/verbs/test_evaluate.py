@@ -17,8 +17,7 @@ from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 from ecm_cluster import evaluate
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
-from ecm_cluster.chain import evaluations
-from ecm_cluster.chain import successor as handover
+from ecm_cluster.chain import evaluations, successor
 from ecm_cluster.console import cli
 from ecm_cluster.plan import plain_checkpoints
 from ecm_cluster.reporting import results, trouble
@@ -151,11 +150,11 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
     assert on_slurm.threads("sweep001") == 3
 
     sbatch(32)
-    assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
-    successor = options((tmp_path / "script").read_text())
-    assert asked <= successor
+    assert successor.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
+    replaced = options((tmp_path / "script").read_text())
+    assert asked <= replaced
     own = ("--output", "--error", "--job-name", "--comment", "--dependency", "--array")
-    assert {o for o in successor if not o.startswith(own)} == {o for o in mine if not o.startswith(own)}
+    assert {o for o in replaced if not o.startswith(own)} == {o for o in mine if not o.startswith(own)}
     assert on_slurm.job("sweep002") == job
 
 

@@ -17,7 +17,7 @@ from ...rundir.run import Run
 from ...staging import planned
 from .. import rank_process, staged_data
 from ..mmdet_trainer import config as mmdet_config
-from ..world import Place
+from ..world import RankInfo
 from . import blame, needs, small
 
 
@@ -30,7 +30,7 @@ class Bench:
     """What the steps have made so far."""
 
     run: Run
-    place: Place
+    place: RankInfo
     out: Findings
     on_cpu: bool
     cfg: Any = None
@@ -47,7 +47,7 @@ class Bench:
         return "cpu" if self.on_cpu else self.run.job().device
 
 
-def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
+def all_of(run: Run, place: RankInfo, out: Findings, on_cpu: bool) -> None:
     """Take all steps, as far as the time goes.
 
     Raises:

@@ -32,7 +32,7 @@ from ..beside import patiently
 from ..rank_process import end, enter, record_failure
 from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
-from ..world import Place, device_index, identify
+from ..world import RankInfo, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
 
@@ -55,7 +55,7 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
         return 1
 
 
-def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
              checkpoint: evaluations.Manifest) -> None:
     """Inference of this rank's share; on rank 0 also the scores of all."""
     if not evaluations.has_detections(work):
@@ -74,7 +74,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
         record.write("end", cause="complete", rank=0)
 
 
-def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's chunks, those that a former start did not."""
     job = run.job(stage)
@@ -99,7 +99,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
                  partial(heartbeat.Counter(), phase="inference"))
-    data.close_doors(SERVING_SECONDS)
+    staged_data.stop_serving(work, place, attempt, data, SERVING_SECONDS)
 
 
 def class_counts(run: Run, cfg: Any) -> list[float] | None:

@@ -23,7 +23,7 @@ from mmdet_ext.runners.virtual_ranks import Share
 from ...datacheck import heads
 from ...mmconfig import settled
 from .. import signals
-from ..world import Place
+from ..world import RankInfo
 from .batches import collate
 from .parallel import OneProcess, Parallel, sync_batchnorm_alone, without_sync_batchnorm
 
@@ -119,7 +119,7 @@ def no_checkpoints() -> CheckpointHook:
     return hook
 
 
-def model(cfg: Any, place: Place, seed: int, device: str, classes: Any) -> torch.nn.Module:
+def model(cfg: Any, place: RankInfo, seed: int, device: str, classes: Any) -> torch.nn.Module:
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
     plain = device == "cpu" or place.world_size == 1

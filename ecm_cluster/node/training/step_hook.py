@@ -18,7 +18,7 @@ from ...base import files
 from ...rundir import checkpoints
 from ...rundir.run import Run
 from .. import heartbeat, signals
-from ..world import Place
+from ..world import RankInfo
 from . import divergence
 from .saver import Saver
 from .trainable import Trainable
@@ -48,7 +48,8 @@ class StepHook:
         started_at: The iteration that the attempt started from.
     """
 
-    def __init__(self, run: Run, attempt: int, trainer: Trainable, place: Place, group: Any, logger: logging.Logger, *,
+    def __init__(self, run: Run, attempt: int, trainer: Trainable, place: RankInfo, group: Any,
+                 logger: logging.Logger, *,
                  every: int, minutes: float, keep: int, also: Iterable[int] = (), on_nan: str = "warn") -> None:
         self.run, self.attempt, self.trainer, self.group, self.logger = run, attempt, trainer, group, logger
         self.every, self.seconds, self.keep = every, minutes * 60, keep

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...mmconfig.config import read_literals
 from ...rundir.run import Run
-from ..world import Place
+from ..world import RankInfo
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TrainerContext:
     run: Run
     attempt: int
     seed: int
-    place: Place
+    place: RankInfo
     virtual_ranks: int
     device: str
     group: Any

@@ -20,7 +20,7 @@ from ..rank_process import end, enter, record_failure
 from ..rendezvous import join, leave
 from ..supervise.supervisor import EXIT_STOPPED
 from ..supervise.watching import STOPPED
-from ..world import Place, identify
+from ..world import RankInfo, identify
 from . import logs
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def trainer_of(run: Run) -> Callable[..., Trainable]:
     return getattr(importlib.import_module(module), function)
 
 
-def train(run: Run, place: Place, attempt: int, data: Any, make: Callable[..., Trainable]) -> int:
+def train(run: Run, place: RankInfo, attempt: int, data: Any, make: Callable[..., Trainable]) -> int:
     """Build everything, restore, train; collective over all ranks of the attempt."""
     import torch
 
@@ -82,7 +82,7 @@ def train(run: Run, place: Place, attempt: int, data: Any, make: Callable[..., T
     return code
 
 
-def meet(run: Run, place: Place, attempt: int, device: str) -> tuple[Any, str]:
+def meet(run: Run, place: RankInfo, attempt: int, device: str) -> tuple[Any, str]:
     """Join the other ranks; the gloo group over all of them, None for a single one, and this rank's device."""
     import torch
     import torch.distributed as dist

@@ -180,7 +180,7 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
     from mmdet.models import build_detector
     from torch import distributed
 
-    from ecm_cluster.node.world import Place
+    from ecm_cluster.node.world import RankInfo
 
     settings = {"type": "FasterRCNN", "backbone": {
         "type": "ResNet", "depth": 18, "base_channels": 4, "norm_cfg": {"type": "MMSyncBN"}}, "neck": {
@@ -190,7 +190,7 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
             "bbox_coder": {"type": "DeltaXYWHBBoxCoder"}},
         "roi_head": {"type": "StandardRoIHead"}, "train_cfg": {"rpn": None, "rcnn": None},
         "test_cfg": {"rpn": None, "rcnn": None}}
-    made = building.model(config(model=settings), Place(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", ("a",))
+    made = building.model(config(model=settings), RankInfo(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", ("a",))
     kinds = {type(module).__name__ for module in made.modules() if "Norm" in type(module).__name__}
     assert kinds == {"_BatchNormXd"}
     building.seed_all(0, building.INIT)

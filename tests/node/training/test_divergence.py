@@ -20,7 +20,7 @@ from ecm_cluster.base import files
 from ecm_cluster.node import signals
 from ecm_cluster.node.training import divergence
 from ecm_cluster.node.training.step_hook import StepHook
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.reporting import trouble
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
@@ -45,7 +45,7 @@ class Training:
         self.runner.prepare(0, None)
         loader: Any = SimpleNamespace(batch_sampler=None)
         self.hook = StepHook(self.run, attempt, MmdetTrainer(self.runner, loader, None, attempt, None),
-                             Place(0, 1, 0, 0, 1, "x", 0, "local"), None, self.runner.logger, every=1, minutes=0,
+                             RankInfo(0, 1, 0, 0, 1, "x", 0, "local"), None, self.runner.logger, every=1, minutes=0,
                              keep=2, **options)
 
     def step(self, *losses: float, norm: float | None = None) -> None:
@@ -148,7 +148,7 @@ import logging
 from ecm_cluster.node.training import divergence
 from ecm_cluster.node.training.step_hook import StepHook
 from ecm_cluster.node.training.trainable import Trainable
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 
 path, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -157,7 +157,7 @@ class Trainer(Trainable):
     iteration, iterations, loss = 0, 9, 1.0
 
 trainer = Trainer()
-made = StepHook(Run(path), 1, trainer, Place(1, 2, 1, 0, 1, "x", 0, "local"), dist.group.WORLD,
+made = StepHook(Run(path), 1, trainer, RankInfo(1, 2, 1, 0, 1, "x", 0, "local"), dist.group.WORLD,
                 logging.getLogger("rank"), every=0, minutes=0, keep=2, on_nan="stop")
 for iteration in range(1, 9):
     loss = float("nan") if (rank, iteration) == (1, 5) else 1.0

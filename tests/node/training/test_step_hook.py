@@ -22,11 +22,11 @@ from ecm_cluster.attempts import endings
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
 from ecm_cluster.node import heartbeat, signals
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
 
-ALONE = Place(0, 1, 0, 0, 1, "x", 0, "local")
+ALONE = RankInfo(0, 1, 0, 0, 1, "x", 0, "local")
 TOO_LARGE = os.strerror(errno.EFBIG)
 
 
