@@ -18,6 +18,7 @@ from ecm_cluster.rundir.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 6
+TRAINER_EPOCH = 100  # iterations of the trainer in plain PyTorch
 
 
 def verb(name: str, *args: object, env: Mapping[str, str] | None = None, cwd: Path | None = None,
@@ -66,6 +67,18 @@ def job_flags(data: Path, runs: Path, name: str, **options: Any) -> list[str]:
             **{key.replace("__", "."): value for key, value in options.items()}}
     return ["demo", "--data-root", str(data), "--runs-dir", str(runs), "--name", name, "--gpus", "1",
             "--scratch", str(runs / ("scratch/$SLURMD_NODENAME" if data.suffix == ".pack" else "scratch")),
+            *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
+
+
+def trainer_flags(runs: Path, name: str, *more: object, seconds: float = 0.05) -> list[str]:
+    """Flags of ``submit`` for a trainer in plain PyTorch, two epochs of it.
+
+    Args:
+        seconds: That a step takes beside its arithmetic, so that a signal meets the training in its middle.
+    """
+    sets = {"per_epoch": TRAINER_EPOCH, "epochs": 2, "seconds": seconds}
+    return [*map(str, ("--trainer", "tiny_trainer:make", "--code", ROOT / "tests" / "other_trainer", "--runs-dir", runs,
+                       "--name", name, "--device", "cpu", "--cpus-per-gpu", 1, "--mem-per-gpu", "1G", *more)),
             *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
 
 

@@ -1,7 +1,7 @@
 """Signals: SIGTERM and SIGUSR2 set a flag, in the trainer and in its supervisor; nothing else happens in a handler.
 
 Slurm signals every process of a job step. So a child that must not be hurt (a DataLoader worker, a Slurm command)
-starts with both signals blocked; a trainer starts with them blocked too, until its own handlers stand, and then
+starts with both signals blocked; a trainer starts with them blocked too, until its own handlers are installed, and then
 finds a signal that came while it was importing.
 """
 
@@ -26,7 +26,7 @@ _ordinary: list[bool] = []
 
 
 def watch(stacks: Path | None = None) -> None:
-    """Install the handlers and let the signals in.
+    """Install the handlers and unblock the signals.
 
     Args:
         stacks: Where SIGUSR1 writes what every thread is doing; without it SIGUSR1 is ignored.
@@ -98,7 +98,7 @@ def blocked() -> Iterator[None]:
 def ordinary_children() -> Iterator[None]:
     """Processes forked inside, as by other people's ``multiprocessing.Pool``, end at SIGTERM, and with this one.
 
-    With the handlers of :func:`watch` they would note the signal by which a pool ends them, and go on.
+    With the handlers of :func:`watch` they would note the signal by which a pool ends them, and continue.
     """
     if not _ordinary:
         os.register_at_fork(after_in_child=_be_ordinary)  # for good, so it asks each time
@@ -119,7 +119,7 @@ def _be_ordinary() -> None:
 def prepare_child() -> None:
     """In a forked child, before exec: block the signals, and die with the parent.
 
-    Without the second, a supervisor that is killed would leave a trainer behind that goes on computing, and
+    Without the second, a supervisor that is killed would leave a trainer behind that continues computing, and
     committing, beside the next attempt.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -135,8 +135,8 @@ def die_with_parent() -> None:
 def prepare_loader_worker(number: int) -> None:
     """In a worker of a DataLoader: die with the trainer.
 
-    torch's own watchdog sees that the trainer has gone, and then waits for ever for a thread that writes into a full
-    pipe: its reading end is open in the other workers, which do the same.
+    torch's own watchdog sees that the trainer has gone, and then waits indefinitely for a thread that writes into a
+    full pipe: its reading end is open in the other workers, which do the same.
     """
     die_with_parent()
     parent = multiprocessing.parent_process()

@@ -1,6 +1,6 @@
 """A job with ``trainer: MODULE:FUNCTION``: whether a rank can import that, and what its config is.
 
-Told from files alone, as :mod:`.modules` does it: nothing of the user's is executed by a submission.
+Derived from files alone, as in :mod:`.modules`: a submission executes none of the user's code.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An optimizer step of a process that plays several virtual ranks: accumulation in a fixed order."""
+"""An optimizer step of a process with several virtual ranks: accumulation in a fixed order."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .virtual_ranks import RankBuffers, Share, mean_of_logs
 
 
 class AccumulatingRunner:
-    """Mixed into mmcv's runners: where a process plays one virtual rank, nothing differs from theirs.
+    """Mixed into mmcv's runners: where a process has one virtual rank, nothing differs from theirs.
 
     Attributes:
         run_seed: The run's seed.
-        share: Which virtual ranks this process plays.
+        share: The virtual ranks assigned to this process.
         rank_buffers: Their own buffers.
     """
 

@@ -9,7 +9,7 @@ model does so in a forward pass: YOLOX counts them, Dynamic R-CNN keeps a histor
 - *Other parts*, as a pipeline or a loss that a hook replaces, or a group that it adds to the optimizer: the call
   that did it is on record, and is made again with the same epoch and iteration when the training is resumed.
 
-Named and not kept: tensors that are not in the model's ``state_dict``, containers of more than :data:`.values.LIMIT`
+Named and not kept: tensors that are not in the model's ``state_dict``, containers of more than :data:`.plain.LIMIT`
 values, and other data. Not covered: what differs between ranks outside the model (rank 0's values are kept), and
 changes by a hook of mmcv's own, which keep their state otherwise.
 """
@@ -194,12 +194,12 @@ class Effects:
         """Set the plain values to those of a state, and all others to what they were built with.
 
         Returns:
-            What is not there any more, by its dotted name.
+            What does not exist any more, by its dotted name.
         """
         wanted: dict[str, dict[Path, Any]] = {root: {} for root in self.values}
         for root, path, value in state.get("values", ()):
             wanted.setdefault(root, {})[_path(path)] = value
-        # what had come to hold more than a plain value is as the hook makes it anew
+        # what had come to hold more than a plain value is as the hook recreates it
         spared = {(root, _path(path)) for root, path in state.get("unkept", ())}
         gone = []
         for root, values in wanted.items():
@@ -220,11 +220,11 @@ def _path(listed: Sequence[Sequence[Any]]) -> Path:
 def _is_lost(part: Any, was_plain: bool, of_hook: bool, weights: Collection[int]) -> bool:
     """Whether something that has changed is data of which no checkpoint holds anything."""
     if isinstance(part, torch.Tensor):
-        # a module's tensors that are no leaves are of its forward pass
+        # a module's non-leaf tensors belong to its forward pass
         return id(part) not in weights and (of_hook or part.is_leaf)
     if of_hook or was_plain:
         return isinstance(part, DATA) or (of_hook and _is_helper(part))
-    # parts that were replaced are made again, and what is in them is looked at by itself
+    # parts that were replaced are made again, and their contents are examined separately
     return isinstance(part, DATA) and not is_small(part)
 
 

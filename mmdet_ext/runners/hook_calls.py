@@ -47,7 +47,7 @@ def _retry_lines(hook: Any) -> None:
 
 
 def _keeps_its_own_state(hook: Any) -> bool:
-    """Whether a hook has its state in runner.meta, or finds it anew in before_run: mmcv's, and mmdet's like them."""
+    """Whether a hook has its state in runner.meta, or recomputes it in before_run: mmcv's, and mmdet's like them."""
     home = type(hook).__module__.partition(".")[0]
     return home == "mmcv" or (home == "mmdet" and isinstance(hook, (LrUpdaterHook, OptimizerHook, LoggerHook)))
 
@@ -64,10 +64,10 @@ class HookCallingRunner:
     dataset: Any = None
     plain_of_ranks: Sequence[Any] = ()
     effects: Effects | None = None
-    # of a restored state, until its epoch goes on
+    # of a restored state, until its epoch continues
     _restored: dict[str, torch.Tensor] | None = None
     _restored_optimizer: dict[str, Any] | None = None
-    _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch goes on
+    _done_by_hooks: dict[str, Any] | None = None  # in a restored state, until its epoch continues
 
     @property
     def unkept(self) -> Sequence[str]:
@@ -92,7 +92,7 @@ class HookCallingRunner:
             except OSError as error:
                 if not isinstance(hook, LoggerHook) or fn_name == "before_run":
                     raise
-                # a full disk takes no log lines, which is no reason to end a training
+                # a full disk takes no log lines, which must not end a training
                 r.logger.warning("%s: a log line could not be written (%s)", type(hook).__name__, error.strerror)
                 r.log_buffer.clear_output()
         if resumed:

@@ -1,19 +1,18 @@
-"""mmcv's epoch- and iteration-based runners, made to stop and go on at any optimizer step.
+"""mmcv's epoch- and iteration-based runners, made to stop and resume at any optimizer step.
 
-Differences from mmcv 1.7: the position inside an epoch is part of the state, and going on starts there instead of
-at the epoch's first batch; every micro-batch starts with generators seeded from (seed, iteration, virtual rank);
-after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the state
-that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
+Differences from mmcv 1.7: the position inside an epoch is part of the state, and a resumed training starts there
+instead of at the epoch's first batch; every micro-batch starts with generators seeded from (seed, iteration, virtual
+rank); after each iteration a *boundary* is called, where the launcher may commit a checkpoint or end the training; the
+state that a checkpoint holds is complete (runner.meta, the log buffer), and loads in stock mmcv as well.
 
 An iteration is an optimizer step; with mmcv's hooks that gather gradients over several iterations it is a part of one,
-and the boundary is called when the step is taken. Where a process plays several virtual ranks
+and the boundary is called when the step is taken. Where a process has several virtual ranks
 (:mod:`mmdet_ext.runners.virtual_ranks`), it takes as many batches, adds up their gradients, and hands the last one's
 loss to the optimizer hook.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from typing import Any, Callable, cast
 
@@ -23,9 +22,7 @@ from mmcv.runner.hooks import LoggerHook
 
 from .accumulation import AccumulatingRunner
 from .hook_calls import HookCallingRunner
-from .virtual_ranks import RankBuffers, Share
-
-Boundary = Callable[[Any, bool], None]
+from .virtual_ranks import RankBuffers, Share, gpus_of
 
 
 class PositionedRunner(HookCallingRunner, AccumulatingRunner):
@@ -33,24 +30,25 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
 
     Attributes:
         position: Iterations of the current epoch that are done.
-        former: (ranks, iterations) of each other number of virtual ranks that has had a part of the current epoch.
+        former: (ranks, iterations) of each other number of virtual ranks that did a part of the current epoch.
         boundary: Called as ``boundary(runner, epoch_end)`` after each optimizer step, with all counters advanced;
             it ends the training by raising.
     """
 
     position: int = 0
     former: Sequence[Sequence[int]] = ()
-    boundary: Boundary | None = None
-    _history: dict[str, Any] | None = None  # of a restored state, until its epoch goes on
+    boundary: Callable[[Any, bool], None] | None = None
+    _history: dict[str, Any] | None = None  # of a restored state, until its epoch continues
     _epoch_ended = False  # since the last boundary
 
-    def prepare(self, seed: int, boundary: Boundary | None, share: Share | None = None, dataset: Any = None) -> None:
+    def prepare(self, seed: int, boundary: Callable[[Any, bool], None] | None, share: Share | None = None,
+                dataset: Any = None) -> None:
         """Give the runner, whose hooks are registered, all that it needs beside its loader.
 
         Args:
             seed: The run's.
             boundary: Called after each optimizer step.
-            share: The virtual ranks that this process plays.
+            share: The virtual ranks assigned to this process.
             dataset: The training set, as hooks reach it.
         """
         r: Any = self
@@ -114,7 +112,7 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         self.former = meta.pop("former", [])
         own = self.position - sum(iterations for _, iterations in self.former)
         if meta.get("virtual_ranks", self.share.virtual) != self.share.virtual and own:
-            # rescaled on request: what these ranks have not done of the epoch is dealt out among the present ones
+            # rescaled on request: the rest of the epoch is redistributed among the present ranks
             self.former = [*self.former, [meta["virtual_ranks"], own]]
         history = meta.pop("log_buffer", {"values": {}, "counts": {}})
         self._history = history
@@ -139,9 +137,9 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         meta = found.get("meta") if isinstance(found, dict) else None
         if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
             raise ValueError(f"{checkpoint} does not say at which epoch and iteration it was made; expected the "
-                             "checkpoint of a training (for weights alone give load_from)")
+                             "checkpoint of a training (for weights alone use load_from)")
         r._epoch, r._iter, self.position, self.former = meta["epoch"], meta["iter"], 0, ()
-        r._iter = r._iter * (_gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
+        r._iter = r._iter * (gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
         if resume_optimizer and "optimizer" in found:
             named = r.optimizer if isinstance(r.optimizer, dict) else {None: r.optimizer}
             for name, optimizer in named.items():
@@ -165,23 +163,12 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
             buffer.n_history.update({k: list(v) for k, v in self._history["counts"].items()})
 
 
-def _gpus_of(config: str) -> int:
-    """How many GPUs mmdet noted in the text of a config (``gpu_ids = range(0, 8)``); 0 where it did not."""
-    for node in ast.parse(config).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "gpu_ids":
-            value = node.value
-            if isinstance(value, ast.Call):  # of range: nothing of the text is executed
-                return len(range(*[ast.literal_eval(argument) for argument in value.args]))
-            return len(ast.literal_eval(value) or ())
-    return 0
-
-
 @RUNNERS.register_module()
 class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
-    """mmcv's EpochBasedRunner that goes on in the middle of an epoch; training workflow only."""
+    """mmcv's EpochBasedRunner that resumes in the middle of an epoch; training workflow only."""
 
     def last_iteration(self, sampler: Any) -> int:
-        """Where the training is complete, in iterations, with a sampler that has been told of the current epoch."""
+        """Where the training is complete, in iterations, with a sampler that is set to the current epoch."""
         current = len(sampler) - self.position if self.position else sampler.per_epoch
         return self._iter + current + (self._max_epochs - self._epoch - 1) * sampler.per_epoch
 
@@ -236,11 +223,11 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
         self._fill_log_buffer()
         self._history = self._restored = self._restored_optimizer = self._done_by_hooks = None
         while self._iter < self._max_iters:
-            self._pass_over(loader, **kwargs)
+            self._one_pass(loader, **kwargs)
         self.call_hook("after_epoch")
         self.call_hook("after_run")
 
-    def _pass_over(self, loader: Any, **kwargs: Any) -> None:
+    def _one_pass(self, loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
         loader.batch_sampler.begin(self._epoch, self.position, self.former)

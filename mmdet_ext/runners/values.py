@@ -1,17 +1,15 @@
 """Plain values inside an object that change while it is used: found, copied, compared, and put back.
 
 A plain value is made of numbers, strings, times, small arrays and containers of them. Objects are looked into as far as
-a caller says. Other data (tensors, large containers, generators of random numbers) is told from itself by a mark, so
-that its changes can be named.
+a caller says. Other data (tensors, large containers, generators of random numbers) is compared by a mark, so that its
+changes can be named.
 """
 
 from __future__ import annotations
 
 import collections
-import datetime
 import enum
 import numbers
-import pathlib
 import pickle
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,18 +18,12 @@ from typing import Any, List, Tuple
 import numpy as np
 import torch
 
-LIMIT = 4000  # values in a container: class names of LVIS are kept, lists of annotations are not
-DEEPEST = 50  # containers and objects in one another
-SCALARS = frozenset((bool, int, float, complex, str, bytes, type(None), datetime.datetime, datetime.date,
-                     datetime.timedelta, pathlib.PosixPath, torch.Size, torch.dtype, torch.device))
-SEQUENCES = (list, tuple, set, frozenset, collections.deque)
-TABLES = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
-FACTORIES = (None, bool, int, float, str, list, dict, set)  # of defaultdicts
-PLAIN_KINDS = "biufcSU"  # of numpy's dtypes
-# set anew by whoever starts an epoch, caches, or no state at all
-PASSED_OVER = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
-               "_is_full_backward_hook", "_cast", "_labels_of", "CLASSES", "PALETTE"}
-# other data: told apart by its bytes, or by what it holds
+from .plain import DEEPEST, LIMIT, copied, differ, is_plain
+
+# set again at the start of an epoch, caches, or not state at all
+NOT_STATE = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set",
+             "_is_full_backward_hook", "_cast", "_labels_of", "CLASSES", "PALETTE"}
+# other data: compared by its bytes, or by what it holds
 BY_BYTES = (np.ndarray, np.generic, np.random.RandomState, np.random.Generator, random.Random, enum.Enum,
             numbers.Number)
 CONTAINERS = (list, tuple, set, frozenset, collections.deque, Mapping)
@@ -40,60 +32,6 @@ PLAIN, OBJECT, OTHER = "plain", "object", "other"
 
 Path = Tuple[Tuple[str, Any], ...]  # of ("attribute", name), ("item", key), ("gradient", name) and ("tensor", name)
 Found = List[Tuple[Path, Any, str]]  # (path, part, kind)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is made of numbers, strings and the like in few enough containers."""
-    if type(value) in SCALARS:
-        return True
-    left, todo = LIMIT, [value]
-    for _ in range(DEEPEST):
-        inner: list[Any] = []
-        for item in todo:
-            kind = type(item)
-            left -= item.size if kind is np.ndarray else 1
-            if left < 0:
-                return False
-            if kind in SEQUENCES and len(item) <= left:
-                inner += item
-            elif kind in TABLES and 2 * len(item) <= left and getattr(item, "default_factory", None) in FACTORIES:
-                inner += [*item.keys(), *item.values()]
-            elif kind not in SCALARS and not (
-                    (kind is np.ndarray or isinstance(item, np.generic)) and item.dtype.kind in PLAIN_KINDS):
-                return False
-        if not inner:
-            return True
-        todo = inner
-    return False
-
-
-def copied(value: Any) -> Any:
-    """A plain value that stays when the other one is changed in place."""
-    if type(value) in TABLES:
-        made = value.copy()  # with its factory
-        for key, item in value.items():
-            made[key] = copied(item)
-        return made
-    if type(value) is collections.deque:
-        return collections.deque(map(copied, value), value.maxlen)
-    if type(value) in SEQUENCES:
-        return type(value)(map(copied, value))
-    return value.copy() if type(value) is np.ndarray else value
-
-
-def differ(one: Any, other: Any) -> bool:
-    """Whether plain values differ: in type, in sign, in a byte; NaN is itself."""
-    if one is other and type(one) in SCALARS:
-        return False
-    if type(one) is not type(other):
-        return True
-    if type(one) in TABLES:
-        return differ(list(one.items()), list(other.items()))
-    if type(one) in (list, tuple, collections.deque):
-        return len(one) != len(other) or any(map(differ, one, other))
-    if type(one) is np.ndarray:
-        return bool(one.dtype != other.dtype or one.shape != other.shape or one.tobytes() != other.tobytes())
-    return repr(one) != repr(other)
 
 
 def _mark(value: Any) -> Any:
@@ -153,7 +91,7 @@ def _parts(value: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
     elif isinstance(value, (list, tuple)) and len(value) <= LIMIT:
         yield from ((("item", at), item) for at, item in enumerate(value))
     yield from ((("attribute", name), item) for name, item in getattr(value, "__dict__", {}).items()
-                if name not in PASSED_OVER and not name.endswith("_hooks"))
+                if name not in NOT_STATE and not name.endswith("_hooks"))
 
 
 def _look(value: Any, enters: Callable[[Any], bool]) -> list[tuple[tuple[str, Any], Any]] | None:
@@ -169,7 +107,7 @@ def walk(value: Any, enters: Callable[[Any], bool] = is_walkable, foreign: Colle
 
     Args:
         enters: Which objects are looked into.
-        foreign: Ids of objects that are passed over.
+        foreign: Ids of objects that are skipped.
     """
     found: Found = []
     seen = {id(value), *foreign}
@@ -188,7 +126,7 @@ def walk(value: Any, enters: Callable[[Any], bool] = is_walkable, foreign: Colle
 
 
 def structure(value: Any) -> list[tuple[Path, int, str]]:
-    """The objects inside one by what they are; another one in the place of one is another structure."""
+    """The objects inside one by what they are; a replaced object is another structure."""
     return [(path, id(part), type(part).__qualname__) for path, part, kind in walk(value) if kind is OBJECT]
 
 
@@ -251,7 +189,7 @@ class Values:
         ``found`` is what :meth:`walk` returned.
 
         Returns:
-            What is not there any more.
+            What does not exist any more.
         """
         for path in self.changed(found):
             if path in self.built and path not in values and path not in spared:
@@ -259,9 +197,9 @@ class Values:
         return [path for path, value in values.items() if not _put(self.root, path, copied(value))]
 
     def unkept(self, found: Found) -> dict[Path, Any]:
-        """What has changed and is no plain value, and None for what is gone, by path.
+        """What has changed and is not a plain value, and None for what is gone, by path.
 
-        What is in a container that was there already is looked at by itself.
+        The contents of an existing container are examined separately.
         """
         there = {path: part for path, part, kind in found if kind is not PLAIN}
         plain = {path for path, _, kind in found if kind is PLAIN}

@@ -1,7 +1,7 @@
-"""The ranks that a training was laid out for, played by any number of processes that divides theirs.
+"""The ranks that a training was submitted for, assigned to any number of processes that divides theirs.
 
 A training laid out for V ranks is a function of V: order, random draws, learning rate and per-rank buffers follow
-from it. W processes play it with V/W micro-batches each, whose gradients they accumulate in a fixed order: the
+from it. W processes run it with V/W micro-batches each, whose gradients they accumulate in a fixed order: the
 weights differ from those of V processes by the order of summation only.
 
 Not covered: what the ranks of a model exchange within one forward pass (SyncBN, losses that average their number of
@@ -10,6 +10,7 @@ positives over the ranks) is exchanged among W processes then, and not among V.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,12 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from .effects import Attributes
-from .values import differ
+from .plain import differ
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which virtual ranks a process plays.
+    """Which virtual ranks are assigned to a process.
 
     Attributes:
         virtual: Virtual ranks in total.
@@ -40,9 +41,9 @@ class Share:
 
     def __post_init__(self) -> None:
         if self.virtual % self.world_size:
-            legal = [n for n in range(1, self.virtual + 1) if self.virtual % n == 0]
-            raise ValueError(f"a run laid out for {self.virtual} ranks cannot go on with {self.world_size}, since each "
-                             f"plays equally many; give {', '.join(map(str, legal))} in all, or rescale it")
+            valid = [n for n in range(1, self.virtual + 1) if self.virtual % n == 0]
+            raise ValueError(f"invalid number of ranks {self.world_size} for a run submitted for {self.virtual}; "
+                             f"expected one of {', '.join(map(str, valid))}, or rescale it")
 
     @property
     def count(self) -> int:
@@ -53,6 +54,17 @@ class Share:
     def ranks(self) -> range:
         """The virtual ranks of this process, in the order of their micro-batches."""
         return range(self.rank * self.count, (self.rank + 1) * self.count)
+
+
+def gpus_of(config: str) -> int:
+    """How many GPUs mmdet noted in the text of a config (``gpu_ids = range(0, 8)``); 0 where it did not."""
+    for node in ast.parse(config).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "gpu_ids":
+            value = node.value
+            if isinstance(value, ast.Call):  # of range: nothing is executed
+                return len(range(*[ast.literal_eval(argument) for argument in value.args]))
+            return len(ast.literal_eval(value) or ())
+    return 0
 
 
 def _persistent(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, torch.Tensor]]:

@@ -48,6 +48,20 @@ def test_only_the_rooms_that_run_on_nodes_import_torch_or_mmdet() -> None:
            if i.name.split(".")[0] in HEAVY and not is_in(m.name, *HEAVY_ROOMS)])
 
 
+# mmdet's trainer with the check that runs its parts, inference, the data of both, and the backend of mmcv that reads
+# packs; whatever else a node runs works for any framework
+MMDET_ROOMS = ("ecm_cluster.node.mmdet_trainer", "ecm_cluster.node.checks", "ecm_cluster.node.inference",
+               "ecm_cluster.node.staged_data", "ecm_cluster.staging.mmcv_backend")
+
+
+def test_mmcv_and_mmdet_are_imported_by_the_rooms_of_their_trainer_alone() -> None:
+    importing = {(m.name, f"{m.where}:{i.line} imports {i.name}") for m in modules("ecm_cluster") for i in m.imports
+                 if i.name.split(".")[0] in ("mmcv", "mmdet")}
+    holds([what for name, what in sorted(importing) if not is_in(name, *MMDET_ROOMS)])
+    holds([f"{room} imports neither: take it off MMDET_ROOMS" for room in MMDET_ROOMS
+           if not any(is_in(name, room) for name, _ in importing)])
+
+
 def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_is_needed() -> None:
     base = import_names(setup_cfg()["options"]["install_requires"])
     holds([f"{m.where}:{i.line} imports {i.name} at its top, which a login node need not have"

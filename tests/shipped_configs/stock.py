@@ -26,7 +26,8 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     from mmdet.apis import train as stock
     from mmdet.models import build_detector
 
-    from ecm_cluster.node.mmdet_trainer import building, imports
+    from ecm_cluster.node.mmdet_trainer import building
+    from ecm_cluster.node.mmdet_trainer.config import names_of_old_numpy
     from mmdet_ext.data.sampling import PositionedBatchSampler, seed_all
     from mmdet_ext.runners.virtual_ranks import Share
 
@@ -34,7 +35,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
 
     for module in (epoch_based_runner, iter_based_runner):
         module.time = _NoSleep()
-    imports.names_of_old_numpy()
+    names_of_old_numpy()
     torch.set_num_threads(1)
     cfg = Config.fromfile(str(config))
     if cfg.get("custom_imports"):

@@ -126,7 +126,7 @@ def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_goes_on(small_d
     assert {e["cause"] for e in ends if not e.get("follows")} == {"hung"}
     assert "training" in ends[0]["detail"]
     assert "hanging.py" in run.stacks_file(1, 1).read_text()
-    assert "boundary.py" in run.stacks_file(1, 0).read_text(), "the rank that waits says where, too"
+    assert "step_hook.py" in run.stacks_file(1, 0).read_text(), "the rank that waits says where, too"
     wait_until(lambda: not run.stacks_file(2, 0).exists(), "what was not needed is removed", 60)
 
 

@@ -241,7 +241,7 @@ def a_checkpoint(bench: Bench) -> str:
     size, lost = needs.round_trip({**bench.state, "rank_buffers": []})
     saver.require_essentials(lost)
     if lost:
-        bench.out.warn(f"checkpoints will not hold {saver.listed(lost)}, which is gone after a restart; "
+        bench.out.warn(f"checkpoints will not hold {saver.listed(lost)}, which is lost on a restart; "
                        f"{saver.PLAIN_DATA}")
     return size
 

@@ -189,5 +189,5 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
 
 
 if __name__ == "__main__":
-    logs.make_output_losable()
+    logs.make_output_lossy()
     end(main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]))

@@ -16,7 +16,7 @@ from mmdet.models import build_detector
 from mmdet.utils import get_root_logger
 
 from mmdet_ext.data.sampling import ClassAwareOrder, Order, PositionedBatchSampler, SeededDataset, group_flags, seed_all
-from mmdet_ext.runners import effects, values
+from mmdet_ext.runners import effects, plain
 from mmdet_ext.runners.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
 from mmdet_ext.runners.virtual_ranks import Share
 
@@ -73,7 +73,7 @@ class TrainingLoader(ShieldedLoader):
         self.seeded.dataset = value
 
     def __iter__(self) -> Any:
-        if self._iterator is not None and values.differ(self._copied, effects.fingerprint(self.dataset)):
+        if self._iterator is not None and plain.differ(self._copied, effects.fingerprint(self.dataset)):
             self._iterator = None
         return super().__iter__()
 
@@ -91,7 +91,7 @@ class TrainingLoader(ShieldedLoader):
 
 
 def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoader, Any]:
-    """The training loader of the virtual ranks that a process plays, and the dataset."""
+    """The training loader of the virtual ranks assigned to a process, and the dataset."""
     dataset, options = build_dataset(cfg.data.train), settled.train_loader(cfg.data)
     batch, workers = options.pop("samples_per_gpu"), options.pop("workers_per_gpu")
     aware, shuffle = options.pop("class_aware_sampler", None), options.pop("shuffle", True)
@@ -166,9 +166,9 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
 
 
 def check_heads(cfg: Any, wrapped: torch.nn.Module, dataset: Any, logger: Any) -> None:
-    """Compare the heads' numbers of classes with the dataset's, as mmdet's hook does, but for every kind of runner.
+    """Compare the heads' numbers of classes with the dataset's, as mmdet's hook does, for every kind of runner.
 
-    A head with another number learns nonsense without a word; IterBasedRunner never calls that hook.
+    A head with another number silently learns nonsense; IterBasedRunner never calls that hook.
 
     Raises:
         AssertionError: In mmdet's words.

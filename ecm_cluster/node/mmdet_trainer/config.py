@@ -16,7 +16,7 @@ from . import imports
 def load(run: Run) -> Any:
     """The frozen config, with the modules that it registers imported."""
     imports.framework()
-    imports.names_of_old_numpy()
+    names_of_old_numpy()
     from mmcv import Config
     from mmcv.utils import import_modules_from_strings
 
@@ -26,6 +26,14 @@ def load(run: Run) -> Any:
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
     return cfg
+
+
+def names_of_old_numpy() -> None:
+    """``np.int`` and ``np.float``, removed in numpy 1.24: samplers of mmdet 2.x (Libra R-CNN's, by class) use them."""
+    import numpy
+
+    for name, kind in (("int", int), ("float", float)):
+        vars(numpy).setdefault(name, kind)
 
 
 def guard() -> None:

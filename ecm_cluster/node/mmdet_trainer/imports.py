@@ -2,7 +2,7 @@
 
 More than half of the CPU seconds of these imports go into packages of which the importing modules take one name or two
 and call nothing: torch.compile's machinery with sympy (for torchvision, DDP and every optimizer), matplotlib,
-scipy.optimize, hipify's tables. :func:`framework` puts a *stand-in* in the place of each. A stand-in is a module that
+scipy.optimize, hipify's tables. :func:`framework` puts a *stand-in* in place of each. A stand-in is a module that
 imports the real one as soon as something is asked of it that it does not know, and then has left no trace but
 functions that call the real ones.
 
@@ -73,8 +73,8 @@ class Package:
             if parent_name in sys.modules:
                 vars(sys.modules[parent_name])[child] = module
 
-    def take_away(self) -> None:
-        """Leave the place to the real modules, which whoever still holds a stand-in gets from now on."""
+    def remove(self) -> None:
+        """Make way for the real modules; a stand-in that is still referenced passes on to them from now on."""
         while self.standing:
             name, module = self.standing.popitem()
             if sys.modules.get(name) is module:
@@ -87,7 +87,7 @@ class Package:
     def load(self) -> None:
         """Import the real package."""
         if self.standing:
-            self.take_away()
+            self.remove()
             for function in _undecided if self.stays else ():
                 vars(function).pop("__dynamo_disable", None)
         package = importlib.import_module(self.name)
@@ -97,7 +97,7 @@ class Package:
 
 
 class ImportStandIn(ModuleType):
-    """A module in the place of another one, until that one is needed."""
+    """A module in place of another one, until that one is needed."""
 
     def __init__(self, package: Package, spec: ModuleSpec, known: Mapping[str, Callable[..., Any] | None]) -> None:
         super().__init__(spec.name)
@@ -142,7 +142,7 @@ class _Submodules(MetaPathFinder):
         if package is None or name[len(package.name) + 1:] in package.real:
             return None
         package.load()
-        if name in sys.modules:  # the package's own import has come to it
+        if name in sys.modules:  # imported by the package itself meanwhile
             return spec_from_loader(name, _There(sys.modules[name]))
         return PathFinder.find_spec(name, path)
 
@@ -202,7 +202,7 @@ def _optimize_ddp_mode() -> Any:
 DYNAMO = Package("torch._dynamo", {
     "": {"graph_break": _graph_break, "disable": _disable},
     "utils": {"is_compile_supported": None, "get_optimize_ddp_mode": _optimize_ddp_mode},
-    "trace_rules": {"clear_lru_cache": lambda: None},  # of caches that are not there
+    "trace_rules": {"clear_lru_cache": lambda: None},  # there are no caches yet
 }, real=("config",), stays=True)
 PACKAGES = (
     DYNAMO,
@@ -221,13 +221,13 @@ def framework() -> None:
     if os.environ.get("ECM_CLUSTER_PLAIN_IMPORTS") == "1":
         return
     collecting = gc.isenabled()
-    gc.disable()  # modules are no garbage, and looking for some among ever more objects costs a seventh of the time
+    gc.disable()  # modules are not garbage; searching ever more objects for some takes a seventh of the time
     try:
-        with _standing():
+        with _with_stand_ins():
             for name in FRAMEWORK:
                 importlib.import_module(name)
-    except Exception:  # whatever it was, it is either not the stand-ins' fault, or does not come again
-        DYNAMO.take_away()
+    except Exception:  # either the stand-ins did not cause it, or it does not happen again
+        DYNAMO.remove()
         for name in FRAMEWORK:
             importlib.import_module(name)
     finally:
@@ -236,14 +236,8 @@ def framework() -> None:
             gc.enable()
 
 
-def names_of_old_numpy() -> None:
-    """``np.int`` and ``np.float``, removed in numpy 1.24: samplers of mmdet 2.x (Libra R-CNN's, by class) use them."""
-    for name, kind in (("int", int), ("float", float)):
-        vars(importlib.import_module("numpy")).setdefault(name, kind)
-
-
 @contextlib.contextmanager
-def _standing() -> Iterator[None]:
+def _with_stand_ins() -> Iterator[None]:
     importlib.import_module("torch")  # which some of the packages are parts of
     sys.meta_path.insert(0, _Submodules())
     for package in PACKAGES:
@@ -253,4 +247,4 @@ def _standing() -> Iterator[None]:
     finally:
         for package in PACKAGES:
             if not package.stays:
-                package.take_away()
+                package.remove()

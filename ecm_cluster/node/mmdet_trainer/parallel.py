@@ -44,7 +44,7 @@ class Parallel(MMDistributedDataParallel):
             self._settle_buckets()
 
     def _settle_buckets(self) -> None:
-        """A backward pass over nothing but the parameters, last ones first: DDP lays its buckets out after it."""
+        """Run a backward pass of the parameters alone, last ones first: DDP lays its buckets out after it."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         with torch.enable_grad():
             self.reducer.prepare_for_backward([])
@@ -87,7 +87,7 @@ class Parallel(MMDistributedDataParallel):
         """After a backward pass: all gradients have been reduced.
 
         Raises:
-            NotStartable: Some have not, for want of a parameter's gradient.
+            NotStartable: Some have not, as a parameter has no gradient.
         """
         try:
             self.reducer._rebuild_buckets()  # checks first, and has nothing else to do

@@ -65,8 +65,8 @@ def restore(runner: Any, state: dict[str, Any], source: str) -> None:
         laid_out = state["meta"].get("virtual_ranks")
         if laid_out == share.virtual:
             raise RuntimeError(f"{source} holds the buffers of {len(own)} ranks instead of {share.virtual}; "
-                               "go on from another checkpoint")
-        # rescaled on request: counts and statistics of the former ranks are dealt out anew
+                               "resume from another checkpoint")
+        # rescaled on request: counts and statistics of the previous ranks are redistributed
         own = [own[v % len(own)] for v in range(share.virtual)]
     mine = [own[v] for v in share.ranks]
     runner.restore({**state, "state_dict": {**state["state_dict"], **mine[0]}})

@@ -116,8 +116,8 @@ class MmdetTrainer(Trainable):
         runner, sampler = self.runner, self.loader.batch_sampler
         sampler.begin(runner.epoch, runner.position, runner.former)
         if runner.iter and any(isinstance(hook, ProfilerHook) for hook in runner.hooks):
-            # it counts from the first iteration on; begun later, it steps on after its end, which torch does not bear
-            runner.logger.info("ProfilerHook is left out: it profiles the beginning of a training")
+            # it counts from the first iteration on; started later, it continues after its end, which torch refuses
+            runner.logger.info("ProfilerHook is skipped: it profiles the beginning of a training")
             runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, ProfilerHook)]
         # mmcv's logger writes meta as the first line of the attempt's JSON log
         runner.meta = {**runner.meta, "attempt": self.attempt, "starts_after": runner.iter, "epoch": runner.epoch,
@@ -151,7 +151,7 @@ def load_start(runner: Any, cfg: Any, sampler: Any) -> Any:
         if runner.iter >= runner.last_iteration(sampler):
             raise NotStartable(
                 f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), where the "
-                "training ends; give load_from for its weights alone, or a later end")
+                "training ends; use load_from for its weights alone, or a later end")
     elif cfg.get("load_from"):
         return load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=runner.logger)
     return None

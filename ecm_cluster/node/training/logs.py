@@ -11,8 +11,8 @@ from typing import Any
 from ...rundir.run import Run
 
 
-class _Losable(io.FileIO):
-    """A log that may be on a full disk, or one over its quota, which is no reason to end a training."""
+class _LossyFile(io.FileIO):
+    """A log whose disk may be full, or over quota, which must not end a training."""
 
     def write(self, data: Any) -> int:
         try:
@@ -21,11 +21,11 @@ class _Losable(io.FileIO):
             return len(data)
 
 
-def make_output_losable() -> None:
-    """Have no ``print`` of this process, and of those that it forks, fail: whatever the disk, whatever the locale."""
+def make_output_lossy() -> None:
+    """Let no ``print`` of this process, and of those that it forks, fail because of the disk or the locale."""
     for name, number in (("stdout", 1), ("stderr", 2)):
         with contextlib.suppress(OSError):  # closed
-            raw: Any = _Losable(number, "w", closefd=False)
+            raw: Any = _LossyFile(number, "w", closefd=False)
             setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
 
 

@@ -1,4 +1,4 @@
-"""The trainer's side of a commit: copy the state, hand it to the writer, take up what became of it."""
+"""The trainer's side of a commit: copy the state, hand it to the writer, process the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and
 ELSEWHERE = "keep tensors in a buffer of the model or in runner.meta, other data as numbers, strings, lists and dicts"
 NAMED = 5  # things that a checkpoint cannot hold, in a message
 REASON_LENGTH = 300  # of an error's text in the heartbeat
-DEVICE_SECONDS = 120.0  # that a GPU may take to come to the end of a step, and of the copies after it
+DEVICE_SECONDS = 120.0  # for a GPU to finish a step and the copies after it, which takes a detector a few at most
 
 
 class SharedCopy:
@@ -94,8 +94,8 @@ def await_device(seconds: float = DEVICE_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not done.query():
         if time.monotonic() > end:
-            raise DeviceStuck(f"the GPU did not come to the end of its work within {seconds:.0f} s, so this iteration "
-                              "could not be saved; the checkpoint before it stands")
+            raise DeviceStuck(f"the GPU did not finish its work within {seconds:.0f} s, so this iteration "
+                              "could not be saved; the previous checkpoint remains")
         time.sleep(0.0002)
 
 
@@ -112,7 +112,7 @@ def _succeeded(result: Any) -> bool:
 
 
 class Saver:
-    """Commits checkpoints of one attempt, one at a time, while the training goes on.
+    """Commits checkpoints of one attempt, one at a time, while the training continues.
 
     Args:
         keep: Checkpoints to retain besides epochs' ends.
@@ -121,9 +121,9 @@ class Saver:
     Attributes:
         last: The newest checkpoint that this attempt committed.
         failure: Why the newest one could not be committed, if so.
-        blocked_seconds: How long the training stood still for the newest one.
+        blocked_seconds: How long the newest one blocked the training.
         write_seconds: How long the newest committed one took the writer.
-        spare: The iteration of a checkpoint that stays whatever is committed after it.
+        spare: The iteration of a checkpoint that is kept when later ones are committed.
     """
 
     def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger,
@@ -155,41 +155,41 @@ class Saver:
         structure, spans = self._memory.take(state)
         if self._said is None:
             require_essentials(self._memory.lost)
-        self._say_lost(self._memory.lost, PLAIN_DATA, iteration)
-        self._say_lost(unkept, ELSEWHERE, iteration)
+        self._report_lost(self._memory.lost, PLAIN_DATA, iteration)
+        self._report_lost(unkept, ELSEWHERE, iteration)
         self._request = CommitRequest(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
                                 self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began
 
-    def _say_lost(self, lost: Sequence[str], remedy: str, iteration: int) -> None:
+    def _report_lost(self, lost: Sequence[str], remedy: str, iteration: int) -> None:
         """Name what a checkpoint cannot hold, once."""
         said, self._said = self._said or set(), {*(self._said or ()), *lost}
         if not said.issuperset(lost):
-            text = f"checkpoints do not hold {listed(lost)}: after a restart it is gone"
+            text = f"checkpoints do not hold {listed(lost)}: it is lost on a restart"
             self.logger.warning("%s; %s", text, remedy)
             self.record.write("warning", about="not kept", iteration=iteration, text=text)
 
     def again(self) -> None:
-        """Try the newest state once more; its copy is still there. Waits."""
+        """Retry the newest state, whose copy still exists; waits for the result."""
         assert self._request is not None
         self.writer.send(self._request)
         self.settle(wait=True)
 
     def settle(self, wait: bool) -> None:
-        """Take up what became of the checkpoint under way, if that is known.
+        """Process the result of the checkpoint in progress, if there is one.
 
         Raises:
-            checkpoints.StaleAttempt: A newer attempt has begun, and this one works for nothing.
+            checkpoints.StaleAttempt: A newer attempt has begun, and this one is stale.
         """
         outcome = self.writer.outcome(wait)
         if outcome is None or self._request is None:
             return
-        if outcome.overtaken:
+        if outcome.stale:
             raise checkpoints.StaleAttempt(outcome.reason)
         if outcome.manifest is None:
-            self._say_failed(outcome, self._request)
+            self._report_failed(outcome, self._request)
             return
         manifest, self.failure, self._failing = outcome.manifest, None, None
         self.last, self.write_seconds, self._standing = manifest, outcome.seconds, manifest.iteration
@@ -198,7 +198,7 @@ class Saver:
                           blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
                           bytes=manifest.size, **self._facts)
 
-    def _say_failed(self, outcome: CommitResult, request: CommitRequest) -> None:
+    def _report_failed(self, outcome: CommitResult, request: CommitRequest) -> None:
         self.failure = outcome.reason
         stands, again = self.stands(), self._failing is not None
         self._failing = self._failing[0] if self._failing else time.monotonic(), outcome.reason[:REASON_LENGTH]
@@ -221,7 +221,7 @@ class Saver:
 
 
 def require_essentials(lost: Sequence[str]) -> None:
-    """Raise NotStartable where a checkpoint cannot hold more than what hooks keep in ``meta``: nothing could resume.
+    """Raise NotStartable where a checkpoint lacks more than what hooks keep in ``meta``: nothing could resume.
 
     Args:
         lost: Dotted keys of what it cannot hold.

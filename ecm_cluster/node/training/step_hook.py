@@ -34,7 +34,7 @@ class StepHook:
     """Called by the trainer after each optimizer step, with all its counters advanced.
 
     A commit blocks the training while the state is copied; a separate process writes it. The training waits for that
-    process where somebody relies on the checkpoint: at a stop, at the end of an epoch, and at completion.
+    process where the checkpoint is relied on: at a stop, at the end of an epoch, and at completion.
 
     Args:
         group: A gloo group over all ranks, for agreements only; None where there is one rank.
@@ -179,7 +179,7 @@ class StepHook:
             RuntimeError: The last checkpoint cannot be written, not at a second try either.
         """
         # an attempt that finds nothing left to train takes the checkpoint that it began with: what hooks add to a model
-        # when a training begins (EMA's buffers) is not there, and another commit would lack it
+        # when a training begins (EMA's buffers) does not exist, and another commit would lack it
         trained = self.trainer.iteration != self.started_at
         if trained:
             self.commit(epoch_end=True, wait=True)

@@ -142,5 +142,5 @@ def resume(run: Run, attempt: int, trainer: Trainable, hook: StepHook, logger: A
 
 
 if __name__ == "__main__":
-    logs.make_output_losable()
+    logs.make_output_lossy()
     end(main(sys.argv[1], int(sys.argv[2])))

@@ -64,20 +64,20 @@ class CommitRequest:
 
 @dataclass(frozen=True)
 class CommitResult:
-    """What became of a request: a manifest, or the reason why there is none.
+    """The result of a request: a manifest, or the reason why there is none.
 
     Attributes:
-        overtaken: A newer attempt has begun: no further checkpoint of this one will count.
+        stale: A newer attempt has begun: further checkpoints of this one are ignored.
     """
 
     manifest: checkpoints.Manifest | None
     seconds: float
     reason: str = ""
-    overtaken: bool = False
+    stale: bool = False
 
 
 class Writer:
-    """The trainer's end: at most one request is under way.
+    """The trainer's end: at most one request is in progress.
 
     Args:
         memory: File descriptor of the shared memory.
@@ -108,7 +108,7 @@ class Writer:
                 preexec_fn=signals.prepare_child)
 
     def send(self, request: CommitRequest) -> None:
-        """Have a checkpoint written; :meth:`outcome` tells what became of it."""
+        """Have a checkpoint written; :meth:`outcome` returns the result."""
         assert self._request is None, "one request at a time"
         if self._process is None or self._process.poll() is not None:
             self.start()
@@ -121,7 +121,7 @@ class Writer:
         return self._request is not None
 
     def outcome(self, wait: bool) -> CommitResult | None:
-        """What became of the request; None if nothing was asked, or if it is under way and ``wait`` is False."""
+        """The result of the request; None without a request, or while it is in progress and ``wait`` is False."""
         if self._request is None or not (wait or self._link.poll()):
             return None
         try:
@@ -144,7 +144,7 @@ class Writer:
         return CommitResult(None, seconds, f"the process that writes checkpoints {how}")
 
     def close(self) -> None:
-        """End the process; it may finish what is under way, if that takes no more than a minute."""
+        """End the process; it may finish what is in progress, if that takes no more than a minute."""
         with contextlib.suppress(OSError):
             self._link.send(None)
         self._link.close()
@@ -186,8 +186,8 @@ def serve(run: Run, attempt: int, request: CommitRequest, memory: int) -> Commit
                                       position=request.position, epoch_end=request.epoch_end, step=request.step,
                                       last_check=last_check)
     except checkpoints.StaleAttempt as error:
-        return CommitResult(None, time.monotonic() - began, str(error), overtaken=True)
-    except Exception as error:  # whatever it was, the trainer goes on and says so
+        return CommitResult(None, time.monotonic() - began, str(error), stale=True)
+    except Exception as error:  # of any kind: the training continues and reports it
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         reason = str(error) if isinstance(error, UserError) else reason
         return CommitResult(None, time.monotonic() - began, reason)

@@ -25,8 +25,8 @@ from ecm_cluster.pickles import restricted
 from mmdet_ext.data.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
 from mmdet_ext.runners import hook_calls
 from mmdet_ext.runners.effects import Effects
+from mmdet_ext.runners.plain import LIMIT, is_plain
 from mmdet_ext.runners.runner import PositionedEpochBasedRunner, PositionedIterBasedRunner
-from mmdet_ext.runners.values import LIMIT, is_plain
 from mmdet_ext.runners.virtual_ranks import Share
 
 EPOCHS, PER_EPOCH = 5, 3

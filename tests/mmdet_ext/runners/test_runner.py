@@ -339,7 +339,7 @@ def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and
 def test_weights_alone_are_no_training_to_resume(tmp_path):
     torch.save({"state_dict": Net().state_dict()}, tmp_path / "weights.pth")
     mine = Training(tmp_path / "mine", "epoch")
-    with pytest.raises(ValueError, match="weights.pth does not say at which epoch .* give load_from"):
+    with pytest.raises(ValueError, match="weights.pth does not say at which epoch .* use load_from"):
         mine.runner.resume(str(tmp_path / "weights.pth"))
 
 

@@ -133,7 +133,7 @@ def test_what_no_checkpoint_can_hold_is_named_before_anything_is_submitted(small
                             custom_hooks=[{"type": "KeepingHook"}]))
     assert report.failure == ""
     text, = report.warnings
-    assert text.startswith("checkpoints will not hold meta.kept (keeping_hook.Thing), which is gone after a restart")
+    assert text.startswith("checkpoints will not hold meta.kept (keeping_hook.Thing), which is lost on a restart")
 
 
 @pytest.mark.slow

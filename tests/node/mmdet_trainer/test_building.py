@@ -206,11 +206,11 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
 def test_samplers_of_mmdet_find_the_names_of_a_numpy_of_their_time(monkeypatch):
     from mmdet.core.bbox.samplers import IoUBalancedNegSampler
 
-    from ecm_cluster.node.mmdet_trainer import imports
+    from ecm_cluster.node.mmdet_trainer import config as run_config
 
     for name in ("int", "float"):
         monkeypatch.setitem(vars(np), name, None)
         monkeypatch.delitem(vars(np), name)
-    imports.names_of_old_numpy()
+    run_config.names_of_old_numpy()
     sampler = IoUBalancedNegSampler(num=8, pos_fraction=0.25, floor_thr=-1)
     assert len(sampler.sample_via_interval(np.linspace(0, 0.4, 30), set(range(30)), 8)) == 8

@@ -120,7 +120,7 @@ def test_what_is_imported_already_or_absent_has_no_stand_in(package):
 
 def test_once_taken_away_an_import_is_an_ordinary_one(package):
     held = sys.modules["top.heavy"]
-    package.take_away()
+    package.remove()
     import top.heavy
 
     assert not isinstance(top.heavy, imports.ImportStandIn) and held.loaded

@@ -22,7 +22,7 @@ import logging, sys, warnings
 from ecm_cluster.node.supervise import local_driver as local
 from ecm_cluster.node.training import logs
 from ecm_cluster.node import rank_process
-logs.make_output_losable()
+logs.make_output_lossy()
 if sys.argv[1] == "closed":
     sys.stdout.close()
 else:

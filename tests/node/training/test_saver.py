@@ -61,5 +61,5 @@ def test_a_device_that_does_not_become_idle_is_not_waited_for_without_a_limit(mo
             return False
 
     monkeypatch.setattr(torch, "cuda", types.SimpleNamespace(Event=Event))
-    with pytest.raises(DeviceStuck, match="within 0 s, so this iteration could not be saved; the checkpoint before it"):
+    with pytest.raises(DeviceStuck, match="within 0 s, so this iteration could not be saved; the previous checkpoint"):
         saver.await_device(0.05)
