@@ -312,7 +312,7 @@ def plain(small_data, tmp_path) -> list[object]:
     (["--checkpoints", "x"], "invalid checkpoints: 'x'"), (["--checkpoints", "7"], "invalid checkpoints: '7'"),
     (["--checkpoints", "best"], "never scored before"), (["--vary", "flip=true", "--vary", "scale=3"], "scale"),
     (["--dry-run"], "dry-run: "), (["--vary", "nms=1"], "setting: 'nms'"), (["--gpus", "0"], "gpus"),
-    (["nowhere.pth"], "nowhere.pth is not a file"), (["empty.pth"], "it is empty"), (["text.pth"], "plain text"),
+    (["nowhere.pth"], "nowhere.pth is not a file"), (["empty.pth"], "an empty file"), (["text.pth"], "plain text"),
     (["folder.pth"], "is not a file"), (["fifo.pth"], "is not a file"), (["--set", "optimizer=5"], "option optimizer")])
 def test_a_checkpoint_file_is_refused_before_anything_is_made(capsys, plain, tmp_path, argv, said):
     (tmp_path / "empty.pth").touch()

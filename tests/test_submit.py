@@ -115,7 +115,7 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
     (["--cluster", "slrum"], "invalid choice: 'slrum'"),
     (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo?)"),
     (["demo", "one-more"], "unrecognized arguments: one-more"),
-    (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
+    (["demo", "--config", "configs/dmeo.py"], "did you mean configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
     (["demo", "--time", "soon"], "time: 'soon' is not legal"),
     (["demo", "--name", "a/b"], "name: 'a/b' is not legal; give a plain folder name, and --runs-dir for its place"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..mmclasses import classes
-from ..mmconfig.lookup import NOTHING, asked, at, nearest, paths
+from ..mmconfig.lookup import NOTHING, at, did_you_mean, nearest, paths
 from . import kinds, ranges, sections
 from .own_code import OwnCode
 
@@ -275,7 +275,7 @@ class _Checking:
                 and isinstance(wanted, (dict, list)) and value == wanted]
         places = same or self.places(key.rpartition(".")[2]) or self.places(name)
         return (f"option {key}: {name} is a variable of the config, and setting it changes nothing of what was made "
-                f"with it{asked(places[:3])} (--set +{key}=… sets it unchecked)")
+                f"with it{did_you_mean(places[:3])} (--set +{key}=… sets it unchecked)")
 
     def no_type(self, where: str, name: str, section: str, former: classes.Arguments | None) -> str:
         other = classes.arguments_of(None, name)

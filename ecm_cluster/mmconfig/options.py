@@ -1,6 +1,6 @@
-"""Options of a config as they are given: ``--set KEY=VALUE``, and ``options:`` of job files.
+"""Options of a config as users write them: ``--set KEY=VALUE``, and ``options:`` in job files.
 
-Values are read by the rules of mmcv 1.x (``DictAction``), which a test compares with.
+Values are parsed by the rules of mmcv 1.x (``DictAction``); a test compares with it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from ..base.errors import UserError
 
-ADD = "+"  # in front of an option's key: set it unchecked
+ADD = "+"  # before an option's key: set it without checks
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, with the rules of mmdet's ``--cfg-options``.
+    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, by the rules of mmdet's ``--cfg-options``.
 
-    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest;
-    quotes at the ends and all blanks are dropped.
+    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest; quotes at
+    the ends and all spaces are removed.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -27,45 +27,45 @@ def parse_option(text: str) -> tuple[str, Any]:
         return key, _parse(value)
     except ValueError:
         if re.search(r"\w\(", value):
-            raise UserError(f"option {text!r}: brackets behind a name: this is Python code, and an option holds "
-                            f"numbers, words and lists; set the keys of a dict one by one, e.g. {key}.type=…") from None
-        raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
+            raise UserError(f"option {text!r}: invalid value: brackets after a name are Python code; expected numbers, "
+                            f"words or lists. Set the keys of a dict one by one, e.g. {key}.type=…") from None
+        raise UserError(f"option {text!r}: unbalanced brackets; expected e.g. {key}=[(1,2),(3,4)]") from None
     except RecursionError:
-        raise UserError(f"option {key}: the brackets nest too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
+        raise UserError(f"option {key}: brackets nested too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options as they were given, by their keys.
+    """Parsed options by key.
 
     Raises:
-        UserError: One cannot be read, or two contradict each other.
+        UserError: One cannot be parsed, or two conflict.
     """
     given: dict[str, tuple[str, Any]] = {}
     for text in texts:
         key, value = parse_option(text)
-        for other, (former, set_to) in given.items():
+        for other, (earlier, set_to) in given.items():
             if (_holds(key, other) or _holds(other, key)) and (key, repr(value)) != (other, repr(set_to)):
-                raise UserError(f"option {text!r}: {former!r} is given as well; give one of them")
+                raise UserError(f"option {text!r}: conflicts with {earlier!r}; give only one of them")
         given[key] = text, value
     return {key: value for key, (_, value) in given.items()}
 
 
 def laid_over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a job file under those of the command line, which take the place of what they set anew.
+    """The options of a job file, overridden by those of the command line.
 
     Raises:
-        UserError: One of the new ones would replace what another one of them sets.
+        UserError: One of the new options would replace what another one sets.
     """
     keys = list(map(str, new))
     for at, key in enumerate(keys):
-        inner = next((former for former in keys[:at] if _holds(key, former)), None)
+        inner = next((earlier for earlier in keys[:at] if _holds(key, earlier)), None)
         if inner is not None:
-            raise UserError(f"options: {key} replaces what {inner} sets; give one of them")
+            raise UserError(f"options: {key} replaces what {inner} sets; give only one of them")
     return {**{key: value for key, value in old.items() if not any(_holds(other, str(key)) for other in keys)}, **new}
 
 
 def _holds(outer: str, key: str) -> bool:
-    """Whether one option sets what the other one does, or something that it is in."""
+    """Whether one option sets the key of the other, or a part of the config that contains it."""
     return f"{key.lstrip(ADD)}.".startswith(f"{outer.lstrip(ADD)}.")
 
 
@@ -77,13 +77,13 @@ def _parse(text: str) -> Any:
     elif "," not in text:
         return _scalar(text)
     elif list(_split(text)) == [text] and text == text.strip("'\""):
-        raise ValueError(text)  # every comma inside brackets that are the wrong way round, as in "(1),(2)"
+        raise ValueError(text)  # every comma is inside reversed brackets, as in ")1,2("
     values = [_parse(part) for part in _split(text)]
     return tuple(values) if is_tuple else values
 
 
 def _split(text: str) -> Iterator[str]:
-    """The parts between commas that stand outside of all brackets; a comma at the very end adds none."""
+    """The parts between commas outside of all brackets; a trailing comma adds none."""
     if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
         raise ValueError(text)
     start = depth_round = depth_square = 0

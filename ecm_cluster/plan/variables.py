@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..keycheck import sections
-from ..mmconfig.source import Source
+from ..mmconfig.source import ConfigSource
 
 _NEAR = 0.75  # of difflib's ratio: `modle` is 0.8 from `model`
 _REFERENCE = re.compile(r"\$\{(\w+)")
@@ -38,7 +38,7 @@ def warnings(cfg: Mapping[str, Any], config_files: Iterable[Path]) -> list[str]:
 
 def _used(path: Path) -> set[str]:
     """Names that a config file refers to."""
-    source = Source.open(path)
+    source = ConfigSource.open(path)
     found = {name.partition(".")[0] for name in source.tokens.values()} | set(_REFERENCE.findall(source.text))
     if path.suffix == ".py":
         found |= {node.id for node in ast.walk(ast.parse(source.text))

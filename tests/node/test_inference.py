@@ -273,7 +273,7 @@ def test_an_unreadable_checkpoint_is_named(tmp_path, data, content):
     path = tmp_path / "weights.pth"
     if content is not None:
         path.write_bytes(content)
-    complaint = "weights.pth: (not a checkpoint that can be read|there is no such)"
+    complaint = "weights.pth: (invalid checkpoint|there is no such)"
     with pytest.raises(UserError, match=complaint) as error:
         shards(tmp_path, config(data), path, 1)
     assert "\n" not in str(error.value)

@@ -131,7 +131,7 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
             view.release()
         try:
             loading.read(f"/proc/self/fd/{descriptor}")
-        except archive.Unreadable as error:
+        except archive.InvalidCheckpoint as error:
             raise UserError(f"a checkpoint of this training could not be read back ({error})") from error
         return size_text(kept.size), memory.lost
     finally:
