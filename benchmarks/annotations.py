@@ -151,6 +151,16 @@ def items(ann_file: str, classes: int, repeats: int) -> tuple[dict[str, float], 
     return {kind: statistics.median(values) for kind, values in took.items()}, same, len(order)
 
 
+def show(alone: dict[str, list[list[float]]], together: dict[str, float], micro: dict[str, float]) -> None:
+    table = {kind: [*(statistics.median(a[k] for a in alone[kind]) for k in (0, 1, 2)), together[kind], micro[kind]]
+             for kind in KINDS}
+    names = ("ready, CPU s", "ready, wall s", "private MB", "MB of all", "item, µs")
+    print(f"{'':<10}" + "".join(f"{name:>15}" for name in names))
+    for kind in KINDS:
+        print(f"{kind:<10}" + "".join(f"{value:>15.4g}" for value in table[kind]))
+    print(f"{'ratio':<10}" + "".join(f"{a / b:>15.1f}" for a, b in zip(table["mmdet"], table["columns"])))
+
+
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -183,13 +193,7 @@ def main() -> int:
                 alone[kind] += at_once(kind, str(path), args.classes, 1)
         together = {kind: sum(a[3] for a in at_once(kind, str(path), args.classes, args.processes)) for kind in KINDS}
         micro, same, images = items(str(path), args.classes, args.repeats)
-    table = {kind: [*(statistics.median(a[k] for a in alone[kind]) for k in (0, 1, 2)), together[kind], micro[kind]]
-             for kind in KINDS}
-    names = ("ready, CPU s", "ready, wall s", "private MB", f"MB of {args.processes}", "item, µs")
-    print(f"{'':<10}" + "".join(f"{name:>15}" for name in names))
-    for kind in KINDS:
-        print(f"{kind:<10}" + "".join(f"{value:>15.4g}" for value in table[kind]))
-    print(f"{'ratio':<10}" + "".join(f"{a / b:>15.1f}" for a, b in zip(table["mmdet"], table["columns"])))
+    show(alone, together, micro)
     print(f"boxes, labels, masks, records, categories, order, flags and repeats of {images} images: "
           f"{'identical' if same else 'DIFFERENT'}")
     return 0 if same else 1

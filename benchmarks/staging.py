@@ -31,8 +31,8 @@ from typing import Any, Dict, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
 from ecm_cluster.base import files
-from ecm_cluster.pack import pack as packs
-from ecm_cluster.pack import packing
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.make import Options, pack
 from ecm_cluster.staging import copying, reader, scratch
 
 ANNOTATIONS = "annotations/lvis_v1_train.json"
@@ -76,14 +76,14 @@ def make(root: Path, images: int, mean: float, seed: int) -> int:
 
 
 def make_pack(root: Path) -> None:
-    packing.pack(root, Path(f"{root}.pack"), packing.Options(),
-                 lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
+    pack(root, Path(f"{root}.pack"), Options(),
+         lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
 
 
 def stage(path: str, base: str) -> None:
     """What a job does on a node, in a process of its own."""
     start, cpu = time.perf_counter(), time.process_time()
-    found = packs.read(path)
+    found = manifest.read(path)
     Path(base).mkdir(exist_ok=True)
     copying.stage(found, found.needed([ANNOTATIONS], images=True), scratch.Scratch(Path(base)))
     print(time.perf_counter() - start, time.process_time() - cpu)
@@ -155,7 +155,7 @@ def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: in
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     shutil.copytree(shared / "root", target / "root")
-    pack = packs.read(shared / "root.pack")
+    pack = manifest.read(shared / "root.pack")
     (target / "scratch").mkdir()
     staged = copying.stage(pack, list(pack.files), scratch.Scratch(target / "scratch"))
     places: dict[str, tuple[Path, Path, dict[str, str]]] = {
@@ -233,7 +233,7 @@ def main() -> int:
         make_pack(Path(args.pack[0]))
     elif args.read:
         kind, place, pack = args.read
-        names = [f"train2017/{n:012d}.jpg" for n in range(packs.read(pack).images)]
+        names = [f"train2017/{n:012d}.jpg" for n in range(manifest.read(pack).images)]
         random.Random(0).shuffle(names)
         read_images(kind, place, pack, names)
     else:

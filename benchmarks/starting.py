@@ -89,7 +89,7 @@ class Watch:
 def by_worker(watch: Watch, args: argparse.Namespace) -> None:
     from ecm_cluster.node.training import worker
 
-    watch.wrap(worker.staging, "prepare", "data")
+    watch.wrap(worker.staged_data, "prepare", "data")
     join = worker.join
 
     def joined(*given: Any, **named: Any) -> Any:

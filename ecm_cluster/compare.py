@@ -1,4 +1,4 @@
-"""Say which classes two runs detect better or worse, by frequency group."""
+"""Show which classes two runs detect better or worse, by frequency group."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from .job import job as jobs
 from .reporting import results
 from .reporting.tables import aligned, percent
 from .rundir import runs
+from .scoring.metrics import COMPARE, FREQUENCIES, METRICS
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm
   python -m ecm_cluster.compare runs/a runs/b@24000 --iou bbox --top 20
 """
-GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.compare", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs=2, metavar="RUN", help="a run, or RUN@ITERATION for another than its newest scores")
-    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("run", nargs=2, metavar="RUN", help="a run; RUN@ITERATION for scores other than its newest")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else "
+                      "runs)")
     made.add_argument("--iou", choices=("segm", "bbox"), default=None, help="masks or boxes (default: masks, if any)")
-    made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown of each group, both ways (5)")
+    made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown per group, both ways (default: 5)")
     made.add_argument("--csv", metavar="FILE", help="write every class, unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return made
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.top < 0:
-        raise UserError(f"top: {args.top} is not legal; give 0 or more")
+        raise UserError(f"top: invalid value {args.top}; expected 0 or more")
     if args.csv:
         cli.check_writable("csv", args.csv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"{kind} AP\n  A  {source(one)}\n  B  {source(other)}\n")
         print(summary(one, other, kind, changes))
-        for group, word in GROUPS.items():
+        for group, word in FREQUENCIES.items():
             text = most_changed([c for c in changes if c["frequency"] == group], args.top)
             if text:
                 print(f"\n{word} classes that changed most\n{text}")
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def scores_of(text: str, runs_dir: Path) -> results.Row:
-    """The figures of ``RUN`` or ``RUN@ITERATION``: as trained, without test settings, where there are such."""
+    """The figures of ``RUN`` or ``RUN@ITERATION``: preferably as configured, without test settings."""
     of_iteration = re.fullmatch(r"(.*)@([0-9]{1,18})", text, re.DOTALL)
     name, iteration = of_iteration.groups() if of_iteration else (text, "")
     run = runs.find(name, runs_dir)
@@ -84,19 +85,19 @@ def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, A
     """Both APs of each class, and their difference; None where one is undefined.
 
     Raises:
-        UserError: They were scored on other annotations.
+        UserError: They were scored on different annotations.
     """
     first, second = one.provenance, other.provenance
     if first.get("annotations_digest") != second.get("annotations_digest"):
-        raise UserError(f"RUN: {source(one)} and {source(other)} were scored on other annotations "
+        raise UserError(f"RUN: {source(one)} and {source(other)} were scored on different annotations "
                         f"({first.get('annotations')}, {second.get('annotations')}); only scores on the same can be "
                         "compared")
     theirs = {c["id"]: c for c in other.document["per_class"]}
     found = []
     for row in one.document["per_class"]:
         if row["id"] not in theirs:
-            raise UserError(f"RUN: {source(one)} and {source(other)} were scored on other classes ({row['name']!r} is "
-                            "only in the first); only scores on the same can be compared")
+            raise UserError(f"RUN: {source(one)} and {source(other)} were scored on different classes ({row['name']!r} "
+                            "is only in the first); only scores on the same can be compared")
         a, b = row.get(kind), theirs[row["id"]].get(kind)
         found.append({"id": row["id"], "name": row["name"], "frequency": row["frequency"],
                       "instance_count": row["instance_count"], "a": a, "b": b,
@@ -105,14 +106,16 @@ def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, A
 
 
 def summary(one: results.Row, other: results.Row, kind: str, changes: list[dict[str, Any]]) -> str:
-    """AP of each group in both, and how many classes went up and down."""
+    """The metrics of both and, for means over classes, how many classes went up and down."""
     lines = []
-    for name, group in (("AP", None), *((f"AP{g}", g) for g in GROUPS)):
-        a, b = one.figure(f"{kind}_{name}"), other.figure(f"{kind}_{name}")
-        inside = [c["change"] for c in changes if c["change"] is not None and group in (None, c["frequency"])]
-        lines.append([name, percent(a), percent(b), _signed(None if a is None or b is None else b - a),
-                      str(sum(x > 0 for x in inside)), str(sum(x < 0 for x in inside)),
-                      str(sum(x == 0 for x in inside))])
+    for metric in METRICS:
+        if COMPARE not in metric.shown:
+            continue
+        a, b = one.figure(f"{kind}_{metric.name}"), other.figure(f"{kind}_{metric.name}")
+        inside = [c["change"] for c in changes if c["change"] is not None and metric.frequency in ("", c["frequency"])]
+        counts = [sum(x > 0 for x in inside), sum(x < 0 for x in inside), sum(x == 0 for x in inside)]
+        lines.append([metric.name, percent(a), percent(b), _signed(None if a is None or b is None else b - a),
+                      *("" if metric.frequency is None else str(count) for count in counts)])
     return aligned(["", "A", "B", "B - A", "classes up", "down", "same"], lines, left=1)
 
 

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code:
         return code
     run = Run(runs_dir / name)
-    preemption = None if args.no_preemption else Preemption(run)
+    preemption = None if args.no_preemption else DemoPreemption(run)
     say("4. training" + ("" if args.no_preemption else ", with a preemption on the way"))
     code = follow.follow(run, look=preemption)
     say(f"5. what happened ({time.monotonic() - began:.0f} s in all)")
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-class Preemption:
+class DemoPreemption:
     """Signals one rank half-way, as Slurm would, once."""
 
     def __init__(self, run: Run) -> None:

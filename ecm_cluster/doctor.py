@@ -10,6 +10,7 @@ from typing import Any
 
 from .console import cli
 from .job import job as jobs
+from .job.flags import add_flags, given_flags
 
 EPILOG = """examples:
   python -m ecm_cluster.doctor
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--patience", type=float, default=30.0, metavar="MINUTES",
                       help="minutes that the job of --node may wait in the queue (default: 30)")
     made.add_argument("--json", action="store_true", help="print the same as JSON")
-    jobs.add_flags(made)
+    add_flags(made)
     return made
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .diagnosis import finding
 
     queues = choose.named(args.cluster).queues
-    job = jobs.load(args.job, jobs.given_flags(args), shell.defaults(os.environ) if queues else None)
+    job = jobs.load(args.job, given_flags(args), shell.defaults(os.environ) if queues else None)
     asked = asking.read(job, args.cluster, bool(args.job or args.config))
     found = list(findings(asked, queues, args))
     if args.json:

@@ -1,23 +1,21 @@
-"""Score checkpoints, under a grid of test settings if asked for; what is scored already is not scored again."""
+"""Score checkpoints, optionally under a grid of test settings; what has been scored is not scored again."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .backends import choose, liveness
 from .backends.base import Sweep
-from .base import files, folders
+from .base import folders
 from .base.errors import UserError
 from .chain import chain, evaluations, submissions
 from .chain.evaluations import Element
@@ -25,8 +23,11 @@ from .console import cli, shell
 from .datacheck import splits
 from .job import eval_settings
 from .job import job as jobs
+from .job.evaluation_options import EVALUATION
+from .job.flags import add_flags, given_flags, in_groups, without_removed
 from .mmconfig import config
-from .reporting import results, trouble
+from .reporting import results
+from .reporting.follow import follow_evaluations
 from .rundir import checkpoints, runs
 from .rundir.run import Run
 from .staging import planned
@@ -39,11 +40,9 @@ EPILOG = """examples:
   python -m ecm_cluster.evaluate --config my_config.py --code my_modules model.pth
 
 settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
-""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.legal})"
+""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.reader.expected})"
                 for name, s in eval_settings.SETTINGS.items())
-PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
-         "exclude", "reservation", "time", "device", "data_root", "runs_dir")
-OWN_BLOCK = ("nodes", "gpus", "partition", "time")
+RESOURCES = [*in_groups(jobs.RESOURCES), "device"]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,33 +53,33 @@ def parser() -> argparse.ArgumentParser:
                       help="last, all, best, or iterations such as 12000,24000 (default: last)")
     made.add_argument("--sweep", metavar="FILE", help="YAML: values to try of each setting; all combinations")
     made.add_argument("--vary", action="append", default=[], metavar="SETTING=V1,V2",
-                      help="the same on the command line")
-    made.add_argument("--sort", metavar="METRIC", help="order of the table, and what makes a checkpoint the best, e.g. "
+                      help="the same on the command line; may be repeated")
+    made.add_argument("--sort", metavar="METRIC", help="order of the table, and which checkpoint is the best, e.g. "
                       "segm_APr (default: mask AP, or box AP)")
-    made.add_argument("--at-once", type=int, metavar="N", help="elements of the array that may run at once")
+    made.add_argument("--at-once", type=int, metavar="N", help="maximum concurrent elements of the array")
     made.add_argument("--config", help="score plain checkpoint files with this mmdet config")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
                       help="where plain checkpoints are scored (default: slurm)")
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option for plain checkpoints, as for submit; may be repeated")
-    jobs.add_flags(made, (*PLACE, "code"))
+    add_flags(made, [*RESOURCES, "data_root", "runs_dir", "code"])
     made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
     made.add_argument("--json", action="store_true", help="print JSON instead of the table")
     made.add_argument("--wait", action="store_true", help="wait until everything asked for is scored")
-    made.add_argument("--dry-run", action="store_true", help="say what would be scored, write nothing")
+    made.add_argument("--dry-run", action="store_true", help="print what would be scored, write nothing")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.at_once is not None and args.at_once < 1:
-        raise UserError(f"at-once: {args.at_once} is not legal; give 1 or more")
+    if args.at_once is not None:
+        EVALUATION["at_once"].read("at-once", args.at_once)
     if args.code and not args.config:
         raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
                         "checkpoint file with --config")
     if args.csv:
         cli.check_writable("csv", args.csv)
-    jobs.given_flags(args)  # a wrong value is told, whether or not anything is left to submit
+    given_flags(args)  # an invalid value is reported, whether or not anything is left to submit
     grid = read_grid(args)
     found, plain = [], []
     if args.config:
@@ -92,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [runs.find(name, runs_dir) for name in args.run]
     try:
         found = [one.make() for one in plain] or found
-        wanted = {run: wanted_of(run, args, grid) for run in found}  # a mistake in one is told before any is submitted
+        wanted = {run: wanted_of(run, args, grid) for run in found}  # an error is reported before any is submitted
         for run, elements in wanted.items():
             for line in submit(run, elements, args):
                 cli.say(f"{run.name}: {line}", sys.stderr if args.json else sys.stdout)
@@ -100,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for one in plain:
             one.discard()
         raise
-    complete = follow(wanted) if args.wait and not args.dry_run else True
+    complete = follow_evaluations(wanted) if args.wait and not args.dry_run else True
     show(wanted, args)
     return cli.EXIT_OK if complete else cli.EXIT_FAILED
 
@@ -119,7 +118,7 @@ def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]) -> list[Element]:
-    """Every element that is asked for of a run, done or not.
+    """Every element that is requested of a run, done or not.
 
     Raises:
         UserError: The run has no such checkpoint, or its config has nothing that a setting could change.
@@ -130,7 +129,8 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
         name = results.best(run, args.sort).provenance["checkpoint"]
         best = next((m for m in checkpoints.accepted(run) if m.file == name), None)
         if best is None:
-            raise UserError(f"checkpoints: the best of {run.name} is {name}, which is no longer there; give all")
+            raise UserError(f"checkpoints: the best of {run.name} is {name}, which no longer exists; use "
+                            "--checkpoints all")
     places = evaluations.parse_places(run, args.checkpoints, best)
     return evaluations.combine(places, evaluations.changing(config.read_frozen(run.config_file), grid))
 
@@ -139,9 +139,10 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
 
 
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
-    """Queue what is neither scored nor queued; what happened, in lines."""
+    """Queue what is neither scored nor queued; returns what happened, in lines."""
     backend = choose.of(run)
-    if not (scored := evaluations.all_done(run, wanted)):  # else nothing is written, be it another's or read-only
+    # if all is done, nothing is written, so the run may be read-only or another's
+    if not (scored := evaluations.all_done(run, wanted)):
         run.require_own("score")
     with contextlib.nullcontext() if scored or args.dry_run else submissions.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
@@ -162,13 +163,15 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             cli.acts()
             backend.require("evaluate from a login node")
             submissions.require_owner(run, shlex.join(["python", "-m", "ecm_cluster.evaluate", *sys.argv[1:]]))
-        for sweep in backend.sweeps(new, [e for e in new if has_answers(run, e)]):
+        inferred = [element for element, work in zip(new, evaluations.works(run, new))
+                    if work is not None and evaluations.has_detections(work)]
+        for sweep in backend.sweeps(new, inferred):
             lines += _queue(run, sweep, args)
     return lines
 
 
 def wrong_data(run: Run) -> list[str]:
-    """Why a job could not score: the test data of a run that was submitted without an evaluation, or has changed."""
+    """Why a job could not score: test data that was not checked at submission, or has changed since."""
     staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
     return splits.check(config.read_frozen(run.config_file), staged, scored=True, trained=False).problems
 
@@ -183,28 +186,27 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
     try:
         return [f"{said}: {choose.of(run).submit_sweep(run, job, stage)}"]
     except UserError:
-        if not submissions.record_of(run, stage).get("token"):  # refused: there is no job, and will be none
+        if not submissions.record_of(run, stage).get("token"):  # rejected: there is no job, and never will be
             run.elements_file(stage).unlink(missing_ok=True)
         raise
 
 
 def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> jobs.Job:
-    """The job on the resources that the command line gives it; one process without a GPU where none is needed."""
-    given = jobs.withdrawn({k: v for k, v in jobs.given_flags(args).items()
-                            if k in PLACE and k not in ("data_root", "runs_dir")})
-    block = dataclasses.replace(job.evaluation, **{k: v for k, v in given.items() if k in OWN_BLOCK},
-                                **({"at_once": args.at_once} if args.at_once else {}))
+    """The job with the resources of the command line; one process without a GPU where none is needed."""
+    given = without_removed({k: v for k, v in given_flags(args).items() if k in RESOURCES})
+    own = {name: given.pop(name) for name in set(given) & set(EVALUATION)}
+    block = dataclasses.replace(job.evaluation, **own, **({"at_once": args.at_once} if args.at_once else {}))
     if scoring_only:
         block = dataclasses.replace(block, nodes=1, gpus=1)
         given["device"] = "cpu"
-    return dataclasses.replace(job, evaluation=block, **{k: v for k, v in given.items() if k not in OWN_BLOCK})
+    return dataclasses.replace(job, evaluation=block, **given)
 
 
 def waiting(run: Run) -> list[Element]:
-    """Elements of stages whose jobs wait or run."""
+    """Elements of stages whose jobs are pending or running."""
     live = liveness.alive(run)
     if live is None:
-        raise UserError("cluster: Slurm does not answer, so it is not known what is queued already; try again when it "
+        raise UserError("cluster: Slurm does not answer, so it is unknown what is queued already; try again when it "
                         "does")
     stages = [stage for stage in submissions.recorded_stages(run)
               if stage != chain.TRAIN and set(submissions.job_ids(run, stage)) & set(live)]
@@ -212,70 +214,28 @@ def waiting(run: Run) -> list[Element]:
 
 
 def covers(run: Run, queued: Element, asked: Element) -> bool:
-    """Whether a queued element brings all that is asked for."""
+    """Whether a queued element includes everything that is requested."""
     def where(element: Element) -> Any:
         work = evaluations.of_element(run, element)
         return work.path if work is not None else (element.at, json.dumps(element.settings, sort_keys=True))
 
-    return where(queued) == where(asked) and all(way in queued.scoring for way in asked.scoring)
-
-
-def has_answers(run: Run, element: Element) -> bool:
-    work = evaluations.of_element(run, element)
-    return work is not None and evaluations.has_detections(work)
-
-
-def follow(wanted: dict[Run, list[Element]]) -> bool:
-    """Wait until everything is scored, or nobody is left who would; a line whenever more is done.
-
-    Returns:
-        Whether everything is scored.
-    """
-    told, idle = -1, 0
-    total = sum(map(len, wanted.values()))
-    while True:
-        left = {run: [e for e in elements if not evaluations.done(run, e)] for run, elements in wanted.items()}
-        done = total - sum(map(len, left.values()))
-        if done != told:
-            print(f"{done} of {total} scored", file=sys.stderr, flush=True)
-            told = done
-        if done == total:
-            return True
-        busy = any(liveness.alive(run) != {}
-                   for run, elements in left.items() if elements)
-        idle = 0 if busy else idle + 1
-        if idle > 2:  # an element that ends and its figures change one by one
-            for line in trouble.of_evaluations(left):
-                print(line, file=sys.stderr, flush=True)
-            return False
-        time.sleep(2.0)
+    return where(queued) == where(asked) and all(variant in queued.scoring for variant in asked.scoring)
 
 
 # ---------------------------------------------------------------------------------------------- showing
 
 
-def keep(run: Run) -> None:
-    """All that a run is scored for, as CSV in its folder, where that can be written."""
-    if not run.is_own or not (found := results.rows(run)):
-        return
-    try:
-        files.write_text(run.results_file, results.as_csv(found))
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES):
-            cli.say(f"warning: {run.results_file} could not be written ({error.strerror})", sys.stderr)
-
-
 def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
-    """The table of what is scored of that which was asked for; kept in each run, too."""
+    """Print the table of what has been scored of what was requested; also written into each run."""
     found = []
     for run, elements in wanted.items():
-        scored = {(work.path, evaluations.way_key(way)) for e in elements
-                  if (work := evaluations.of_element(run, e)) is not None for way in e.scoring}
+        scored = {(work.path, evaluations.way_key(variant)) for e in elements
+                  if (work := evaluations.of_element(run, e)) is not None for variant in e.scoring}
         found += [row for row in results.rows(run)
                   if (row.work.path, evaluations.way_key(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
-        keep(run)
+        results.keep(run)
     for what in {what: None for run in wanted for what in run.damage}:
         cli.say(f"warning: damaged: {what}", sys.stderr)
     found = results.ranked(found, metric)

@@ -1,16 +1,14 @@
-"""Bring a run back that has ended for good, was cancelled, or crashed: in a new job, from its newest checkpoint."""
+"""Resume a run that has ended, was cancelled, or crashed: in a new job, from its newest checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from .backends import choose, liveness
@@ -21,6 +19,7 @@ from .clean import left_by
 from .console import cli
 from .freeze import snapshot as snapshots
 from .job import job as jobs
+from .job.flags import add_flags, given_flags, in_groups, without_removed
 from .plan import elastic
 from .reporting import state as states
 from .rundir import checkpoints, runs
@@ -32,37 +31,35 @@ EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
   python -m ecm_cluster.resume first --from 30000
 """
-PLACE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "gpu_type", "partition", "account", "qos", "constraint",
-         "exclude", "reservation", "exclusive", "time", "stage", "scratch", "stage_or_fail", "broadcast")
-ON_ONE_MACHINE = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
+CHANGEABLE = in_groups(jobs.RESOURCES, jobs.STAGING)
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.resume", description=__doc__, epilog=EPILOG)
     made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
-    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
-                      help="go on from the checkpoint of this iteration; what was committed after it counts no more")
+                      help="resume from the checkpoint of this iteration; later ones are ignored")
     made.add_argument("--rescale", action="store_true",
-                      help="go on with a number of ranks with which the run cannot stay the same: batch and order "
-                           "change, and that is on record")
+                      help="allow a number of ranks with which the run cannot stay identical: batch and order change, "
+                           "which is recorded")
     made.add_argument("--code", choices=("current",),
-                      help="go on with the code that is installed here; the run's former code is kept beside it")
-    jobs.add_flags(made, PLACE)
+                      help="use the code that is installed here; the run's previous code is kept beside it")
+    add_flags(made, CHANGEABLE)
     made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
     made.add_argument("--dry-run", action="store_true", help="print what would be submitted, write nothing")
     return made
 
 
 @dataclass
-class Plan:
+class ResumePlan:
     """What a resume will do.
 
     Attributes:
-        stages: What gets a new job; empty: nothing is left to do.
-        job: On the resources that it will have.
-        overrides: What will be on record.
-        dropped: Jobs of Slurm that still wait for what has failed.
+        stages: The steps that get a new job; empty: nothing is left to do.
+        job: With the resources that it will have.
+        overrides: What will be recorded.
+        dropped: Jobs of Slurm that still wait for a step that has failed.
     """
 
     stages: list[str]
@@ -99,20 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
-# ---------------------------------------------------------------------------------------------- what to do
-
-
-def make_plan(run: Run, args: argparse.Namespace) -> Plan:
-    """Look at the run, and at what lives of it; writes nothing but the ids of jobs that are found again.
+def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
+    """Inspect the run and its jobs; writes nothing but the ids of jobs that are found again.
 
     Raises:
-        UserError: An attempt is alive, or what was asked for cannot be.
+        UserError: An attempt is alive, or the request cannot be fulfilled.
     """
-    changes = jobs.withdrawn({name: value for name, value in jobs.given_flags(args).items() if name in PLACE})
+    changes = without_removed({name: value for name, value in given_flags(args).items() if name in CHANGEABLE})
     backend = choose.of(run)
     live = backend.alive(run)
     if live is None:
-        raise UserError(f"cluster: Slurm does not answer, so it is not known whether {run.name} is alive"
+        raise UserError(f"cluster: Slurm does not answer, so it is unknown whether {run.name} is alive"
                         f"{liveness.last_sign(run)}; resume it when Slurm does")
     stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
     training = [job_id for job_id in live if stage_of.get(job_id, chain.TRAIN) == chain.TRAIN]
@@ -120,13 +114,13 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     begun = run.job()
     wanted = chain.stages(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
+    remedy = f"cancel it first by `python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it finish"
     if run.completion() is not None:
         scored = chain.EVALUATE not in wanted or evaluations.chain_done(run, chain.EVALUATE)
         if scored:
-            return Plan([], begun, run.overrides())
+            return ResumePlan([], begun, run.overrides())
         if live:
-            raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); cancel it first by "
-                            f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
+            raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); {remedy}")
         stages = [chain.EVALUATE]
         if args.iteration is not None or args.rescale:
             raise UserError(f"RUN: the training of {run.name} is complete; only its evaluation is left, so leave out "
@@ -134,15 +128,15 @@ def make_plan(run: Run, args: argparse.Namespace) -> Plan:
     elif training:
         lost = chain.EVALUATE in backend.records(wanted) and not behind
         if not lost or asked:
-            raise UserError(f"RUN: {run.name} is alive ({', '.join(live.values())}); cancel it first by "
-                            f"`python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it run")
+            raise UserError(f"RUN: {run.name} is alive ({', '.join(live.values())}); {remedy}")
         stages = [chain.EVALUATE]
     else:
         stages = wanted
     return _detail(run, args, changes, stages, behind)
 
 
-def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str], dropped: list[str]) -> Plan:
+def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str],
+            dropped: list[str]) -> ResumePlan:
     begun = run.job()
     record = run.overrides()
     if changes:
@@ -169,11 +163,11 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
         lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
-    return Plan(stages, job, record, lines, dropped)
+    return ResumePlan(stages, job, record, lines, dropped)
 
 
 def _start(run: Run, point: ResumePoint | None) -> str:
-    """Where the training goes on, in words.
+    """Where the training resumes, in words.
 
     Raises:
         UserError: There is no such checkpoint.
@@ -190,42 +184,41 @@ def _start(run: Run, point: ResumePoint | None) -> str:
     return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
 
 
-# ---------------------------------------------------------------------------------------------- doing it
-
-
-def requests(run: Run, plan: Plan) -> list[commands.Request]:
-    """What would be submitted, for a look at it; the ids that are not known yet are spelled in capitals."""
+def requests(run: Run, plan: ResumePlan) -> list[commands.JobRequest]:
+    """What would be submitted, for inspection; ids that are not known yet are placeholders in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else submissions.record_of(run, chain.TRAIN).get("job_id")
     train = None if run.completion() else train
     asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
                            train if stage != chain.TRAIN else None) for stage in plan.stages]
-    # nodes that the run has left out so far get another chance
+    # nodes that the run has excluded so far get another chance
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
-def dry_run(run: Run, plan: Plan) -> int:
+def dry_run(run: Run, plan: ResumePlan) -> int:
     """The scripts that would be submitted."""
     print("".join(f"\n{script}\n" for script in choose.of(run).scripts(requests(run, plan))), end="")
     print("dry run: nothing was written or submitted")
     return cli.EXIT_OK
 
 
-def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
-    """Put on record what changes, then submit; a crash at any point leaves what the same command takes up again."""
+def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
+    """Record what changes, then submit; after a crash at any point the same command continues."""
     before, cancelled = run.overrides(), run.cancel_mark()
     if args.code:
-        plan.overrides.code = renew_code(run)
+        from .plan import create
+
+        plan.overrides.code = create.renew_code(run)
     if plan.overrides != before:
         files.write_json(run.overrides_file, plan.overrides.as_dict())
         files.kill_point("overridden", run.overrides_file)
     attempt = run.newest_attempt()
-    # what came before this does not count against the run any more, see recovery
+    # earlier failures no longer count against the run, see attempts/endings.py
     code = {"code": plan.overrides.code["digest"]} if plan.overrides.code else {}
     brief = {**plan.overrides.as_dict(), **code}
     run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
         commands.cancel(job_id, next(job.token for job in submissions.of_run(run) if job.job_id == job_id))
-    # the evaluation first: were it last, a crash in between would leave its old job on record, behind a new training
+    # the evaluation first: otherwise a crash in between would leave its old job recorded behind a new training
     backend = choose.of(run)
     for stage in reversed(backend.records(plan.stages)):
         submissions.renew(run, stage, backend.cluster_name())
@@ -237,28 +230,10 @@ def carry_out(run: Run, plan: Plan, args: argparse.Namespace) -> None:
             submissions.take_back_untried(run, stage)
         files.write_json(run.overrides_file, before.as_dict())
         if cancelled is not None:
-            files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it go on
+            files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it continue
         raise
     say_done(run, {name: job_id for name, job_id in ids.items() if name not in chain.stages(plan.job)
                    or name in plan.stages})
-
-
-def renew_code(run: Run) -> dict[str, Any]:
-    """A fresh snapshot beside the run's code, which later attempts import once it is on record.
-
-    Returns:
-        Its record, see :func:`ecm_cluster.freeze.snapshot.freeze`, with the ``number`` of its folder.
-    """
-    from .mmconfig import config
-
-    number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
-    try:
-        bases = config.bases(run.spec.config)
-    except UserError:
-        bases = []  # they are for the record only, and may be gone: what is trained is the run's resolved config
-    own = run.spec.job.code
-    return {"number": number, **snapshots.freeze(run.code_folder(number), snapshots.own_packages(), bases,
-                                                Path(run.spec.cwd, own) if own else None)}
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .base.errors import MISTAKES, Failed, UserError
 from .console import cli
-from .pack.pack import is_pack
+from .pack.manifest import is_pack
 from .staging import pack_verbs, scratch_verbs
 from .staging.scratch import Scratch
 

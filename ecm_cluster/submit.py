@@ -17,6 +17,7 @@ from .base.errors import UserError, shown
 from .chain import submit_lock
 from .console import cli
 from .job import job as jobs
+from .job.flags import add_flags, given_flags
 from .rundir.run import Run
 
 EPILOG = """examples:
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
                       help="slurm, or local: this machine, without Slurm (default: slurm)")
-    jobs.add_flags(made)
+    add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
     made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
@@ -110,7 +111,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     from .console import shell
     from .mmconfig import config
 
-    flags: dict[str, Any] = jobs.given_flags(args)
+    flags: dict[str, Any] = given_flags(args)
     if args.options:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
@@ -119,7 +120,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
-        raise UserError(f"name: {job.name!r} is not legal; give a plain folder name, and --runs-dir for its place")
+        raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
 
 
@@ -129,7 +130,8 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
         if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
-            raise UserError(f"eval-epochs: {shown(args.eval_epochs)} is not legal; give all, or epochs such as 4,8")
+            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as "
+                            "4,8")
         block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
     if args.eval_every is not None:
         block["every"] = args.eval_every
@@ -194,7 +196,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     from .rundir import job_env
 
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
-    if args.job or args.options or evaluation_flags(args) or set(jobs.given_flags(args)) - {"name", "runs_dir"}:
+    if args.job or args.options or evaluation_flags(args) or set(given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
         other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
         other |= set() if job_env.same(run, begun, asked) else {"env"}

@@ -1,6 +1,6 @@
 """Commands that answer with what a real Slurm 22.05 once printed, where the point is what is made of an answer.
 
-What the commands themselves do is tested on a real Slurm, in tests/slurm.
+What the commands themselves do is tested on a real Slurm, in tests/on_slurm.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_about_slurm(node: pytest.Item | pytest.Collector) -> bool:
-    return node.get_closest_marker("slurm") is not None or ROOT / "tests" / "slurm" in node.path.parents
+    return node.get_closest_marker("slurm") is not None or ROOT / "tests" / "on_slurm" in node.path.parents
 
 
 def _needs_root(node: pytest.Item | pytest.Collector) -> bool:

@@ -1,18 +1,24 @@
-"""A run directory as version 0.1.0 left it, file by file; only its checkpoints are a line of text each.
+"""Two run directories as version 0.1.0 left them.
 
-``former_version.json`` holds what that version wrote of a run of the demo on one machine: trained for three epochs,
-cancelled while it was being scored, resumed with other memory, then scored under another setting as well.
+``former_version.json`` holds the files of a run of the demo on one machine: trained for three epochs, cancelled while
+it was being scored, resumed with other memory, then scored under another setting as well. Its checkpoints are a line of
+text each.
+
+``former_run.tar.xz`` holds a run that was cancelled before its first iteration, with its frozen code, so that its
+processes can be started; and the job file that it was submitted with. The code lacks comments, docstrings, and modules
+that neither a submission nor a run of the demo imports.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from ecm_cluster.rundir.run import Run
 
-FILES = Path(__file__).with_suffix(".json")
+FILES = Path(__file__).parent / "golden/former_version.json"
 CANCEL = "cancelled.json"
 
 
@@ -27,6 +33,25 @@ def complete(folder: Path) -> Run:
             path.write_text(text)
     _age(run)
     return Run(run)
+
+
+def with_code(folder: Path, data: Path) -> Run:
+    """The run that can be started: 12 epochs on the small data set, which it finds in ``folder``."""
+    shutil.unpack_archive(str(FILES.with_name("former_run.tar.xz")), str(folder))
+    (folder / "data").symlink_to(data)
+    run = Run(folder / "runs/former")
+    for path in (p for p in run.path.rglob("*") if p.is_file() and run.code_folder(1) not in p.parents):
+        path.write_text(path.read_text().replace("@HERE@", str(folder)))
+    return run
+
+
+def checkout(folder: Path) -> Path:
+    """A checkout of that version, enough to submit the demo from it."""
+    shutil.unpack_archive(str(FILES.with_name("former_run.tar.xz")), str(folder / "unpacked"))
+    made = folder / "checkout"
+    shutil.copytree(str(folder / "unpacked/runs/former/code"), str(made))
+    shutil.copytree(str(folder / "unpacked/jobs"), str(made / "jobs"))
+    return made
 
 
 def cancelled(folder: Path, cluster: str = "local") -> Run:

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Tuple
 
+from mmdet_ext.data import image_names
+
 from ..base.errors import UserError
 from .outline import FETCH, outline
 
 LISTS = ("images", "annotations", "categories")
-URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to find the file
 SYNTHETIC = ", or make a synthetic set with `python -m ecm_cluster.synthesize OUT`"
 
 Kind = Tuple[Any, str]
@@ -137,12 +138,12 @@ def check_annotation_file(
 
 
 def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what: str = "images",
-                 kind: str = "") -> Path:
+                 dataset: str = "") -> Path:
     """Check that the first image of an annotation file lies where mmdet will look for it.
 
     Args:
         img_prefix: the dataset's ``img_prefix``; for LVIS v1 the data root, as ``coco_url`` names the folder.
-        kind: as in :func:`image_names`.
+        dataset: its type, if it is known.
 
     Returns:
         The path of that image.
@@ -150,7 +151,7 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
     Raises:
         UserError: one line with the folder or file, what was expected there, and what to do.
     """
-    candidates = [Path(img_prefix, name) for name in image_names(summary.first_image, kind)]
+    candidates = [Path(img_prefix, name) for name in image_names.candidates(summary.first_image, dataset)]
     for path in candidates:
         if path.is_file():
             if path.stat().st_size:
@@ -170,27 +171,6 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
     raise UserError(
         f"{what}: {missing} {wrong}; expected a folder, with {first} at {candidates[0]}: {remedy}"
     )
-
-
-def image_names(image: dict[str, Any], kind: str = "") -> list[str]:
-    """Where mmdet's datasets look for an image, from ``img_prefix``; more than one where they differ.
-
-    Source: mmdet 2.28 datasets/coco.py, lvis.py and objects365.py. CocoDataset takes ``file_name``, LVISV05Dataset
-    its last 16 characters where it starts with COCO, LVISV1Dataset ``coco_url`` without the server, and
-    Objects365V2Dataset the last two parts of ``file_name``.
-
-    Args:
-        kind: the dataset's type, if it is known.
-    """
-    if kind == "Objects365V2Dataset" and "file_name" in image:
-        return ["/".join(image["file_name"].split("/")[-2:])]
-    names = []
-    if "file_name" in image:
-        name = image["file_name"]
-        names += [name, name[-16:]] if name.startswith("COCO") else [name]
-    if "coco_url" in image:
-        names.append(image["coco_url"].replace(URL, ""))
-    return names
 
 
 def _check_record(said: str, key: str, number: int, record: Any, lvis: bool, masks: bool = True) -> None:

@@ -229,8 +229,8 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
     return min((e for e in own if e.kind == "end"), key=order, default=None)
 
 
-def heard_lately(work: Work, attempt: int, seconds: float) -> bool:
-    """Whether an attempt has recorded no end, and has given a sign of life within so many seconds."""
+def has_heartbeat(work: Work, attempt: int, seconds: float) -> bool:
+    """Whether an attempt has recorded no end, and has a heartbeat that is younger than so many seconds."""
     silence = work.silence(attempt)
     return silence is not None and silence < seconds and last_end(work.events(attempt), attempt) is None
 

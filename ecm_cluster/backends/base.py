@@ -14,7 +14,7 @@ from ..chain.submissions import Submitted
 from ..job.job import Job
 from ..rundir.run import Run
 from ..slurm.job_states import JobState
-from ..slurm.sbatch import Request
+from ..slurm.sbatch import JobRequest
 
 Known = Optional[Mapping[str, JobState]]  # what Slurm says of jobs; None: it does not answer
 
@@ -122,7 +122,7 @@ class Backend(Protocol):
     def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
         """Raise UserError where a job cannot be had there with these options."""
 
-    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         """Raise UserError where a request would be refused; name what of ``environ`` the jobs do not take over."""
 
     def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
@@ -133,5 +133,5 @@ class Backend(Protocol):
             log: What it prints; in a folder that the nodes see.
         """
 
-    def scripts(self, requests: Sequence[Request]) -> list[str]:
+    def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
         """What would be submitted, for the eye."""

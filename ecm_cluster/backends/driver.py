@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 
+from ..base import processes
 from ..job import job as jobs
 from ..job import sharing
 from ..rundir import job_env
@@ -14,7 +15,7 @@ from ..rundir.run import Run
 from ..slurm import batch_shell
 from ..slurm.sbatch import TOKEN_ENV, environment_lines, outside_environment, python_of
 
-MODULE = "ecm_cluster.node.supervise.local_driver"
+DRIVER = "local driver"
 CHAIN = "chain"  # the training and what stands behind it, as a stage to play
 
 
@@ -23,9 +24,9 @@ def alive(run: Run, pid: str) -> bool:
 
     Anybody can have such a command line, so it has to be the caller's own process, or of the run's owner.
     """
-    line, words = _last_words(pid)
-    return (MODULE in line and bool(words) and os.path.realpath(words[-1]) == os.path.realpath(run.path)
-            and _of_owner(run, pid))
+    words = _last_words(pid)
+    return (any(processes.runs(DRIVER, word) for word in words)
+            and os.path.realpath(words[-1]) == os.path.realpath(run.path) and _of_owner(run, pid))
 
 
 def _of_owner(run: Run, pid: str) -> bool:
@@ -37,18 +38,17 @@ def _of_owner(run: Run, pid: str) -> bool:
 
 def stage_of(pid: str) -> str:
     """What a driver plays: ``chain``, or one stage; empty where it has gone."""
-    words = _last_words(pid)[1]
+    words = _last_words(pid)
     return words[-2] if len(words) > 1 else ""
 
 
-def _last_words(pid: str) -> tuple[str, list[str]]:
-    """A process's command line, and the words of its end: in a shell of the former version, of what it becomes."""
-    line = _command_line(pid).rstrip("\0")
-    words = line.split("\0")
+def _last_words(pid: str) -> list[str]:
+    """The words of a process's command line; of a shell of a former version, those of what it will ``exec``."""
+    words = _command_line(pid).rstrip("\0").split("\0")
     last = words[-1].split("\n")[-1]
     with contextlib.suppress(ValueError):
-        return line, shlex.split(last) if last.startswith("exec ") else words
-    return line, []
+        return shlex.split(last) if last.startswith("exec ") else words
+    return []
 
 
 def find(run: Run) -> str | None:
@@ -70,7 +70,7 @@ def is_own(run: Run, pid: str) -> bool:
 
 def _is_rank(run: Run, pid: str) -> bool:
     words = _command_line(pid).split("\0")
-    ours = any(word.startswith(("submitit.", "ecm_cluster.node.")) for word in words)
+    ours = any(map(processes.is_of_rank, words))
     folders = {os.path.realpath(run.path), os.path.realpath(run.submitit_dir)}
     named = ours and any(os.path.isabs(word) and os.path.realpath(word) in folders for word in words)
     return named and _of_owner(run, pid)
@@ -100,7 +100,7 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     job_env.keep(run, job)
     sharing.close(run.path)
-    command = [python_of(job), "-m", MODULE, stage, str(run.path)]
+    command = processes.command(python_of(job), DRIVER, stage, run.path, code=run.code_dir)
     lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
     # in memory, since anybody can read a command line, and the job's environment may hold secrets
     script = os.memfd_create("script", os.MFD_CLOEXEC)

@@ -18,16 +18,15 @@ from ..base.errors import UserError
 from ..chain import chain, evaluations, submissions
 from ..chain.evaluations import Element
 from ..chain.submissions import Submitted
-from ..job.job import Job
+from ..job.job import OPTIONS, Job
 from ..rundir.run import Run
-from ..slurm.sbatch import Request
+from ..slurm.sbatch import JobRequest
 from . import driver, short_job
 from .base import Known, Life, ShortJob, Sweep
 
 SILENT_SECONDS = 60.0  # without a heartbeat, an attempt on another machine counts as gone
 COMMITTING = 180.0  # seconds for the ranks of a run to commit and end
 ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
-OPTIONS = ("nodes", "gpus", "cpus_per_gpu", "mem_per_gpu", "time", "stage", "scratch", "stage_or_fail")
 
 
 class Local:
@@ -85,7 +84,7 @@ class Local:
         ranks = {rank: f"process {rank}, which commits and ends" for rank in driver.ranks(run)}
         number = run.newest_attempt()
         host = run.read_attempt(number).get("host") if number and not ranks else socket.gethostname()
-        if host and host != socket.gethostname() and endings.heard_lately(run, number, SILENT_SECONDS):
+        if host and host != socket.gethostname() and endings.has_heartbeat(run, number, SILENT_SECONDS):
             return {host: f"attempt {number} on {host}"}
         return ranks
 
@@ -111,20 +110,20 @@ class Local:
 
     def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
         for name in changes:
-            if name not in OPTIONS:
+            if OPTIONS[name].slurm:
                 raise UserError(f"{name}: has no meaning for {run.name}, which runs on one machine without Slurm; "
                                 "leave it out")
         if job.device == "cuda" and job.nodes > 1:
             raise UserError(f"nodes: invalid value {job.nodes}; expected 1 on one machine with device cuda")
 
-    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         pass
 
     def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
                   minutes: int) -> AbstractContextManager[ShortJob]:
         return short_job.on_this_machine(run, job, command, log)
 
-    def scripts(self, requests: Sequence[Request]) -> list[str]:
+    def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
         return []
 
 

@@ -37,7 +37,7 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
     Raises:
         UserError: sbatch refuses.
     """
-    asked = replace(chain.request(run, job, chain.TRAIN, "check"), nodes=1, gpus=1)
+    asked = chain.request(run, replace(job, nodes=1, gpus=1), chain.TRAIN, "check")
     header = [line for line in commands.render(asked).splitlines() if line.startswith("#SBATCH")
               and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
     header += [f"#SBATCH --time={min(minutes, parse_time(job.time))}", "#SBATCH --no-requeue",

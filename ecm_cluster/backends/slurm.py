@@ -24,7 +24,7 @@ from ..job.job import Job
 from ..rundir.run import Run, Work
 from ..slurm import commands, queue, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
-from ..slurm.sbatch import Request
+from ..slurm.sbatch import JobRequest
 from . import short_job
 from .base import Known, Life, ShortJob, Sweep
 
@@ -139,14 +139,14 @@ class Slurm:
             if name and known and name not in known:
                 raise one_of("partition", name, known)
 
-    def check(self, requests: Sequence[Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         site.check(requests, remedy, environ)
 
     def short_job(self, run: Run, job: Job, command: Sequence[str], log: Path,
                   minutes: int) -> AbstractContextManager[ShortJob]:
         return short_job.on_slurm(run, job, command, log, minutes)
 
-    def scripts(self, requests: Sequence[Request]) -> list[str]:
+    def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
         return [f"# ---- sbatch script: {asked.stage}\n{commands.render(asked)}" for asked in requests]
 
 
@@ -162,4 +162,4 @@ def _vouches(work: Work, job: Submitted) -> bool:
     if not newest:
         return False
     owner = str(work.read_attempt(newest).get("job_id") or job.job_id).partition("_")[0]
-    return owner == job.job_id and endings.heard_lately(work, newest, SILENT_SECONDS)
+    return owner == job.job_id and endings.has_heartbeat(work, newest, SILENT_SECONDS)

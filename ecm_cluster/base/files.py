@@ -247,24 +247,27 @@ def age(path: str | os.PathLike) -> float | None:
 
 
 class Digesting:
-    """A binary file that is only appended to, and that keeps the count and the digest of what went through it."""
+    """Counts and digests what is written to it, and passes that on to a binary file, if it has one."""
 
-    def __init__(self, handle: IO[bytes]) -> None:
+    def __init__(self, handle: IO[bytes] | None = None) -> None:
         self._handle, self._sha, self.size = handle, hashlib.sha256(), 0
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any, /) -> int:
         """``data``: anything with a contiguous buffer; returns its length in bytes."""
         view = memoryview(data).cast("B")
-        self._handle.write(view)
+        if self._handle is not None:
+            self._handle.write(view)
         self._sha.update(view)
         self.size += len(view)
         return len(view)
 
     def flush(self) -> None:
-        self._handle.flush()
+        if self._handle is not None:
+            self._handle.flush()
 
     @property
     def digest(self) -> str:
+        """As :func:`digest` has it."""
         return f"sha256:{self._sha.hexdigest()}"
 
 

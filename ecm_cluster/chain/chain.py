@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..attempts import starts
-from ..base import files
+from ..base import files, processes
 from ..base.errors import UserError
 from ..job import job as jobs
 from ..rundir.run import Run
@@ -31,7 +31,7 @@ def stages(job: jobs.Job) -> list[str]:
 
 
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
-            elements: int | None = None) -> commands.Request:
+            elements: int | None = None) -> commands.JobRequest:
     """What a stage asks of the cluster; an evaluation inherits what its block does not say.
 
     Args:
@@ -42,8 +42,7 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
     job = dataclasses.replace(job, signal_lead=signal_lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return commands.Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time, after, elements,
-                           min(job.evaluation.at_once, elements))
+    return commands.JobRequest(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:
@@ -53,9 +52,7 @@ def excluded(run: Run, job: jobs.Job) -> str | None:
 
 def task(run: Run, stage: str) -> Callable[[], Any]:
     """What each task of a stage's job runs."""
-    from ..node.supervise.entry import Evaluate, Train
-
-    return Train(str(run.path)) if stage == TRAIN else Evaluate(str(run.path), stage)
+    return processes.task(TRAIN, str(run.path)) if stage == TRAIN else processes.task(EVALUATE, str(run.path), stage)
 
 
 def submit(run: Run, job: jobs.Job) -> dict[str, str]:

@@ -56,7 +56,7 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
     """What a job's evaluation block asks for.
 
     Args:
-        block: :class:`ecm_cluster.job.job.Evaluation`.
+        block: :class:`ecm_cluster.job.job.EvaluationOptions`.
         cfg: The resolved config.
 
     Raises:

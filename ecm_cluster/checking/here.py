@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..base import processes
 from ..freeze import snapshot
 from ..plan import create, planning
 from ..slurm.sbatch import outside_environment, python_of
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
-from .made import MODULE, folder_for_it, made_for_it
+from .made import folder_for_it, made_for_it
 
 DOUBT_SECONDS = 40.0  # more, where something has been found that may refuse the job
 
@@ -37,7 +38,7 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path, seconds: flo
            "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(
                filter(None, [*snapshot.python_path(run.code_dir), os.environ.get("PYTHONPATH")]))}
     try:
-        with started([python, "-m", MODULE, str(run.path), str(findings)], env, folder) as process:
+        with started(processes.command(python, "checks", run.path, findings), env, folder) as process:
             for time_left in (seconds, DOUBT_SECONDS):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(time_left)

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from ..backends import choose
-from ..base import folders
+from ..base import folders, processes
 from ..plan import create, planning
 from ..slurm.sbatch import python_of
 from .findings import Report, finished, read
-from .made import MODULE, folder_for_it, made_for_it
+from .made import folder_for_it, made_for_it
 
 MINUTES = 10  # time limit of the job
 POLL_SECONDS = 0.3
@@ -40,7 +40,7 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
 
 def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
     run, findings, log = made_for_it(plan, frozen, folder), folder / "findings", folder / "log"
-    command = [python_of(plan.job), "-m", MODULE, str(run.path), str(findings)]
+    command = processes.command(python_of(plan.job), "checks", run.path, findings)
     with choose.named(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
         print(f"checking the job in {job.called}, for {MINUTES} min at most (Ctrl-C ends it)", file=sys.stderr)
         while job.process.poll() is None and not read(findings).over:

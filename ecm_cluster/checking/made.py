@@ -15,7 +15,6 @@ from ..mmconfig import config
 from ..plan import create, planning
 from ..rundir.run import Run
 
-MODULE = "ecm_cluster.node.checks"
 LOCK = "lock"
 
 

@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmdet_ext.data import image_names
+
 from ..annotations import layout
 from ..base.errors import UserError
 from ..mmclasses import evaluation
 from ..mmclasses.classes import arguments_of
 from ..mmclasses.datasets import Leaf, leaves, pipelines
-from ..pack import pack as packs
+from ..pack import manifest
 from ..staging.planned import Staging
 from . import entries, labels, voc
 
@@ -33,7 +35,7 @@ PANOPTIC = "CocoPanopticDataset"
 
 
 @dataclass
-class Findings:
+class DataFindings:
     """What is known of the data.
 
     Attributes:
@@ -48,7 +50,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> Findings:
+def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained: bool = True) -> DataFindings:
     """Check the data of training and, where something is scored, of the test split.
 
     Args:
@@ -57,7 +59,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
         scored: Whether checkpoints will be scored.
         trained: Whether there will be training.
     """
-    found = Findings()
+    found = DataFindings()
     for split in (*(["train"] if trained else []), *(["test"] if scored else [])):
         try:
             several = leaves(cfg, split)
@@ -77,7 +79,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
     return found
 
 
-def _collect(found: Findings, step: Callable[[], None], key: str = "data.test") -> None:
+def _collect(found: DataFindings, step: Callable[[], None], key: str = "data.test") -> None:
     try:
         step()
     except UserError as error:
@@ -86,7 +88,7 @@ def _collect(found: Findings, step: Callable[[], None], key: str = "data.test") 
         found.problems.append(f"{key}: {str(error.filename)[:200]} cannot be read ({error.strerror})")
 
 
-def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: Findings) -> None:
+def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging | None, found: DataFindings) -> None:
     ann_file, prefix = leaf.path("ann_file"), leaf.path("img_prefix")
     if leaf.type in voc.TYPES:
         found.warnings += voc.check(leaf)
@@ -206,11 +208,11 @@ def check_scoring(cfg: Mapping[str, Any]) -> None:
                         f"{'mAP' if own else 'proposal or bbox'}")
 
 
-def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, kind: str) -> bool:
+def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, dataset: str) -> bool:
     """Whether the data root is a pack that holds the image which a plain data root would have below ``prefix``."""
     if staging is None or not staging.pack:
         return False
-    index = packs.read(staging.pack).open_index()
-    names = (staging.within_pack(str(prefix / name)) for name in layout.image_names(dict(image), kind))
+    index = manifest.read(staging.pack).open_index()
+    names = (staging.within_pack(str(prefix / name)) for name in image_names.candidates(dict(image), dataset))
     return any(index.find(name) is not None for name in names)
 

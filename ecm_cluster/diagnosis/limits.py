@@ -225,7 +225,8 @@ def _submission(asked: Asked) -> Iterator[Finding]:
         request = chain.request(run, asked.job, stage, f"ecm-cluster:doctor:{stage}", elements=count)
         words = commands.refusal(request, timeout=10.0)
         if words is None:
-            yield ok(name, f"sbatch would take the {stage} job ({request.nodes} × {request.gpus}, {request.time})")
+            yield ok(name, f"sbatch would take the {stage} job ({request.job.nodes} × {request.job.gpus}, "
+                          f"{request.job.time})")
         elif site.may_queue(request, words):
             yield warning(name, f"the {stage} job cannot start now: {words}", "Slurm may queue it")
         else:

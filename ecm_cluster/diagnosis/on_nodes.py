@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import choose
-from ..base import files
+from ..base import files, processes
 from ..freeze import snapshot, weights
 from ..rundir.run import Run
 from ..slurm.sbatch import python_of
@@ -45,7 +45,7 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         visited = Visit(asked, own, token, 0.0)
         _prepare(visited)
         python, log = python_of(asked.job), own / LOG
-        command = [python, "-m", "ecm_cluster.node.checks.probe", str(own)]
+        command = processes.command(python, "probe", own)
         with choose.named(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
                 contextlib.suppress(subprocess.TimeoutExpired):
             job.process.wait(60 * MINUTES)

@@ -16,7 +16,7 @@ from .finding import Finding, fails, not_asked, ok, warning
 from .folder import CLOCK_SECONDS
 from .requirements import numbers
 
-TESTED = ("22.05", "24.11")  # docs/slurm-versions.md
+TESTED = ("22.05", "24.11")  # docs/reference/slurm-versions.md
 KILL_WAIT = 10  # seconds: what is written after the last SIGTERM, e.g. by the batch shell, has no more
 ASSOCIATION = ("account", "partition", "defaultqos", "qos", "maxjobs", "maxsubmit", "maxwall", "grptres", "maxtres",
                "grpjobs", "grpsubmit")

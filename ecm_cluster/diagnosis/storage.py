@@ -13,6 +13,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from ..base import processes
 from ..base.disk import filesystem
 from ..base.units import size_text
 from ..slurm import commands as cluster
@@ -32,10 +33,9 @@ class Looks:
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self._began = time.monotonic()
-        source = str(Path(__file__).resolve().parent.parent.parent)
-        environ = {**os.environ, "PYTHONPATH": source}
+        environ = {**os.environ, "PYTHONPATH": str(processes.SOURCE)}
         self._running = {name: (path, subprocess.Popen(
-            [sys.executable, "-m", "ecm_cluster.diagnosis.folder", name, str(path)], env=environ, cwd="/",
+            processes.command(sys.executable, "folder check", name, path), env=environ, cwd="/",
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
             errors="replace"))
             for name, path in folders.items()}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..base import processes
 from ..base.errors import UserError
 from ..chain import signal_lead
 from ..job.job import Job
@@ -20,7 +21,7 @@ from ..rundir import job_env
 from ..rundir.run import Run
 from ..slurm import commands, queue, site
 from ..slurm.job_states import ENDED, WAITING, JobState
-from ..slurm.sbatch import Request, environment_lines
+from ..slurm.sbatch import JobRequest, environment_lines
 from . import sharing
 from .asked import Asked
 from .finding import Finding, fails, merged, ok
@@ -64,10 +65,8 @@ class Visit:
 
     def findings(self) -> Iterator[Finding]:
         """Submit, wait, and read what the nodes have left."""
-        from ..node.checks.probe import Probe
-
         try:
-            self._run(Probe(str(self.own)), self.job, "doctor")
+            self._run(processes.task("probe", str(self.own)), self.job, "doctor")
         except Ended as why:
             yield fails("node.job", str(why), "see the line of sbatch above, or `scontrol show job`")
             return
@@ -79,13 +78,13 @@ class Visit:
         if any(one.id == "node.scratch" and one.state == "ok" for one in found):
             with contextlib.suppress(Ended):
                 again = dataclasses.replace(self.job, nodes=1, slurm={**self.job.slurm, "nodelist": self.nodes[0]})
-                self._run(Probe(str(self.own), again=True), again, "doctor-again")
+                self._run(processes.task("probe", str(self.own), "again"), again, "doctor-again")
                 yield from self.read("again")
 
     def _run(self, task: Any, job: Job, stage: str) -> None:
         run = Run(self.own)
         token = f"ecm-cluster:doctor:{self.token}{'-2' if stage != 'doctor' else ''}"
-        request = Request(run, job, stage, job.nodes, job.gpus, token, job.partition, job.time)
+        request = JobRequest(run, job, stage, token)
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
         job_env.write(run, job)
@@ -103,7 +102,7 @@ class Visit:
             self._settle()
             raise
 
-    def _lines(self, request: Request) -> list[str]:
+    def _lines(self, request: JobRequest) -> list[str]:
         """The batch shell before srun: which nodes see the folder, the job's own environment, the task's pickle."""
         own, run = shlex.quote(str(self.own)), Run(self.own)
         pickle = shlex.quote(str(run.submitit_dir)) + '/"${SLURM_JOB_ID}"_submitted.pkl'

@@ -243,29 +243,29 @@ def _visible_fault(path: Path) -> str:
 
 
 def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -> Fetched:
-    sha, size, total = hashlib.sha256(), 0, None
+    total = None
     what = f"{weight.key}: {without_secrets(url)}"
     by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
     with files.replacing(path) as handle:
+        out = files.Digesting(handle)
         for total, block in _blocks(what, url, by_hand):
-            handle.write(block)
-            sha.update(block)
-            size += len(block)
-            if size > LARGEST:
+            out.write(block)
+            if out.size > LARGEST:
                 raise UserError(f"{what} gives more than {LARGEST >> 30} GiB; {by_hand}")
             if progress:
-                progress(weight, size, total)
-        if total is not None and size != total:
-            raise UserError(f"{what} broke off after {size} of {total} bytes; try again, or {by_hand}")
-        if not sha.hexdigest().startswith(promised(path.name)):
-            raise UserError(f"{what} arrived with sha256 {sha.hexdigest()[:16]}…, but its name promises "
+                progress(weight, out.size, total)
+        sha = out.digest.partition(":")[2]
+        if total is not None and out.size != total:
+            raise UserError(f"{what} broke off after {out.size} of {total} bytes; try again, or {by_hand}")
+        if not sha.startswith(promised(path.name)):
+            raise UserError(f"{what} arrived with sha256 {sha[:16]}…, but its name promises "
                             f"{promised(path.name)}…: a corrupt download; try again, or {by_hand}")
         handle.flush()
         os.fsync(handle.fileno())
         # before the file itself: one without a record could be taken for another URL's of the same name
         with contextlib.suppress(PermissionError):  # another user's is there
-            _write_record(path, url, sha.hexdigest(), os.fstat(handle.fileno()))
-    return Fetched(weight, path, f"sha256:{sha.hexdigest()}", size, downloaded=True)
+            _write_record(path, url, sha, os.fstat(handle.fileno()))
+    return Fetched(weight, path, out.digest, out.size, downloaded=True)
 
 
 def _blocks(what: str, url: str, by_hand: str) -> Iterator[tuple[int | None, bytes]]:

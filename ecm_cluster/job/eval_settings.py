@@ -1,121 +1,61 @@
-"""What can be varied when a checkpoint is scored: legal values, grids of them, and what they change in a config.
+"""What can be varied when a checkpoint is scored: valid values, grids of them, and what they change in a config.
 
-Two kinds. *Detection settings* change what the model answers, so each combination needs inference of its own.
-*Scoring settings* change what is made of the answers: they reuse stored detections, and need no GPU.
+Two kinds. *Detection settings* change the model's predictions, so each combination needs inference of its own.
+*Scoring settings* change how predictions are scored: they reuse stored detections, and need no GPU.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UserError, one_of, shown
+from ..base.errors import UserError, one_of
 from ..base.yaml_file import read_yaml
 from ..mmclasses import datasets
 from ..mmconfig import shipped
+from ..scoring.metrics import MAX_DETS
+from ..scoring.parts import COCO, LVIS
+from ..scoring.scorers import SCORERS, default
+from .option import BOOL, LARGEST, SCALE, Option, choice, number, whole
 
-MOST = 1_000_000_000  # of any number
 MOST_COMBINATIONS = 10_000
-BACKGROUNDS = ("multiply", "ignore", "softmax")
-SCORERS = ("hotcoco", "lvis")
-OTHER_RULES = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset",
-               "VOCDataset", "WIDERFaceDataset", "XMLDataset", "OpenImagesDataset", "OpenImagesChallengeDataset")
+BY_COCO = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset")
+OWN_RULE = ("VOCDataset", "WIDERFaceDataset", "XMLDataset", "OpenImagesDataset", "OpenImagesChallengeDataset")
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One thing to vary.
-
-    Attributes:
-        legal: The legal values, in words.
-        read: Turns what was given into the value that is kept; raises ValueError where it is not legal.
-        scoring: Whether stored detections can be reused.
-    """
-
-    legal: str
-    read: Callable[[Any], Any]
-    help: str
-    scoring: bool = False
-
-
-def _number(least: float, most: float = float("inf"), open_end: bool = False) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError
-        if not (least < value if open_end else least <= value) or not value <= min(most, MOST):
-            raise ValueError
-        return float(value)
-
-    return read
-
-
-def _whole(least: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
-            raise ValueError
-        return value
-
-    return read
-
-
-def _choice(*legal: Any) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if not any(value is choice or (value == choice and isinstance(value, str)) for choice in legal):
-            raise ValueError
-        return value
-
-    return read
-
-
-def _scale(value: Any) -> str:
-    if isinstance(value, (list, tuple)) and len(value) == 2:
-        value = f"{value[0]}x{value[1]}"
-    if not isinstance(value, str) or not re.fullmatch(r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", value):
-        raise ValueError
-    return value
-
-
-SETTINGS: dict[str, Setting] = {
-    "score_thr": Setting("a number from 0 to 1", _number(0, 1), "least score of a box before NMS"),
-    "max_per_img": Setting("a whole number, 1 or more", _whole(1), "boxes that the model gives for an image"),
-    "nms_iou": Setting("a number above 0, up to 1", _number(0, 1, True),
-                       "overlap from which the weaker box of a class goes"),
-    "background": Setting(", ".join(BACKGROUNDS), _choice(*BACKGROUNDS),
-                          "scores of classes: sigmoid × (1 - background's), without that factor, or softmax"),
-    "temperature": Setting("a number above 0", _number(0, open_end=True), "class logits are divided by it"),
-    "margin": Setting("a number, 0 or more", _number(0),
-                      "this times the logarithm of a class's share of the training set is taken off its logit"),
-    "scale": Setting("WIDTHxHEIGHT, e.g. 1333x800", _scale, "test images are resized to fit into it"),
-    "flip": Setting("true or false", _choice(True, False), "answers on the image and on its mirror image, merged"),
-    "max_dets": Setting("a whole number, 1 or more", _whole(1), "boxes that count when scored: of an image; by COCO's "
-                        "rule, of a class in it", scoring=True),
-    "min_score": Setting("a number from 0 to 1", _number(0, 1), "least score that counts when scored", scoring=True),
-    "scorer": Setting(", ".join(SCORERS), _choice(*SCORERS), "library that scores; lvis is the reference itself",
-                      scoring=True),
-    "bootstrap": Setting("a whole number, 0 or more", _whole(0),
-                         "replicates of a bootstrap over images for confidence intervals", scoring=True),
+SETTINGS: dict[str, Option] = {
+    "score_thr": Option(number(0, 1), "minimum score of a box before NMS"),
+    "max_per_img": Option(whole(1, LARGEST), "maximum boxes that the model predicts per image"),
+    "nms_iou": Option(number(0, 1, above=True), "overlap from which the weaker box of a class is suppressed"),
+    "background": Option(choice("multiply", "ignore", "softmax"),
+                         "class scores: sigmoid × (1 - background's), without that factor, or softmax"),
+    "temperature": Option(number(0, LARGEST, above=True), "class logits are divided by it"),
+    "margin": Option(number(0, LARGEST),
+                     "this times the logarithm of a class's share of the training set is subtracted from its logit"),
+    "scale": Option(SCALE, "test images are resized to fit into it"),
+    "flip": Option(BOOL, "predictions on the image and on its mirror image, merged"),
+    "max_dets": Option(whole(1, LARGEST), "maximum detections when scored: per image; by COCO's rule, per image and "
+                       "class", scoring=True),
+    "min_score": Option(number(0, 1), "minimum score of a detection when scored", scoring=True),
+    "scorer": Option(choice(*SCORERS), "library that scores; lvis is the reference itself", scoring=True),
+    "bootstrap": Option(whole(0, LARGEST), "replicates of a bootstrap over images for confidence intervals",
+                        scoring=True),
 }
 
-USUAL = {"temperature": 1.0, "margin": 0.0, "max_dets": 300, "min_score": 0.0, "scorer": SCORERS[0], "bootstrap": 0}
+USUAL = {"temperature": 1.0, "margin": 0.0, "max_dets": MAX_DETS, "min_score": 0.0, "bootstrap": 0}
 
 
 def check(name: str, value: Any, where: str = "") -> Any:
     """The value as it is kept.
 
     Raises:
-        UserError: There is no such setting, or the value is not legal for it.
+        UserError: There is no such setting, or the value is invalid.
     """
     if name not in SETTINGS:
         raise one_of(f"{where}setting", name, list(SETTINGS))
-    try:
-        return SETTINGS[name].read(value)
-    except ValueError:
-        raise UserError(f"{where}{name}: {shown(value)} is not legal; give {SETTINGS[name].legal}") from None
+    return SETTINGS[name].read(f"{where}{name}", value)
 
 
 def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
@@ -128,8 +68,7 @@ def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
     for name, given in values.items():
         several = given if isinstance(given, list) and name != "scale" or _is_list_of_scales(name, given) else [given]
         if not several:
-            raise UserError(f"{where}{name}: the list is empty; give {SETTINGS[name].legal}, or leave it out"
-                            if name in SETTINGS else f"{where}{name}: the list is empty")
+            raise UserError(f"{where}{name}: the list is empty; expected values, or leave it out")
         axes.append(list(dict.fromkeys((name, check(name, value, where)) for value in several)))
     if math.prod(map(len, axes)) > MOST_COMBINATIONS:
         raise UserError(f"{where}{', '.join(values)}: {math.prod(map(len, axes))} combinations; expected "
@@ -166,7 +105,7 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def apply(cfg: Any, settings: Mapping[str, Any]) -> None:
-    """Put detection settings into a resolved config, in place; those of the logits are left to the model.
+    """Put detection settings into a resolved config, in place; those of the logits are applied by the model.
 
     Args:
         cfg: A dict or an ``mmcv.Config``.
@@ -198,25 +137,32 @@ def apply(cfg: Any, settings: Mapping[str, Any]) -> None:
 
 
 def by_lvis(cfg: Any) -> bool:
-    """Whether every dataset of ``data.test`` is scored by LVIS's rule, as far as its name tells."""
+    """Whether every dataset of ``data.test`` is scored by LVIS's rule, judging by its name."""
     return all(leaf.type.startswith("LVIS") for leaf in datasets.leaves(cfg, "test"))
 
 
 def check_scoring(cfg: Any, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that the rule of the test datasets does not have, as far as it is known.
+    """Reject settings that the rule of the test datasets does not have, as far as it is known.
 
     Raises:
         UserError: It names the setting.
     """
     types = [leaf.type for leaf in datasets.leaves(cfg, "test")]
-    for name in ("bootstrap", "scorer"):
-        if settings.get(name) and any(kind in OTHER_RULES for kind in types):
-            raise UserError(f"{name}: only for datasets that are scored by LVIS's rule, and data.test is a "
+    known = by_lvis(cfg) or any(kind in (*BY_COCO, *OWN_RULE) for kind in types)
+    needed = {"bootstrap": LVIS, "scorer": SCORERS[settings["scorer"]].rule if "scorer" in settings else ""}
+    for name, rule in needed.items():
+        if settings.get(name) and known and rule != _rule(cfg):
+            raise UserError(f"{name}: only for datasets that are scored by {rule.upper()}'s rule, and data.test is a "
                             f"{types[0]}; leave it out")
 
 
+def _rule(cfg: Any) -> str | None:
+    types = [leaf.type for leaf in datasets.leaves(cfg, "test")]
+    return LVIS if by_lvis(cfg) else COCO if any(kind in BY_COCO for kind in types) else None
+
+
 def reduced(cfg: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that change nothing: a config's own value, given again, is no other evaluation."""
+    """The settings without those that change nothing: a config's own value, given again, is the same evaluation."""
     return {name: value for name, value in settings.items() if _current(cfg, name) != value}
 
 
@@ -235,7 +181,7 @@ def _current(cfg: Any, name: str) -> Any:
         return "multiply" if kinds <= multiplying else "softmax"
     if name == "max_dets" and not by_lvis(cfg):
         return None
-    return USUAL[name]
+    return default(_rule(cfg) or LVIS) if name == "scorer" else USUAL[name]
 
 
 def _last_stage(cfg: Any, name: str) -> Any:
@@ -267,7 +213,7 @@ def _check_head(cfg: Any, settings: Mapping[str, Any]) -> None:
     kinds = {(head.get("loss_cls") or {}).get("type", "CrossEntropyLoss") for head in heads}
     asked, said = settings.get("background"), ", ".join(sorted(kinds))
     if asked is not None and not all(k.startswith("EffectiveClassMargin") or k == "CrossEntropyLoss" for k in kinds):
-        raise UserError(f"background: {said} has a way of its own with the background; leave it out")
+        raise UserError(f"background: {said} handles the background in its own way; leave it out")
     if asked == "multiply" and any(not k.startswith("EffectiveClassMargin") for k in kinds):
         raise UserError(f"background: multiply is for heads with a sigmoid for each class, and {said} has softmax "
                         "scores; give ignore or softmax")

@@ -20,12 +20,12 @@ from ..base import files
 from ..base.errors import UserError
 from ..job.job import Job
 from ..mmconfig import config
-from ..pack import columns, pack
+from ..pack import columns, manifest
 from ..rundir.run import Run, Work
 from ..staging import copying, planned, reader
 from ..staging.planned import Staging
 from ..staging.scratch import Scratch
-from . import pulse, rendezvous, signals
+from . import heartbeat, rendezvous, signals
 from .beside import Quiet
 from .world import Place
 
@@ -75,23 +75,22 @@ def prepare(run: Run, job: Job, work: Work, place: Place, attempt: int, split: s
     if record is None:
         return Data()
     staging, memory = Staging.of(record, job), job.memory_mib  # for each GPU, where it is known
-    beat = Beat()
-    beat(0, 0, "")
+    heartbeat.beat(phase="staging", done=0, total=0)
     ann_files = planned.annotation_files(config.read_frozen(run.config_file), split)
     data = Data(pack=Path(staging.pack) if staging.pack else None)
     told = Told(work, attempt, place)
     packs = _packs(staging, ann_files, data, told)
     if staging.what != planned.NOTHING:
-        _stage(staging, memory, ann_files, packs, data, work, place, attempt, beat, told)
+        _stage(staging, memory, ann_files, packs, data, work, place, attempt, told)
     if place.nodes > 1 and place.local_rank == 0:
         files.write_json(work.staged_file(attempt, place.node), {"host": socket.gethostname()})
-    pulse.beat(phase="starting")
+    heartbeat.beat(phase="starting")
     return data
 
 
-def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[pack.Pack]:
+def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> list[manifest.Pack]:
     """The packs that hold the data: that of the data root, and one of columns for each annotation file it lacks."""
-    found = [pack.read(staging.pack)] if staging.pack else []
+    found = [manifest.read(staging.pack)] if staging.pack else []
     for ann_file in ann_files:
         known = found[0].annotation(staging.within_pack(ann_file)) if staging.pack else None
         if known is not None and known.columns:
@@ -108,8 +107,9 @@ def _packs(staging: Staging, ann_files: list[str], data: Data, told: Told) -> li
     return found
 
 
-def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[pack.Pack], data: Data, work: Work,
-           place: Place, attempt: int, beat: Beat, told: Told) -> None:
+def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: list[manifest.Pack], data: Data,
+           work: Work, place: Place, attempt: int, told: Told) -> None:
+    count = heartbeat.Counter()
     try:
         base = planned.scratch_of(staging, os.environ)
         if base is None and not place.on_slurm and not staging.or_fail:
@@ -124,7 +124,8 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
             if not wanted:
                 continue
             with _circle(staging, each, work, place, attempt, data) as circle:
-                staged = copying.stage(each, wanted, scratch, circle=circle, on_progress=beat,
+                staged = copying.stage(each, wanted, scratch, circle=circle,
+                                       on_progress=lambda done, total, _: count(done, total, "staging"),
                                        memory_limit=memory and (memory << 20) * max(1, place.world_size // place.nodes))
             data.leases.append(staged.lease)
             _point_to(each, staged.folder, data)
@@ -138,13 +139,13 @@ def _stage(staging: Staging, memory: int | None, ann_files: list[str], packs: li
         told.trouble("failed", f"read from shared storage: {error}")
 
 
-def _wanted(staging: Staging, each: pack.Pack, ann_files: list[str]) -> list[pack.PackedFile]:
+def _wanted(staging: Staging, each: manifest.Pack, ann_files: list[str]) -> list[manifest.PackedFile]:
     if str(each.path) != staging.pack:
         return list(each.files)
     return each.needed([staging.within_pack(path) for path in ann_files], staging.what == planned.BOTH)
 
 
-def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
+def _point_to(each: manifest.Pack, folder: Path, data: Data) -> None:
     """Read from the copy what it holds."""
     for ann_file, path in data.columns.items():
         if path.startswith(f"{each.path}{os.sep}"):
@@ -155,7 +156,7 @@ def _point_to(each: pack.Pack, folder: Path, data: Data) -> None:
 
 
 @contextlib.contextmanager
-def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt: int,
+def _circle(staging: Staging, each: manifest.Pack, work: Work, place: Place, attempt: int,
             data: Data) -> Iterator[Circle | None]:
     """The nodes that pass blocks on to each other; a node's first rank speaks for it."""
     if not staging.broadcast or place.nodes == 1:
@@ -163,7 +164,7 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
         return
     if place.local_rank != 0:  # a rank that copied without its node's door would keep the other nodes waiting
         _await_marks([work.staged_file(attempt, place.node)])
-        pulse.beat(phase="staging")
+        heartbeat.beat(phase="staging")
         yield None
         return
     from ..staging.peers.broadcast import Circle
@@ -180,7 +181,7 @@ def _circle(staging: Staging, each: pack.Pack, work: Work, place: Place, attempt
 
 def _await_marks(marks: list[Path]) -> None:
     """Wait for files of the attempt; whoever should write one and dies takes this rank along, by its supervisor."""
-    pulse.beat(phase="waiting for data")
+    heartbeat.beat(phase="waiting for data")
     quiet, missing = Quiet(), marks
     while missing:
         with quiet:  # storage that fails for a moment ends nothing
@@ -225,7 +226,7 @@ def await_nodes(work: Work, place: Place, attempt: int, data: Data) -> None:
     """Wait until every node has its data: what meets afterwards (the process group) has no patience for hours."""
     if place.nodes > 1:
         _await_marks([work.staged_file(attempt, node) for node in range(place.nodes)])
-        pulse.beat(phase="starting")
+        heartbeat.beat(phase="starting")
     data.close_doors(0.0)
 
 
@@ -243,15 +244,3 @@ class Told:
     def __call__(self, kind: str, **fields: Any) -> None:
         self.work.ledger(self.attempt, f"staging{self.place.rank:03d}", patient=True).write(
             kind, node=self.place.node, host=socket.gethostname(), rank=self.place.rank, **fields)
-
-
-class Beat:
-    """Progress about once a second, while bytes arrive: a copy that stands still counts as silence."""
-
-    def __init__(self) -> None:
-        self._last, self._done = 0.0, -1
-
-    def __call__(self, done: int, total: int, what: str) -> None:
-        if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
-            self._last, self._done = time.monotonic(), done
-            pulse.beat(phase="staging", done=done, total=total)

@@ -1,26 +1,29 @@
-"""Checksums of what is staged: xxh3 of blocks, of images, and of files while they are written."""
+"""Checksums of what is staged: xxh3 of blocks, of images, and of files while they are written.
+
+xxh3 (64 bits, the ``xxhash`` library) finds what disks and networks damage, at the speed of memory. It does not protect
+against an attacker.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from typing import IO, Any
 
 from ..base.reading import open_regular
 
-BLOCK = 8 << 20  # bytes that are copied, checked, and repaired at once
+BLOCK = 8 << 20  # bytes copied, checked and repaired at once: a transfer takes longer than a round trip
 
 
 def checksum(data: Any) -> int:
     """xxh3 of a bytes-like object, as a number of 64 bits."""
-    import xxhash  # not at the top: `submit --help` needs none of this
+    import xxhash  # not at the top: `submit --help` does not need it
 
     return xxhash.xxh3_64_intdigest(data)
 
 
 class BlockWriter:
-    """Writes to an open file, and has the checksum of each block of it when all is written.
+    """Writes to an open file and keeps the checksum of each block.
 
     Attributes:
         size: Bytes written.
@@ -47,23 +50,8 @@ class BlockWriter:
         return len(data)
 
     def blocks(self) -> tuple[int, ...]:
-        """xxh3 of each block of what was written so far."""
+        """xxh3 of each block written so far."""
         return (*self._done, self._state.intdigest()) if self.size % BLOCK else tuple(self._done)
-
-
-class Digesting:
-    """Is written to, and digests what is written; passes it on where it is given a file."""
-
-    def __init__(self, handle: IO[bytes] | None = None) -> None:
-        self._handle, self._sha = handle, hashlib.sha256()
-
-    def write(self, data: Any, /) -> int:
-        self._sha.update(data)
-        return len(data) if self._handle is None else self._handle.write(data)
-
-    def digest(self) -> str:
-        """As :func:`ecm_cluster.base.files.digest` has it."""
-        return f"sha256:{self._sha.hexdigest()}"
 
 
 def block_checksums(path: str | os.PathLike) -> tuple[int, ...]:

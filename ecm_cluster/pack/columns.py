@@ -1,8 +1,8 @@
-"""Annotation files as columns, kept on shared storage by their digest: made by whoever needs one first, then by nobody.
+"""Annotation files as columns, cached on shared storage by their digest: made once, by whoever needs them first.
 
 A pack brings its own. For a plain data root they are kept in a cache that the nodes see, each as a pack of one file, so
-that it is staged as every other. Making the columns of LVIS v1's training set takes a process about 40 seconds and 5 GB
-of memory, which go with the process.
+that it is staged like any other. Making the columns of LVIS v1's training set takes about 40 seconds and 5 GB of
+memory; in a process of its own, so that the memory is released.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from ..base import files, folders
 from ..base.errors import UserError
 from ..base.reading import open_regular
-from .pack import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
+from .manifest import ANNOTATIONS, MANIFEST, AnnotationFile, Pack, PackedFile, block_checksums, describe, is_pack, read
 
 CACHE_ENV = "ECM_CLUSTER_ANNOTATIONS"
 LOCK = ".lock"
-PATIENCE_SECONDS = 1800.0
+PATIENCE_SECONDS = 1800.0  # for another process that makes them: 40 s for LVIS, more on slow storage
 
 
 def cache_folder() -> Path:
-    """``$ECM_CLUSTER_ANNOTATIONS``, or ``ecm-cluster/annotations`` in the user's cache; the nodes must see it too."""
+    """``$ECM_CLUSTER_ANNOTATIONS``, or ``ecm-cluster/annotations`` in the user's cache; the nodes need to see it."""
     return folders.cache_folder(CACHE_ENV, "annotations")
 
 
@@ -38,16 +38,16 @@ def kept(folder: Path, digest: str) -> Path:
 
 def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[], None] | None = None,
            patience: float = PATIENCE_SECONDS) -> Pack:
-    """The columns of an annotation file, made if nobody has made them.
+    """The columns of an annotation file, made if they do not exist.
 
     Args:
-        digest: What the file's content has to have.
+        digest: The expected digest of the file.
         folder: The cache.
         prepare_child: Called in the process that makes them, before it begins.
-        patience: Seconds to wait for another process that makes some.
+        patience: Seconds to wait for another process that makes columns.
 
     Raises:
-        UserError: The file has another content now, or is none of annotations.
+        UserError: The file has changed, or is not an annotation file.
         OSError: The cache cannot be written.
     """
     if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
@@ -56,10 +56,10 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
     if is_pack(target):
         return _of(target, digest)
     folder.mkdir(parents=True, exist_ok=True)
-    # of one user, as whoever may open a lock may hold it; two users make the same thing, and the first rename counts
+    # one lock per user, as whoever may open a lock may hold it; two users make the same, and the first rename counts
     lock = folder / f"{LOCK}-{os.geteuid()}"
     os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-    # one process for all that wait, on all nodes, as it takes gigabytes; without locks each makes its own
+    # one process for all that wait, on all nodes, as it takes gigabytes; without file locks each makes its own
     with files.locked(lock, patience):
         if is_pack(target):
             return _of(target, digest)
@@ -68,29 +68,28 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
                               preexec_fn=prepare_child)
         if not is_pack(target):
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise UserError(f"{ann_file}: its columns could not be made ({lines[-1]})")
+            raise UserError(f"{ann_file}: could not create its columns ({lines[-1]})")
     return _of(target, digest)
 
 
 def _of(folder: Path, digest: str) -> Pack:
-    """The pack of one file that holds the columns of an annotation file, and of no other.
+    """The pack in a folder, if its one file holds the columns of this annotation file.
 
     Raises:
-        UserError: It is another.
+        UserError: It is another pack.
     """
     found = read(folder)
     if len(found.files) != 1 or [(a.digest, a.columns) for a in found.annotations] != [(digest, found.files[0].name)]:
-        raise UserError(f"{folder}: holds other columns than those of {digest[:16]}…; remove it, and it is made again")
+        raise UserError(f"{folder}: does not hold the columns of {digest[:16]}…; remove it, and it is made again")
     return found
 
 
 def make(ann_file: Path, digest: str, target: Path) -> None:
-    """Make the pack ``target`` of one annotation file; of several that do so at once, one is first, and all agree."""
+    """Make the pack ``target`` of one annotation file; of several that do so at once, the first one counts."""
     from mmdet_ext.data import annotations
 
     if files.digest(ann_file) != digest:
-        raise UserError(f"{ann_file} is not the file that was there at the submission; put that one back, or submit "
-                        "anew")
+        raise UserError(f"{ann_file} has changed since the submission; restore the file, or submit again")
     name = f"{ann_file.stem}.columns"
     part = target.with_name(f".{target.name}{files.TMP_MARK}{os.getpid()}-{os.urandom(4).hex()}")
     part.mkdir()

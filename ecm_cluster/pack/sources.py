@@ -1,8 +1,8 @@
-"""What lies in a data root: images and annotation files, in folders and in zip files, read where they are.
+"""What a data root holds: images and annotation files, in folders and in zip files, read where they are.
 
 Covered: folders of any depth, symbolic links to folders, COCO's and LVIS's zip files in the root (LVIS's also in
 ``annotations/``), stored or deflated. Not covered: other archives, zip files inside other folders, encrypted ones,
-files whose name starts with a dot. What is no image by its suffix is passed over, and listed.
+files whose name starts with a dot. What is not an image by its suffix is skipped, and listed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,26 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 from ..base import files
 from ..base.errors import UserError
 from ..base.reading import open_regular
 from ..base.units import size_text
-from .pack import is_pack
+from .manifest import is_pack
 from .zip_archives import LARGEST_IMAGE, Archive, changed, unreadable
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm",
                       ".pgm", ".pbm", ".pnm", ".avif", ".npy", ".exr"))
 ANNOTATIONS = "annotations"
-THREADS = 32  # each waits for a round trip of the network most of the time
+THREADS = 32  # each of them mostly waits for a round trip of the network
 
 
-class Writable(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """One file of a data root.
 
     Attributes:
@@ -61,7 +57,7 @@ class Source(NamedTuple):
         """All its bytes.
 
         Raises:
-            UserError: It cannot be read, is corrupt, or is not as it was when it was found.
+            UserError: It cannot be read, is corrupt, or has changed since it was found.
         """
         if self.archive is not None and self.member is not None:
             return self.archive.read(self.member)
@@ -75,41 +71,35 @@ class Source(NamedTuple):
             raise changed(self.path)
         return data
 
-    def copy(self, handle: Writable) -> None:
-        """Write its bytes to an open file, a piece at a time; raises as :meth:`read` does, and as writing does."""
-        try:
-            source = self._open()
-        except OSError as error:
-            raise unreadable(self.path, error) from None
-        with source:
-            size = 0
+    def copy(self, out: files.Digesting) -> None:
+        """Write its bytes, a piece at a time; raises as :meth:`read` does, and as writing does."""
+        with self._open() as source:
             for piece in self._pieces(source):
-                handle.write(piece)
-                size += len(piece)
+                out.write(piece)
         if self.archive is not None:
             self.archive.check()
-        elif (size, os.stat(self.path).st_mtime_ns) != (self.size, self.stamp[0]):
+        elif (out.size, os.stat(self.path).st_mtime_ns) != (self.size, self.stamp[0]):
             raise changed(self.path)
 
     def _open(self) -> IO[bytes]:
-        if self.member is None:
-            return os.fdopen(open_regular(self.path), "rb")
         try:
+            if self.member is None:
+                return os.fdopen(open_regular(self.path), "rb")
             return zipfile.ZipFile(self.path).open(self.member)
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        except UserError:
+            raise
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, struct.error) as error:
             raise UserError(f"{self.where} cannot be read ({error}); fetch the zip file again") from None
 
     def _pieces(self, source: IO[bytes]) -> Iterator[bytes]:
-        while True:
-            try:
-                piece = source.read(4 << 20)
-            except OSError as error:
-                raise unreadable(self.path, error) from None
-            except (zipfile.BadZipFile, zlib.error, EOFError):
-                raise UserError(f"{self.where} is corrupt; fetch the zip file again") from None
-            if not piece:
-                return
-            yield piece
+        try:
+            yield from iter(lambda: source.read(4 << 20), b"")
+        except OSError as error:
+            raise unreadable(self.path, error) from None
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            raise UserError(f"{self.where} is corrupt; fetch the zip file again") from None
 
 
 @dataclass(frozen=True)
@@ -119,13 +109,13 @@ class Sources:
     Attributes:
         images: In the order of their names.
         annotations: Named ``annotations/NAME.json``, in the order of their names.
-        passed_over: Files that are neither.
+        skipped: Files that are neither.
     """
 
     root: Path
-    images: tuple[Source, ...]
-    annotations: tuple[Source, ...]
-    passed_over: tuple[str, ...]
+    images: tuple[SourceFile, ...]
+    annotations: tuple[SourceFile, ...]
+    skipped: tuple[str, ...]
 
     def fingerprint(self, *more: object) -> str:
         """Names, sizes and times of all files, and ``more``, as one digest: whether anything changed."""
@@ -137,21 +127,21 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
     """Find what a data root holds.
 
     Args:
-        leave_out: Folders that are not looked into.
+        leave_out: Folders that are not searched.
 
     Raises:
-        UserError: It is no data root, something in it cannot be read, or a name is there twice with unlike content.
+        UserError: It is not a data root, something in it cannot be read, or two different files have one name.
     """
     if not root.is_dir():
         raise UserError(f"DATA_ROOT: {root} {'is a file' if root.exists() else 'does not exist'}; give a folder with "
                         "images, or their zip files, and annotations/")
     if is_pack(root):
-        raise UserError(f"DATA_ROOT: {root} is a pack already; use it as it is: --data-root {root}")
+        raise UserError(f"DATA_ROOT: {root} is already a pack; use it as it is: --data-root {root}")
     paths: dict[str, Path] = {}
-    passed: list[str] = []
+    skipped: list[str] = []
     for name, path in _walk(root, {os.path.realpath(path) for path in leave_out}):
         if _kind(name) is None:
-            passed.append(name)
+            skipped.append(name)
         else:
             paths[name] = path
     plain = _look_at(paths)
@@ -167,7 +157,7 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
         raise UserError(f"DATA_ROOT: {root} has no images and no annotations; expected folders such as train2017/ or "
                         "train2017.zip, and annotations/*.json")
     return Sources(root, tuple(images[name] for name in sorted(images)),
-                   tuple(annotations[name] for name in sorted(annotations)), tuple(sorted(passed)))
+                   tuple(annotations[name] for name in sorted(annotations)), tuple(sorted(skipped)))
 
 
 def _kind(name: str) -> str | None:
@@ -182,7 +172,7 @@ def _kind(name: str) -> str | None:
 
 
 def _walk(root: Path, leave_out: set[str]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of each file below a folder; a link that leads back to a folder above it is not followed."""
+    """(name, path) of each file below a folder; a link to a folder above it is not followed."""
     waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while waiting:
         folder, prefix, above = waiting.pop()
@@ -196,7 +186,7 @@ def _walk(root: Path, leave_out: set[str]) -> Iterator[tuple[str, Path]]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir():
-                    if prefix != f"{ANNOTATIONS}/":  # COCO's panoptic masks: no images
+                    if prefix != f"{ANNOTATIONS}/":  # COCO's panoptic masks, which are not images
                         waiting.append((folder / entry.name, f"{prefix}{entry.name}/", above | {here}))
                 else:
                     yield f"{prefix}{entry.name}", folder / entry.name
@@ -204,26 +194,26 @@ def _walk(root: Path, leave_out: set[str]) -> Iterator[tuple[str, Path]]:
             raise unreadable(folder, error) from None
 
 
-def _look_at(paths: dict[str, Path]) -> list[Source]:
-    def look(item: tuple[str, Path]) -> Source:
+def _look_at(paths: dict[str, Path]) -> list[SourceFile]:
+    def look(item: tuple[str, Path]) -> SourceFile:
         name, path = item
         try:
             name.encode()
             status = os.stat(path)
         except UnicodeEncodeError:
-            raise UserError(f"{path!r}: its name is no UTF-8; rename it") from None
+            raise UserError(f"{path!r}: its name is not valid UTF-8; rename it") from None
         except OSError as error:
             raise unreadable(path, error) from None
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: is no ordinary file; take it away")
-        source = Source(name, status.st_size, (status.st_mtime_ns,), path)
+            raise UserError(f"{path}: is not a regular file; remove it")
+        source = SourceFile(name, status.st_size, (status.st_mtime_ns,), path)
         return source if _kind(name) == "zip" else _small_enough(source)
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(look, paths.items()))
 
 
-def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
+def _members(archive: Archive, images_too: bool) -> Iterator[SourceFile]:
     for member in archive.members:
         parts = PurePosixPath(member.filename).parts
         if any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[:1] == ("/",):
@@ -239,26 +229,20 @@ def _members(archive: Archive, images_too: bool) -> Iterator[Source]:
         else:
             continue
         archive.check_member(member)
-        yield _small_enough(Source(name, member.file_size, stamp, archive.path, archive, member))
+        yield _small_enough(SourceFile(name, member.file_size, stamp, archive.path, archive, member))
 
 
-def _small_enough(source: Source) -> Source:
+def _small_enough(source: SourceFile) -> SourceFile:
     if source.size > LARGEST_IMAGE and not source.name.endswith(".json"):
-        raise UserError(f"{source.where}: has {size_text(source.size)}, and an image at most "
-                        f"{size_text(LARGEST_IMAGE)}; remove it")
+        raise UserError(f"{source.where}: has {size_text(source.size)}; expected an image of at most "
+                        f"{size_text(LARGEST_IMAGE)}: remove it")
     return source
 
 
-def _add(found: dict[str, Source], source: Source) -> None:
-    """Take a member of a zip file, unless the same file is there already."""
+def _add(found: dict[str, SourceFile], source: SourceFile) -> None:
+    """Add a member of a zip file, unless the same file has been found already."""
     other = found.setdefault(source.name, source)
     crcs = {s.member.CRC for s in (other, source) if s.member is not None}
     if other.size != source.size or (other.member is not None and len(crcs) > 1):
-        raise UserError(f"{source.name} is there twice, and not the same: {other.where} has {other.size} bytes, "
-                        f"{source.where} has {source.size}; take one of them away")
-
-
-def first_of(names: Iterable[str], count: int = 3) -> str:
-    """The first names, and that there are more."""
-    listed = list(names)
-    return ", ".join(listed[:count]) + (", …" if len(listed) > count else "")
+        raise UserError(f"{source.name} exists twice with different content: {other.where} has {other.size} bytes, "
+                        f"{source.where} has {source.size}; remove one of them")

@@ -1,8 +1,8 @@
-"""Zip files that are read where they are, by many threads at once; and what is said of a file that cannot be read.
+"""Zip files that are read where they are, by many threads at once; and the errors of files that cannot be read.
 
-Covered: members that are stored or deflated, also in files of more than 4 GiB. Every member is held to its CRC, and to
-the size that the archive says. Not covered: archives that expand to more than any data set does, and members that are
-no ordinary files.
+Covered: members that are stored or deflated, also in files of more than 4 GiB. Every member is checked against its CRC
+and the size in the archive. Not covered: archives that expand to more than any data set does, and members that are not
+regular files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..base.units import size_text
 
 LARGEST_IMAGE = 1 << 30  # bytes; an image is read as a whole
 LARGEST_LIST = 256 << 20  # bytes of an archive's list of members; that of COCO's train2017.zip has 10 MB
-EXPANDS = 200  # times its size, if that is more than FREE bytes; deflate can 1030, images and annotations 10
+EXPANDS = 200  # times its size, if that is more than FREE bytes; deflate reaches 1030, images and annotations 10
 FREE = 256 << 20
 _LOCAL = struct.Struct("<4s22xHH")  # of a zip member's header before its data: magic, lengths of name and extra
 
@@ -36,7 +36,7 @@ class _Limited(io.FileIO):
 
 
 class Archive:
-    """A zip file, open; members are read by pread, so that threads need not wait for each other."""
+    """An open zip file; members are read by pread, so threads do not wait for each other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -52,10 +52,10 @@ class Archive:
             raise
         except (zipfile.BadZipFile, NotImplementedError, ValueError, LookupError, ArithmeticError,
                 struct.error) as error:
-            raise UserError(f"{path}: is no zip file that can be read ({error}); fetch it again") from None
+            raise UserError(f"{path}: is not a readable zip file ({error}); fetch it again") from None
 
     def check_member(self, member: zipfile.ZipInfo) -> None:
-        """Raise :class:`UserError` for a member that is no ordinary file, or that claims what cannot be."""
+        """Raise :class:`UserError` for a member that is not a regular file, or whose sizes are impossible."""
         kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == 3 else 0
         problem = None
         if kind not in (0, stat.S_IFREG):
@@ -68,12 +68,12 @@ class Archive:
             raise UserError(f"{self.path}: member {member.filename} {problem}")
 
     def check_total(self, size: int) -> None:
-        """Raise :class:`UserError` where members of ``size`` bytes in all are more than it can hold."""
+        """Raise :class:`UserError` if members of ``size`` bytes in all are more than it can hold."""
         if _expands(size, self._stat.st_size):
             raise UserError(f"{self.path}: expands to {size_text(size)}, over {EXPANDS} times its size; remove it")
 
     def check(self) -> None:
-        """Raise :class:`UserError` where the file is no longer the one that was opened."""
+        """Raise :class:`UserError` if the file is no longer the one that was opened."""
         try:
             now = os.stat(self.path)
         except OSError as error:
@@ -88,9 +88,9 @@ class Archive:
     def read(self, member: zipfile.ZipInfo) -> bytes:
         where = f"{self.path}: member {member.filename}"
         if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{where} is encrypted, or compressed otherwise than by deflate; unpack the zip file")
+            raise UserError(f"{where} is encrypted, or not compressed by deflate; unpack the zip file")
         try:
-            # its header, and its data most of the time, in one round trip
+            # its header and, most of the time, its data in one round trip
             ahead = _LOCAL.size + len(member.filename.encode()) + 64 + member.compress_size
             found = os.pread(self._fd, ahead, member.header_offset)
             magic, name, extra = _LOCAL.unpack_from(found)
@@ -120,4 +120,4 @@ def unreadable(path: Path, error: OSError) -> UserError:
 
 
 def changed(path: Path) -> UserError:
-    return UserError(f"{path}: changed while it was read; wait until nobody writes there, and give the command again")
+    return UserError(f"{path}: changed while it was read; wait until nothing writes there, and run the command again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -157,3 +158,19 @@ def _progress() -> Any:
             print(f"fetching {weight.source}: {share}", file=sys.stderr)
 
     return show
+
+
+def renew_code(run: Run) -> dict[str, Any]:
+    """A new snapshot of the installed code beside the run's own, which later attempts import once it is recorded.
+
+    Returns:
+        Its record, see :func:`ecm_cluster.freeze.snapshot.freeze`, with the ``number`` of its directory.
+    """
+    number = next(n for n in itertools.count(2) if not run.code_folder(n).exists())
+    try:
+        bases = config.bases(run.spec.config)
+    except UserError:
+        bases = []  # only for the record, and may be gone: the run's resolved config is what is trained
+    own = run.spec.job.code
+    return {"number": number, **snapshot.freeze(run.code_folder(number), snapshot.own_packages(), bases,
+                                               Path(run.spec.cwd, own) if own else None)}

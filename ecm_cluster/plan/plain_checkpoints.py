@@ -17,6 +17,7 @@ from ..base.errors import UserError
 from ..base.units import check_run_path, safe_name
 from ..chain import evaluations, submissions
 from ..job import job as jobs
+from ..job.flags import given_flags
 from ..mmconfig import config
 from ..pickles import archive
 from ..rundir import checkpoints
@@ -61,7 +62,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     if not os.access(path, os.R_OK):
         raise UserError(f"RUN: {path} cannot be read; check its permissions")
     archive.check_weights(path)
-    flags: dict[str, Any] = {k: v for k, v in jobs.given_flags(args).items() if v is not None}
+    flags: dict[str, Any] = {k: v for k, v in given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
         choose.require(args.cluster)

@@ -1,15 +1,17 @@
-"""Following a run until it has ended: what ``submit --wait`` and the demo show."""
+"""Following a run, or evaluations, until they have ended: what ``--wait`` and the demo show."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from ..backends import choose
+from ..backends import choose, liveness
+from ..chain import evaluations
+from ..chain.evaluations import Element
 from ..console import cli, output, program
 from ..rundir.run import Run
-from . import results
+from . import results, trouble
 from . import state as states
 
 ENDED = ("done", "failed", "stopped")
@@ -63,3 +65,26 @@ def _show(state: states.RunState, shown: str) -> str:
     return key
 
 
+def follow_evaluations(wanted: Mapping[Run, Sequence[Element]]) -> bool:
+    """Wait until everything is scored, or no job is left to score it; print a line whenever more is done.
+
+    Returns:
+        Whether everything is scored.
+    """
+    said, idle = -1, 0
+    total = sum(map(len, wanted.values()))
+    while True:
+        left = {run: [e for e in elements if not evaluations.done(run, e)] for run, elements in wanted.items()}
+        done = total - sum(map(len, left.values()))
+        if done != said:
+            print(f"{done} of {total} scored", file=sys.stderr, flush=True)
+            said = done
+        if done == total:
+            return True
+        busy = any(liveness.alive(run) != {} for run, elements in left.items() if elements)
+        idle = 0 if busy else idle + 1
+        if idle > 2:  # an element ends before its figures can be read
+            for line in trouble.of_evaluations(left):
+                print(line, file=sys.stderr, flush=True)
+            return False
+        time.sleep(2.0)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..base import files
 from ..base.errors import UserError, one_of
 from ..base.reading import Unreadable, read_text
 from ..chain import evaluations
+from ..console import cli
 from ..job import eval_settings
 from ..rundir.run import Evaluation, Run
+from ..scoring.metrics import LINE, names
 from .tables import aligned, percent
 
-SHOWN = ("AP", "AP50", "APr", "APc", "APf")
+MOST_SHOWN = 5  # columns for the results of a dataset's own evaluation
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,15 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
     Raises:
         UserError: No row has it.
     """
-    names = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
+    known = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
                                for name in figures))
     given = (asked or "AP").replace("/", "_")
     for candidate in (given, f"segm_{given}", f"bbox_{given}"):
-        if candidate in names or not names:
+        if candidate in known or not known:
             return candidate
     if asked is None:  # several datasets that are no whole, or figures of a dataset's own evaluation
-        return next((name for name in names if name.endswith(("_AP", "_mAP"))), names[0])
-    raise one_of("metric", given, names)
+        return next((name for name in known if name.endswith(("_AP", "_mAP"))), known[0])
+    raise one_of("metric", given, known)
 
 
 def ranked(found: Sequence[Row], metric: str) -> list[Row]:
@@ -100,7 +105,7 @@ def best(run: Run, metric: str | None = None) -> Row:
 def table(found: Sequence[Row]) -> str:
     """One line a row, percent with one decimal; the run only where there are several."""
     shown = list(dict.fromkeys((kind, name) for row in found for kind, figures in row.document["figures"].items()
-                               for name in (SHOWN if "AP" in figures else list(figures)[:len(SHOWN)])))
+                               for name in (names(LINE) if "AP" in figures else list(figures)[:MOST_SHOWN])))
     several = len({row.run.path for row in found}) > 1
     header = [*(["run"] if several else []), "checkpoint", "settings", *(f"{kind} {name}" for kind, name in shown)]
     lines = []
@@ -140,3 +145,14 @@ def as_records(found: Sequence[Row]) -> list[dict[str, Any]]:
     return [{"run": row.run.name, "settings": row.settings,
              **{k: row.provenance.get(k) for k in ("checkpoint", "iteration", "epoch", "checkpoint_digest")},
              "figures": row.document["figures"], "folder": str(row.work.path)} for row in found]
+
+
+def keep(run: Run) -> None:
+    """Write everything a run is scored for as CSV into its directory, if that is writable."""
+    if not run.is_own or not (found := rows(run)):
+        return
+    try:
+        files.write_text(run.results_file, as_csv(found))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            cli.say(f"warning: {run.results_file} could not be written ({error.strerror})", sys.stderr)

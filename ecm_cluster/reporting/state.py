@@ -15,6 +15,7 @@ from ..base.units import size_text
 from ..chain import chain, evaluations, submissions
 from ..rundir import checkpoints
 from ..rundir.run import Evaluation, Run
+from ..scoring.metrics import LINE, names
 from . import trouble
 from .seen import Seen
 
@@ -295,7 +296,7 @@ def summary(document: dict[str, Any]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for kind in ("bbox", "segm"):
         figures = document.get("figures", {}).get(kind) or {}
-        for name in ("AP", "AP50", "APr", "APc", "APf"):
+        for name in names(LINE):
             if name in figures:
                 found[f"{kind}_{name}"] = figures[name]
     return found

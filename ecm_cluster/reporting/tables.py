@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..scoring import metrics
+
 UNDEFINED = "–"
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
 def percent(value: float | None) -> str:
@@ -19,24 +20,22 @@ def percent(value: float | None) -> str:
 def metrics_table(document: Mapping[str, Any]) -> str:
     """One row for each kind of overlap (bbox, segm), one column for each figure; its confidence interval, if known.
 
-    What a dataset's own evaluation gave stands below, a line for each figure, as it gave it.
+    The results of a dataset's own evaluation follow, one line per figure, unchanged.
 
     Args:
         document: content of ``metrics.json``, or what :func:`ecm_cluster.scoring.score.score` returns.
     """
     intervals = (document.get("bootstrap") or {}).get("intervals", {})
-    recall = f"AR@{document['max_dets']}"
-    rows = []
+    names, rows = metrics.names(metrics.TABLE, document["max_dets"]), []
     own = {kind: figures for kind, figures in document["figures"].items() if "AP" not in figures}
     for kind, figures in document["figures"].items():
         if kind in own:
             continue
-        rows.append([kind, *(percent(figures.get(name)) for name in (*FIGURES, recall))])
+        rows.append([kind, *(percent(figures.get(name)) for name in names)])
         if kind in intervals:
-            for end in ("low", "high"):
-                rows.append([f"  {end}", *(percent((intervals[kind].get(name) or {}).get(end))
-                                           for name in (*FIGURES, recall))])
-    lines = [aligned(["", *FIGURES, recall], rows, left=1)] if rows else []
+            rows += [[f"  {end}", *(percent((intervals[kind].get(name) or {}).get(end)) for name in names)]
+                     for end in ("low", "high")]
+    lines = [aligned(["", *names], rows, left=1)] if rows else []
     lines += [aligned([kind, ""], [[name, f"{value:.4g}"] for name, value in figures.items()], left=1)
               for kind, figures in own.items()]
     lines += [f"@{number}: {part['annotations']}" for number, part in enumerate(document.get("parts", ()))]

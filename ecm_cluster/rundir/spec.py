@@ -13,7 +13,8 @@ from typing import Any
 
 from ..base.errors import UserError
 from ..base.reading import Maybe, Number, fits
-from ..job.job import Evaluation, Job
+from ..job.evaluation_options import EvaluationOptions
+from ..job.job import Job
 from .records import NAME
 
 
@@ -30,7 +31,7 @@ def recorded_job(values: Mapping[str, Any], base: Job | None = None) -> Job:
     known = {f.name: getattr(base, f.name) if base else _default(f) for f in fields(Job)}
     plain = {k: v for k, v in values.items() if k in known and k != "evaluation"}
     if block is not None:
-        plain["evaluation"] = _unchecked(Evaluation, block, "evaluation.")
+        plain["evaluation"] = _unchecked(EvaluationOptions, block, "evaluation.")
     return _unchecked(Job, {**known, **plain}, "")
 
 

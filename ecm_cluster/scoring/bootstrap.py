@@ -16,7 +16,7 @@ the replicates hold fewer of its classes than other sets of images would, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -29,15 +29,15 @@ from .matches import Accumulator, Matches
 REPLICATES = 200  # enough for a standard error: Efron and Tibshirani, chapter 6
 
 
-def bootstrap(matches: Matches, by_frequency: Sequence[Sequence[int]], max_dets: int = 300,
+def bootstrap(matches: Matches, categories: Sequence[Mapping[str, Any]], max_dets: int = 300,
               replicates: int = REPLICATES, seed: int = 0, confidence: float = 0.95,
               on_replicate: Callable[[int, int], None] | None = None) -> dict[str, dict[str, Any]]:
-    """A confidence interval for every figure of LVIS.
+    """A confidence interval for every metric.
 
     Args:
         matches: of one kind of overlap.
-        by_frequency: what :func:`.figures.groups` gives.
-        max_dets: names the recalls.
+        categories: of the annotation file.
+        max_dets: maximum detections per image.
         replicates: how often the images are drawn.
         seed: of the draws; equal seeds draw equal images.
         confidence: the share of sets whose interval is to hold what the figure is on average.
@@ -51,17 +51,20 @@ def bootstrap(matches: Matches, by_frequency: Sequence[Sequence[int]], max_dets:
     check(replicates, confidence)
     rng = np.random.default_rng(seed)
     accumulate = Accumulator(matches)
-    point = metrics.summarize(*accumulate(), by_frequency, max_dets)
-    rows = []
+
+    def figures(times: np.ndarray | None = None) -> dict[str, float]:
+        return metrics.figures(metrics.of_lvis(*accumulate(times), categories, max_dets))
+
+    point, rows = figures(), []
     for done in range(replicates):
         times = np.bincount(rng.integers(0, matches.images, matches.images), minlength=matches.images)
-        rows.append(list(metrics.summarize(*accumulate(times), by_frequency, max_dets).values()))
+        rows.append(list(figures(times).values()))
         if on_replicate:
             on_replicate(done + 1, replicates)
     return {name: _interval(point[name], values, confidence) for name, values in zip(point, np.array(rows).T)}
 
 
-def check(replicates: int, confidence: float) -> None:
+def check(replicates: int, confidence: float = 0.95) -> None:
     """Refuse what gives no interval."""
     if replicates < 2:
         raise UserError(f"bootstrap: {replicates} replicates give no interval; {REPLICATES} are usual")

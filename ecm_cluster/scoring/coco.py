@@ -15,26 +15,29 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .detections import Detections
+from .metrics import Curves, Progress
 
-USUAL = 100  # detections of an image and class at which COCO takes AP
+USUAL = 100  # maximum detections per image and class at which pycocotools takes AP
+
+
+def score(document: dict[str, Any], found: Detections, iou_types: Sequence[str], limits: Sequence[int],
+          thresholds: Sequence[float], on_progress: Progress | None) -> dict[str, Curves]:
+    """See :data:`ecm_cluster.scoring.scorers.Score`; all ids are integers."""
+    return {iou_type: evaluate(document, found, iou_type, limits, thresholds) for iou_type in iou_types}
 
 
 def evaluate(document: dict[str, Any], found: Detections, iou_type: str, limits: Sequence[int] = (1, 10, USUAL),
-             iou_thrs: Sequence[float] = ()) -> tuple[dict[str, float], np.ndarray]:
-    """Evaluate by pycocotools, as mmdet's ``CocoDataset.evaluate`` does it.
+             iou_thrs: Sequence[float] = ()) -> Curves:
+    """Evaluate by pycocotools, as mmdet's ``CocoDataset.evaluate`` does.
 
     Masks are sorted into small, medium and large by their own area. An object without ``iscrowd`` is no crowd.
 
     Args:
-        document: Images, annotations and categories that count, and no others; all ids are whole numbers.
+        document: Images, annotations and categories to score, and no others.
         found: Detections on its images.
-        limits: Detections of each image *and category* that count (``proposal_nums`` of mmdet), ascending. AP is taken
-            at 100 where that is one of them, as pycocotools has it, and else, as everything else, at the last.
+        limits: Maximum detections per image *and category* (``proposal_nums`` of mmdet), ascending. AP is taken at 100
+            if that is one of them, as in pycocotools, and otherwise, like everything else, at the last.
         iou_thrs: Overlaps to average over; none: 0.5 to 0.95.
-
-    Returns:
-        Figures by the names that lvis-api uses (-1 where undefined; no APr, APc, APf) with a recall for each limit,
-        and precision at the last limit of shape (thresholds, 101 recalls, categories by ascending id, 4 areas).
     """
     results = found.to_lvis_results(iou_type)
     for result in results if iou_type == "segm" else ():
@@ -50,14 +53,9 @@ def evaluate(document: dict[str, Any], found: Detections, iou_type: str, limits:
         evaluation.evaluate()
         evaluation.accumulate()
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    usual = list(limits).index(USUAL) if USUAL in limits else -1
-    last, most, thresholds = precision[..., -1], limits[-1], evaluation.params.iouThrs
-    figures = {"AP": _mean(precision[..., 0, usual]), "AP50": _mean(last[thresholds == 0.5, ..., 0]),
-               "AP75": _mean(last[thresholds == 0.75, ..., 0])}
-    figures.update({f"AP{area}": _mean(last[..., i]) for i, area in enumerate("sml", 1)})
-    figures.update({f"AR@{limit}": _mean(recall[..., 0, i]) for i, limit in enumerate(limits)})
-    figures.update({f"AR{area}@{most}": _mean(recall[..., i, -1]) for i, area in enumerate("sml", 1)})
-    return figures, last
+    usual = precision[..., list(limits).index(USUAL)] if USUAL in limits else None
+    return Curves(precision[..., -1], {limit: recall[..., at] for at, limit in enumerate(limits)},
+                  np.asarray(evaluation.params.iouThrs), {}, usual)
 
 
 def _coco(document: dict[str, Any]) -> COCO:
@@ -65,8 +63,3 @@ def _coco(document: dict[str, Any]) -> COCO:
     coco.dataset = {**document, "annotations": [{"iscrowd": 0, **a} for a in document["annotations"]]}
     coco.createIndex()
     return coco
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[values > -1]
-    return float(np.mean(defined)) if len(defined) else -1.0

@@ -1,29 +1,28 @@
 """hotcoco as the scorer: lvis-api's arrays to the last bit, from columns, in Rust.
 
-hotcoco and vernier both give these arrays on ordinary files, at much the same speed (benchmarks/README.md). hotcoco was
-taken because it takes detections *and* federated ground truth as arrays, where vernier has the federated lists from
-JSON text only; because it scores whatever lvis-api scores, where vernier refuses a category that is both listed as
-missing and present or not annotated throughout; and because it needs numpy alone, where vernier needs pyarrow. Where it
-differs from lvis-api (tests/lvis/test_fast_scoring.py has the cases) the input is put so that it cannot show:
+hotcoco and vernier both give these arrays on ordinary files, at about the same speed (benchmarks/README.md). hotcoco
+was chosen because it accepts detections *and* federated ground truth as arrays, where vernier reads the federated lists
+from JSON text only; because it scores whatever lvis-api scores, where vernier rejects a category that is both listed as
+absent and present or not exhaustively annotated; and because it needs numpy alone, where vernier needs pyarrow. Where
+it differs from lvis-api (tests/scoring/test_fast_scoring.py has the cases) the input is prepared so that it cannot matter:
 
-- objects and detections without area are left out, as lvis-api leaves them out without a word;
-- the limit of detections an image is applied before that, over all categories, the first of equal scores stay;
-- detections in categories that are known neither to be on the image nor to be missing from it are left out, as
-  in lvis-api, and masks go in only where there is an object to compare them with;
-- an object with ``ignore`` has an area beyond all ranges: hotcoco knows ``iscrowd`` alone, lvis-api not at all;
-- detections go in as rows with a box, whose area then counts for ``segm`` too, as in lvis-api;
-- polygons that pycocotools reads in a way of its own are encoded by pycocotools;
+- objects and detections without area are dropped, as in lvis-api;
+- the maximum of detections per image is applied before that, over all categories; of equal scores the first are kept;
+- detections in categories that are known neither to be in the image nor to be absent from it are dropped, as in
+  lvis-api, and masks are passed only where there is an object to compare them with;
+- an object with ``ignore`` gets an area beyond all ranges: hotcoco knows ``iscrowd`` only, lvis-api ``ignore`` only;
+- detections are passed as rows with a box, whose area then counts for ``segm`` too, as in lvis-api;
+- polygons that pycocotools reads differently are encoded by pycocotools;
 - ids are positions in ascending order, so none is too large for a column of doubles;
-- an object with the id 0 takes its detection, which still counts as wrong; its category is summed in
+- an object with the id 0 consumes its detection, which still counts as a false positive; its category is accumulated in
   :mod:`.matches`.
 
-Imported by :mod:`.scoring` when it scores, since it needs hotcoco and numpy.
+Imported by :mod:`.scorers` when it scores, since it needs hotcoco and numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import hotcoco
@@ -31,110 +30,24 @@ import numpy as np
 
 from ..base.errors import UserError
 from . import metrics
-from .detections import Detections, no_collection, strongest
-from .matches import Accumulator, Matches
+from .detections import Detections, no_collection
+from .matches import Accumulator, Admitted, GroundTruth, Matches, admit, contains
+from .metrics import Curves, Progress
 
-BEYOND = 4 * metrics.AREA_RANGES[0][1]  # an area in no range
-NO_MASK = {"size": [1, 1], "counts": b"1"}  # where nobody looks at it
+NO_MASK = {"size": [1, 1], "counts": b"1"}  # where it is never read
 CHUNK = 250  # images whose matches are in Python objects at a time: about 100 MB
 
 
-class GroundTruth:
-    """Objects of an LVIS document as columns, images and categories by position in ascending order of ids.
-
-    Attributes:
-        images: M image ids, ascending.
-        categories: K category ids, ascending.
-        image, category: (G,) position of each object that lvis-api looks at.
-        area: (G,) pixels, ``BEYOND`` where an object is to be ignored.
-        zero: (G,) bool, the object's id is 0.
-        present: sorted codes image * K + category of pairs that hold an object.
-        absent: the same of pairs known to hold none, and of those
-        unfinished: pairs where not every object is annotated.
-    """
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        self.images = np.sort(np.array([image["id"] for image in document["images"]], np.int64))
-        self.categories = np.sort(np.array([c["id"] for c in document["categories"]], np.int64))
-        self.records = sorted(document["images"], key=lambda image: image["id"])
-        annotations = [a for a in document["annotations"] if 0 < a["area"] < np.inf]
-        image = positions(self.images, [a["image_id"] for a in annotations])
-        category = positions(self.categories, [a["category_id"] for a in annotations])
-        known = (image >= 0) & (category >= 0)
-        self.annotations = [a for a, is_known in zip(annotations, known.tolist()) if is_known]
-        self.image, self.category = image[known], category[known]
-        self.area = np.array([BEYOND if a.get("ignore") else a["area"] for a in self.annotations], np.float64)
-        self.zero = np.array([a["id"] == 0 for a in self.annotations], bool)
-        self.present = np.unique(self.code(self.image, self.category))
-        self.absent = self._listed("neg_category_ids")
-        self.unfinished = self._listed("not_exhaustive_category_ids")
-
-    def code(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
-        return image * len(self.categories) + category
-
-    def _listed(self, field: str) -> np.ndarray:
-        lists = [record[field] for record in self.records]
-        image = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists])
-        category = positions(self.categories, [i for ids in lists for i in ids])
-        return np.unique(self.code(image, category)[category >= 0])
-
-    def masks(self) -> list[Any]:
-        """The segmentation of each object, in a form that hotcoco and pycocotools read alike."""
-        return [a["segmentation"] if _is_plain(a["segmentation"]) else _encoded(a["segmentation"], self.records[at])
-                for a, at in zip(self.annotations, self.image.tolist())]
-
-    def dataset(self, iou_type: str) -> hotcoco.COCO:
-        """For hotcoco; object i has the id i + 1."""
-        if iou_type == "segm" and not all("height" in r and "width" in r for r in self.records):
-            raise UserError("images: height or width is missing; masks are compared on images of known size")
-        images = [{"id": at, "height": r.get("height", 0), "width": r.get("width", 0), "neg_category_ids": [],
-                   "not_exhaustive_category_ids": []} for at, r in enumerate(self.records)]
-        for field, codes in (("neg_category_ids", self.absent), ("not_exhaustive_category_ids", self.unfinished)):
-            for image, category in zip(*(part.tolist() for part in np.divmod(codes, len(self.categories)))):
-                images[image][field].append(category)
-        categories = [{"id": at, "name": f"{at}"} for at in range(len(self.categories))]
-        boxes = np.array([a.get("bbox", (0, 0, 0, 0)) for a in self.annotations], np.float64).reshape(-1, 4)
-        return hotcoco.COCO.from_arrays(
-            images, categories, self.image, self.category, boxes, ids=np.arange(1, len(boxes) + 1), area=self.area,
-            iscrowd=np.zeros(len(boxes), bool), segmentation=self.masks() if iou_type == "segm" else None)
-
-
-@dataclass(frozen=True, eq=False)
-class Admitted:
-    """The n detections that count, in the order given.
-
-    Attributes:
-        rows: (n,) positions among all.
-        image, category: (n,) positions in the ground truth.
-        compared: (n,) bool, there is an object of the category on the image.
-        area: (n,) of the box.
-        score: (n,).
-    """
-
-    rows: np.ndarray
-    image: np.ndarray
-    category: np.ndarray
-    compared: np.ndarray
-    area: np.ndarray
-    score: np.ndarray
-
-    def take(self, index: np.ndarray) -> Admitted:
-        return Admitted(self.rows[index], self.image[index], self.category[index], self.compared[index],
-                        self.area[index], self.score[index])
-
-
-def admit(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int) -> Admitted:
-    """What lvis-api would look at of ``found``."""
-    score = found.scores(iou_type)
-    area = found.bbox[:, 2] * found.bbox[:, 3]
-    image, category = positions(truth.images, found.image_id), positions(truth.categories, found.category_id)
-    # 1 where an object is, 2 where none is known to be; the last place is for what the document does not have
-    listed = np.zeros(len(truth.images) * len(truth.categories) + 1, np.uint8)
-    listed[truth.absent] = 2
-    listed[truth.present] = 1
-    state = listed[np.where((image >= 0) & (category >= 0), truth.code(image, category), -1)]
-    rows = np.flatnonzero((state > 0) & (area > 0) & (area < np.inf) & strongest(found.image_id, score, max_dets))
-    return Admitted(rows, image[rows], category[rows], state[rows] == 1, area[rows], score[rows])
+def score(document: dict[str, Any], found: Detections, iou_types: Sequence[str], limits: Sequence[int],
+          thresholds: Sequence[float], on_progress: Progress | None) -> dict[str, Curves]:
+    """See :data:`ecm_cluster.scoring.scorers.Score`."""
+    truth, curves = GroundTruth(document), {}
+    for iou_type in iou_types:
+        curves[iou_type] = metrics.of_lvis(*evaluate(truth, found, iou_type, limits[-1]), document["categories"],
+                                           limits[-1])
+        if on_progress:
+            on_progress(iou_type, len(truth.categories), len(truth.categories))
+    return curves
 
 
 def evaluate(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int = 300,
@@ -145,10 +58,10 @@ def evaluate(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int
         truth: of LVIS form.
         found: detections on its images; scores and boxes are finite.
         iou_type: ``bbox`` or ``segm``.
-        max_dets: detections that count in an image.
+        max_dets: maximum detections per image.
     """
     admitted = admit(truth, found, iou_type, max_dets)
-    evaluation = _evaluator(truth.dataset(iou_type), found, admitted, iou_type, max_dets)
+    evaluation = _evaluator(_dataset(truth, iou_type), found, admitted, iou_type, max_dets)
     evaluation.evaluate()
     evaluation.accumulate()
     arrays: Any = evaluation.eval
@@ -160,6 +73,27 @@ def evaluate(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int
     return precision, recall
 
 
+def _dataset(truth: GroundTruth, iou_type: str) -> hotcoco.COCO:
+    """For hotcoco; object i has the id i + 1."""
+    records, absent, unfinished = truth.records, truth.absent, truth.unfinished
+    if iou_type == "segm" and not all("height" in r and "width" in r for r in records):
+        raise UserError("images: height or width is missing; masks are compared on images of known size")
+    images = [{"id": at, "height": r.get("height", 0), "width": r.get("width", 0), "neg_category_ids": [],
+               "not_exhaustive_category_ids": []} for at, r in enumerate(records)]
+    for field, codes in (("neg_category_ids", absent), ("not_exhaustive_category_ids", unfinished)):
+        for image, category in zip(*(part.tolist() for part in np.divmod(codes, len(truth.categories)))):
+            images[image][field].append(category)
+    categories = [{"id": at, "name": f"{at}"} for at in range(len(truth.categories))]
+    boxes = np.array([a.get("bbox", (0, 0, 0, 0)) for a in truth.annotations], np.float64).reshape(-1, 4)
+    # in a form that hotcoco and pycocotools read alike
+    masks = None if iou_type == "bbox" else [
+        a["segmentation"] if _is_plain(a["segmentation"]) else _encoded(a["segmentation"], records[at])
+        for a, at in zip(truth.annotations, truth.image.tolist())]
+    return hotcoco.COCO.from_arrays(
+        images, categories, truth.image, truth.category, boxes, ids=np.arange(1, len(boxes) + 1), area=truth.area,
+        iscrowd=np.zeros(len(boxes), bool), segmentation=masks)
+
+
 def _evaluator(dataset: hotcoco.COCO, found: Detections, admitted: Admitted, iou_type: str, max_dets: int,
                ) -> hotcoco.COCOeval:
     """Detection i of ``admitted`` has the id i + 1."""
@@ -168,7 +102,7 @@ def _evaluator(dataset: hotcoco.COCO, found: Detections, admitted: Admitted, iou
     with no_collection():
         masks = _masks(found, admitted) if iou_type == "segm" else None
         detected = dataset.load_res(np.ascontiguousarray(table, np.float64), segmentation=masks)
-    # the limit was applied already: without this hotcoco would apply its own 300
+    # the limit has been applied: without this hotcoco would apply its own of 300
     evaluation = hotcoco.COCOeval(dataset, detected.cap_detections_per_image(None), iou_type, lvis_style=True)
     evaluation.params.max_dets = [max_dets]
     return evaluation
@@ -182,7 +116,7 @@ def _masks(found: Detections, admitted: Admitted) -> list[Any]:
     begin, end = (part.tolist() for part in found.masks.span[admitted.rows[at]].T)
     size = found.masks.size[admitted.rows[at]].astype(np.int64)
     codes, which = np.unique(size[:, 0] << 32 | size[:, 1], return_inverse=True)
-    sizes = [[code >> 32, code & 0xFFFFFFFF] for code in codes.tolist()]  # a few, shared by all
+    sizes = [[code >> 32, code & 0xFFFFFFFF] for code in codes.tolist()]  # few distinct ones, shared
     for row, b, e, k in zip(at.tolist(), begin, end, which.tolist()):
         masks[row] = {"size": sizes[k], "counts": bytes(counts[b:e])}
     return masks
@@ -190,30 +124,30 @@ def _masks(found: Detections, admitted: Admitted) -> list[Any]:
 
 def find_matches(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int = 300,
                  only: Collection[int] | None = None) -> Matches:
-    """What matches what, by hotcoco's records of each image and category.
+    """Which detection matches which object, from hotcoco's records of each image and category.
 
     Args:
         truth, found, iou_type, max_dets: as for :func:`evaluate`.
-        only: positions of the categories that are wanted, None for all.
+        only: positions of the categories to look at, None for all.
     """
     admitted = admit(truth, found, iou_type, max_dets)
     if only is not None:
         admitted = admitted.take(np.isin(admitted.category, list(only)))
     code = truth.code(admitted.image, admitted.category)
     outside = np.stack([(admitted.area < low) | (admitted.area > high) for low, high in metrics.AREA_RANGES])
-    pardoned = outside | _contains(truth.unfinished, code)  # what hits nothing is ignored
+    excused = outside | contains(truth.unfinished, code)  # an unmatched detection is ignored there
     shape = (len(outside), len(metrics.iou_thresholds()), len(code))
     matched = np.zeros(shape, bool)
-    ignored = np.repeat(pardoned[:, None], shape[1], axis=1)
+    ignored = np.repeat(excused[:, None], shape[1], axis=1)
     compared = np.flatnonzero(admitted.compared)  # only these can hit
-    evaluation = _evaluator(truth.dataset(iou_type), found, admitted.take(compared), iou_type, max_dets)
+    evaluation = _evaluator(_dataset(truth, iou_type), found, admitted.take(compared), iou_type, max_dets)
     zero = set((np.flatnonzero(truth.zero) + 1).tolist())
     for images in _chunks(np.unique(admitted.image[compared]).tolist()):
         evaluation.params.img_ids = images
         evaluation.evaluate()
         for at, record in enumerate(evaluation.eval_imgs):
             if record is not None and record["dtIds"]:
-                _note(record, at % shape[0], compared, pardoned, matched, ignored, zero)
+                _note(record, at % shape[0], compared, excused, matched, ignored, zero)
     pairs, position = np.unique(truth.code(truth.image, truth.category), return_inverse=True)
     truths = np.zeros((len(pairs), shape[0]), np.int64)
     for area, (low, high) in enumerate(metrics.AREA_RANGES):
@@ -222,28 +156,17 @@ def find_matches(truth: GroundTruth, found: Detections, iou_type: str, max_dets:
                    matched, ignored, *np.divmod(pairs, len(truth.categories)), truths)
 
 
-def _note(record: dict[str, Any], area: int, compared: np.ndarray, pardoned: np.ndarray, matched: np.ndarray,
+def _note(record: dict[str, Any], area: int, compared: np.ndarray, excused: np.ndarray, matched: np.ndarray,
           ignored: np.ndarray, zero: set[int]) -> None:
     """One image, category and range of areas."""
     assert tuple(record["aRng"]) == metrics.AREA_RANGES[area]
     rows = compared[np.array(record["dtIds"], np.int64) - 1]
     hit, ignore = np.array(record["dtMatched"], bool), np.array(record["dtIgnore"], bool)
-    for gt in zero.intersection(record["gtIds"]):  # lvis-api takes "hit the object 0" for "hit nothing"
+    for gt in zero.intersection(record["gtIds"]):  # lvis-api reads "matched the object 0" as "matched nothing"
         nothing = np.array(record["dtMatches"]) == gt
         hit &= ~nothing
-        ignore |= nothing & pardoned[area, rows]
+        ignore |= nothing & excused[area, rows]
     matched[area][:, rows], ignored[area][:, rows] = hit, ignore
-
-
-def positions(known: np.ndarray, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(n,) where each of ``ids`` is in ``known``, which ascends; -1 where it is not."""
-    ids = np.asarray(ids, np.int64)
-    at = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
-    return np.where(known[at] == ids, at, -1) if len(known) else np.full(len(ids), -1)
-
-
-def _contains(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return positions(codes, wanted) >= 0
 
 
 def _chunks(items: list[int]) -> Iterator[list[int]]:
@@ -251,17 +174,17 @@ def _chunks(items: list[int]) -> Iterator[list[int]]:
 
 
 def _is_plain(segmentation: Any) -> bool:
-    """An encoding, or polygons of three points or more: what everybody reads alike."""
+    """An encoding, or polygons of three points or more: what all libraries read alike."""
     return isinstance(segmentation, dict) or (
         bool(segmentation) and all(len(part) >= 6 and len(part) % 2 == 0 for part in segmentation))
 
 
 def _encoded(segmentation: Any, image: dict[str, Any]) -> dict[str, Any]:
-    """As lvis-api's ``ann_to_rle`` does it."""
+    """As lvis-api's ``ann_to_rle`` does."""
     from pycocotools import mask as mask_utils
 
     try:
         return mask_utils.merge(mask_utils.frPyObjects(segmentation, image["height"], image["width"]))
     except (TypeError, ValueError, IndexError) as error:
-        raise UserError(f"annotations: image {image['id']} has a segmentation that is no mask ({error}); an object "
+        raise UserError(f"annotations: image {image['id']} has a segmentation that is not a mask ({error}); an object "
                         "needs a polygon of three points or more, or an encoding") from error

@@ -1,25 +1,28 @@
-"""lvis-api as the scorer: its own code decides every match, every precision and every mean.
+"""lvis-api as the reference: its own code decides every match and every precision.
 
-Run as it ships, lvis-api looks at every pair of image and category, 24 million in LVIS v1 val, of which few
-hold anything, and keeps a record of each. Its categories do not influence each other, and a pair with neither
-ground truth nor admitted detection adds nothing. So here it is run category by category, each on the images
-that hold ground truth of the category or are known to be free of it; the precision and recall of all
-categories are then summarized by lvis-api in one go. Results are equal to the last bit.
+It is what other scorers are compared with, and what scores on Python below 3.10, which hotcoco does not support.
 
-Imported by :mod:`.scoring` when it scores, since it needs lvis, numpy and pycocotools.
+Run as it ships, lvis-api visits every pair of image and category, 24 million in LVIS v1 val, most of them empty, and
+keeps a record of each. Categories do not influence each other, and a pair with neither ground truth nor a detection
+adds nothing. So it is run category by category, each on the images that contain objects of the category or are known
+to be free of it. Results are equal to the last bit.
+
+Imported by :mod:`.scorers` when it scores, since it needs lvis, numpy and pycocotools.
 """
 
 from __future__ import annotations
 
 import types
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from lvis import LVIS, LVISEval, LVISResults
 
+from . import metrics
 from .detections import Detections, strongest
+from .metrics import Curves, Progress
 
 
 def _with_numpy_float(function: types.FunctionType) -> types.FunctionType:
@@ -36,8 +39,8 @@ class _Shared(dict):
         return _Shared(self)
 
 
-class GroundTruth(LVIS):
-    """LVIS ground truth from an annotation file that is parsed already."""
+class LvisTruth(LVIS):
+    """LVIS ground truth from a parsed annotation file."""
 
     dataset: dict[str, Any]
 
@@ -51,13 +54,13 @@ class GroundTruth(LVIS):
 
 
 class _Results(LVISResults):
-    """Results in memory, possibly none, which lvis-api does not foresee."""
+    """Results in memory, possibly none, which lvis-api does not support."""
 
-    def __init__(self, ground_truth: GroundTruth, results: list[dict[str, Any]]) -> None:
+    def __init__(self, ground_truth: LvisTruth, results: list[dict[str, Any]]) -> None:
         self._given = results
         if results:
-            # a "path", not the list: for a list lvis-api calls logger.warn, which Python 3.13 does not have.
-            # No limit here: it holds over all categories of an image and was applied already
+            # a "path", not the list: for a list lvis-api calls logger.warn, which Python 3.13 lacks. No limit
+            # here: it applies to all categories of an image together, and has been applied already
             super().__init__(ground_truth, "", max_dets=-1)
         else:
             self.dataset = {**ground_truth.dataset, "annotations": []}
@@ -68,62 +71,71 @@ class _Results(LVISResults):
         return self._given
 
 
-class Evaluation(LVISEval):
+class NumpySafeEval(LVISEval):
     """lvis-api's evaluation on a numpy without ``np.float``."""
 
     accumulate = _with_numpy_float(LVISEval.accumulate)
 
 
-def evaluate(ground_truth: GroundTruth, found: Detections, iou_type: str, max_dets: int = 300,
-             on_category: Callable[[int, int], None] | None = None) -> Evaluation:
+def score(document: dict[str, Any], found: Detections, iou_types: Sequence[str], limits: Sequence[int],
+          thresholds: Sequence[float], on_progress: Progress | None) -> dict[str, Curves]:
+    """See :data:`ecm_cluster.scoring.scorers.Score`."""
+    truth, curves = LvisTruth(document), {}
+    for iou_type in iou_types:
+        def on_category(done: int, total: int, iou_type: str = iou_type) -> None:
+            if on_progress:
+                on_progress(iou_type, done, total)
+
+        arrays = evaluate(truth, found, iou_type, limits[-1], on_category)
+        curves[iou_type] = metrics.of_lvis(*arrays, document["categories"], limits[-1])
+    return curves
+
+
+def evaluate(truth: LvisTruth, found: Detections, iou_type: str, max_dets: int = 300,
+             on_category: Callable[[int, int], None] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Evaluate by lvis-api.
 
     Args:
-        ground_truth: of LVIS form; for ``segm`` its polygons become run lengths, in place, as in lvis-api.
+        truth: of LVIS form; for ``segm`` its polygons become run lengths, in place, as in lvis-api.
         found: detections on its images.
         iou_type: ``bbox`` or ``segm``.
-        max_dets: detections that count in an image.
+        max_dets: maximum detections per image.
         on_category: called with (categories done, categories in all).
 
     Returns:
-        The evaluation, summarized: ``results`` (figures by name, -1 where undefined), ``eval["precision"]``
-        (10 thresholds, 101 recalls, categories, 4 areas) and ``eval["recall"]``, -1 where undefined.
+        Precision (10 thresholds, 101 recalls, categories, 4 areas) and recall, -1 where undefined.
     """
-    whole = Evaluation(ground_truth, _Results(ground_truth, []), iou_type)
-    whole.params.max_dets = max_dets
+    whole = NumpySafeEval(truth, _Results(truth, []), iou_type)
     categories = whole.params.cat_ids
     shape = (len(whole.params.iou_thrs), len(categories), len(whole.params.area_rng))
     precision = -np.ones((shape[0], len(whole.params.rec_thrs), *shape[1:]))
     recall = -np.ones(shape)
     free_of = defaultdict(list)
-    for image in ground_truth.dataset["images"]:
+    for image in truth.dataset["images"]:
         for category in image["neg_category_ids"]:
             free_of[category].append(image["id"])
     found = found.take(strongest(found.image_id, found.scores(iou_type), max_dets))
     found = found.take(np.argsort(found.category_id, kind="stable"))
     begins, ends = (np.searchsorted(found.category_id, categories, side) for side in ("left", "right"))
     for at, category in enumerate(categories):
-        present = set(ground_truth.cat_img_map.get(category, ()))
+        present = set(truth.cat_img_map.get(category, ()))
         if present:  # a category without ground truth stays undefined, whatever was detected
             images = sorted(present.union(free_of[category]))
             rows = found.take(slice(begins[at], ends[at]))
             rows = rows.take(np.isin(rows.image_id, images))
-            part = _one_category(ground_truth, rows, iou_type, category, images)
+            part = _one_category(truth, rows, iou_type, category, images)
             precision[:, :, at], recall[:, at] = part["precision"][:, :, 0], part["recall"][:, 0]
         if on_category:
             on_category(at + 1, len(categories))
-    whole.freq_groups = whole._prepare_freq_group()
-    whole.eval = {"params": whole.params, "precision": precision, "recall": recall}
-    whole.summarize()
-    return whole
+    return precision, recall
 
 
-def _one_category(ground_truth: GroundTruth, found: Detections, iou_type: str, category: int,
+def _one_category(ground_truth: LvisTruth, found: Detections, iou_type: str, category: int,
                   images: list[int]) -> dict[str, np.ndarray]:
     """lvis-api's precision and recall for one category on ``images``."""
-    part = GroundTruth(dict(images=ground_truth.load_imgs(images), annotations=[],
+    part = LvisTruth(dict(images=ground_truth.load_imgs(images), annotations=[],
                                categories=ground_truth.load_cats([category])))
-    evaluation = Evaluation(ground_truth, _Results(part, found.to_lvis_results(iou_type)), iou_type)
+    evaluation = NumpySafeEval(ground_truth, _Results(part, found.to_lvis_results(iou_type)), iou_type)
     evaluation.params.img_ids, evaluation.params.cat_ids = images, [category]
     evaluation.evaluate()
     evaluation.accumulate()

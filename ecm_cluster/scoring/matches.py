@@ -1,19 +1,102 @@
-"""Which detections hit, as columns, and precision and recall from them for images that count any number of times.
+"""LVIS ground truth and matches as columns, and precision and recall for images that count any number of times.
 
-A match depends on its image alone. So the matches of a set of detections are found once, and what comes after
-(the order by score, the sums, precision at each recall) can be done again for any choice of images: that is
-what the bootstrap does. With every image once the arrays are lvis-api's, to the last bit.
+A match depends on its image alone. So the matches of a set of detections are found once, and everything after that
+(the order by score, the sums, precision at each recall) can be repeated for any choice of images: that is what the
+bootstrap does. With every image once the arrays are lvis-api's, to the last bit.
 
 Imported where it is used, since it needs numpy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from . import metrics
+from .detections import Detections, strongest
+
+BEYOND = 4 * metrics.AREA_RANGES[0][1]  # an area in no range
+
+
+class GroundTruth:
+    """Objects of an LVIS document as columns, images and categories by position in ascending order of ids.
+
+    Attributes:
+        images: M image ids, ascending.
+        categories: K category ids, ascending.
+        image, category: (G,) position of each object that lvis-api considers.
+        area: (G,) pixels, ``BEYOND`` if the object is to be ignored.
+        zero: (G,) bool, the object's id is 0.
+        present: sorted codes image * K + category of pairs that contain an object.
+        absent: the same of pairs known to contain none
+        unfinished: the same of pairs that are not exhaustively annotated.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.images = np.sort(np.array([image["id"] for image in document["images"]], np.int64))
+        self.categories = np.sort(np.array([c["id"] for c in document["categories"]], np.int64))
+        self.records = sorted(document["images"], key=lambda image: image["id"])
+        annotations = [a for a in document["annotations"] if 0 < a["area"] < np.inf]
+        image = positions(self.images, [a["image_id"] for a in annotations])
+        category = positions(self.categories, [a["category_id"] for a in annotations])
+        known = (image >= 0) & (category >= 0)
+        self.annotations = [a for a, is_known in zip(annotations, known.tolist()) if is_known]
+        self.image, self.category = image[known], category[known]
+        self.area = np.array([BEYOND if a.get("ignore") else a["area"] for a in self.annotations], np.float64)
+        self.zero = np.array([a["id"] == 0 for a in self.annotations], bool)
+        self.present = np.unique(self.code(self.image, self.category))
+        self.absent = self._listed("neg_category_ids")
+        self.unfinished = self._listed("not_exhaustive_category_ids")
+
+    def code(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
+        return image * len(self.categories) + category
+
+    def _listed(self, field: str) -> np.ndarray:
+        lists = [record[field] for record in self.records]
+        image = np.repeat(np.arange(len(lists)), [len(ids) for ids in lists])
+        category = positions(self.categories, [i for ids in lists for i in ids])
+        return np.unique(self.code(image, category)[category >= 0])
+
+
+@dataclass(frozen=True, eq=False)
+class Admitted:
+    """The n detections that count, in the given order.
+
+    Attributes:
+        rows: (n,) positions among all.
+        image, category: (n,) positions in the ground truth.
+        compared: (n,) bool, there is an object of the category on the image.
+        area: (n,) of the box.
+        score: (n,).
+    """
+
+    rows: np.ndarray
+    image: np.ndarray
+    category: np.ndarray
+    compared: np.ndarray
+    area: np.ndarray
+    score: np.ndarray
+
+    def take(self, index: np.ndarray) -> Admitted:
+        return Admitted(self.rows[index], self.image[index], self.category[index], self.compared[index],
+                        self.area[index], self.score[index])
+
+
+def admit(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int) -> Admitted:
+    """The detections that lvis-api would consider."""
+    score = found.scores(iou_type)
+    area = found.bbox[:, 2] * found.bbox[:, 3]
+    image, category = positions(truth.images, found.image_id), positions(truth.categories, found.category_id)
+    # 1: an object is there, 2: known to be absent; the last place is for what the document does not contain
+    listed = np.zeros(len(truth.images) * len(truth.categories) + 1, np.uint8)
+    listed[truth.absent] = 2
+    listed[truth.present] = 1
+    state = listed[np.where((image >= 0) & (category >= 0), truth.code(image, category), -1)]
+    rows = np.flatnonzero((state > 0) & (area > 0) & (area < np.inf) & strongest(found.image_id, score, max_dets))
+    return Admitted(rows, image[rows], category[rows], state[rows] == 1, area[rows], score[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,3 +224,14 @@ class _Area:
         sums = np.cumsum(increments, axis=1)
         before = np.concatenate([np.zeros((len(sums), 1), sums.dtype), sums], axis=1)
         return sums - before[:, self.begin[self.hit_category]]
+
+
+def positions(known: np.ndarray, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """(n,) where each of ``ids`` is in ``known``, which ascends; -1 where it is not."""
+    ids = np.asarray(ids, np.int64)
+    at = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+    return np.where(known[at] == ids, at, -1) if len(known) else np.full(len(ids), -1)
+
+
+def contains(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return positions(codes, wanted) >= 0

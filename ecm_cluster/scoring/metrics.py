@@ -1,21 +1,125 @@
-"""From precision and recall arrays to the figures of LVIS, term by term as lvis-api's ``summarize`` has them.
+"""The metrics: one list, computed from precision and recall as every scorer gives them, term by term as in lvis-api.
 
-Also what the arrays are taken at: thresholds, recalls, areas. numpy is imported inside the functions, since
-:mod:`.scoring` has to import on a login node without it.
+A metric is one entry of :data:`METRICS`; tables, CSV, ``status``, ``compare`` and the bootstrap take it from there.
+numpy is imported inside the functions: tables are printed on login nodes without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
     import numpy as np
 
-MAX_DETS = 300  # of an image
+MAX_DETS = 300  # LVIS's limit of detections per image
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32 pixels), medium, large (above 96 x 96)
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
-FREQUENCIES = ("r", "c", "f")  # in at most 10 training images, at most 100, more
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in at most 10 training images, at most 100, more
+# what is being scored, of how many categories: (iou type, categories done, categories in all)
+Progress = Callable[[str, int, int], None]
+# where a metric is shown besides metrics.json and CSV files: in the table of one evaluation, in a line for each of
+# several evaluations and in `status`, in `compare`
+TABLE, LINE, COMPARE = "table", "line", "compare"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a scorer computes for one kind of overlap.
+
+    T thresholds of overlap, R recalls, K categories by ascending id, areas as in :data:`AREAS`; -1 where undefined.
+
+    Attributes:
+        precision: (T, R, K, 4).
+        recalls: (T, K, 4) for each limit of detections, ascending; ``precision`` is at the last.
+        thresholds: (T,).
+        groups: Positions of the rare, common and frequent categories; empty without frequencies.
+        usual: Precision at the limit where AP is taken, if that is not the last.
+    """
+
+    precision: np.ndarray
+    recalls: Mapping[int, np.ndarray]
+    thresholds: np.ndarray
+    groups: Mapping[str, Sequence[int]]
+    usual: np.ndarray | None = None
+
+    @property
+    def limit(self) -> int:
+        return max(self.recalls)
+
+    def at(self, overlap: float) -> np.ndarray:
+        """Precision over all areas at one threshold; empty if it is not among them."""
+        return self.of_area("")[self.thresholds == overlap]
+
+    def of_area(self, name: str) -> np.ndarray:
+        return self.precision[..., AREAS.index(name)]
+
+    def of_frequency(self, name: str) -> np.ndarray:
+        return self.of_area("")[:, :, list(self.groups.get(name, ()))]
+
+    def recall(self, area: str = "") -> np.ndarray:
+        return self.recalls[self.limit][..., AREAS.index(area)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: As in ``metrics.json``; ``{n}`` is the limit of detections.
+        values: What it is the mean of, over everything that is defined.
+        shown: ``TABLE``, ``LINE``, ``COMPARE``, or several of them.
+        frequency: Of a mean over classes: of these; empty: of all. None: not such a mean.
+    """
+
+    name: str
+    values: Callable[[Curves], np.ndarray]
+    shown: tuple[str, ...] = ()
+    frequency: str | None = None
+
+
+METRICS = (
+    Metric("AP", lambda c: c.of_area("") if c.usual is None else c.usual[..., 0], (TABLE, LINE, COMPARE), ""),
+    Metric("AP50", lambda c: c.at(0.5), (TABLE, LINE)),
+    Metric("AP75", lambda c: c.at(0.75), (TABLE,)),
+    Metric("APs", lambda c: c.of_area("s"), (TABLE,)),
+    Metric("APm", lambda c: c.of_area("m"), (TABLE,)),
+    Metric("APl", lambda c: c.of_area("l"), (TABLE,)),
+    Metric("APr", lambda c: c.of_frequency("r"), (TABLE, LINE, COMPARE), "r"),
+    Metric("APc", lambda c: c.of_frequency("c"), (TABLE, LINE, COMPARE), "c"),
+    Metric("APf", lambda c: c.of_frequency("f"), (TABLE, LINE, COMPARE), "f"),
+    Metric("AR@{n}", lambda c: c.recall(), (TABLE,)),
+    Metric("ARs@{n}", lambda c: c.recall("s")),
+    Metric("ARm@{n}", lambda c: c.recall("m")),
+    Metric("ARl@{n}", lambda c: c.recall("l")),
+)
+
+
+def names(where: str, limit: int | None = None) -> list[str]:
+    """Names of the metrics that are shown at a place."""
+    return [metric.name.format(n=limit) for metric in METRICS if where in metric.shown]
+
+
+def figures(curves: Curves) -> dict[str, float]:
+    """Every metric by name, and recall at the other limits; fractions of one, -1 where undefined."""
+    found = {metric.name.format(n=curves.limit): _mean_defined(metric.values(curves)) for metric in METRICS}
+    return {**found, **{f"AR@{limit}": _mean_defined(recall[..., 0]) for limit, recall in curves.recalls.items()}}
+
+
+def of_lvis(precision: np.ndarray, recall: np.ndarray, categories: Sequence[Mapping[str, Any]], max_dets: int,
+            ) -> Curves:
+    """The arrays of lvis-api's ``accumulate``, or equal ones."""
+    ordered = sorted(categories, key=lambda c: c["id"])
+    groups = {name: [at for at, c in enumerate(ordered) if c["frequency"] == name] for name in FREQUENCIES}
+    return Curves(precision, {max_dets: recall}, iou_thresholds(), groups)
+
+
+def per_class(precision: np.ndarray) -> np.ndarray:
+    """(K,) AP of each category over all areas, -1 where undefined."""
+    import numpy as np
+
+    return np.mean(np.ascontiguousarray(precision[..., 0].reshape(-1, precision.shape[2]).T), axis=1)
 
 
 def iou_thresholds() -> np.ndarray:
@@ -32,47 +136,11 @@ def recall_thresholds() -> np.ndarray:
     return np.linspace(0.0, 1.0, 101)
 
 
-def names(max_dets: int) -> list[str]:
-    """AP, AP50, AP75, APs, APm, APl, APr, APc, APf, then AR@n, ARs@n, ARm@n, ARl@n for n = ``max_dets``."""
-    return ["AP", "AP50", "AP75", *(f"AP{x}" for x in (*AREAS[1:], *FREQUENCIES)),
-            *(f"AR{area}@{max_dets}" for area in AREAS)]
-
-
-def groups(categories: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """For rare, common, frequent: positions of their categories among all, by ascending id."""
-    ordered = sorted(categories, key=lambda c: c["id"])
-    return [[at for at, c in enumerate(ordered) if c["frequency"] == wanted] for wanted in FREQUENCIES]
-
-
-def summarize(precision: np.ndarray, recall: np.ndarray, by_frequency: Sequence[Sequence[int]],
-              max_dets: int) -> dict[str, float]:
-    """The figures, fractions of one, -1 where nothing defines them.
-
-    Args:
-        precision: (10 thresholds, 101 recalls, K categories, 4 areas), -1 where undefined.
-        recall: (10 thresholds, K categories, 4 areas), -1 where undefined.
-        by_frequency: what :func:`groups` gives.
-        max_dets: names the recalls.
-    """
-    threshold, whole = iou_thresholds(), precision[..., 0]
-    values = [whole, whole[threshold == 0.5], whole[threshold == 0.75],
-              *(precision[..., area] for area in (1, 2, 3)), *(whole[:, :, group] for group in by_frequency),
-              *(recall[..., area] for area in range(4))]
-    return {name: _mean_defined(part) for name, part in zip(names(max_dets), values)}
-
-
-def per_class(precision: np.ndarray) -> np.ndarray:
-    """(K,) AP of each category over all areas, -1 where undefined; arguments as for :func:`summarize`."""
-    import numpy as np
-
-    return np.mean(np.ascontiguousarray(precision[..., 0].reshape(-1, precision.shape[2]).T), axis=1)
-
-
 def _mean_defined(values: np.ndarray) -> float:
     """Mean over what is defined (above -1), or -1, summed in the order of lvis-api.
 
     A category is defined at all thresholds and recalls or at none, so whole categories are taken, which is much
-    faster than to look at each number. They are the last axis.
+    faster than testing each number. They are the last axis.
     """
     import numpy as np
 

@@ -21,7 +21,7 @@ COCO, LVIS, OWN = "coco", "lvis", "mmdet"  # whose rule scores: COCO's, LVIS's, 
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoredDataset:
     """One dataset.
 
     Attributes:
@@ -94,7 +94,7 @@ class ScoredSet:
         whole: The parts are also scored as one, by mmdet's ``separate_eval=False``.
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[ScoredDataset]
     by_position: bool
     whole: bool = False
 
@@ -132,7 +132,7 @@ class ScoredSet:
             record = files.read_json(Path(path))
         except FileNotFoundError:
             return None
-        return cls([Part(**part) for part in record["parts"]], record["by_position"], record["whole"])
+        return cls([ScoredDataset(**part) for part in record["parts"]], record["by_position"], record["whole"])
 
 
 def _are_numbers(ids: Sequence[Any]) -> bool:

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..attempts.starts import NODE_LIMIT
+from ..base import processes
 from ..rundir.run import Run
 
 LOOKS = 3  # for the run directory, a second apart: a node that has just booted may still mount it
@@ -67,7 +68,7 @@ AFTER = r"""ecm_after() {
   trap - ERR
   ecm_note end ", \"phase\": \"$ecm_phase\", \"code\": ${step_code:-$code}${ecm_line:+, \"line\": $ecm_line}"
   for ecm_each in "$ecm_python" ${ecm_stand_in:+"$ecm_stand_in"}; do
-    PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_each" -m ecm_cluster.node.supervise.epilog \
+    PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_each" -m {epilog} \
       "$ecm_run" "$ecm_stage" "${step_code:-none}" && return
     python=$?
     [ $python -ge 126 ] || break # 126, 127: this shell cannot start it
@@ -100,7 +101,8 @@ def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None,
         "ecm_job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}",
         "ecm_restart=${SLURM_RESTART_COUNT:-0} ecm_node=${SLURMD_NODENAME:-$HOSTNAME}",
         *NOTES.splitlines(), *ELSEWHERE.splitlines(), *opening.splitlines(),
-        *AFTER.replace("{cancelled}", run.cancel_file.name).splitlines(),
+        *AFTER.replace("{cancelled}", run.cancel_file.name).replace(
+            "{epilog}", processes.module("batch-shell epilog", run.code_dir)).splitlines(),
     ]
 
 

@@ -26,7 +26,7 @@ from ..job import sharing
 from ..rundir import job_env
 from ..rundir.run import Run
 from .job_states import script_name
-from .sbatch import KEPT, Request, outside_environment, python_of, sbatch_parameters, task_command, visible_gpus
+from .sbatch import KEPT, JobRequest, outside_environment, python_of, sbatch_parameters, task_command, visible_gpus
 
 COMMAND_TIMEOUT = 60  # seconds
 SUBMIT_TIMEOUT = 120  # that sbatch may take: it waits for a slow slurmctld itself
@@ -43,7 +43,7 @@ def _executor_class() -> type:
     from submitit.slurm.slurm import SlurmExecutor
 
     class Executor(SlurmExecutor):
-        left_off: set[str] = set()
+        omitted: set[str] = set()
 
         @classmethod
         def affinity(cls) -> int:
@@ -52,20 +52,20 @@ def _executor_class() -> type:
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             head, mark, rest = super()._make_submission_file_text(command, uid).partition("\n\n# setup\n")
             lines = [line for line in head.splitlines()
-                     if line[len("#SBATCH --"):].partition("=")[0] not in self.left_off]
+                     if line[len("#SBATCH --"):].partition("=")[0] not in self.omitted]
             return "\n".join(lines) + mark + rest
 
     return Executor
 
 
-def _executor(request: Request) -> Any:
+def _executor(request: JobRequest) -> Any:
     executor = _executor_class()(request.run.submitit_dir, python=task_command(request.job))
     executor.update_parameters(**sbatch_parameters(request))
-    executor.left_off = request.left_off
+    executor.omitted = request.omitted
     return executor
 
 
-def render(request: Request) -> str:
+def render(request: JobRequest) -> str:
     """The exact sbatch script of one job; nothing is written."""
     executor = _executor(request)
     if request.elements > 1:
@@ -73,12 +73,12 @@ def render(request: Request) -> str:
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def write_task(request: Request, task: Callable[[], Any]) -> None:
+def write_task(request: JobRequest, task: Callable[[], Any]) -> None:
     """Put the task's pickle where a job whose submitter died finds it."""
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(task)
-    delayed.set_timeout(parse_time(request.time), 1 << 30)
+    delayed.set_timeout(request.job.time_minutes, 1 << 30)
     files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
 
 
@@ -86,7 +86,7 @@ class Unanswered(UserError):
     """sbatch gave up without Slurm's answer: a job may be there all the same."""
 
 
-def submit(request: Request, held: Sequence[int] = ()) -> str:
+def submit(request: JobRequest, held: Sequence[int] = ()) -> str:
     """sbatch one job, or one array; the script's name says its token.
 
     Args:
@@ -153,7 +153,7 @@ def job_id_in(answer: str) -> str | None:
     return None
 
 
-def refusal(request: Request, timeout: float = COMMAND_TIMEOUT) -> str | None:
+def refusal(request: JobRequest, timeout: float = COMMAND_TIMEOUT) -> str | None:
     """Why Slurm would not take a job (``sbatch --test-only``), or None. Dependencies are left out."""
     script = render(replace(request, after=None))
     try:

@@ -1,4 +1,4 @@
-"""What a job of the chain asks of Slurm: resources, options, and the shell lines around the program."""
+"""What a job of the chain requests from Slurm: resources, options, and the shell lines around the program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..base.units import parse_time
 from ..freeze import snapshot
 from ..job import job as jobs
 from ..job import sbatch_options, sharing
@@ -17,44 +16,36 @@ from ..rundir import job_env
 from ..rundir.run import Run
 from . import batch_shell
 
-# Everything of these prefixes describes the job that the submitting shell may itself run in; inside the new job it
-# would be read as the new job's own (SLURM_CPU_BIND alone has made jobs three times slower).
+# Variables with these prefixes describe the job that the submitting shell may itself run in; the new job would read
+# them as its own (SLURM_CPU_BIND alone has made jobs three times slower).
 LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_", "TORCHELASTIC_")
 LEAKING_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
                  "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
 TOKEN_ENV = "ECM_CLUSTER_TOKEN"  # the token of the job that a process belongs to
-KEPT = ("SLURM_CONF",)  # where the commands find their cluster
+KEPT = ("SLURM_CONF",)  # how the commands find their cluster
 
 
 @dataclass(frozen=True)
-class Request:
-    """What one job of the chain asks of the cluster.
+class JobRequest:
+    """What one job of the chain requests from the cluster.
 
     Attributes:
         stage: Name in the chain: ``train``, ``evaluate``.
         token: The job's comment, by which it is found again.
         after: Job id that must have ended well before this one starts, or a dependency in Slurm's own words.
         elements: Elements of a job array; 1: a plain job.
-        at_once: How many of them may run at the same time.
+        at_once: How many of them may run concurrently.
         setup: Shell lines before srun; None: those of a run.
     """
 
     run: Run
     job: jobs.Job
     stage: str
-    nodes: int
-    gpus: int
     token: str
-    partition: str | None
-    time: str
     after: str | None = None
     elements: int = 1
     at_once: int = 1
     setup: Sequence[str] | None = None
-
-    @property
-    def tasks(self) -> int:
-        return self.nodes * self.gpus
 
     @property
     def title(self) -> str:
@@ -62,13 +53,13 @@ class Request:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The user's own sbatch options; None: a line of the launcher's that is left off."""
-        return sbatch_options.own(self.job.slurm, self.gpus if self.job.device == "cuda" else 0)
+        """The user's own sbatch options; None: a line of the launcher that is omitted."""
+        return sbatch_options.own(self.job.slurm, self.job.gpus if self.job.device == "cuda" else 0)
 
     @property
-    def left_off(self) -> set[str]:
-        """Options that the script must not have, although the launcher or submitit writes them."""
-        return sbatch_options.left_off(self.options)
+    def omitted(self) -> set[str]:
+        """Options that the script must not have although the launcher or submitit writes them."""
+        return sbatch_options.omitted(self.options)
 
 
 def python_of(job: jobs.Job) -> str:
@@ -76,35 +67,32 @@ def python_of(job: jobs.Job) -> str:
     return job.python or sys.executable
 
 
-def sbatch_parameters(request: Request) -> dict[str, Any]:
-    """submitit's parameters for one job: what the job file asks, and what a run needs to come back."""
+def sbatch_parameters(request: JobRequest) -> dict[str, Any]:
+    """submitit's parameters for one job: what the job file requests, and what a run needs to be requeued."""
     job = request.job
     extra: dict[str, Any] = {
+        **_plain_options(job),
         "requeue": True,
-        # jobs that wait for one that failed end instead of waiting for ever
+        # a job behind one that failed ends instead of pending forever
         "kill-on-invalid-dep": "yes",
-        # not the submitter's folder: Python would import this package from a checkout there, not the run's copy
+        # not the submitter's directory: Python would import this package from a checkout there, not the run's copy
         "chdir": str(request.run.logs_dir),
-        # Slurm fails a script whose output it cannot open, before its first line: the script opens the log itself
+        # Slurm fails a script whose output it cannot open before its first line, so the script opens the log itself
         "output": "/dev/null",
     }
-    if job.reservation:
-        extra["reservation"] = job.reservation
     if job.device == "cuda":
-        extra["gpus-per-node"] = f"{job.gpu_type}:{request.gpus}" if job.gpu_type else request.gpus
+        extra["gpus-per-node"] = f"{job.gpu_type}:{job.gpus}" if job.gpu_type else job.gpus
     extra.update({name: value for name, value in request.options.items() if value is not None})
-    # -K1: when a rank dies the others end. srun does not inherit --cpus-per-task since Slurm 22.05, and it inherits
+    # -K1: when a rank dies, the others end. srun does not inherit --cpus-per-task since Slurm 22.05, and it inherits
     # sbatch's --export, which a site or a job may have set to NONE
     srun = ["-K1", "--export=ALL"]
-    if "cpus-per-task" not in request.left_off:
+    if "cpus-per-task" not in request.omitted:
         srun.append(f"--cpus-per-task={job.cpus_per_gpu}")
     srun += sbatch_options.srun_arguments(job.srun)
     memory = job.memory_mib
     parameters: dict[str, Any] = {
-        "job_name": request.title, "nodes": request.nodes, "ntasks_per_node": request.gpus,
-        "cpus_per_task": job.cpus_per_gpu, "mem": memory and f"{memory * request.gpus}M",
-        "time": parse_time(request.time), "partition": request.partition, "account": job.account,
-        "qos": job.qos, "constraint": job.constraint, "exclude": job.exclude,
+        "job_name": request.title, "nodes": job.nodes, "ntasks_per_node": job.gpus,
+        "cpus_per_task": job.cpus_per_gpu, "mem": memory and f"{memory * job.gpus}M", "time": job.time_minutes,
         "exclusive": job.exclusive or None, "comment": request.token, "signal_delay_s": job.signal_lead,
         "dependency": f"afterok:{request.after}" if request.after and ":" not in request.after else request.after,
         "additional_parameters": extra, "stderr_to_stdout": True,
@@ -116,7 +104,13 @@ def sbatch_parameters(request: Request) -> dict[str, Any]:
     return {k: v for k, v in parameters.items() if v is not None}
 
 
-def setup_lines(request: Request) -> list[str]:
+def _plain_options(job: jobs.Job) -> dict[str, Any]:
+    """What goes to sbatch as it is, by the names of its options."""
+    return {one.slurm: getattr(job, name) for name, one in jobs.OPTIONS.items()
+            if isinstance(one.slurm, str) and getattr(job, name) not in (None, False)}
+
+
+def setup_lines(request: JobRequest) -> list[str]:
     """Shell lines of the batch script before srun: the user's, the environment, and the task's pickle."""
     run = request.run
     # submitit's name for this job: that of an array's element is made of two numbers
@@ -129,9 +123,9 @@ def setup_lines(request: Request) -> list[str]:
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
         *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude,
                               stand_in=sys.executable if request.job.srun else None),
-        *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.left_off else []),
+        *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.omitted else []),
         *environment_lines(run, request.job),
-        # the former version's submit put the pickle there
+        # a submission of the previous version put the pickle there
         f"pickle={pickle}",
         f'[ -e "$pickle" ] || cp {spare} "$pickle"',
         *batch_shell.before_srun(),
@@ -141,7 +135,7 @@ def setup_lines(request: Request) -> list[str]:
 def task_command(job: jobs.Job) -> str:
     """The shell words that start Python in a task.
 
-    SIGTERM and SIGUSR2 are ignored until the task's own handlers stand: before, they would end it and so the job.
+    SIGTERM and SIGUSR2 are ignored until the task's own handlers are installed: until then they would end the job.
     """
     return """sh -c 'trap "" TERM USR2; exec "$0" "$@"' """ + shlex.quote(python_of(job))
 
@@ -149,7 +143,7 @@ def task_command(job: jobs.Job) -> str:
 def environment_lines(run: Run, job: jobs.Job) -> list[str]:
     """Shell lines that make the environment of a job: its variables, the user's own lines, and the run's code.
 
-    The variables are there for ``setup``, and hold against it.
+    The variables are set before ``setup``, and again after it.
     """
     paths = os.pathsep.join(snapshot.python_path(run.code_dir))
     variables = job_env.lines(run, job)
@@ -161,7 +155,7 @@ def environment_lines(run: Run, job: jobs.Job) -> list[str]:
     ]
 
 
-class Gpu(int):
+class VisibleGpu(int):
     """A GPU by its name in ``CUDA_VISIBLE_DEVICES``, which may be a UUID or that of a MIG instance.
 
     submitit takes integers only, and writes them with ``str``.
@@ -169,7 +163,7 @@ class Gpu(int):
 
     name: str
 
-    def __new__(cls, name: str) -> Gpu:
+    def __new__(cls, name: str) -> VisibleGpu:
         made = super().__new__(cls)
         made.name = name
         return made
@@ -178,17 +172,17 @@ class Gpu(int):
         return self.name
 
 
-def visible_gpus(environ: Mapping[str, str], count: int) -> list[Gpu]:
-    """The GPUs of a job on this machine: those that the user's shell names, in its words, else the first ``count``.
+def visible_gpus(environ: Mapping[str, str], count: int) -> list[VisibleGpu]:
+    """The GPUs of a job on this machine: those that the user's shell names, else the first ``count``.
 
-    Fewer than ``count`` where it names fewer; the ranks then say what is missing.
+    Fewer than ``count`` if it names fewer; the ranks then report what is missing.
     """
     named = environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if named is None else filter(None, (name.strip() for name in named.split(",")))
-    return [Gpu(name) for name in names][:count]
+    return [VisibleGpu(name) for name in names][:count]
 
 
 def outside_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment without the traces of a job that this process may run in."""
+    """An environment without the variables of a job that this process may run in."""
     return {k: v for k, v in environ.items()
             if k in KEPT or not (k.startswith(LEAKING) or k in LEAKING_NAMES or k == TOKEN_ENV)}

@@ -1,4 +1,4 @@
-"""What this cluster is like: its partitions, what preempts a job and how, and whether it would take one."""
+"""Properties of this cluster: its partitions, what preempts a job and how, and whether it would accept one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..console import shell
 from ..job.job import Job
 from . import commands
 
-# what `sbatch --test-only` also says of jobs that sbatch queues: it wants to know when they would start
+# answers of `sbatch --test-only` for jobs that sbatch queues all the same: it asks when they would start
 MAY_QUEUE = ("Requested node configuration is not available", "Invalid time specified", "Requested nodes are busy",
              "Requested partition configuration not available now", "Required node not available",
              "Requested reservation not usable now", "Reservation not usable now", "Licenses not available now")
-AT_WORK = ("idle", "alloc", "mix", "comp", "plan")  # states of nodes, as they begin
+AT_WORK = ("idle", "alloc", "mix", "comp", "plan")  # states of working nodes, by their beginning
 
 
 @dataclass(frozen=True)
 class Partition:
-    """What a partition does, as ``scontrol show partition`` tells it."""
+    """A partition, from ``scontrol show partition``."""
 
     name: str
     default: bool
@@ -33,7 +33,7 @@ class Partition:
     max_time: str
     nodes: int | None = None
     cpus: int | None = None
-    fields: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # all that Slurm says of it
+    fields: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # everything that Slurm reports
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Preemption:
     """What happens to a job that is preempted.
 
     Attributes:
-        mode: ``OFF``, ``SUSPEND``, ``REQUEUE`` or ``CANCEL``; empty: not known.
+        mode: ``OFF``, ``SUSPEND``, ``REQUEUE`` or ``CANCEL``; empty: unknown.
         grace: Seconds between the signal and the end.
-        where: Whose mode and grace these are, in words.
+        where: What they come from, in words.
     """
 
     mode: str
@@ -55,23 +55,23 @@ class Preemption:
         return self.mode in ("REQUEUE", "CANCEL")
 
     def describe(self) -> str:
-        """What is done about it, in words."""
+        """What the launcher does about it, in words."""
         return {"OFF": f"never preempted ({self.where})",
                 "SUSPEND": f"when preempted ({self.where}): stopped in memory and continued; nothing is lost",
                 "REQUEUE": f"when preempted ({self.where}, grace {self.grace} s): commit, requeue, continue",
                 "CANCEL": f"when preempted ({self.where}, grace {self.grace} s): commit, then a successor job is "
-                          "submitted"}.get(self.mode, f"when preempted: it depends on {self.where}")
+                          "submitted"}.get(self.mode, f"when preempted: depends on {self.where}")
 
 
 def _mode(words: str) -> str:
-    """The one that ends or stops jobs, of the words that Slurm lists: ``GANG,SUSPEND``, ``REQUEUE,WITHIN``."""
+    """The mode that ends or stops jobs, of those that Slurm lists: ``GANG,SUSPEND``, ``REQUEUE,WITHIN``."""
     known = {word.strip().upper() for word in words.split(",")}
     found = next((mode for mode in ("REQUEUE", "CANCEL", "SUSPEND") if mode in known), "")
     return found or ("SUSPEND" if "GANG" in known else "OFF" if "OFF" in known else "")
 
 
 def silence() -> str | None:
-    """Why Slurm cannot be asked anything from here, in its own words where it has any; None where it answers."""
+    """Why Slurm cannot be reached from here, in its own words if it has any; None if it responds."""
     if not commands.slurm_available():
         return "no sbatch in PATH"
     said = ""
@@ -79,13 +79,13 @@ def silence() -> str | None:
         done = commands.run_command(*command, timeout=5.0)
         if done is not None and done.returncode == 0:
             return None
-        # the last message is the most general: those before it say how Slurm looked for its configuration
+        # the last message is the most general; earlier ones say how Slurm looked for its configuration
         said = commands.said(done.stderr).rpartition("; ")[2] if done is not None and done.stderr else said
     return said or "scontrol and sinfo do not answer"
 
 
 def partitions() -> list[Partition]:
-    """All partitions, hidden ones too; empty where Slurm does not answer."""
+    """All partitions, including hidden ones; empty if Slurm does not answer."""
     out = commands.ask("scontrol", "-a", "-o", "show", "partition", timeout=5.0) or ""
     found = []
     for line in out.splitlines():
@@ -99,13 +99,13 @@ def partitions() -> list[Partition]:
 
 
 def max_array_size() -> int:
-    """How many elements an array of jobs may have; Slurm's default where it does not answer."""
+    """The maximum number of elements of a job array; Slurm's default if it does not answer."""
     size = configuration().get("MaxArraySize", "")
     return max(1, int(size)) if size.isdigit() else 1001
 
 
 def configuration() -> dict[str, str]:
-    """``scontrol show config``, and slurmctld's time as ``now``; empty where Slurm does not answer."""
+    """``scontrol show config``, and slurmctld's time as ``now``; empty if Slurm does not answer."""
     out = commands.ask("scontrol", "show", "config", timeout=5.0) or ""
     out = re.sub(r"^Configuration data as of", "now =", out, flags=re.MULTILINE)
     return {key.strip(): value.strip() for key, sign, value in (line.partition("=") for line in out.splitlines())
@@ -136,14 +136,11 @@ def seconds(text: str) -> int:
     return total + 86400 * int(days or 0)
 
 
-# ---------------------------------------------------------------------------------------------- preemption
-
-
 def preemption(job: Job, chosen: Sequence[Partition]) -> list[Preemption]:
-    """What may preempt a job: a line for each of its partitions, or what its QOS says.
+    """What may preempt a job: one entry per partition, or that of its QOS.
 
     Args:
-        chosen: The partitions that the job may get into.
+        chosen: The partitions that the job may run in.
     """
     config = configuration()
     kind, everywhere = config.get("PreemptType", ""), config.get("PreemptMode", "")
@@ -163,9 +160,9 @@ def hosts(nodes: str) -> list[str]:
 
 
 def preempt_mode(answer: Mapping[str, str]) -> str:
-    """What Slurm does to a job when it preempts it, by its ``scontrol show job``; empty where that cannot be told.
+    """What Slurm does to a job when it preempts it, by its ``scontrol show job``; empty if that is unknown.
 
-    The database of QOSes may be out of a compute node's reach.
+    A compute node may be unable to reach the database of QOSes.
     """
     chosen = [p for p in partitions() if p.name == answer.get("Partition")]
     return "".join(one.mode for one in preemption(Job(qos=answer.get("QOS") or None), chosen)[:1])
@@ -182,7 +179,7 @@ def _of_qos(job: Job, everywhere: str) -> Preemption:
 
 
 def user_name() -> str:
-    """Who this process runs as, for Slurm."""
+    """The user of this process, as Slurm names it."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
@@ -190,7 +187,7 @@ def user_name() -> str:
 
 
 def _default_qos(job: Job) -> str | None:
-    """The QOS of a job that names none, where accounting says so without doubt."""
+    """The QOS of a job that names none, if accounting is unambiguous."""
     user = f"user={user_name()}"
     account = job.account or next((row[0] for row in accounting("user", user, "format=defaultaccount") or []), "")
     found = set()
@@ -202,19 +199,16 @@ def _default_qos(job: Job) -> str | None:
 
 
 def accounting(*words: str) -> list[list[str]] | None:
-    """What ``sacctmgr show`` lists, a row for each line; None where it does not answer."""
+    """The rows of ``sacctmgr show``; None if it does not answer."""
     out = commands.ask("sacctmgr", "-nP", "show", *words, timeout=5.0)
     return None if out is None else [line.split("|") for line in out.splitlines()]
 
 
-# ---------------------------------------------------------------------------------------------- would it take the job
-
-
-def check(requests: Iterable[commands.Request], remedy: str, environ: Mapping[str, str] | None = None) -> None:
-    """Ask sbatch whether it would take these jobs; what is only doubtful is a warning, and sbatch itself decides.
+def check(requests: Iterable[commands.JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+    """Ask sbatch whether it would take these jobs; uncertain cases are warnings, and sbatch itself decides.
 
     Args:
-        environ: The user's shell, where what the jobs do not take over from it is still to be named.
+        environ: The user's shell, if what the jobs ignore of it is still to be reported.
 
     Raises:
         UserError: It would not; in sbatch's words.
@@ -231,22 +225,22 @@ def check(requests: Iterable[commands.Request], remedy: str, environ: Mapping[st
         print(f"warning: the {request.stage} job cannot start now: {words}; Slurm may queue it", file=sys.stderr)
 
 
-def may_queue(request: commands.Request, words: str) -> bool:
-    """Whether sbatch may queue a job although ``sbatch --test-only`` refuses it with these words.
+def may_queue(request: commands.JobRequest, words: str) -> bool:
+    """Whether sbatch may queue a job although ``sbatch --test-only`` rejects it with these words.
 
-    A configuration that is not available is refused by both if no node has it, but queued if only no node has it now,
-    or if a partition has too few nodes for it and EnforcePartLimits does not forbid that.
+    A configuration that is not available is rejected by both if no node has it, but queued if no node has it at the
+    moment, or if a partition has too few nodes for it and EnforcePartLimits permits that.
     """
     if not any(phrase in words for phrase in MAY_QUEUE):
         return False
     if MAY_QUEUE[0] not in words:
         return True
     known = partitions()
-    names = (request.partition or "").split(",")
-    chosen = [p for p in known if p.name in names or (p.default and not request.partition)]
+    names = (request.job.partition or "").split(",")
+    chosen = [p for p in known if p.name in names or (p.default and not request.job.partition)]
     states = commands.ask("sinfo", "-h", "-N", "-o", "%t", "-p", ",".join(p.name for p in chosen)) or ""
     at_work = [state for state in states.split() if re.match("|".join(AT_WORK), state) and state[-1].isalpha()]
-    cpus = request.tasks * request.job.cpus_per_gpu
-    small = any((p.nodes is not None and p.nodes < request.nodes) or (p.cpus is not None and p.cpus < cpus)
+    cpus = request.job.world_size * request.job.cpus_per_gpu
+    small = any((p.nodes is not None and p.nodes < request.job.nodes) or (p.cpus is not None and p.cpus < cpus)
                 for p in chosen)
     return not at_work or len(at_work) < len(states.split()) or small

@@ -17,7 +17,7 @@ from ..base.disk import FULL, NoRoom
 from ..base.errors import Failed
 from ..base.reading import open_regular
 from ..base.units import size_text
-from ..pack.pack import Pack, PackedFile, checksum
+from ..pack.manifest import Pack, PackedFile, checksum
 from .leases import CopyLock, Progress
 from .scratch import MARGIN, Scratch
 from .streams import ReadError, Stream, in_parallel, write_all

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Callable, Protocol
 
 from ..base.errors import UserError
-from ..pack.pack import Pack, PackedFile, check_name
+from ..pack.manifest import Pack, PackedFile, check_name
 from . import leases
 from .bringing import Bringing
 from .scratch import NoRoom, Scratch, StagedSet

@@ -21,41 +21,41 @@ PACK = """\
 Pack the images and annotations of a data root into a few large files, which nodes copy at the speed of the network.
 
 DATA_ROOT holds train2017/, val2017/, … or COCO's zip files of them, and annotations/*.json or LVIS's zip files. Nothing
-is unpacked. OUT can then stand in the place of DATA_ROOT, which is not needed any more.
+is unpacked. OUT then replaces DATA_ROOT, which is no longer needed.
 """
 PACK_EPILOG = """\
-OUT appears whole or not at all. A call that was ended is given again: it goes on where that one ended.
+OUT appears as a whole or not at all. A call that was interrupted is resumed by running it again.
 
 example:
   python -m ecm_cluster.stage pack /datasets/lvis_v1 /datasets/lvis_v1.pack
   python -m ecm_cluster.submit --data-root /datasets/lvis_v1.pack
 """
 VERIFY = """\
-Read every byte of a pack and check it; with --against compare it with the data root that it was made of. Of a node's
-scratch: check all that is staged there, and repair what is wrong from its pack.
+Read every byte of a pack and check it; with --against, compare it with the data root that it was made of. For a node's
+scratch: check everything that is staged there, and repair what is damaged from its pack.
 """
-SHOWN = 10  # problems that are printed
+SHOWN = 10  # problems that are printed; --json has all
 
 
 def add_pack(made: argparse.ArgumentParser) -> None:
     made.add_argument("data_root", metavar="DATA_ROOT", type=Path, help="the data to pack")
     made.add_argument("out", metavar="OUT", type=Path, nargs="?", help="the pack to make (DATA_ROOT.pack)")
-    made.add_argument("--shard-size", default="1G", metavar="SIZE", help="most bytes of a file of images (%(default)s)")
+    made.add_argument("--shard-size", default="1G", metavar="SIZE", help="largest file of images (%(default)s)")
     made.add_argument("--threads", type=int, default=THREADS, metavar="N", help="files read at once (%(default)s)")
-    made.add_argument("--strict", action="store_true", help="fail where an image that annotations name is not there")
-    made.add_argument("--replace", action="store_true", help="pack again where OUT is a pack")
+    made.add_argument("--strict", action="store_true", help="fail if an image that annotations name does not exist")
+    made.add_argument("--replace", action="store_true", help="pack again if OUT is a pack")
 
 
 def add_verify(made: argparse.ArgumentParser) -> None:
     made.add_argument("pack", metavar="PACK|SCRATCH", type=Path, help="a pack, or the scratch of this node")
-    made.add_argument("--against", metavar="DATA_ROOT", type=Path, help="compare it with these originals too")
+    made.add_argument("--against", metavar="DATA_ROOT", type=Path, help="also compare it with this original data")
     made.add_argument("--threads", type=int, default=THREADS, metavar="N", help="blocks read at once (%(default)s)")
     made.add_argument("--json", action="store_true", help="print JSON, with every problem")
 
 
 def run_pack(args: argparse.Namespace) -> int:
-    from ..pack.filling import Options
-    from ..pack.packing import pack
+    from ..pack.contents import Options
+    from ..pack.make import pack
 
     root = Path(os.path.normpath(os.path.expanduser(args.data_root)))
     out = Path(os.path.expanduser(args.out or root.absolute().with_name(f"{root.absolute().name}.pack")))
@@ -65,7 +65,7 @@ def run_pack(args: argparse.Namespace) -> int:
     try:
         outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))
     except PermissionError as error:
-        raise UserError(f"OUT: {out} cannot be written ({error.strerror}); give an OUT where you may write") from None
+        raise UserError(f"OUT: {out} cannot be written ({error.strerror}); give an OUT that you may write to") from None
     except OSError as error:
         raise of_place(f"OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: run the "
                        "command again when that is fixed", error) from None
@@ -79,8 +79,8 @@ def run_pack(args: argparse.Namespace) -> int:
 
 
 def run_verify(args: argparse.Namespace) -> int:
-    from ..pack.checking import compare, verify
-    from ..pack.pack import read
+    from ..pack.manifest import read
+    from ..pack.verify import compare, verify
 
     pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
     if args.against is not None and not os.path.exists(os.path.expanduser(args.against)):
@@ -105,7 +105,7 @@ def run_verify(args: argparse.Namespace) -> int:
                   + (f", the first {SHOWN} above" if len(found.problems) > SHOWN else ""))
         else:
             against = f", equal to {found.compared} files of {args.against}" if args.against is not None else ""
-            print(f"{pack.path}: right: {pack.images} images, {size_text(found.bytes)} read in {seconds:.1f} s"
+            print(f"{pack.path}: intact: {pack.images} images, {size_text(found.bytes)} read in {seconds:.1f} s"
                   + against)
     return cli.EXIT_FAILED if found.problems else cli.EXIT_OK
 
@@ -113,20 +113,23 @@ def run_verify(args: argparse.Namespace) -> int:
 def size_of(text: str, what: str = "shard-size") -> int:
     """Bytes of a size such as ``1G`` or ``512K``.
 
+    Args:
+        what: The option that it was given to.
+
     Raises:
-        UserError: It is no such size.
+        UserError: It is not a size.
     """
     from ..base.units import parse_memory
 
     small = text.strip().upper().rstrip("B").rstrip("I").endswith("K")
     try:
-        # parse_memory knows no less than a MiB: so many MiB instead are as many KiB
+        # parse_memory knows nothing below a MiB: KiB are read as MiB, and scaled
         return parse_memory(text.upper().replace("K", "M")) << 10 if small else parse_memory(text) << 20
     except ValueError:
-        raise UserError(f"{what}: {text!r} is not legal; give a size such as 1G or 512M") from None
+        raise UserError(f"invalid --{what}: {text!r}; expected a size such as 1G or 512M") from None
 
 
 def checked_threads(number: int) -> int:
     if not 1 <= number <= 1024:
-        raise UserError(f"threads: {number} is not legal; give 1 to 1024")
+        raise UserError(f"invalid --threads: {number}; expected 1 to 1024")
     return number

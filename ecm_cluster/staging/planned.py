@@ -1,4 +1,4 @@
-"""What a run stages, settled at its submission: from which pack, to where, and what happens where there is no room."""
+"""What a run stages, decided at its submission: from which pack, to where, and what happens if there is no room."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..base.errors import UserError
 from ..base.units import size_text
 from ..job.job import BOTH, NOTHING
 from ..mmclasses.datasets import leaves
-from ..pack import pack as packs
+from ..pack import manifest
 from ..pack.columns import cache_folder
 
 MEMORY = ("/", "dev", "shm")
-ON_NODE = ("SLURM_TMPDIR", "TMPDIR")  # where a node's scratch is, where neither job nor site file say
+ON_NODE = ("SLURM_TMPDIR", "TMPDIR")  # variables with a node's scratch, if neither the job nor the site file names one
 
 
 @dataclass(frozen=True)
 class Staging:
-    """How the data of a run comes to its nodes.
+    """How the data of a run is brought to its nodes.
 
     Attributes:
         what: ``images+annotations``, ``annotations`` or ``none``.
-        pack: The data root, where it is a pack; None: images are read where they are.
-        scratch: As the job or the site file says, with variables that are the node's to fill in; None: see
+        pack: The data root, if it is a pack; None: images are read where they are.
+        scratch: As in the job or the site file, with variables that are expanded on the node; None: see
             :data:`ON_NODE`.
-        or_fail: End with an error where staging is not possible, rather than read from shared storage.
+        or_fail: End with an error if staging is not possible, rather than read from shared storage.
         broadcast: Nodes pass blocks on to each other.
-        columns: Where the columns of annotation files are kept that no pack brings.
+        columns: Where the columns of annotation files are cached that no pack brings.
         annotations: Digest of each annotation file of training and test, by its absolute path.
     """
 
@@ -44,7 +44,7 @@ class Staging:
     annotations: dict[str, str] = field(default_factory=dict)
 
     def frozen(self) -> dict[str, Any]:
-        """What stays as it was submitted; the rest is the job's, which a resume may change."""
+        """What stays as it was submitted; the rest belongs to the job, which a resume may change."""
         return {"pack": self.pack, "columns": self.columns, "annotations": self.annotations}
 
     @classmethod
@@ -66,9 +66,9 @@ def plan(job: Any, root: str | None) -> Staging:
         UserError: The root is a pack that cannot be read.
     """
     folder = os.path.abspath(os.path.expanduser(root)) if root else None
-    pack = folder if folder is not None and packs.is_pack(folder) else None
+    pack = folder if folder is not None and manifest.is_pack(folder) else None
     if pack is not None:
-        packs.read(pack)
+        manifest.read(pack)
     return Staging(job.stage, pack, job.scratch, job.stage_or_fail, job.broadcast, str(cache_folder()))
 
 
@@ -90,16 +90,16 @@ def digest_of_all(digests: Sequence[str]) -> str | None:
 
 
 def scratch_of(staging: Staging, environ: Mapping[str, str]) -> Path | None:
-    """The folder on this node's disk, by the job, the site, ``$SLURM_TMPDIR`` or ``$TMPDIR``; None: there is none."""
+    """The folder on this node's disk, from the job, the site, ``$SLURM_TMPDIR`` or ``$TMPDIR``; None: there is none."""
     if staging.scratch is not None:
         return Path(os.path.expandvars(os.path.expanduser(staging.scratch)))
     return next((Path(environ[name]) for name in ON_NODE if environ.get(name)), None)
 
 
 def lifetime(scratch: str | None) -> str:
-    """Where the copy goes, and whether it is there at the next attempt on the same node."""
+    """Where the copy goes, and whether the next attempt on the same node finds it."""
     if scratch is None:
-        return "$SLURM_TMPDIR or $TMPDIR, which sites empty between jobs (--scratch DIR names a folder that persists)"
+        return "$SLURM_TMPDIR or $TMPDIR, which sites clear between jobs (--scratch DIR names a folder that persists)"
     if any(name in scratch for name in ("SLURM_TMPDIR", "SLURM_JOB_ID")):
         return f"{scratch}, gone with the job"
     if Path(scratch).parts[:3] == MEMORY:
@@ -108,7 +108,7 @@ def lifetime(scratch: str | None) -> str:
 
 
 def check_memory(staging: Staging, size: int, memory: int) -> str | None:
-    """Why a scratch in memory cannot hold the data, if it is known to be one; None: nothing speaks against it.
+    """Why a scratch in memory cannot hold the data; None: it can, or the scratch is not known to be in memory.
 
     Args:
         size: Bytes to stage.
@@ -121,10 +121,10 @@ def check_memory(staging: Staging, size: int, memory: int) -> str | None:
 
 
 def size_of(staging: Staging, ann_files: list[str]) -> int:
-    """Bytes that a node copies for these annotation files; 0 where that is not known yet."""
+    """Bytes that a node copies for these annotation files; 0 if that is not known yet."""
     if staging.pack is None or staging.what == NOTHING:
         return 0
-    wanted = packs.read(staging.pack).needed([staging.within_pack(path) for path in ann_files], staging.what == BOTH)
+    wanted = manifest.read(staging.pack).needed([staging.within_pack(path) for path in ann_files], staging.what == BOTH)
     return sum(f.size for f in wanted)
 
 
@@ -132,7 +132,7 @@ def describe(staging: Staging, ann_files: list[str], here: Mapping[str, str] | N
     """The plan's line on staging.
 
     Args:
-        here: The environment, where the job runs on this machine.
+        here: The environment, if the job runs on this machine.
     """
     if staging.what == NOTHING:
         return "nothing: images and annotations are read from shared storage"
@@ -143,23 +143,22 @@ def describe(staging: Staging, ann_files: list[str], here: Mapping[str, str] | N
     else:
         what = f"{size_text(size_of(staging, ann_files))} ({staging.what}) of {staging.pack}"
     more = ["nodes pass it on to each other"] if staging.broadcast else []
-    more.append("no start without it" if staging.or_fail else "without room there it is read from shared storage")
+    more.append("required to start" if staging.or_fail else "if there is no room, it is read from shared storage")
     if staging.pack is None and staging.what == BOTH:
-        more.append("images are read where they are, as the data root is no pack (`python -m ecm_cluster.stage pack`)")
+        more.append("images are read where they are: the data root is not a pack (`python -m ecm_cluster.stage pack`)")
     return f"{what}, to each node's {lifetime(staging.scratch)}; {'; '.join(more)}"
 
 
 def check_annotations(staging: Staging, digests: Mapping[str, str]) -> None:
-    """Refuse a pack whose annotation files are no longer those that it was made of.
+    """Refuse a pack whose annotation files have changed since it was made.
 
     Args:
         digests: Of annotation files, by absolute path.
     """
     if staging.pack is None:
         return
-    known = packs.read(staging.pack)
+    known = manifest.read(staging.pack)
     for path, digest in digests.items():
         packed = known.annotation(staging.within_pack(path))
         if packed is not None and packed.digest != digest:
-            raise UserError(f"data-root: {path} is not the file that the pack {staging.pack} was made with; pack the "
-                            "data again")
+            raise UserError(f"data-root: {path} has changed since the pack {staging.pack} was made; pack it again")

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..base.reading import Unreadable, open_regular
-from ..pack.pack import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
+from ..pack.manifest import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
 from . import scratch
 
 

@@ -26,7 +26,7 @@ from ..base import files
 from ..base.disk import FULL, Filesystem, NoRoom, close_folder, filesystem
 from ..base.errors import UserError, of_place
 from ..base.units import size_text
-from ..pack.pack import Pack
+from ..pack.manifest import Pack
 from . import leases
 from .staged_set import SetFolder, put
 
@@ -268,7 +268,7 @@ def report_damage(folder: Path, file_name: str, block: int) -> None:
     Args:
         folder: The set's, as :class:`ecm_cluster.staging.copying.Staged` has it.
         file_name: In the pack.
-        block: Number of the block of :data:`ecm_cluster.pack.pack.BLOCK` bytes.
+        block: Number of the block of :data:`ecm_cluster.pack.manifest.BLOCK` bytes.
 
     Raises:
         OSError: It cannot be written.

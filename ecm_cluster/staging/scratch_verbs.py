@@ -14,7 +14,7 @@ from ..base.errors import UserError
 from ..base.units import size_text
 from ..console import cli
 from ..console.progress import shown
-from ..pack import pack
+from ..pack import manifest
 from . import copying, planned
 from .scratch import Scratch, StagedSet
 
@@ -59,7 +59,7 @@ def scratch_at(given: str | None) -> Scratch:
 
 
 def run_copy(args: argparse.Namespace) -> int:
-    found, scratch = pack.read(os.path.expanduser(args.pack)), scratch_at(args.scratch)
+    found, scratch = manifest.read(os.path.expanduser(args.pack)), scratch_at(args.scratch)
     if not 1 <= args.threads <= 1024:
         raise UserError(f"threads: {args.threads} is not legal; give 1 to 1024")
     for name in args.annotation_files:
@@ -143,13 +143,13 @@ def verify_scratch(scratch: Scratch, threads: int) -> int:
     """Check every byte that is staged, and repair what is wrong from the packs; 1 where something stays wrong."""
     code = cli.EXIT_OK
     for found in scratch.sets():
-        if not pack.is_pack(found.pack):
+        if not manifest.is_pack(found.pack):
             print(f"{found.digest}: cannot be checked: its pack {found.pack or '(not on record)'} is gone")
             code = cli.EXIT_FAILED
             continue
         with shown("verifying", found.bytes) as advance:
             try:
-                seen = copying.verify(found, pack.read(found.pack), repair=True, threads=threads,
+                seen = copying.verify(found, manifest.read(found.pack), repair=True, threads=threads,
                                       on_progress=Differences(advance))
             except UserError as error:
                 print(f"{found.digest}: {error}", file=sys.stderr)

@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote
 
 from ..base import files
 from ..base.reading import Unreadable
-from ..pack.pack import KEPT, TMP, Pack, PackedFile, check_name
+from ..pack.manifest import KEPT, TMP, Pack, PackedFile, check_name
 
 MANIFEST, LEASE, COPY_LOCK, DAMAGED = KEPT[:4]
 

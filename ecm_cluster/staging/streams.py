@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from ..base.errors import Failed
 from ..base.reading import Unreadable, open_regular
-from ..pack.pack import BLOCK, PackedFile
+from ..pack.manifest import BLOCK, PackedFile
 
 PIECE = 1 << 20
 TICK = 0.2  # seconds between two reports of progress

@@ -11,7 +11,6 @@ image has a generator of its own, seeded by (seed, split, image), so no image de
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,13 +20,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mmdet_ext.data import image_names
+
 from ..base.errors import UserError
-from ..base.files import write_bytes
+from ..base.files import Digesting, write_bytes
 from . import drawing
 from .long_tail import CLASSES_PER_IMAGE, MOST_CLASSES, assign, frequency, image_counts
 
 SPLITS = ("train", "val")
-URL = "http://images.cocodataset.org/"  # what mmdet strips from coco_url to find the file
 FIRST_ID = {"train": 1, "val": 2_500_001}  # image and annotation ids of the two splits never meet
 MOST_OBJECTS = 6  # an image shows at most so many
 NEGATIVES = 4  # verified absent classes an image lists, where there are so many
@@ -128,7 +128,7 @@ def make_image(
         "license": 1,
         "date_captured": "2013-11-14 17:02:52",
         "flickr_url": "",
-        "coco_url": f"{URL}{split}2017/{image_id:012d}.jpg",
+        "coco_url": f"{image_names.SERVER}{split}2017/{image_id:012d}.jpg",
         "neg_category_ids": [int(c) + 1 for c in negative],
         "not_exhaustive_category_ids": sorted(c + 1 for c in incomplete),
     }
@@ -177,7 +177,7 @@ def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) 
     Returns:
         The manifest (not written here): arguments, sizes, and the digest of everything written.
     """
-    sha = hashlib.sha256()
+    written = Digesting()
     rng = np.random.default_rng([spec.seed, len(SPLITS)])
     # sorted by name and then numbered, as in LVIS, so that an id says nothing about the frequency
     looks = sorted((drawing.look(k) for k in range(spec.classes)), key=lambda look: look.name)
@@ -197,8 +197,8 @@ def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) 
                 1
             ].tobytes()
             # not one fsync for each image: the manifest names the sizes, so a torn one is found by `intact`
-            (folder / f"{split}2017" / record["coco_url"].rsplit("/", 1)[1]).write_bytes(jpeg)
-            sha.update(jpeg)
+            (folder / image_names.of_lvis_v1(record)).write_bytes(jpeg)
+            written.write(jpeg)
             size += len(jpeg)
             for a in marked:
                 a["id"] = FIRST_ID[split] + len(annotations)
@@ -208,13 +208,13 @@ def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) 
         shared = shared or categories(looks, annotations)
         text = _annotation_file(split, annotations, images, shared)
         write_bytes(folder / "annotations" / f"lvis_v1_{split}.json", text)
-        sha.update(text)
+        written.write(text)
         manifest["files"][f"{split}2017"] = {"images": total, "bytes": size}
         manifest["files"][f"annotations/lvis_v1_{split}.json"] = {"bytes": len(text)}
         manifest[split] = {"images": total, "annotations": len(annotations)}
         manifest[split]["classes"] = len({a["category_id"] for a in annotations})
     manifest["frequency"] = {f: sum(c["frequency"] == f for c in shared) for f in "rcf"}
-    manifest["sha256"] = sha.hexdigest()
+    manifest["sha256"] = written.digest.partition(":")[2]
     return manifest
 
 

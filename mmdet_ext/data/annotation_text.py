@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .json_lists import Cursor
+from .json_walk import Cursor
 
 SAFE = 2**52  # integers below it are exact as float64, and so are their sums
 FLOATS, INTEGERS, OTHER = 0, 1, 2  # how the numbers of a mask are written: see Mask

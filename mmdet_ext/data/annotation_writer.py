@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from . import columns
+from . import column_file
 from .annotation_text import Annotations, decode, FLOATS, integer, is_number, Mask, read, Refusal
 
 KEEP, CROWD = 1, 2  # state of a row: a box; a box to ignore
@@ -53,7 +53,7 @@ def write(ann_file: Path, handle: IO[bytes]) -> None:
         made, values = _columns(text, lists["images"], lists["categories"], annotations)
     except Refusal as err:
         raise ValueError(f"{ann_file}: {err}; mend the annotation file") from None
-    columns.save(handle, made, values)
+    column_file.save(handle, made, values)
 
 
 def _columns(text: str, images: list[dict[str, Any]], categories: list[dict[str, Any]],
@@ -73,9 +73,9 @@ def _columns(text: str, images: list[dict[str, Any]], categories: list[dict[str,
         found = [image.get(name) for image in records.values()]
         whole = all(isinstance(one, str) for one in found)
         values["names"][name] = "all" if whole else "none" if not any(one is not None for one in found) else "some"
-        made[f"{name}_ends"], made[name] = columns.pack_texts(
+        made[f"{name}_ends"], made[name] = column_file.pack_texts(
             [str(one).encode("utf-8", "surrogatepass") for one in found] if whole else [])
-    made["record_ends"], made["record"] = columns.pack_texts(
+    made["record_ends"], made["record"] = column_file.pack_texts(
         [json.dumps(image, separators=(",", ":")).encode() for image in records.values()])
     rows = _rows(made, [category["id"] for category in categories], annotations)
     values["repeated_ids"] = rows.repeated
@@ -185,7 +185,7 @@ def _shapes(text: str, rows: _Rows, images: int, annotations: Annotations) -> di
             polygons.append(-1 if sizes is None else len(sizes))
             lengths.extend(sizes or ())
             points[double].extend(numbers if is_double == double else _widened(numbers))
-    ends, raw = columns.pack_texts(raws)
+    ends, raw = column_file.pack_texts(raws)
     return {"kind": np.array(kinds, np.uint8), "polygons": np.array(polygons, np.int32),
             "polygon_length": np.array(lengths, np.uint32), "raw_ends": ends, "raw": raw,
             "polygon_start": np.array([*polygon_start, len(lengths)], np.int64),

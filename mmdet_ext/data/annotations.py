@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import columns
+from . import column_file
 from .annotation_text import decode
 from .annotation_writer import ALL_KEPT, COUNTS, CROWD, DOUBLE, KEEP, RAW, WHOLE, write
 from .class_counts import ClassCountError, ClassCounts, read_class_counts
@@ -69,7 +69,7 @@ class Columns:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(path)
-        made, self.values = columns.load(path)
+        made, self.values = column_file.load(path)
         try:
             self.image_id, self.width, self.height = made["image_id"], made["width"], made["height"]
             self.row_start, self.category, self.category_id = made["row_start"], made["category"], made["category_id"]
@@ -140,13 +140,13 @@ class Columns:
 
     def record(self, image: int) -> dict[str, Any]:
         """A new dict of what the file says about an image."""
-        return json.loads(columns.text_at(*self._texts["record"], image))
+        return json.loads(column_file.text_at(*self._texts["record"], image))
 
     def name_record(self, image: int) -> dict[str, Any]:
         """Of the record of an image what its file name can be told from."""
         if "some" in self.names.values():
             return self.record(image)
-        return {name: columns.text_at(*self._texts[name], image).decode("utf-8", "surrogatepass")
+        return {name: column_file.text_at(*self._texts[name], image).decode("utf-8", "surrogatepass")
                 for name, there in self.names.items() if there == "all"}
 
     def row_of(self, image_id: int) -> int:
@@ -162,7 +162,7 @@ class Columns:
 
     def raw(self, image: int) -> list[dict[str, Any]] | None:
         """The annotations of an image that columns cannot hold exactly, or None."""
-        return json.loads(columns.text_at(*self._texts["raw"], image)) if self._kind[image] & RAW else None
+        return json.loads(column_file.text_at(*self._texts["raw"], image)) if self._kind[image] & RAW else None
 
     def objects(self, image: int, labels: np.ndarray, all_known: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray,
                                                                                list[Any]]:

@@ -15,17 +15,15 @@ import collections
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from . import json_walk
 
 COUNT_FIELDS = ("instance_count", "image_count")
 LEGAL = "a list of counts, a text file with one count a line, or an LVIS annotation file (JSON)"
-
-# LVIS v1's 1,203 categories, with their definitions and synonyms, take about half a megabyte
-_WINDOW = 16 << 20
 
 
 class ClassCountError(ValueError):
@@ -205,63 +203,4 @@ def _are_categories(value: Any) -> bool:
 
 def categories_near_an_end(path: Path) -> list[dict[str, Any]] | None:
     """The top-level list of categories, if the file's last or first megabytes show it beyond doubt."""
-    with open(path, "rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        for window in (_WINDOW >> 4, _WINDOW):
-            handle.seek(max(0, size - window))
-            found = _in_tail(handle.read())
-            if found is not None or window >= size:
-                return None if size <= _WINDOW and _is_joined(handle) else found
-        handle.seek(0)
-        return _in_head(handle.read(_WINDOW))
-
-
-def _is_joined(handle: BinaryIO) -> bool:
-    """Whether a file may hold two objects, one behind the other: within one, a comma stands between braces."""
-    handle.seek(0)
-    return re.search(rb"\}\s*\{", handle.read()) is not None
-
-
-def _in_tail(tail: bytes) -> list[dict[str, Any]] | None:
-    """Look for the key from the end.
-
-    What follows the right key, with a ``{`` put before it, is itself an object that ends where the file ends.
-    The bracket that ends the file is the outermost object's, so the key is one of the outermost object's
-    keys; the same key inside an annotation leaves closing brackets over.
-    """
-    at = tail.rfind(b'"categories"')
-    if at < 0 or not tail[:at].rstrip(b" \t\r\n").endswith((b",", b"{")):
-        return None
-    try:
-        content = json.loads(b"{" + tail[at:])
-    except (ValueError, RecursionError):
-        return None
-    return content["categories"] if _are_categories(content.get("categories")) else None
-
-
-def _in_head(head: bytes) -> list[dict[str, Any]] | None:
-    """Walk the outermost object's keys from the start, until the key is there or the window ends."""
-    text = head.decode("utf-8-sig", errors="ignore")  # the window may end inside a character
-    decode = json.JSONDecoder().raw_decode
-
-    def blank(at: int) -> int:
-        while text[at] in " \t\r\n":
-            at += 1
-        return at
-
-    def after(at: int, expected: str) -> int:
-        at = blank(at)
-        if text[at] != expected:
-            raise ValueError(f"expected {expected}")
-        return blank(at + 1)
-
-    try:
-        at = after(0, "{")
-        while True:
-            key, at = decode(text, at)
-            value, at = decode(text, after(at, ":"))
-            if key == "categories":
-                return value if _are_categories(value) else None
-            at = after(at, ",")
-    except (ValueError, IndexError, RecursionError):
-        return None
+    return json_walk.list_near_an_end(path, "categories", _are_categories)

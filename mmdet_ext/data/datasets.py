@@ -2,64 +2,31 @@
 
 ``LVISFromFile`` is a dataset of any file in LVIS's format, whatever its categories. mmdet's LVIS datasets carry the
 1,203 (or 1,230) class names of one LVIS version. With another file their labels still follow the file, so names and
-labels part, and their argument ``classes`` renames labels without choosing annotations. Here the file says both. Its
-images may be described as in LVIS v1 or as in v0.5.
+labels diverge, and their argument ``classes`` renames labels without choosing annotations. Here both come from the
+file. Its images may be described as in LVIS v1 or as in v0.5.
 
-The others are mmdet's own datasets and give the same to the last bit, from columns or not. Where columns cannot say
-what mmdet would do (an image without the name that is looked for, a subclass that parses annotations its own way), the
-JSON file is read. ``dataset.coco``, which ``evaluate`` needs, reads it when it is first asked for.
+The others are mmdet's own datasets and give bit-identical results, from columns or not. If columns cannot tell what
+mmdet would do (an image lacks the name that is needed, a subclass parses annotations its own way), the JSON file is
+read. ``dataset.coco``, which ``evaluate`` needs, is read on first use.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 from mmdet.datasets.builder import DATASETS
 from mmdet.datasets.coco import CocoDataset
 from mmdet.datasets.lvis import LVISV05Dataset, LVISV1Dataset
 
+from . import image_names
 from .annotations import Columns, columns_of
 from .records import Records
 
 
-def image_file(record: dict[str, Any]) -> str:
-    """The path of an image, from ``img_prefix``, by its record in an LVIS (or COCO) file.
-
-    LVIS v1 has the path in ``coco_url`` only, with the folder of the split (``train2017/000000391895.jpg``).
-    v0.5 has ``file_name``, where COCO's name of 2014 (``COCO_val2014_000000391895.jpg``) stands for the file
-    that is called ``000000391895.jpg`` since 2017.
-    """
-    name = record.get("file_name")
-    if name is not None:
-        return name.rpartition("_")[2] if name.startswith("COCO_") else name
-    if record.get("coco_url"):
-        return urlparse(record["coco_url"]).path.lstrip("/")
-    raise ValueError(
-        f"image {record.get('id')}: has neither file_name (as in LVIS v0.5) nor coco_url (as in LVIS v1)"
-    )
-
-
-def file_of_coco(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``CocoDataset`` takes."""
-    return record["file_name"]
-
-
-def file_of_v1(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``LVISV1Dataset`` takes."""
-    return record["coco_url"].replace("http://images.cocodataset.org/", "")
-
-
-def file_of_v05(record: dict[str, Any]) -> str:
-    """The path that mmdet's ``LVISV05Dataset`` takes."""
-    name = record["file_name"]
-    return name[-16:] if name.startswith("COCO") else name
-
-
 class FromColumns(CocoDataset):
-    """What the twins share. ``_columns`` is None where the annotation file has been read instead."""
+    """What these datasets share. ``_columns`` is None if the annotation file has been read instead."""
 
     proposals: Any
     data_infos: Any
@@ -71,7 +38,7 @@ class FromColumns(CocoDataset):
                  **kwargs: Any) -> None:
         self._columns: Columns | None = None
         path = ann_file if data_root is None or os.path.isabs(ann_file) else os.path.join(data_root, ann_file)
-        # mmdet filters images one dict at a time; in test mode it does not, and what is left to do is done below
+        # mmdet filters images one dict at a time, except in test mode; the rest of what it does is done below
         self._columns_path = columns_of(path)
         mapped = self._columns_path is not None
         super().__init__(ann_file, pipeline, classes, data_root, img_prefix, seg_prefix,
@@ -80,20 +47,19 @@ class FromColumns(CocoDataset):
         if mapped and not test_mode:
             valid = self._filter_imgs()
             infos = self.data_infos
-            lazy = isinstance(infos, Records)
-            self.data_infos = infos.take(valid) if lazy else [infos[i] for i in valid]
+            self.data_infos = infos.take(valid) if isinstance(infos, Records) else [infos[i] for i in valid]
             if self.proposals is not None:
                 self.proposals = [self.proposals[i] for i in valid]
             self._set_group_flag()
 
     def load_annotations(self, ann_file: str) -> Any:
-        """mmdet's, from the columns of the dataset's file where it has some; ``ann_file`` may be a copy of it."""
+        """mmdet's, from the columns of the dataset's file if it has some; ``ann_file`` may be a copy of it."""
         columns = None if self._columns_path is None else Columns(self._columns_path)
         cat_ids = None if columns is None or not self._can_use(columns) else self._choose(columns)
         if columns is None or cat_ids is None:
             return super().load_annotations(ann_file)
         self._columns = columns
-        # where to find the file later on, from whatever working directory
+        # where to find the file later, whatever the working directory
         self._read_from = self.ann_file if "://" in self.ann_file else os.path.abspath(self.ann_file)
         self.cat_ids = cat_ids
         self.cat2label = {cat_id: label for label, cat_id in enumerate(cat_ids)}
@@ -101,20 +67,20 @@ class FromColumns(CocoDataset):
         return Records(columns, np.arange(len(columns)), type(self)._name)
 
     def _can_use(self, columns: Columns) -> bool:
-        """False where the columns lack the names of images, or a subclass parses annotations in its own way."""
+        """False if the columns lack the names of images, or a subclass parses annotations in its own way."""
         named = [columns.names[name] for name in self._name_from]
-        told = "all" in named and set(named[: named.index("all")]) <= {"none"}
-        return told and type(self)._parse_ann_info is CocoDataset._parse_ann_info
+        complete = "all" in named and set(named[: named.index("all")]) <= {"none"}
+        return complete and type(self)._parse_ann_info is CocoDataset._parse_ann_info
 
     def _choose(self, columns: Columns) -> list[int] | None:
-        """The category ids in the order of labels, or None where the annotation file has to be asked."""
+        """The category ids in the order of labels, or None if only the annotation file can tell."""
         return list(dict.fromkeys(cat_id for cat_id, _ in columns.listed_categories()))
 
-    # --- the API object, which is seldom needed
+    # --- the API object, which is rarely needed
 
     @property
     def coco(self) -> Any:
-        """The object of lvis-api or pycocotools; from columns it is made when it is first asked for."""
+        """The object of lvis-api or pycocotools; with columns it is made on first use."""
         if "_coco" not in self.__dict__:
             if self.__dict__.get("_columns") is None:
                 raise AttributeError("coco")
@@ -138,13 +104,13 @@ class FromColumns(CocoDataset):
     # --- from columns
 
     def _image(self, index: int) -> int | None:
-        """The place of a sample in the columns; None where mmdet's way has to be gone."""
+        """The place of a sample in the columns; None if mmdet's own code has to read it."""
         infos = self.data_infos
         if self._columns is None:
             return None
         if isinstance(infos, Records):
             return int(infos.images[index])
-        try:  # whoever has put a list of dicts in its place means these dicts
+        try:  # a list of dicts that was put in its place counts
             return self._columns.row_of(infos[index]["id"])
         except KeyError:
             return None
@@ -158,8 +124,7 @@ class FromColumns(CocoDataset):
         if raw is not None:
             return self._parse_ann_info(self.data_infos[idx], raw)
         infos = self.data_infos
-        lazy = isinstance(infos, Records)
-        name = infos.name(columns.name_record(image)) if lazy else infos[idx]["filename"]
+        name = infos.name(columns.name_record(image)) if isinstance(infos, Records) else infos[idx]["filename"]
         boxes, labels, ignored, masks = columns.objects(image, *self._labels())
         return {"bboxes": boxes, "labels": labels, "bboxes_ignore": ignored, "masks": masks,
                 "seg_map": self._seg_map(name)}
@@ -177,7 +142,7 @@ class FromColumns(CocoDataset):
         """(K,) label of each category of the columns, -1 for none, and whether all have one."""
         assert self._columns is not None
         given, (cat_ids, cat2label) = self.__dict__.get("_labels_of"), (self.cat_ids, self.cat2label)
-        if given is None or given[0] is not cat_ids or given[1] is not cat2label:  # somebody may have set others
+        if given is None or given[0] is not cat_ids or given[1] is not cat2label:  # they may have been replaced
             known = set(cat_ids)
             labels = np.array([cat2label[i] if i in known else -1 for i in self._columns.category_id.tolist()],
                               np.int64)
@@ -196,7 +161,7 @@ class FromColumns(CocoDataset):
         return (*self._columns.distinct(infos.images), self._columns.category_id)
 
     def _filter_imgs(self, min_size: int = 32) -> list[int]:
-        """mmdet's: places of the images that are large enough and, if asked for, have an object of the classes."""
+        """mmdet's: places of the images that are large enough and, if requested, have an object of the classes."""
         columns, infos = self._columns, self.data_infos
         if columns is None or not isinstance(infos, Records):
             return super()._filter_imgs(min_size)
@@ -218,31 +183,31 @@ class FromColumns(CocoDataset):
 
 @DATASETS.register_module()
 class CocoFromColumns(FromColumns, CocoDataset):
-    """mmdet's ``CocoDataset``, from columns where there are some."""
+    """mmdet's ``CocoDataset``, from columns if there are some."""
 
-    _name, _name_from = staticmethod(file_of_coco), ("file_name",)
+    _name, _name_from = staticmethod(image_names.of_coco), ("file_name",)
 
     def _choose(self, columns: Columns) -> list[int] | None:
         # mmdet refuses repeated annotation ids, and asks pycocotools for the categories by their names
         listed = columns.listed_categories()
-        told = isinstance(self.CLASSES, (list, tuple)) and all(name is not None for _, name in listed)
-        if columns.repeated_ids or not told:
+        named = isinstance(self.CLASSES, (list, tuple)) and all(name is not None for _, name in listed)
+        if columns.repeated_ids or not named:
             return None
         return [cat_id for cat_id, name in listed if not self.CLASSES or name in self.CLASSES]
 
 
 @DATASETS.register_module()
 class LVISV05FromColumns(FromColumns, LVISV05Dataset):
-    """mmdet's ``LVISV05Dataset`` (or ``LVISDataset``), from columns where there are some."""
+    """mmdet's ``LVISV05Dataset`` (or ``LVISDataset``), from columns if there are some."""
 
-    _name, _name_from = staticmethod(file_of_v05), ("file_name",)
+    _name, _name_from = staticmethod(image_names.of_lvis_v05), ("file_name",)
 
 
 @DATASETS.register_module()
 class LVISV1FromColumns(FromColumns, LVISV1Dataset):
-    """mmdet's ``LVISV1Dataset``, from columns where there are some."""
+    """mmdet's ``LVISV1Dataset``, from columns if there are some."""
 
-    _name, _name_from = staticmethod(file_of_v1), ("coco_url",)
+    _name, _name_from = staticmethod(image_names.of_lvis_v1), ("coco_url",)
 
 
 class _PlainFromFile(LVISV1Dataset):
@@ -252,14 +217,14 @@ class _PlainFromFile(LVISV1Dataset):
 
     def load_annotations(self, ann_file: str) -> list[dict[str, Any]]:
         """Read ``ann_file`` into ``self.coco`` and return the record of each image, with its ``filename``."""
-        from lvis import LVIS  # needed only where annotations are read
+        from lvis import LVIS  # not at the top: only needed if annotations are read
 
         self.coco = LVIS(ann_file)
         self.cat_ids = self.coco.get_cat_ids()
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         self.CLASSES = tuple(category["name"] for category in self.coco.load_cats(self.cat_ids))
         self.img_ids = self.coco.get_img_ids()
-        return [{**record, "filename": image_file(record)} for record in self.coco.load_imgs(self.img_ids)]
+        return [{**record, "filename": image_names.of_any(record)} for record in self.coco.load_imgs(self.img_ids)]
 
 
 @DATASETS.register_module()
@@ -270,11 +235,11 @@ class LVISFromFile(FromColumns, _PlainFromFile):
     :mod:`mmdet_ext.data.class_counts` reads the counts of the same file.
     """
 
-    _name, _name_from = staticmethod(image_file), ("file_name", "coco_url")
+    _name, _name_from = staticmethod(image_names.of_any), image_names.FIELDS
 
     def __init__(self, *args: Any, classes: None = None, **kwargs: Any) -> None:
         if classes is not None:
-            raise ValueError("LVISFromFile: takes all classes of ann_file, in its order; leave out classes")
+            raise ValueError("LVISFromFile: invalid classes; expected none, as it takes all classes of ann_file in its order")
         super().__init__(*args, **kwargs)
 
     def _choose(self, columns: Columns) -> list[int] | None:

@@ -17,7 +17,7 @@ from ecm_cluster.rundir.run import Run
 
 from .plan import Dice, Kill, Shape
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "slurm"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "on_slurm"))
 
 
 class Missed(Exception):

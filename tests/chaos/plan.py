@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ranks import detector
+from processes.ranks import detector
 from small import first_images, make_data, verb
 
 from ecm_cluster.mmconfig import config

@@ -144,10 +144,10 @@ def test_a_file_of_two_objects_is_refused(data, monkeypatch, whole):
 
 @pytest.mark.parametrize(("make", "said"), [
     (lambda p: p.write_bytes(b'{"a":' * 100_000 + b"}"), "nested too deeply"),
-    (lambda p: p.write_bytes(b"[" * 100_000), "is no JSON object"),
+    (lambda p: p.write_bytes(b"[" * 100_000), "is not a JSON object"),
     (lambda p: p.write_bytes(b'{"images": [{"id": "\xe4"}], "categories": []}'), "not valid JSON ('utf-8' codec"),
     (os.mkfifo, "is not a regular file"), (lambda p: p.symlink_to("/dev/zero"), "is not a regular file"),
-    (lambda p: p.mkdir(), "is a folder"), (lambda p: p.symlink_to(p), "")])
+    (lambda p: p.mkdir(), "is a directory"), (lambda p: p.symlink_to(p), "")])
 def test_what_is_no_annotation_file_is_refused_in_one_line(data, make, said):
     path = data / "train.json"
     path.unlink()

@@ -47,7 +47,7 @@ def _headers() -> Path | None:
 def build(folder: Path) -> Path:
     """Compile the runtime; the library."""
     library = folder / "libcuda.so.1"
-    sources = HERE / "runtime.c", HERE / "driver.c", HERE.parent / "fake_libcuda.c"
+    sources = HERE / "runtime.c", HERE / "driver.c", HERE.parent / "processes" / "fake_libcuda.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", f"-I{HERE}", f"-I{_headers()}", "-Wl,-soname,libcuda.so.1",
                     "-o", str(library), *map(str, sources), "-lpthread"], check=True)
     return library

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ranks import SEED
+from processes.ranks import SEED
 from small import ROOT
 
 from ecm_cluster.job import job as jobs

@@ -7,8 +7,9 @@ import importlib
 from dataclasses import fields
 from pathlib import Path
 
-from ecm_cluster.job import eval_settings
+from ecm_cluster.job import eval_settings, option
 from ecm_cluster.job import job as jobs
+from ecm_cluster.job.evaluation_options import EvaluationOptions
 
 from . import files
 from .case import Case
@@ -83,9 +84,9 @@ def certainly_wrong(action: argparse.Action, word: str) -> bool:
     """Whether no reading of a word makes a value for the flag."""
     if action.choices is not None:
         return word not in action.choices
-    kinds = {f.name: f.metadata["kind"] for f in fields(jobs.Job)}
-    kind = kinds.get(action.dest) if action.type is None else {int: "int", float: "number"}.get(action.type, "")
-    if kind in ("int", "positive", "number"):
+    kind = kind_of(jobs.OPTIONS.get(action.dest)) if action.type in (None, str) else {int: "int", float: "number"}.get(
+        action.type, "")
+    if kind in ("int", "number"):
         try:
             return not 0 <= (float(word) if kind == "number" else int(word)) < 2**1000
         except (ValueError, OverflowError):
@@ -93,6 +94,15 @@ def certainly_wrong(action: argparse.Action, word: str) -> bool:
     if kind in ("time", "memory"):
         return not any(c.isdecimal() for c in word) and word != "none"
     return kind == "str" and not word.strip() and action.dest != "options"
+
+
+def kind_of(one: option.Option | None) -> str:
+    """What an option's values are, in one word; empty where much is a value."""
+    if one is None:
+        return ""
+    named = {"bool": option.BOOL, "time": option.TIME, "memory": option.MEMORY, "str": option.TEXT}
+    word = {int: "int", float: "number"}.get(one.reader.word, "choice" if one.reader.choices else "")
+    return word or next((name for name, reader in named.items() if one.reader is reader), "")
 
 
 def positionals(case: Case) -> None:
@@ -160,7 +170,7 @@ def _yaml_of_a_job(case: Case, name: str) -> Path:
 
 
 BLOCKS = ("evaluation", "options", "env", "slurm", "srun")
-INNER = {"evaluation": [f.name for f in fields(jobs.Evaluation)],
+INNER = {"evaluation": [f.name for f in fields(EvaluationOptions)],
          "options": ["optimizer.lr", "data.samples_per_gpu", "runner.max_epochs", "model", "x..y", "data"],
          "env": ["A", "1A", "A B", "''", "A=B", "OMP_NUM_THREADS", "PATH"],
          "slurm": ["wrap", "comment", "mem", "output", "array", "mail-type", "x", "''", "gres", "nodes", "--wrap"],
@@ -169,7 +179,7 @@ INNER = {"evaluation": [f.name for f in fields(jobs.Evaluation)],
 
 def _change_field(case: Case, lines: dict[str, str]) -> None:
     rng = case.rng
-    names = {f.name: f.metadata["kind"] for f in fields(jobs.Job)}
+    names = {f.name: kind_of(jobs.OPTIONS.get(f.name)) for f in fields(jobs.Job)}
     key = rng.choice(list(names))
     broken = rng.random() < 0.35
     value = rng.choice(NO_YAML if broken else YAML)
@@ -185,17 +195,17 @@ def _change_field(case: Case, lines: dict[str, str]) -> None:
     lines[key] = value
     certain = broken and not value.startswith(("&a &b", "<<", "{<<", "{?", "!!int 0x", "!!int 1_", "!!int 0b",
                                                "!!float 1_", "!unknown"))
-    case.changed("no YAML" if certain else f"a value for {names[key]}", names=[key, "line"],
+    case.changed("no YAML" if certain else f"a value for {names[key] or key}", names=[key, "line"],
                  illegal=certain or _wrong_for(names[key], value))
 
 
 def _wrong_for(kind: str, raw: str) -> bool:
     """Whether a YAML value is none of the kind; only where that is beyond doubt."""
-    plain = ("int", "positive", "number", "bool", "choice", "memory")
+    plain = ("int", "number", "bool", "choice", "memory")
     collections = ("[1, 2]", "{a: 1}", "[[1]]", "[null]", "{1: 2}")
     return (kind in (*plain, "time", "str") and raw in collections) \
         or (kind in plain and raw in ("abc", '"a\\nb"', ".nan", "''", "2020-01-01")) \
-        or (kind in ("int", "positive") and raw in ("-1", "1.5", ".inf", "true", '"5"'))
+        or (kind in ("int",) and raw in ("-1", "1.5", ".inf", "true", '"5"'))
 
 
 def sweep_file(case: Case) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ecm_originals
 import numpy as np
 import pytest
 import torch
-from ecm_originals import CASES, NAMES, golden
+from golden import ecm_originals
+from golden.ecm_originals import CASES, NAMES, golden
 
 LAUNCHES = 3  # forward and backward
 

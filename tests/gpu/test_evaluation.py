@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from gpu_runs import PATIENCE, begin
+from processes.gpu_runs import PATIENCE, begin
 from small import await_state, job_flags, verb
 
 from ecm_cluster.chain import evaluations

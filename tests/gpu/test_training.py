@@ -6,7 +6,7 @@ import re
 
 import pytest
 from comparing import bits, state_in
-from gpu_runs import (
+from processes.gpu_runs import (
     A_SIGNAL_AND_A_KILL,
     EPOCHS,
     PATIENCE,
@@ -24,7 +24,7 @@ from small import await_state, verb
 
 from ecm_cluster.rundir.run import Run
 
-# Of the total loss, anywhere in 21 iterations. docs/gpu.md says where it comes from.
+# Of the total loss, anywhere in 21 iterations. docs/guide/gpu.md says where it comes from.
 TOLERANCE, IN_FP16 = 0.02, 0.05
 # Of every loss in the first step after a resume: the same weights, forward only.
 ONE_STEP = 1e-5

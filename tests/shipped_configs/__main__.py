@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tests.shipped_configs", description=__doc__)
     made.add_argument("families", nargs="*", metavar="FAMILY")
     made.add_argument("--out", type=Path, default=Path("runs/shipped_configs"), help="folder for results and logs")
-    made.add_argument("--table", type=Path, help="write the table there, e.g. to docs/shipped-configs.md")
+    made.add_argument("--table", type=Path, help="write the table there, e.g. to docs/reference/shipped-configs.md")
     made.add_argument("--first", action="store_true", help="the first config of each family only")
     made.add_argument("--missing", action="store_true", help="leave out configs that the output folder has results of")
     made.add_argument("--seconds", type=float, default=float("inf"), help="begin no further config after so long")

@@ -28,7 +28,7 @@ REASONS = {
 
 HEAD = """# mmdet's shipped configs
 
-Written by `python -m tests.shipped_configs --table docs/shipped-configs.md`, with {versions}.
+Written by `python -m tests.shipped_configs --table docs/reference/shipped-configs.md`, with {versions}.
 
 Every config family that mmdet ships (the folders of its `configs/`, read as `mmdet::…`), each represented by the
 configs that meet a code path of their own: {count} configs of {families} families. Deeper or wider backbones of the

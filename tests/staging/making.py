@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ecm_cluster.base import files
-from ecm_cluster.pack import pack
-from ecm_cluster.pack.pack import ANNOTATIONS, BLOCK, IMAGES, INDEX, INDEX_FILE, Location, Pack, PackedFile
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.manifest import ANNOTATIONS, BLOCK, IMAGES, INDEX, INDEX_FILE, Location, Pack, PackedFile
 
 A, B, EMPTY = "images/a-00000.tar", "images/b-00000.tar", "images/c-00000.tar"
 SIZES = {A: 2 * BLOCK + 12345, B: BLOCK, EMPTY: 0}  # a short last block, one block exactly, none
@@ -23,19 +23,19 @@ def make_pack(folder: Path, sizes: Mapping[str, int] = SIZES) -> Pack:
     """A pack whose images are random bytes; one image in each file is in its index."""
     packed = [_file(folder, name, os.urandom(size), IMAGES, name[7:8]) for name, size in sizes.items()]
     with open(folder / INDEX_FILE, "wb") as handle:
-        pack.write_index(handle, [(f"train2017/{n}.jpg", Location(n, 0, min(f.size, 100), 0))
+        manifest.write_index(handle, [(f"train2017/{n}.jpg", Location(n, 0, min(f.size, 100), 0))
                                   for n, f in enumerate(packed)])
     packed.append(_file(folder, INDEX_FILE, (folder / INDEX_FILE).read_bytes(), INDEX, ""))
     packed.append(_file(folder, "annotations/a.columns", b"columns of a" * 100, ANNOTATIONS, "annotations/a.json"))
-    files.write_json(folder / pack.MANIFEST, pack.describe(packed, [], len(sizes)))
-    return pack.read(folder)
+    files.write_json(folder / manifest.MANIFEST, manifest.describe(packed, [], len(sizes)))
+    return manifest.read(folder)
 
 
 def _file(folder: Path, name: str, data: bytes, kind: str, group: str) -> PackedFile:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    blocks = tuple(pack.checksum(data[at:at + BLOCK]) for at in range(0, len(data), BLOCK))
+    blocks = tuple(manifest.checksum(data[at:at + BLOCK]) for at in range(0, len(data), BLOCK))
     return PackedFile(name, len(data), kind, group, blocks)
 
 
@@ -59,8 +59,8 @@ STAGE = """
 import sys, time
 from pathlib import Path
 from ecm_cluster.staging import copying, scratch
-from ecm_cluster.pack import pack
-found = pack.read(sys.argv[1])
+from ecm_cluster.pack import manifest
+found = manifest.read(sys.argv[1])
 names = sys.argv[3].split(",") if sys.argv[3] else [f.name for f in found.files]
 staged = copying.stage(found, [found.file(n) for n in names], scratch.Scratch(Path(sys.argv[2])), threads=3)
 print(staged.source, staged.copied, staged.found, staged.repaired, flush=True)

@@ -85,7 +85,7 @@ def test_members_that_share_their_bytes_are_counted_together(root, capsys, monke
 @pytest.mark.parametrize("field, form, value, said", [
     (24, "<I", 10, "t/x.jpg is corrupt"), (24, "<I", 5000, "t/x.jpg is corrupt"), (16, "<I", 1, "t/x.jpg is corrupt"),
     (20, "<I", 2**32 - 2, "t/x.jpg lies outside"), (42, "<I", 2**32 - 2, "t/x.jpg lies outside"),
-    (8, "<H", 1, "t/x.jpg is encrypted"), (10, "<H", 99, "t/x.jpg is encrypted, or compressed otherwise"),
+    (8, "<H", 1, "t/x.jpg is encrypted"), (10, "<H", 99, "t/x.jpg is encrypted, or not compressed"),
     (24, "<I", 2**32 - 2, "t/x.jpg expands to"),
 ])
 def test_a_member_that_is_not_as_it_is_listed_is_named(root, capsys, field, form, value, said):
@@ -104,7 +104,7 @@ def test_so_is_one_that_holds_annotations(root, capsys, field, form, value):
 def test_a_list_of_members_without_end_is_not_read(root, capsys, monkeypatch):
     monkeypatch.setattr(zip_archives, "LARGEST_LIST", 100)
     write(root / "t.zip", *((member(f"{n}.jpg"), b"") for n in range(9)))
-    assert "t.zip: is no zip file that can be read (its list of members has " in refused(root, capsys)
+    assert "t.zip: is not a readable zip file (its list of members has " in refused(root, capsys)
 
 
 @pytest.mark.slow
@@ -122,14 +122,14 @@ def test_a_pipe_a_device_or_a_file_without_end_in_a_data_root_is_named_and_not_w
     for name in ("a/pipe.jpg", "annotations/pipe.json", "pipe.zip"):
         (root / name).parent.mkdir(exist_ok=True)
         os.mkfifo(root / name)
-        assert f"{root / name}: is no ordinary file" in refused(root, capsys)
+        assert f"{root / name}: is not a regular file" in refused(root, capsys)
         (root / name).unlink()
     (root / "a/zero.jpg").symlink_to("/dev/zero")
-    assert f"{root}/a/zero.jpg: is no ordinary file" in refused(root, capsys)
+    assert f"{root}/a/zero.jpg: is not a regular file" in refused(root, capsys)
     (root / "a/zero.jpg").unlink()
     with open(root / "a/large.jpg", "wb") as handle:
         handle.truncate(1 << 40)
-    assert f"{root}/a/large.jpg: has 1.1 TB, and an image at most 1.1 GB" in refused(root, capsys)
+    assert f"{root}/a/large.jpg: has 1.1 TB; expected an image of at most 1.1 GB" in refused(root, capsys)
     (root / "a/large.jpg").unlink()
 
 

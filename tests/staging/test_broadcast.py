@@ -18,7 +18,7 @@ import pytest
 from staging.making import A, B, in_memory, is_exact, make_pack
 
 from ecm_cluster.base import files
-from ecm_cluster.pack.pack import BLOCK, Pack, PackedFile
+from ecm_cluster.pack.manifest import BLOCK, Pack, PackedFile
 from ecm_cluster.staging import copying
 from ecm_cluster.staging.peers import broadcast, door, peer, wire
 from ecm_cluster.staging.peers.broadcast import Circle
@@ -35,7 +35,7 @@ import sys, threading, time
 from pathlib import Path
 from ecm_cluster.staging.peers import broadcast, peer
 from ecm_cluster.staging import copying, scratch, streams
-from ecm_cluster.pack import pack
+from ecm_cluster.pack import manifest
 path, base, contacts, node, nodes = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 peer.PATIENCE, broadcast.MEETING = 4.0, 3.0
 read, carry = [], streams.Stream.carry
@@ -44,7 +44,7 @@ def counted(self, file, block, source, target=None):
         read.append(file.span(block)[1])
     return carry(self, file, block, source, target)
 streams.Stream.carry = counted
-of = pack.read(path)
+of = manifest.read(path)
 with broadcast.Circle(lambda n: Path(contacts, f"{n}.json"), node, nodes, of.digest, ["127.0.0.1"]) as circle:
     staged = copying.stage(of, of.files, scratch.Scratch(Path(base)), circle=circle, threads=3)
     print(sum(read), staged.folder, flush=True)

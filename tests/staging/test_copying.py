@@ -16,8 +16,8 @@ from staging.making import EMPTY, A, B, in_memory, is_exact, make_pack, stage_in
 
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.pack import pack
-from ecm_cluster.pack.pack import BLOCK, Pack
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.manifest import BLOCK, Pack
 from ecm_cluster.staging import copying, scratch
 from ecm_cluster.staging.scratch import Scratch
 
@@ -31,7 +31,7 @@ def packed(tmp_path_factory) -> Pack:
 def own_pack(packed, tmp_path) -> Pack:
     """A copy that a test may damage."""
     shutil.copytree(packed.path, tmp_path / "own.pack")
-    return pack.read(tmp_path / "own.pack")
+    return manifest.read(tmp_path / "own.pack")
 
 
 @pytest.fixture
@@ -95,11 +95,11 @@ def test_of_two_jobs_that_start_at_once_one_copies_and_the_other_waits(own_pack,
     first = start_and_pause(own_pack, base)
     empty = tmp_path / "elsewhere"  # the one that waits could read nothing of the pack
     empty.mkdir()
-    shutil.copy(own_pack.path / pack.MANIFEST, empty)
+    shutil.copy(own_pack.path / manifest.MANIFEST, empty)
     waiting, result = threading.Event(), []
 
     def second() -> None:
-        result.append(stage(pack.read(empty), base, on_progress=lambda *now: waiting.set() if now[2] == "waiting"
+        result.append(stage(manifest.read(empty), base, on_progress=lambda *now: waiting.set() if now[2] == "waiting"
                             else None))
 
     thread = threading.Thread(target=second)
@@ -277,7 +277,7 @@ def test_a_damaged_pack_is_named_in_one_line_and_what_was_right_is_kept(own_pack
 
 def test_a_pack_cannot_write_outside_its_set(packed, base):
     for name in ("../escape", "/etc/escape", "manifest.json", "lease", "images/x.tmp", "damaged/x"):
-        evil = pack.PackedFile(name, 0, "images", "", ())
+        evil = manifest.PackedFile(name, 0, "images", "", ())
         with pytest.raises(UserError, match="cannot be staged|inside the folder"):
             copying.stage(packed, [evil], Scratch(base))
 

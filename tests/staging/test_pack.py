@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.base.reading import Unreadable
-from ecm_cluster.pack import pack as packs
-from ecm_cluster.pack.pack import BLOCK, AnnotationFile, BlockWriter, Index, Location, PackedFile, checksum
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.manifest import BLOCK, AnnotationFile, BlockWriter, Index, Location, PackedFile, checksum
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=30)
 LONG = st.integers(0, 2 ** 63)
@@ -26,7 +26,7 @@ LONG = st.integers(0, 2 ** 63)
 def test_an_index_finds_each_image_by_its_name_and_nothing_else(tmp_path_factory, entries, others):
     path = tmp_path_factory.mktemp("index") / "index.bin"
     with files.replacing(path) as handle:
-        packs.write_index(handle, list(entries.items())[::-1])
+        manifest.write_index(handle, list(entries.items())[::-1])
     index = Index(path)
     assert len(index) == len(entries) and set(index) == set(entries)
     assert {name: index.find(name) for name in entries} == entries
@@ -38,9 +38,9 @@ def test_an_index_finds_each_image_by_its_name_and_nothing_else(tmp_path_factory
 def test_an_index_that_is_not_whole_is_not_read(tmp_path, damage):
     path = tmp_path / "index.bin"
     with open(path, "wb") as handle:
-        packs.write_index(handle, [("a.jpg", Location(0, 512, 3, 7))])
+        manifest.write_index(handle, [("a.jpg", Location(0, 512, 3, 7))])
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Unreadable, match="is no index of images, or not all of it"):
+    with pytest.raises(Unreadable, match="is not an index of images, or is truncated"):
         Index(path)
 
 
@@ -53,19 +53,19 @@ def test_checksums_taken_while_writing_are_those_of_the_blocks_of_the_file(tmp_p
         writer.write(data[at:at + 3_000_000])
     (tmp_path / "file").write_bytes(data)
     assert handle.getvalue() == data and writer.size == size
-    assert writer.blocks() == packs.block_checksums(tmp_path / "file")
+    assert writer.blocks() == manifest.block_checksums(tmp_path / "file")
     assert writer.blocks() == tuple(checksum(data[at:at + BLOCK]) for at in range(0, size, BLOCK))
 
 
-def a_pack(folder: Path) -> packs.Pack:
-    packed = [PackedFile("images/train-00000.tar", 10, packs.IMAGES, "train", (1,)),
-              PackedFile("images/other-00000.tar", BLOCK + 1, packs.IMAGES, "other", (2 ** 64 - 1, 3)),
-              PackedFile("index.bin", 5, packs.INDEX, "", (4,)),
-              PackedFile("annotations/train.columns", 7, packs.ANNOTATIONS, "annotations/train.json", (5,))]
+def a_pack(folder: Path) -> manifest.Pack:
+    packed = [PackedFile("images/train-00000.tar", 10, manifest.IMAGES, "train", (1,)),
+              PackedFile("images/other-00000.tar", BLOCK + 1, manifest.IMAGES, "other", (2 ** 64 - 1, 3)),
+              PackedFile("index.bin", 5, manifest.INDEX, "", (4,)),
+              PackedFile("annotations/train.columns", 7, manifest.ANNOTATIONS, "annotations/train.json", (5,))]
     known = [AnnotationFile("annotations/train.json", f"sha256:{1:064}", "annotations/train.columns", ("train",)),
              AnnotationFile("annotations/captions.json", f"sha256:{2:064}", None, ())]
-    files.write_json(folder / "pack.json", packs.describe(packed, known, 3, source="somewhere"))
-    return packs.read(folder)
+    files.write_json(folder / "pack.json", manifest.describe(packed, known, 3, source="somewhere"))
+    return manifest.read(folder)
 
 
 def test_a_manifest_says_what_was_described(tmp_path):
@@ -73,12 +73,12 @@ def test_a_manifest_says_what_was_described(tmp_path):
     assert [f.blocks for f in found.files] == [(1,), (2 ** 64 - 1, 3), (4,), (5,)]
     assert found.files[1].span(1) == (BLOCK, 1) and found.images == 3
     assert found.annotation("annotations/train.json").columns == "annotations/train.columns"
-    assert packs.is_pack(tmp_path) and not packs.is_pack(tmp_path.parent)
+    assert manifest.is_pack(tmp_path) and not manifest.is_pack(tmp_path.parent)
 
 
 def test_where_the_data_came_from_is_on_record_and_no_part_of_the_digest(tmp_path):
-    one, other = packs.describe([], [], 0, source="a"), packs.describe([], [], 0, source="b")
-    assert one["source"] == "a" and one["digest"] == other["digest"] != packs.describe([], [], 1)["digest"]
+    one, other = manifest.describe([], [], 0, source="a"), manifest.describe([], [], 0, source="b")
+    assert one["source"] == "a" and one["digest"] == other["digest"] != manifest.describe([], [], 1)["digest"]
 
 
 def test_a_job_needs_the_images_of_its_annotation_files_and_no_others(tmp_path):
@@ -98,17 +98,17 @@ def test_a_job_needs_the_images_of_its_annotation_files_and_no_others(tmp_path):
 def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path, text, said):
     (tmp_path / "pack.json").write_text(text)
     with pytest.raises(UserError, match=said) as error:
-        packs.read(tmp_path)
+        manifest.read(tmp_path)
     assert "pack the data again" in str(error.value)
 
 
 def test_a_folder_without_a_manifest_is_no_pack(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match="is none, it has no pack.json; make one with"):
-            packs.read(path)
+        with pytest.raises(UserError, match="is not a pack: it has no pack.json; make one with"):
+            manifest.read(path)
 
 
 def test_a_pack_without_images_has_no_image(tmp_path):
-    files.write_json(tmp_path / "pack.json", packs.describe([], [], 0))
-    assert not packs.read(tmp_path).has_image("train2017/1.jpg")
+    files.write_json(tmp_path / "pack.json", manifest.describe([], [], 0))
+    assert not manifest.read(tmp_path).has_image("train2017/1.jpg")
     assert json.loads((tmp_path / "pack.json").read_text())["images"] == 0

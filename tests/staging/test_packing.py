@@ -18,26 +18,25 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from staging.roots import call, lvis, put, put_zip, python, small_root
 
-from ecm_cluster.annotations import image_names
 from ecm_cluster.base import files
-from ecm_cluster.pack import pack as packs
-from ecm_cluster.pack import shards
-from ecm_cluster.pack.pack import BLOCK
+from ecm_cluster.pack import groups, manifest, shards
+from ecm_cluster.pack.manifest import BLOCK
+from mmdet_ext.data import json_walk
 
 
-def images_of(pack: packs.Pack) -> dict[str, bytes]:
+def images_of(pack: manifest.Pack) -> dict[str, bytes]:
     """All images of a pack, read as the nodes read them."""
     index, numbered = pack.open_index(), pack.image_files()
     found = {}
     for name in index:
         place = index.find(name)
         data = (pack.path / numbered[place.file].name).read_bytes()[place.offset:place.offset + place.length]
-        assert packs.checksum(data) == place.checksum and pack.has_image(name)
+        assert manifest.checksum(data) == place.checksum and pack.has_image(name)
         found[name] = data
     return found
 
 
-def untarred(pack: packs.Pack) -> dict[str, bytes]:
+def untarred(pack: manifest.Pack) -> dict[str, bytes]:
     """All images of a pack, read by the standard library's tarfile."""
     found = {}
     for packed in pack.image_files():
@@ -72,7 +71,7 @@ def test_any_tree_is_packed_byte_for_byte(tree, named, size):
         put_zip(root / "a.zip", where["stored"], "stored")
         put_zip(root / "b.zip", where["deflated"], "deflated")
         assert call("pack", root, Path(folder, "out"), "--shard-size", size) == 0
-        made = packs.read(Path(folder, "out"))
+        made = manifest.read(Path(folder, "out"))
         assert images_of(made) == content and untarred(made) == content and made.images == len(content)
         assert call("verify", made.path, "--against", root) == 0
 
@@ -83,7 +82,7 @@ def test_images_of_exactly_one_block_and_around_it_are_packed_byte_for_byte(tmp_
                **{f"b/{size}.npy": os.urandom(size) for size in (BLOCK - 1024, BLOCK - 512, BLOCK)}}
     put(tmp_path / "root", content)
     assert call("pack", tmp_path / "root") == 0
-    made = packs.read(tmp_path / "root.pack")
+    made = manifest.read(tmp_path / "root.pack")
     assert images_of(made) == content == untarred(made)
     assert call("verify", made.path, "--against", tmp_path / "root") == 0
     (big,) = made.image_files()
@@ -96,7 +95,7 @@ def test_images_of_exactly_one_block_and_around_it_are_packed_byte_for_byte(tmp_
 def test_shards_have_at_most_the_size_that_was_asked_for_and_hold_their_group_in_order(tmp_path):
     small_root(tmp_path / "root")
     assert call("pack", tmp_path / "root", "--shard-size", "2K") == 0
-    made = packs.read(tmp_path / "root.pack")
+    made = manifest.read(tmp_path / "root.pack")
     groups = [f.group for f in made.image_files()]
     assert groups == ["lvis_v1_train"] * groups.count("lvis_v1_train") + ["lvis_v1_val"] * groups.count("lvis_v1_val")
     names = []
@@ -117,7 +116,7 @@ def test_the_same_input_gives_the_same_pack_whatever_the_threads_times_and_conta
         os.utime(path, (5, 5))
     assert call("pack", tmp_path / "one", "--shard-size", "2K", "--threads", 1) == 0
     assert call("pack", tmp_path / "other", "--shard-size", "2K", "--threads", 16) == 0
-    assert packs.read(tmp_path / "one.pack").digest == packs.read(tmp_path / "other.pack").digest
+    assert manifest.read(tmp_path / "one.pack").digest == manifest.read(tmp_path / "other.pack").digest
     one, other = bytes_of(tmp_path / "one.pack"), bytes_of(tmp_path / "other.pack")
     assert one.keys() == other.keys()
     assert {name for name in one if one[name] != other[name]} == {"pack.json"}  # which says where it came from
@@ -129,7 +128,7 @@ def test_folders_behind_links_are_packed_and_a_link_back_does_no_harm(tmp_path):
     (tmp_path / "root/train").symlink_to(tmp_path / "disk/train")
     (tmp_path / "disk/train/deep/up").symlink_to(tmp_path / "disk/train")
     assert call("pack", tmp_path / "root") == 0
-    assert images_of(packs.read(tmp_path / "root.pack")) == {"train/1.jpg": b"1", "train/deep/2.jpg": b"2",
+    assert images_of(manifest.read(tmp_path / "root.pack")) == {"train/1.jpg": b"1", "train/deep/2.jpg": b"2",
                                                              "val/3.jpg": b"3"}
 
 
@@ -141,7 +140,7 @@ def test_annotations_come_out_of_lvis_zip_files_and_lie_in_the_pack_as_published
     put_zip(tmp_path / "root/annotations/lvis_v1_val.json.zip", {"__MACOSX/lvis_v1_val.json": b"no",
                                                                 "lvis_v1_val.json": val}, "deflated")
     assert call("pack", tmp_path / "root") == 0
-    made = packs.read(tmp_path / "root.pack")
+    made = manifest.read(tmp_path / "root.pack")
     assert (made.path / "annotations/lvis_v1_train.json").read_bytes() == train
     assert (made.path / "annotations/lvis_v1_val.json").read_bytes() == val
     assert made.annotation("annotations/lvis_v1_val.json").digest == files.digest(
@@ -155,7 +154,7 @@ def test_each_image_is_grouped_by_the_first_file_that_names_it_those_of_training
                             "annotations/b_train.json": lvis(["train2017/0.jpg", "train2017/1.jpg"]),
                             "annotations/c_captions.json": lvis(["train2017/5.jpg"], boxes=False)})
     assert call("pack", tmp_path / "root") == 0
-    made = packs.read(tmp_path / "root.pack")
+    made = manifest.read(tmp_path / "root.pack")
     grouped = {}
     for packed in made.image_files():
         with tarfile.open(made.path / packed.name) as archive:
@@ -172,17 +171,16 @@ def test_files_that_hold_boxes_get_columns_and_others_do_not(tmp_path):
     small_root(tmp_path / "root")
     put(tmp_path / "root", {"annotations/results.json": b"[]", "annotations/captions.json": lvis([], boxes=False)})
     assert call("pack", tmp_path / "root") == 0
-    made = packs.read(tmp_path / "root.pack")
+    made = manifest.read(tmp_path / "root.pack")
     columns = {a.name[12:-5]: a.columns for a in made.annotations}
     assert columns == {"lvis_v1_train": "annotations/lvis_v1_train.columns", "results": None, "captions": None,
                        "lvis_v1_val": "annotations/lvis_v1_val.columns"}
     packed = made.file("annotations/lvis_v1_val.columns")
-    assert (packed.kind, packed.group) == (packs.ANNOTATIONS, "annotations/lvis_v1_val.json")
-    assert packs.block_checksums(made.path / packed.name) == packed.blocks
+    assert (packed.kind, packed.group) == (manifest.ANNOTATIONS, "annotations/lvis_v1_val.json")
+    assert manifest.block_checksums(made.path / packed.name) == packed.blocks
 
 
-NAMED = image_names.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg",
-                           "3.jpg"])
+NAMED = groups.Names(["train2017/000000000001.jpg", "val2017/000000000001.jpg", "val2017/000000000002.jpg", "3.jpg"])
 
 
 @pytest.mark.parametrize("record, found", [
@@ -209,10 +207,10 @@ def test_a_record_means_the_image_that_the_datasets_would_open(record, found):
 ])
 @pytest.mark.parametrize("window", [1, 7, 1 << 20])
 def test_the_images_of_an_annotation_file_are_found_in_any_layout(tmp_path, monkeypatch, text, window):
-    monkeypatch.setattr(image_names, "WINDOW", window)
+    monkeypatch.setattr(json_walk, "WINDOW", window)
     path = tmp_path / "a.json"
     path.write_text(text)
-    assert [r["file_name"] for r in image_names.records(path)] == ['aé]"}.jpg', "b.jpg"]
+    assert [r["file_name"] for r in groups.image_records(path)] == ['aé]"}.jpg', "b.jpg"]
 
 
 def test_a_header_is_counted_with_the_bytes_that_it_takes():
@@ -227,7 +225,7 @@ def test_a_header_is_counted_with_the_bytes_that_it_takes():
 def undisturbed(tmp_path: Path) -> str:
     small_root(tmp_path / "root")
     assert call("pack", tmp_path / "root", tmp_path / "whole", "--shard-size", "2K") == 0
-    return packs.read(tmp_path / "whole").digest
+    return manifest.read(tmp_path / "whole").digest
 
 
 @pytest.mark.slow
@@ -241,7 +239,7 @@ def test_a_killed_call_goes_on_and_ends_with_the_same_pack(tmp_path, point):
     assert killed.returncode == -signal.SIGKILL
     assert out.exists() == (point == "after-pack")  # nobody sees half a pack
     assert call("pack", tmp_path / "root", out, "--shard-size", "2K") == 0
-    assert packs.read(out).digest == digest
+    assert manifest.read(out).digest == digest
     assert call("verify", out, "--against", tmp_path / "root") == 0
     assert not (tmp_path / "out.partial").exists()
     assert not [p for p in out.rglob("*") if files.TMP_MARK in p.name]
@@ -257,7 +255,7 @@ def test_a_call_that_is_killed_while_it_replaces_a_pack_ends_with_the_new_one(tm
     assert killed.returncode == -signal.SIGKILL
     again = [] if point == "after-pack" else ["--replace"]
     assert call("pack", tmp_path / "root", tmp_path / "out", *again) == 0
-    assert packs.read(tmp_path / "out").has_image("train2017/new.jpg")
+    assert manifest.read(tmp_path / "out").has_image("train2017/new.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "root"]
     assert call("verify", tmp_path / "out", "--against", tmp_path / "root") == 0
 
@@ -303,7 +301,7 @@ def test_a_call_that_is_killed_at_random_moments_comes_to_its_end(tmp_path):
         assert out.exists() or process.returncode
     assert killed
     assert call("pack", tmp_path / "root", out, "--shard-size", "2K") == 0
-    assert packs.read(out).digest == digest
+    assert manifest.read(out).digest == digest
     assert call("verify", out, "--against", tmp_path / "root") == 0
 
 
@@ -315,9 +313,9 @@ def test_what_is_complete_is_not_written_again(tmp_path, capsys):
     before = {p.name: p.stat().st_ino for p in (part / "images").iterdir()}
     assert len(before) > 4
     assert call("pack", tmp_path / "root", out, "--shard-size", "2K") == 0
-    assert "going on with what a former call has completed" in capsys.readouterr().err
+    assert "resuming from what an earlier call has completed" in capsys.readouterr().err
     assert {p.name: p.stat().st_ino for p in (out / "images").iterdir()} == before
-    assert packs.read(out).digest == digest
+    assert manifest.read(out).digest == digest
 
 
 @pytest.mark.parametrize("change", ["size", "data"])
@@ -329,7 +327,7 @@ def test_other_data_or_another_size_of_shards_begin_anew(tmp_path, capsys, chang
     if change == "data":
         put(tmp_path / "root", {"train2017/000000000003.jpg": b"another"})
     assert call("pack", tmp_path / "root", tmp_path / "out", "--shard-size", "2K" if change == "data" else "3K") == 0
-    assert "beginning anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
     assert call("verify", tmp_path / "out", "--against", tmp_path / "root") == 0
 
 
@@ -349,14 +347,14 @@ def test_an_image_that_is_there_twice_with_unlike_sizes_is_one_clear_error(tmp_p
     put(tmp_path / "root", {"train2017/1.jpg": b"1"})
     put_zip(tmp_path / "root/train2017.zip", {"train2017/1.jpg": b"12"})
     said = refused(capsys, tmp_path / "root")
-    assert "train2017/1.jpg is there twice, and not the same" in said and "take one of them away" in said
+    assert "train2017/1.jpg exists twice with different content" in said and "remove one of them" in said
 
 
 def test_of_an_image_in_a_folder_and_in_a_zip_file_the_folder_wins(tmp_path):
     put(tmp_path / "root", {"train2017/1.jpg": b"a"})
     put_zip(tmp_path / "root/train2017.zip", {"train2017/1.jpg": b"b", "train2017/2.jpg": b"c"})
     assert call("pack", tmp_path / "root") == 0
-    assert images_of(packs.read(tmp_path / "root.pack")) == {"train2017/1.jpg": b"a", "train2017/2.jpg": b"c"}
+    assert images_of(manifest.read(tmp_path / "root.pack")) == {"train2017/1.jpg": b"a", "train2017/2.jpg": b"c"}
 
 
 @pytest.mark.parametrize("how", ["stored", "deflated"])
@@ -371,7 +369,7 @@ def test_a_corrupt_member_of_a_zip_file_is_one_clear_error_and_the_call_can_go_o
     assert "member train2017/3.jpg is corrupt; fetch the zip file again" in said
     path.write_bytes(whole)
     assert call("pack", tmp_path / "root") == 0
-    assert len(images_of(packs.read(tmp_path / "root.pack"))) == 5
+    assert len(images_of(manifest.read(tmp_path / "root.pack"))) == 5
 
 
 def test_a_zip_file_that_is_cut_off_is_one_clear_error(tmp_path, capsys):
@@ -379,7 +377,7 @@ def test_a_zip_file_that_is_cut_off_is_one_clear_error(tmp_path, capsys):
     put_zip(tmp_path / "root/val2017.zip", {"val2017/1.jpg": b"1" * 99})
     whole = (tmp_path / "root/val2017.zip").read_bytes()
     (tmp_path / "root/val2017.zip").write_bytes(whole[:-30])
-    assert "val2017.zip: is no zip file that can be read" in refused(capsys, tmp_path / "root")
+    assert "val2017.zip: is not a readable zip file" in refused(capsys, tmp_path / "root")
 
 
 def test_a_member_that_leads_out_of_the_data_root_is_refused(tmp_path, capsys):
@@ -420,7 +418,7 @@ def test_images_that_are_named_and_not_there_are_a_warning_or_an_error_if_asked(
     for i in range(4):
         (tmp_path / f"root/val2017/{i:012d}.jpg").unlink()
     said = refused(capsys, tmp_path / "root", "--strict")
-    assert "annotations/lvis_v1_val.json names 4 images that are not there (val2017/000000000000.jpg, " in said
+    assert "annotations/lvis_v1_val.json names 4 images that do not exist (val2017/000000000000.jpg, " in said
     assert call("pack", tmp_path / "root") == 0
     assert "warning: annotations/lvis_v1_val.json names 4 images" in capsys.readouterr().err
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster import stage
-from ecm_cluster.pack import pack
-from ecm_cluster.pack.pack import Pack
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.manifest import Pack
 from ecm_cluster.staging import copying, reader
 from ecm_cluster.staging.scratch import Scratch
 
@@ -22,7 +22,7 @@ def packed(tmp_path: Path) -> Pack:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(os.urandom(1000 + 5000 * n))
     assert stage.main(["pack", str(tmp_path / "root"), str(tmp_path / "root.pack")]) == 0
-    return pack.read(tmp_path / "root.pack")
+    return manifest.read(tmp_path / "root.pack")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from staging.making import A, B, in_memory, is_exact, make_pack, stage_in_proces
 
 from ecm_cluster.base import disk, files
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.pack.pack import BLOCK, Pack
+from ecm_cluster.pack.manifest import BLOCK, Pack
 from ecm_cluster.staging import copying, scratch
 from ecm_cluster.staging.scratch import NoRoom, Scratch
 from ecm_cluster.staging.staged_set import SetFolder
@@ -96,8 +96,8 @@ FORKING = """
 import os, signal, sys
 from pathlib import Path
 from ecm_cluster.staging import copying, scratch
-from ecm_cluster.pack import pack
-found = pack.read(sys.argv[1])
+from ecm_cluster.pack import manifest
+found = manifest.read(sys.argv[1])
 staged = copying.stage(found, found.files, scratch.Scratch(Path(sys.argv[2])))
 child = os.fork()
 if not child:

@@ -18,8 +18,8 @@ from users import ATTACKER, VICTIM, environment, home_of, needs_root, run_as, sh
 
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.base.reading import Unreadable
-from ecm_cluster.pack import pack
-from ecm_cluster.pack.pack import INDEX_FILE, Location, Pack
+from ecm_cluster.pack import manifest
+from ecm_cluster.pack.manifest import INDEX_FILE, Location, Pack
 from ecm_cluster.staging import copying, reader
 from ecm_cluster.staging.scratch import Scratch
 
@@ -43,7 +43,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], Any], honest: bool 
     change(record)
     if honest:
         content = {key: record.get(key) for key in ("format", "images", "files", "annotations")}
-        record["digest"] = f"{pack.checksum(json.dumps(content, sort_keys=True).encode()):016x}"
+        record["digest"] = f"{manifest.checksum(json.dumps(content, sort_keys=True).encode()):016x}"
     (folder / "pack.json").write_text(json.dumps(record))
 
 
@@ -88,7 +88,7 @@ HOSTILE = [
 
 def refusal(folder: Path) -> str:
     with pytest.raises(UserError) as error:
-        pack.read(folder)
+        manifest.read(folder)
     said = str(error.value)
     assert "\n" not in said and len(said) < 400 and "pack the data again" in said
     return said
@@ -97,7 +97,7 @@ def refusal(folder: Path) -> str:
 def test_what_a_pack_says_of_itself_is_checked_when_it_is_read(own):
     rewrite(own, lambda r: r["annotations"].append({"name": "annotations/a.json", "digest": f"sha256:{1:064}",
                                                     "columns": "annotations/a.columns", "groups": ["a"]}))
-    pack.read(own)
+    manifest.read(own)
     before = (own / "pack.json").read_text()
     for field, change, honest in HOSTILE:
         rewrite(own, change, honest)
@@ -171,13 +171,13 @@ def test_a_damaged_index_in_a_copy_is_repaired_at_the_next_start(made, tmp_path,
     assert copying.verify(Scratch(tmp_path).sets()[0], made).bad == ()
 
 
-@pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "missing"),
-                                        (lambda p: p.write_bytes(b""), "is no index"),
+@pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "does not exist"),
+                                        (lambda p: p.write_bytes(b""), "is not an index"),
                                         (lambda p: (p.unlink(), os.mkfifo(p)), "not a regular file")])
 def test_a_pack_whose_own_index_is_damaged_is_one_line_with_file_and_remedy(own, harm, said):
     harm(own / INDEX_FILE)
     with pytest.raises(Unreadable, match=said) as error:
-        reader.PackedImages(pack.read(own))
+        reader.PackedImages(manifest.read(own))
     assert f"{own}/{INDEX_FILE}" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -197,10 +197,10 @@ def test_columns_in_a_copy_are_read_once_and_those_of_the_pack_are_used_where_a_
                                    Location(0, 2**63, 2**63, 0), Location(0, 2**64 - 1, 1, 0)])
 def test_an_index_that_leads_out_of_the_files_of_its_pack_is_refused(own, place):
     with open(own / INDEX_FILE, "wb") as handle:
-        pack.write_index(handle, [("a.jpg", place), ("b.jpg", Location(0, 0, 10, 0))])
+        manifest.write_index(handle, [("a.jpg", place), ("b.jpg", Location(0, 0, 10, 0))])
     data = (own / INDEX_FILE).read_bytes()
-    rewrite(own, lambda r: r["files"][2].update(size=len(data), blocks=f"{pack.checksum(data):016x}"))
-    images = reader.PackedImages(pack.read(own))
+    rewrite(own, lambda r: r["files"][2].update(size=len(data), blocks=f"{manifest.checksum(data):016x}"))
+    images = reader.PackedImages(manifest.read(own))
     with pytest.raises(Unreadable, match=r"index.bin: image \d lies outside of the pack's files"):
         images.get("a.jpg")
     assert images.find("b.jpg") is not None
@@ -269,7 +269,7 @@ def test_a_pack_of_another_user_writes_nowhere_but_into_the_scratch_of_the_one_w
     (evil / "authorized_keys").write_text("the attacker's\n")
     rewrite(evil, lambda r: r.update(digest=str(keys.parent), images=0, files=[
         {"name": "authorized_keys", "size": 15, "kind": "annotations", "group": "",
-         "blocks": f"{pack.checksum((evil / 'authorized_keys').read_bytes()):016x}"}]), honest=False)
+         "blocks": f"{manifest.checksum((evil / 'authorized_keys').read_bytes()):016x}"}]), honest=False)
     for path in (evil, *evil.rglob("*")):
         os.chown(path, ATTACKER, ATTACKER)
     done = run_as(VICTIM, *STAGE, "copy", str(evil), str(scratch), env=environment(home))

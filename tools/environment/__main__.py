@@ -12,7 +12,7 @@ Environment:
     ECM_CLUSTER_PYTHON: The Python to use: 3.11, or 3.12 for the stack cuda13.
     ECM_CLUSTER_PYTHON38: The one for the stack original.
     ECM_CLUSTER_STACK: cuda12 (torch 2.8.0) or cuda13 (torch 2.11.0); default: that of the environment that is there.
-        original (torch 1.13.1) is made beside it, as .venv-original: docs/stacks.md.
+        original (torch 1.13.1) is made beside it, as .venv-original: docs/guide/stacks.md.
     ECM_CLUSTER_CUDA_HOME: The CUDA toolkit to use; default: CUDA_HOME, CUDA_PATH, the nvcc in PATH, /usr/local/cuda.
     ECM_CLUSTER_NVCC: "index" takes nvcc from the package index.
     FORCE_CUDA: 1: no nvcc that fits is an error; 0: compile for the CPU alone, even if there is one.

@@ -37,11 +37,11 @@ class Probe:
 
     Attributes:
         folder: Where it finds what it is asked, and leaves its findings.
-        again: Whether this is the second job, which only looks for what the first has left in the scratch.
+        again: Not empty: this is the second job, which only looks for what the first has left in the scratch.
     """
 
-    def __init__(self, folder: str, again: bool = False) -> None:
-        self.folder, self.again = folder, again
+    def __init__(self, folder: str, again: str = "") -> None:
+        self.folder, self.again = folder, bool(again)
 
     def __call__(self) -> None:
         place, own = world.identify(), Path(self.folder)

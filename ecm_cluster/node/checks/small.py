@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import mmap
@@ -16,8 +17,8 @@ from mmcv.parallel import DataContainer
 from mmcv.runner.hooks import Hook
 from torch.nn import functional
 
+from mmdet_ext.data import json_walk
 from mmdet_ext.data.annotations import columns_of
-from mmdet_ext.data.json_lists import Cursor
 
 from ...base import files
 from ...mmconfig import config
@@ -26,7 +27,6 @@ IMAGES, LONGEST, STRIDE = 2, 256, 32  # of a batch; pixels of its longer side; w
 PROPOSALS = 64  # that a sampler of anchors or boxes keeps
 BIG_FILE = 64 << 20  # bytes: annotations above are cut, as parsing takes seconds and gigabytes
 CUT_IMAGES, CUT_ANNOTATIONS = 64, 4000
-WINDOWS = (1 << 24, 1 << 26, 1 << 28)  # bytes in which a list is looked for
 KNOWN = {"img", "img_metas", "gt_bboxes", "gt_labels", "gt_bboxes_ignore", "gt_masks", "gt_semantic_seg", "proposals"}
 
 
@@ -80,22 +80,10 @@ def _cut(path: str, target: Path) -> bool:
 
 
 def _records(data: mmap.mmap, key: str, most: int | None = None) -> list[Any] | None:
-    """The first records of a list, or all; None where there is no such list near an end of the file."""
-    name = f'"{key}"'.encode()
-    for at in (data.find(name, 0, 1 << 20), data.rfind(name)):
-        for window in WINDOWS if at >= 0 else ():
-            text = data[at + len(name):at + window].decode(errors="ignore").lstrip().partition(":")[2].lstrip()
-            found: list[Any] = []
-            try:
-                for record, _, _ in Cursor(text).elements():
-                    found.append(record)
-                    if len(found) == most:
-                        return found
-            except json.JSONDecodeError:
-                if not text.startswith("["):
-                    break
-                continue  # it may go on behind the window
-            return found
+    """The first records of a list, or all; None where there is no such list."""
+    for at in json_walk.likely_places(data, key):
+        with contextlib.suppress(ValueError, RecursionError):
+            return list(itertools.islice(json_walk.records(data, at), most))
     return None
 
 

@@ -103,15 +103,15 @@ def _data(run: Run) -> staged_data.Data:
         return staged_data.Data()
     plan = planned.Staging.of(record, run.job())
     data = staged_data.Data(pack=Path(plan.pack) if plan.pack else None)
-    from ...pack import columns, pack
+    from ...pack import columns, manifest
 
     for ann_file in sorted({f for split in ("train", "test") for f in planned.annotation_files(_plain(run), split)}):
-        packed = pack.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
+        packed = manifest.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
         kept = columns.kept(Path(plan.columns), plan.annotations.get(ann_file, ""))
         if packed is not None and packed.columns:
             data.columns[ann_file] = str(Path(plan.pack or "") / packed.columns)
-        elif ann_file in plan.annotations and pack.is_pack(kept):
-            data.columns[ann_file] = str(kept / pack.read(kept).files[0].name)
+        elif ann_file in plan.annotations and manifest.is_pack(kept):
+            data.columns[ann_file] = str(kept / manifest.read(kept).files[0].name)
     return data
 
 

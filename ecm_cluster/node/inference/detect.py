@@ -35,7 +35,7 @@ from ...base.reading import Number
 from ...rundir.run import Evaluation
 from ...scoring.detection_files import DetectionWriter
 from ...scoring.detections import Detections, of_image
-from ...scoring.parts import Part, ScoredSet
+from ...scoring.parts import ScoredDataset, ScoredSet
 from ..training import loading
 from ..training.batches import collate, unpack
 from ..training.mmdet_trainer import Loader, rfnext_init_model
@@ -169,7 +169,7 @@ def build_model(cfg: Config, checkpoint: Path, scored: ScoredSet, device: str) -
     return model
 
 
-def check_classes(checkpoint: Path, trained: Sequence[str] | None, part: Part) -> None:
+def check_classes(checkpoint: Path, trained: Sequence[str] | None, part: ScoredDataset) -> None:
     """Refuse a checkpoint that was trained for other classes, or for the same in another order.
 
     Checkpoints that do not say their classes (as some converted ones) pass: their number is checked when the

@@ -19,7 +19,7 @@ from ...datacheck.entries import is_mask
 from ...mmclasses.evaluation import OF_PROPOSALS, PLAIN, Protocol
 from ...scoring import score as scoring
 from ...scoring.detections import Detections
-from ...scoring.parts import OWN, Part, ScoredSet, join
+from ...scoring.parts import OWN, ScoredDataset, ScoredSet, join
 from .. import signals
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def results_of(scored: ScoredSet, found: Detections, only_proposals: bool = Fals
     return results
 
 
-def _labels(part: Part, ids: np.ndarray) -> np.ndarray:
+def _labels(part: ScoredDataset, ids: np.ndarray) -> np.ndarray:
     import numpy as np
 
     label = {category: at for at, category in enumerate(part.categories)}

@@ -18,7 +18,7 @@ from mmdet.datasets.lvis import LVISV05Dataset
 
 from ...base.errors import UserError
 from ...mmconfig import config
-from ...scoring.parts import COCO, LVIS, OWN, Part, ScoredSet
+from ...scoring.parts import COCO, LVIS, OWN, ScoredDataset, ScoredSet
 
 COCO_METHODS = ("evaluate", "evaluate_det_segm", "format_results", "results2json", "_det2json", "_segm2json")
 
@@ -74,7 +74,7 @@ def describe(dataset: Any) -> ScoredSet:
     return ScoredSet(parts, by_position, not getattr(dataset, "separate_eval", True))
 
 
-def _part(dataset: Any) -> Part:
+def _part(dataset: Any) -> ScoredDataset:
     if not (hasattr(dataset, "evaluate") and hasattr(dataset, "data_infos")):
         raise UserError(f"data.test.type: {type(dataset).__name__} cannot be scored: it has no `evaluate`; give the "
                         "dataset itself")
@@ -86,7 +86,7 @@ def _part(dataset: Any) -> Part:
     images = getattr(dataset, "img_ids", None) if kind != OWN else range(len(dataset))
     if images is None or len(images) != len(dataset):  # some leave images out after they have listed the ids
         images = [info["id"] for info in dataset.data_infos]
-    return Part(kind, type(dataset).__name__, os.path.abspath(dataset.ann_file), list(images), categories,
+    return ScoredDataset(kind, type(dataset).__name__, os.path.abspath(dataset.ann_file), list(images), categories,
                 None if classes is None else list(classes))
 
 

@@ -27,7 +27,7 @@ from ...rundir.run import Evaluation, Run
 from ...scoring.detections import Detections
 from ...scoring.parts import ScoredSet
 from ...staging import planned
-from .. import pulse, signals, staged_data
+from .. import heartbeat, signals, staged_data
 from ..beside import patiently
 from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
@@ -45,7 +45,7 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
     assert checkpoint is not None, "the supervisor has seen it"
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
     signals.watch(work.stacks_file(attempt, place.rank))
-    pulse.beat(phase="starting")
+    heartbeat.beat(phase="starting")
     try:
         enter(run)
         evaluate(run, work, place, attempt, stage, element, checkpoint)
@@ -61,7 +61,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
     if not evaluations.has_detections(work):
         infer(run, work, place, attempt, stage, element, checkpoint)
     if place.rank == 0:
-        pulse.beat(phase="waiting for other ranks")
+        heartbeat.beat(phase="waiting for other ranks")
         while not patiently(partial(evaluations.has_detections, work), STORAGE_SECONDS):
             with contextlib.suppress(OSError):
                 os.listdir(work.detections_dir)  # makes an NFS client look for new names
@@ -97,7 +97,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
         device = f"cuda:{index}"
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
-                 Beat())
+                 partial(heartbeat.Counter(), phase="inference"))
     data.close_doors(SERVING_SECONDS)
 
 
@@ -113,24 +113,12 @@ def class_counts(run: Run, cfg: Any) -> list[float] | None:
         raise UserError(f"margin: {error}") from None
 
 
-class Beat:
-    """Progress, about once a second."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, done: int, total: int, phase: str = "inference") -> None:
-        if time.monotonic() - self._last >= 1.0 or done == total:
-            self._last = time.monotonic()
-            pulse.beat(phase=phase, done=done, total=total)
-
-
 def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mapping[str, Any]],
               checkpoint: evaluations.Manifest) -> None:
     """Detections to figures, in every way; detections are read through once for all."""
     from ...scoring.detection_files import read_shards
 
-    pulse.beat(phase="scoring")
+    heartbeat.beat(phase="scoring")
     digest = annotations_digest(run)
     found = read_shards(evaluations.chunk_files(work) or [])
     scored = ScoredSet.read(work.scored_set_file)
@@ -175,11 +163,11 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
     from ...scoring import score as scorers
     from . import score_parts
 
-    pulse.beat(phase="scoring")
-    beat, way = Beat(), evaluations.way_key(scoring)
+    heartbeat.beat(phase="scoring")
+    count, way = heartbeat.Counter(), evaluations.way_key(scoring)
     options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
-    options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: beat(
-        done, total, phase=f"scoring {kind}"))
+    options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: count(
+        done, total, f"scoring {kind}"))
     if scoring.get("min_score"):
         found = found.take(found.score >= scoring["min_score"])
     figures = score_parts.score(scored, found, protocol(config.read_frozen(run.config_file)), options,

@@ -72,7 +72,7 @@ class Driver:
                     return endings.Decision("done", "scored already")
                 work = found
             before = work.newest_attempt()
-            job_id = self._launch(stage, asked.tasks)
+            job_id = self._launch(stage, asked.job.world_size)
             newest = work.newest_attempt()
             # the fence: what another machine has begun meanwhile is not this driver's to decide on
             if newest > before and str(work.read_attempt(newest)["job_id"]) != job_id:

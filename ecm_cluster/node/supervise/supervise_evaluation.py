@@ -25,7 +25,7 @@ from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 class EvaluationSupervisor(Supervisor):
     """Supervises a rank of an evaluation."""
 
-    module = "ecm_cluster.node.inference.worker"
+    process = "evaluation worker"
     work: Evaluation
 
     def __init__(self, work: Evaluation, run: Run, stage: str, index: int, checkpoint: Manifest) -> None:
@@ -97,6 +97,11 @@ class EvaluationSupervisor(Supervisor):
             # whoever asked for it may have been the driver's death, after which nobody starts the evaluation again
             return "cancelled" if world.driver_is_gone() else "signalled"
         return requeue.ask(self.training, self.place)
+
+
+def main(run: str, stage: str) -> None:
+    """What a task of an evaluation's job does."""
+    evaluation_supervisor(Run(run), stage).run()
 
 
 def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:

@@ -26,7 +26,7 @@ BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 class TrainingSupervisor(Supervisor):
     """Supervises a rank of a training."""
 
-    module = "ecm_cluster.node.training.worker"
+    process = "training worker"
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, run)
@@ -39,7 +39,7 @@ class TrainingSupervisor(Supervisor):
     def heed(self, attempt: int, ledger: Any) -> None:
         """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
         self.stand_in(attempt, ledger)
-        phase = self.pulse.read().get("phase", "starting")
+        phase = self.memory.read().get("phase", "starting")
         if self.place.rank != 0 or not signals.asked_to_stop() or phase not in BEFORE_TRAINING \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return
@@ -62,3 +62,8 @@ class TrainingSupervisor(Supervisor):
             ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
         return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts],
                 "abandoned": checkpoints.leaving(self.training, until)}
+
+
+def main(run: str) -> None:
+    """What a task of a training's job does."""
+    TrainingSupervisor(Run(run)).run()

@@ -16,10 +16,10 @@ import time
 from functools import partial
 from typing import Any
 
-from ...base import files
+from ...base import files, processes
 from ...base.reading import OneOf
 from ...rundir.run import Run, Work
-from .. import pulse, signals, world
+from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
 from ..gpu import preflight
 from . import attempts, epilog, oom, postmortem, requeue, watchdog, watching
@@ -36,7 +36,7 @@ DECISION = {"action": OneOf("again", "stay", "stop"), "cause": str}
 class Supervisor:
     """Carries one rank of one piece of work through one start of its job."""
 
-    module = ""  # the worker's module
+    process = ""  # the worker's name in `processes`
     stage = "train"
 
     def __init__(self, work: Work, run: Run) -> None:
@@ -44,7 +44,7 @@ class Supervisor:
         self.place = world.identify()
         self.generation, self.memory_kills, self.log_begin = 0, 0, 0
         self.agreed = False  # whether the worker has stopped as all ranks agreed, and committed
-        self.pulse = pulse.Pulse()
+        self.memory = heartbeat.HeartbeatMemory()
         self._stood_in = float("-inf")
 
     # -- what the two kinds of work answer differently
@@ -155,15 +155,15 @@ class Supervisor:
             Its exit code, negative for a signal.
         """
         self.memory_kills, self.agreed = oom.kills(), False
-        self.pulse.close()
-        self.pulse = pulse.Pulse()
+        self.memory.close()
+        self.memory = heartbeat.HeartbeatMemory()
         worker = self._start_worker(attempt)
         # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
         signals.forward_to(partial(watching.send, worker))
         if signals.asked_to_stop():
             watching.send(worker, signal.SIGTERM)
         minutes = self.training.job(self.stage).hang_minutes
-        watch = watching.Watch(self.work, self.place, attempt, ledger, self.pulse, 60 * minutes,
+        watch = watching.Watch(self.work, self.place, attempt, ledger, self.memory, 60 * minutes,
                                partial(self.heed, attempt, ledger))
         aside = self.aside(attempt) if self.place.rank == 0 else []
         try:
@@ -183,10 +183,10 @@ class Supervisor:
                 log.write(f"---- attempt {attempt}, job {self.place.job_id} on {socket.gethostname()}, "
                           f"rank {self.place.rank} of {self.place.world_size}\n".encode())
             return subprocess.Popen(
-                [sys.executable, "-m", self.module, str(self.training.path), str(attempt), *self.arguments()],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.pulse.descriptor,),
+                processes.command(sys.executable, self.process, self.training.path, attempt, *self.arguments()),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(self.memory.descriptor,),
                 env={"PYTHONUTF8": "1", **os.environ, **world.export(self.place), **self._for_libraries(),
-                     pulse.ENV: str(self.pulse.descriptor)}, preexec_fn=signals.prepare_child)
+                     heartbeat.ENV: str(self.memory.descriptor)}, preexec_fn=signals.prepare_child)
 
     def _for_libraries(self) -> dict[str, str]:
         """A home if there is none; one run of W&B for all attempts, if the config logs there. The user's own stand."""

@@ -58,7 +58,7 @@ class Silence:
 
 
 class Watchdog:
-    """Tells from a worker's pulse whether it hangs.
+    """Tells from a worker's heartbeat whether it hangs.
 
     Silence is time in which the worker could have said something: it was not stopped, this process was not either
     (both are where Slurm suspends a job), and shared storage, for which it may be waiting, answered.

@@ -6,7 +6,6 @@ Everything else is looked at beside it, so that storage which fails, hangs or is
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -18,7 +17,7 @@ from ...rundir import ledger
 from ...rundir.run import Work
 from .. import signals, world
 from ..beside import Beside, Quiet
-from ..pulse import Pulse
+from ..heartbeat import HeartbeatFile, HeartbeatMemory
 from ..world import Place
 from . import postmortem, watchdog
 
@@ -27,8 +26,6 @@ STACKS_SECONDS = 1.0
 STOPPED = "stopped"  # phase of a worker that has agreed to stop and committed, and has nothing to do but end
 LEAVE_SECONDS = 20.0  # that it may take to end: what it leaves behind, the GPU's driver clears up
 KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for a broken GPU may never
-HEARTBEAT_ENV = "ECM_CLUSTER_HEARTBEAT_SECONDS"
-HEARTBEAT_SECONDS, SOONEST_SECONDS = 10.0, 1.0  # between two heartbeats; between two that differ in their phase
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,9 @@ class Watch:
         stopped_since: When the worker said that it has agreed to stop, if it has.
     """
 
-    def __init__(self, work: Work, place: Place, attempt: int, record: ledger.Ledger, pulse: Pulse,
+    def __init__(self, work: Work, place: Place, attempt: int, record: ledger.Ledger, memory: HeartbeatMemory,
                  hang_seconds: float, heed: Callable[[], None]) -> None:
-        self.work, self.place, self.attempt, self.record, self.pulse = work, place, attempt, record, pulse
+        self.work, self.place, self.attempt, self.record, self.memory = work, place, attempt, record, memory
         self.heed = heed
         self.stopped_since: float | None = None
         self._abort: dict[str, Any] | None = None
@@ -63,7 +60,7 @@ class Watch:
     def until_it_ends(self, worker: subprocess.Popen) -> int:
         """Wait for the worker, or end it; its exit code, negative for a signal."""
         looks = Beside(self._look, LOOK_SECONDS)
-        beats = Beside(Heartbeat(self.work, self.attempt, self.pulse), 0.2) if self.place.rank == 0 else None
+        beats = Beside(HeartbeatFile(self.work, self.attempt, self.memory).write, 0.2) if self.place.rank == 0 else None
         try:
             while True:
                 try:
@@ -87,7 +84,7 @@ class Watch:
             return True
         seen = looks.value or Seen()
         if seen.abort is None:
-            silence = self._dog.silent(self.pulse.read(), watchdog.look_at(worker.pid),
+            silence = self._dog.silent(self.memory.read(), watchdog.look_at(worker.pid),
                                        storage_answers=looks.stuck < watchdog.PAUSE_SECONDS)
             if silence is not None:
                 self._record_hung(silence)
@@ -123,27 +120,10 @@ class Watch:
     def _should_have_left(self) -> bool:
         """Whether the worker has committed, and its end takes too long: NCCL or a GPU must not delay the requeue."""
         if self.stopped_since is None:
-            if self.pulse.read().get("phase") != STOPPED:
+            if self.memory.read().get("phase") != STOPPED:
                 return False
             self.stopped_since = time.monotonic()
         return time.monotonic() - self.stopped_since > LEAVE_SECONDS
-
-
-class Heartbeat:
-    """Rank 0's copy of its worker's progress on shared storage, for whoever asks from elsewhere; losable."""
-
-    def __init__(self, work: Work, attempt: int, pulse: Pulse) -> None:
-        self.work, self.attempt, self.pulse = work, attempt, pulse
-        self.seconds = float(os.environ.get(HEARTBEAT_ENV) or HEARTBEAT_SECONDS)
-        self._phase: str | None = None
-        self._written = float("-inf")
-
-    def __call__(self) -> None:
-        record = {"phase": "starting", **self.pulse.read()}
-        news = record["phase"] != self._phase
-        if time.monotonic() - self._written >= min(self.seconds, SOONEST_SECONDS if news else self.seconds):
-            self._written, self._phase = time.monotonic(), record["phase"]
-            self.work.write_heartbeat(self.attempt, **record)
 
 
 def send(worker: subprocess.Popen, number: int) -> None:

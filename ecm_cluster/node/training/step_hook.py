@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ...base import files
 from ...rundir import checkpoints
 from ...rundir.run import Run
-from .. import pulse, signals
+from .. import heartbeat, signals
 from . import divergence, rank_buffers
 from .saver import Saver
 
@@ -155,7 +155,7 @@ class Boundary:
         measured = {} if self.saver is None else {"blocked_seconds": self.saver.blocked_seconds,
                                                   "write_seconds": self.saver.write_seconds,
                                                   "commits_fail": self.saver.trouble()}
-        pulse.beat(phase=phase, iteration=runner._iter, iterations=self.max_iterations(), epoch=runner._epoch,
+        heartbeat.beat(phase=phase, iteration=runner._iter, iterations=self.max_iterations(), epoch=runner._epoch,
                    loss=loss, seconds_per_iteration=(now - since) / done if done else None,
                    slowest_step=self.slowest_step, **measured)
 

@@ -18,7 +18,7 @@ from ...chain import chain, evaluations
 from ...mmconfig import literals
 from ...rundir import training_log
 from ...rundir.run import Run
-from .. import pulse, signals, staged_data
+from .. import heartbeat, signals, staged_data
 from ..rendezvous import join, leave
 from ..supervise.supervisor import EXIT_STOPPED
 from ..supervise.watching import STOPPED
@@ -30,7 +30,7 @@ def main(run_path: str, attempt: int) -> int:
     """Train; see the module's docstring for what is returned."""
     run, place = Run(run_path), identify()
     signals.watch(run.stacks_file(attempt, place.rank))
-    pulse.beat(phase="starting")
+    heartbeat.beat(phase="starting")
     try:
         enter(run)
         data = staged_data.prepare(run, run.job(), run, place, attempt, "train")
@@ -64,7 +64,7 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
     """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
     traceback.print_exc()
     work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
-        "end", **failures.end_of(error, rank), iteration=pulse.last().get("iteration"),
+        "end", **failures.end_of(error, rank), iteration=heartbeat.last().get("iteration"),
         node=node_name(), traceback=traceback.format_exc()[-8000:])
 
 
@@ -137,7 +137,7 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
                         also=evaluations.iterations_wanted(run), on_nan=job.on_nan)
     runner.prepare(seed, boundary, share, dataset)
     restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
-    pulse.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
+    heartbeat.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
     try:
         if runner.iter < max_iterations():
             runner.run([loader], [("train", 1)])
@@ -145,10 +145,10 @@ def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
         code = 0
     except AgreedStop as stop:
         logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
-        pulse.beat(phase=STOPPED, iteration=runner.iter)  # from here on the supervisor waits a moment only
+        heartbeat.beat(phase=STOPPED, iteration=runner.iter)  # from here on the supervisor waits a moment only
         code = EXIT_STOPPED
     except Exception:
-        pulse.beat(phase="failed", iteration=runner.iter)
+        heartbeat.beat(phase="failed", iteration=runner.iter)
         raise
     if place.world_size > 1:
         leave(group)

@@ -23,10 +23,9 @@ import time
 import zipfile
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any
 
-from ...base import files
+from ...base import files, processes
 from ...base.errors import UserError
 from ...chain import evaluations
 from ...pickles import archive
@@ -103,9 +102,9 @@ class Writer:
             descriptors = (theirs.fileno(), self.memory)
             # in the package's own folder: nothing may be imported from where the run happens to be
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from ecm_cluster.node.training import writer; writer.main()",
-                 str(self.run.path), str(self.attempt), *map(str, descriptors), str(os.getpid())],
-                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=Path(__file__).resolve().parents[3],
+                processes.imported(sys.executable, "checkpoint writer", self.run.path, self.attempt, *descriptors,
+                                   os.getpid()),
+                pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=processes.SOURCE,
                 preexec_fn=signals.prepare_child)
 
     def send(self, request: Request) -> None:

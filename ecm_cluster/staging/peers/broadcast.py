@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Tuple
 
 from ...base import files
-from ...pack.pack import PackedFile
+from ...pack.manifest import PackedFile
 from .door import Door
 from .peer import Peer
 from .wire import Kind, Part

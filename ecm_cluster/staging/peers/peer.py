@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...base.reading import Number, Text, Unreadable, check, open_regular, parse_json
-from ...pack.pack import PackedFile
+from ...pack.manifest import PackedFile
 from . import wire
 from .wire import Kind
 
