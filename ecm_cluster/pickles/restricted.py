@@ -24,7 +24,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .placeholders import (
-    DtypePlaceholder, Placeholder, Refused, StoragePlaceholder, TensorConstructor, TensorPlaceholder, foreign_order)
+    DtypePlaceholder,
+    Placeholder,
+    Refused,
+    StoragePlaceholder,
+    TensorConstructor,
+    TensorPlaceholder,
+    foreign_order,
+)
 
 __all__ = ["PLAIN_DTYPE", "FastStructure", "Placeholder", "Refused", "Structure", "TensorPlaceholder", "Unpickler",
            "load"]
