@@ -1,4 +1,4 @@
-"""``submit --check=job``: the same check as a short job where the run's jobs will be, on their GPU at full size."""
+"""``submit --check=job``: the same check as a short job with the run's resources, on a GPU and at full size."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from .made import folder_for_it, made_for_it
 
 MINUTES = 10  # time limit of the job
 POLL_SECONDS = 0.3
-LATE_SECONDS = 2.0  # that what the job wrote last may take to be seen here
-LAST_LINES = 3  # of the job's output, in a message
+LATE_SECONDS = 2.0  # until the job's last writes are visible on this machine (NFS caches attributes)
+LAST_LINES = 3  # of the job's output in a message
 
 
 def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
-    """Submit the check as a job of one rank, wait for it, and read what it found. Ctrl-C cancels it.
+    """Submit the check as a job of one rank, wait for it, and read its findings. Ctrl-C cancels it.
 
     Raises:
-        UserError: It cannot be submitted.
+        UserError: It could not be submitted.
     """
     runs_dir = folders.absolute(plan.job.runs_dir)
     new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
     runs_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with folder_for_it(runs_dir, ".check-") as folder:  # beside the runs: on storage that the nodes see
+        with folder_for_it(runs_dir, ".check-") as folder:  # next to the runs: storage that the nodes can access
             return _look(plan, frozen, folder)
     finally:
         for made in new:
@@ -42,7 +42,7 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
     run, findings, log = made_for_it(plan, frozen, folder), folder / "findings", folder / "log"
     command = processes.command(python_of(plan.job), "checks", run.path, findings)
     with choose.named(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
-        print(f"checking the job in {job.called}, for {MINUTES} min at most (Ctrl-C ends it)", file=sys.stderr)
+        print(f"checking the job in {job.called} for up to {MINUTES} min (Ctrl-C cancels it)", file=sys.stderr)
         while job.process.poll() is None and not read(findings).over:
             time.sleep(POLL_SECONDS)
         code, end = job.process.poll(), time.monotonic() + LATE_SECONDS
@@ -52,6 +52,6 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
         if not report.over:
             said = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
             last = "; ".join([line.strip() for line in said if line.strip()][-LAST_LINES:])
-            report.failure = f"check: {job.called} ended with code {code} and did not come to an end of the check" + (
-                f"; it said: {last}" if last else "") + "; fix the job's setup, its resources or its partition"
+            report.failure = f"check: {job.called} ended with exit code {code} before the check finished" + (
+                f"; its output: {last}" if last else "") + "; fix the job's setup, resources or partition"
         return report

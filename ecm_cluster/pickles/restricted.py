@@ -21,7 +21,7 @@ import pathlib
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from .placeholders import (
     DtypePlaceholder,
@@ -211,7 +211,7 @@ class Structure(_Allowed, pickle._Unpickler):
         else:
             raise Refused(f"a state of {type(target).__module__}.{type(target).__qualname__}")
 
-    dispatch: dict[int, Any] = {
+    dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build, pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_newobj,
         **{op[0]: _then_check_depth(op) for op in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)}}

@@ -220,7 +220,7 @@ def _step(bench: Bench, batch: Any) -> str:
     if bench.on_cpu:
         small.few_samples(bench.wrapped)
     with needs.watching(bench) as watched, contextlib.suppress(_Enough):
-        bench.runner.run([small.Again(bench.loader, batch)], [("train", 1)])
+        bench.runner.run([small.RepeatedBatch(bench.loader, batch)], [("train", 1)])
     for text in needs.unused(bench.wrapped, bench.cfg, bench.run.spec.virtual_ranks):
         bench.out.warn(text)
     bench.out.needs(watched.describe(batch))
