@@ -86,12 +86,12 @@ def test_a_sound_cluster_is_ok_and_a_partition_whose_grace_is_short_or_that_ends
 
 def test_what_a_job_asks_for_and_may_not_have_is_named_with_what_it_may(asks):
     found = asks("--device", "cuda", "--gpus", 8, "--account", "physics", "--qos", "dear", code=1)
-    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job asks for 8 a node"
+    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job requests 8 per node"
     assert found["limits.account"]["text"].endswith("may use root; the job names physics")
     assert "limits.qos" not in found, "what another account may use is not known"
     assert found["limits.submission.train"]["state"] == "fails"
     found = asks("--device", "cuda", "--gpu-type", "h100", "--qos", "brief", code=1)
-    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job asks for h100"
+    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job requests h100"
     assert found["limits.qos.brief"]["text"] == "QOS brief has MaxWall 00:10:00; the job's time limit is 60"
     found = asks("--cpus-per-gpu", 100, "--partition", "low", code=1)
     assert found["limits.nodes.low"]["text"].startswith("its 2 nodes have up to 64 CPUs and 67.1 GB of memory; the job")
