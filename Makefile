@@ -52,7 +52,7 @@ format: setup  ## fix what ruff can fix
 
 # an environment of its own: the site is built from the source alone, without torch
 DOCS := .venv-docs
-$(DOCS)/made: tools/environment/docs.txt
+$(DOCS)/made: tools/environment/pins/docs.txt
 	@"$$(tools/setup --python)" -m venv --clear $(DOCS)
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -61,10 +61,10 @@ docs: $(DOCS)/made  ## build the documentation site, build/site/index.html, and 
 	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 	@echo "built build/site/index.html"
 
-LOCK = cd tools/environment && ../../.venv/bin/uv pip compile --quiet --upgrade --custom-compile-command "make lock" \
+LOCK = cd tools/environment/pins && ../../../.venv/bin/uv pip compile --quiet --upgrade --custom-compile-command "make lock" \
 	--no-annotate --python-version
 
-lock: setup  ## pin the newest versions that tools/environment/*.in admit
+lock: setup  ## pin the newest versions that tools/environment/pins/*.in allow
 	@$(LOCK) 3.11 --override overrides.txt requirements.in -o requirements.txt
 	@$(LOCK) 3.11 --override overrides.txt --override cuda13.in requirements.in -o cuda13.txt
 	@$(LOCK) 3.11 cuda13-nvcc.in -o cuda13-nvcc.txt

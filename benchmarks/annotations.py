@@ -81,7 +81,7 @@ def build(kind: str, ann_file: str, classes: int) -> Any:
 
 
 def child(kind: str, ann_file: str, classes: int) -> None:
-    """One process: build, read everything, say ready, and measure when told to."""
+    """One process: build, read everything, say ready, and measure on request."""
     import mmdet_ext.register  # noqa: F401
 
     before = memory("Pss:"), memory("Private_")
@@ -97,7 +97,7 @@ def child(kind: str, ann_file: str, classes: int) -> None:
 
 
 def at_once(kind: str, ann_file: str, classes: int, processes: int) -> list[list[float]]:
-    """(CPU s, wall s, private MB, PSS MB) of each of some processes that are there at the same time."""
+    """(CPU s, wall s, private MB, PSS MB) of each of some concurrent processes."""
     command = [sys.executable, __file__, "--child", kind, ann_file, "--classes", str(classes)]
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -183,7 +183,7 @@ def main() -> int:
         start = time.process_time()
         with open(f"{path}.columns", "wb") as handle:
             annotations.write(path, handle)
-            os.fsync(handle.fileno())  # pages that are not written yet would count as somebody's own
+            os.fsync(handle.fileno())  # pages that are not written yet would count as private
         print(f"{args.images} images, {args.annotations} annotations, {args.classes} classes: JSON "
               f"{path.stat().st_size / 2**20:.0f} MB, columns {os.path.getsize(f'{path}.columns') / 2**20:.0f} MB, "
               f"made once in {time.process_time() - start:.1f} s CPU")

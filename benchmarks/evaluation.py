@@ -4,7 +4,7 @@
 
 Synthetic images of 640 x 480 pixels with 1203 classes by Zipf's law: on each 1 + 2.7 classes and 12 objects on
 average, up to 7 classes known to be missing, every tenth class not annotated throughout. 300 detections an image, of
-which two fifths lie on objects and the others anywhere, in all two thirds in classes that are listed for their image
+which two fifths cover objects and the others anywhere, in all two thirds in classes that are listed for their image
 (nobody scores the others); masks are outlines of 16 points. One process for each peer, one after the other; the clock
 starts when everything is imported and the input is where the peer expects it, which is
 

@@ -59,8 +59,8 @@ def through_bce(loss: EffectiveClassMarginLoss, like: Tensor) -> Loss:
 
 
 def as_written(counts: list[int], device: str, exponent: float = 0.25) -> Loss:
-    """The authors' formula evaluated as in their code: the two margins and whatever has the logits' shape are made
-    in each call, the score and its complement are quotients of exponentials, the class weight is float32."""
+    """The authors' formula evaluated as in their code: the two margins and all tensors of the logits' shape are made in
+    each call, the score and its complement are quotients of exponentials, the class weight is float32."""
     n = torch.tensor(counts, dtype=torch.float32, device=device)
     n = torch.cat([n, n.sum()[None] * FG_BG_RATIO])
     odds_against = (n.sum() - n) / n

@@ -14,7 +14,7 @@
  *
  * With SLOWFS_ERRORS=FILE storage fails as the file says at the moment: each of its lines is the number of an error and a
  * part of a path below the folder, as "116 .abort." (ESTALE) or "28 /" (ENOSPC). To open, list or stat such a name fails
- * then, but for 28, and to write or sync what was opened fails in any case.
+ * then, except for 28, and to write or sync what was opened fails in any case.
  *
  * With SLOWFS_COUNT=FILE each process adds a line to the file when it exits: its name, and how many opens, stats,
  * folders, reads and round trips it was charged with.
@@ -275,7 +275,7 @@ WRITE(pwrite, ssize_t, (int fd, const void *from, size_t count, off_t at), fd, f
 WRITE(pwrite64, ssize_t, (int fd, const void *from, size_t count, off64_t at), fd, from, count, at)
 WRITE(fsync, int, (int fd), fd)
 
-/* Where a descriptor ends its meaning, it is looked at anew when it is used again. */
+/* Where a descriptor ends its meaning, it is examined again at its next use. */
 int close(int fd) { forget(fd); return NEXT(close)(fd); }
 int dup2(int fd, int as) { forget(as); return NEXT(dup2)(fd, as); }
 int dup3(int fd, int as, int flags) { forget(as); return NEXT(dup3)(fd, as, flags); }

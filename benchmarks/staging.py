@@ -1,4 +1,4 @@
-"""Bringing a data set from shared storage to a node, by what is at hand and by a pack.
+"""Bringing a data set from shared storage to a node, with common tools and with a pack.
 
     python benchmarks/staging.py [--images 3000] [--mean 158.6] [--us 300,1000] [--rounds 5] [--seed 0]
                                  [--folder DIR] [--target DIR] [--json FILE]
@@ -30,13 +30,13 @@ from typing import Any, Dict, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no install
 
+import slow_storage
+
 from ecm_cluster.base import files
 from ecm_cluster.pack import manifest
 from ecm_cluster.pack.make import Options, pack
 from ecm_cluster.staging import copying, reader, scratch
 
-ANNOTATIONS = "annotations/lvis_v1_train.json"
-HEAD, TAIL = b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"\xff\xd9"
 OURS = "pack"
 WAYS = {  # shell commands: $S is shared storage, $T an empty folder on the node
     "cp -r": "cp -r $S/root/train2017 $T",
@@ -53,28 +53,6 @@ Medians = Dict[str, Tuple[float, float]]
 ALONE = {OURS: "pack, stage() alone", AGAIN: "there, stage() alone"}  # what these processes take in that call
 
 
-def make(root: Path, images: int, mean: float, seed: int) -> int:
-    """A data root of ``images`` files of ``mean`` kB on average; returns bytes of images in all."""
-    draw = random.Random(seed)
-    sizes = [min(8.0, draw.lognormvariate(0, 0.5)) for _ in range(images)]
-    scale = 1000 * mean * images / sum(sizes)
-    (root / "train2017").mkdir(parents=True)
-    total = 0
-    for number, size in enumerate(sizes):
-        middle = max(1, int(size * scale) - len(HEAD) - len(TAIL))
-        data = HEAD + draw.getrandbits(8 * middle).to_bytes(middle, "little") + TAIL
-        (root / "train2017" / f"{number:012d}.jpg").write_bytes(data)
-        total += len(data)
-    (root / "annotations").mkdir()
-    files.write_json(root / ANNOTATIONS, {
-        "images": [{"id": n, "height": 480, "width": 640, "not_exhaustive_category_ids": [], "neg_category_ids": [],
-                    "coco_url": f"http://images.cocodataset.org/train2017/{n:012d}.jpg"} for n in range(images)],
-        "annotations": [{"id": n + 1, "image_id": n, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81,
-                         "segmentation": [[1, 1, 10, 1, 10, 10]]} for n in range(images)],
-        "categories": [{"id": 1, "name": "thing", "synonyms": [], "def": "", "frequency": "f"}]})
-    return total
-
-
 def make_pack(root: Path) -> None:
     pack(root, Path(f"{root}.pack"), Options(),
          lambda what, total: contextlib.nullcontext(lambda size: None), lambda text: None)
@@ -85,7 +63,7 @@ def stage(path: str, base: str) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     found = manifest.read(path)
     Path(base).mkdir(exist_ok=True)
-    copying.stage(found, found.needed([ANNOTATIONS], images=True), scratch.Scratch(Path(base)))
+    copying.stage(found, found.needed([slow_storage.ANNOTATIONS], images=True), scratch.Scratch(Path(base)))
     print(time.perf_counter() - start, time.process_time() - cpu)
 
 
@@ -101,8 +79,7 @@ def run(command: str, env: dict[str, str]) -> tuple[tuple[float, float], str]:
 def compare(shared: Path, target: Path, library: Path, us: int, rounds: int, total: int) -> Medians:
     """Median (wall, CPU) seconds of each way; ``total`` is what has to arrive, in bytes."""
     env = {**os.environ, "S": str(shared), "T": str(target), "PYTHON": sys.executable,
-           "PROGRAM": str(Path(__file__).resolve()), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(us),
-           "LD_PRELOAD": str(library)}
+           "PROGRAM": str(Path(__file__).resolve()), **slow_storage.variables(library, shared, us)}
     took: dict[str, list[tuple[float, float]]] = {name: [] for way in WAYS for name in (way, ALONE.get(way)) if name}
     for turn in range(rounds):
         for name, command in WAYS.items():
@@ -161,8 +138,8 @@ def reading(shared: Path, target: Path, library: Path, us: list[int], rounds: in
     places: dict[str, tuple[Path, Path, dict[str, str]]] = {
         "the node": (target / "root", staged.folder, {})}
     for each in us:
-        places[f"shared storage, {each} us"] = (shared / "root", pack.path, {
-            "LD_PRELOAD": str(library), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(each)})
+        places[f"shared storage, {each} us"] = (shared / "root", pack.path,
+                                                slow_storage.variables(library, shared, each))
     found = {}
     print(f"{'one image, from':<28}{'files, us':>12}{'CPU':>8}{'pack, us':>12}{'CPU':>8}")
     for where, (plain, packed, env) in places.items():
@@ -193,20 +170,17 @@ def room(args: argparse.Namespace) -> str:
 
 @contextlib.contextmanager
 def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path, Path]]:
-    """(shared storage, target, library that makes the former slow), which are taken away at the end."""
+    """(shared storage, target, library that slows the first down), removed at the end."""
     with tempfile.TemporaryDirectory(dir=args.folder) as slow, tempfile.TemporaryDirectory(dir=room(args)) as fast, \
             tempfile.TemporaryDirectory() as built:
-        library = Path(built, "slowfs.so")
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("slowfs.c"), "-ldl"],
-                       check=True)
-        yield Path(slow), Path(fast, "target"), library
+        yield Path(slow), Path(fast, "target"), slow_storage.build(Path(built))
 
 
 def packing_seconds(shared: Path, library: Path, us: int) -> tuple[float, float]:
     """(wall, CPU) seconds that the pack takes to be made, with the latency of shared storage."""
     shutil.rmtree(shared / "root.pack", ignore_errors=True)
     return run(f'exec "{sys.executable}" "{Path(__file__).resolve()}" --pack "{shared / "root"}"',
-               {**os.environ, "LD_PRELOAD": str(library), "SLOWFS_FOLDER": str(shared), "SLOWFS_US": str(us)})[0]
+               {**os.environ, **slow_storage.variables(library, shared, us)})[0]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -244,9 +218,9 @@ def main() -> int:
 def measure(args: argparse.Namespace) -> None:
     us = [int(each) for each in args.us.split(",")]
     with folders(args) as (shared, target, library):
-        total = make(shared / "root", args.images, args.mean, args.seed)
+        total = slow_storage.make(shared / "root", args.images, args.mean, args.seed)
         subprocess.run(["tar", "-C", shared / "root", "-cf", shared / "images.tar", "train2017"], check=True)
-        os.sync()  # or writing this back would fall on somebody's turn
+        os.sync()  # or writing this back would fall into the turn of one of them
         load = os.getloadavg()[0]
         print(f"{args.images} files, {total / 1e6:.0f} MB, {args.rounds} rounds, load {load:.1f}")
         packed, brought = {}, {}

@@ -3,7 +3,7 @@
     python benchmarks/status.py [--ranks 64] [--attempts 100] [--us 300]
 
 Makes the records that such a run leaves (start, commits, end of each rank in each attempt) with the product's own
-writers, as this version lays them out and as the former one did, and times the command on both.
+writers, as this version lays them out and as the previous one did, and times the command on both.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import slow_storage
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
 def make(folder: Path, ranks: int, attempts: int, fold: bool) -> None:
-    """A run whose attempts all ended by a requeue, the newest going on."""
+    """A run whose attempts all ended by a requeue, the newest still running."""
     with mock.patch.object(os, "fsync"):  # what is measured is reading
         run = importlib.import_module("steering").ended_run(folder, attempts=attempts, iterations=(10, 20))
         for number in range(1, attempts + 1):
@@ -49,7 +51,7 @@ def measure(folder: Path, shim: Path, us: int, times: int) -> tuple[float, int]:
     for _ in range(times):
         counts = shim.parent / "counts"
         counts.unlink(missing_ok=True)
-        env = {**os.environ, "LD_PRELOAD": str(shim), "SLOWFS_FOLDER": str(folder), "SLOWFS_US": str(us),
+        env = {**os.environ, **slow_storage.variables(shim, folder, us),
                "SLOWFS_COUNT": str(counts), "PYTHONPATH": str(ROOT)}
         began = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "ecm_cluster.status", str(folder), "--json"], env=env, cwd=ROOT,
@@ -68,11 +70,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        shim = Path(folder) / "slowfs.so"
-        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", shim, ROOT / "benchmarks/slowfs.c", "-ldl"], check=True)
+        shim = slow_storage.build(Path(folder))
         print(f"{args.ranks} ranks x {args.attempts} attempts, {args.us} us a round trip\n\n"
               "layout | files in the ledger | round trips | seconds\n-- | --: | --: | --:")
-        for name, fold in (("folded", True), ("the former version's, flat", False)):
+        for name, fold in (("folded", True), ("the previous version's, flat", False)):
             run = Path(folder) / name.split()[-1]
             make(run, args.ranks, args.attempts, fold)
             seconds, trips = measure(run, shim, args.us, args.times)

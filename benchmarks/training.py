@@ -114,7 +114,7 @@ def gate(args: argparse.Namespace) -> Any:
     return {"type": "Gate", "priority": "HIGHEST"}
 
 
-def play(args: argparse.Namespace) -> None:
+def run_rank(args: argparse.Namespace) -> None:
     """Be one rank of one peer, until stdin ends."""
     from ecm_cluster.node.training import worker
 
@@ -182,7 +182,7 @@ class Team:
 
 
 def measure(run: Run, ranks: int, compute: bool, args: argparse.Namespace, argv: Sequence[str]) -> None:
-    # mmdet's team first: the worker commits at an epoch's end, which an attempt that a later one has overtaken may not
+    # mmdet's team first: the worker commits at an epoch's end, which a stale attempt may not
     teams = {peer: Team(peer, run, ranks, compute, argv) for peer in reversed(PEERS)}
     rounds: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     for number in range(args.rounds + 1):
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     args = parser().parse_args()
     if args.peer:
-        play(args)
+        run_rank(args)
         return 0
     print(f"| | | wall, of mmdet's | CPU, of mmdet's | wall, ms | CPU, ms | {' | '.join(PARTS)} |\n"
           f"|{' --- |' * (6 + len(PARTS))}")

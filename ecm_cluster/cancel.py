@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from .backends import choose
 from .base import files, folders
 from .base.errors import UserError
-from .chain import chain, submissions
+from .chain import chain, locks, submissions
 from .console import cli, program
 from .job import job as jobs
 from .reporting import state as states
@@ -82,7 +82,7 @@ def _cancel(run: Run) -> int:
     backend = choose.of(run)
     if not os.access(run.path, os.W_OK, effective_ids=True) and backend.alive(run) == {}:
         return _say_nothing_to_do(run)  # which takes no lock to see
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         backend.require("cancel from a login node")
         live = backend.alive(run)
         if live is None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from .backends import liveness
 from .base import folders
 from .base.units import size_text
-from .chain import submissions
+from .chain import locks
 from .console import cli
 from .job import job as jobs
-from .rundir import checkpoints, runs
+from .rundir import checkpoints, retention, runs
 from .rundir.run import Run
 from .rundir.spec import ResumePoint
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.dry_run:
         cli.acts()
     # a listing needs no lock, and so can be had where nothing can be written
-    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
+    with contextlib.nullcontext() if args.dry_run else locks.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():
             kept = what == ABANDONED and not args.abandoned
@@ -82,13 +82,13 @@ def left_by(run: Run, point: ResumePoint | None, new_code: bool) -> list[str]:
 def unneeded(run: Run) -> dict[str, list[Path]]:
     """Files that count no more, by what they are; of a checkpoint the manifest first, so that it never counts half."""
     newest = run.newest_attempt()
-    counting, left = {m.file for m in checkpoints.accepted(run)}, checkpoints.abandoned(run)
+    counting, left = {m.file for m in checkpoints.accepted(run)}, retention.abandoned(run)
     others = [m for m in checkpoints.manifests(run) if m.file not in counting]
     return {
         ABANDONED: _files(run, [m for m in others if m.file in left]),
         "checkpoints of stale attempts": _files(run, [m for m in others if m.file not in left and m.attempt < newest]),
         "files of damaged checkpoints": _quarantined(run),
-        "leftovers of interrupted writes": checkpoints.leftovers(run, newest if at_work(run) else newest + 1)}
+        "leftovers of interrupted writes": retention.leftovers(run, newest if at_work(run) else newest + 1)}
 
 
 def _quarantined(run: Run) -> list[Path]:

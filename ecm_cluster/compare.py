@@ -18,7 +18,7 @@ from .job import job as jobs
 from .reporting import results
 from .reporting.tables import aligned, percent
 from .rundir import runs
-from .scoring.metrics import COMPARE, FREQUENCIES, METRICS
+from .scoring import metrics
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
     if kind not in kinds:
-        raise UserError(f"iou: {kind} is not scored in both; give {' or '.join(kinds) or 'other runs'}")
+        raise UserError(f"iou: {kind} is not scored in both; expected {' or '.join(kinds) or 'other runs'}")
     changes = classes(one, other, kind)
     if args.csv:
         cli.write_file("csv", args.csv, as_csv(changes, kind))
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(f"{kind} AP\n  A  {source(one)}\n  B  {source(other)}\n")
         print(summary(one, other, kind, changes))
-        for group, word in FREQUENCIES.items():
+        for group, word in metrics.FREQUENCIES.items():
             text = most_changed([c for c in changes if c["frequency"] == group], args.top)
             if text:
                 print(f"\n{word} classes that changed most\n{text}")
@@ -73,7 +73,7 @@ def scores_of(text: str, runs_dir: Path) -> results.Row:
     _ = run.spec
     found = [row for row in results.rows(run) if not iteration or row.provenance["iteration"] == int(iteration)]
     if not found:
-        raise UserError(f"RUN: nothing of {text} is scored yet; `python -m ecm_cluster.evaluate {name}` scores it")
+        raise UserError(f"RUN: {text} has no scores yet; `python -m ecm_cluster.evaluate {name}` scores it")
     return max(found, key=lambda row: (row.provenance["iteration"], not row.settings))
 
 
@@ -108,8 +108,8 @@ def classes(one: results.Row, other: results.Row, kind: str) -> list[dict[str, A
 def summary(one: results.Row, other: results.Row, kind: str, changes: list[dict[str, Any]]) -> str:
     """The metrics of both and, for means over classes, how many classes went up and down."""
     lines = []
-    for metric in METRICS:
-        if COMPARE not in metric.shown:
+    for metric in metrics.METRICS:
+        if metrics.COMPARE not in metric.shown:
             continue
         a, b = one.figure(f"{kind}_{metric.name}"), other.figure(f"{kind}_{metric.name}")
         inside = [c["change"] for c in changes if c["change"] is not None and metric.frequency in ("", c["frequency"])]

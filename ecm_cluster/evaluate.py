@@ -17,7 +17,7 @@ from .backends import choose, liveness
 from .backends.base import Sweep
 from .base import folders
 from .base.errors import UserError
-from .chain import chain, evaluations, submissions
+from .chain import chain, evaluations, locks, submissions
 from .chain.evaluations import Element
 from .console import cli, shell
 from .datacheck import splits
@@ -144,7 +144,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
     # if all is done, nothing is written, so the run may be read-only or another's
     if not (scored := evaluations.all_done(run, wanted)):
         run.require_own("score")
-    with contextlib.nullcontext() if scored or args.dry_run else submissions.run_lock(run):
+    with contextlib.nullcontext() if scored or args.dry_run else locks.run_lock(run):
         missing = [e for e in wanted if not evaluations.done(run, e)]
         queued = [] if not missing else waiting(run)
         new = [e for e in missing if not any(covers(run, q, e) for q in queued)]
@@ -186,7 +186,7 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
     try:
         return [f"{said}: {choose.of(run).submit_sweep(run, job, stage)}"]
     except UserError:
-        if not submissions.record_of(run, stage).get("token"):  # rejected: there is no job, and never will be
+        if not run.submission(stage).get("token"):  # rejected: there is no job, and never will be
             run.elements_file(stage).unlink(missing_ok=True)
         raise
 
@@ -222,17 +222,14 @@ def covers(run: Run, queued: Element, asked: Element) -> bool:
     return where(queued) == where(asked) and all(variant in queued.scoring for variant in asked.scoring)
 
 
-# ---------------------------------------------------------------------------------------------- showing
-
-
 def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     """Print the table of what has been scored of what was requested; also written into each run."""
     found = []
     for run, elements in wanted.items():
-        scored = {(work.path, evaluations.way_key(variant)) for e in elements
+        scored = {(work.path, evaluations.scoring_variant(variant)) for e in elements
                   if (work := evaluations.of_element(run, e)) is not None for variant in e.scoring}
         found += [row for row in results.rows(run)
-                  if (row.work.path, evaluations.way_key(eval_settings.split(row.settings)[1])) in scored]
+                  if (row.work.path, evaluations.scoring_variant(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
     for run in wanted if not args.dry_run else ():
         results.keep(run)

@@ -14,7 +14,7 @@ from typing import Any
 from .backends import choose, liveness
 from .base import files, folders
 from .base.errors import UserError
-from .chain import chain, evaluations, submissions
+from .chain import chain, evaluations, locks, submissions
 from .clean import left_by
 from .console import cli
 from .freeze import snapshot as snapshots
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend = choose.of(run)
     backend.require("resume from a login node")
     submissions.require_owner(run, chain.resume_line(run))
-    with contextlib.nullcontext() if args.dry_run else submissions.run_lock(run):
+    with contextlib.nullcontext() if args.dry_run else locks.run_lock(run):
         plan = make_plan(run, args)
         print(f"run {run.path}")
         if not plan.stages:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
-    """Inspect the run and its jobs; writes nothing but the ids of jobs that are found again.
+    """Inspect the run and its jobs; only writes the ids of jobs that are found again.
 
     Raises:
         UserError: An attempt is alive, or the request cannot be fulfilled.
@@ -146,7 +146,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     lines = []
     if chain.TRAIN in stages:
         ranks = elastic.check(run, begun, job, args.rescale, record)
-        interrupted = submissions.record_of(run, chain.TRAIN).get("job_id") is None
+        interrupted = run.submission(chain.TRAIN).get("job_id") is None
         if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
             record.point = None
         elif args.iteration is not None:
@@ -186,7 +186,7 @@ def _start(run: Run, point: ResumePoint | None) -> str:
 
 def requests(run: Run, plan: ResumePlan) -> list[commands.JobRequest]:
     """What would be submitted, for inspection; ids that are not known yet are placeholders in capitals."""
-    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else submissions.record_of(run, chain.TRAIN).get("job_id")
+    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else run.submission(chain.TRAIN).get("job_id")
     train = None if run.completion() else train
     asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
                            train if stage != chain.TRAIN else None) for stage in plan.stages]
@@ -237,7 +237,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
-    shown = folders.nearer(run.path)
+    shown = folders.shortest(run.path)
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)

@@ -152,7 +152,7 @@ def print_story(run: Run, s: states.RunState) -> None:
     cli.say(f"{s.run}: {s.state}: {s.reason}")
     if s.next:
         cli.say(f"next: {s.next}")
-    print(f"folder: {folders.nearer(s.path)}")
+    print(f"folder: {folders.shortest(s.path)}")
     if s.jobs:
         ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
         print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
@@ -247,7 +247,7 @@ def tell(row: dict[str, Any], word: str) -> str | None:
 
 def staged(row: dict[str, Any]) -> str:
     """What staging on one node came to, and why it took as long as it did."""
-    parts, scratch = [], folders.nearer(row["scratch"])
+    parts, scratch = [], folders.shortest(row["scratch"])
     if row["copied"]:
         speed = size_text(row["copied"] / max(row["seconds"], 1e-3))
         parts.append(f"{size_text(row['copied'])} staged to {scratch} in {row['seconds']:.1f} s ({speed}/s)")

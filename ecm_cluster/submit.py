@@ -14,7 +14,7 @@ from typing import Any
 
 from .base import folders, units
 from .base.errors import UserError, shown
-from .chain import submit_lock
+from .chain import locks
 from .console import cli
 from .job import job as jobs
 from .job.flags import add_flags, given_flags
@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
-    """Make the run and submit its chain, or submit what is missing of one that is there; None after a dry run."""
+    """Create the run and submit its chain, or submit what is missing of an existing one; None after a dry run."""
     if job.name and os.path.exists(Run(run_dir / job.name).run_file) and not args.dry_run:
-        with submit_lock.alone(Run(run_dir / job.name)):
-            return go_on_submitting(Run(run_dir / job.name), job, args)
+        with locks.creation_lock(Run(run_dir / job.name)):
+            return finish_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
     from .plan import create, plan_text, planning
@@ -95,13 +95,13 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
     planning.check_with_slurm(plan, run)
     frozen = create.freeze(plan)
     check.check(plan, frozen, args.check, args.verbose)
-    with submit_lock.alone(run) if job.name else contextlib.nullcontext():
+    with locks.creation_lock(run) if job.name else contextlib.nullcontext():
         if job.name and run.run_file.exists():
-            return go_on_submitting(run, job, args)
+            return finish_submitting(run, job, args)
         try:
             run = create.create(run, plan, frozen)
         except OSError as error:
-            raise submit_lock.not_made(run, error) from None
+            raise locks.not_created(run, error) from None
         return start(run, plan.job, args)
 
 
@@ -161,7 +161,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     from .chain import chain
 
     ids = choose.of(run).submit(run, job)
-    shown = folders.nearer(run.path)
+    shown = folders.shortest(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
     print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
     name = shlex.quote(shown)
@@ -171,27 +171,27 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     return run
 
 
-def go_on_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
-    """A run of this name is there: submit what its former submission did not come to, or refuse."""
+def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:
+    """A run of this name exists: submit what its interrupted submission had not submitted yet, or refuse."""
     from .backends import choose
     from .chain import chain, submissions
 
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         job, backend = run.job(), choose.of(run)
         found = backend.adopt(run)
         wanted = backend.records(chain.stages(job))
         recorded = [s.stage for s in run.submissions() if s.job_id]
         if set(wanted) <= set(recorded) and not found:
-            raise UserError(f"name: a run {run.name!r} is already there ({run.path}); give another --name, or leave it "
+            raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or leave it "
                             "out")
         refuse_other_settings(run, job, asked, args)
         submissions.require_owner(run, chain.line_to_go_on(run))
-        print(f"run {run.path}: its submission was interrupted; going on with it")
+        print(f"run {run.path}: its submission was interrupted; continuing it")
         return start(run, job, args)
 
 
 def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argparse.Namespace) -> None:
-    """An interrupted submission goes on with the settings it began with; others given now must not get lost."""
+    """An interrupted submission continues with its original settings; others given now must not be ignored."""
     from .chain import chain
     from .rundir import job_env
 
@@ -202,7 +202,8 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
-                        f"{', '.join(sorted(other))}; go on with `{chain.line_to_go_on(run)}`, or give another --name")
+                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_go_on(run)}`, or use "
+                        "another --name")
 
 
 if __name__ == "__main__":

@@ -63,5 +63,5 @@ def score(run: Run, manifest: checkpoints.Manifest, ap: float, annotations: str 
                     **{k: v for k, v in checkpoints.describe(manifest).items() if k != "digest"},
                     "checkpoint_digest": manifest.digest, "settings": settings, "annotations": "/data/val.json",
                     "annotations_digest": annotations or run.spec.digests["val_annotations"]}}
-    files.write_json(work.metrics_file(evaluations.way_key(scoring)), document)
+    files.write_json(work.metrics_file(evaluations.scoring_variant(scoring)), document)
     return document

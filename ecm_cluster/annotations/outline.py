@@ -25,7 +25,7 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
     """The file's content; ``images`` and ``annotations`` may be reduced to their first entry.
 
     Args:
-        said: how messages call the file.
+        said: the name of the file in messages.
         annotated: whether ``annotations`` are looked for too.
         otherwise: the alternative to fetching a file that does not exist.
 
@@ -34,7 +34,7 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
     """
     if path.is_dir():
         raise UserError(f"{said} is a directory; expected a JSON file")
-    if path.exists() and not path.is_file():  # a FIFO would be waited for
+    if path.exists() and not path.is_file():  # a FIFO would block
         raise UserError(f"{said} is not a regular file; expected a JSON file")
     try:
         size = path.stat().st_size
@@ -95,8 +95,8 @@ def parse(path: Path, said: str) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{said} is not valid JSON (nested too deeply): {FETCH}") from None
     except MemoryError:
-        raise UserError(f"{said} does not fit into this machine's memory ({path.stat().st_size:,} bytes); submit where "
-                        "there is more") from None
+        raise UserError(f"{said} does not fit into this machine's memory ({path.stat().st_size:,} bytes); submit from "
+                        "a machine with more") from None
     except OSError as error:
         raise UserError(f"{said} cannot be read ({error.strerror}); expected a JSON file") from None
     if not isinstance(content, dict):

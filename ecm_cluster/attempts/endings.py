@@ -231,7 +231,7 @@ def last_end(events: list[Event], attempt: int) -> Event | None:
 
 def has_heartbeat(work: Work, attempt: int, seconds: float) -> bool:
     """Whether an attempt has recorded no end, and has a heartbeat that is younger than so many seconds."""
-    silence = work.silence(attempt)
+    silence = work.seconds_since_heartbeat(attempt)
     return silence is not None and silence < seconds and last_end(work.events(attempt), attempt) is None
 
 

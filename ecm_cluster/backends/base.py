@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Protocol
 
 from ..chain.evaluations import Element
-from ..chain.submissions import Submitted
 from ..job.job import Job
-from ..rundir.run import Run
+from ..rundir.run import Run, Submission
 from ..slurm.job_states import JobState
 from ..slurm.sbatch import JobRequest
 
@@ -103,7 +102,7 @@ class Backend(Protocol):
     def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
         """Submit a stage of evaluations; its job in words."""
 
-    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+    def life(self, run: Run, job: Submission, known: Known) -> Life:
         """Whether a job is alive, given what Slurm says of it."""
 
     def alive(self, run: Run) -> dict[str, str] | None:

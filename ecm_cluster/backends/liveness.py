@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..chain.submissions import Submitted
-from ..rundir.run import Run
+from ..rundir.run import Run, Submission
 from ..slurm import commands, queue
 from . import choose
 from .base import Known, Life
@@ -20,7 +19,7 @@ def known(runs: Sequence[Run]) -> Known:
     return queue.query(ids) if commands.slurm_available() else None
 
 
-def of_job(run: Run, job: Submitted, told: Known) -> Life:
+def of_job(run: Run, job: Submission, told: Known) -> Life:
     """Whether a job of a run is alive, given :func:`known`."""
     return choose.named(job.cluster).life(run, job, told)
 
@@ -32,5 +31,5 @@ def alive(run: Run) -> dict[str, str] | None:
 
 def last_sign(run: Run) -> str:
     """How old the newest heartbeat is, in brackets; empty where there was none."""
-    silence = run.silence(run.newest_attempt()) if run.newest_attempt() else None
+    silence = run.seconds_since_heartbeat(run.newest_attempt()) if run.newest_attempt() else None
     return f" (its last sign of life is {silence:.0f} s old)" if silence is not None and math.isfinite(silence) else ""

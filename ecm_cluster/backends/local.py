@@ -15,11 +15,10 @@ from typing import Any
 from ..attempts import endings
 from ..base import files
 from ..base.errors import UserError
-from ..chain import chain, evaluations, submissions
+from ..chain import chain, evaluations, locks, submissions
 from ..chain.evaluations import Element
-from ..chain.submissions import Submitted
 from ..job.job import OPTIONS, Job
-from ..rundir.run import Run
+from ..rundir.run import Run, Submission
 from ..slurm.sbatch import JobRequest
 from . import driver, short_job
 from .base import Known, Life, ShortJob, Sweep
@@ -50,9 +49,9 @@ class Local:
 
     def submit(self, run: Run, job: Job) -> dict[str, str]:
         """Start the driver, or find the one that a submission started before it died."""
-        with submissions.run_lock(run):
+        with locks.run_lock(run):
             pid, path = driver.find(run), run.submission_file(chain.TRAIN)
-            token = submissions.record_of(run, chain.TRAIN).get("token") if pid else None
+            token = run.submission(chain.TRAIN).get("token") if pid else None
             token = token or submissions.to_submit(run, chain.TRAIN, self.cluster_name())
             files.kill_point("before-driver", path)
             pid = pid or driver.start(run, job, token=token)
@@ -73,7 +72,7 @@ class Local:
             time.sleep(0.1)
         return f"process {driver.start(run, job, stage)}, log {run.local_log}"
 
-    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+    def life(self, run: Run, job: Submission, known: Known) -> Life:
         return Life(True, f"local driver {job.job_id}") if driver.alive(run, job.job_id or "") else Life(False, "")
 
     def alive(self, run: Run) -> dict[str, str] | None:

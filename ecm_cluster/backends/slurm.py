@@ -19,9 +19,8 @@ from ..base import files
 from ..base.errors import UserError, one_of
 from ..chain import chain, evaluations, submissions
 from ..chain.evaluations import Element
-from ..chain.submissions import Submitted
 from ..job.job import Job
-from ..rundir.run import Run, Work
+from ..rundir.run import Run, Submission, Work
 from ..slurm import commands, queue, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
 from ..slurm.sbatch import JobRequest
@@ -70,7 +69,7 @@ class Slurm:
 
     # -- what is alive
 
-    def life(self, run: Run, job: Submitted, known: Known) -> Life:
+    def life(self, run: Run, job: Submission, known: Known) -> Life:
         told = (known or {}).get(job.job_id or "")
         if told is None or not told.is_of(job.token, str(run.submitit_dir)):
             return self._untold(run, job, known is not None)
@@ -80,7 +79,7 @@ class Slurm:
             return Life(True, words, waiting=True, held=told.is_held)
         return Life(True, f"job {job.job_id} on Slurm") if told.kind == LIVE else Life(False, words)
 
-    def _untold(self, run: Run, job: Submitted, asked: bool) -> Life:
+    def _untold(self, run: Run, job: Submission, asked: bool) -> Life:
         text = f"Slurm knows no job {job.job_id}" if asked else "Slurm does not answer here"
         if any(_vouches(work, job) for work in _works(run, job.stage)):
             return Life(True, f"by its heartbeat; {text}", vouched=True)
@@ -156,7 +155,7 @@ def _works(run: Run, stage: str) -> list[Work]:
     return [work for work in evaluations.works(run, evaluations.read(run, stage)) if work is not None]
 
 
-def _vouches(work: Work, job: Submitted) -> bool:
+def _vouches(work: Work, job: Submission) -> bool:
     """Whether the newest attempt is one of this job, has recorded no end, and was heard lately."""
     newest = work.newest_attempt()
     if not newest:

@@ -1,11 +1,6 @@
-"""Writing what must survive: temporary file, fsync, rename, fsync of the directory.
+"""Writing files that must survive a crash: temporary file, fsync, rename, fsync of the directory.
 
-Every step has a name. A test can kill the process at any of them by setting ``ECM_CLUSTER_KILL_AT`` to
-``<name>`` or ``<name>:<substring of the path>``: the process then sends itself SIGKILL there, as a power cut or
-an out-of-memory killer would. That holds for every process that inherits the variable, each time it comes there. With
-``@<file>`` the file says so instead, and the process that dies takes it away (it becomes ``<file>.taken``): one
-process dies once, and a test can name the next point, in the same file, while all others go on.
-``ECM_CLUSTER_STOP_AT`` is spelled alike: the process stands still by SIGSTOP, as one on a node that Slurm gave up.
+Every step is a kill point, see :mod:`ecm_cluster.base.faults`.
 """
 
 from __future__ import annotations
@@ -16,49 +11,25 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
-import signal
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .reading import naming, open_regular, read_json
+from .errors import naming
+from .faults import KILL_ENV, STOP_ENV, TAKEN, kill_point
+from .reading import open_regular, read_json
 
-__all__ = ["Digesting", "age", "create_exclusive", "digest", "digest_text", "fsync_dir", "kill_point", "locked",
-           "naming", "private_file", "read_json", "replacing", "server_time", "sweep", "write_bytes", "write_json",
-           "write_private", "write_text"]
+__all__ = ["KILL_ENV", "STOP_ENV", "TAKEN", "Digesting", "age", "create_exclusive", "digest", "digest_text",
+           "fsync_dir", "kill_point", "locked", "naming", "private_file", "read_json", "replacing", "server_time",
+           "write_bytes", "write_json", "write_text"]
 
-KILL_ENV = "ECM_CLUSTER_KILL_AT"
-STOP_ENV = "ECM_CLUSTER_STOP_AT"
-TAKEN = ".taken"
 TMP_MARK = ".tmp-"
-TELL_SECONDS = 2.0  # that a process waits for a lock before it says so
-
-
-def kill_point(name: str, path: str | os.PathLike = "") -> None:
-    """Die here by SIGKILL, or stand still by SIGSTOP, if a test asked for it; otherwise nothing."""
-    for variable, number in ((STOP_ENV, signal.SIGSTOP), (KILL_ENV, signal.SIGKILL)):
-        asked = os.environ.get(variable)
-        if asked and _meant(asked, name, str(path)):
-            os.kill(os.getpid(), number)
-
-
-def _meant(asked: str, name: str, path: str) -> bool:
-    if asked.startswith("@"):
-        order = Path(asked[1:])
-        try:
-            # of several that come here at once, the one that can rename it
-            return _meant(order.read_text(encoding="utf-8"), name, path) and bool(order.rename(f"{order}{TAKEN}"))
-        except OSError:
-            return False
-    point, _, part = asked.partition(":")
-    return point == name and part in path
+NOTICE_SECONDS = 2.0  # of waiting for a lock before the user is told; most locks are held for less
 
 
 def fsync_dir(folder: str | os.PathLike) -> None:
-    """Make a rename in ``folder`` durable."""
+    """Make a rename or a new name in ``folder`` durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -68,19 +39,19 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` which takes its place, whole and durable, when the block ends.
+    """Open a temporary file that atomically replaces ``path``, durably, when the block ends.
 
-    When the block raises, ``path`` is as it was and the temporary file is gone. A kill leaves at most a file
-    whose name holds ``.tmp-``, which no reader looks at.
+    If the block raises, ``path`` is unchanged and the temporary file is removed. A kill leaves at most a file with
+    ``.tmp-`` in its name, which no reader looks at.
 
     Args:
-        private: Only the owner can read the file, whatever the umask, from its first byte on.
+        private: Only the owner can read the file, whatever the umask, from the first byte on.
     """
     target = Path(path)
-    # a name of its own for each writer: two that write at once must not share a half-written file
+    # a unique name per writer: two that write at once must not share a half-written file
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        # never what another user has put there
+        # "x", as another user may have put a file or a link of that name there
         with naming(target, tmp), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
                                   opener=_private if private else None) as handle:
             yield handle
@@ -99,46 +70,29 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
         raise
 
 
-def sweep(parent: Path, prefix: str, lock: str, older: float = 86400.0) -> None:
-    """Delete folders that a killed process of this user has left behind.
-
-    Args:
-        prefix: With which their names begin.
-        lock: Name of the file in each whose lock its process holds, as long as it lives.
-        older: Seconds since anything was written to it.
-    """
-    for path in parent.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            there = path.lstat()
-            if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or time.time() - there.st_mtime < older:
-                continue
-            with locked(path / lock, patience=0.0) if (path / lock).exists() else contextlib.nullcontext():
-                shutil.rmtree(path, ignore_errors=True)
-
-
 def private_file(path: str | os.PathLike) -> None:
-    """Make an empty file that only its owner can open, to be locked: whoever can open a file can hold its lock.
+    """Create an empty lock file that only its owner can open, as whoever can open a file can hold its lock.
 
-    One that is there stays as it is.
+    An existing file is left unchanged.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Hold the lock of a file that exists, as long as the descriptor that is given back is open in any process.
+    """Lock an existing file for as long as the yielded descriptor is open in any process.
 
-    The kernel takes it back from a process that dies. A child that inherits the descriptor keeps the lock, also when
-    this process dies before it.
+    The kernel releases the lock of a process that dies. A child that inherits the descriptor keeps the lock, even if
+    this process dies first.
 
     Args:
         patience: Seconds to wait for another process.
-        waiting: Called once, when another process has held it for two seconds.
+        waiting: Called once, after two seconds of waiting.
 
     Raises:
-        BlockingIOError: Another process held it all the time.
+        BlockingIOError: Another process held the lock all the time.
     """
-    # opened for writing, since NFS turns flock into a lock of bytes; nothing is ever written through it
+    # opened for writing, as NFS implements flock by byte-range locks, which need it; nothing is ever written
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         began = time.monotonic()
@@ -150,11 +104,11 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
                 passed = time.monotonic() - began
                 if passed >= patience:
                     raise
-                if waiting is not None and passed > TELL_SECONDS:
+                if waiting is not None and passed > NOTICE_SECONDS:
                     waiting()
                     waiting = None
             except OSError:
-                break  # a file system without locks: as if there were no other
+                break  # a file system without locks: proceed as if there were no other process
             time.sleep(0.05)
         yield handle
     finally:
@@ -162,19 +116,14 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Replace ``path`` by ``data``, whole or not at all."""
+    """Atomically replace ``path`` by ``data``."""
     with replacing(path) as handle:
         handle.write(data)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8), whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_private(path: str | os.PathLike, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8) that only the owner can read, whole or not at all."""
-    with replacing(path, private=True) as handle:
+def write_text(path: str | os.PathLike, text: str, private: bool = False) -> None:
+    """Atomically replace ``path`` by ``text`` (UTF-8); see :func:`replacing`."""
+    with replacing(path, private=private) as handle:
         handle.write(text.encode())
 
 
@@ -183,15 +132,15 @@ def _private(path: str, flags: int) -> int:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
+    """Atomically replace ``path`` by ``value`` as indented JSON."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:
-    """Create ``path`` with ``text`` if nothing is there; of several that try, on any host, exactly one succeeds.
+    """Create ``path`` with ``text`` if it does not exist; of several callers on any host, exactly one succeeds.
 
-    link(2) is atomic on NFS too, where O_EXCL once was not, and it makes the file appear with its whole content. A link
-    that was made and whose answer got lost (a retransmission is told EEXIST) counts as made.
+    link(2) is atomic on NFS too, where O_EXCL was not always, and the file appears with its whole content. If NFS
+    created the link but lost the reply, the retransmission fails with EEXIST; that counts as success.
     """
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
@@ -216,7 +165,7 @@ def create_exclusive(path: str | os.PathLike, text: str) -> bool:
 
 
 def _is_linked(tmp: Path, target: Path) -> bool:
-    """Whether ``target`` is another name of ``tmp``, asked of the file server: opening drops what is cached."""
+    """Whether ``target`` is another name of ``tmp``; opening the files makes an NFS client ask the server."""
     with open(tmp, "rb") as handle:
         ours = os.fstat(handle.fileno())
     with contextlib.suppress(OSError), open(target, "rb") as handle:
@@ -225,11 +174,11 @@ def _is_linked(tmp: Path, target: Path) -> bool:
 
 
 def server_time(folder: Path) -> float:
-    """The clock of the server that holds ``folder``, as it stamps a file that changes there."""
+    """The time of the file server that holds ``folder``, read from the timestamp of a file that is changed there."""
     path = folder / f".{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        os.utime(handle)  # "now" is the server's; an exclusive creation may keep something else in the time stamp
+        os.utime(handle)  # to the server's "now"; NFS may use the timestamps of an exclusive creation for its verifier
         return os.fstat(handle).st_mtime
     finally:
         os.close(handle)
@@ -237,13 +186,12 @@ def server_time(folder: Path) -> float:
 
 
 def age(path: str | os.PathLike) -> float | None:
-    """Seconds since a file was written, by the clock of the file server alone; None where that cannot be told."""
-    try:
+    """Seconds since a file was written, by the file server's clock only; None if that is unknown."""
+    with contextlib.suppress(OSError):
         now = server_time(Path(path).parent)
-        with open(path, "rb") as handle:  # opened, as an NFS client answers a stat alone from its cache
+        with open(path, "rb") as handle:  # opened, as an NFS client answers a bare stat from its cache
             return max(0.0, now - os.fstat(handle.fileno()).st_mtime)
-    except OSError:
-        return None
+    return None
 
 
 class Digesting:
@@ -272,7 +220,7 @@ class Digesting:
 
 
 def digest(path: str | os.PathLike) -> str:
-    """``sha256:<hex>`` of a regular file's content, read in blocks of 4 MiB."""
+    """``sha256:<hex>`` of the content of a regular file."""
     sha = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb") as handle:
         while block := handle.read(1 << 22):

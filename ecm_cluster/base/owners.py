@@ -1,4 +1,4 @@
-"""Whose a folder is: what another user's folder names is data to be shown, and nothing acts on it."""
+"""Who owns a directory: the content of another user's directory is shown, but never acted upon."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 
 def of(folder: Path, main: str) -> int:
-    """The user id of a folder's owner, wherever links lead; another user's, where the link or its main file is theirs.
+    """The user id of a directory's owner, through links; another user's if the link or the main file is theirs.
 
     Raises:
-        OSError: There is no such folder, or it cannot be looked into.
+        OSError: The directory does not exist or cannot be read.
     """
     uid = os.lstat(folder).st_uid
-    if uid == os.geteuid():  # a link of another user may lead elsewhere in a moment
+    if uid == os.geteuid():  # another user could redirect their link at any time
         uid = os.stat(folder).st_uid
     if uid == os.geteuid():
-        with contextlib.suppress(FileNotFoundError):  # being made
+        with contextlib.suppress(FileNotFoundError):  # still being created
             uid = os.stat(folder / main).st_uid
     return uid
 
 
 def name_of(uid: int) -> str:
-    """``anna (uid 1000)``; the number alone where there is no passwd entry."""
+    """``anna (uid 1000)``; only the number if there is no passwd entry."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
@@ -33,7 +33,7 @@ def name_of(uid: int) -> str:
 
 
 def group_of(gid: int) -> str:
-    """``group vision``; empty for a group that is this user's alone, as many systems give to each user."""
+    """``group vision``; empty for the user's private group, which many systems create for each user."""
     try:
         group = grp.getgrgid(gid)
         own = pwd.getpwuid(os.geteuid())

@@ -1,17 +1,17 @@
-"""Files that somebody else may have written or damaged: read within limits, and checked before anything is used.
+"""Reading untrusted files: within limits, and validated before anything is used.
 
-A run directory, a pack or a job file lies where others can write, is cut by a full disk, and may be anything. What
-these functions return has the shape that was asked for; whatever is wrong is one :class:`Unreadable`, which names the
-file, the field and what was expected. Errors of the storage itself (no permission, no such file, a stale handle) stay
-``OSError``: they say nothing about the content, and may pass.
+A run directory, a pack or a job file may be written by others, truncated by a full disk, or contain anything. These
+functions return values of the requested shape; anything else raises :class:`Unreadable`, which names the file, the
+field and what was expected. Errors of the storage itself (no permission, no such file, a stale handle) stay
+``OSError``: they say nothing about the content, and may be temporary.
 
 A shape is
 
-* a type: ``str``, ``int`` (no bool, within 64 bits), ``float`` (an int too), ``bool``, ``dict``, ``list``, ``object``
-* :class:`Number`, :class:`Text`, :class:`OneOf` or :class:`Maybe`, for a narrower or a wider choice
+* a type: ``str``, ``int`` (no bool, within 64 bits), ``float`` (or an int), ``bool``, ``dict``, ``list``, ``object``
+* :class:`Number`, :class:`Text`, :class:`OneOf` or :class:`Maybe`, to restrict or extend that
 * ``[shape]``: a list of such values
-* ``{"key": shape, OptionalKey("key"): shape}``: a mapping that has these keys; others are ignored
-* ``{str: shape}``: a mapping from any names to such values
+* ``{"key": shape, OptionalKey("key"): shape}``: a mapping with these keys; other keys are ignored
+* ``{str: shape}``: a mapping from arbitrary names to such values
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, naming, shown
 
-LARGEST = 64 << 20  # bytes of a record or of a file that a user writes by hand; a ledger of months has some megabytes
-LONGEST_NUMBER = 400  # digits; Python 3.11 refuses from 4300 on, older versions take quadratic time
+LARGEST = 64 << 20  # bytes of a record or a handwritten file; the ledger of a run of months has a few megabytes
+LONGEST_NUMBER = 400  # digits; Python 3.11 refuses more than 4300, older versions take quadratic time
 
 
 class Unreadable(UserError):
-    """A file that does not hold what it should.
+    """A file whose content is not valid.
 
     Attributes:
         path: The file.
-        field: The dotted key in it; empty for the file as a whole.
+        field: The dotted key in it; empty for the whole file.
     """
 
     def __init__(self, path: object, field: str, problem: str) -> None:
@@ -47,7 +47,7 @@ class Unreadable(UserError):
 
 @dataclass(frozen=True)
 class Number:
-    """An int, or with ``whole=False`` any finite number, from ``low`` to ``high``."""
+    """An integer, or with ``whole=False`` any finite number, from ``low`` to ``high``."""
 
     low: float = -(2**63)
     high: float = 2**63 - 1
@@ -56,21 +56,18 @@ class Number:
 
 @dataclass(frozen=True)
 class Text:
-    """A string that matches a pattern as a whole and has at most ``longest`` characters."""
+    """A string of at most ``longest`` characters that matches the whole pattern; ``called`` is its name in messages."""
 
     pattern: str = r"(?s:.*)"
     longest: int = 4096
-    called: str = ""  # what such a string is, for the message
+    called: str = ""
 
 
-@dataclass(frozen=True)
 class OneOf:
     """One of a few plain values."""
 
-    values: tuple[Any, ...]
-
     def __init__(self, *values: Any) -> None:
-        object.__setattr__(self, "values", values)
+        self.values = values
 
 
 @dataclass(frozen=True)
@@ -82,16 +79,16 @@ class Maybe:
 
 @dataclass(frozen=True)
 class OptionalKey:
-    """A key that may be missing."""
+    """A key that may be absent."""
 
     key: str
 
 
 def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """A descriptor of a regular file; nothing else is opened or waited for.
+    """A descriptor of a regular file; never blocks on anything else.
 
     Raises:
-        Unreadable: It is something else.
+        Unreadable: It is not a regular file.
         OSError: It cannot be opened.
     """
     handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)  # a FIFO without a writer would block
@@ -101,31 +98,16 @@ def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 
     return handle
 
 
-@contextlib.contextmanager
-def naming(path: str | os.PathLike, instead_of: str | os.PathLike | None = None) -> Iterator[None]:
-    """Errors of the storage name this file, where they name none, as those of a read or of a full disk.
-
-    Args:
-        instead_of: A file that says nothing to the user, such as a temporary one, and is not named either.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or str(error.filename) == str(instead_of):
-            error.filename, error.filename2 = os.fspath(path), None
-        raise
-
-
 def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
     """The content of a regular file.
 
     Raises:
-        Unreadable: It is something else (a FIFO is not waited for), or longer than ``limit`` bytes.
-        OSError: The storage does not give it.
+        Unreadable: It is not a regular file, or larger than ``limit`` bytes.
+        OSError: It could not be read.
     """
     with os.fdopen(open_regular(path), "rb", buffering=0) as file, naming(path):
         size, data = os.fstat(file.fileno()).st_size, b""
-        # as much as it seems to have: asking for the limit takes that much memory, and milliseconds
+        # by its size: read(limit) would allocate that much memory, which takes milliseconds
         while size <= limit and len(data) <= limit and (piece := file.read(max(size + 1 - len(data), 1 << 16))):
             data += piece
     if max(size, len(data)) > limit:
@@ -134,7 +116,7 @@ def read_bytes(path: str | os.PathLike, limit: int = LARGEST) -> bytes:
 
 
 def read_text(path: str | os.PathLike, limit: int = LARGEST) -> str:
-    """The text of a file in UTF-8; raises as :func:`read_bytes`, and :class:`Unreadable` for other bytes."""
+    """The text of a UTF-8 file; raises like :func:`read_bytes`, and :class:`Unreadable` if it is not UTF-8."""
     data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
@@ -145,20 +127,20 @@ def read_text(path: str | os.PathLike, limit: int = LARGEST) -> str:
 
 
 def read_json(path: str | os.PathLike, shape: Any = object, limit: int = LARGEST) -> Any:
-    """The one JSON value of a file, checked against a shape.
+    """The JSON value of a file, validated against a shape.
 
     Raises:
         Unreadable: It is not JSON, or not of this shape.
-        OSError: The storage does not give it.
+        OSError: It could not be read.
     """
     return check(parse_json(read_text(path, limit), path), shape, path)
 
 
 def parse_json(text: str | bytes, path: object) -> Any:
-    """One JSON value; ``path`` says where it comes from.
+    """Parse one JSON value; ``path`` is its origin, for messages.
 
     Raises:
-        Unreadable: The text is no JSON value, or one too deep or with too long a number to be anybody's data.
+        Unreadable: It is not valid JSON, or its nesting or a number exceeds what real data has.
     """
     try:
         return DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
@@ -181,10 +163,10 @@ DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
-    """``value``, if it has the shape; see the module for what a shape is.
+    """Return ``value`` if it has the shape; the module's docstring describes shapes.
 
     Raises:
-        Unreadable: It does not; names ``path``, and the dotted key below ``field``.
+        Unreadable: It does not; the message names ``path`` and the dotted key below ``field``.
     """
     if isinstance(shape, Maybe):
         return value if value is None else check(value, shape.shape, path, field)
@@ -194,36 +176,33 @@ def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
     elif isinstance(shape, Mapping):
         _check_mapping(check(value, dict, path, field), shape, path, field)
     elif not _fits(value, shape):
-        raise Unreadable(path, field, f"invalid value {_short(value)}; expected {_described(shape)}")
+        raise Unreadable(path, field, f"invalid value {_shown(value)}; expected {_described(shape)}")
     return value
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Whether a value has a shape."""
-    try:
+    """Whether a value has the shape."""
+    with contextlib.suppress(Unreadable):
         check(value, shape, "")
-    except Unreadable:
-        return False
-    return True
+        return True
+    return False
 
 
 def _check_mapping(value: dict[str, Any], shape: Mapping[Any, Any], path: object, field: str) -> None:
     prefix = f"{field}." if field else ""
     for key, inner in shape.items():
+        name = key.key if isinstance(key, OptionalKey) else key
         if key is str:
             for name, one in value.items():
-                check(one, inner, path, f"{prefix}{_short(name, quoted=False)}")
-        elif isinstance(key, OptionalKey):
-            if key.key in value:
-                check(value[key.key], inner, path, prefix + key.key)
-        elif key not in value:
+                check(one, inner, path, f"{prefix}{name if len(name) <= 40 else name[:37] + '...'}")
+        elif name in value:
+            check(value[name], inner, path, prefix + name)
+        elif name is key:
             raise Unreadable(path, prefix + key, f"missing; expected {_described(inner)}")
-        else:
-            check(value[key], inner, path, prefix + key)
 
 
 def _fits(value: Any, shape: Any) -> bool:
-    if shape is float:  # any: a loss may be NaN
+    if shape is float:  # also NaN, which a loss may be
         return isinstance(value, float) or _fits(value, int)
     if shape is int:
         shape = Number()
@@ -248,33 +227,23 @@ def _described(shape: Any) -> str:
         return shape.called or f"text that matches {shape.pattern}"
     if isinstance(shape, OneOf):
         return " or ".join(map(repr, shape.values))
-    kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    if shape is list or isinstance(shape, list):
-        return "a list"
-    return kinds.get(shape if isinstance(shape, type) else dict, "a mapping of keys to values")
+    kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+    return kinds.get(shape if isinstance(shape, type) else type(shape), "a mapping of keys to values")
 
 
-def _short(value: Any, quoted: bool = True) -> str:
-    text = (repr(value) if quoted else str(value)) if not isinstance(value, (dict, list)) else type(value).__name__
-    return text if len(text) <= 40 else text[:37] + "..."
+def _shown(value: Any) -> str:
+    return type(value).__name__ if isinstance(value, (dict, list)) else shown(value, 40)
 
 
 def check_inside(folder: Path, name: str, path: object, field: str) -> Path:
-    """``folder / name``, for a relative path with ``/`` that comes from a file.
+    """``folder / name``, where the relative path comes from an untrusted file.
 
     Raises:
-        Unreadable: It is absolute, leads out of the folder by ``..``, or could not be the name of a file.
+        Unreadable: It is absolute, contains ``..``, or is not a valid file name.
     """
-    parts = name.split("/") if isinstance(name, str) else []
-    # surrogates: bytes that are not UTF-8, which JSON can spell and a file system then refuses
-    if not parts or not _encodes(name) or len(name) > 4096 or any(
-            p in ("", ".", "..") or "\0" in p or len(os.fsencode(p)) > 255 for p in parts):
-        raise Unreadable(path, field, f"invalid value {_short(name)}; expected a relative path inside the folder")
-    return folder / name
-
-
-def _encodes(name: object) -> bool:
-    try:
-        return isinstance(name, str) and bool(os.fsencode(name))
-    except UnicodeEncodeError:
-        return False
+    valid = isinstance(name, str) and len(name) <= 4096  # 4096 and 255: Linux's PATH_MAX and NAME_MAX
+    with contextlib.suppress(UnicodeEncodeError):  # surrogates, which JSON can encode and no file name contains
+        if valid and all(p not in ("", ".", "..") and "\0" not in p and len(os.fsencode(p)) <= 255
+                         for p in name.split("/")):
+            return folder / name
+    raise Unreadable(path, field, f"invalid value {_shown(name)}; expected a relative path inside the directory")

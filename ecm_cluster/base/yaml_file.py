@@ -20,7 +20,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml  # 30 ms that --help need not wait for
 
-    from .yaml_loader import Loader
+    from .yaml_loader import PlainLoader
 
     try:
         text = reading.read_text(path, LARGEST)
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return Unreadable(path, "" if line is None else f"line {line + 1}", f"not valid YAML ({str(problem)[:200]})")
 
     try:
-        values = yaml.load(text, Loader=Loader)
+        values = yaml.load(text, Loader=PlainLoader)
     except yaml.reader.ReaderError as error:
         raise wrong(text.count("\n", 0, error.position), f"the character {error.character:#04x}") from None
     except yaml.YAMLError as error:

@@ -20,7 +20,7 @@ def wrong(problem: str, node: Any) -> Any:
     return yaml.composer.ComposerError(None, None, problem, node.start_mark)
 
 
-class Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -66,16 +66,17 @@ class Loader(yaml.SafeLoader):
             raise wrong(f"{str(node.value)[:40]!r} is not a value of {node.tag.rpartition(':')[2]}", node) from None
 
 
-Loader.yaml_implicit_resolvers = {
+PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, regexp) for tag, regexp in resolvers
             if not tag.endswith((":int", ":float", ":timestamp", ":value"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
-Loader.yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items()
+PlainLoader.yaml_constructors = {tag: made for tag, made in yaml.SafeLoader.yaml_constructors.items()
                             if tag is None or tag.rpartition(":")[2] in PLAIN}
-Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
-Loader.add_implicit_resolver(
+PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"),
+                                  list("-+0123456789"))
+PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf|\.nan)$"),
     list("-+0123456789."))

@@ -19,7 +19,7 @@ from ..job import job as jobs
 from ..rundir.run import Run
 from ..rundir.spec import evaluation_job
 from ..slurm import commands, queue
-from . import evaluations, signal_lead, submissions
+from . import evaluations, locks, signal_lead, submissions
 
 TRAIN, EVALUATE = "train", "evaluate"
 DEFAULT_CLUSTER = "slurm"
@@ -65,8 +65,8 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
         UserError: Nothing was submitted.
     """
     ids: dict[str, str] = {}
-    with submissions.run_lock(run):
-        before = submissions.record_of(run, TRAIN).get("job_id")
+    with locks.run_lock(run):
+        before = run.submission(TRAIN).get("job_id")
         for stage in stages(job):
             try:
                 # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
@@ -97,11 +97,11 @@ def submit_refused(run: Run, patience: float = 0.0) -> None:
     """
     if refusal(run) is None:
         return
-    with submissions.run_lock(run, patience):
+    with locks.run_lock(run, patience):
         if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
-            if submissions.record_of(run, EVALUATE).get("job_id"):  # of the job that came before the refused one
+            if run.submission(EVALUATE).get("job_id"):  # of the job that came before the refused one
                 submissions.renew(run, EVALUATE, queue.cluster_name())
-            train = submissions.record_of(run, TRAIN).get("job_id")
+            train = run.submission(TRAIN).get("job_id")
             submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
 
 
@@ -117,9 +117,9 @@ def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
     Returns:
         The job id.
     """
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         submissions.adopt(run)
-        known = submissions.record_of(run, stage).get("job_id")
+        known = run.submission(stage).get("job_id")
         if known:
             return known
         token = submissions.to_submit(run, stage, queue.cluster_name())
@@ -127,7 +127,7 @@ def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
         commands.write_task(asked, task(run, stage))
         files.kill_point("before-sbatch", path)
         try:
-            found = commands.submit(asked, submissions.held(run))
+            found = commands.submit(asked, locks.held(run))
         except UserError as refused:
             found = _taken_all_the_same(run, stage, token, refused)
         files.kill_point("after-sbatch", path)
@@ -173,7 +173,7 @@ def resume_line(run: Run) -> str:
 
 def line_to_go_on(run: Run) -> str:
     """What the user types to submit what an interrupted submission did not come to."""
-    if submissions.record_of(run, TRAIN).get("former"):
+    if run.submission(TRAIN).get("former"):
         return resume_line(run)
     flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]
     flags += ["--cluster", run.spec.cluster] if run.spec.cluster != DEFAULT_CLUSTER else []

@@ -174,10 +174,10 @@ def of_element(run: Run, element: Element) -> Evaluation | None:
 
 def is_done(work: Evaluation, scoring: Iterable[Mapping[str, Any]]) -> bool:
     """Whether an evaluation has the figures of every one of these ways to score."""
-    return all(work.metrics(way_key(way)) is not None for way in scoring)
+    return all(work.metrics(scoring_variant(way)) is not None for way in scoring)
 
 
-def way_key(scoring: Mapping[str, Any]) -> str:
+def scoring_variant(scoring: Mapping[str, Any]) -> str:
     """A short name for a way to score; empty for the usual one."""
     if not scoring:
         return ""

@@ -9,49 +9,18 @@ submitter died is found. All of it changes under one lock, which sbatch itself h
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..base import files
 from ..base.errors import UserError
-from ..rundir.run import Run
+from ..rundir.run import Run, Submission
 from ..slurm import queue
-from ..slurm.commands import SUBMIT_TIMEOUT
+from . import locks
 
-PATIENCE = 2.0 * SUBMIT_TIMEOUT + 60.0  # for another process that submits a whole chain
-PATIENCE_ON_NODES = 600.0  # for the other jobs of a run that submit successors; Slurm ends the wait with the grace
 OUTDATED_SECONDS = 90.0  # that a node may see a record as it was: NFS trusts what it has read for up to a minute
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """One job of a stage, the present one or a former one.
-
-    Attributes:
-        job_id: None until sbatch has answered.
-        refused: Slurm said that it knows no job of this token.
-    """
-
-    stage: str
-    token: str
-    job_id: str | None
-    cluster: str
-    user: str | None
-    cluster_name: str | None
-    present: bool
-    refused: bool = False
-
-
-def record_of(run: Run, stage: str) -> dict[str, Any]:
-    """The submission record of a stage, to be changed; empty where there is none."""
-    return run.submission(stage)
 
 
 def recorded_stages(run: Run) -> list[str]:
@@ -59,79 +28,18 @@ def recorded_stages(run: Run) -> list[str]:
     return [submission.stage for submission in run.submissions()]
 
 
-def of_stage(run: Run, stage: str) -> list[Submitted]:
-    """Every job that a stage has had, oldest first, with the present one last."""
-    record = record_of(run, stage)
-    rows = [*record.get("former", []), *([record] if record.get("token") else [])]
-    return [Submitted(stage, row["token"], row.get("job_id"), record.get("cluster", "slurm"), row.get("user"),
-                      row.get("cluster_name"), row is record, bool(row.get("refused"))) for row in rows]
-
-
-def of_run(run: Run) -> list[Submitted]:
+def of_run(run: Run) -> list[Submission]:
     """Every job that a run has had, sweeps included, those of the training first."""
-    return [job for stage in recorded_stages(run) for job in of_stage(run, stage)]
+    return [job for stage in recorded_stages(run) for job in run.submissions_of(stage)]
 
 
 def job_ids(run: Run, stage: str) -> list[str]:
     """The ids of a stage's jobs, the present one last."""
-    return [job.job_id for job in of_stage(run, stage) if job.job_id]
+    return [job.job_id for job in run.submissions_of(stage) if job.job_id]
 
 
 def new_token(run_name: str, stage: str) -> str:
     return f"ecm-cluster:{run_name}:{stage}:{secrets.token_hex(6)}"
-
-
-# ---------------------------------------------------------------------------------------------- the lock
-
-_held: dict[Path, list[int]] = {}
-
-
-@contextlib.contextmanager
-def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
-    """Hold the right to submit and cancel jobs of a run; within it, taking it again does nothing.
-
-    Raises:
-        UserError: Another process holds it.
-    """
-    if run.path in _held:
-        yield
-        return
-    run.require_own("change")
-
-    def tell() -> None:
-        print(f"{run.name}: waiting for another process that is submitting or cancelling its jobs", file=sys.stderr,
-              flush=True)
-
-    try:
-        with contextlib.ExitStack() as stack:
-            handles = [stack.enter_context(files.locked(path, patience, tell)) for path in _lock_files(run)]
-            _held[run.path] = handles
-            try:
-                yield
-            finally:
-                del _held[run.path]
-    except BlockingIOError:
-        raise UserError(f"RUN: another process is submitting or cancelling jobs of {run.name}; try again when it is "
-                        "done") from None
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise UserError(f"RUN: {error.filename} cannot be changed ({error.strerror}); ask its owner") from None
-
-
-def _lock_files(run: Run) -> list[Path]:
-    """What has to be locked: the run's own lock file, and what the former version locks.
-
-    That is run.json, which every reader of it can lock, too. So it counts where nobody else can reach it, and in runs
-    of the former version, whose jobs go on with their own code.
-    """
-    own = [run.lock_file] if run.lock_file.exists() else []
-    return own if own and run.path.stat().st_mode & 0o077 else [*own, run.run_file]
-
-
-def held(run: Run) -> list[int]:
-    """The lock's descriptors, for sbatch to inherit."""
-    return _held.get(run.path, [])
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -143,7 +51,7 @@ def renew(run: Run, stage: str, cluster_name: str | None) -> None:
     Args:
         cluster_name: Of Slurm; None: not known, or none.
     """
-    record = record_of(run, stage)
+    record = run.submission(stage)
     former = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
         former.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
@@ -156,10 +64,10 @@ def renew(run: Run, stage: str, cluster_name: str | None) -> None:
 
 def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
     """The token for the next sbatch of a stage, on record: the present one, if no sbatch was tried with it."""
-    record = record_of(run, stage)
+    record = run.submission(stage)
     if not record.get("token") or record.get("job_id") or _was_tried(record):
         renew(run, stage, cluster_name)
-        record = record_of(run, stage)
+        record = run.submission(stage)
     files.write_json(run.submission_file(stage), {**record, "submitted": round(time.time(), 3)})
     return record["token"]
 
@@ -171,14 +79,14 @@ def _was_tried(record: dict[str, Any]) -> bool:
 
 def write_id(run: Run, stage: str, job_id: str, **fields: Any) -> None:
     """Record what sbatch, or the start of the local driver, has answered."""
-    record = {**record_of(run, stage), "job_id": job_id}
+    record = {**run.submission(stage), "job_id": job_id}
     files.write_json(run.submission_file(stage), record)
     run.ledger(0, "submit").write("submitted", stage=stage, job_id=job_id, token=record["token"], **fields)
 
 
 def take_back(run: Run, stage: str) -> None:
     """The record of a stage as it was before the token that Slurm refused, which joins the former ones."""
-    path, record = run.submission_file(stage), record_of(run, stage)
+    path, record = run.submission_file(stage), run.submission(stage)
     former = record.pop("former", [])
     last = next((row for row in reversed(former) if row.get("job_id")), None)
     if last is None:
@@ -191,7 +99,7 @@ def take_back(run: Run, stage: str) -> None:
 
 def take_back_untried(run: Run, stage: str) -> None:
     """Undo :func:`renew` where it did not come to an sbatch."""
-    record = record_of(run, stage)
+    record = run.submission(stage)
     if record.get("token") and not record.get("job_id") and not _was_tried(record):
         take_back(run, stage)
 
@@ -213,7 +121,7 @@ def adopt(run: Run) -> list[str]:
     for user in {job.user for job in missing}:
         found.update(queue.find([job.token for job in missing if job.user == user], user))
     for stage in dict.fromkeys(job.stage for job in missing):
-        record = record_of(run, stage)
+        record = run.submission(stage)
         tokens = {job.token for job in missing if job.stage == stage}
         for row in (*record.get("former", []), record):
             if row.get("token") in found and row["token"] in tokens:
@@ -231,15 +139,15 @@ def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
     with contextlib.suppress(UserError, OSError):
         if _without_id(run):
-            with run_lock(run, patience=0.0):
+            with locks.run_lock(run, patience=0.0):
                 adopt(run)
 
 
-def _without_id(run: Run) -> list[Submitted]:
+def _without_id(run: Run) -> list[Submission]:
     return [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
 
 
-def _here(job: Submitted) -> bool:
+def _here(job: Submission) -> bool:
     name = queue.cluster_name()
     return not (name and job.cluster_name) or name == job.cluster_name
 
@@ -279,7 +187,7 @@ def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDA
     while True:
         with contextlib.suppress(OSError):
             os.listdir(run.submission_file(stage).parent)  # an NFS client looks for new names then
-        jobs = of_stage(run, stage)
+        jobs = run.submissions_of(stage)
         mine = [job for job in jobs if (job.token == own[0] if token else job.job_id == own[1])]
         present = next((job for job in jobs if job.present), None)
         if present is None or present in mine:

@@ -8,7 +8,7 @@ from ..base.errors import UserError
 from ..job import job as jobs
 from ..rundir.run import Run
 from ..slurm import commands, queue
-from . import chain, evaluations, submissions
+from . import chain, evaluations, locks, submissions
 
 
 def successor(run: Run, attempt: int, job_id: str) -> str | None:
@@ -26,11 +26,11 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
     Raises:
         UserError: Slurm refuses that too; the run is stopped, and can be resumed.
     """
-    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
+    with locks.run_lock(run, locks.PATIENCE_ON_NODES):
         if run.newest_attempt() != attempt or run.cancel_file.exists() or run.completion():
             return None
         job = run.job()
-        if submissions.record_of(run, chain.TRAIN).get("job_id") == job_id:
+        if run.submission(chain.TRAIN).get("job_id") == job_id:
             submissions.renew(run, chain.TRAIN, queue.cluster_name())
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
@@ -52,7 +52,7 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
     Raises:
         UserError: Slurm refuses that too.
     """
-    with submissions.run_lock(run, submissions.PATIENCE_ON_NODES):
+    with locks.run_lock(run, locks.PATIENCE_ON_NODES):
         element = evaluations.read(run, stage)[index]
         if run.cancelled(stage) or evaluations.done(run, element):
             return None
@@ -66,7 +66,7 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
     """Make the evaluation wait for another training job; its own job is kept where it still waits."""
-    record = submissions.record_of(run, chain.EVALUATE)
+    record = run.submission(chain.EVALUATE)
     old, token = record.get("job_id"), record.get("token", "")
     if old and commands.depend(old, f"afterok:{train}", token):
         return
@@ -87,8 +87,8 @@ def release_due(run: Run) -> list[str]:
     """
     if not run.job().evaluation.while_training or run.completion():
         return []
-    record = submissions.record_of(run, chain.EVALUATE)
-    train, array = submissions.record_of(run, chain.TRAIN).get("job_id"), record.get("job_id")
+    record = run.submission(chain.EVALUATE)
+    train, array = run.submission(chain.TRAIN).get("job_id"), record.get("job_id")
     if not train or not array:
         return []
     elements, gone = evaluations.read(run, chain.EVALUATE), []

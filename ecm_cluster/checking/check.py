@@ -43,7 +43,7 @@ def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose
         print(f"warning: {text}", file=sys.stderr)
 
 
-def describe(report: Report, missing: list[weights.Weight], seconds: float) -> str:
+def describe(report: Report, missing: list[weights.WeightFile], seconds: float) -> str:
     """The checked and the skipped steps, as lines of the plan."""
     lines = []
     if EVERYTHING in report.skipped:

@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base import processes
+from ..base import folders, processes
 from ..freeze import snapshot
 from ..plan import create, planning
 from ..slurm.sbatch import outside_environment, python_of
+from . import trial_run
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
-from .made import folder_for_it, made_for_it
 
 DOUBT_SECONDS = 40.0  # extra time to look into a possible problem, rather than submit a job that may fail
 
@@ -25,14 +25,14 @@ def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
     """Check on this machine's CPU, with a time limit."""
     print(f"checking the job on this machine for up to {seconds:.0f} s (--no-check skips it)", file=sys.stderr)
     try:
-        with folder_for_it(Path(tempfile.gettempdir()), "ecm-cluster-check-") as folder:
+        with folders.temporary(Path(tempfile.gettempdir()), "ecm-cluster-check-") as folder:
             return _look(plan, frozen, folder, seconds)
     except OSError as error:
         return Report(skipped={EVERYTHING: f"could not create a temporary directory ({error.strerror})"})
 
 
 def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path, seconds: float) -> Report:
-    run = made_for_it(plan, frozen, folder)
+    run = trial_run.create(plan, frozen, folder)
     findings, python = folder / "findings", python_of(plan.job)
     env = {**outside_environment(os.environ), **plan.job.env, ALONE_ENV: str(os.getpid()),
            "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": os.pathsep.join(

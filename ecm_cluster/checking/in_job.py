@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -11,8 +10,8 @@ from ..backends import choose
 from ..base import folders, processes
 from ..plan import create, planning
 from ..slurm.sbatch import python_of
+from . import trial_run
 from .findings import Report, finished, read
-from .made import folder_for_it, made_for_it
 
 MINUTES = 10  # time limit of the job
 POLL_SECONDS = 0.3
@@ -27,19 +26,12 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
         UserError: It could not be submitted.
     """
     runs_dir = folders.absolute(plan.job.runs_dir)
-    new = [folder for folder in (runs_dir, *runs_dir.parents) if not folder.exists()]
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with folder_for_it(runs_dir, ".check-") as folder:  # next to the runs: storage that the nodes can access
-            return _look(plan, frozen, folder)
-    finally:
-        for made in new:
-            with contextlib.suppress(OSError):
-                made.rmdir()
+    with folders.temporary(runs_dir, ".check-") as folder:  # next to the runs: storage that nodes can access
+        return _look(plan, frozen, folder)
 
 
 def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
-    run, findings, log = made_for_it(plan, frozen, folder), folder / "findings", folder / "log"
+    run, findings, log = trial_run.create(plan, frozen, folder), folder / "findings", folder / "log"
     command = processes.command(python_of(plan.job), "checks", run.path, findings)
     with choose.named(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
         print(f"checking the job in {job.called} for up to {MINUTES} min (Ctrl-C cancels it)", file=sys.stderr)

@@ -1,25 +1,26 @@
-"""Every entry of an annotation file: has it what training and scoring read of it?
+"""Every entry of an annotation file: does it have what training and scoring read?
 
-A file of up to ``WHOLE`` bytes is parsed, and every entry is looked at. A larger one (LVIS's training set has 1.1 GB
-and 1.3 million annotations, which take 20 s and 8 GB to parse) is searched as text: as many fields of each name as
-there are entries, values of the right kind, and categories that exist. Where that leaves a doubt it is parsed after
-all, so that the entry can be named. Needs the standard library only.
+A file of up to ``PARSED`` bytes is parsed, and every entry is checked. A larger one (LVIS's training set has 1.1 GB and
+1.3 million annotations, which take 20 s and 8 GB to parse) is searched as text: for as many fields of each name as
+there are entries, values of the right type, and categories that exist. If that leaves a doubt, it is parsed as well, so
+that the entry can be named. Needs the standard library only.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..annotations import layout, outline
 
-WHOLE = 48 << 20
+PARSED = 48 << 20  # bytes, which take about a second
 CHUNK = 64 << 20
-SAFE = 2**53  # what numpy and pycocotools keep to the last digit
+SAFE = 2**53  # what numpy and pycocotools represent exactly
 BEGINS: dict[type, str] = {int: "0123456789", float: "0123456789", str: '"', list: "[", dict: "{"}
 
 
@@ -28,11 +29,11 @@ class Needs:
     """What is read of each entry.
 
     Attributes:
-        images, annotations: Fields, and what they may be.
+        images, annotations: Fields, and their types.
         why: What needs them, in words.
-        either: Fields of which each image has to have one, which is text.
-        scored: Whether they are scored: no entry is passed over then, and ids are sorted.
-        lacking: What to say of a file without annotations; empty: it may have none.
+        either: Fields of which each image has to have one, as text.
+        scored: Whether they are scored: then no entry is skipped, and ids are sorted.
+        lacking: The problem of a file without annotations; empty: it may have none.
     """
 
     images: Mapping[str, layout.Kind]
@@ -43,43 +44,35 @@ class Needs:
     lacking: str = ""
 
 
-@dataclass
-class _Fault:
-    """One kind of fault: where it is met first, and how often."""
-
-    text: str
-    times: int = 1
-
-
-@dataclass
 class _Faults:
-    found: dict[tuple[str, str, str], _Fault] = field(default_factory=dict)
+    """Each kind of fault (list, field, problem): the text of its first occurrence, and their number."""
 
-    def add(self, kind: str, name: str, what: str, text: str) -> None:
-        known = self.found.get((kind, name, what))
-        if known is None:
-            self.found[kind, name, what] = _Fault(text)
-        else:
-            known.times += 1
+    def __init__(self) -> None:
+        self.times: Counter[tuple[str, str, str]] = Counter()
+        self._first: dict[tuple[str, str, str], str] = {}
+
+    def add(self, key: str, name: str, problem: str, text: str) -> None:
+        self._first.setdefault((key, name, problem), text)
+        self.times[key, name, problem] += 1
 
     def lines(self, said: str) -> Iterator[str]:
-        for (kind, _, _), fault in self.found.items():
-            more = f" (and {fault.times - 1} more of {kind!r} so)" if fault.times > 1 else ""
-            yield f"{said}: {fault.text}{more}"
+        for fault, text in self._first.items():
+            more = self.times[fault] - 1
+            yield f"{said}: {text}" + (f" (and {more} more of {fault[0]!r})" if more else "")
 
 
 def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """What is wrong with the entries of an annotation file whose outline is right.
+    """What is wrong with the entries of an annotation file whose outline is valid.
 
     Args:
-        said: How messages call the file.
+        said: The name of the file in messages.
         categories: Ids of those that are listed.
 
     Returns:
         Problems and warnings; one line for each kind, with the first entry.
     """
     listed = set(categories)
-    if path.stat().st_size > WHOLE and _looks_whole(path, needs, listed):
+    if path.stat().st_size > PARSED and _looks_complete(path, needs, listed):
         return [], []
     content = outline.parse(path, said)
     faults, warnings = _Faults(), _Faults()
@@ -96,7 +89,7 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
                        "object")
             continue
         where = f"entry {number} of 'annotations' (id {layout.brief(one.get('id'))})"
-        if one.get("ignore") and not needs.scored:  # mmdet looks no further
+        if one.get("ignore") and not needs.scored:  # mmdet reads nothing else of it
             continue
         _check_fields(one, where, "annotations", needs.annotations, needs.why, faults)
         _check_annotation(one, where, images, listed, ids, faults, warnings)
@@ -106,8 +99,8 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
                        f"{layout.brief(mask)}; expected polygons of at least 6 numbers, or an "
                        "encoding with counts and size: remove the annotation or correct it")
     for key, ids_of in (("image_id", "images"), ("category_id", "categories")):
-        astray = warnings.found.get(("annotations", key, "unknown"))
-        if astray and astray.times == len(annotations):  # often numbers in one list and text in the other
+        unknown = warnings.times["annotations", key, "unknown"]
+        if unknown and unknown == len(annotations):  # often numbers in one list and text in the other
             return [*faults.lines(said), f"{said}: no annotation has {'an' if key[0] == 'i' else 'a'} {key} that is "
                     f"listed in '{ids_of}'; expected the same ids in both lists, numbers or text alike"], []
     for key, known in (("images", images), ("categories", listed)) if needs.scored else ():
@@ -118,7 +111,7 @@ def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tup
 
 
 def _is_used(one: Mapping[str, Any]) -> bool:
-    """Whether mmdet takes the mask of an annotation with whole fields: of crowds and empty boxes it does not."""
+    """Whether mmdet uses the mask of an annotation with valid fields: not of crowds and empty boxes."""
     box, area = one.get("bbox"), one.get("area")
     numbers = [area, *box[2:]] if isinstance(box, list) and len(box) == 4 else []
     return not one.get("iscrowd") and bool(numbers) and all(isinstance(n, (int, float)) for n in numbers) \
@@ -126,9 +119,9 @@ def _is_used(one: Mapping[str, Any]) -> bool:
 
 
 def is_mask(mask: Any) -> bool:
-    """Whether pycocotools takes it: polygons of finite numbers (it takes a first one of 4 for a box), or an encoding.
+    """Whether pycocotools accepts it: polygons of finite numbers (a first one of 4 is taken for a box), or an encoding.
 
-    A NaN makes it ask for all of the memory.
+    A NaN makes it allocate all of the memory.
     """
     if isinstance(mask, list) and all(isinstance(part, list) for part in mask):
         try:
@@ -150,32 +143,32 @@ def _check_list(content: Mapping[str, Any], key: str, needs: Needs, faults: _Fau
         where = f"entry {number} of {key!r} (id {layout.brief(one.get('id'))})"
         _check_fields(one, where, key, needs.images, needs.why, faults)
         if needs.either and not any(isinstance(one.get(name), str) and one[name] for name in needs.either):
-            faults.add(key, "", "name", f"{where} has no {' or '.join(needs.either)}; expected the name of its file, "
-                       "which is looked for: add one to every entry, or take a whole file")
+            faults.add(key, "", "name", f"{where} has no {' or '.join(needs.either)}; expected the name of its file: "
+                       "add one to every entry, or use another file")
         own = one.get("id")
-        if isinstance(own, layout.ID[0]) and ids.setdefault(own, one) != one:  # the same entry once more is harmless
+        if isinstance(own, layout.ID[0]) and ids.setdefault(own, one) != one:  # an exact duplicate is harmless
             faults.add(key, "id", "twice", f"{where} has the id of another entry; expected one id for each")
     return set(ids)
 
 
 def _check_fields(one: Mapping[str, Any], where: str, key: str, fields: Mapping[str, layout.Kind], why: str,
                   faults: _Faults) -> None:
-    for name, (legal, word) in fields.items():
+    for name, (types, word) in fields.items():
         value = one.get(name)
-        if isinstance(value, legal) and not isinstance(value, bool):
-            most = 2**63 - 1 if legal is layout.ID[0] else SAFE
+        if isinstance(value, types) and not isinstance(value, bool):
+            most = 2**63 - 1 if types is layout.ID[0] else SAFE
             if isinstance(value, (int, float)) and not -most <= value <= most:  # nor is NaN
                 faults.add(key, name, "large", f"{where} has {name!r} {layout.brief(value)}; expected a finite number "
                            f"of at most {most.bit_length()} bits")
             continue
         wrong = f"has no {name!r}" if name not in one else f"has {name!r} {layout.brief(value)}"
         faults.add(key, name, "lacks" if name not in one else "wrong",
-                   f"{where} {wrong}; expected {word}, which {why} needs: add it to every entry, or take a whole file")
+                   f"{where} {wrong}; expected {word}, which {why} needs: add it to every entry, or use another file")
 
 
 def _check_annotation(one: Mapping[str, Any], where: str, images: set[Any], categories: set[Any], ids: set[Any],
                       faults: _Faults, warnings: _Faults) -> None:
-    """What fields alone do not tell."""
+    """What single fields do not show."""
     box, category, image, own = (one.get(name) for name in ("bbox", "category_id", "image_id", "id"))
     if isinstance(box, list) and (len(box) != 4 or not all(
             isinstance(n, (int, float)) and not isinstance(n, bool) and -SAFE <= n <= SAFE for n in box)):
@@ -196,8 +189,8 @@ def _check_annotation(one: Mapping[str, Any], where: str, images: set[Any], cate
 # ---------------------------------------------------------------------------------------------- as text
 
 
-def _looks_whole(path: Path, needs: Needs, categories: set[Any]) -> bool:
-    """Whether a search of the text finds every needed field in every entry, of the right kind; False: in doubt."""
+def _looks_complete(path: Path, needs: Needs, categories: set[Any]) -> bool:
+    """Whether a search of the text finds every required field in every entry, of the right type; False: in doubt."""
     annotated = [name for name in needs.annotations if name != "id"]
     pictured = [name for name in needs.images if name not in ("id", *needs.annotations)]
     counts, met = dict.fromkeys([*annotated, *pictured, *needs.either], 0), set()
@@ -224,12 +217,12 @@ def _looks_whole(path: Path, needs: Needs, categories: set[Any]) -> bool:
 
 def _begins(kind: layout.Kind) -> set[bytes]:
     """How the text of such a value may begin."""
-    legal = kind[0] if isinstance(kind[0], tuple) else (kind[0],)
-    return {sign.encode() for one in legal for sign in BEGINS[one]}
+    types = kind[0] if isinstance(kind[0], tuple) else (kind[0],)
+    return {sign.encode() for one in types for sign in BEGINS[one]}
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """The text in pieces that end with a brace, so that no field is torn."""
+    """The text in pieces that end with a brace, so that no field is split."""
     rest = b""
     with open(path, "rb") as handle:
         while True:

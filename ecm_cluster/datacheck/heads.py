@@ -1,7 +1,7 @@
 """Heads against the number of classes of the training data, as mmdet's ``NumClassCheckHook`` compares them.
 
-Source: mmdet 2.x ``datasets/utils.py``. What that hook does not look at (RPN heads, the semantic head of HTC, VGG) is
-not in the table of classes that have a number, and is left alone here.
+Source: mmdet 2.x ``datasets/utils.py``. What that hook does not check (RPN heads, the semantic head of HTC, VGG) is
+not in the table of classes that have a number, and is not checked here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HOOK = "NumClassCheckHook"
 
 
 def wrong_class_numbers(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Heads and losses that are made for another number of classes than the training data has; at most one text.
+    """Heads and losses that are made for another number of classes than the training data has; at most one message.
 
     Args:
         cfg: The resolved config.
@@ -32,18 +32,18 @@ def wrong_class_numbers(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, .
         return []
     remedy = " ".join(f"--set {key}={number}" for key, _, _ in wrong)
     counts = " and ".join(str(count) for count in sorted({count for _, count, _ in wrong}))
-    return [f"config: {wrong[0][0]} is {counts} ({wrong[0][2]}), and {whose} has {number} classes; give {remedy}"]
+    return [f"config: {wrong[0][0]} is {counts} ({wrong[0][2]}), and {whose} has {number} classes; use {remedy}"]
 
 
 def is_left_to_the_config(cfg: Mapping[str, Any]) -> bool:
-    """Whether heads for things and heads for all classes stand side by side, and so mmdet's check was left out."""
+    """Whether the model has heads for things as well as for all classes, for which mmdet's check was disabled."""
     hooks = cfg.get("custom_hooks") or []
     types = {leaf.type for leaf in leaves(cfg, "train")}
     return "CocoPanopticDataset" in types and HOOK not in [hook.get("type") for hook in hooks]
 
 
 def _of_training(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, ...]]) -> tuple[int | None, str]:
-    """How many classes the first training dataset has of which that is known, and what it is called."""
+    """The number of classes of the first training dataset for which it is known, and its name."""
     try:
         for leaf in leaves(cfg, "train"):
             names = known.get(leaf.name("ann_file")) or labels.configured(leaf)

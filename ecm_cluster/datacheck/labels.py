@@ -16,12 +16,12 @@ from ..mmclasses.datasets import Leaf
 COCO_TYPES = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset",
               "OccludedSeparatedCocoDataset")
 LVIS_TYPES = ("LVISV1Dataset", "LVISV05Dataset", "LVISDataset")
-ALIKE = 0.9  # of the names, where a file of LVIS spells some in another way than mmdet
+ALIKE = 0.9  # of the names: a file of LVIS spells some in another way than mmdet
 Names = Optional[Tuple[str, ...]]
 
 
 def rule(kind: str) -> str | None:
-    """Whose rule scores a type of dataset, as far as it is known: ``coco``, ``lvis``, or its own (``mmdet``)."""
+    """The rule that scores a type of dataset: ``coco``, ``lvis``, or its own (None)."""
     if kind in LVIS_TYPES or kind == "LVISFromFile":
         return "lvis"
     return "coco" if kind in COCO_TYPES[:-1] else None
@@ -40,8 +40,8 @@ def configured(leaf: Leaf) -> Names:
         try:
             names = tuple(Path(given).expanduser().read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError) as error:
-            raise UserError(f"{leaf.name('classes')}: cannot read {given} ({error}); give a list of names, or a file "
-                            "with one on each line") from None
+            raise UserError(f"{leaf.name('classes')}: cannot read {given} ({error}); expected a list of names, or a "
+                            "file with one on each line") from None
         if not names:
             raise UserError(f"{leaf.name('classes')}: {given} is empty; expected the name of a class on each line")
         given = names
@@ -55,7 +55,7 @@ def of_leaf(leaf: Leaf, summary: AnnotationSummary, said: str) -> Names:
     """The name of each label; None where the dataset is the user's own.
 
     Raises:
-        UserError: Labels and names would part, which mmdet does in silence.
+        UserError: Labels and names would diverge, which mmdet does not report.
     """
     listed = [(c["id"], c["name"]) for c in summary.categories]
     if leaf.type.startswith("Objects365V1"):
@@ -75,9 +75,9 @@ def of_leaf(leaf: Leaf, summary: AnnotationSummary, said: str) -> Names:
         if wanted == there or (not given and len(wanted) == len(there)
                                and len(set(wanted) & set(there)) > ALIKE * len(there)):
             return there
-        raise UserError(f"{said} has {len(there)} categories, and {whose} {len(wanted)} classes; {leaf.type} takes the "
-                        "one for the other in the file's order: give LVISFromFile as the type (without classes), which "
-                        "takes names and labels from the file")
+        raise UserError(f"{said} has {len(there)} categories, and {whose} {len(wanted)} classes; {leaf.type} assigns "
+                        "them in the file's order: set the type to LVISFromFile (without classes), which takes names "
+                        "and labels from the file")
     missing = [name for name in wanted if name not in there]
     if missing and leaf.type.startswith("Objects365"):  # whose files and names are spelled differently
         return None
@@ -95,10 +95,10 @@ def of_leaf(leaf: Leaf, summary: AnnotationSummary, said: str) -> Names:
 
 
 def difference(key: str, names: tuple[str, ...], train: tuple[str, ...]) -> str:
-    """What to say of a dataset whose labels mean other classes than those of training."""
+    """The message for a dataset whose labels mean other classes than those of training."""
     if len(names) != len(train):
-        told = f"has {len(names)} classes, and training has {len(train)}"
+        difference = f"has {len(names)} classes, and training has {len(train)}"
     else:
         label = next(i for i, (a, b) in enumerate(zip(names, train)) if a != b)
-        told = f"has other categories: label {label} is {names[label]!r}, and in training {train[label]!r}"
-    return f"{key}: it {told}; take both from one dataset, with the same classes in the same order"
+        difference = f"has other categories: label {label} is {names[label]!r}, and in training {train[label]!r}"
+    return f"{key}: {difference}; use one dataset for both, with the same classes in the same order"

@@ -1,4 +1,4 @@
-"""The data of a run, looked at before it is submitted: what training and scoring will need of it.
+"""The data of a run, checked before it is submitted: does it have what training and scoring need?
 
 :func:`check` performs all of these checks. It needs neither torch nor mmdet nor numpy.
 """
@@ -26,7 +26,7 @@ NO_EVAL = "or train without an evaluation (--no-eval)"
 MISSING = {"train": "config: data.train is missing; add the dataset to train on",
            "test": "config: data.test is missing, and checkpoints are scored on it; add it (data.val has the same "
                    f"form), {NO_EVAL}"}
-# which field of an image's record mmdet takes for the file's name; None: either
+# the field of an image's record with the file's name; None: either
 NAMED_BY = {**dict.fromkeys(labels.COCO_TYPES, "file_name"), "LVISV05Dataset": "file_name", "LVISDataset": "file_name",
             "LVISV1Dataset": "coco_url", "LVISFromFile": None}
 OWN_METRICS = {**dict.fromkeys(("CustomDataset", *voc.TYPES), ("mAP", "recall")),
@@ -36,11 +36,11 @@ PANOPTIC = "CocoPanopticDataset"
 
 @dataclass
 class DataFindings:
-    """What is known of the data.
+    """The result of the check.
 
     Attributes:
         summaries: Of the first annotation file of each split that could be read.
-        labels: Of each dataset whose classes are known, by its key in the config: the name of each label.
+        labels: The name of each label, of each dataset whose classes are known, by its key in the config.
         problems: Why training or scoring would fail.
     """
 
@@ -55,7 +55,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
 
     Args:
         cfg: The resolved config.
-        staging: Says whether the data root is a pack, where images are looked for; None: it is not known.
+        staging: Tells whether the data root is a pack, which is then searched for images; None: unknown.
         scored: Whether checkpoints will be scored.
         trained: Whether there will be training.
     """
@@ -84,7 +84,7 @@ def _collect(found: DataFindings, step: Callable[[], None], key: str = "data.tes
         step()
     except UserError as error:
         found.problems.append(str(error))
-    except OSError as error:  # a folder that may not be looked into, a name that is too long
+    except OSError as error:  # a folder without permission, a name that is too long
         found.problems.append(f"{key}: {str(error.filename)[:200]} cannot be read ({error.strerror})")
 
 
@@ -102,15 +102,14 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
     path = Path(ann_file)
     if not known and (leaf.type == PANOPTIC or not is_coco(path)):
         if not path.exists():
-            raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; give the annotations of data.{split}")
+            raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; expected the annotations of data.{split}")
         return
     packed = any(Path(f"{path}{ending}").exists() for ending in (".zip", ".gz"))
     if not path.exists() and not packed and not leaf.type.startswith("LVIS"):
         raise UserError(f"{leaf.name('ann_file')}: {path} does not exist; expected an annotation file of COCO's form: "
-                        "correct the path, or give --data-root")
+                        "correct the path, or use --data-root")
     by_lvis = leaf.type.startswith("LVIS") if known else None
-    summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False,
-                                           annotated=False, masks=False)
+    summary = layout.check_annotation_file(path, leaf.name("ann_file"), by_lvis if split == "test" else False)
     found.summaries.setdefault(split, summary)
     said = f"{leaf.name('ann_file')}: {path}"
     problems, warnings = entries.check(path, said, needs_of(leaf, split, cfg, summary.lvis),
@@ -127,7 +126,7 @@ def _check_leaf(leaf: Leaf, split: str, cfg: Mapping[str, Any], staging: Staging
 def is_coco(path: Path) -> bool:
     """Whether a file of a dataset that is not mmdet's looks like COCO's JSON."""
     try:
-        layout.check_annotation_file(path, lvis=False, annotated=False)
+        layout.check_annotation_file(path, lvis=False)
     except (UserError, ValueError):
         return False
     return True
@@ -154,7 +153,7 @@ def needs_of(leaf: Leaf, split: str, cfg: Mapping[str, Any], lvis: bool) -> entr
             "neg_category_ids", "not_exhaustive_category_ids")})
     annotations = {**layout.FIELDS["annotations"], **({"segmentation": layout.MASK} if masks else {})}
     if scored and "proposal" in evaluation.protocol(cfg).metrics:
-        annotations["id"] = layout.NUMBER  # mmdet leaves these to pycocotools as they are
+        annotations["id"] = layout.NUMBER  # mmdet passes these to pycocotools as they are
     either = ("coco_url", "file_name") if leaf.type in NAMED_BY and not name else ()
     why = f"scoring{masks * ' (evaluation.metric has segm)'}" if scored else \
         f"training{masks * ' (LoadAnnotations has with_mask)'}"
@@ -162,50 +161,51 @@ def needs_of(leaf: Leaf, split: str, cfg: Mapping[str, Any], lvis: bool) -> entr
 
 
 def _without_annotations(leaf: Leaf, scored: bool) -> str:
-    """What to say of a dataset without annotations; empty where it may be without any."""
+    """The problem of a dataset without annotations; empty if it may have none."""
     if "ConcatDataset" in leaf.wrappers or leaf.numbers or leaf.key[-1].isdigit():  # others beside it have some
         return ""
     if scored:
-        return f"so nothing can be scored; give a file with annotations as data.test, {NO_EVAL}"
+        return f"so nothing can be scored; use a file with annotations as data.test, {NO_EVAL}"
     return "" if leaf.cfg.get("filter_empty_gt") is False else (
         f"and mmdet leaves out images without objects; correct the path, or set {leaf.key}.filter_empty_gt=False to "
         "train on such images")
 
 
 def check_scoring(cfg: Mapping[str, Any]) -> None:
-    """Whether the test split, the metrics and the model go together.
+    """Check that the test split, the metrics and the model are compatible.
 
     Raises:
-        UserError: They do not, as far as that is known here.
+        UserError: They are not, as far as that is known here.
     """
     found, protocol = leaves(cfg, "test"), evaluation.protocol(cfg)
     for leaf in found:
         wrapped = [name for name in leaf.wrappers if name != "ConcatDataset"]
         if wrapped:
-            raise UserError(f"config: data.test is inside a {wrapped[0]}, which mmdet cannot score; give the dataset "
+            raise UserError(f"config: data.test is inside a {wrapped[0]}, which mmdet cannot score; use the dataset "
                             f"itself, {NO_EVAL}")
         if leaf.type == PANOPTIC:
-            raise UserError("config: data.test is a CocoPanopticDataset, whose panoptic maps are not kept here; give a "
+            raise UserError("config: data.test is a CocoPanopticDataset, whose panoptic maps are not kept here; use a "
                             f"CocoDataset to score boxes and masks, {NO_EVAL} and score with mmdet's tools/test.py")
         if leaf.type.startswith("OpenImages") and leaf.cfg.get("load_from_file") is False:
             raise UserError(f"config: {leaf.key}.load_from_file=False takes the sizes of images from the pipeline, "
-                            f"which scoring does not run again; give meta_file, {NO_EVAL}")
-        legal = OWN_METRICS.get(leaf.type)
-        if legal and (len(protocol.metrics) > 1 or not set(protocol.metrics) <= set(legal)):
+                            f"which scoring does not run again; set meta_file, {NO_EVAL}")
+        own = OWN_METRICS.get(leaf.type)
+        if own and (len(protocol.metrics) > 1 or not set(protocol.metrics) <= set(own)):
             raise UserError(f"config: invalid evaluation.metric: {', '.join(map(str, protocol.metrics))}; a "
-                            f"{leaf.type} is scored by one of {', '.join(legal)}")
+                            f"{leaf.type} is scored by one of {', '.join(own)}")
     kinds = {labels.rule(leaf.type) for leaf in found}
     if kinds and kinds <= {"coco", "lvis"}:
         evaluation.check_protocol(protocol)
-    model, metrics, own = cfg["model"].get("type"), protocol.metrics, any(leaf.type in OWN_METRICS for leaf in found)
+    model, metrics = cfg["model"].get("type"), protocol.metrics
+    by_mmdet = any(leaf.type in OWN_METRICS for leaf in found)
     if model == "RPN" and not (metrics and set(metrics) <= {"proposal", *evaluation.OF_PROPOSALS}):
         raise UserError("config: the model (RPN) gives proposals without classes; set evaluation.metric="
-                        f"{'recall' if own else 'proposal_fast'}, {NO_EVAL}")
+                        f"{'recall' if by_mmdet else 'proposal_fast'}, {NO_EVAL}")
     wrong = [metric for metric in metrics if metric in evaluation.OF_PROPOSALS]
     if wrong and model != "RPN" and arguments_of("model", str(model)):
         raise UserError(f"config: invalid evaluation.metric: {wrong[0]} is for models that give proposals without "
                         f"classes, and {model} gives boxes by class; set evaluation.metric="
-                        f"{'mAP' if own else 'proposal or bbox'}")
+                        f"{'mAP' if by_mmdet else 'proposal or bbox'}")
 
 
 def in_pack(staging: Staging | None, image: Mapping[str, Any], prefix: Path, dataset: str) -> bool:

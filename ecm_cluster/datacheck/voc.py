@@ -14,25 +14,25 @@ from ..mmclasses.datasets import Leaf
 from . import labels
 
 TYPES = ("VOCDataset", "XMLDataset", "WIDERFaceDataset")
-LOOKED_AT = 200  # files are asked for one by one, and shared storage takes its time
+LOOKED_AT = 200  # files are read one by one, and each takes a round trip of shared storage
 YEARS = ("VOC2007", "VOC2012")
 
 
 def check(leaf: Leaf) -> list[str]:
-    """Look at the list, and at some hundred of its images and XML files, evenly spread.
+    """Check the list, and some hundred of its images and XML files, evenly spread.
 
     Returns:
         Warnings.
 
     Raises:
-        UserError: Something is missing, or is not what mmdet reads.
+        UserError: Something does not exist, or is not what mmdet reads.
     """
     ann_file, prefix = leaf.path("ann_file"), leaf.path("img_prefix")
     if ann_file is None or prefix is None:
         raise UserError(f"config: {leaf.key} is a {leaf.type} and needs ann_file (a list of names) and img_prefix")
     if leaf.type == "VOCDataset" and not any(year in prefix for year in YEARS):
         raise UserError(f"{leaf.name('img_prefix')}: {prefix} names neither VOC2007 nor VOC2012, by which VOCDataset "
-                        "knows its rule of scoring; give a folder that does, or XMLDataset as the type with classes")
+                        "knows its rule of scoring; use a directory that does, or XMLDataset as the type, with classes")
     said = f"{leaf.name('ann_file')}: {ann_file}"
     try:
         names = reading.read_text(ann_file).splitlines()
@@ -48,7 +48,7 @@ def check(leaf: Leaf) -> list[str]:
     met = False
     for name in names[::step]:
         met |= _check_one(leaf, Path(prefix), name, said, classes)
-    return [] if met else [f"{said}: none of {len(names[::step])} XML files that were looked at names a class of "
+    return [] if met else [f"{said}: none of {len(names[::step])} XML files that were read names a class of "
                            f"{leaf.type}"]
 
 

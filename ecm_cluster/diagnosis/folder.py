@@ -18,13 +18,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base import files, owners
+from ..base import files, folders, owners
 from ..base.disk import Filesystem, filesystem
 from ..base.units import size_text
 from .finding import Finding, carried_out, fails, ok, warning
 
 MARK = ".ecm-cluster-doctor-"  # prefix of the doctor's temporary directories
-LOCK = "lock"  # in each of them, held by the doctor on the login node
 ENOUGH_BYTES, ENOUGH_FILES = 5 << 30, 10_000  # a few checkpoints; the files of a few runs
 CACHES, COUNTING_SECONDS = ("weights", "annotations"), 2.0
 CLOCK_SECONDS = 5.0  # difference of clocks above which the age of a heartbeat is misleading
@@ -110,7 +109,7 @@ def _tried(folder: Path) -> float:
         OSError: An operation fails.
         UnreliableDirectory: An operation succeeds that must fail.
     """
-    files.sweep(folder, MARK, LOCK)
+    folders.remove_stale(folder, MARK)
     own = Path(os.path.join(folder, f"{MARK}{os.getpid()}-{time.time_ns()}"))
     own.mkdir()
     try:

@@ -9,14 +9,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..base import files
+from ..base import files, folders
 from .finding import Finding, fails, ok, warning
-from .folder import CLOCK_SECONDS, ELSEWHERE, LOCK, MARK, REASONS
+from .folder import CLOCK_SECONDS, ELSEWHERE, MARK, REASONS
 
 TOKEN, TAKEN, NODES = "token", "taken", "node"
 NO_RELIANCE = "a run relies on it: use a file system with locks for all nodes (not `nolock` or `local_lock`)"
@@ -29,20 +28,10 @@ def laid_out(folder: Path, token: str) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written or locked.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    own = marks(folder, token)
-    own.mkdir(mode=0o700)  # its job's pickle and script lie in it
-    try:
-        for name in (TOKEN, TAKEN, LOCK):
+    with folders.temporary(folder, MARK, token) as own:  # its job's pickle and script lie in it, too
+        for name in (TOKEN, TAKEN):
             files.write_text(own / name, token)
-        with files.locked(own / LOCK):
-            yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        yield own
 
 
 def marks(folder: Path, token: str) -> Path:
@@ -73,7 +62,7 @@ def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
     try:
         if files.create_exclusive(own / TAKEN, node):
             faults.append(fails(key, f"{folder}: a file that exists could be made once more", NO_RELIANCE))
-        if not _kept_out(own / LOCK):
+        if not _kept_out(own / folders.LOCK):
             faults.append(fails(f"{key}.lock", f"{folder}: the lock that the login node holds is not seen here",
                                 NO_RELIANCE))
         files.write_text(own / f"{NODES}.{node}", token)

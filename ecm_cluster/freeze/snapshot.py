@@ -17,23 +17,19 @@ import os
 import pkgutil
 import secrets
 import shutil
-import stat
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..base import files
 from ..base.errors import UserError
 from . import git
+from .selection import MODULE_SUFFIXES, Selection, names_in, unreadable
 
 PACKAGES = ("ecm_cluster", "mmdet_ext")
 CONFIGS, USER = "configs", "user"
-MODULE_SUFFIXES = (".py", ".so")
-LEFT_OUT = ("__pycache__", "node_modules", ".pyc", ".egg-info", "~")  # and what begins with a dot
-MAX_FILE, MAX_BYTES, MAX_FILES = 5 << 20, 200 << 20, 5000
 
 
 def own_packages() -> list[Path]:
@@ -80,14 +76,14 @@ def freeze(target: Path, packages: Iterable[Path], config_files: Iterable[Path],
     target, packages = Path(target).absolute(), [Path(p).absolute() for p in packages]
     if target.exists() and not replace:
         raise FileExistsError(f"{target} exists")
-    plan = _Plan(target, {p.name for p in packages})
+    selected = Selection(target, {p.name for p in packages})
     for package in packages:
-        plan.add_tree(package, package.name)
+        selected.add_tree(package, package.name)
     manifest: dict[str, Any] = {"packages": _origins(packages)}
-    manifest.update(_add_configs(plan, [Path(os.path.abspath(p)) for p in config_files]))
-    manifest["user"] = _add_user(plan, Path(user_code).expanduser().absolute()) if user_code else None
-    manifest["left_out"] = plan.left_out
-    return {**_copy(plan, target), **manifest}
+    manifest.update(_add_configs(selected, [Path(os.path.abspath(p)) for p in config_files]))
+    manifest["user"] = _add_user(selected, Path(user_code).expanduser().absolute()) if user_code else None
+    manifest["left_out"] = selected.left_out
+    return {**_copy(selected, target), **manifest}
 
 
 def digest(tree: Path) -> str:
@@ -103,109 +99,28 @@ def _tree_digest(contents: Iterable[tuple[str, str]]) -> str:
     return f"sha256:{sha.hexdigest()}"
 
 
-@dataclass
-class _Plan:
-    """What is going to be copied: (source, path below the target), and what is not."""
-
-    target: Path
-    ours: set[str]
-    items: list[tuple[Path, str]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    size: int = 0
-
-    def add_tree(self, root: Path, into: str, user: bool = False) -> None:
-        for path, name, status in self._walk(root, into, (), user):
-            if user and status.st_size > MAX_FILE and path.suffix not in MODULE_SUFFIXES:
-                self.left_out.append(f"{path}: {status.st_size >> 20} MB, and no module")
-                continue
-            self.items.append((path, name))
-            self.size += status.st_size
-            if user and (len(self.items) > MAX_FILES or self.size > MAX_BYTES):
-                raise UserError(f"--code {root}: holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MB; "
-                                "give a folder that holds the modules alone")
-
-    def _walk(self, folder: Path, into: str, above: tuple[tuple[int, int], ...],
-              user: bool) -> Iterator[tuple[Path, str, os.stat_result]]:
-        """Each file to copy, symbolic links followed, as (path, path below the target, status)."""
-        here = _status(folder)
-        for entry in sorted(_entries(folder), key=lambda e: e.name):
-            path, name = Path(entry.path), f"{into}/{entry.name}".lstrip("/")
-            if entry.name.startswith(".") or entry.name.endswith(LEFT_OUT):
-                continue
-            try:
-                status = entry.stat()
-            except PermissionError as error:
-                raise _unreadable(path, error) from None
-            except OSError as error:
-                self.left_out.append(f"{path}: a link to nowhere ({error.strerror})")
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield path, name, status
-            elif not stat.S_ISDIR(status.st_mode):
-                self.left_out.append(f"{path}: neither file nor folder")
-            elif (status.st_dev, status.st_ino) in (*above, (here.st_dev, here.st_ino)):
-                self.left_out.append(f"{path}: a link to a folder above it")
-            elif reason := self._foreign(path, entry.is_symlink()) if user else "":
-                self.left_out.append(f"{path}: {reason}")
-            else:
-                yield from self._walk(path, name, (*above, (here.st_dev, here.st_ino)), user)
-
-    def _foreign(self, folder: Path, linked: bool) -> str:
-        """Why a folder within the user's is not the user's modules, "" if it may be."""
-        inside = {entry.name for entry in _entries(folder)}
-        if folder.resolve() == self.target.parent.resolve():
-            return "the run itself"
-        if inside & self.ours or any((folder / self.target.name / name).is_dir() for name in self.ours):
-            return "another run or checkout"
-        if "pyvenv.cfg" in inside:
-            return "a virtual environment"
-        if linked and not any(name.endswith(MODULE_SUFFIXES) for name in inside):
-            return "a link to a folder without modules"  # such as data -> /datasets/coco
-        return ""
-
-
-def _status(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path}: cannot be read ({error.strerror}), so the code cannot be copied into the run; "
-                     "make it readable, or move it elsewhere")
-
-
-def _add_configs(plan: _Plan, config_files: list[Path]) -> dict[str, Any]:
+def _add_configs(selected: Selection, config_files: list[Path]) -> dict[str, Any]:
     if not config_files:
         return {"configs": [], "configs_from": None}
     root = Path(os.path.commonpath([p.parent for p in config_files]))
     names = list(dict.fromkeys(p.relative_to(root).as_posix() for p in config_files))
-    plan.items += [(root / name, f"{CONFIGS}/{name}") for name in names]
+    selected.items += [(root / name, f"{CONFIGS}/{name}") for name in names]
     return {"configs": names, "configs_from": str(root)}
 
 
-def _add_user(plan: _Plan, folder: Path) -> dict[str, Any]:
+def _add_user(selected: Selection, folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise UserError(f"--code {folder}: is no folder; give the one that holds your modules")
-    inside = {entry.name for entry in _entries(folder)}
+        raise UserError(f"--code {folder}: is not a directory; give the one that holds your modules")
+    inside = names_in(folder)
     if "__init__.py" in inside:
-        raise UserError(f"--code {folder}: is a package itself; give the folder in which it lies")
+        raise UserError(f"--code {folder}: is a package itself; give its parent directory")
     for name in sorted(inside):
-        if name.partition(".")[0] in plan.ours:
+        if name.partition(".")[0] in selected.ours:
             raise UserError(f"--code {folder}: holds {name}, which would hide this program's package; "
                             "rename it, or give another folder")
-    start = len(plan.items)
-    plan.add_tree(folder, USER, user=True)
-    found = [name.split("/")[1] for _, name in plan.items[start:] if name.endswith(MODULE_SUFFIXES)]
+    start = len(selected.items)
+    selected.add_tree(folder, USER, user=True)
+    found = [name.split("/")[1] for _, name in selected.items[start:] if name.endswith(MODULE_SUFFIXES)]
     modules = sorted({name.partition(".")[0] for name in found})
     # these come before the standard library on the path: a profile.py here hides Python's
     hide = [name for name in modules if name in _standard_library()
@@ -226,19 +141,19 @@ def _origins(packages: list[Path]) -> dict[str, Any]:
     return {p.name: {"from": str(p), **states[p.parent]} for p in packages}
 
 
-def _copy(plan: _Plan, target: Path) -> dict[str, Any]:
+def _copy(selected: Selection, target: Path) -> dict[str, Any]:
     # imported here: --help and a dry run do not owe it
     from concurrent.futures import ThreadPoolExecutor
 
     target.parent.mkdir(parents=True, exist_ok=True)
     tmp = target.with_name(f"{target.name}{files.TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        folders = {tmp / parent for _, name in plan.items for parent in Path(name).parents} | {tmp}
+        folders = {tmp / parent for _, name in selected.items for parent in Path(name).parents} | {tmp}
         for folder in sorted(folders):
             folder.mkdir()
         # several at a time: on a network file system each file costs round trips
         with ThreadPoolExecutor(8) as pool:
-            contents = list(pool.map(lambda item: _copy_file(item[0], tmp / item[1]), plan.items))
+            contents = list(pool.map(lambda item: _copy_file(item[0], tmp / item[1]), selected.items))
             list(pool.map(files.fsync_dir, folders))
         files.kill_point("before-rename", target)
         old = tmp.with_name(f"{tmp.name}-old")
@@ -250,7 +165,7 @@ def _copy(plan: _Plan, target: Path) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(tmp, ignore_errors=True)
         raise
-    named = [(name, content) for (_, name), (content, _) in zip(plan.items, contents)]
+    named = [(name, content) for (_, name), (content, _) in zip(selected.items, contents)]
     return {"digest": _tree_digest(named), "files": len(contents), "bytes": sum(size for _, size in contents)}
 
 
@@ -260,7 +175,7 @@ def _copy_file(source: Path, place: Path) -> tuple[str, int]:
         data = source.read_bytes()
         executable = source.stat().st_mode & 0o111
     except OSError as error:
-        raise _unreadable(source, error) from None
+        raise unreadable(source, error) from None
     with open(place, "wb") as handle:
         handle.write(data)
         if executable:

@@ -14,13 +14,11 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
-from urllib.parse import unquote, urlsplit
 
 from ..base import files, folders
 from ..base.errors import UserError
@@ -29,15 +27,14 @@ from ..base.units import without_secrets
 from . import model_urls
 
 CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
-STALL_SECONDS = 60.0
 LARGEST = 32 << 30  # bytes, where a server does not say how many will come
 RECORD = {"url": str, "sha256": Text("[0-9a-f]{64}"), "size": int, "mtime_ns": int}
 
-Progress = Callable[["Weight", int, "int | None"], None]
+Progress = Callable[["WeightFile", int, "int | None"], None]
 
 
 @dataclass(frozen=True)
-class Weight:
+class WeightFile:
     """One file of weights that a config asks for.
 
     Attributes:
@@ -57,9 +54,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A :class:`Weight` whose file is there: ``digest`` is ``sha256:<hex>``, ``size`` in bytes."""
+    """A :class:`WeightFile` whose file is there: ``digest`` is ``sha256:<hex>``, ``size`` in bytes."""
 
-    weight: Weight
+    weight: WeightFile
     path: Path
     digest: str
     size: int
@@ -71,50 +68,20 @@ def cache_folder() -> Path:
     return folders.cache_folder(CACHE_ENV, "weights")
 
 
-def file_name(url: str) -> str:
-    """Last component of a URL's path, "" if that is no name for a file."""
-    try:
-        name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
-    except ValueError:
-        return ""
-    return "" if name in (".", "..") or "\0" in name else name
-
-
-def promised(name: str) -> str:
-    """What a published file's sha256 begins with by its name (``…-0676ba61.pth``); "" if it does not say."""
-    if name in model_urls.WRONG_SUFFIX:
-        return model_urls.WRONG_SUFFIX[name]
-    suffix = re.search(r"-([0-9a-f]{8,64})(\.[A-Za-z]\w*)+$", name)
-    # eight digits can be a date: model-20210616.pth
-    date = suffix and re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(\d{6})?", suffix[1])
-    return suffix[1] if suffix and not date else ""
-
-
-def is_safe(url: str, begins: str) -> bool:
-    """Whether what a URL answers can be trusted: encrypted, from this machine, or of a digest that is known.
-
-    Args:
-        begins: What the digest is known to begin with.
-    """
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and (
-        bool(begins) or parts.hostname in ("localhost", "127.0.0.1", "::1")))
-
-
 def place(url: str, folder: Path) -> Path:
     """Where a URL's file lies: under its own name, so that it can be put there by hand.
 
     Two URLs can end in the same name (``latest.pth``). Where the name holds no digest, the first one has it,
     and the next gets a name that begins with a digest of its URL.
     """
-    name = file_name(url)
-    owner = None if promised(name) else _record(folder / name).get("url")
+    name = model_urls.file_name(url)
+    owner = None if model_urls.expected_digest(name) else _record(folder / name).get("url")
     if owner in (None, without_secrets(url)):
         return folder / name
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 
 
-def fetch(weights: Iterable[Weight], progress: Progress | None = None) -> list[Fetched]:
+def fetch(weights: Iterable[WeightFile], progress: Progress | None = None) -> list[Fetched]:
     """Have every file in place and know its digest; what is in the cache is not fetched again.
 
     Args:
@@ -136,14 +103,15 @@ def fetch(weights: Iterable[Weight], progress: Progress | None = None) -> list[F
     return result
 
 
-def _fetch_url(weight: Weight, url: str, progress: Progress | None) -> Fetched:
+def _fetch_url(weight: WeightFile, url: str, progress: Progress | None) -> Fetched:
     folder = weight.path.parent
     path = place(url, folder)
     if path.is_file():
         return _take(weight, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / f".{hashlib.sha256(file_name(url).encode()).hexdigest()[:16]}-{os.geteuid()}.lock"):
+        name = hashlib.sha256(model_urls.file_name(url).encode()).hexdigest()[:16]
+        with _lock(folder / f".{name}-{os.geteuid()}.lock"):
             # the one that held the lock before may have put it there, or have taken the plain name
             path = place(url, folder)
             return _take(weight, path) if path.is_file() else _download(weight, url, path, progress)
@@ -193,7 +161,7 @@ def _is_trusted(path: Path) -> bool:
     return {path.lstat().st_uid, path.stat().st_uid} <= owners
 
 
-def _take(weight: Weight, path: Path) -> Fetched:
+def _take(weight: WeightFile, path: Path) -> Fetched:
     """A file that is there: checked, and read again only if it changed since its digest was recorded."""
     record = _record(path) if weight.url else {}
     other = f"give another with --set {weight.key}=PATH"
@@ -204,7 +172,7 @@ def _take(weight: Weight, path: Path) -> Fetched:
         fault = _visible_fault(path)
     except OSError as error:
         raise UserError(f"{weight.key}: {path} cannot be read ({error.strerror}); {other}") from None
-    begins = promised(path.name) if weight.url else ""
+    begins = model_urls.expected_digest(path.name) if weight.url else ""
     if not trusted and not begins and record.get("sha256") != sha:
         raise UserError(f"{weight.key}: {path} belongs to another user, and nothing says what it should hold; set "
                         f"{CACHE_ENV} to a folder of your own, or {other}")
@@ -242,13 +210,13 @@ def _visible_fault(path: Path) -> str:
     return "" if start else "empty"
 
 
-def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -> Fetched:
+def _download(weight: WeightFile, url: str, path: Path, progress: Progress | None) -> Fetched:
     total = None
     what = f"{weight.key}: {without_secrets(url)}"
     by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
     with files.replacing(path) as handle:
         out = files.Digesting(handle)
-        for total, block in _blocks(what, url, by_hand):
+        for total, block in model_urls.blocks(what, url, by_hand):
             out.write(block)
             if out.size > LARGEST:
                 raise UserError(f"{what} gives more than {LARGEST >> 30} GiB; {by_hand}")
@@ -257,44 +225,12 @@ def _download(weight: Weight, url: str, path: Path, progress: Progress | None) -
         sha = out.digest.partition(":")[2]
         if total is not None and out.size != total:
             raise UserError(f"{what} broke off after {out.size} of {total} bytes; try again, or {by_hand}")
-        if not sha.startswith(promised(path.name)):
+        if not sha.startswith(model_urls.expected_digest(path.name)):
             raise UserError(f"{what} arrived with sha256 {sha[:16]}…, but its name promises "
-                            f"{promised(path.name)}…: a corrupt download; try again, or {by_hand}")
+                            f"{model_urls.expected_digest(path.name)}…: a corrupt download; try again, or {by_hand}")
         handle.flush()
         os.fsync(handle.fileno())
         # before the file itself: one without a record could be taken for another URL's of the same name
         with contextlib.suppress(PermissionError):  # another user's is there
             _write_record(path, url, sha, os.fstat(handle.fileno()))
     return Fetched(weight, path, out.digest, out.size, downloaded=True)
-
-
-def _blocks(what: str, url: str, by_hand: str) -> Iterator[tuple[int | None, bytes]]:
-    """(bytes in all or None, next block) of what a URL answers."""
-    # imported here: 30 ms that --help and a dry run do not owe
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-    class Redirects(HTTPRedirectHandler):
-        def redirect_request(self, *given: Any) -> Any:
-            if not is_safe(given[-1], promised(file_name(url))):
-                raise ValueError(f"it leads to {without_secrets(given[-1])}, which anybody on the way can change")
-            return super().redirect_request(*given)
-
-    try:
-        # some hosts refuse Python's default name
-        asked = Request(url, headers={"User-Agent": "ecm-cluster"})
-        with build_opener(Redirects).open(asked, timeout=STALL_SECONDS) as answer:
-            if answer.headers.get_content_type() == "text/html":
-                raise ValueError("the answer is a web page, perhaps a login")
-            length = answer.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
-            yield total, b""
-            while block := answer.read(1 << 20):
-                yield total, block
-            return
-    except HTTPError as error:
-        reason = f"{error.code} {error.reason}"
-    except (OSError, HTTPException, ValueError) as error:
-        reason = str(getattr(error, "reason", "") or error)
-    raise UserError(f"{what} cannot be fetched ({reason}); {by_hand}")

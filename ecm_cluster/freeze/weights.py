@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,21 @@ from ..base.errors import UserError
 from ..base.units import without_secrets
 from ..pickles import archive
 from . import model_urls
-from .weight_cache import Fetched, Progress, Weight, cache_folder, fetch, file_name, is_safe, place, promised
+from .weight_cache import Fetched, Progress, WeightFile, cache_folder, fetch, place
 
-__all__ = ["Fetched", "Progress", "Weight", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
+__all__ = ["Fetched", "Progress", "WeightFile", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
 TOP_KEYS = ("load_from", "resume_from")
 MODEL_ENTRIES = ("state_dict", "model")
 MODEL_KEYS = ("pretrained", "teacher_ckpt")
-TABLES: dict[str, Callable[[], dict[str, str]]] = {
-    "torchvision": model_urls.torchvision, "modelzoo": model_urls.torchvision,
-    "open-mmlab": model_urls.open_mmlab, "openmmlab": model_urls.open_mmlab, "mmcls": model_urls.mmcls}
+# as mmcv spells them, and their kind in the table of URLs
+SCHEMES = {"torchvision": "torchvision", "modelzoo": "torchvision", "open-mmlab": "open-mmlab",
+           "openmmlab": "open-mmlab", "mmcls": "mmcls"}
 # everything that mmcv 1.x opens over a network, supported here or not
 NETWORK = re.compile(r"(https?|torchvision|modelzoo|open-mmlab|openmmlab|mmcls|pavi|(\S+:)?s3)://")
 
 
-def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
+def find(cfg: dict[str, Any], cache: Path | None = None) -> list[WeightFile]:
     """Everything in a resolved config that a rank would open to read weights from, in the config's order.
 
     Args:
@@ -50,7 +50,7 @@ def find(cfg: dict[str, Any], cache: Path | None = None) -> list[Weight]:
     return [_resolve(key, source, prefixed, cache) for key, source, prefixed in _references(cfg)]
 
 
-def unreadable(found: Iterable[Weight]) -> list[str]:
+def unreadable(found: Iterable[WeightFile]) -> list[str]:
     """One line for each file that is there and cannot be read, holds more than plain data, or no weights."""
     problems = []
     for weight in found:
@@ -113,7 +113,7 @@ def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:
     return value
 
 
-def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weight:
+def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> WeightFile:
     scheme, found, name = source.partition("://")
     shown = without_secrets(source)
     if not found:
@@ -124,8 +124,8 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
         if not os.path.isfile(path):  # a name that no file can have is no error to it
             what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
-        return Weight(key, source, None, path, True)
-    if scheme in TABLES:
+        return WeightFile(key, source, None, path, True)
+    if scheme in SCHEMES:
         url = _look_up(key, source, scheme, name)
     elif scheme in ("http", "https"):
         url = source
@@ -139,18 +139,18 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
     if "@" in url.partition("://")[2].partition("/")[0]:
         raise UserError(f"{key}: {shown} has a user's name in it, which is not supported; download the file and give "
                         f"it with --set {key}=PATH")
-    if not file_name(url):
+    if not model_urls.file_name(url):
         raise UserError(f"{key}: {shown} names no file; give a URL that ends in one, or --set {key}=PATH")
     path = place(url, cache or cache_folder())
-    if not path.is_file() and not is_safe(url, promised(path.name)):
+    if not path.is_file() and not model_urls.is_safe(url, model_urls.expected_digest(path.name)):
         raise UserError(f"{key}: {shown} comes unencrypted, and its name holds no digest to check it by; give an "
                         f"https:// URL, or download it and give the file with --set {key}=PATH")
-    return Weight(key, shown, url, path, path.is_file())
+    return WeightFile(key, shown, url, path, path.is_file())
 
 
 def _look_up(key: str, source: str, scheme: str, name: str) -> str:
-    table = TABLES[scheme]()
-    if TABLES[scheme] is model_urls.torchvision:
+    table = model_urls.table(SCHEMES[scheme])
+    if SCHEMES[scheme] == "torchvision":
         # mmcv takes torchvision's own spelling too: ResNet50_Weights.IMAGENET1K_V2
         name = name.lower().replace("_weights", "")
     if name not in table:

@@ -216,4 +216,4 @@ def _check_head(cfg: Any, settings: Mapping[str, Any]) -> None:
         raise UserError(f"background: {said} handles the background in its own way; leave it out")
     if asked == "multiply" and any(not k.startswith("EffectiveClassMargin") for k in kinds):
         raise UserError(f"background: multiply is for heads with a sigmoid for each class, and {said} has softmax "
-                        "scores; give ignore or softmax")
+                        "scores; expected ignore or softmax")

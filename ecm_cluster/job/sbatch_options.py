@@ -104,7 +104,7 @@ def check_spelled_once(block: str, options: Mapping[str, Any]) -> None:
     known: dict[str, str] = {}
     for key in options:
         if known.setdefault(name_of(key), key) != key:
-            raise UserError(f"{block}: options {known[name_of(key)]!r} and {key!r} are the same; give one of them")
+            raise UserError(f"{block}: options {known[name_of(key)]!r} and {key!r} are the same; use one of them")
 
 
 def _check_spelling(key: str, command: str, known: set[str]) -> None:
@@ -137,7 +137,7 @@ def own(options: Mapping[str, Any], gpus: int) -> dict[str, Any]:
     """The options by sbatch's names, with the job's number of GPUs.
 
     Args:
-        gpus: GPUs for each node; 0: none, whatever the options say.
+        gpus: GPUs for each node; 0: none, regardless of the options.
     """
     found = {name_of(key): value for key, value in options.items() if value is not False}
     if not gpus:

@@ -12,7 +12,7 @@ READABLE = {"none": 0, "group": 0o050, "all": 0o055}  # bits of a folder, by the
 
 
 def make(folder: Path) -> None:
-    """A folder that is closed to others, whatever the umask; those above it are made as usual.
+    """Create a directory that is closed to others, regardless of the umask; its parents are created as usual.
 
     Raises:
         FileExistsError: Something is there already.
@@ -31,7 +31,7 @@ def open_to(folder: Path, share: str) -> None:
     try:
         there = os.fstat(handle)
         if there.st_uid != os.geteuid():
-            raise UserError(f"name: {folder} belongs to another user; give another --name or --runs-dir")
+            raise UserError(f"name: {folder} belongs to another user; use another --name or --runs-dir")
         # setgid stays: by it new files take the folder's group
         os.fchmod(handle, CLOSED | READABLE[share] | there.st_mode & 0o7000)
     finally:
@@ -46,7 +46,7 @@ def lines(share: str) -> list[str]:
 
 
 def close(folder: Path) -> None:
-    """Close a run's folder to others if they can write there, as under the umask 002 of former versions."""
+    """Close a run's directory to others if they can write there, as under the umask 002 of earlier versions."""
     mode = folder.stat().st_mode
     if mode & 0o022:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -25,7 +25,7 @@ class Protocol:
     """How detections are scored.
 
     Attributes:
-        metrics: As ``evaluation.metric`` names them; empty: whatever the detections allow.
+        metrics: As ``evaluation.metric`` names them; empty: all that the detections allow.
         proposal_nums: Limits of detections for each image and class in COCO's rule, ascending.
         iou_thrs: Overlaps to average over; empty: 0.5 to 0.95.
         options: Every argument for a dataset's own ``evaluate``.

@@ -1,6 +1,6 @@
 """Options of a config as users write them: ``--set KEY=VALUE``, and ``options:`` in job files.
 
-Values are parsed by the rules of mmcv 1.x (``DictAction``); a test compares with it.
+Values are parsed by the rules of mmcv 1.x (``DictAction``); a test compares both.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from ..base.errors import UserError
 
-ADD = "+"  # before an option's key: set it without checks
+ADD = "+"  # before an option's key: set it unchecked
 
 
 def parse_option(text: str) -> tuple[str, Any]:
     """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, by the rules of mmdet's ``--cfg-options``.
 
-    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest; quotes at
-    the ends and all spaces are removed.
+    Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest;
+    quotes at the ends and all spaces are dropped.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -45,7 +45,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
         key, value = parse_option(text)
         for other, (earlier, set_to) in given.items():
             if (_holds(key, other) or _holds(other, key)) and (key, repr(value)) != (other, repr(set_to)):
-                raise UserError(f"option {text!r}: conflicts with {earlier!r}; give only one of them")
+                raise UserError(f"option {text!r}: {earlier!r} is given as well; use one of them")
         given[key] = text, value
     return {key: value for key, (_, value) in given.items()}
 
@@ -54,18 +54,18 @@ def laid_over(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a job file, overridden by those of the command line.
 
     Raises:
-        UserError: One of the new options would replace what another one sets.
+        UserError: One of the new ones would replace what another of them sets.
     """
     keys = list(map(str, new))
     for at, key in enumerate(keys):
         inner = next((earlier for earlier in keys[:at] if _holds(key, earlier)), None)
         if inner is not None:
-            raise UserError(f"options: {key} replaces what {inner} sets; give only one of them")
+            raise UserError(f"options: {key} replaces what {inner} sets; use one of them")
     return {**{key: value for key, value in old.items() if not any(_holds(other, str(key)) for other in keys)}, **new}
 
 
 def _holds(outer: str, key: str) -> bool:
-    """Whether one option sets the key of the other, or a part of the config that contains it."""
+    """Whether one option sets the same key as another, or one that contains it."""
     return f"{key.lstrip(ADD)}.".startswith(f"{outer.lstrip(ADD)}.")
 
 
@@ -83,7 +83,7 @@ def _parse(text: str) -> Any:
 
 
 def _split(text: str) -> Iterator[str]:
-    """The parts between commas outside of all brackets; a trailing comma adds none."""
+    """The parts between commas outside all brackets; a trailing comma adds none."""
     if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
         raise ValueError(text)
     start = depth_round = depth_square = 0

@@ -57,7 +57,7 @@ def join(place: Place, path: Path, device: str, timeout: float) -> Any:
     if place.rank == 0:
         own = "127.0.0.1" if place.nodes == 1 else addresses()[0]
         store, record = _serve(own, place)
-        files.write_private(path, json.dumps(record))
+        files.write_text(path, json.dumps(record), private=True)
     else:
         record = await_record(path, SECONDS)
         store = _connect(record, place)

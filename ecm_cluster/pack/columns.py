@@ -1,4 +1,4 @@
-"""Annotation files as columns, cached on shared storage by their digest: made once, by whoever needs them first.
+"""Annotation files as columns, cached on shared storage by their digest: made once, when they are first needed.
 
 A pack brings its own. For a plain data root they are kept in a cache that the nodes see, each as a pack of one file, so
 that it is staged like any other. Making the columns of LVIS v1's training set takes about 40 seconds and 5 GB of
@@ -56,7 +56,7 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
     if is_pack(target):
         return _of(target, digest)
     folder.mkdir(parents=True, exist_ok=True)
-    # one lock per user, as whoever may open a lock may hold it; two users make the same, and the first rename counts
+    # one lock per user, as every user that can open a lock can hold it; the first of two renames counts
     lock = folder / f"{LOCK}-{os.geteuid()}"
     os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     # one process for all that wait, on all nodes, as it takes gigabytes; without file locks each makes its own

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, ContextManager, NamedTuple
+from typing import Callable, ContextManager
 
 from ..base import files
 from ..base.errors import UserError
@@ -61,13 +61,6 @@ class Options:
     replace: bool = False
 
 
-class Written(NamedTuple):
-    """Bytes of images that a call has written, and the seconds that it took."""
-
-    size: int
-    seconds: float
-
-
 @dataclass(frozen=True)
 class Annotated:
     """An annotation file in the pack: with its columns, the images that it names, and names that do not exist."""
@@ -80,8 +73,12 @@ class Annotated:
 
 
 def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, show: Show,
-         say: Callable[[str], None]) -> Written:
-    """Make everything in the folder that becomes the pack; what an earlier call has completed stays."""
+         say: Callable[[str], None]) -> tuple[int, float]:
+    """Make everything in the folder that becomes the pack; what an earlier call has completed stays.
+
+    Returns:
+        Bytes of images that were written, and the seconds that it took.
+    """
     names = groups.Names(s.name for s in sources.images)
     annotated = [_copy_annotations(partial, source, names) for source in sources.annotations]
     _report_absent(annotated, options.strict, say)
@@ -166,7 +163,7 @@ def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]
 
 
 def _shards(partial: Path, planned: list[shards.Shard], options: Options,
-            show: Show) -> tuple[list[shards.CompleteShard], Written]:
+            show: Show) -> tuple[list[shards.CompleteShard], tuple[int, float]]:
     """Write the shards that are not complete yet; returns all of them, and what was written."""
     began = time.monotonic()
     records = {shard.name: partial / WORK / f"{shard.name}.json" for shard in planned}
@@ -194,14 +191,14 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
             raise
     files.fsync_dir(partial)
     complete = [shard for shard in found.values() if shard is not None]
-    return complete, Written(total, time.monotonic() - began)
+    return complete, (total, time.monotonic() - began)
 
 
 def _check_room(partial: Path, size: int) -> None:
     room = shutil.disk_usage(partial).free
     if room < size:
         raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
-                        "some space, or give another OUT")
+                        "some space, or use another OUT")
 
 
 def first_of(names: Iterable[str], count: int = 3) -> str:

@@ -26,7 +26,7 @@ class Names:
             self._by_base.setdefault(path.rpartition("/")[2], []).append(path)
 
     def match(self, record: dict[str, Any]) -> list[str]:
-        """The images that a record may mean; more than one where a bare file name lies in several folders."""
+        """The images that a record may mean; more than one if a bare file name exists in several folders."""
         candidates = image_names.candidates(record)
         exact = [name for name in candidates if name in self._paths]
         return exact or [path for name in candidates for path in self._by_base.get(name.rpartition("/")[2], ())

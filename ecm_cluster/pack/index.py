@@ -33,7 +33,7 @@ _HEAD = struct.Struct("<8sQQ")  # magic, number of images, bytes of names
 class Index:
     """The images of a pack by name: sorted columns, memory-mapped, so that all ranks of a node share one copy.
 
-    Opening costs a system call whatever the number of images; finding one, a binary search by its name's checksum.
+    Opening costs a system call for any number of images; finding one, a binary search by its name's checksum.
 
     Args:
         sizes: Bytes of each image file; a location outside of it is refused. None: locations are not checked.
@@ -91,7 +91,7 @@ class Index:
         place = Location(self._file[row], self._offset[row], self._length[row], self._sum[row])
         sizes = self._sizes
         if sizes is not None and (place.file >= len(sizes) or place.offset + place.length > sizes[place.file]):
-            raise Unreadable(self.path, "", f"image {row} lies outside of the pack's files; pack the data again")
+            raise Unreadable(self.path, "", f"image {row} is outside of the pack's files; pack the data again")
         return place
 
     def blocks(self) -> tuple[int, ...]:

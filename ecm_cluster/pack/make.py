@@ -19,11 +19,10 @@ from ..base import files
 from ..base.disk import close_folder
 from ..base.errors import Failed, UserError
 from ..base.reading import Unreadable
-from .contents import FINGERPRINT, WORK, Options, Show, Written, fill, first_of
+from .contents import FINGERPRINT, WORK, Options, Show, fill, first_of
 from .manifest import ANNOTATIONS, IMAGES, MANIFEST, Pack, is_pack, read
 from .sources import scan
 
-NOTHING = Written(0, 0.0)
 LOCK = ".lock"  # in the folder that becomes the pack
 
 
@@ -33,12 +32,12 @@ class Packing:
 
     Attributes:
         done: ``packed`` or ``nothing to do``.
-        written: Of images, by this call.
+        written: Bytes of images that the call has written, and the seconds that it took.
     """
 
     pack: Pack
     done: str
-    written: Written
+    written: tuple[int, float] = (0, 0.0)
 
 
 def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str], None]) -> Packing:
@@ -55,35 +54,35 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     """
     root, out = root.absolute(), Path(os.path.realpath(out))
     _check_place(root, out)
-    partial, former = Path(f"{out}.partial"), out.with_name(f".{out.name}{files.TMP_MARK}former")
-    sources = scan(root, leave_out=(out, partial, former))
+    partial, previous = Path(f"{out}.partial"), out.with_name(f".{out.name}{files.TMP_MARK}former")
+    sources = scan(root, leave_out=(out, partial, previous))
     if sources.skipped:
         say(f"skipped: {len(sources.skipped)} files that are not images ({first_of(sources.skipped)})")
     fingerprint = sources.fingerprint(options.shard_size)
     existing = _existing(out, fingerprint, options.replace)
     if existing is not None:
-        shutil.rmtree(former, ignore_errors=True)  # a call was killed while it removed that
-        return Packing(existing, "nothing to do", NOTHING)
+        shutil.rmtree(previous, ignore_errors=True)  # a call was killed while it removed that
+        return Packing(existing, "nothing to do")
     with _locked(partial):
         existing = _existing(out, fingerprint, options.replace)
         if existing is not None:  # another call has made it in the meantime
             shutil.rmtree(partial, ignore_errors=True)
-            return Packing(existing, "nothing to do", NOTHING)
+            return Packing(existing, "nothing to do")
         _resume_or_start_over(partial, fingerprint, say)
-        written = NOTHING
+        written = 0, 0.0
         if not is_pack(partial):
             with _removed_if_refused(partial):
                 written = fill(partial, sources, fingerprint, options, show, say)
-        _publish(partial, out, former)
+        _publish(partial, out, previous)
     return Packing(read(out), "packed", written)
 
 
 def _check_place(root: Path, out: Path) -> None:
     real = Path(os.path.realpath(root))
     if out == real or out in real.parents:
-        raise UserError(f"OUT: {out} holds the data root; give a folder of its own")
+        raise UserError(f"OUT: {out} contains the data root; use a folder of its own")
     if not out.parent.is_dir():
-        raise UserError(f"OUT: {out.parent} is not a directory; create it first, or give another OUT")
+        raise UserError(f"OUT: {out.parent} is not a directory; create it first, or use another OUT")
 
 
 def _existing(out: Path, fingerprint: str, replace: bool) -> Pack | None:
@@ -93,7 +92,7 @@ def _existing(out: Path, fingerprint: str, replace: bool) -> Pack | None:
     if not is_pack(out):
         if out.is_dir() and not any(out.iterdir()):
             return None
-        raise UserError(f"OUT: {out} exists and is not a pack; give another OUT, or remove it")
+        raise UserError(f"OUT: {out} exists and is not a pack; use another OUT, or remove it")
     if replace:
         return None
     existing = read(out)
@@ -116,7 +115,7 @@ def _locked(partial: Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):  # just now renamed by the process that made it
             problem = close_folder(partial)
             if problem is not None:
-                raise UserError(f"OUT: {partial} is {problem}; remove it, or give another OUT")
+                raise UserError(f"OUT: {partial} is {problem}; remove it, or use another OUT")
             (partial / LOCK).touch()
             try:
                 with files.locked(partial / LOCK, patience=0):
@@ -166,21 +165,21 @@ def _resume_or_start_over(partial: Path, fingerprint: str, say: Callable[[str], 
     files.write_text(record, fingerprint)
 
 
-def _publish(partial: Path, out: Path, former: Path) -> None:
+def _publish(partial: Path, out: Path, previous: Path) -> None:
     """Rename the complete pack; one that is in its place is moved aside first, and then removed."""
     shutil.rmtree(partial / WORK, ignore_errors=True)
     files.fsync_dir(partial)
-    if former.exists():
-        shutil.rmtree(former)
+    if previous.exists():
+        shutil.rmtree(previous)
     umask = os.umask(0o077)
     os.umask(umask)
     close_folder(partial, 0o777 & ~umask & ~stat.S_IWOTH)
     files.kill_point("before-pack", out)
     if is_pack(out):
-        out.rename(former)
-        files.kill_point("former-aside", out)
+        out.rename(previous)
+        files.kill_point("previous-aside", out)
     partial.rename(out)
     files.kill_point("after-pack", out)
     files.fsync_dir(out.parent)
     (out / LOCK).unlink(missing_ok=True)
-    shutil.rmtree(former, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)

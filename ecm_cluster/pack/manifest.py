@@ -13,8 +13,8 @@ A pack can replace the data root that it was made of. Images are grouped by the 
 so that a node copies only what its job reads. Without images (``images/`` and ``index.bin``) a pack holds annotations
 alone.
 
-Whoever may write a pack decides what its images are, but nothing else: whatever a pack says of itself, names above all,
-is checked by :func:`read` before it is used.
+A user that can write a pack decides what its images are, but nothing else: everything that a pack says of itself, names
+above all, is checked by :func:`read` before it is used.
 """
 
 from __future__ import annotations
@@ -135,10 +135,6 @@ class Pack:
             wanted += [f for f in self.files if f.kind == INDEX]
             wanted += [f for f in self.image_files() if None in asked or f.group in groups]
         return wanted
-
-    def has_image(self, name: str) -> bool:
-        """Whether it holds an image, by its path below the data root."""
-        return self.images > 0 and self.open_index().find(name) is not None
 
     def open_index(self, path: Path | None = None) -> Index:
         """The index of its images; every location in it is within the pack's files.

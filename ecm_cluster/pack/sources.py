@@ -133,8 +133,8 @@ def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
         UserError: It is not a data root, something in it cannot be read, or two different files have one name.
     """
     if not root.is_dir():
-        raise UserError(f"DATA_ROOT: {root} {'is a file' if root.exists() else 'does not exist'}; give a folder with "
-                        "images, or their zip files, and annotations/")
+        raise UserError(f"DATA_ROOT: {root} {'is a file' if root.exists() else 'does not exist'}; expected a folder "
+                        "with images, or their zip files, and annotations/")
     if is_pack(root):
         raise UserError(f"DATA_ROOT: {root} is already a pack; use it as it is: --data-root {root}")
     paths: dict[str, Path] = {}

@@ -76,7 +76,7 @@ def _placed(pack: Pack, problems: list[str]) -> dict[int, list[Placed]]:
             if index.find(name) != place:
                 problems.append(f"{INDEX_FILE}: {name} is not found by its name")
             if place.file >= numbers:
-                problems.append(f"{INDEX_FILE}: {name} lies in file {place.file} of {numbers}")
+                problems.append(f"{INDEX_FILE}: {name} is in file {place.file} of {numbers}")
     except (OSError, ValueError) as error:
         problems.append(f"{INDEX_FILE}: cannot be read ({error})")
     for entries in found.values():
@@ -127,7 +127,7 @@ def _check_block(fd: int, packed: PackedFile, block: int, entries: list[Placed])
             header = shards.header(name, place.length)
             begin, end = place.offset - len(header), place.offset + place.length
             if begin < 0 or end > packed.size:
-                problems.append(f"{INDEX_FILE}: {name} lies outside of {packed.name}")
+                problems.append(f"{INDEX_FILE}: {name} is outside of {packed.name}")
                 continue
             inside = offset <= begin and end <= offset + len(data)
             member = data[begin - offset:end - offset] if inside else os.pread(fd, end - begin, begin)

@@ -61,7 +61,7 @@ class Archive:
         if kind not in (0, stat.S_IFREG):
             problem = "is a link or another special file; unpack the zip file"
         elif not 0 <= member.header_offset <= self._stat.st_size - member.compress_size:
-            problem = "lies outside of the zip file; fetch it again"
+            problem = "is outside of the zip file; fetch it again"
         elif _expands(member.file_size, member.compress_size):
             problem = f"expands to {size_text(member.file_size)}, over {EXPANDS} times its size; remove the zip file"
         if problem is not None:

@@ -11,8 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..base.errors import UserError
-from ..base.reading import naming
+from ..base.errors import UserError, naming
 from . import restricted
 
 ZIP = b"PK\x03\x04"

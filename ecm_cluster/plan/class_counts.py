@@ -1,4 +1,4 @@
-"""The class counts that losses name by a file: read at submission, and frozen into the run's config."""
+"""The class counts of losses that name a file: read at submission, and frozen into the run's config."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def problems(cfg: dict[str, Any]) -> list[str]:
 
 
 def freeze(cfg: dict[str, Any]) -> dict[str, str]:
-    """Put the counts themselves where a loss names a file, in place; a run must not change with the file.
+    """Replace the file that a loss names by its counts, in place: a run must not change with the file.
 
     Returns:
         Digest of the counts, by the loss's type.
@@ -34,7 +34,7 @@ def freeze(cfg: dict[str, Any]) -> dict[str, str]:
     """
     digests = {}
     for block, counts in list(_read(cfg)):
-        block.pop("stats_file", None)  # the same by another name
+        block.pop("stats_file", None)  # another name of the same
         block["class_counts"] = [int(n) if float(n).is_integer() else n for n in counts]
         digests[str(block.get("type"))] = files.digest_text(repr(block["class_counts"]))
     return digests
@@ -67,7 +67,7 @@ def _read(cfg: dict[str, Any]) -> Iterator[tuple[dict[str, Any], tuple[float, ..
 
 @lru_cache(maxsize=8)
 def _of_file(source: str, field: str, stamp: Any) -> Any:
-    """A file is read once for the plan and for the run; it takes a while where its annotations are to be counted."""
+    """A file is read once for the plan and the run; it takes a while if its annotations have to be counted."""
     from mmdet_ext.data.class_counts import read_class_counts
 
     return read_class_counts(source, field)
@@ -77,5 +77,5 @@ def _stamp(source: str) -> Any:
     try:
         found = os.stat(source)
     except OSError:
-        return None  # which reading it says
+        return None  # reading it reports the error
     return found.st_mtime_ns, found.st_size, found.st_ino

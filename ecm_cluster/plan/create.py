@@ -42,7 +42,7 @@ class Frozen:
     digests: dict[str, str]
     counts: dict[str, str]
     fetched: list[weights.Fetched]
-    missing: list[weights.Weight]
+    missing: list[weights.WeightFile]
 
 
 def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:

@@ -36,7 +36,7 @@ class Plan:
     config_files: list[Path]
     annotations: dict[str, Path]
     images: dict[str, Path]
-    weights: list[weights.Weight]
+    weights: list[weights.WeightFile]
     batch: dict[str, Any]
     staging: planned.Staging
     elements: list[evaluations.Element] = field(default_factory=list)

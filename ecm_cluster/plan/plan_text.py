@@ -8,8 +8,9 @@ from ..backends import choose
 from ..base.units import without_secrets
 from ..console import shell
 from ..freeze import weights
+from ..job.job import OPTIONS
 from ..keycheck import keys
-from ..rundir import checkpoints
+from ..rundir import retention
 from ..staging import planned
 from . import planning, reproducibility
 
@@ -25,6 +26,7 @@ def describe(plan: planning.Plan) -> str:
                   f"{f' and {job.mem_per_gpu}' if job.memory_mib else ''} each, "
                   f"{job.threads_per_rank} thread(s) a rank"),
         ("where", describe_place(plan)),
+        *([("options", asked)] if (asked := describe_sbatch(plan)) else []),
         *([("from shell", ", ".join(used))] if used else []),
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
@@ -58,13 +60,21 @@ def describe_place(plan: planning.Plan) -> str:
                       "when out of time: commit, requeue, continue"])
 
 
+def describe_sbatch(plan: planning.Plan) -> str:
+    """The job's options that go to sbatch as they are, besides the partition."""
+    if not choose.named(plan.where).queues:
+        return ""
+    given = {name: getattr(plan.job, name) for name, one in OPTIONS.items() if isinstance(one.slurm, str)}
+    return ", ".join(f"{name} {value}" for name, value in given.items() if value and name != "partition")
+
+
 def describe_staging(plan: planning.Plan) -> str:
     """What each node copies for the training, where to, and what happens where there is no room."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
     return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
 
 
-def describe_weight(weight: weights.Weight) -> str:
+def describe_weight(weight: weights.WeightFile) -> str:
     if weight.url is None:
         return str(weight.path)
     where = f"in {weight.path}" if weight.present else f"to fetch: {without_secrets(weight.url)}"
@@ -79,7 +89,7 @@ def describe_checkpoints(plan: planning.Plan) -> str:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
     epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
-    kept = f"the last {max(job.keep, checkpoints.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
+    kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 

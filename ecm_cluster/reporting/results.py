@@ -50,7 +50,7 @@ class Row:
     @property
     def file(self) -> Path:
         """The file that holds the document."""
-        return self.work.metrics_file(evaluations.way_key(eval_settings.split(self.settings)[1]))
+        return self.work.metrics_file(evaluations.scoring_variant(eval_settings.split(self.settings)[1]))
 
     def figure(self, name: str) -> float | None:
         """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""
@@ -76,7 +76,7 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
     for candidate in (given, f"segm_{given}", f"bbox_{given}"):
         if candidate in known or not known:
             return candidate
-    if asked is None:  # several datasets that are no whole, or figures of a dataset's own evaluation
+    if asked is None:  # several datasets that differ, or figures of a dataset's own evaluation
         return next((name for name in known if name.endswith(("_AP", "_mAP"))), known[0])
     raise one_of("metric", given, known)
 
@@ -98,7 +98,7 @@ def best(run: Run, metric: str | None = None) -> Row:
     """
     found = rows(run)
     if not found:
-        raise UserError(f"RUN: nothing of {run.name} is scored yet; `python -m ecm_cluster.evaluate` scores it")
+        raise UserError(f"RUN: {run.name} has no scores yet; `python -m ecm_cluster.evaluate` scores it")
     return ranked(found, metric_name(metric, found))[0]
 
 
@@ -117,7 +117,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def table_of(found: Sequence[Row]) -> str:
-    """What is shown of all that a run is scored for: of one set of figures the table that lies beside them."""
+    """The table of everything that a run is scored for; of a single set of figures its own table."""
     if len(found) == 1:
         with contextlib.suppress(OSError, Unreadable):
             return read_text(found[0].work.table_file()).rstrip()

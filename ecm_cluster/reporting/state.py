@@ -12,7 +12,7 @@ from ..backends import liveness
 from ..backends.base import Known, Life
 from ..base.errors import UserError
 from ..base.units import size_text
-from ..chain import chain, evaluations, submissions
+from ..chain import chain, evaluations
 from ..rundir import checkpoints
 from ..rundir.run import Evaluation, Run
 from ..scoring.metrics import LINE, names
@@ -138,7 +138,7 @@ def accounted(job_id: str, known: Known) -> str | None:
 
 def _life(run: Run, stage: str, known: Known) -> Life:
     """Of the present job of a stage."""
-    return liveness.of_job(run, submissions.of_stage(run, stage)[-1], known)
+    return liveness.of_job(run, run.submissions_of(stage)[-1], known)
 
 
 def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) -> None:
@@ -198,7 +198,7 @@ def _log_of(run: Run) -> Any:
 
 def _unrecorded(run: Run) -> str:
     """What may be the matter where a job has ended whose batch script records its starts, and has recorded none."""
-    job_id = submissions.record_of(run, "train").get("job_id")
+    job_id = run.submission("train").get("job_id")
     if not job_id or starts.on_record(run, job_id) or not starts.records(run, job_id):
         return ""
     return f"; its batch script left no record: a node's Prolog failed, or the nodes do not see {run.path}"
@@ -206,7 +206,7 @@ def _unrecorded(run: Run) -> str:
 
 def release_line(run: Run, stage: str) -> str:
     """What lets a held job start."""
-    return f"scontrol release {submissions.record_of(run, stage).get('job_id')}"
+    return f"scontrol release {run.submission(stage).get('job_id')}"
 
 
 def _scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:

@@ -40,7 +40,7 @@ def of_evaluations(unscored: Mapping[Run, Sequence[evaluations.Element]]) -> lis
 
 def of_running(work: Work) -> str:
     """The same, and that nothing is heard of it."""
-    silence = work.silence(work.newest_attempt())
+    silence = work.seconds_since_heartbeat(work.newest_attempt())
     unheard = f"no heartbeat for {duration_text(silence)}" if silence and silence > UNHEARD_SECONDS else ""
     return of_waiting(work) + _warnings(unheard)
 

@@ -1,6 +1,6 @@
-"""The ``env:`` block of a job, whose values may be secrets: kept in one file of the run that only its owner can read.
+"""The ``env:`` block of a job, whose values may be secrets: stored in one file that only the run's owner can read.
 
-Records, scripts and command lines hold the names alone. The batch shell of each start sources the file.
+Records, scripts and command lines contain the names only. The batch script sources the file at each start.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .run import Run
 
 
 def text(env: Mapping[str, str]) -> str:
-    """The shell lines that export the variables; any text is quoted, newlines too."""
+    """Shell lines that export the variables, with all values quoted."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
 
 
 def write(run: Run, job: Job) -> None:
-    """Put the values into the run, replacing what is there."""
+    """Store the values in the run, replacing earlier ones."""
     if job.env:
-        files.write_private(run.env_file, text(job.env))
+        files.write_text(run.env_file, text(job.env), private=True)
     else:
         run.env_file.unlink(missing_ok=True)
 
 
 def keep(run: Run, job: Job) -> None:
-    """See that a start of the run will find the values; a run of the former version has them in its record.
+    """Make sure that the next start finds the values; runs of earlier versions have them in their record.
 
     Raises:
-        UserError: They are gone.
+        UserError: They are lost.
     """
     if not job.env or run.env_file.exists():
         return
@@ -44,7 +44,7 @@ def keep(run: Run, job: Job) -> None:
 
 
 def same(run: Run, begun: Job, asked: Job) -> bool:
-    """Whether a job asks for the values that a run was begun with."""
+    """Whether a job has the values that the run was submitted with."""
     if set(begun.env.values()) - {SET}:
         return begun.env == asked.env
     try:
@@ -54,5 +54,5 @@ def same(run: Run, begun: Job, asked: Job) -> bool:
 
 
 def lines(run: Run, job: Job) -> list[str]:
-    """Shell lines that give a job its variables; a start without them ends."""
+    """Shell lines that set a job's variables; a start that cannot read them fails."""
     return [f". {shlex.quote(os.fspath(run.env_file))} || exit 1"] if job.env else []

@@ -1,14 +1,13 @@
 """The append-only record of what happened, one file per writer.
 
 Appends from several hosts to one file are not atomic on NFS, so each writer (a rank's supervisor, the trainer, a
-verb on the login node) has a file of its own: ``<attempt>-<writer>.jsonl``. The order of events is
-(attempt, writer, position in the file); the time is for display only, as clocks of nodes differ. A line torn by a kill
-is skipped.
+verb on the login node) has its own file, ``<attempt>-<writer>.jsonl``. Events are ordered by (attempt, writer, position
+in the file); the time is for display only, as the clocks of nodes differ. A line truncated by a kill is skipped.
 
-Once an attempt is closed, :func:`fold` copies its files into one cumulative file, so that reading all events costs
-as many files as the open attempts have, and one. A file is removed one fold after the one that took it in, and only if
-it has not grown since: a reader that has just listed the folder finds each line in the one place or the other, and so
-does a stale writer's late line, which lands in a file that is still read, or in a new one.
+Once an attempt is closed, :func:`fold` copies its files into one cumulative file, so that reading all events takes only
+that file and those of the open attempts. A file is removed one fold after the one that copied it, and only if it has
+not grown since. So a reader that has just listed the directory finds each line in one place or the other, and a late
+line of a stale writer goes to a file that is still read, or to a new one.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ..base.reading import Unreadable, check
 from .ledger_files import (
     FOLDED,
     OWN,
-    Room,
+    ReadBudget,
     contents_of,
     lines_of,
     name_of,
@@ -53,12 +52,12 @@ class Event:
     """One line of the ledger.
 
     Attributes:
-        attempt: Number of the attempt, 0 for the submission.
-        writer: Who wrote it, e.g. ``task000`` or ``submit``.
-        sequence: Position among this writer's events of this attempt, from 1; of one just written, among this
-            process's.
+        attempt: Number of the attempt; 0 for the submission.
+        writer: Name of the writer, e.g. ``task000`` or ``submit``.
+        sequence: Position among this writer's events of this attempt, from 1; for an event just written, among those of
+            this process.
         kind: What happened, e.g. ``commit`` or ``end``.
-        time: Seconds since the epoch on the writer's clock.
+        time: Seconds since the epoch, by the writer's clock.
         fields: Everything else.
     """
 
@@ -77,14 +76,14 @@ class Event:
 
 
 class Ledger:
-    """One writer's file.
+    """The file of one writer.
 
     Args:
-        folder: The ledger folder of a run or of an evaluation.
+        folder: The ledger directory of a run or of an evaluation.
         attempt: The attempt that this writer belongs to.
         writer: A name that no other process of this attempt uses.
-        patient: What cannot be written (the disk is full, the server restarts) waits for the next event, and is no
-            error: for processes that a training depends on.
+        patient: An event that cannot be written (full disk, file server restarting) is not an error, but is kept and
+            written with the next one: for processes that the training depends on.
     """
 
     def __init__(self, folder: Path, attempt: int, writer: str, patient: bool = False) -> None:
@@ -113,10 +112,10 @@ class Ledger:
         return event
 
     def retry(self) -> None:
-        """Write what still waits.
+        """Write the events that could not be written yet.
 
         Raises:
-            OSError: It still cannot be written.
+            OSError: They still cannot be written.
         """
         for last in [False] * (TRIES - 1) + [True]:
             try:
@@ -129,10 +128,10 @@ class Ledger:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self.path))
 
     def _append(self, lines: bytes) -> bool:
-        """False where the file was folded away meanwhile: a new one takes the lines."""
+        """False if the file was removed by a fold in the meantime: the lines must go to a new one."""
         whole, self._whole = self._whole, False
         with files.naming(self.path), open(self.path, "ab") as handle:
-            # a former process of this name may have died within a line: its rest must not swallow ours
+            # an earlier process of this name may have been killed within a line: start a new one
             handle.write((b"" if whole or handle.tell() == 0 else b"\n") + lines)
             handle.flush()
             os.fsync(handle.fileno())
@@ -144,15 +143,15 @@ def read(folder: Path, attempt: int | None = None, writer: str | None = None,
          note: Callable[[object], None] | None = None) -> list[Event]:
     """Events under ``folder``, in the order (attempt, writer, position).
 
-    Lines that no process of ours wrote are skipped, like those torn by a kill; so is what is no file.
+    Invalid and truncated lines are skipped, as is anything that is not a regular file.
 
     Args:
-        attempt, writer: Only this attempt's, only this writer's.
-        note: Told of each thing that was skipped; with it, what the storage does not give is skipped, too.
+        attempt, writer: Only the events of this attempt, of this writer.
+        note: Called with each thing that was skipped; if given, files that cannot be read are skipped, too.
 
     Raises:
-        Unreadable: There is more than a run could write.
-        OSError: The storage does not give it.
+        Unreadable: There is more than a run could have written.
+        OSError: The storage failed.
     """
     skipped: list[object] = []
     unfit: list[object] = []
@@ -168,19 +167,19 @@ def read(folder: Path, attempt: int | None = None, writer: str | None = None,
 
 
 def fold(folder: Path, attempt: int) -> None:
-    """Take the files of all attempts up to ``attempt``, which are closed, into the cumulative file.
+    """Copy the files of all attempts up to ``attempt``, which are closed, into the cumulative file.
 
-    Any process may do this at any time, again, or beside another one that does it.
+    Any process may do this at any time, repeatedly, and concurrently with others.
     """
     names = os.listdir(folder)
     newest = newest_folded(names)
     if newest is not None and newest[0] > attempt:
-        return  # this caller is stale
-    room, known = Room(folder), {}
+        return  # the caller is stale
+    budget, known = ReadBudget(folder), {}
     if newest:
-        known = read_folded(folder / newest[1], room, [])
+        known = read_folded(folder / newest[1], budget, [])
     own = [name for name in names if (found := OWN.fullmatch(name)) and int(found[1]) <= attempt]
-    contents = contents_of(folder, own, room, [], False)
+    contents = contents_of(folder, own, budget, [], False)
     merged = {**known, **{name: union(known.get(name, []), content) for name, content in contents.items()}}
     target = folder / f"folded-{attempt:04d}.jsonl"
     if merged != known or (newest and newest[1] != target.name):
@@ -188,12 +187,12 @@ def fold(folder: Path, attempt: int) -> None:
             for name in sorted(merged, key=origin):
                 head = json.dumps({"file": name, "lines": len(merged[name])}).encode()
                 handle.write(b"".join(line + b"\n" for line in [head, *merged[name]]))
-    # the one before stays, for readers who have listed the folder a moment ago
+    # the previous one stays, for readers that have just listed the directory
     for name in sorted(name for name in names if FOLDED.fullmatch(name) and name != target.name)[:-1]:
         (folder / name).unlink(missing_ok=True)
     for name in contents:
         with contextlib.suppress(FileNotFoundError):
-            if known.get(name) == merged[name] and room.read(folder / name) == contents[name]:
+            if known.get(name) == merged[name] and budget.read(folder / name) == contents[name]:
                 (folder / name).unlink()
 
 
@@ -203,7 +202,7 @@ def _parse(path: Path, lines: Iterable[bytes], unfit: list[object]) -> list[Even
     for line in lines:
         record = parsed(line) if len(line) < LONGEST_LINE else None
         if record is None:
-            continue  # torn by a kill
+            continue  # truncated by a kill
         try:
             kind = _checked_kind(record, path)
         except Unreadable as error:
@@ -217,10 +216,10 @@ def _parse(path: Path, lines: Iterable[bytes], unfit: list[object]) -> list[Even
 
 
 def _checked_kind(record: dict[str, Any], path: Path) -> str:
-    """The kind of an event that has what its readers take from it.
+    """The kind of an event, if the event has the fields that readers require.
 
     Raises:
-        Unreadable: It has not.
+        Unreadable: It does not.
     """
     check(record, ANY, path)
     kind = record["kind"]
@@ -229,5 +228,5 @@ def _checked_kind(record: dict[str, Any], path: Path) -> str:
     return kind
 
 
-def _suppressed(asked: bool) -> contextlib.AbstractContextManager[None]:
-    return contextlib.suppress(OSError) if asked else contextlib.nullcontext()
+def _suppressed(patient: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.suppress(OSError) if patient else contextlib.nullcontext()

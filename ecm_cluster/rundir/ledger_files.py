@@ -1,4 +1,4 @@
-"""The files of a ledger: each writer's own, and the cumulative one; read within limits, damaged or not."""
+"""The files of a ledger, one per writer and a cumulative one; read within limits, even if they are damaged."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .records import LASTING
 
 OWN = re.compile(r"([0-9]{1,9})-(.+)\.jsonl")  # a writer's file
 FOLDED = re.compile(r"folded-([0-9]{1,9})\.jsonl")  # everything up to an attempt
-HEAD = b'{"file": '  # with which a line of the cumulative file begins that says whose lines follow; no event's does
-OWN_BYTES, FOREIGN_BYTES = 1 << 30, 1 << 24  # of a ledger; a thousand ranks that start a thousand times write 500 MB
-BLOCK = 4096  # that each file counts for besides its bytes
-READERS = 16  # files that are read at a time: each costs round trips to the file server
-TRIES = 3
+HEAD = b'{"file": '  # begins a header line of the cumulative file, which names the file of the lines below it
+OWN_BYTES, FOREIGN_BYTES = 1 << 30, 1 << 24  # limits of a ledger; 1000 ranks in 1000 attempts write 500 MB
+BLOCK = 4096  # overhead per file, so that many empty files exhaust the limit, too
+READERS = 16  # threads: each file costs round trips to the file server
+TRIES = 3  # files that are replaced on another node while they are read
 
 
 def name_of(attempt: int, writer: str) -> str:
@@ -38,7 +38,7 @@ def newest_folded(names: Iterable[str]) -> tuple[int, str] | None:
 
 def lines_of(folder: Path, attempt: int | None, writer: str | None, skipped: list[object],
              lenient: bool) -> dict[str, list[bytes]]:
-    """The lines of each writer's file, wherever they are now."""
+    """The lines of each writer's file, from that file and from the cumulative one."""
     def wanted(name: str) -> bool:
         of, who = origin(name)
         return attempt in (None, of) and writer in (None, who)
@@ -46,19 +46,19 @@ def lines_of(folder: Path, attempt: int | None, writer: str | None, skipped: lis
     for last in [False] * (TRIES - 1) + [True]:
         del skipped[:]
         try:
-            names, room = os.listdir(folder), Room(folder)
+            names, budget = os.listdir(folder), ReadBudget(folder)
             own = [name for name in names if OWN.fullmatch(name) and wanted(name)]
-            contents = contents_of(folder, own, room, skipped, lenient)
-            known = _newest_readable(folder, names, attempt, room, skipped, lenient)
+            contents = contents_of(folder, own, budget, skipped, lenient)
+            known = _newest_readable(folder, names, attempt, budget, skipped, lenient)
         except (FileNotFoundError, NotADirectoryError):
             if not folder.is_dir():
                 return {}
             if last:
                 raise
-            continue  # the cumulative file was replaced by the next one
+            continue  # the cumulative file was replaced by a newer one
         except OSError as error:
             if lenient:
-                skipped.append(_said(error, folder))
+                skipped.append(_error_text(error, folder))
                 return {}
             if error.errno in LASTING:
                 raise Unreadable(error.filename or folder, "", str(error.strerror)) from None
@@ -68,19 +68,19 @@ def lines_of(folder: Path, attempt: int | None, writer: str | None, skipped: lis
     raise AssertionError
 
 
-def _newest_readable(folder: Path, names: Iterable[str], attempt: int | None, room: Room, skipped: list[object],
+def _newest_readable(folder: Path, names: Iterable[str], attempt: int | None, budget: ReadBudget, skipped: list[object],
                      lenient: bool) -> dict[str, list[bytes]]:
-    """What the cumulative file holds, the one before where it is damaged; nothing where what is asked for is newer."""
+    """The content of the newest readable cumulative file; nothing if the attempt is newer than that."""
     left = [name for name in names if FOLDED.fullmatch(name)]
     while (newest := newest_folded(left)) and (attempt is None or attempt <= newest[0]):
         try:
-            return read_folded(folder / newest[1], room, skipped)
+            return read_folded(folder / newest[1], budget, skipped)
         except Unreadable as error:
             skipped.append(error)
         except OSError as error:
             if not lenient or isinstance(error, FileNotFoundError):
                 raise
-            skipped.append(_said(error, folder / newest[1]))
+            skipped.append(_error_text(error, folder / newest[1]))
         left.remove(newest[1])
     return {}
 
@@ -89,8 +89,8 @@ def union(lines: list[bytes], content: bytes) -> list[bytes]:
     return list(dict.fromkeys([*lines, *filter(None, content.split(b"\n"))]))
 
 
-class Room:
-    """Reads the files of one ledger, no more than a run could write; of another user's less, which is only shown."""
+class ReadBudget:
+    """Reads the files of one ledger up to a total size; less for another user's, which is only shown."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,7 +101,7 @@ class Room:
             try:
                 return self._read(path)
             except OSError as error:
-                if error.errno != errno.ESTALE:  # replaced on another node: opened again it is the new one
+                if error.errno != errno.ESTALE:  # replaced on another node; opening it again gets the new one
                     raise
         return self._read(path)
 
@@ -109,20 +109,20 @@ class Room:
         data = read_bytes(path, max(self.left, 0))
         self.left -= len(data) + BLOCK
         if self.left < 0:
-            raise TooMuch(self.folder, "", "more than a run could write; remove what does not belong there")
+            raise TooLarge(self.folder, "", "larger than any run could write; remove what does not belong there")
         return data
 
 
-class TooMuch(Unreadable):
-    """There is more in a ledger than a run could write."""
+class TooLarge(Unreadable):
+    """A ledger is larger than any run could write."""
 
 
-def read_folded(path: Path, room: Room, skipped: list[object]) -> dict[str, list[bytes]]:
-    """The lines of each file that a cumulative one has taken in: behind a head for each file, which counts them."""
+def read_folded(path: Path, budget: ReadBudget, skipped: list[object]) -> dict[str, list[bytes]]:
+    """The lines of each file that was copied into a cumulative one: below a header with its name and line count."""
     found: dict[str, list[bytes]] = {}
     counts: dict[str, Any] = {}
     name = None
-    for row in room.read(path).split(b"\n")[:-1]:
+    for row in budget.read(path).split(b"\n")[:-1]:
         if row.startswith(HEAD):
             head = parsed(row) or {}
             name = str(head.get("file"))
@@ -133,26 +133,26 @@ def read_folded(path: Path, room: Room, skipped: list[object]) -> dict[str, list
     for name, lines in found.items():
         if counts[name] != len(lines) and isinstance(counts[name], int):
             skipped.append(Unreadable(path, name, f"{len(lines)} lines; expected {counts[name]}"))
-            del lines[max(counts[name], 0):]  # more are those of a file whose head is lost
+            del lines[max(counts[name], 0):]  # surplus lines belong to a file whose header is lost
     return {name: lines for name, lines in found.items() if OWN.fullmatch(name)}
 
 
-def contents_of(folder: Path, names: list[str], room: Room, skipped: list[object],
+def contents_of(folder: Path, names: list[str], budget: ReadBudget, skipped: list[object],
                 lenient: bool) -> dict[str, bytes]:
-    """The content of each file that is still there."""
+    """The content of each file that still exists."""
     def read_one(name: str) -> bytes | None:
         try:
-            return room.read(folder / name)
+            return budget.read(folder / name)
         except FileNotFoundError:
             return None
-        except TooMuch:
+        except TooLarge:
             raise
         except Unreadable as error:
             skipped.append(error)
         except OSError as error:
             if not lenient:
                 raise
-            skipped.append(_said(error, folder / name))
+            skipped.append(_error_text(error, folder / name))
         return None
 
     if len(names) < READERS:
@@ -163,12 +163,12 @@ def contents_of(folder: Path, names: list[str], room: Room, skipped: list[object
     return {name: content for name, content in zip(names, found) if content is not None}
 
 
-def _said(error: OSError, path: Path) -> str:
+def _error_text(error: OSError, path: Path) -> str:
     return f"{error.filename or path}: {error.strerror}"
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """The mapping in a line; None where it is torn, or none of ours."""
+    """The mapping in a line; None if it is truncated or invalid."""
     try:
         record = DECODER.decode(line.decode())
     except (ValueError, RecursionError):

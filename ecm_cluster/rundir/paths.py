@@ -1,7 +1,7 @@
 """Every path in a run directory by name.
 
-Nothing else in the package, but ``work.py``, spells the name of a file in a run directory. The directory is the only
-truth: it lies on a file system that all nodes share, and each verb and each rank works from it alone.
+Only this module and ``work.py`` spell the names of files in a run directory. The directory is the single source of
+truth: it is on a file system that all nodes share, and every verb and every rank works from it alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ STAGE = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a stage: train, evalu
 
 
 class RunFolder(Work):
-    """Where a run keeps what."""
+    """The layout of a run directory."""
 
     @property
     def name(self) -> str:
@@ -27,26 +27,26 @@ class RunFolder(Work):
 
     @property
     def submit_lock(self) -> Path:
-        """Held by the submission that makes the run; gone when it is made."""
+        """Locked by the submission that creates the run; removed when the run exists."""
         return self.path / ".submitting"
 
     @property
     def lock_file(self) -> Path:
-        """Held by who submits or cancels jobs of the run; its owner's alone. Runs of the former version lack it."""
+        """Locked while jobs of the run are submitted or cancelled; owner only. Missing in runs of earlier versions."""
         return self.path / "run.lock"
 
     @property
     def config_file(self) -> Path:
-        """The resolved mmdet config, as it is trained."""
+        """The resolved mmdet config that is trained."""
         return self.path / "config.py"
 
     @property
     def env_file(self) -> Path:
-        """The values of the job's ``env``, which may be secrets: shell lines, for the owner alone."""
+        """The values of the job's ``env``, which may be secrets: shell lines, for the owner only."""
         return self.path / "env.sh"
 
     def code_folder(self, number: int) -> Path:
-        """Each code that the run has had keeps its folder: 1 is the submission's."""
+        """Every version of the code that the run has had keeps its directory; 1 is that of the submission."""
         return self.path / ("code" if number == 1 else f"code-{number}")
 
     @property
@@ -55,11 +55,11 @@ class RunFolder(Work):
 
     @property
     def quarantine_dir(self) -> Path:
-        """Checkpoints that do not match their manifest."""
+        """For checkpoints that do not match their manifest."""
         return self.checkpoints_dir / "quarantine"
 
     def complete_file(self, attempt: int) -> Path:
-        """The completion mark, written last; each attempt's own, so that none can replace a later one's."""
+        """The completion mark, written last; one per attempt, so that none can replace that of a later attempt."""
         return self.attempts_dir / f"{attempt:04d}.complete.json"
 
     @property
@@ -69,7 +69,7 @@ class RunFolder(Work):
 
     @property
     def cancel_file(self) -> Path:
-        """Present once the user has cancelled the run: nothing starts it again by itself."""
+        """Exists once the user has cancelled the run: nothing restarts it automatically."""
         return self.path / "cancelled.json"
 
     @property
@@ -79,26 +79,26 @@ class RunFolder(Work):
 
     @staticmethod
     def log_stamp(attempt: int) -> str:
-        """What mmcv's logger hooks put before ``.log.json``."""
+        """The stem of mmcv's JSON log, in front of ``.log.json``."""
         return f"attempt{attempt:04d}"
 
     def json_log(self, attempt: int) -> Path:
-        """What mmcv's text logger writes for programs to read, a line for each log line of one attempt."""
+        """The JSON log of one attempt, written by mmcv's text logger."""
         return self.logs_dir / f"{self.log_stamp(attempt)}.log.json"
 
     @property
     def starts_dir(self) -> Path:
-        """What the batch shell records of each start of each job, ``JOB.RESTART.json``."""
+        """What the batch script records about each start of each job, ``JOB.RESTART.json``."""
         return self.path / "starts"
 
     @property
     def submitit_dir(self) -> Path:
-        """submitit's folder: scripts, pickles, what each task of each job prints."""
+        """submitit's directory: scripts, pickles, the output of each task of each job."""
         return self.path / "submitit"
 
     @property
     def batch_log(self) -> Path:
-        """One line for each end of a batch script that could not be told to the ledger."""
+        """One line for each end of a batch script that could not be written to the ledger."""
         return self.logs_dir / "batch.log"
 
     @property
@@ -113,11 +113,11 @@ class RunFolder(Work):
         return self.path / "submissions" / f"{stage}.json"
 
     def task_pickle(self, stage: str) -> Path:
-        """The task as submitit's pickle, written before sbatch, so that a job can start without its submitter."""
+        """The task as submitit's pickle, written before sbatch is called: the job may start before sbatch returns."""
         return self.path / "submissions" / f"{stage}.pkl"
 
     def checkpoint_file(self, iteration: int, attempt: int) -> Path:
-        """The attempt is part of the name, so that two writers never share a file."""
+        """The attempt is part of the name, so two writers never share a file."""
         return self.checkpoints_dir / f"iter_{iteration:07d}-a{attempt:04d}.pth"
 
     @staticmethod
@@ -125,7 +125,7 @@ class RunFolder(Work):
         return checkpoint.with_suffix(".json")
 
     def elements_file(self, stage: str) -> Path:
-        """What each element of a stage's array scores."""
+        """What each element of a stage's job array scores."""
         return self.evaluations_dir / f"{stage}.json"
 
     def stages_with_elements(self) -> list[str]:
@@ -133,5 +133,5 @@ class RunFolder(Work):
 
     @property
     def results_file(self) -> Path:
-        """All that was scored, as CSV."""
+        """All results, as CSV."""
         return self.evaluations_dir / "results.csv"

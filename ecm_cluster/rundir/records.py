@@ -1,7 +1,7 @@
 """The shape of each record in a run directory, as :mod:`ecm_cluster.base.reading` checks it before anything is used.
 
-A run directory may be another user's, or damaged: what lies in it is data. Keys that this version does not know are
-ignored, and those that a former version did not write are optional.
+A run directory may belong to another user or be damaged, so its content is untrusted. Keys that this version does not
+know are ignored, and keys that earlier versions did not write are optional.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 from ..base.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable, read_json
 
-# Errors of the storage that do not pass: no permission, a loop of links, a socket or a device in the file's place, a
-# file in its folder's.
+# Errors of the storage that are not temporary: no permission, a loop of links, a socket or device instead of the file,
+# a file instead of its directory.
 LASTING = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOTDIR)
 
 COUNT = Number(0)
 SECONDS = Number(0, 1e12, whole=False)
-TIME = Number(-2**31, 2**40, whole=False)  # that a calendar can show
+TIME = Number(-2**31, 2**40, whole=False)  # what datetime can represent
 NAME = Text(r"[^\x00-\x1f\x7f]*", 4096, "text without control characters")
-JOB_ID = Text(r"[0-9]{1,18}(_[0-9]{1,9})?", 32, "a job id")
-TOKEN = Text(r"(?!\(null\)$)[^\x00-\x1f\x7f/]+", 1024, "a token")  # (null): Slurm's word for no comment
-USER = Text(r"[^\x00-\x20\x7f,/-][^\x00-\x20\x7f,/]*", 256, "the name of a user")
-CHECKPOINT = Text(r"iter_[0-9]{1,12}-a[0-9]{1,9}\.pth", 64, "the name of a checkpoint")
+JOB_ID = Text(r"[0-9]{1,18}(_[0-9]{1,9})?", 32, "a job ID")
+TOKEN = Text(r"(?!\(null\)$)[^\x00-\x1f\x7f/]+", 1024, "a token")  # (null): a job without a comment, as Slurm prints it
+USER = Text(r"[^\x00-\x20\x7f,/-][^\x00-\x20\x7f,/]*", 256, "a user name")
+CHECKPOINT = Text(r"iter_[0-9]{1,12}-a[0-9]{1,9}\.pth", 64, "a checkpoint's file name")
 START = Text(r"[^:\x00-\x1f]*:[^:\x00-\x1f]*:[0-9]{0,9}", 256, "CLUSTER:JOB:RESTART")
 CLUSTER = OneOf("slurm", "local")
 FIGURE = Maybe(float)
@@ -43,9 +43,9 @@ OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": 
 _ATTEMPT: dict[Any, Any] = {
     OptionalKey("abandoned"): [CHECKPOINT], OptionalKey("identity"): NAME, OptionalKey("host"): NAME,
     OptionalKey("job_id"): Maybe(JOB_ID), OptionalKey("cluster"): CLUSTER, OptionalKey("restart"): Maybe(COUNT),
-    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(Text(r"\w[\w.-]*\.pth", 255, "the name of a checkpoint"))}
+    OptionalKey("token"): NAME, OptionalKey("from"): Maybe(Text(r"\w[\w.-]*\.pth", 255, "a checkpoint's file name"))}
 ATTEMPT = {**_ATTEMPT, "accepts": [CHECKPOINT]}
-ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64, "a way to score")]}
+ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64, "a scoring variant")]}
 
 COMPLETE = {"checkpoint": CHECKPOINT}
 
@@ -67,7 +67,7 @@ ELEMENTS = {"elements": [{"at": Text(r"last|(epoch|iteration) [0-9]{1,12}", 32, 
 CHUNKS = {"chunks": Number(0, 10**6)}
 
 METRICS = {
-    "figures": {str: {str: FIGURE}}, "max_dets": Maybe(COUNT),  # null: of VOC, which knows no such limit
+    "figures": {str: {str: FIGURE}}, "max_dets": Maybe(COUNT),  # null for VOC, which has no such limit
     "per_class": [{"id": object, "name": str, "frequency": Maybe(str), "image_count": Maybe(COUNT),
                    "instance_count": Maybe(COUNT), OptionalKey("bbox"): FIGURE, OptionalKey("segm"): FIGURE}],
     "provenance": {"checkpoint": NAME, "iteration": COUNT, OptionalKey("epoch"): Maybe(COUNT),
@@ -86,7 +86,7 @@ LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position
               "iterations_this_epoch": COUNT, "iterations_per_epoch": COUNT}
 LOG_LINE = {"iter": COUNT, OptionalKey("epoch"): COUNT}
 
-# Events of the ledger by kind: what readers cannot do without, and the types of what they show.
+# Events of the ledger by kind: the fields that readers require, and the types of those that they show.
 _RANK: dict[Any, Any] = {OptionalKey("rank"): Maybe(int)}
 _STAGED = {name: Number(0, 1e18, whole=False) for name in ("copied", "repaired", "found", "seconds", "waited")}
 EVENTS: dict[str, dict[Any, Any]] = {
@@ -118,11 +118,11 @@ EVENTS: dict[str, dict[Any, Any]] = {
 
 
 def read(path: Path, shape: Any) -> Any:
-    """A record of this shape.
+    """Read a record of this shape.
 
     Raises:
-        Unreadable: It is damaged, or nobody but another user can read it.
-        OSError: It is not there, or the storage fails for now.
+        Unreadable: It is damaged, or only another user may read it.
+        OSError: It does not exist, or the storage fails temporarily.
     """
     try:
         return read_json(path, shape)

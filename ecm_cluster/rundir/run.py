@@ -1,4 +1,4 @@
-"""A run: what can be read from its directory, and whose it is."""
+"""A run: what can be read from its directory, and who owns it."""
 
 from __future__ import annotations
 
@@ -25,42 +25,48 @@ __all__ = ["Evaluation", "Run", "Submission", "Work"]
 
 @dataclass(frozen=True)
 class Submission:
-    """One job of the chain as recorded on the login node.
+    """One job of a step of the chain, the present one or a former one, as recorded where it was submitted.
 
     Attributes:
-        stage, cluster: ``train`` or ``evaluate``; ``slurm`` or ``local``.
         token: Passed to Slurm as the job's comment; finds a job whose id was never recorded.
-        job_id: None between the token and sbatch's answer.
+        job_id: None until sbatch has answered.
+        cluster: ``slurm`` or ``local``.
+        cluster_name: Slurm's, where it was known.
+        refused: Slurm said that it knows no job of this token.
     """
 
     stage: str
     token: str
     job_id: str | None
     cluster: str
+    user: str | None
+    cluster_name: str | None
+    present: bool
+    refused: bool = False
 
 
 class Run(RunFolder):
-    """A training run and all that hangs on it."""
+    """A training run with its evaluations."""
 
     @property
     def is_own(self) -> bool:
-        """Whether it is the caller's own; root's are those of root. Of another's run everything is data, to be shown.
+        """Whether it belongs to the caller (for root: to root). Another user's run is only shown.
 
-        Nothing acts on what a foreign run names (jobs, processes, files), and nothing is written to it.
+        Nothing acts on the jobs, processes or files that another user's run names, and nothing is written to it.
         """
         try:
             return owners.of(self.path, self.run_file.name) == os.geteuid()
         except OSError:
-            return False  # nothing can be done with it
+            return False  # nothing could be done with it
 
     def require_own(self, verb: str) -> None:
         """Refuse to act on another user's run.
 
         Args:
-            verb: What the owner can do, in the infinitive.
+            verb: What was asked for, in the infinitive, for the message.
 
         Raises:
-            UserError: It is another's, or cannot be looked into.
+            UserError: It belongs to another user, or cannot be read.
         """
         try:
             uid = owners.of(self.path, self.run_file.name)
@@ -71,25 +77,25 @@ class Run(RunFolder):
 
     @property
     def code_dir(self) -> Path:
-        """The code that attempts import: the submission's, or what a resume has put in its place."""
+        """The code that attempts import: that of the submission, or of the last ``resume --code``."""
         return self.code_folder(self.overrides().code.get("number", 1))
 
     def mark_cancelled(self, by: str) -> None:
-        """Write the cancel mark; each is another one, whatever the clock says."""
+        """Write the cancel mark; its random id distinguishes it from earlier ones, as clocks may not."""
         files.write_json(self.cancel_file, {"id": secrets.token_hex(4), "time": round(time.time(), 3), "by": by})
 
     def cancel_mark(self) -> dict[str, Any] | None:
-        """The cancel mark; None: the user has not cancelled the run, or has resumed it."""
+        """The cancel mark; None if the user has not cancelled the run, or has resumed it since."""
         try:
             return records.read(self.cancel_file, records.CANCELLED)
         except FileNotFoundError:
             return None
         except Unreadable as error:
             self.note(error)
-            return {}  # damaged, but there
+            return {}  # damaged, but it exists
 
     def cancelled(self, stage: str = "train") -> bool:
-        """Whether the user has cancelled a stage; a sweep that was submitted after that is not meant."""
+        """Whether the user has cancelled a stage; a sweep that was submitted later is not affected."""
         mark = self.cancel_mark()
         record = self.stage(stage) if mark is not None and stage.startswith("sweep") else None
         return mark is not None and (record is None or record.after_cancel != mark)
@@ -106,7 +112,7 @@ class Run(RunFolder):
 
     @cached_property
     def spec(self) -> RunSpec:
-        """run.json: frozen at submission.
+        """run.json, written once at submission.
 
         Raises:
             UserError: The directory is not a run.
@@ -115,10 +121,10 @@ class Run(RunFolder):
             return RunSpec.from_dict(records.read(self.run_file, records.RUN))
         except FileNotFoundError:
             raise UserError(f"{self.path} is not a run directory: it has no {self.run_file.name}; "
-                            "give the folder that `submit` printed") from None
+                            "use the directory that `submit` printed") from None
         except (UserError, OSError) as error:
             if os.path.exists(self.path) and not os.path.isdir(self.path):
-                raise UserError(f"{self.path} is not a run directory; give the folder that `submit` printed") from None
+                raise UserError(f"{self.path} is not a directory; use the one that `submit` printed") from None
             why = str(error).replace(f"{self.run_file}: ", "")
             raise UserError(f"{self.run_file} is not a readable record of a run ({why}){self._of_another()}") from None
 
@@ -129,9 +135,9 @@ class Run(RunFolder):
         return ""
 
     def job(self, stage: str = "train") -> Job:
-        """The job of a stage as it is now: the submission's with what resumes have changed since.
+        """The current job of a stage: that of the submission, with the changes of all resumes.
 
-        A stage of evaluations that was submitted with a job of its own keeps that one.
+        A stage of evaluations that was submitted with its own job keeps that one.
         """
         now, changes = self.spec.job, self.overrides().job
         if changes:
@@ -142,12 +148,12 @@ class Run(RunFolder):
         return record.job if record and record.job else evaluation_job(now)
 
     def threads(self, stage: str) -> int:
-        """CPU threads of each rank of a stage: the run's, but where a stage of evaluations has a job of its own."""
+        """CPU threads of each rank of a stage: the run's, unless the stage was submitted with its own job."""
         record = self.stage(stage)
         return record.job.threads_per_rank if record and record.job else self.spec.threads
 
     def stage(self, stage: str) -> StageRecord | None:
-        """What is on record of a stage of evaluations, if anything."""
+        """The record of a stage of evaluations, if there is one."""
         try:
             if not STAGE.fullmatch(stage):
                 return None
@@ -158,9 +164,9 @@ class Run(RunFolder):
             raise _not_readable(self.elements_file(stage), "record of evaluations", error) from None
 
     def completion(self) -> str | None:
-        """Name of the last checkpoint, if the newest attempt wrote the completion mark; None: not complete.
+        """Name of the last checkpoint if the newest attempt wrote the completion mark; None if it is not complete.
 
-        A mark that is damaged says that it was written: then the ledger says what it held.
+        A damaged mark still means that the training is complete; its content is then taken from the ledger.
         """
         newest = self.newest_attempt()
         path = self.complete_file(newest)
@@ -169,28 +175,28 @@ class Run(RunFolder):
         except FileNotFoundError:
             return None
         except Unreadable as error:
-            told = [e["checkpoint"] for e in self.events(newest) if e.kind == "complete"]
-            if not told or not reading.fits(told[-1], records.CHECKPOINT):
+            recorded = [e["checkpoint"] for e in self.events(newest) if e.kind == "complete"]
+            if not recorded or not reading.fits(recorded[-1], records.CHECKPOINT):
                 raise _not_readable(path, "completion mark", error) from None
             self.note(error)
-            return told[-1]
+            return recorded[-1]
 
     def overrides(self) -> Overrides:
-        """What resumes have changed, read anew at each call."""
+        """What resumes have changed; read from disk at every call."""
         try:
             return Overrides.from_dict(records.read(self.overrides_file, records.OVERRIDES))
         except FileNotFoundError:
             return Overrides()
         except UserError as error:
-            raise _not_readable(self.overrides_file, "record of what was resumed", error) from None
+            raise _not_readable(self.overrides_file, "record of overrides", error) from None
 
     def submission(self, stage: str) -> dict[str, Any]:
-        """The submission record of a stage (:data:`records.SUBMISSION`); empty where there is none.
+        """The submission record of a stage (:data:`records.SUBMISSION`); empty if there is none.
 
-        Of one that is damaged the ledger has what matters: the jobs with their tokens.
+        If it is damaged, the ledger still has what matters: the jobs with their tokens.
 
         Raises:
-            UserError: It has not.
+            UserError: It is damaged, and the ledger does not have them either.
         """
         path = self.submission_file(stage)
         try:
@@ -204,15 +210,21 @@ class Run(RunFolder):
                 raise _not_readable(path, "record of a submission", error) from None
             self.note(error)
             return record
-        except OSError:  # none, or replaced just now
+        except OSError:  # none, or being replaced
             return {}
 
+    def submissions_of(self, stage: str) -> list[Submission]:
+        """Every job that a step has had, oldest first, with the present one last."""
+        record = self.submission(stage)
+        rows = [*record.get("former", []), *([record] if record.get("token") else [])]
+        return [Submission(stage, row["token"], row.get("job_id"), record.get("cluster", "slurm"), row.get("user"),
+                           row.get("cluster_name"), row is record, bool(row.get("refused"))) for row in rows]
+
     def submissions(self) -> list[Submission]:
-        """Jobs of the chain, training first."""
+        """The present jobs of the chain, training first; a step whose job was refused meanwhile has none."""
         stages = [path.stem for path in self.submission_file("x").parent.glob("*.json") if STAGE.fullmatch(path.stem)]
-        found = [(stage, record) for stage in sorted(stages, key=lambda s: (s != "train", s))
-                 if (record := self.submission(stage))]  # refused meanwhile
-        return [Submission(stage, record["token"], record.get("job_id"), record["cluster"]) for stage, record in found]
+        return [job for stage in sorted(stages, key=lambda s: (s != "train", s)) for job in self.submissions_of(stage)
+                if job.present]
 
 
 def _not_readable(path: Path, what: str, error: UserError) -> UserError:

@@ -1,4 +1,4 @@
-"""Finding runs: the one that a user means, or all that there are."""
+"""Finding runs: one by its path or name, or all of them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .run import Run
 
 
 def find(path: str, runs_dir: Path) -> Run:
-    """The run that a user means by a path or by a bare name under ``runs_dir``.
+    """The run at a path, or with this name under ``runs_dir``.
 
     Raises:
-        UserError: Neither is a run directory.
+        UserError: There is no such run.
     """
     for candidate in (Path(path), runs_dir / path):
         if _is_run(candidate):
             return Run(os.path.realpath(candidate))
     raise UserError(f"RUN: {path!r} is neither a run directory nor the name of one under {runs_dir}; "
-                    "`python -m ecm_cluster.status` lists the runs there are")
+                    "`python -m ecm_cluster.status` lists all runs")
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether there is a run.json in it, readable or not; a folder that cannot be looked into may be a run."""
+    """Whether it contains run.json, readable or not; a directory that cannot be accessed may be a run."""
     try:
         os.lstat(Run(folder).run_file)
     except PermissionError:
@@ -34,7 +34,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def list_runs(runs_dir: Path) -> list[Run]:
-    """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before."""
+    """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before them."""
     if not os.path.isdir(runs_dir):
         return []
 
@@ -47,5 +47,5 @@ def list_runs(runs_dir: Path) -> list[Run]:
     try:
         runs = [Run(p) for p in runs_dir.iterdir() if _is_run(p)]
     except OSError as error:
-        raise UserError(f"runs-dir: {runs_dir} cannot be read ({error.strerror}); give another --runs-dir") from None
+        raise UserError(f"runs-dir: {runs_dir} cannot be read ({error.strerror}); use another --runs-dir") from None
     return sorted(runs, key=lambda r: (submitted(r), r.name))

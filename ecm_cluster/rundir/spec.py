@@ -1,8 +1,8 @@
-"""The records of a run, typed: what was submitted, what resumes have changed since, what a stage of evaluations is.
+"""The records of a run as types: what was submitted, what resumes have changed since, what a stage of evaluations is.
 
-Only this module looks into these files by key. Records of former versions stay readable: a key that is missing has its
-default, and one that this version does not know is ignored. What is on record was checked when it was submitted, so a
-stricter check of a later version does not make a run unreadable.
+Only this module accesses these files by key. Records of earlier versions stay readable: a missing key has its default,
+and an unknown one is ignored. Values were validated at submission and are not validated again, so a stricter check of
+a later version does not make an old run unreadable.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .records import NAME
 
 
 def recorded_job(values: Mapping[str, Any], base: Job | None = None) -> Job:
-    """A job from plain values on record.
+    """The job in a record.
 
     Args:
-        base: Where what is not given comes from; None: the defaults.
+        base: Provides the values that are not recorded; None: the defaults.
 
     Raises:
-        UserError: A value is not of the field's type.
+        UserError: A value does not have the field's type.
     """
     block = values.get("evaluation")
     known = {f.name: getattr(base, f.name) if base else _default(f) for f in fields(Job)}
@@ -40,7 +40,7 @@ def _default(f: Any) -> Any:
 
 
 def _unchecked(kind: type, values: Any, prefix: str) -> Any:
-    """An instance of a frozen dataclass without its own checks; only the type of each value is looked at."""
+    """An instance of a frozen dataclass without its own validation; only the type of each value is checked."""
     if not isinstance(values, Mapping):
         raise UserError(f"job: invalid {prefix or 'record'} {values!r}; expected a mapping")
     made: Any = object.__new__(kind)
@@ -54,14 +54,14 @@ def _unchecked(kind: type, values: Any, prefix: str) -> Any:
 
 
 def _shape(default: Any) -> Any:
-    """What a recorded value may be, by the field's default; a default of None is that of a text."""
+    """The shape of a recorded value, by the field's default; fields with default None hold text."""
     if default is None:
         return Maybe(NAME)
     return {str: NAME, int: int, float: Number(whole=False), list: [str]}.get(type(default), type(default))
 
 
 def evaluation_job(job: Job) -> Job:
-    """A job on the resources of its evaluation; what the evaluation block does not say is the training's."""
+    """The job with the resources of its evaluation block; what that does not set is as for the training."""
     own = job.evaluation
     block = replace(own, nodes=own.nodes or 1, gpus=own.gpus or job.gpus, partition=own.partition or job.partition,
                     time=own.time or job.time)
@@ -71,19 +71,19 @@ def evaluation_job(job: Job) -> Job:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What was submitted: run.json, which never changes.
+    """What was submitted: the content of run.json, which never changes.
 
     Attributes:
-        run_id: A name that no other run has, for services outside.
+        run_id: A unique name, for external services.
         cluster: ``slurm`` or ``local``.
-        cwd: The folder in which it was submitted, and in which every attempt runs.
-        virtual_ranks: Ranks that the order of samples is made for.
-        threads: CPU threads of each rank of the training.
-        checkpoint_every: Iterations between checkpoints; 0: none by iterations.
-        config: Path of the config as submitted; what is trained is :attr:`Run.config_file`.
-        job: As submitted; :meth:`Run.job` says what it is now.
+        cwd: The directory in which it was submitted and every attempt runs.
+        virtual_ranks: The number of ranks that determines the order of samples.
+        threads: CPU threads per rank of the training.
+        checkpoint_every: Iterations between checkpoints; 0: only by time and epochs.
+        config: Path of the submitted config; :attr:`Run.config_file` is what is trained.
+        job: As submitted; :meth:`Run.job` is the current one.
         annotations: Annotation file of each split.
-        digests: Of the config and of the annotation files.
+        digests: Digests of the config and of the annotation files.
     """
 
     cluster: str
@@ -107,10 +107,10 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, record: Any) -> RunSpec:
-        """The record as it is on disk, of the shape :data:`records.RUN`.
+        """From the content of the file, of the shape :data:`records.RUN`.
 
         Raises:
-            UserError: The job in it is not one.
+            UserError: The job in it is invalid.
         """
         known = _known(cls, record)
         job = recorded_job(known["job"])
@@ -123,7 +123,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where ``resume --from`` goes on: ``iteration``; it holds for the attempt that follows attempt ``after``."""
+    """``resume --from``: the attempt that follows attempt ``after`` resumes at ``iteration``."""
 
     iteration: int
     after: int
@@ -134,11 +134,11 @@ class Overrides:
     """What resumes have changed since the submission.
 
     Attributes:
-        job: Options as they are now.
+        job: Changed options.
         point: See :func:`ecm_cluster.chain.chain.resume_point`.
-        virtual_ranks: Of a rescaled run.
-        code: Record of a newer snapshot, with the ``number`` of its folder.
-        not_kept: What of the run's exactness a resume has given up.
+        virtual_ranks: If the run was rescaled.
+        code: Record of a newer snapshot, with the ``number`` of its directory.
+        not_kept: Guarantees of exactness that a resume gave up.
     """
 
     job: dict[str, Any] = field(default_factory=dict)
@@ -149,7 +149,7 @@ class Overrides:
 
     @classmethod
     def from_dict(cls, record: Any) -> Overrides:
-        """The record as it is on disk, of the shape :data:`records.OVERRIDES`."""
+        """From the content of the file, of the shape :data:`records.OVERRIDES`."""
         known, point = _known(cls, record), record.get("from")
         return cls(**{**known, "point": ResumePoint(**_known(ResumePoint, point)) if point else None})
 
@@ -160,12 +160,12 @@ class Overrides:
 
 @dataclass(frozen=True)
 class Element:
-    """One checkpoint under one set of detection settings, scored in one way or in several.
+    """One checkpoint with one set of detection settings, scored in one or several variants.
 
     Attributes:
         at: ``last``, ``epoch N`` or ``iteration N``.
         settings: Detection settings.
-        scoring: Scoring settings, one dict for each way to score.
+        scoring: Scoring settings, one dict per variant.
     """
 
     at: str
@@ -175,13 +175,13 @@ class Element:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a stage of evaluations is.
+    """The record of a stage of evaluations.
 
     Attributes:
-        elements: What each element of its array scores, in the order of the indices.
-        job: The job that it was submitted with, on the evaluation's resources; None: the run's own, as it is now.
-        instead_of: The job whose place it takes, as Slurm will not run that one again.
-        after_cancel: The cancel mark that the run had when the stage was submitted: that one does not mean this stage.
+        elements: What each element of its job array scores, by index.
+        job: The job that it was submitted with, with the resources of the evaluation; None: the run's current job.
+        instead_of: The job that it replaces, as Slurm will not run that one again.
+        after_cancel: The run's cancel mark at the time of submission, which does not apply to this stage.
     """
 
     elements: tuple[Element, ...]
@@ -191,15 +191,15 @@ class StageRecord:
 
     @classmethod
     def from_dict(cls, record: Any, base: Callable[[], Job]) -> StageRecord:
-        """The record as it is on disk (:data:`records.ELEMENTS`); ``base`` gives what former versions left out."""
+        """From the content of the file (:data:`records.ELEMENTS`); ``base`` provides what earlier versions omitted."""
         elements = tuple(Element(e["at"], e["settings"], tuple(e["scoring"])) for e in record["elements"])
         job = recorded_job(record["job"]) if record.get("job") else None
-        if job is None and record.get("block"):  # a former version knew the evaluation block alone
+        if job is None and record.get("block"):  # an earlier version recorded only the evaluation block
             job = evaluation_job(recorded_job({"evaluation": record["block"]}, base()))
         return cls(elements, job, record.get("instead_of"), record.get("after_cancel"))
 
     def as_dict(self) -> dict[str, Any]:
-        # the block is for a former version, whose code a run may still have
+        # the block is for code of an earlier version, which the run may still have
         own = {"block": asdict(self.job.evaluation), "job": self.job.as_record()} if self.job else {}
         return {key: value for key, value in {**asdict(self), **own}.items() if value is not None}
 

@@ -1,7 +1,7 @@
 """The logged losses of all attempts as one series, as if the training had never stopped.
 
-Each attempt has a JSON log of its own. Its first line says after which iteration it started, so what earlier
-attempts logged beyond that was done again, and does not count.
+Each attempt has its own JSON log. Its first line records the iteration after which it started; what earlier attempts
+logged beyond that was repeated and does not count.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from ..base.reading import Unreadable, check, parse_json, read_bytes
 from . import records
 from .run import Run
 
-LARGEST = 1 << 30  # bytes of the log of one attempt: a line for each iteration of a long training
+LARGEST = 1 << 30  # bytes of the log of one attempt: enough for a line per iteration of a long training
 
 
 def fold(run: Run) -> list[dict[str, Any]]:
-    """The log lines that count, by iteration, none doubled and none missing.
+    """The log lines that count, by iteration, without duplicates and gaps.
 
     Returns:
-        mmcv's fields of each line (``loss``, ``lr``, …); ``iteration`` counts optimizer steps from the training's
-        first one, and ``attempt`` says who logged it.
+        mmcv's fields of each line (``loss``, ``lr``, …), with ``iteration``, the number of optimizer steps since the
+        start of the training, and ``attempt``, which logged it.
     """
     series: list[dict[str, Any]] = []
     for attempt in run.attempts():
@@ -32,7 +32,7 @@ def fold(run: Run) -> list[dict[str, Any]]:
 
 
 def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The first line of an attempt's JSON log, None if it logged nothing, and its training lines."""
+    """The first line of an attempt's JSON log (None if it logged nothing), and its training lines."""
     path = run.json_log(attempt)
     try:
         rows = read_bytes(path, LARGEST).decode(errors="replace").split("\n")
@@ -43,7 +43,7 @@ def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, 
         return None, []
     header, lines = None, []
     for row in rows:
-        with contextlib.suppress(Unreadable):  # empty, or torn by a kill
+        with contextlib.suppress(Unreadable):  # empty, or truncated by a kill
             line = check(parse_json(row, path), dict, path)
             if "starts_after" in line:
                 header = check(line, records.LOG_HEADER, path)
@@ -58,19 +58,19 @@ def _iteration(line: dict[str, Any], header: dict[str, Any]) -> int:
     if not header["by_epoch"]:
         return line["iter"]
     later = line.get("epoch", 1) - 1 - header["epoch"]
-    # the epoch that it starts in may be of another length, where the run was rescaled
+    # the epoch in which it starts may have a different length, if the run was rescaled
     before = header["iterations_this_epoch"] + (later - 1) * header["iterations_per_epoch"] if later else 0
     return header["starts_after"] + before - header["position"] + line["iter"]
 
 
-def redone(run: Run, attempt: int, start: int) -> list[str]:
-    """For the readable log: which iterations of earlier attempts an attempt that starts after ``start`` redoes."""
-    lines = [f"attempt {attempt} goes on after iteration {start}"] if attempt > 1 else []
+def repeated(run: Run, attempt: int, start: int) -> list[str]:
+    """For the readable log: the iterations of earlier attempts that an attempt starting after ``start`` repeats."""
+    lines = [f"attempt {attempt} resumes after iteration {start}"] if attempt > 1 else []
     for earlier in run.attempts():
         reached = _reached(run, earlier) if earlier < attempt else 0
         if reached > start:
             first = max(start, _start(run, earlier)) + 1
-            lines.append(f"iterations {first} to {reached} of attempt {earlier} are redone: its lines on them are void")
+            lines.append(f"iterations {first} to {reached} of attempt {earlier} are repeated; ignore its lines")
     return lines
 
 
@@ -80,7 +80,7 @@ def _start(run: Run, attempt: int) -> int:
 
 
 def _reached(run: Run, attempt: int) -> int:
-    """The last iteration of an attempt that is on record anywhere."""
+    """The last iteration that an attempt recorded anywhere."""
     _, lines = read(run, attempt)
     beat = run.heartbeat(attempt) or {}
     return max([line["iteration"] for line in lines] + [beat.get("iteration") or 0])

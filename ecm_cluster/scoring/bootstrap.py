@@ -10,7 +10,7 @@ It is not the interval between the replicates' quantiles, since on LVIS they are
 images is absent from many replicates and over-represented in the others, and then its precision is higher. ``bias``
 says by how much; it can be more than the error, and the quantiles then leave the figure itself out.
 
-An interval speaks of the choice of images alone, not of another training run. With few images of a kind (APr, APc)
+An interval is about the choice of images alone, not about another training run. With few images of a kind (APr, APc)
 the replicates hold fewer of its classes than other sets of images would, and the interval is rather too narrow.
 """
 

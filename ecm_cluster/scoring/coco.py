@@ -30,7 +30,7 @@ def evaluate(document: dict[str, Any], found: Detections, iou_type: str, limits:
              iou_thrs: Sequence[float] = ()) -> Curves:
     """Evaluate by pycocotools, as mmdet's ``CocoDataset.evaluate`` does.
 
-    Masks are sorted into small, medium and large by their own area. An object without ``iscrowd`` is no crowd.
+    Masks are sorted into small, medium and large by their own area. An object without ``iscrowd`` is not a crowd.
 
     Args:
         document: Images, annotations and categories to score, and no others.

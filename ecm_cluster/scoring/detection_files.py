@@ -139,7 +139,7 @@ def _check_coverage(positions: np.ndarray, images: np.ndarray, size: int,
         at = int(np.flatnonzero(times > 1)[0])
         image = int(images[np.flatnonzero(positions == at)[0]])
         raise UserError(f"{int((times > 1).sum())} images are covered by two shards (the first is image "
-                        f"{image}); give each shard of one evaluation once")
+                        f"{image}); use each shard of one evaluation once")
     if (times == 0).any():
         raise UserError(f"{int((times == 0).sum())} of {size} images are covered by no shard (the first is "
                         f"number {int(np.flatnonzero(times == 0)[0])} of the data set); {REMEDY}")

@@ -189,7 +189,7 @@ def strongest(image_id: np.ndarray, scores: np.ndarray, max_dets: int) -> np.nda
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """For a million small objects that are no garbage: the collector would look at them again and again."""
+    """For a million small objects that are all in use: the collector would traverse them again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:

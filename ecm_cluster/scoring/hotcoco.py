@@ -2,9 +2,10 @@
 
 hotcoco and vernier both give these arrays on ordinary files, at about the same speed (benchmarks/README.md). hotcoco
 was chosen because it accepts detections *and* federated ground truth as arrays, where vernier reads the federated lists
-from JSON text only; because it scores whatever lvis-api scores, where vernier rejects a category that is both listed as
-absent and present or not exhaustively annotated; and because it needs numpy alone, where vernier needs pyarrow. Where
-it differs from lvis-api (tests/scoring/test_fast_scoring.py has the cases) the input is prepared so that it cannot matter:
+from JSON text only; because it scores everything that lvis-api scores, where vernier rejects a category that is listed
+as absent and present, or not exhaustively annotated; and because it needs numpy alone, where vernier needs pyarrow.
+Where it differs from lvis-api (cases in tests/scoring/test_fast_scoring.py) the input is prepared so that it cannot
+matter:
 
 - objects and detections without area are dropped, as in lvis-api;
 - the maximum of detections per image is applied before that, over all categories; of equal scores the first are kept;

@@ -119,7 +119,7 @@ def evaluate(truth: LvisTruth, found: Detections, iou_type: str, max_dets: int =
     begins, ends = (np.searchsorted(found.category_id, categories, side) for side in ("left", "right"))
     for at, category in enumerate(categories):
         present = set(truth.cat_img_map.get(category, ()))
-        if present:  # a category without ground truth stays undefined, whatever was detected
+        if present:  # a category without ground truth stays undefined
             images = sorted(present.union(free_of[category]))
             rows = found.take(slice(begins[at], ends[at]))
             rows = rows.take(np.isin(rows.image_id, images))

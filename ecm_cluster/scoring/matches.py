@@ -63,7 +63,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class Admitted:
-    """The n detections that count, in the given order.
+    """The n detections that are scored, in the given order.
 
     Attributes:
         rows: (n,) positions among all.

@@ -49,8 +49,11 @@ class Curves:
         return max(self.recalls)
 
     def at(self, overlap: float) -> np.ndarray:
-        """Precision over all areas at one threshold; empty if it is not among them."""
-        return self.of_area("")[self.thresholds == overlap]
+        """Precision over all areas at one threshold; empty if it is not among them.
+
+        np.linspace gives 0.9 as 0.8999999999999999.
+        """
+        return self.of_area("")[abs(self.thresholds - overlap) < 1e-9]
 
     def of_area(self, name: str) -> np.ndarray:
         return self.precision[..., AREAS.index(name)]

@@ -65,7 +65,7 @@ class ScoredDataset:
         kept = [a for a in document["annotations"] if a["image_id"] in images and a["category_id"] in categories]
         if not all(isinstance(a["id"], int) for a in kept):  # pycocotools keeps them in arrays of numbers
             kept = [{**a, "id": number} for number, a in enumerate(kept, 1)]
-        # an entry that is there twice counts once, as in mmdet
+        # a duplicate entry counts once, as in mmdet
         listed = {kind: {e["id"]: {**e, "id": names[e["id"]]} for e in document[kind] if e["id"] in names}
                   for kind, names in renamed.items()}
         for image in listed["images"].values():
@@ -140,14 +140,14 @@ def _are_numbers(ids: Sequence[Any]) -> bool:
 
 
 def _names(ids: Sequence[Any]) -> dict[Any, int]:
-    """What each id is called in columns: itself, or its place among all where any is no whole number."""
+    """What each id is called in columns: itself, or its position among all if any is not an integer."""
     if _are_numbers(ids):
         return {i: i for i in ids}
     return {i: place for place, i in enumerate(sorted(set(ids)))}
 
 
 def join(documents: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[Any, int]]]:
-    """One document of several with the same categories: images and annotations numbered anew.
+    """One document of several with the same categories: images and annotations renumbered.
 
     Returns:
         It, and for each document the new id of each image.

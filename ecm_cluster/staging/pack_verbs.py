@@ -65,13 +65,13 @@ def run_pack(args: argparse.Namespace) -> int:
     try:
         outcome = pack(root, out, options, shown, lambda text: print(text, file=sys.stderr, flush=True))
     except PermissionError as error:
-        raise UserError(f"OUT: {out} cannot be written ({error.strerror}); give an OUT that you may write to") from None
+        raise UserError(f"OUT: {out} cannot be written ({error.strerror}); use an OUT that you can write to") from None
     except OSError as error:
         raise of_place(f"OUT: {out} cannot be written ({error.strerror or error}); what is complete is kept: run the "
                        "command again when that is fixed", error) from None
     made, written = outcome.pack, outcome.written
     total = sum(f.size for f in made.files)
-    speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written.size else ""
+    speed = f"; took {time.monotonic() - began:.1f} s, images at {rate(*written)}" if written[0] else ""
     print(f"{out}: {outcome.done}: {made.images} images, {len(made.annotations)} annotation files, {size_text(total)} "
           f"in {len(made.files)} files{speed}")
     cli.say(f"next: python -m ecm_cluster.submit --data-root {out}")
@@ -84,8 +84,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
     pack, threads = read(os.path.expanduser(args.pack)), checked_threads(args.threads)
     if args.against is not None and not os.path.exists(os.path.expanduser(args.against)):
-        raise UserError(f"--against: {shown_value(str(args.against))} does not exist; give the data root that the pack "
-                        "was made of")
+        raise UserError(f"--against: {shown_value(str(args.against))} does not exist; expected the data root of "
+                        "the pack")
     began = time.monotonic()
     with shown("verifying", sum(f.size for f in pack.files)) as advance:
         found = verify(pack, advance, threads)
@@ -123,7 +123,7 @@ def size_of(text: str, what: str = "shard-size") -> int:
 
     small = text.strip().upper().rstrip("B").rstrip("I").endswith("K")
     try:
-        # parse_memory knows nothing below a MiB: KiB are read as MiB, and scaled
+        # parse_memory supports nothing below a MiB: KiB are read as MiB, and scaled
         return parse_memory(text.upper().replace("K", "M")) << 10 if small else parse_memory(text) << 20
     except ValueError:
         raise UserError(f"invalid --{what}: {text!r}; expected a size such as 1G or 512M") from None

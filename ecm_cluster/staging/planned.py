@@ -117,7 +117,7 @@ def check_memory(staging: Staging, size: int, memory: int) -> str | None:
     if staging.scratch is None or Path(staging.scratch).parts[:3] != MEMORY or size < memory:
         return None
     return (f"scratch: {staging.scratch} is memory, and counts against the job's: {size_text(size)} to stage do not "
-            f"fit into {size_text(memory)} a node; give a folder on disk by --scratch, or more by --mem-per-gpu")
+            f"fit into {size_text(memory)} a node; use a folder on disk (--scratch), or more memory (--mem-per-gpu)")
 
 
 def size_of(staging: Staging, ann_files: list[str]) -> int:

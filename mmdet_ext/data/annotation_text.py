@@ -1,9 +1,9 @@
 """From the text of an annotation file in LVIS's or COCO's format to plain numbers, one annotation at a time.
 
-Memory holds the text once and what is kept of it, not a million dicts. Of a mask the numbers are kept as bytes, and
-how they were written, so that exactly what Python's JSON decoder makes of the file can be made again.
+Memory holds the text once and what is kept of it, not a million dicts. The numbers of a mask are kept as bytes, with
+how they were written, so that exactly what Python's JSON decoder returns can be restored.
 
-Not covered: files without a list of annotations, ids that are no integers. They are refused.
+Not covered: files without a list of annotations, ids that are not integers. They are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLOATS, INTEGERS, OTHER = 0, 1, 2  # how the numbers of a mask are written: see 
 
 
 class Refusal(Exception):
-    """Why a file is refused."""
+    """The reason why a file is refused."""
 
 
 class Mask(NamedTuple):
@@ -29,8 +29,8 @@ class Mask(NamedTuple):
 
     Attributes:
         style: ``FLOATS``: every number is a float; ``INTEGERS``: the whole ones, and only those, are integers;
-            ``OTHER``: not to be kept this way (run lengths, numbers of both kinds).
-        numbers: all of them, as :func:`encode` gives them.
+            ``OTHER``: cannot be kept this way (run lengths, numbers of both kinds).
+        numbers: all of them, as :func:`encode` returns them.
         double: True for float64, False for hundredths.
         lengths: numbers in each polygon; None: there is no mask.
     """
@@ -52,10 +52,10 @@ class Annotations:
         self.masks: list[Mask] = []
 
     def add(self, annotation: Any, begin: int, end: int) -> None:
-        """Take in the annotation that stands in the text from ``begin`` to ``end``."""
+        """Add the annotation whose text is from ``begin`` to ``end``."""
         where = f"annotation {len(self.ids)} of the list"
         if not isinstance(annotation, dict):
-            raise Refusal(f"{where} is no object")
+            raise Refusal(f"{where} is not an object")
         for key, column in (("id", self.ids), ("image_id", self.image_ids), ("category_id", self.category_ids)):
             column.append(integer(annotation.get(key), where, key))
         self.begins.append(begin)
@@ -75,7 +75,7 @@ class Annotations:
 def integer(value: Any, where: str, key: str) -> int:
     """``value``, which has to be an integer of at most 64 bits."""
     if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise Refusal(f"{where} has {value!r} for {key}, which has to be an integer")
+        raise Refusal(f"{where} has {value!r} for {key}; expected an integer")
     return value
 
 
@@ -102,7 +102,7 @@ def _mask(given: Any) -> Mask:
 
 
 def encode(numbers: np.ndarray) -> tuple[bytes, bool]:
-    """Float64 numbers as unsigned 16-bit hundredths where those give back every bit, and else as they are (True)."""
+    """Float64 numbers as unsigned 16-bit hundredths if those restore every bit, and otherwise as they are (True)."""
     if not len(numbers):
         return b"", False
     with np.errstate(all="ignore"):
@@ -120,12 +120,12 @@ def decode(hundredths: np.ndarray) -> np.ndarray:
 
 
 def read(text: str) -> tuple[dict[str, list[Any]], Annotations]:
-    """The lists of images and categories, and the annotations; of a key that comes twice the last one."""
+    """The lists of images and categories, and the annotations; of a duplicate key the last one."""
     lists: dict[str, Any] = {}
     annotations = None
     cursor = Cursor(text)
     if cursor.peek() != "{":
-        raise Refusal("is no JSON object")
+        raise Refusal("is not a JSON object")
     for key in cursor.members():
         if key == "annotations":
             annotations = None

@@ -1,8 +1,8 @@
 """From an annotation file in LVIS's or COCO's format (JSON) to columns; needs numpy and no other library.
 
-What mmdet does with an annotation (leave it out, take it as a crowd, make a box of it) depends on nothing but the
-file, so it is done here. An image with anything unusual in it keeps its annotations as JSON text ("raw"), and mmdet's
-own code reads them; the rest becomes numbers, as
+What mmdet does with an annotation (skip it, take it as a crowd, make a box of it) depends only on the file, so it is
+done here. An image with anything unusual in it keeps its annotations as JSON text ("raw"), and mmdet's own code reads
+them; the rest becomes numbers, as
 
     image        image_id, width, height, kind; where its rows, polygons, numbers and distinct categories start;
                  record, raw and two names: texts
@@ -10,8 +10,8 @@ own code reads them; the rest becomes numbers, as
     polygon      polygon_length: numbers in it
     number       points16 (hundredths) or points64, as ``kind`` says
 
-A row is an annotation of an image, in the order of the file. Repeated ids follow lvis-api: an image or category that
-comes twice keeps its first place and its last content, an annotation id stands for the last annotation that has it.
+A row is an annotation of an image, in the order of the file. Duplicate ids follow lvis-api: an image or category keeps
+its first place and its last content, an annotation id refers to the last annotation that has it.
 
 Not covered: what :mod:`mmdet_ext.data.annotation_text` refuses.
 """
@@ -39,20 +39,20 @@ def write(ann_file: Path, handle: IO[bytes]) -> None:
     """Read ``ann_file`` and write its columns into ``handle``; the same JSON gives the same bytes.
 
     Raises:
-        ValueError: one line that says why these are no annotations.
+        ValueError: one line with the reason why these are not annotations.
         OSError: the file cannot be read.
     """
     try:
         text = Path(ann_file).read_text(encoding="utf-8")
         lists, annotations = read(text)
     except Refusal as err:
-        raise ValueError(f"{ann_file}: {err}; give an annotation file in the format of LVIS or COCO") from None
+        raise ValueError(f"{ann_file}: {err}; expected an annotation file in the format of LVIS or COCO") from None
     except (ValueError, RecursionError) as err:  # JSON or UTF-8 that cannot be decoded
         raise ValueError(f"{ann_file}: is not JSON ({err}); fetch the annotation file again") from None
     try:
         made, values = _columns(text, lists["images"], lists["categories"], annotations)
     except Refusal as err:
-        raise ValueError(f"{ann_file}: {err}; mend the annotation file") from None
+        raise ValueError(f"{ann_file}: {err}; correct the annotation file") from None
     column_file.save(handle, made, values)
 
 
@@ -88,7 +88,7 @@ def _columns(text: str, images: list[dict[str, Any]], categories: list[dict[str,
 
 
 def _counts(categories: list[dict[str, Any]], annotations: Annotations) -> dict[str, list[Any] | None]:
-    """What :mod:`mmdet_ext.data.class_counts` finds in the file; None where it refuses to count."""
+    """What :mod:`mmdet_ext.data.class_counts` finds in the file; None if it refuses to count."""
     last = {category["id"]: category for category in categories}
     counts: dict[str, list[Any] | None] = {}
     for field in COUNTS:
@@ -102,7 +102,7 @@ def _counts(categories: list[dict[str, Any]], annotations: Annotations) -> dict[
 
 
 class _Rows:
-    """Which annotation stands in which row, and what follows from it."""
+    """Which annotation is in which row, and what follows from it."""
 
     def __init__(self, columns_: dict[str, np.ndarray], own: np.ndarray, content: np.ndarray, repeated: bool) -> None:
         self.columns = columns_

@@ -1,10 +1,10 @@
-"""Annotations that are mapped into memory instead of parsed: any number of processes share one copy, at once there.
+"""Annotations that are mapped into memory instead of parsed: any number of processes share one copy, without delay.
 
 :func:`write` makes the file, once; :class:`Columns` opens it in a millisecond; :func:`use` tells the datasets of
 :mod:`mmdet_ext.data.datasets` which annotation file has one. ``SUBSTITUTES`` names, for each stock mmdet type, the one that
 looks there and otherwise is the stock one. Needs numpy only.
 
-Not covered: changes to the dict of an image. Each access makes a new one, so what is put into it is not seen later.
+Not covered: changes to the dict of an image. Each access returns a new one, so changes to it are lost.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _in_use: dict[str, str] = {}
 
 
 def use(mapping: Mapping[str, str]) -> None:
-    """Say, for this process, where the columns of annotation files are; replaces what was said before.
+    """Set, for this process, where the columns of annotation files are; replaces what was set before.
 
     Args:
-        mapping: path of an annotation file, as the datasets come to it, to the path of its columns.
+        mapping: path of an annotation file, as the datasets receive it, to the path of its columns.
     """
     _in_use.clear()
     _in_use.update({os.path.abspath(ann_file): os.fspath(path) for ann_file, path in mapping.items()})
 
 
 def columns_of(ann_file: str | os.PathLike[str]) -> str | None:
-    """The path of an annotation file's columns, or None where :func:`use` named none."""
+    """The path of an annotation file's columns, or None if :func:`use` has none."""
     return _in_use.get(os.path.abspath(ann_file)) if _in_use else None
 
 
@@ -64,7 +64,7 @@ class Columns:
         box: (R, 4) float32, corners x1, y1, x2, y2.
 
     Raises:
-        ValueError: one line: the file is another, or not whole.
+        ValueError: one line: it is another file, or truncated.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -86,14 +86,14 @@ class Columns:
         except (LookupError, TypeError, ValueError) as err:
             raise ValueError(f"{path}: lacks the column {err}; remove it, and it is made again from the annotation "
                              "file") from None
-        if not self._holds_together():
-            raise ValueError(f"{path}: its columns do not belong together; remove it, and it is made again from the "
+        if not self._is_consistent():
+            raise ValueError(f"{path}: its columns do not match each other; remove it, and it is made again from the "
                              "annotation file")
         self._row_of: dict[int, int] | None = None
         self._categories: dict[str, Any] | None = None
 
-    def _holds_together(self) -> bool:
-        """Whether the lengths of the columns are those of one set of images and rows."""
+    def _is_consistent(self) -> bool:
+        """Whether the columns have the lengths of one set of images and rows."""
         images, rows = len(self.image_id), len(self.category)
         starts = (self.row_start, self._polygon_start, self._distinct_start, self._texts["record"][0],
                   self._texts["raw"][0])
@@ -113,7 +113,7 @@ class Columns:
         return bool(self.values["repeated_ids"])
 
     def listed_categories(self) -> list[tuple[int, str | None]]:
-        """(id, name) of each category, as often and in the order as the file lists them; None: it has no name."""
+        """(id, name) of each entry of the file's list of categories; None: it has no name."""
         content = self._category_list()
         return list(zip(content["ids"], content["names"]))
 
@@ -123,34 +123,34 @@ class Columns:
         return self._categories
 
     def class_counts(self, field: str = "instance_count") -> ClassCounts:
-        """What :func:`mmdet_ext.data.class_counts.read_class_counts` reads in the annotation file.
+        """The same as :func:`mmdet_ext.data.class_counts.read_class_counts` of the annotation file.
 
         Raises:
-            ClassCountError: the field is unknown, or the file does not say the counts.
+            ClassCountError: the field is unknown, or the file does not have the counts.
         """
         if field not in COUNTS:
-            raise ClassCountError(f"count_field: {field!r} is unknown; legal are: {', '.join(COUNTS)}")
+            raise ClassCountError(f"count_field: invalid value {field!r}; expected one of: {', '.join(COUNTS)}")
         names = dict(self.listed_categories())
         counts = self._category_list()["counts"][field]
         if counts is None or not counts or None in names.values():
-            raise ClassCountError(f"{self.path}: its annotation file does not say {field!r}; give a list of counts")
+            raise ClassCountError(f"{self.path}: its annotation file does not have {field!r}; use a list of counts")
         return ClassCounts(read_class_counts(counts).counts, tuple(map(str, names.values())), self.path)
 
     # --- one image
 
     def record(self, image: int) -> dict[str, Any]:
-        """A new dict of what the file says about an image."""
+        """The file's record of an image, as a new dict."""
         return json.loads(column_file.text_at(*self._texts["record"], image))
 
     def name_record(self, image: int) -> dict[str, Any]:
-        """Of the record of an image what its file name can be told from."""
+        """The part of an image's record from which its file name is derived."""
         if "some" in self.names.values():
             return self.record(image)
         return {name: column_file.text_at(*self._texts[name], image).decode("utf-8", "surrogatepass")
                 for name, there in self.names.items() if there == "all"}
 
     def row_of(self, image_id: int) -> int:
-        """The place of an image by its id; ``KeyError`` where there is none."""
+        """The place of an image by its id; ``KeyError`` if there is none."""
         if self._row_of is None:
             self._row_of = {number: row for row, number in enumerate(self.image_id.tolist())}
         return self._row_of[image_id]
@@ -166,7 +166,7 @@ class Columns:
 
     def objects(self, image: int, labels: np.ndarray, all_known: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray,
                                                                                list[Any]]:
-        """What mmdet takes from the n annotations of an image that is not raw; all of it new.
+        """What mmdet takes from the n annotations of an image that is not raw, as new arrays.
 
         Args:
             image: its place.

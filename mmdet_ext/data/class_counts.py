@@ -1,9 +1,9 @@
 """Positives of each class in the order of mmdet's labels: from a list, a text file or LVIS annotations.
 
-Needs nothing but the standard library, so that a submission can freeze the counts where no torch is
-installed. An annotation file says the counts itself, in its list of categories; only that list is decoded
-where it stands near either end of the file (1.1 GB for LVIS v1 train). The whole file is parsed when the list
-stands elsewhere, or when it lacks the counts and the annotations have to be counted.
+Needs only the standard library, so that a submission can freeze the counts where torch is not installed. An
+annotation file has the counts itself, in its list of categories; only that list is decoded if it is near either
+end of the file (1.1 GB for LVIS v1 train). The whole file is parsed if the list is elsewhere, or if it lacks the
+counts and the annotations have to be counted.
 
 Not covered: a choice of classes. The counts are those of every category of the file, in the file's order,
 which is how mmdet's LVIS datasets label them.
@@ -23,11 +23,11 @@ from typing import Any
 from . import json_walk
 
 COUNT_FIELDS = ("instance_count", "image_count")
-LEGAL = "a list of counts, a text file with one count a line, or an LVIS annotation file (JSON)"
+SOURCES = "a list of counts, a text file with one count a line, or an LVIS annotation file (JSON)"
 
 
 class ClassCountError(ValueError):
-    """Class counts that cannot be read or used; the text is one line that says what to do."""
+    """Class counts that cannot be read or used; the text is one line with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ClassCounts:
 
     Attributes:
         counts: one number a class, zero or more.
-        names: the categories' names, where the source has them.
+        names: the categories' names, if the source has them.
         source: where they come from, for messages.
     """
 
@@ -48,15 +48,15 @@ class ClassCounts:
         return len(self.counts)
 
     def label(self, index: int) -> str:
-        """How to speak of class ``index``: with its name, if it is known."""
+        """The name of class ``index`` in messages."""
         return f"{index} ({self.names[index]})" if self.names else str(index)
 
     def positive(self, clamp: bool = False) -> tuple[float, ...]:
         """The counts, every one at least 1.
 
         Raises:
-            ClassCountError: a class has no positives and ``clamp`` is not set. No margin exists for such a
-                class: its shift is the logarithm of zero.
+            ClassCountError: a class has no positives and ``clamp`` is not set. Such a class has no margin: its
+                shift is the logarithm of zero.
         """
         zero = [i for i, n in enumerate(self.counts) if n == 0]
         if zero and not clamp:
@@ -72,7 +72,7 @@ class ClassCounts:
 def read_class_counts(
     given: str | os.PathLike[str] | Sequence[float], field: str = "instance_count"
 ) -> ClassCounts:
-    """Read class counts from any of the legal sources.
+    """Read class counts from any of the sources.
 
     Args:
         given: a sequence of numbers, or the path of a text file (one count a line, ``#`` starts a comment) or
@@ -85,7 +85,7 @@ def read_class_counts(
         ClassCountError: one line that names the source, what was expected and the remedy.
     """
     if field not in COUNT_FIELDS:
-        raise ClassCountError(f"count_field: {field!r} is unknown; legal are: {', '.join(COUNT_FIELDS)}")
+        raise ClassCountError(f"count_field: invalid value {field!r}; expected one of: {', '.join(COUNT_FIELDS)}")
     if isinstance(given, (str, os.PathLike)):
         path = Path(given)
         counts, names = _from_annotations(path, field) if _is_json(path) else (_from_text(path), None)
@@ -93,9 +93,9 @@ def read_class_counts(
     elif isinstance(given, Iterable):
         counts, names, source = list(given), None, "class_counts"
     else:
-        raise ClassCountError(f"class_counts: {given!r} is neither of {LEGAL}")
+        raise ClassCountError(f"class_counts: invalid value {given!r}; expected {SOURCES}")
     if not counts:
-        raise ClassCountError(f"{source}: no class counts in it; give {LEGAL}")
+        raise ClassCountError(f"{source}: has no class counts; expected {SOURCES}")
     return ClassCounts(tuple(_number(n, i, source) for i, n in enumerate(counts)), names, source)
 
 
@@ -107,7 +107,7 @@ def _number(value: Any, index: int, source: str) -> float:
         number = math.nan
     if not math.isfinite(number) or number < 0:
         raise ClassCountError(
-            f"{source}: the count of class {index} is {ascii(value)[:60]}; give the training set's, zero or more"
+            f"{source}: the count of class {index} is {ascii(value)[:60]}; expected the training set's, zero or more"
         )
     return int(number) if number.is_integer() else number
 
@@ -117,14 +117,14 @@ def _number(value: Any, index: int, source: str) -> float:
 
 def _is_json(path: Path) -> bool:
     try:
-        if path.exists() and not path.is_file():  # a FIFO would be waited for
-            raise ClassCountError(f"class_counts: {path} is not a regular file; give {LEGAL}")
+        if path.exists() and not path.is_file():  # a FIFO would block
+            raise ClassCountError(f"class_counts: {path} is not a regular file; expected {SOURCES}")
         with open(path, "rb") as handle:
             return handle.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     except OSError as err:
         raise ClassCountError(
             f"class_counts: {path} cannot be read ({err.strerror}); a relative path starts at the working "
-            f"directory {os.getcwd()}; give {LEGAL}"
+            f"directory {os.getcwd()}; expected {SOURCES}"
         ) from err
 
 
@@ -132,13 +132,13 @@ def _from_text(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as err:
-        raise ClassCountError(f"class_counts: {path} is not a text file; give {LEGAL}") from err
+        raise ClassCountError(f"class_counts: {path} is not a text file; expected {SOURCES}") from err
     counts = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if len(words) > 1:
             raise ClassCountError(
-                f"{path}, line {number}: {line.strip()!r} is not one count; give one a line"
+                f"{path}, line {number}: {line.strip()!r} is not one count; expected one per line"
             )
         counts += words
     return counts
@@ -151,9 +151,9 @@ def _from_annotations(path: Path, field: str) -> tuple[list[Any], tuple[str, ...
         content = _whole(path)
         listed = content.get("categories")
     if not _are_categories(listed):
-        raise ClassCountError(f'{path}: no list "categories" of objects with id and name in it; give {LEGAL}')
+        raise ClassCountError(f'{path}: has no list "categories" of objects with id and name; expected {SOURCES}')
     assert listed is not None
-    # an id given twice keeps its first place and its last content, as in the dict that lvis-api makes of them
+    # a duplicate id keeps its first place and its last content, as in the dict that lvis-api makes of them
     categories = {c["id"]: c for c in listed}
     names = tuple(c["name"] for c in categories.values())
     if all(field in c for c in categories.values()):
@@ -172,13 +172,13 @@ def _count_annotations(
     except (KeyError, TypeError):
         raise ClassCountError(
             f"{missing} it has no list 'annotations' of objects with category_id and image_id to count; "
-            "give the annotation file of the training set, or a list of counts"
+            "use the annotation file of the training set, or a list of counts"
         ) from None
     counted = collections.Counter(c for c, _ in (set(pairs) if field == "image_count" else pairs))
     unknown = sorted(counted.keys() - categories.keys())
     if unknown:
         raise ClassCountError(
-            f"{missing} its annotations name category ids not listed there: {unknown[:10]}; mend the file"
+            f"{missing} its annotations name category ids not listed there: {unknown[:10]}; correct the file"
         )
     return counted
 
@@ -190,7 +190,7 @@ def _whole(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as err:  # both bad JSON and bad UTF-8
         raise ClassCountError(f"{path}: is not JSON ({err}); fetch the annotation file again") from None
     if not isinstance(content, dict):
-        raise ClassCountError(f"{path}: is not a JSON object; give {LEGAL}")
+        raise ClassCountError(f"{path}: is not a JSON object; expected {SOURCES}")
     return content
 
 

@@ -1,9 +1,8 @@
-"""Named arrays in one file that many processes map into memory together: the container, not what it means.
+"""Named arrays in one file that many processes map into memory together: the container, not its meaning.
 
 The file is a fixed head, a JSON table of columns (name, type, offset, number of elements) with a few values beside
-it, and the arrays, each on a boundary of 64 bytes, little-endian. Its size is in the head, so that a file which was
-cut off is found when it is opened. Not covered: bytes that changed in place; checksums are the business of whoever
-moves files about.
+it, and the arrays, each on a boundary of 64 bytes, little-endian. Its size is in the head, so that a truncated file is
+noticed when it is opened. Not covered: bytes that change in place; checksums are up to the code that copies files.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def save(handle: IO[bytes], columns: Mapping[str, np.ndarray], values: Mapping[s
     Args:
         handle: open for writing, at its start; it need not be seekable.
         columns: by name.
-        values: whatever JSON can hold.
+        values: anything that JSON can hold.
     """
     arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in columns.items()}
     table: list[list[Any]] = []
@@ -55,7 +54,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     """The columns (read-only, in memory that all processes share) and the values of a file of :func:`save`.
 
     Raises:
-        ValueError: one line: the file is another, or not whole.
+        ValueError: one line: it is another file, or truncated.
         OSError: it cannot be opened.
     """
     remedy = "remove it, and it is made again from the annotation file"
@@ -68,9 +67,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     if magic != MAGIC:
         raise ValueError(f"{path}: is not a file of annotation columns; {remedy}")
     if version != VERSION:
-        raise ValueError(f"{path}: has version {version} of the format, this program reads {VERSION}; {remedy}")
+        raise ValueError(f"{path}: has version {version} of the format; expected {VERSION}: {remedy}")
     if size != whole:
-        raise ValueError(f"{path}: has {size} bytes where {whole} were written; {remedy}")
+        raise ValueError(f"{path}: has {size} bytes; expected {whole}: {remedy}")
     try:
         header = json.loads(mapped[_HEAD.size : _HEAD.size + length])
         begin = _aligned(_HEAD.size + length)

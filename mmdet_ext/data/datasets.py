@@ -1,6 +1,6 @@
 """Datasets that read columns (:mod:`mmdet_ext.data.annotations`) where there are some, and the JSON file elsewhere.
 
-``LVISFromFile`` is a dataset of any file in LVIS's format, whatever its categories. mmdet's LVIS datasets carry the
+``LVISFromFile`` is a dataset of any file in LVIS's format, with any categories. mmdet's LVIS datasets carry the
 1,203 (or 1,230) class names of one LVIS version. With another file their labels still follow the file, so names and
 labels diverge, and their argument ``classes`` renames labels without choosing annotations. Here both come from the
 file. Its images may be described as in LVIS v1 or as in v0.5.
@@ -59,7 +59,7 @@ class FromColumns(CocoDataset):
         if columns is None or cat_ids is None:
             return super().load_annotations(ann_file)
         self._columns = columns
-        # where to find the file later, whatever the working directory
+        # where to find the file later, from any working directory
         self._read_from = self.ann_file if "://" in self.ann_file else os.path.abspath(self.ann_file)
         self.cat_ids = cat_ids
         self.cat2label = {cat_id: label for label, cat_id in enumerate(cat_ids)}

@@ -123,7 +123,7 @@ def _pieces(data: Any, at: int) -> Iterator[str]:
 
 
 def places(data: Any, key: str, begin: int = 0, end: int | None = None) -> Iterator[int]:
-    """Where the value of a key may begin between two positions: whatever looks like a key, at whatever depth."""
+    """Where the value of a key may begin between two positions: everything that looks like the key, at any depth."""
     name = json.dumps(key).encode()
     end = len(data) if end is None else end
     at = data.find(name, begin, end)
@@ -137,7 +137,9 @@ def places(data: Any, key: str, begin: int = 0, end: int | None = None) -> Itera
 def likely_places(data: Any, key: str) -> Iterator[int]:
     """Where the value of a key may begin: the first place in the head, the last one in the tail, the first anywhere."""
     yield from itertools.islice(places(data, key, 0, HEAD), 1)
-    yield from list(places(data, key, max(0, len(data) - TAIL)))[-1:]
+    last = data.rfind(json.dumps(key).encode(), max(0, len(data) - TAIL))
+    if last >= 0:
+        yield from places(data, key, last)
     yield from itertools.islice(places(data, key), 1)
 
 

@@ -1,4 +1,4 @@
-"""The records of a dataset's images as a list whose entries are made when they are asked for."""
+"""The records of a dataset's images as a list whose entries are made on access."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .annotations import Columns
 
 
 class Records(Sequence[Any]):
-    """The dict of each image, with its ``filename``, made when it is asked for; otherwise a list of dicts.
+    """The dict of each image, with its ``filename``, made on access; otherwise like a list of dicts.
 
     Args:
         source: the columns.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ecm_cluster.base import files
+from ecm_cluster.base import files, folders
 
 WRITE = "import sys; from ecm_cluster.base import files; files.write_text(sys.argv[1], 'new')"
 CREATE = "import sys; from ecm_cluster.base import files; files.create_exclusive(sys.argv[1], 'mine')"
@@ -154,5 +154,5 @@ def test_folders_of_killed_processes_are_swept_and_those_of_living_or_recent_one
         if name != "own-new":
             os.utime(tmp_path / name, (0, 0))
     with files.locked(tmp_path / "own-alive" / "lock"):
-        files.sweep(tmp_path, "own-", "lock")
+        folders.remove_stale(tmp_path, "own-")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "own-alive", "own-new"]

@@ -57,7 +57,7 @@ NO_YAML = [
 ]
 
 
-def test_a_file_that_is_not_plain_yaml_is_told_with_its_line(tmp_path):
+def test_a_file_that_is_not_plain_yaml_is_reported_with_its_line(tmp_path):
     for data, said in NO_YAML:
         assert said in refused(tmp_path / "a.yaml", data)
 
@@ -68,7 +68,7 @@ def test_dates_and_odd_numbers_are_text(tmp_path):
     assert read_yaml(path) == {"name": "2020-99-99", "b": "2020-01-01", "c": "²", "d": "=", "e": float("-inf")}
 
 
-def test_what_is_no_small_text_file_is_not_waited_for(tmp_path, monkeypatch):
+def test_anything_but_a_small_text_file_is_refused_at_once(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "large").write_bytes(b" " * (2 << 20))
     for name, said in (("fifo", "not a regular file"), ("/dev/zero", "not a regular file"), ("large", "larger than 1"),
@@ -108,7 +108,7 @@ WRONG = [
 
 
 @pytest.mark.slow
-def test_a_wrong_value_is_told_with_file_and_field(tmp_path):
+def test_a_wrong_value_is_reported_with_file_and_field(tmp_path):
     for text, said in WRONG:
         assert said in refused(tmp_path / "a.yaml", text)
 
@@ -174,7 +174,7 @@ def test_a_run_that_is_named_after_a_long_config_has_a_name_that_fits(tmp_path):
     ("1: 2", "setting: 1 is unknown"), ("nms_iou: []", "nms_iou: the list is empty"), ("nms_iou: [[1]]", "nms_iou: "),
     ("\n".join(f"{name}: [{', '.join(str(n / 100 + 0.01) for n in range(99))}]"
                for name in ("nms_iou", "score_thr", "min_score")), "970299 combinations; expected 10000 at most")])
-def test_a_wrong_sweep_file_is_told_in_one_line(tmp_path, text, said):
+def test_a_wrong_sweep_file_is_reported_in_one_line(tmp_path, text, said):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as caught:

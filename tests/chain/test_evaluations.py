@@ -113,7 +113,7 @@ def test_an_element_is_done_when_it_is_scored_in_every_way(run):
     work.path.mkdir(parents=True)
     files.write_json(work.metrics_file(), SCORED)
     assert not evaluations.done(run, element)
-    files.write_json(work.metrics_file(evaluations.way_key({"max_dets": 1})), SCORED)
+    files.write_json(work.metrics_file(evaluations.scoring_variant({"max_dets": 1})), SCORED)
     assert evaluations.done(run, element)
     assert len(work.all_metrics()) == 2
 

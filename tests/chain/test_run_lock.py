@@ -13,14 +13,14 @@ from ecm_cluster.backends import driver
 from ecm_cluster.base import files
 from ecm_cluster.base import processes as table
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.chain import submissions, submit_lock
+from ecm_cluster.chain import locks
 from ecm_cluster.rundir.run import Run
 
 
 def is_free(run: Run) -> bool:
     """Whether another process could take the lock: a descriptor of its own stands for it."""
     try:
-        with submissions.run_lock(Run(run.path), patience=0.0):
+        with locks.run_lock(Run(run.path), patience=0.0):
             return True
     except UserError:
         return False
@@ -50,10 +50,10 @@ def test_versions_exclude_each_other_where_nobody_else_can_hold_the_lock(run, mo
 def test_sbatch_inherits_every_lock(run):
     run.path.chmod(0o700)
     files.private_file(run.lock_file)
-    assert submissions.held(run) == []
-    with submissions.run_lock(run):
-        assert len(submissions.held(run)) == 2
-    assert submissions.held(run) == []
+    assert locks.held(run) == []
+    with locks.run_lock(run):
+        assert len(locks.held(run)) == 2
+    assert locks.held(run) == []
 
 
 def test_a_lock_file_is_its_owners_alone_and_is_not_looked_for_elsewhere(run):
@@ -96,10 +96,10 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
     os.lchown(shared / "link", ATTACKER, ATTACKER)
     for run in (theirs, Run(shared / "link")):
         with pytest.raises(UserError, match=r"name: .* belongs to another user \(uid .*; give another --name"), \
-                submit_lock.alone(run):
+                locks.creation_lock(run):
             pass
         assert not list(run.path.iterdir())
-    with submit_lock.alone(mine):
+    with locks.creation_lock(mine):
         assert mine.submit_lock.stat().st_mode & 0o777 == 0o600
 
 

@@ -249,7 +249,7 @@ class Disturbed:
             break
         if point is not None and self.disarm():  # a process that the verb has started
             self.count(Kill(f"{point}, typing {name}", point))
-        beaten = ("is alive", "at the same time", "is already there")  # by a second user, who was faster
+        beaten = ("is alive", "at the same time", "already exists")  # by a second user, who was faster
         if typed.returncode != 0 and not any(word in typed.stderr for word in beaten):
             raise Wrong(f"{name}: exit code {typed.returncode}\n{typed.stdout}\n{typed.stderr}")
 

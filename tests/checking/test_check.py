@@ -158,9 +158,10 @@ def test_a_python_that_only_the_nodes_have_refuses_nothing(small_data, temporary
 
 
 def test_no_room_for_a_check_refuses_nothing(small_data, temporary, monkeypatch, capsys):
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "gone"))
+    (temporary / "a file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "a file" / "gone"))
     check.check(*planned(small_data), "here")
-    assert "check       skipped: could not create a temporary directory (No such file or directory); errors" in \
+    assert "check       skipped: could not create a temporary directory (Not a directory); errors" in \
         capsys.readouterr().out
 
 

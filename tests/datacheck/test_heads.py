@@ -50,13 +50,13 @@ def test_any_kind_of_detector_is_compared_with_the_classes_of_its_dataset(name):
     cfg = read(name)
     assert heads.wrong_class_numbers(cfg, {}) == []
     cfg["model"]["bbox_head"]["num_classes"] = 3
-    assert "give --set model.bbox_head.num_classes=80" in heads.wrong_class_numbers(cfg, {})[0]
+    assert "use --set model.bbox_head.num_classes=80" in heads.wrong_class_numbers(cfg, {})[0]
 
 
 def test_a_classes_setting_says_how_many_there_are():
     cfg = read("retinanet/retinanet_r50_fpn_1x_coco.py")
     cfg["data"]["train"]["classes"] = ["cat", "dog"]
-    assert "give --set model.bbox_head.num_classes=2" in heads.wrong_class_numbers(cfg, {})[0]
+    assert "use --set model.bbox_head.num_classes=2" in heads.wrong_class_numbers(cfg, {})[0]
 
 
 def test_a_panoptic_config_that_leaves_the_hook_out_has_heads_for_things_and_for_all():

@@ -108,7 +108,7 @@ LATER = {
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, case, whole):
     if not whole:
-        monkeypatch.setattr(entries, "WHOLE", 0)  # as of a file that is searched as text first
+        monkeypatch.setattr(entries, "PARSED", 0)  # as of a file that is searched as text first
         if any(word in case for word in (
                 "twice", "half a box", "box of words", "huge", "not an object",
                 "empty", "no size", "points", "point that")):
@@ -123,7 +123,7 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
 
 
 def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypatch):
-    monkeypatch.setattr(entries, "WHOLE", 0)
+    monkeypatch.setattr(entries, "PARSED", 0)
     monkeypatch.setattr(entries.outline, "parse", lambda *_: pytest.fail("it was parsed"))
     monkeypatch.setattr(entries, "CHUNK", 300)
     for masks in (False, True):
@@ -135,7 +135,7 @@ def test_a_file_that_is_searched_as_text_passes_where_it_is_right(data, monkeypa
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_file_of_two_objects_is_refused(data, monkeypatch, whole):
     if not whole:
-        monkeypatch.setattr(entries, "WHOLE", 0)
+        monkeypatch.setattr(entries, "PARSED", 0)
     for between in ("", "\n"):
         (data / "train.json").write_text(json.dumps(coco()) + between + json.dumps(coco()))
         (problem,) = checked(config(data), scored=False)[0]
@@ -165,7 +165,7 @@ def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
     document["images"].append(document["images"][0])
     save(data, "train", document)
     (problem,), warnings = checked(config(data))
-    assert "(id 4) has no 'area'" in problem and "and 1 more of 'annotations' so" in problem
+    assert "(id 4) has no 'area'" in problem and "and 1 more of 'annotations'" in problem
     assert [w.partition(" has ")[2] for w in warnings] == [
         "category_id 99, which is not listed in 'categories': it is ignored",
         "image_id 12345, which is not listed in 'images': it is ignored"]
@@ -234,7 +234,7 @@ def test_a_dataset_of_mmdet_without_an_annotation_file_is_refused(data):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_image_of_lvis_without_either_name_is_named(data, monkeypatch, whole):
-    monkeypatch.setattr(entries, "WHOLE", 1 << 20 if whole else 0)
+    monkeypatch.setattr(entries, "PARSED", 1 << 20 if whole else 0)
     document = coco(lvis=True)
     for image in document["images"]:
         del image["file_name"]
@@ -261,7 +261,7 @@ LVIS_LATER = {
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_later_entry_of_lvis_that_lacks_something_is_named_where_it_is_scored(data, monkeypatch, case, whole):
     if not whole:
-        monkeypatch.setattr(entries, "WHOLE", 0)
+        monkeypatch.setattr(entries, "PARSED", 0)
     spoil, said = LVIS_LATER[case]
     document = coco(lvis=True)
     save(data, "train", document)
@@ -321,7 +321,7 @@ def test_the_second_objects365_is_looked_for_where_mmdet_keeps_the_last_folder_o
     kinds = [section(data, name, "Objects365V2Dataset") for name in ("test", "train")]
     assert checked(config(data, *kinds)) == ([], [])
     (data / "patch8/0.jpg").unlink()
-    assert f"{data}/patch8/0.jpg is missing" in checked(config(data, *kinds))[0][0]
+    assert f"{data}/patch8/0.jpg does not exist" in checked(config(data, *kinds))[0][0]
 
 
 @pytest.mark.parametrize("form", ["concatenated", "a list", "a list of files"])
@@ -349,9 +349,9 @@ CLASSES = {
     "a name twice": ({"classes": ["ant", "ant"]}, "has 1 categories that are called 'ant'", "names 2"),
     "fewer than training": ({"classes": ["ant"]}, "has 1 classes, and training has 3", "same order"),
     "LVIS of another size": ({"kind": "LVISV1Dataset", "classes": None}, "has 3 categories, and LVISV1Dataset has 1203",
-                             "give LVISFromFile"),
+                             "LVISFromFile (without classes)"),
     "LVIS with other names": ({"kind": "LVISV1Dataset", "classes": ["bee", "ant", "cat"]}, "in the file's order",
-                              "give LVISFromFile"),
+                              "LVISFromFile (without classes)"),
 }
 
 
@@ -496,7 +496,7 @@ def test_a_dataset_of_the_users_own_is_read_as_far_as_it_is_known(data):
     own = {**own, "ann_file": str(data / "own.txt")}
     assert checked(config(data, own, own)) == ([], [])
     problems, _ = checked(config(data, {**own, "ann_file": "/nowhere.txt"}, own))
-    assert problems == ["data.test.ann_file: /nowhere.txt does not exist; give the annotations of data.test"]
+    assert problems == ["data.test.ann_file: /nowhere.txt does not exist; expected the annotations of data.test"]
 
 
 def test_the_table_of_class_names_is_mmdets():

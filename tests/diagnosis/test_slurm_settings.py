@@ -170,7 +170,7 @@ def test_the_sample_in_the_docs_is_what_is_printed(found):
     every = found(partitions=PARTITION.replace("GraceTime=600", "GraceTime=10") + OTHERS,
                   nodes=2, config={"SLURM_VERSION": "22.05.8"})
     text = page(every.values()).replace(getpass.getuser(), "ada")
-    sample = (ROOT / "docs" / "doctor.md").read_text().split("```text\n")[1].split("```")[0]
+    sample = (ROOT / "docs" / "guide" / "doctor.md").read_text().split("```text\n")[1].split("```")[0]
     assert text + "\n" == sample
 
 

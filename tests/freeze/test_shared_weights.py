@@ -13,7 +13,7 @@ import pytest
 from freeze.test_weights import CONTENT, KEY, NAMED, SHA, config, refused, server  # noqa: F401
 from users import ATTACKER, acting_as, needs_root, shared_folder
 
-from ecm_cluster.freeze import weight_cache, weights
+from ecm_cluster.freeze import model_urls, weight_cache, weights
 
 URL = f"https://nowhere.invalid/{NAMED}"
 
@@ -126,7 +126,7 @@ def test_records_that_cannot_be_replaced_do_not_end_a_fetch(cache, server):  # n
     ("http://localhost:8000/a.pth", "", True), ("http://127.0.0.1/a.pth", "", True), ("ftp://host/a.pth", "", False),
     ("http://localhost.evil.org/a.pth", "", False), ("file:///etc/passwd", "0676ba61", False)])
 def test_what_anybody_on_the_way_can_change_is_not_fetched(url, begins, safe):
-    assert weight_cache.is_safe(url, begins) is safe
+    assert model_urls.is_safe(url, begins) is safe
 
 
 def test_weights_without_a_digest_are_not_fetched_unencrypted(server, tmp_path, monkeypatch):  # noqa: F811
@@ -152,5 +152,5 @@ def test_who_has_no_home_is_told_where_to_keep_weights_and_needs_nothing_without
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     assert weights.find({"model": {"pretrained": None}}) == []
-    assert f"{weight_cache.CACHE_ENV}: this user has no home directory" in refused(config(URL))
-    assert "no home directory" in refused(config("~/mine.pth"))
+    assert f"{weight_cache.CACHE_ENV}: no home directory" in refused(config(URL))
+    assert "home directory of ~ is unknown" in refused(config("~/mine.pth"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.freeze import git, snapshot
+from ecm_cluster.freeze import git, selection, snapshot
 from ecm_cluster.mmconfig import config
 
 
@@ -262,8 +262,8 @@ def test_data_other_runs_and_environments_are_left_out_and_named(checkout: Path,
         "heads/__init__.py", "heads/box.py", "tools.py", "ops.cpython-311-x86_64-linux-gnu.so"}
     assert manifest["user"]["modules"] == ["heads", "ops", "tools"]
     assert [text.rpartition("mine/")[2] for text in manifest["left_out"]] == [
-        "data: a link to a folder without modules", "env: a virtual environment",
-        "fork: another run or checkout", "pipe: neither file nor folder", "r50.pth: 6 MB, and no module",
+        "data: a link to a directory without modules", "env: a virtual environment",
+        "fork: another run or checkout", "pipe: neither a file nor a directory", "r50.pth: 6 MB, and not a module",
         "runs/new: the run itself", "runs/old: another run or checkout"]
 
 
@@ -279,7 +279,7 @@ def test_modules_named_like_ours_are_refused(checkout: Path, tmp_path: Path, nam
 def test_a_folder_that_cannot_hold_modules_is_refused_with_the_remedy(checkout: Path, tmp_path: Path) -> None:
     for given, remedy in ((checkout / "gone", "give the one that holds your modules"),
                           (checkout / "mine/tools.py", "give the one that holds your modules"),
-                          (checkout / "mine/heads", "give the folder in which it lies")):
+                          (checkout / "mine/heads", "give its parent directory")):
         with pytest.raises(UserError, match=f"--code {given}: is .*{remedy}"):
             snapshot.freeze(tmp_path / "run/code", [], [], given)
     assert not (tmp_path / "run").exists()
@@ -288,11 +288,11 @@ def test_a_folder_that_cannot_hold_modules_is_refused_with_the_remedy(checkout: 
 def test_a_folder_with_far_too_much_in_it_is_refused(checkout: Path, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     with open(checkout / "mine/huge.so", "wb") as handle:
-        handle.truncate(snapshot.MAX_BYTES + 1)  # takes no room on the disk
+        handle.truncate(selection.MAX_BYTES + 1)  # takes no room on the disk
     with pytest.raises(UserError, match="more than 5000 files or 200 MB; give a folder"):
         freeze(checkout, tmp_path / "run/code")
     (checkout / "mine/huge.so").unlink()
-    monkeypatch.setattr(snapshot, "MAX_FILES", 7)  # 5 of the packages and 3 of the user's
+    monkeypatch.setattr(selection, "MAX_FILES", 7)  # 5 of the packages and 3 of the user's
     with pytest.raises(UserError, match="more than 7 files"):
         freeze(checkout, tmp_path / "run/code")
     assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.freeze import model_urls, weight_cache, weights
+from ecm_cluster.freeze import model_urls, weights
 from ecm_cluster.mmconfig import config as config_reader
 
 CONTENT = b"\x80\x02" + b"weights " * 5000
@@ -155,7 +155,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
 def test_a_path_without_a_file_is_refused_and_its_key_named(source: str) -> None:
     text = refused(config(source))
     assert text.startswith(f"{KEY}: ")
-    assert any(said in text for said in ("there is no file", "is a directory", "cannot be the path of a file"))
+    assert any(said in text for said in ("there is no file", "is a directory", "contains a NUL character"))
     assert "\0" in source or str(Path(source).absolute()) in text
 
 
@@ -256,7 +256,7 @@ def test_without_a_network_the_error_names_url_place_and_option(server: Server, 
 
 
 def test_a_server_that_falls_silent_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_cache, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(model_urls, "STALL_SECONDS", 0.1)
     url = server.offer(f"/{NAMED}")
     server.gate.clear()
     text = refused(config(url))
@@ -318,7 +318,7 @@ def test_the_query_of_a_url_is_no_part_of_the_files_name(server: Server, cache: 
 
 
 def test_what_a_name_promises_is_read_from_its_end_and_dates_are_none() -> None:
-    promised = weight_cache.promised
+    promised = model_urls.expected_digest
     assert promised("resnet50-0676ba61.pth") == "0676ba61"
     assert promised("vgg13-19584684.pth") == "19584684"
     assert promised("mask_rcnn_r50_fpn_1x_coco_20200205-d4b0c5d6.pth") == "d4b0c5d6"
@@ -393,7 +393,7 @@ def test_every_name_resolves_to_the_file_that_mmcv_would_load(monkeypatch: pytes
     monkeypatch.setattr(checkpoint, "load_from_http", record)
     table = checkpoint.get_torchvision_models()
     monkeypatch.setattr(checkpoint, "get_torchvision_models", lambda: table)  # it takes 10 ms each time
-    named = [(scheme, name) for scheme, names in weights.TABLES.items() for name in names()]
+    named = [(scheme, name) for scheme, names in weights.SCHEMES.items() for name in model_urls.table(names)]
     assert len(named) > 300
     for scheme, name in [*named, ("torchvision", "ResNet50_Weights.IMAGENET1K_V2")]:
         checkpoint.CheckpointLoader.load_checkpoint(f"{scheme}://{name}")
@@ -407,7 +407,7 @@ def test_a_backbone_from_mmcls_is_loaded_as_mmcv_loads_it(monkeypatch: pytest.Mo
     import torch
     from mmcv.cnn import PretrainedInit
 
-    name = model_urls.mmcls()["resnet50"].rsplit("/", 1)[1]
+    name = model_urls.table("mmcls")["resnet50"].rsplit("/", 1)[1]
     file = tmp_path / "hub" / "checkpoints" / name  # where mmcv looks before it opens the network
     file.parent.mkdir(parents=True)
     values = torch.arange(6.0).reshape(2, 3)

@@ -1,4 +1,4 @@
-"""What may be varied at test time: legal values, grids, and what they change in a config."""
+"""What may be varied at test time: valid values, grids, and what they change in a config."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_every_combination_of_a_grid_comes_once():
     ("nms_iou", 0), ("nms_iou", 1.1), ("background", "none"), ("temperature", 0), ("temperature", float("inf")),
     ("margin", -1), ("scale", "800"), ("scale", [800, 0]), ("flip", 1), ("max_dets", -1), ("scorer", "mine"),
     ("bootstrap", -1)])
-def test_a_value_that_is_not_legal_is_refused_with_what_is(name, value):
+def test_an_invalid_value_is_refused_with_what_is_expected(name, value):
     reader = eval_settings.SETTINGS[name].reader
-    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*(expected|are:) {re.escape(reader.expected)}"):
+    with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*(expected|of:) {re.escape(reader.expected)}"):
         eval_settings.check(name, value, "sweep.yaml: ")
 
 
@@ -53,7 +53,7 @@ def test_a_scale_is_a_pair_or_a_word():
     assert eval_settings.grid({"scale": ["1333x800", [800, 600]]}) == [{"scale": "1333x800"}, {"scale": "800x600"}]
 
 
-def test_what_concerns_scoring_alone_is_told_apart():
+def test_detection_settings_and_scoring_settings_are_separated():
     detection, scoring = eval_settings.split({"nms_iou": 0.5, "max_dets": 100, "scorer": "lvis", "flip": True})
     assert detection == {"nms_iou": 0.5, "flip": True}
     assert scoring == {"max_dets": 100, "scorer": "lvis"}
@@ -70,7 +70,7 @@ def test_a_setting_changes_what_it_names_and_nothing_else(ecm):
     assert changed["data"]["train"] == ecm["data"]["train"]
 
 
-def test_what_the_config_has_already_is_no_other_evaluation(ecm):
+def test_what_the_config_has_already_is_the_same_evaluation(ecm):
     rcnn = ecm["model"]["test_cfg"]["rcnn"]
     same = {"score_thr": rcnn["score_thr"], "nms_iou": rcnn["nms"]["iou_threshold"], "flip": False,
             "scale": "1333x800", "temperature": 1.0, "margin": 0.0, "max_dets": 300, "background": "multiply"}

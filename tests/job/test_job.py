@@ -54,9 +54,9 @@ def test_a_named_site_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
     ("gpus: two", "gpus: invalid value 'two'"),
     ("time: soon", "time: invalid value 'soon'; expected [D-]HH:MM:SS or minutes"),
     ("mem_per_gpu: lots", "mem_per_gpu: invalid value 'lots'; expected a size such as 48G"),
-    ("device: tpu", "legal are: cuda, cpu"),
+    ("device: tpu", "expected one of: cuda, cpu"),
     ("setup: module load x", "setup: invalid value 'module load x'; expected a list of shell lines"),
-    ("evaluation: {gpu: 1}", "legal are: enabled, nodes, gpus, partition, time"),
+    ("evaluation: {gpu: 1}", "expected one of: enabled, nodes, gpus, partition, time"),
     ("evaluation: 3", "evaluation: invalid value 3; expected a block of keys, or true or false"),
     ("slurm: {output: x}", "slurm: option 'output' is set by the launcher itself"),
     ("slurm: {job_name: x}", "use name"),
@@ -67,7 +67,7 @@ def test_a_named_site_file_that_is_missing_is_an_error(tmp_path, monkeypatch):
     ("options: {a.b: 1, a: 2}", "options: a replaces what a.b sets"),
     ("options: [a]", "options: "), ("slurm: 3", "slurm: "), ("env: [A=1]", "env: "), ("options: {[a]: 2}", "YAML"),
 ])
-def test_a_wrong_job_file_is_told_in_one_line_that_says_what_is_legal(tmp_path, text, said):
+def test_a_wrong_job_file_is_reported_in_one_line_that_says_what_is_expected(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         job.load(write(tmp_path / "a.yaml", text), {})
     assert said in str(caught.value)
@@ -88,7 +88,7 @@ def test_options_of_the_command_line_take_the_place_of_the_job_files(tmp_path):
             job.load(write(tmp_path / "a.yaml", text), {"options": {"a": 1}, "env": {"A": "1"}})
 
 
-def test_an_unknown_key_lists_every_legal_one(tmp_path):
+def test_an_unknown_key_lists_every_known_one(tmp_path):
     with pytest.raises(UserError) as caught:
         job.load(write(tmp_path / "a.yaml", "zzz: 1"), {})
     for f in fields(job.Job):
@@ -148,7 +148,7 @@ def test_an_unknown_job_file_names_the_nearest(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["ecm/mask_rcnn_r50_1x", "configs/demo.py", "mmdet::retinanet/x.py", "my_config.py"])
-def test_a_config_in_place_of_a_job_file_is_told_how_to_be_given(given, tmp_path, monkeypatch):
+def test_a_config_in_place_of_a_job_file_is_reported_with_the_flag_to_use(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_config.py").write_text("model = {}")
     with pytest.raises(UserError, match=f"is an mmdet config; give it as --config {given}"):

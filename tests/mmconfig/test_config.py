@@ -238,7 +238,7 @@ def test_a_key_inside_none_makes_a_dict_of_it_and_an_element_of_a_list_can_be_re
     ("a=1", "a=2"), ("a.b=1", "+a.b=2"), ("a=1", "a.b=2"), ("a.b.c=2", "+a.b=1"), ("a.b=[1]", "a.b.0=2")])
 def test_two_options_that_contradict_each_other_are_refused_with_both_named(first, second):
     said = message(config.parse_options, [first, "x=3", second])
-    assert all(repr(text) in said for text in (first, second)) and "give only one of them" in said
+    assert all(repr(text) in said for text in (first, second)) and "use one of them" in said
 
 
 def test_options_beside_each_other_and_one_given_twice_alike_are_taken():

@@ -12,7 +12,7 @@ from slurm_harness import SlurmCluster, can_limit_memory
 from slurm_harness.endings import SHORT, began, ends, hook, job_file, preempt, submit, train_job, trained, with_code
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 
-from ecm_cluster.chain import evaluations, submissions
+from ecm_cluster.chain import evaluations
 from ecm_cluster.rundir.run import Run
 
 SLURM_COMMANDS = ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sinfo")
@@ -63,7 +63,7 @@ def test_where_slurm_refuses_to_requeue_a_successor_goes_on_and_the_evaluation_w
     wait_until(lambda: work.heartbeat(1), "the evaluation begins", look=lambda: logs_of(run))
     slurm.run("scontrol", "update", f"JobId={evaluation}", "Requeue=0")
     preempt(slurm, evaluation)
-    third = wait_until(lambda: submissions.record_of(run, "sweep001").get("job_id"), "an evaluation takes its place")
+    third = wait_until(lambda: run.submission("sweep001").get("job_id"), "an evaluation takes its place")
     found = await_state(run, "done", env=slurm.env)
     assert found["reason"] == "trained and scored"
     assert slurm.wait_for(third)["JobState"] == "COMPLETED" and slurm.job(evaluation)["Restarts"] == "0"

@@ -181,7 +181,7 @@ def test_a_submission_killed_before_sbatch_is_submitted_by_the_next_one(slurm, s
     verb("submit", *flags, env=slurm.env)
     slurm.run("scancel", job_ids(run)["train"])
     again = verb("submit", *flags, env=slurm.env, code=2)
-    assert "a run 'early' is already there" in again.stderr
+    assert "a run 'early' already exists" in again.stderr
 
 
 def test_the_submitting_jobs_own_variables_do_not_reach_the_run(slurm, small_data, tmp_path):

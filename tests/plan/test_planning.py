@@ -166,7 +166,7 @@ def test_several_optimizers_keep_their_rates(small_data, tmp_path):
 @pytest.mark.parametrize(("options", "said"), [
     ({"workflow": [("train", 1), ("val", 1)]}, "config: invalid workflow [('train', 1), ('val', 1)]: expected"),
     ({"runner.type": "EpochBasedRuner"}, "did you mean EpochBasedRunner?"),
-    ({"runner.type": "DynamicIterBasedRunner"}, "legal are: EpochBasedRunner, IterBasedRunner"),
+    ({"runner.type": "DynamicIterBasedRunner"}, "expected one of: EpochBasedRunner, IterBasedRunner"),
     ({"checkpoint_config.sync_buffer": True}, "use custom_hooks=[dict(type='SyncBuffersHook')] instead"),
 ])
 def test_what_the_launcher_does_not_carry_out_is_refused_in_one_line(small_data, options, said):
@@ -337,7 +337,7 @@ def slurm(tmp_path, monkeypatch) -> Answers:
 def test_a_partition_that_does_not_exist_is_refused_with_those_that_do(small_data, slurm):
     with pytest.raises(UserError) as caught:
         planned(small_data, "slurm", partition="hihg")
-    assert str(caught.value) == "partition: 'hihg' is unknown (did you mean high?); legal are: low, lowc, high"
+    assert str(caught.value) == "partition: 'hihg' is unknown (did you mean high?); expected one of: low, lowc, high"
     with pytest.raises(UserError, match="'other' is unknown"):
         planned(small_data, "slurm", partition="low,other")
 

@@ -292,6 +292,7 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
            "copyfile", "copyfileobj", "copy2", "copytree", "move", "link", "symlink_to", "hardlink_to"}
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
+    ("ecm_cluster.base.faults", "rename"): "takes away a test's order; nothing of a run",
     ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
     ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",

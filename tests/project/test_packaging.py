@@ -20,7 +20,7 @@ from packaging.version import Version
 from tools.environment.basics import STACKS
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / "tools" / "environment"
+ENVIRONMENT = ROOT / "tools" / "environment" / "pins"
 # the environment in which such detectors were trained before
 ORIGINAL = {"torch": "1.13.1", "torchvision": "0.14.1", "mmdet": "2.25.2", "mmcv-full": "1.7.0", "numpy": "1.23.1"}
 
@@ -125,7 +125,7 @@ def test_the_environment_is_the_one_that_is_pinned() -> None:
     stack = json.loads(stamp.read_text()).get("stack", "cuda12") if stamp.exists() else "cuda12"
     lock = STACKS[stack].lock
     changed = {name: installed(name) for name, pin in pins(lock).items() if installed(name) != str(pin)}
-    assert changed == {}, f"`make setup` brings back what tools/environment/{lock.name} pins"
+    assert changed == {}, f"`make setup` brings back what tools/environment/pins/{lock.name} pins"
 
 
 def test_pyproject_names_the_build_system_alone() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster.base import files
-from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir import checkpoints, retention
 from ecm_cluster.rundir.run import Run
 
 
@@ -105,7 +105,7 @@ def test_pruning_keeps_the_last_ones_ends_of_epochs_and_what_is_needed(tmp_path)
     run = Run(tmp_path)
     begin(run, 1)
     kept = [commit(run, 1, i, epoch_end=i == 20).file for i in (10, 20, 30, 40, 50)]
-    gone = checkpoints.prune(run, 1, keep=2, needed=lambda m: m.iteration == 30)
+    gone = retention.prune(run, 1, keep=2, needed=lambda m: m.iteration == 30)
     assert gone == [kept[0]]
     assert names(run) == kept[1:]
     assert not Path(run.checkpoints_dir / kept[0]).exists()
@@ -115,7 +115,7 @@ def test_two_checkpoints_stay_however_few_are_asked_for(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
     kept = [commit(run, 1, i).file for i in (10, 20, 30)]
-    checkpoints.prune(run, 1, keep=1)
+    retention.prune(run, 1, keep=1)
     assert names(run) == kept[1:]
 
 
@@ -125,10 +125,10 @@ def test_an_overtaken_attempt_prunes_nothing_and_the_newest_clears_up_behind_it(
     first = [commit(run, 1, i).file for i in (10, 20, 30)]
     begin(run, 2)
     zombie = commit(run, 1, 40)
-    assert checkpoints.prune(run, 1, keep=2) == []
+    assert retention.prune(run, 1, keep=2) == []
     assert names(run) == first
     last = commit(run, 2, 50).file
-    assert checkpoints.prune(run, 2, keep=2) == [*first[:2], zombie.file]
+    assert retention.prune(run, 2, keep=2) == [*first[:2], zombie.file]
     assert names(run) == [first[2], last]
 
 
@@ -151,7 +151,8 @@ def test_a_checkpoint_that_is_committed_while_the_newest_is_read_is_the_one_that
 def resume_from(run: Run, number: int, until: int | None) -> None:
     """Begin an attempt as a supervisor does, after ``resume --from`` if ``until`` is given."""
     _, accepts, _ = checkpoints.choose(run, until)
-    record = {"number": number, "accepts": [m.file for m in accepts], "abandoned": checkpoints.leaving(run, until)}
+    record = {"number": number, "accepts": [m.file for m in accepts],
+              "abandoned": retention.abandoned_after(run, until)}
     assert files.create_exclusive(run.attempt_file(number), json.dumps(record))
 
 
@@ -162,16 +163,16 @@ def test_a_branch_that_resume_from_leaves_stays_and_counts_no_more(tmp_path):
     resume_from(run, 2, 20)
     stale = commit(run, 1, 50)
     new = [commit(run, 2, i).file for i in (21, 22, 23)]
-    assert checkpoints.prune(run, 2, keep=2) == [*old[:2], new[0], stale.file], "stale writers' are no branch"
+    assert retention.prune(run, 2, keep=2) == [*old[:2], new[0], stale.file], "stale writers' are no branch"
     assert names(run) == new[1:]
-    assert checkpoints.abandoned(run) == set(old[2:])
+    assert retention.abandoned(run) == set(old[2:])
     # later attempts know of it, too, and may leave a branch themselves
     resume_from(run, 3, None)
-    assert checkpoints.abandoned(run) == set(old[2:])
+    assert retention.abandoned(run) == set(old[2:])
     resume_from(run, 4, 22)
     last = [commit(run, 4, i).file for i in (24, 25, 26)]
-    checkpoints.prune(run, 4, keep=2)
-    assert checkpoints.abandoned(run) == {*old[2:], new[2]}
+    retention.prune(run, 4, keep=2)
+    assert retention.abandoned(run) == {*old[2:], new[2]}
     assert {m.file for m in checkpoints.manifests(run)} == {*old[2:], new[2], *last[1:]}
 
 

@@ -16,7 +16,7 @@ from steering import ended_run
 from ecm_cluster import cancel, evaluate, resume, status
 from ecm_cluster.backends import liveness
 from ecm_cluster.base import files
-from ecm_cluster.chain import chain, evaluations, submissions
+from ecm_cluster.chain import chain, evaluations, locks, submissions
 from ecm_cluster.console import cli
 from ecm_cluster.mmconfig import config
 from ecm_cluster.rundir.run import Run
@@ -76,7 +76,7 @@ def test_who_wants_to_submit_waits_for_the_other_and_says_so(tmp_path, capsys):
     other = threading.Thread(target=hold)
     other.start()
     wait_until(lambda: not _is_free(run), "the other holds the lock", 10)
-    with submissions.run_lock(run), submissions.run_lock(run):  # within it, once more does nothing
+    with locks.run_lock(run), locks.run_lock(run):  # within it, once more does nothing
         other.join()
         assert not _is_free(run)
     assert capsys.readouterr().err == "run: waiting for another process that is submitting or cancelling its jobs\n"
@@ -98,9 +98,9 @@ def test_a_verb_that_only_looks_neither_waits_nor_adopts_while_another_submits(a
         began = time.monotonic()
         assert call(status, run.path) == 0
         assert time.monotonic() - began < 2
-    assert submissions.record_of(run, "train")["job_id"] is None
+    assert run.submission("train")["job_id"] is None
     assert call(status, run.path) == 0
-    assert submissions.record_of(run, "train")["job_id"] == "41"
+    assert run.submission("train")["job_id"] == "41"
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -110,9 +110,9 @@ def test_a_token_is_never_dropped_and_its_job_is_found_behind_a_newer_one(answer
     run = slurm_run(tmp_path / "run")
     first = submissions.to_submit(run, "train", None)  # as if its submitter had died inside sbatch
     second = submissions.to_submit(run, "train", None)
-    assert first != second and [job.token for job in submissions.of_stage(run, "train")] == [TOKEN, first, second]
+    assert first != second and [job.token for job in run.submissions_of("train")] == [TOKEN, first, second]
     answers(squeue=rows(f"42;RUNNING;None;N/A;{first};(null)"))
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         submissions.adopt(run)
     assert submissions.job_ids(run, "train") == ["7", "42"]
     assert set(liveness.alive(run)) == {"42"}, "cancel and resume see it"
@@ -122,9 +122,9 @@ def test_a_token_that_slurm_does_not_know_is_kept_and_not_looked_for_again(answe
     run = slurm_run(tmp_path / "run")
     first = submissions.to_submit(run, "train", None)
     submissions.to_submit(run, "train", None)
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         submissions.adopt(run)
-    jobs = {job.token: job for job in submissions.of_stage(run, "train")}
+    jobs = {job.token: job for job in run.submissions_of("train")}
     assert jobs[first].refused and not any(job.refused for token, job in jobs.items() if token != first)
 
 
@@ -285,7 +285,7 @@ def test_a_chain_of_which_sbatch_refuses_the_evaluation_says_so_and_is_completed
     assert "submitted: train 77\n" in told.out
     assert "warning: train 77 is submitted; its evaluation is not submitted (sbatch refused the evaluate job: " \
            "QOSMaxSubmitJobPerUserLimit)" in told.err
-    token = submissions.record_of(run, "train")["token"]
+    token = run.submission("train")["token"]
     answers(squeue=rows(f"77;RUNNING;None;N/A;{token};"))
     assert call(status, run.path) == 0
     told = capsys.readouterr().out
@@ -294,7 +294,7 @@ def test_a_chain_of_which_sbatch_refuses_the_evaluation_says_so_and_is_completed
     one_job_allowed(answers, run, evaluation=True)
     assert call(status, run.path) == 0
     assert "not submitted (" not in capsys.readouterr().out
-    assert submissions.record_of(run, "evaluate")["job_id"] == "77" and chain.refusal(run) is None
+    assert run.submission("evaluate")["job_id"] == "77" and chain.refusal(run) is None
 
 
 def test_where_the_training_itself_is_refused_nothing_is_submitted(answers, tmp_path, capsys):
@@ -344,13 +344,13 @@ def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(
 
 def test_a_colleague_who_looks_finds_a_job_and_rules_none_out(answers, tmp_path):
     run = slurm_run(tmp_path / "run", user="anna")
-    record = submissions.record_of(run, "train")
+    record = run.submission("train")
     lost = {"token": "ecm-cluster:run:train:ffffffffffff", "job_id": None, "user": "anna"}
     files.write_json(run.submission_file("train"), {**record, "job_id": None, "former": [lost]})
     answers(squeue=rows(f"41;PENDING;None;N/A;{TOKEN};"))
     assert call(status, run.path) == 0
     assert "--user anna" in answers.calls()
-    record = submissions.record_of(run, "train")
+    record = run.submission("train")
     assert record["job_id"] == "41" and "refused" not in record["former"][0]
 
 

@@ -57,13 +57,13 @@ def test_a_line_torn_by_a_kill_and_an_attempt_that_logged_nothing_are_passed_ove
     assert [line["iteration"] for line in training_log.fold(run)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_readable_log_says_which_iterations_are_redone(tmp_path):
+def test_the_readable_log_says_which_iterations_are_repeated(tmp_path):
     run = Run(tmp_path / "run")
     attempt(run, 1, 0, range(1, 116))
     run.write_heartbeat(1, phase="training", iteration=117)
     attempt(run, 2, 100, range(0))
-    assert training_log.redone(run, 1, 0) == []
-    assert training_log.redone(run, 2, 100) == [
-        "attempt 2 goes on after iteration 100",
-        "iterations 101 to 117 of attempt 1 are redone: its lines on them are void"]
-    assert training_log.redone(run, 2, 117) == ["attempt 2 goes on after iteration 117"]
+    assert training_log.repeated(run, 1, 0) == []
+    assert training_log.repeated(run, 2, 100) == [
+        "attempt 2 resumes after iteration 100",
+        "iterations 101 to 117 of attempt 1 are repeated; ignore its lines"]
+    assert training_log.repeated(run, 2, 117) == ["attempt 2 resumes after iteration 117"]

@@ -32,32 +32,32 @@ def refuses(folder: Path) -> float:
 
 
 def test_an_attempt_without_a_heartbeat_gave_no_sign_of_life(work):
-    assert work.silence(1) is None
+    assert work.seconds_since_heartbeat(1) is None
 
 
 def test_silence_is_told_by_the_file_servers_clock_whatever_time_it_is_here(work, monkeypatch):
     aged(work.heartbeat_file(1), 90)
     monkeypatch.setattr(works.time, "time", lambda: 5.0)
-    assert work.silence(1) == pytest.approx(90, abs=5)
+    assert work.seconds_since_heartbeat(1) == pytest.approx(90, abs=5)
     assert [path.name for path in work.attempts_dir.iterdir()] == [work.heartbeat_file(1).name]
 
 
 def test_a_heartbeat_of_the_former_version_is_a_sign_of_life_too(work):
     aged(work.heartbeat_file(1, 0), 30)
-    assert work.silence(1) == pytest.approx(30, abs=5)
+    assert work.seconds_since_heartbeat(1) == pytest.approx(30, abs=5)
 
 
 def test_a_heartbeat_from_the_future_is_no_silence(work):
     aged(work.heartbeat_file(1), -100)
-    assert work.silence(1) == 0
+    assert work.seconds_since_heartbeat(1) == 0
 
 
 def test_where_nothing_can_be_written_a_heartbeat_is_watched_if_that_is_asked_for(work, monkeypatch):
     aged(work.heartbeat_file(1), 90)
     monkeypatch.setattr(works.files, "server_time", refuses)
-    assert work.silence(1) is None
-    assert work.silence(1, watch=0.2) == float("inf")
+    assert work.seconds_since_heartbeat(1) is None
+    assert work.seconds_since_heartbeat(1, watch=0.2) == float("inf")
     beating = threading.Thread(target=lambda: (time.sleep(0.2), work.heartbeat_file(1).touch()))
     beating.start()
-    assert work.silence(1, watch=30) == 0
+    assert work.seconds_since_heartbeat(1, watch=30) == 0
     beating.join()

@@ -1,4 +1,4 @@
-"""Intervals come from the figures of drawn images, which are those that scoring the drawn images anew gives."""
+"""Intervals come from the figures of drawn images, which are those of scoring the drawn images again."""
 
 from __future__ import annotations
 

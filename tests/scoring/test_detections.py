@@ -116,7 +116,7 @@ def test_a_damaged_shard_is_named_with_the_remedy(tmp_path, damage):
         read_shards([first, second])
 
 
-def test_a_kill_while_a_shard_is_written_leaves_the_former_one(tmp_path):
+def test_a_kill_while_a_shard_is_written_leaves_the_previous_one(tmp_path):
     path, = shards(tmp_path, [[0, 1, 2, 3, 4]])
     before = path.read_bytes()
     code = ("import sys; from ecm_cluster.scoring.detections import of_image; "

@@ -1,4 +1,4 @@
-"""The fast scorer's precision and recall are lvis-api's to the last bit, whatever is in the files.
+"""The fast scorer's precision and recall are lvis-api's to the last bit, for any content of the files.
 
 lvis-api runs whole and as it ships, from JSON files; only numpy gets its old name for float back.
 """
@@ -241,7 +241,7 @@ def test_an_object_with_the_id_zero_takes_its_detection_without_making_it_right(
     assert best == [[1, round(1 / 3, 9)], [1, 1]]  # two wrong ones first, or two that do not count
 
 
-def test_nothing_found_and_nothing_to_find_are_told_apart():
+def test_nothing_found_and_nothing_to_find_are_distinguished():
     document = annotations([thing(0, 0, SQUARE)], NO_LISTS, NO_LISTS, 1)
     found = columns([seen(0, 0, SQUARE, 0.5)]).take(slice(0))
     for iou_type in IOU_TYPES:

@@ -170,7 +170,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     if worker.main(str(run.path), attempt, *_typed(supervisor.arguments())):
         raise Failed(_reason(supervisor.work))
     element = evaluations.read(run, "evaluate")[0]
-    (metrics,) = [supervisor.work.metrics(evaluations.way_key(scoring)) for scoring in element.scoring]
+    (metrics,) = [supervisor.work.metrics(evaluations.scoring_variant(scoring)) for scoring in element.scoring]
     assert metrics is not None
     return {key: metrics[key] for key in ("scorer", "images", "detections", "figures") if key in metrics}
 

@@ -41,7 +41,7 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     _drop_weights(cfg)
     side = next((side for kind, side in OWN_SIDE.items() if name.startswith(kind) or f"_{kind}" in name), SIDE)
     if side != SIDE:
-        said.append(f"pictures of {side} pixels, which its layers need")
+        said.append(f"images of {side} pixels, which its layers require")
     _shrink_pictures(cfg, side)
     _shrink_samples(cfg)
     _shrink_schedule(cfg)
@@ -51,7 +51,7 @@ def shrink(cfg: dict[str, Any], family: str, name: str, root: str) -> tuple[dict
     for hook in cfg.get("custom_hooks") or []:
         if hook.get("rfstructure_file"):
             hook["rfstructure_file"] = f"{root}/structure.json"
-            said.append("a structure of its own, as mmdet's is no part of its package")
+            said.append("a structure file of this test, since mmdet's is not part of its package")
     teacher = cfg["model"].get("teacher_config")
     if isinstance(teacher, str):  # a path from a checkout of mmdet
         cfg["model"]["teacher_config"] = str(config.find(f"mmdet::{teacher.partition('/')[2]}"))

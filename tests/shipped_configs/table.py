@@ -1,4 +1,4 @@
-"""The results of all trials as a page of docs/: a row for each config, a reason wherever something does not go."""
+"""The results of all trials as a page of docs/: a row for each config, with the reason of each failure."""
 
 from __future__ import annotations
 
@@ -8,54 +8,52 @@ from typing import Any
 
 from .families import FAMILIES
 
-COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCO's twelve figures
+COCO = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first six of COCO's twelve metrics
 COLUMNS = "| family | config | trains | as mmdet | resumes | scores as mmdet | notes |\n|---|---|---|---|---|---|---|"
-SAME = 1e-9  # figures of two scorers that differ by less are equal
-NO_75 = "mmdet takes its overlaps from np.arange, which misses 0.75, so its AP75 is undefined"
-NEEDS_GPU = "mmdet's head asks for its points on a GPU, wherever the model is"
-# why something does not go, where a message does not say it
+SAME = 1e-9  # metrics of two scorers that differ by less are equal
+NO_75 = "mmdet takes its IoU thresholds from np.arange, which misses 0.75, so its AP75 is undefined"
+NEEDS_GPU = "mmdet's head creates its points on a GPU, regardless of the model's device"
+# the reason for a failure that its message does not give
 REASONS = {
     "cityscapes/mask_rcnn_r50_fpn_1x_cityscapes": NO_75,
     "cityscapes/faster_rcnn_r50_fpn_1x_cityscapes": NO_75,
     "reppoints/reppoints_moment_r50_fpn_1x_coco": NEEDS_GPU,
     "reppoints/bbox_r50_grid_fpn_gn-neck+head_1x_coco": NEEDS_GPU,
-    "queryinst/queryinst_r50_fpn_1x_coco": "on a CPU mmdet cannot paste the mask of a box that lies outside its "
-                                           "picture",
-    "rfnext/rfnext_search_mask_rcnn_pvtv2-b0_fpn_1x_coco": "both score the dilations that the config begins with, as "
-                                                           "mmdet's test.py does; those found are in the run's "
-                                                           "local_search_config files",
+    "queryinst/queryinst_r50_fpn_1x_coco": "on a CPU mmdet cannot paste the mask of a box outside the image",
+    "rfnext/rfnext_search_mask_rcnn_pvtv2-b0_fpn_1x_coco": "both score the initial dilations of the config, "
+                                                           "as mmdet's test.py does; the ones found are in the "
+                                                           "run's local_search_config files",
 }
 
 HEAD = """# mmdet's shipped configs
 
 Written by `python -m tests.shipped_configs --table docs/reference/shipped-configs.md`, with {versions}.
 
-Every config family that mmdet ships (the folders of its `configs/`, read as `mmdet::…`), each represented by the
-configs that meet a code path of their own: {count} configs of {families} families. Deeper or wider backbones of the
-same kind, longer schedules and multi-scale variants are the same code with other numbers. Left out are {left}, which
-hold parts of configs.
+Every config family that mmdet ships (the folders of its `configs/`, read as `mmdet::…`), represented by the configs
+that have their own code path: {count} configs of {families} families. Deeper or wider backbones of the same kind,
+longer schedules and multi-scale variants run the same code with other numbers. Excluded are {left}, which contain
+parts of configs.
 
-Each one goes through the product on one CPU: it is planned and frozen as `submit` does it, trained by a rank's worker,
+Each config runs through the product on one CPU: it is planned and frozen as by `submit`, trained by a rank's worker,
 stopped in the middle by a SIGTERM in a second run and resumed, and its last checkpoint is scored by an evaluation's
 worker. Stock mmdet trains the same config with `train_detector` from the same initial weights, with the same batches
-and the same random draws, and scores the same checkpoint with `single_gpu_test` and `dataset.evaluate`. It is given
-what it takes from numpy releases before 1.24 (`np.int`), as the product gives it.
+and random draws, and scores the same checkpoint with `single_gpu_test` and `dataset.evaluate`. Like the product, it is
+given the names that it needs from numpy before 1.24 (`np.int`).
 
-- **trains**: iterations that were done.
-- **as mmdet**: the weights after the last iteration, against those of stock mmdet's training: `identical` to the last
-  bit, or the largest difference.
-- **resumes**: the run that was stopped and resumed, against the one that was not: `identical` is to the last bit, in
-  weights, optimizer, everything else in the checkpoint, and every line of the log.
-- **scores as mmdet**: the figures, unrounded, against stock mmdet's; in brackets how many were compared, and how many
-  of those are neither zero nor undefined.
+- **trains**: number of iterations.
+- **as mmdet**: the weights after the last iteration compared with stock mmdet's: `identical` to the last bit, or the
+  largest difference.
+- **resumes**: the stopped and resumed run compared with the uninterrupted one: `identical` to the last bit, in weights,
+  optimizer, everything else in the checkpoint, and every line of the log.
+- **scores as mmdet**: the metrics, unrounded, compared with stock mmdet's; in brackets how many were compared, and how
+  many of those are neither zero nor undefined.
 
-The configs are made small, and nothing of them is left out: pictures of 128 pixels (drawn shapes, in the form, at the
-paths and with the classes that the config names), at most two images in a batch, fewer boxes sampled and kept, a score
-threshold of 1e-4, two epochs of two iterations (or four iterations), and no fp16, whose casts need a GPU. Pretrained
-weights cannot be fetched where this runs, so `pretrained`, `init_cfg`, `load_from` and teachers' checkpoints are taken
-out: all training is from scratch.
-In the test pictures each object, and squares of some sizes, are annotated as every class, as a model that has hardly
-learned would score zero whoever computes it. What is changed beyond that is said in the row.
+The configs are reduced in size, but complete: images of 128 pixels (drawn shapes, in the format, at the paths and with
+the classes that the config names), at most two images in a batch, fewer boxes sampled and kept, a score threshold of
+1e-4, two epochs of two iterations (or four iterations), and no fp16, whose casts need a GPU. `pretrained`, `init_cfg`,
+`load_from` and teachers' checkpoints are removed, since this test has no network: all training is from scratch. In the
+test images each object, and squares of some sizes, are annotated as every class; otherwise a barely trained model would
+score zero under any scorer. Further changes are listed in the row.
 
 """
 
@@ -149,7 +147,7 @@ def _scores(ours: Any, theirs: Any, notes: list[str]) -> str:
         return "–"
     pairs = compared(ours["figures"], theirs)
     if not pairs and not ours["detections"]:
-        notes.append("nothing was detected, and mmdet then gives no figures")
+        notes.append("no detections, for which mmdet gives no metrics")
         return "–"
     if not pairs:
         notes.append("no figures of the same name")
@@ -157,7 +155,7 @@ def _scores(ours: Any, theirs: Any, notes: list[str]) -> str:
     unlike = {name: pair for name, pair in pairs.items() if abs(pair[0] - pair[1]) > SAME}
     if unlike:
         name, (one, other) = next(iter(unlike.items()))
-        notes.append(f"{len(unlike)} of {len(pairs)} figures differ, the first is {name}: {one:.6g}, mmdet {other:.6g}")
+        notes.append(f"{len(unlike)} of {len(pairs)} metrics differ, the first is {name}: {one:.6g}, mmdet {other:.6g}")
         return "differs"
     return f"identical ({len(pairs)}, {sum(a not in (0.0, -1.0) for a, _ in pairs.values())} not zero)"
 

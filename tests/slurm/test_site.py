@@ -89,10 +89,10 @@ def test_the_qos_of_a_job_that_names_none_is_that_of_its_association(answers):
 
 def test_where_it_cannot_be_told_it_depends_on_the_qos(answers):
     slurm(answers, "REQUEUE", "qos", qos=QOS, user="vision\n", assoc="||scav,mild\n")
-    assert preempted("REQUEUE") == ["when preempted: it depends on the job's QOS"]
+    assert preempted("REQUEUE") == ["when preempted: depends on the job's QOS"]
     slurm(answers, "REQUEUE", "qos")  # no accounting, or none that answers
-    assert preempted("REQUEUE") == ["when preempted: it depends on the job's QOS"]
-    assert preempted("REQUEUE", qos="x") == ["when preempted: it depends on QOS x"]
+    assert preempted("REQUEUE") == ["when preempted: depends on the job's QOS"]
+    assert preempted("REQUEUE", qos="x") == ["when preempted: depends on QOS x"]
 
 
 @pytest.mark.parametrize(("text", "found"), [("5", 5), ("00:00:05", 5), ("00:01:30", 90), ("1-00:00:01", 86401),

@@ -84,7 +84,7 @@ def test_members_that_share_their_bytes_are_counted_together(root, capsys, monke
 
 @pytest.mark.parametrize("field, form, value, said", [
     (24, "<I", 10, "t/x.jpg is corrupt"), (24, "<I", 5000, "t/x.jpg is corrupt"), (16, "<I", 1, "t/x.jpg is corrupt"),
-    (20, "<I", 2**32 - 2, "t/x.jpg lies outside"), (42, "<I", 2**32 - 2, "t/x.jpg lies outside"),
+    (20, "<I", 2**32 - 2, "t/x.jpg is outside"), (42, "<I", 2**32 - 2, "t/x.jpg is outside"),
     (8, "<H", 1, "t/x.jpg is encrypted"), (10, "<H", 99, "t/x.jpg is encrypted, or not compressed"),
     (24, "<I", 2**32 - 2, "t/x.jpg expands to"),
 ])

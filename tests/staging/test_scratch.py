@@ -275,7 +275,7 @@ def test_a_folder_that_somebody_else_put_there_is_not_used(packs, base, tmp_path
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     Scratch(base).root.symlink_to(elsewhere)
-    with pytest.raises(UserError, match="not a folder of yours"):
+    with pytest.raises(UserError, match="not your directory"):
         stage(packs[0], base)
     assert list(elsewhere.iterdir()) == []
 

@@ -201,7 +201,7 @@ def test_an_index_that_leads_out_of_the_files_of_its_pack_is_refused(own, place)
     data = (own / INDEX_FILE).read_bytes()
     rewrite(own, lambda r: r["files"][2].update(size=len(data), blocks=f"{manifest.checksum(data):016x}"))
     images = reader.PackedImages(manifest.read(own))
-    with pytest.raises(Unreadable, match=r"index.bin: image \d lies outside of the pack's files"):
+    with pytest.raises(Unreadable, match=r"index.bin: image \d is outside of the pack's files"):
         images.get("a.jpg")
     assert images.find("b.jpg") is not None
 
@@ -303,7 +303,7 @@ def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_ma
         assert f"{shared / out}.partial" in done.stderr and "another OUT" in done.stderr
     assert run_as(VICTIM, *STAGE, "pack", str(root), str(home / "lvis.pack"), env=env).returncode == 0
     done = run_as(VICTIM, *STAGE, "copy", str(home / "lvis.pack"), str(shared), env=env)
-    assert done.returncode == 2 and "not a folder of yours" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "not your directory" in done.stderr and done.stderr.count("\n") == 1
     assert list((home / "secret").iterdir()) == []
 
 

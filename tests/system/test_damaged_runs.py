@@ -20,7 +20,7 @@ from ecm_cluster import cancel, clean, compare, evaluate, resume, status
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import evaluations, submissions
 from ecm_cluster.console import cli
-from ecm_cluster.rundir import checkpoints, ledger, ledger_files
+from ecm_cluster.rundir import checkpoints, ledger, ledger_files, retention
 from ecm_cluster.rundir.run import Run
 
 LONGEST = 6  # lines of an answer that is an error
@@ -342,7 +342,7 @@ def test_more_than_a_ledger_can_be_is_not_read(tmp_path, monkeypatch):
     run = complete(tmp_path)
     for number in range(3):
         run.ledger(1, f"task{number}").write("x", text="y" * 3000)
-    with pytest.raises(UserError, match="ledger: more than a run could write"):
+    with pytest.raises(UserError, match="ledger: larger than any run could write"):
         run.events()
     assert status.states.fold([run])[0].state == "unreadable"
 
@@ -384,6 +384,6 @@ def test_nothing_is_deleted_through_a_link(tmp_path, capsys):
     (run.checkpoints_dir / "iter_0000001-a0001.pth").symlink_to(tmp_path / "elsewhere/iter_0000001-a0001.pth")
     (run.checkpoints_dir / "iter_0000002-a0001.pth").mkdir()
     assert told(capsys, run.path, "--abandoned", verb=clean)[0] == 0
-    checkpoints.sweep(run, 2)
-    checkpoints.prune(run, 1, 2)
+    retention.remove_leftovers(run, 2)
+    retention.prune(run, 1, 2)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2

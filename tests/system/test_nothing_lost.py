@@ -24,7 +24,6 @@ from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_un
 from ecm_cluster.attempts import endings
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
-from ecm_cluster.chain import submissions
 from ecm_cluster.freeze import snapshot
 from ecm_cluster.rundir import checkpoints, spec
 from ecm_cluster.rundir.run import Run
@@ -90,7 +89,7 @@ def elsewhere() -> Iterator[Callable[..., subprocess.Popen]]:
     def begin(run: Run, job_id: str, **env: str) -> subprocess.Popen:
         place = {"SUBMITIT_LOCAL_JOB_ID": job_id, "SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_GLOBALID": "0",
                  "SUBMITIT_LOCAL_LOCALID": "0", "PYTHONPATH": str(ROOT),
-                 sbatch.TOKEN_ENV: submissions.record_of(run, "train")["token"]}
+                 sbatch.TOKEN_ENV: run.submission("train")["token"]}
         program = "import sys; from ecm_cluster.node.task import Train; Train(sys.argv[1])()"
         started.append(subprocess.Popen([sys.executable, "-c", program, str(run.path)],
                                         env={**os.environ, **place, **env}, cwd=run.path))
@@ -119,7 +118,7 @@ def test_what_an_overtaken_attempt_was_about_to_commit_or_to_complete_does_not_c
     wait_until(lambda: not driver.alive(run, run.submissions()[0].job_id or ""), "the first attempt gives up", 60,
                lambda: logs_of(run))
     assert run.attempts() == [1, 2], "its driver starts nothing against the second attempt"
-    assert any("Overtaken: attempt 2 has begun" in e["detail"] for e in of_attempt(run, 1, "end"))
+    assert any("StaleAttempt: attempt 2 has begun" in e["detail"] for e in of_attempt(run, 1, "end"))
     held = await_standing(run)
     assert run.completion() is None
     # it passed its last checkpoint on, but not that it was complete

@@ -12,7 +12,7 @@ from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_un
 from steering import ended_run
 
 from ecm_cluster.base import files
-from ecm_cluster.chain import submissions
+from ecm_cluster.chain import locks
 from ecm_cluster.rundir.run import Run
 
 
@@ -33,7 +33,7 @@ def test_an_unknown_run_is_an_error_before_any_other_is_cancelled(tmp_path):
 @pytest.mark.slow
 def test_two_that_steer_a_run_at_once_do_not_meet(tmp_path):
     run = ended_run(tmp_path / "busy")
-    with submissions.run_lock(run):
+    with locks.run_lock(run):
         verb("resume", run.path, "--dry-run")  # which changes nothing, and waits for nobody
         waiting = [subprocess.Popen([sys.executable, "-m", "ecm_cluster.cancel", str(run.path)], cwd=ROOT,
                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -11,7 +11,7 @@ from ecm_cluster import clean, resume
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
 from ecm_cluster.console import cli
-from ecm_cluster.rundir import checkpoints
+from ecm_cluster.rundir import checkpoints, retention
 from ecm_cluster.rundir.run import Run
 
 
@@ -24,7 +24,7 @@ def run(tmp_path) -> Run:
     made = Run(made.path)
     _, accepts, _ = checkpoints.choose(made, 20)
     files.write_json(made.attempt_file(2), {"number": 2, "host": "elsewhere", "accepts": [m.file for m in accepts],
-                                            "abandoned": checkpoints.leaving(made, 20)})
+                                            "abandoned": retention.abandoned_after(made, 20)})
     commit(made, 1, 50)
     commit(made, 2, 30)
     checkpoints.quarantine(made, commit(made, 2, 35))
@@ -87,7 +87,7 @@ def test_an_iteration_and_an_epoch_mean_the_branch_that_counts(run):
     files.write_json(run.attempt_file(2), {**record, "abandoned": [*record["abandoned"], ends[0].file]})
     assert evaluations.resolve(run, "epoch 3") == ends[1]
     assert evaluations.resolve(run, "iteration 30").attempt == 2
-    checkpoints.prune(run, 2, keep=2)
+    retention.prune(run, 2, keep=2)
     assert ends[0] in checkpoints.manifests(run)
 
 

@@ -52,7 +52,7 @@ def test_an_older_checkpoint_can_be_named(capsys, two):
 def test_what_cannot_be_compared_is_refused_with_one_line(capsys, two):
     scored_run(two / "other", {20: 0.3}, annotations="sha256:b")
     for argv, said in {("a", "other"): "were scored on different annotations", ("a", "none"): "neither a run directory",
-                       ("a@7", "b"): "nothing of a@7 is scored yet"}.items():
+                       ("a@7", "b"): "a@7 has no scores yet"}.items():
         code, out, err = call(capsys, *argv, "--runs-dir", two)
         assert (code, out, len(err.splitlines())) == (2, "", 1)
         assert said in err

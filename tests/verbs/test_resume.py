@@ -103,11 +103,11 @@ def test_attempts_before_a_resume_do_not_count_against_the_run(tmp_path):
 def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     run = ended_run(tmp_path / "run", "slurm")
     submissions.renew(run, "train", None)
-    first = submissions.record_of(run, "train")
+    first = run.submission("train")
     assert first.get("job_id") is None and submissions.job_ids(run, "train") == ["4194304"]
     submissions.renew(run, "train", None)  # as after a crash before sbatch
     assert submissions.job_ids(run, "train") == ["4194304"]
-    files.write_json(run.submission_file("train"), {**submissions.record_of(run, "train"), "job_id": "9"})
+    files.write_json(run.submission_file("train"), {**run.submission("train"), "job_id": "9"})
     assert submissions.job_ids(run, "train") == ["4194304", "9"]
     assert chain.line_to_go_on(run) == f"python -m ecm_cluster.resume {run.path}"
 

@@ -61,7 +61,7 @@ def test_a_pack_of_other_data_is_replaced_only_if_asked(tmp_path, capsys):
     assert "--replace packs again in its place" in capsys.readouterr().err
     assert manifest.read(tmp_path / "lvis.pack").images == 17
     assert call("pack", tmp_path / "lvis", "--replace") == 0
-    assert manifest.read(tmp_path / "lvis.pack").has_image("train2017/new.jpg")
+    assert manifest.read(tmp_path / "lvis.pack").open_index().find("train2017/new.jpg")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lvis", "lvis.pack"]
 
 
@@ -82,8 +82,8 @@ def test_a_damaged_pack_is_not_taken_for_whole(tmp_path, capsys):
     (["pack", "{d}/lvis", "{d}/full"], "OUT: {d}/full exists and is not a pack"),
     (["pack", "{d}/lvis", "{d}/file"], "OUT: {d}/file exists and is not a pack"),
     (["pack", "{d}/lvis", "{d}/no/where"], "OUT: {d}/no is not a directory"),
-    (["pack", "{d}/lvis", "{d}/lvis"], "OUT: {d}/lvis holds the data root"),
-    (["pack", "{d}/lvis", "{d}"], "OUT: {d} holds the data root"),
+    (["pack", "{d}/lvis", "{d}/lvis"], "OUT: {d}/lvis contains the data root"),
+    (["pack", "{d}/lvis", "{d}"], "OUT: {d} contains the data root"),
     (["pack", "{d}/lvis", "--shard-size", "huge"], "invalid --shard-size: 'huge'; expected a size such as 1G"),
     (["pack", "{d}/lvis", "--threads", "0"], "invalid --threads: 0; expected 1 to 1024"),
     (["verify", "{d}/lvis"], "pack: {d}/lvis is not a pack: it has no pack.json"),

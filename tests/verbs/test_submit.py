@@ -161,7 +161,7 @@ def test_a_file_in_the_place_of_the_run_is_left_alone(capsys, small_data, idle, 
     (tmp_path / "runs/a-run").write_text("years of work")
     assert "holds something else" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
-    assert "cannot be made (Not a directory); give a place to write to by --runs-dir" in said
+    assert "could not create" in said and "(Not a directory); give a writable --runs-dir" in said
     assert (tmp_path / "runs/a-run").read_text() == "years of work"
 
 
@@ -169,7 +169,7 @@ def test_a_run_that_was_submitted_is_never_submitted_again(capsys, small_data, i
     flags = flags_for(idle, small_data, tmp_path / "runs")
     assert call(capsys, *flags)[0] == 0
     record = Run(tmp_path / "runs/a-run").run_file.read_bytes()
-    assert "a run 'a-run' is already there" in refused(capsys, *flags)
+    assert "a run 'a-run' already exists" in refused(capsys, *flags)
     assert Run(tmp_path / "runs/a-run").run_file.read_bytes() == record
 
 
@@ -309,7 +309,7 @@ def test_a_driver_whose_submitter_died_is_found_and_no_second_one_started(capsys
     assert [s.job_id for s in run.submissions()] == [None]
     code, out, _ = call(capsys, *flags)
     assert code == 0
-    assert "its submission was interrupted; going on with it" in out
+    assert "its submission was interrupted; continuing it" in out
     assert [s.job_id for s in run.submissions()] == [pid]
     assert [p for p in os.listdir("/proc") if p.isdigit() and driver.alive(run, p)] == [pid]
 

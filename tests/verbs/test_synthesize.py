@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ecm_cluster import synthesize
-from ecm_cluster.annotations.layout import check_root
+from ecm_cluster.annotations.layout import check_annotation_file, check_images
 from ecm_cluster.console import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -31,12 +31,18 @@ def python(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
 
 
+def assert_usable(root: Path) -> None:
+    for split in ("train", "val"):
+        found = check_annotation_file(root / f"annotations/lvis_v1_{split}.json", lvis=True)
+        assert len(found.categories) == 2 and check_images(found, root).is_file()
+
+
 def test_it_writes_a_data_root_that_passes_the_check_and_says_what_is_in_it(tmp_path, capsys):
     assert call(tmp_path / "deep" / "set", *FEW, "--seed", 4) == 0
     out, err = capsys.readouterr()
     assert "written" in out and "train 6 images" in out and "classes by frequency" in out
     assert err == "drawing 9 images\n"  # a plain line where there is no terminal
-    assert len(check_root(tmp_path / "deep" / "set")["train"].categories) == 2
+    assert_usable(tmp_path / "deep" / "set")
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["set"]
 
 
@@ -109,7 +115,7 @@ def test_a_kill_leaves_nothing_at_out_and_the_next_call_cleans_up(tmp_path, mome
     assert [p.name.startswith(".set.tmp-") for p in tmp_path.iterdir()] == [True]
     assert call(out, *FEW) == 0
     assert list(tmp_path.iterdir()) == [out]
-    check_root(out)
+    assert_usable(out)
 
 
 def test_a_set_being_replaced_is_never_lost_to_a_kill(tmp_path):

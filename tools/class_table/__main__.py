@@ -37,7 +37,7 @@ REGISTRIES = {  # as mmcv and mmdet call them: the section of the table
 BESIDE_ARGUMENTS = {"norm": "requires_grad:b", "hook": "priority:is", "initializer": "override:dl",
                     "optimizer": "paramwise_cfg:dn constructor:s", "dataset": "separate_eval:b"}
 EXACTLY = {"dataset": "pipeline:l datasets:l dataset:dl", "pipeline": "transforms:l policies:l"}
-# what the caller passes by itself
+# passed by the caller
 GIVEN = {"optimizer": "params", "evaluate": "results", "ops": "boxes scores", "EvalHook": "dataloader"}
 # names that no signature tells: a class hands its **kwargs to a function that is known, and ignores the rest
 BEHIND: dict[str, str] = {
@@ -91,9 +91,9 @@ def number_of_classes(cls: Any) -> list[str]:
     # the semantic head of PanopticFPN has stuff and one class for all things, and its configs do without the hook
     if names & {"RPNHead", "VGG", "FusedSemanticHead", "GARPNHead", "BaseSemanticHead"}:
         return []
-    legal = arguments(cls)[0]
+    accepted = arguments(cls)[0]
     wanted = next((several for several in (["num_classes"], ["num_things_classes", "num_stuff_classes"])
-                   if set(several) <= legal.keys()), [])
+                   if set(several) <= accepted.keys()), [])
     sets_it = any(re.search(r"self\.num_classes = ", inspect.getsource(vars(base)["__init__"]))
                   for base in inspect.getmro(cls) if base.__module__.startswith("mmdet")
                   and "__init__" in vars(base))
@@ -136,16 +136,16 @@ def cfg_keys(mmdet: Path) -> list[str]:
 
 def line(section: str, name: str, target: Any) -> list[str]:
     """The arguments of a class as they stand in the table."""
-    legal, is_open = arguments(target, strict=section in ("optimizer", "runner"))
-    legal.update(dict(word.split(":") for word in BESIDE_ARGUMENTS.get(section, "").split()))
-    legal.update({arg: kinds for arg, kinds in (word.split(":") for word in EXACTLY.get(section, "").split())
-                  if arg in legal})
+    accepted, is_open = arguments(target, strict=section in ("optimizer", "runner"))
+    accepted.update(dict(word.split(":") for word in BESIDE_ARGUMENTS.get(section, "").split()))
+    accepted.update({arg: kinds for arg, kinds in (word.split(":") for word in EXACTLY.get(section, "").split())
+                  if arg in accepted})
     if name in BEHIND:
-        legal.update({extra: "" for extra in BEHIND[name].split() if extra not in legal})
+        accepted.update({extra: "" for extra in BEHIND[name].split() if extra not in accepted})
         is_open = False
     for given in ["self", *GIVEN.get(section, "").split(), *GIVEN.get(name, "").split()]:
-        legal.pop(given, None)
-    return [f"{arg}:{kinds}" if kinds else arg for arg, kinds in legal.items()] + [OPEN] * is_open
+        accepted.pop(given, None)
+    return [f"{arg}:{kinds}" if kinds else arg for arg, kinds in accepted.items()] + [OPEN] * is_open
 
 
 def merged(tables: dict[str, dict[str, dict[str, list[str]]]]) -> list[str]:

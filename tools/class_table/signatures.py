@@ -22,7 +22,7 @@ def kinds_of_words(text: str) -> str | None:
     if re.fullmatch(r"\([^(),]*\)", text):
         text = text[1:-1]
     while re.search(r"\[[^\[\]]*\]|\([^()]*\)|<[^<>]*>", text):
-        # what a list holds says nothing of the list; a bare pair of brackets is a list
+        # the type of the elements says nothing about the list; a bare pair of brackets is a list
         text = re.sub(r"(?<=\w)\s*\[[^\[\]]*\]", "", text) if re.search(r"\w\s*\[[^\[\]]*\]", text) else \
             re.sub(r"\[[^\[\]]*\]|\([^()]*\)|<[^<>]*>", " list ", text)
     text = re.sub(r"(lists?|tuples?|sequence|iterable)\s+of\s+\w+", r"\1", text.lower())
@@ -55,11 +55,11 @@ def kind_of(value: Any) -> str | None:
 # what else is taken for an argument whose default is of a kind, where nobody wrote down its type: nearly every size may
 # be a pair, and every block may be a list
 BESIDE = {"b": "bin", "i": "ifln", "f": "ifln", "s": "sn", "d": "dln", "l": "lifn", "n": ""}
-# and where somebody did: docstrings are careless about numbers and lists of them, and about None
+# and docstrings that exist are careless about numbers and lists of them, and about None
 BESIDE_DOCUMENTED = {"i": "in", "l": "lifn", "d": "dln"}
 FLOATS = re.compile(r"(val|value|factor|scale|thr|weight|ratio|temperature|border|limit)s?$")
 SIZES = re.compile(r"(size|strides?|padding|dilations?|channels|scales?|ratios?|range|shape|indices|convs|layers|"
-                   r"depths|heads|kernels?)$")  # these may be lists, whatever a docstring says
+                   r"depths|heads|kernels?)$")  # these may be lists, regardless of the docstring
 NONE_TOO = ("neck", "train_cfg", "test_cfg", "teacher_ckpt")  # of detectors that name them without a default
 REQUIRED = "!"  # in front of the kinds of an argument that has no default, and so is not None
 ALSO = {"arch": "s", "add_extra_convs": "s", "teacher_ckpt": "n"}  # what docstrings of RegNet, NASFPN, LAD leave out
@@ -67,28 +67,28 @@ EXACTLY = {"pretrained": "ns", "init_cfg": "dln"}
 LISTS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # build_dataset makes a dataset of each member
 
 
-def kinds_of_argument(parameter: inspect.Parameter, told: str | None, strict: bool) -> str:
+def kinds_of_argument(parameter: inspect.Parameter, documentation: str | None, strict: bool) -> str:
     """Letters of :data:`KINDS`; empty for anything."""
     if parameter.default is parameter.empty:
-        kinds = _kinds(parameter.name, told, "", strict)
-        may_be_none = "n" in (told or "") or parameter.name in NONE_TOO
+        kinds = _kinds(parameter.name, documentation, "", strict)
+        may_be_none = "n" in (documentation or "") or parameter.name in NONE_TOO
         return kinds if may_be_none else REQUIRED + kinds.replace("n", "")
-    return _kinds(parameter.name, told, kind_of(parameter.default), strict)
+    return _kinds(parameter.name, documentation, kind_of(parameter.default), strict)
 
 
-def _kinds(name: str, told: str | None, default: str | None, strict: bool) -> str:
+def _kinds(name: str, documentation: str | None, default: str | None, strict: bool) -> str:
     if name in EXACTLY:
         return EXACTLY[name]
-    if default is None or (told is None and default in ("", "n")):
+    if default is None or (documentation is None and default in ("", "n")):
         return ""
-    if told is None:
+    if documentation is None:
         found = BESIDE[default]
     else:
-        found = told + default
-        found += "" if strict else "".join(BESIDE_DOCUMENTED.get(kind, "") for kind in told
-                                              if kind != "l" or "s" not in told)
-        found += "l" if set(told) & set("if") and SIZES.search(name) else ""
-        found += "f" if "i" in told and FLOATS.search(name) else ""
+        found = documentation + default
+        found += "" if strict else "".join(BESIDE_DOCUMENTED.get(kind, "") for kind in documentation
+                                              if kind != "l" or "s" not in documentation)
+        found += "l" if set(documentation) & set("if") and SIZES.search(name) else ""
+        found += "f" if "i" in documentation and FLOATS.search(name) else ""
     return "".join(sorted({*found, *("ln" if name in LISTS else ""), *ALSO.get(name, "")}))
 
 
@@ -108,14 +108,14 @@ def arguments(target: Any, strict: bool = False) -> tuple[dict[str, str], bool]:
     Args:
         strict: Take docstrings at their word.
     """
-    told = documented(target)
+    documentation = documented(target)
     if not inspect.isclass(target):
-        return _of(inspect.signature(target), told, strict)
+        return _of(inspect.signature(target), documentation, strict)
     found: dict[str, str] = {}
     hidden: set[str] = set()
     owner, init = init_of(target)
     while init is not None and owner.__module__ != "torch.nn.modules.module":
-        own, is_open = _of(inspect.signature(init), told, strict)
+        own, is_open = _of(inspect.signature(init), documentation, strict)
         for name, kinds in own.items():
             if name not in hidden:
                 found.setdefault(name, kinds)
@@ -134,8 +134,9 @@ def arguments(target: Any, strict: bool = False) -> tuple[dict[str, str], bool]:
     return found, False
 
 
-def _of(signature: inspect.Signature, told: dict[str, str | None], strict: bool) -> tuple[dict[str, str], bool]:
-    found = {p.name: kinds_of_argument(p, told.get(p.name), strict) for p in signature.parameters.values()
+def _of(signature: inspect.Signature, documentation: dict[str, str | None],
+        strict: bool) -> tuple[dict[str, str], bool]:
+    found = {p.name: kinds_of_argument(p, documentation.get(p.name), strict) for p in signature.parameters.values()
              if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL, p.POSITIONAL_ONLY)}
     return found, any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
 
@@ -156,7 +157,7 @@ class Passed:
         to_super: They go to the next class's ``__init__``, beside ``positional`` arguments and ``keywords``.
         behind: The class in ``super(CLASS, self)``, if one is given: the next class is the one behind it.
         elsewhere: They also go to something unknown.
-        taken: Names that it takes out of them by itself.
+        taken: Names that it removes from them.
     """
 
     def __init__(self, init: Any) -> None:

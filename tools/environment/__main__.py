@@ -1,7 +1,7 @@
 """Make this checkout's ``.venv``: pinned packages, mmcv-full built once for each torch, this package.
 
 Run through ``make setup`` (``make demo`` and ``make test`` call it first). A second call finds its stamp and
-ends at once. What all checkouts of a user share lies in ``$XDG_CACHE_HOME/ecm-cluster``, which is
+ends at once. What all checkouts of a user share is in ``$XDG_CACHE_HOME/ecm-cluster``, which is
 ``~/.cache/ecm-cluster`` by default: uv, and the wheels of mmcv-full.
 
 Environment:
@@ -11,7 +11,7 @@ Environment:
         A file operators.json beside it says for which GPUs.
     ECM_CLUSTER_PYTHON: The Python to use: 3.11, or 3.12 for the stack cuda13.
     ECM_CLUSTER_PYTHON38: The one for the stack original.
-    ECM_CLUSTER_STACK: cuda12 (torch 2.8.0) or cuda13 (torch 2.11.0); default: that of the environment that is there.
+    ECM_CLUSTER_STACK: cuda12 (torch 2.8.0) or cuda13 (torch 2.11.0); default: that of the existing environment.
         original (torch 1.13.1) is made beside it, as .venv-original: docs/guide/stacks.md.
     ECM_CLUSTER_CUDA_HOME: The CUDA toolkit to use; default: CUDA_HOME, CUDA_PATH, the nvcc in PATH, /usr/local/cuda.
     ECM_CLUSTER_NVCC: "index" takes nvcc from the package index.
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def make(chosen: Stack, toolkit: cuda.Toolkit | None) -> operators.Operators:
-    """The environment, from whatever is there."""
+    """The environment, made from what is available."""
     with one_at_a_time():
         began = time.monotonic()
         check_machine(chosen, toolkit)
@@ -155,7 +155,7 @@ def one_at_a_time() -> Iterator[None]:
             say("another set-up of this user is running; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:  # a network home without locks; renames keep what is shared whole
-            say(f"no lock on {CACHE} ({error.strerror}); going on without")
+            say(f"no lock on {CACHE} ({error.strerror}); continuing without")
         yield
 
 
@@ -175,4 +175,4 @@ if __name__ == "__main__":
     except SetupError as error:
         raise SystemExit(f"setup: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit("setup: interrupted; run it again to go on") from None
+        raise SystemExit("setup: interrupted; run it again to continue") from None

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).parent
+PINS = Path(__file__).parent / "pins"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ecm-cluster"
 TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 
 
 class SetupError(Exception):
-    """Setting up cannot go on; the text is one line with the remedy."""
+    """Setting up cannot continue; the text is one line with the remedy."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Stack:
 
 
 STACKS = {stack.name: stack for stack in (
-    Stack("cuda12", HERE / "requirements.txt"),
-    Stack("cuda13", HERE / "cuda13.txt", HERE / "cuda13-nvcc.txt"),
-    Stack("original", HERE / "original.txt", mmcv="1.7.0", folder=ROOT / ".venv-original"))}
+    Stack("cuda12", PINS / "requirements.txt"),
+    Stack("cuda13", PINS / "cuda13.txt", PINS / "cuda13-nvcc.txt"),
+    Stack("original", PINS / "original.txt", mmcv="1.7.0", folder=ROOT / ".venv-original"))}
 # an unknown name is refused by stack(), in one line
 _CHOSEN = STACKS.get(os.environ.get("ECM_CLUSTER_STACK") or "cuda12", STACKS["cuda12"])
 VENV, MMCV = _CHOSEN.folder, _CHOSEN.mmcv
@@ -56,7 +56,7 @@ PYTHON = VENV / "bin" / "python"
 
 
 def stack() -> Stack:
-    """The one in ECM_CLUSTER_STACK, which tools/setup sets to that of the environment that is there.
+    """The one in ECM_CLUSTER_STACK, which tools/setup sets to that of the existing environment.
 
     Raises:
         SetupError: There is none of that name.

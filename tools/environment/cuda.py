@@ -101,7 +101,7 @@ def toolkits() -> Iterator[Toolkit]:
 def at(nvcc: Path) -> Toolkit | None:
     """The toolkit that an nvcc belongs to; None if it does not run.
 
-    What lies in PATH may be a script or a link that leads elsewhere: nvcc itself says where its headers are.
+    What PATH contains may be a script or a link that leads elsewhere: nvcc itself says where its headers are.
     """
     release = re.search(r"release (\d+\.\d+)", _output(nvcc, "--version"))
     if not release:

@@ -1,7 +1,7 @@
 """mmcv-full: find a wheel that fits the torch installed here, or compile one and keep it for later.
 
 Its operators are compiled against one torch and one Python, for the CPU alone or for certain GPUs, and its version says
-nothing of that; so wheels are kept in folders whose names do, with a record beside each (:data:`RECORD`).
+none of that; so wheels are kept in folders whose names do, with a record beside each (:data:`RECORD`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -23,13 +22,12 @@ from pathlib import Path
 from ecm_cluster.plan import operators
 from ecm_cluster.plan.operators import Operators
 
-from . import cuda
-from .basics import CACHE, MMCV, PYTHON, TAG, VENV, SetupError, Stack, clock, say, wheelhouse_folder
+from . import compiling, cuda
+from .basics import CACHE, MMCV, PYTHON, TAG, VENV, SetupError, Stack, say, wheelhouse_folder
 from .uv import Uv
 
 WHEELS = CACHE / "wheels"
 RECORD = "operators.json"
-GIB = 1 << 30
 A_DAY = 86400
 
 
@@ -129,7 +127,7 @@ def fits(wheel: Path, wanted: Operators) -> bool:
 
 
 def read_record(wheel: Path) -> Operators | None:
-    """What lies beside a wheel; None if nothing does, as beside those that were built elsewhere."""
+    """The record next to a wheel; None if there is none, as for wheels built elsewhere."""
     try:
         return operators.parse(json.loads((wheel.parent / RECORD).read_text()))
     except (OSError, ValueError):
@@ -165,7 +163,7 @@ def build(wanted: Operators, environment: dict[str, str]) -> Path:
         if time.time() - left.stat().st_mtime > A_DAY:
             shutil.rmtree(left, ignore_errors=True)
     tmp = Path(tempfile.mkdtemp(dir=target, prefix=".building-"))
-    # pip's cache of built wheels knows nothing of the torch they were built against, hence --no-cache-dir
+    # pip's cache of built wheels ignores the torch they were built against, hence --no-cache-dir
     command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir",
                "--disable-pip-version-check", "--no-binary", "mmcv-full", "-w", str(tmp),
                f"mmcv-full=={MMCV}"]
@@ -173,7 +171,7 @@ def build(wanted: Operators, environment: dict[str, str]) -> Path:
         with open(log, "w") as out, \
                 subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,
                                  start_new_session=True) as process:
-            _watch(process, log)
+            compiling.watch(process, log)
         built = list(tmp.glob("mmcv_full-*.whl"))
         if process.returncode or not built:
             sys.stderr.write("".join(log.read_text(errors="replace").splitlines(keepends=True)[-15:]))
@@ -236,7 +234,7 @@ def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
         **given,
         "MMCV_WITH_OPS": "1",
         "FORCE_CUDA": "1" if toolkit else "0",
-        "MAX_JOBS": given.get("MAX_JOBS", str(_compilers())),
+        "MAX_JOBS": given.get("MAX_JOBS", str(compiling.at_once())),
         "PATH": os.pathsep.join(path),  # ninja is in the first
     }
     if toolkit is None:
@@ -247,31 +245,3 @@ def _build_environment(toolkit: cuda.Toolkit | None) -> dict[str, str]:
     headers = sorted(map(str, VENV.glob("lib/python*/site-packages/nvidia/*/include")))
     cpath = os.pathsep.join(headers + ([given["CPATH"]] if given.get("CPATH") else []))
     return {**environment, "CUDA_HOME": str(toolkit.home), "CPATH": cpath}
-
-
-def _compilers() -> int:
-    """One for each core, as long as each has 2 GiB: a file with torch's headers can take that much."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(len(os.sched_getaffinity(0)), memory // (2 * GIB)))
-
-
-def _watch(process: subprocess.Popen, log: Path) -> None:
-    """Show how far ninja is until the build ends: one line that changes, or in a log one now and then."""
-    live, began = sys.stderr.isatty(), time.monotonic()
-    try:
-        while process.poll() is None:
-            try:
-                process.wait(timeout=1 if live else 20)
-            except subprocess.TimeoutExpired:
-                steps = re.findall(r"^\s*\[(\d+/\d+)\]", log.read_text(errors="replace"), re.M)
-                line = f"mmcv-full: {steps[-1] if steps else 'preparing'}, {clock(time.monotonic() - began)}"
-                if live:
-                    print(f"\r\033[Ksetup: {line}", end="", file=sys.stderr, flush=True)
-                else:
-                    say(line)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)  # pip, ninja and the compilers
-        raise
-    finally:
-        if live:
-            print(file=sys.stderr)

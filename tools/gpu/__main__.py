@@ -11,7 +11,7 @@
 
 ECM_CLUSTER_GPU_CHECK names another folder than build/gpu_check, ECM_CLUSTER_PYTHON the Python that has torch.
 
-Several steps can be given. Each ends at its limit (10 minutes), a build goes on in the next call, and `all` leaves
+Several steps can be given. Each ends at its limit (10 minutes), a build continues in the next call, and `all` leaves
 out what was done before. Exit code: 0 all done, 1 something failed, 2 it cannot be done here, 124 a limit was reached.
 """
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = 2
         code = code or done
         if done and "all" in args.steps and step in ("unpack", "build"):
-            say(f"{step} is not done: the steps after it use whatever Python has mmcv-full's operators")
+            say(f"{step} is not done: the next steps use any Python that has mmcv-full's operators")
     return code
 
 

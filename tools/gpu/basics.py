@@ -22,7 +22,7 @@ VENV = HOME / "venv"
 TIMED_OUT = 124
 TOKEN = "GPU_CHECK_STEP"  # marks what a step has started
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
-LOCK = ROOT / "tools" / "environment" / "requirements.txt"
+LOCK = ROOT / "tools" / "environment" / "pins" / "requirements.txt"
 
 
 class StepError(Exception):
@@ -129,7 +129,7 @@ def copy(process: subprocess.Popen[bytes], out: BinaryIO, echo: bool) -> None:
 
 
 def kill_all(token: str) -> None:
-    """Kill whatever a step has started: ninja's compilers and local runs have left its process group."""
+    """Kill everything that a step has started: ninja's compilers and local runs have left its process group."""
     mark = f"{TOKEN}={token}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):

@@ -128,7 +128,7 @@ def _pip(*args: str, search: Path | None = None) -> None:
 
 
 def trim(tree: Path) -> None:
-    """Take away what nobody imports; of scipy all but what mmdet imports, in a folder that is searched last."""
+    """Remove what nobody imports, of scipy all that mmdet does not import, in a folder that is searched last."""
     site = tree / "site"
     for folder in sorted(site.rglob("*")):
         if folder.is_dir() and (folder.name in NOT_NEEDED or folder.parent.name == ".mim" and folder.name != "configs"):

@@ -1,6 +1,6 @@
 """Compile mmcv-full's operators in place, for the architectures of this machine's GPUs alone.
 
-In place, so that a build which was ended at its limit goes on where it was: ninja keeps what is compiled.
+In place, so that a build which was ended at its limit continues where it was: ninja keeps what is compiled.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def build(device: str, limit: float) -> int:
     if code not in (0, TIMED_OUT):
         raise StepError(f"mmcv-full did not compile; the end of {log_file('build')}:\n"
                         + "\n".join(log_file("build").read_text(errors="replace").splitlines()[-15:]))
-    say(f"build: {'done' if code == 0 else 'at its limit, run it again to go on'}, "
+    say(f"build: {'done' if code == 0 else 'at its limit, run it again to continue'}, "
         f"{steps[-1] if steps else 'nothing to compile'}, {spent:.0f} s in all")
     return code
 

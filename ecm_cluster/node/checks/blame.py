@@ -13,7 +13,7 @@ from typing import Any
 from mmdet_ext.data.samples import BadSample
 
 from ...attempts.failures import NotStartable
-from ...base.errors import UserError
+from ...base.errors import UserError, brief
 from ...freeze import snapshot
 from ...mmconfig import lookup
 from ...rundir.run import Run
@@ -28,7 +28,6 @@ UNKNOWN_TYPE = re.compile(r"'?([\w.]+)'? is not in the ([\w ]+) registry")
 UNKNOWN_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENT = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)")
 CLASS_COUNT = re.compile(r"`num_classes` \((\d+)\) in (\w+) of \w+ does not matches the length of `CLASSES` (\d+)")
-TEXT = 400  # characters of an error's text in a message
 
 
 def not_here(error: BaseException, on_cpu: bool, device: str) -> str | None:
@@ -43,9 +42,9 @@ def not_here(error: BaseException, on_cpu: bool, device: str) -> str | None:
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
         return "it needs more memory than a check may use here; --check=job checks in a job"
     if device == "cuda" and NEEDS_GPU.search(text):
-        return f"it needs a GPU ({_short(text)}); --check=job checks in a job"
+        return f"it needs a GPU ({brief(text)}); --check=job checks in a job"
     if isinstance(error, OSError) and error.filename and str(error.filename).endswith(".so"):
-        return f"a library is missing here ({_short(text)})"
+        return f"a library is missing here ({brief(text)})"
     return None
 
 
@@ -77,9 +76,9 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     if isinstance(error, ImportError) and key == "custom_imports":
         return _import(error, cfg, run)
     if run.job().device == "cpu" and HALF.search(text):
-        return f"config: fp16: half precision needs a GPU; give --device cuda, or --set fp16=None ({_short(text)})"
+        return f"config: fp16: half precision needs a GPU; give --device cuda, or --set fp16=None ({brief(text)})"
     if run.job().device == "cpu" and NEEDS_GPU.search(text):
-        return f"config: {key}: it needs a GPU ({_short(text)}); give --device cuda"
+        return f"config: {key}: it needs a GPU ({brief(text)}); give --device cuda"
     return _plainly(error, key, run)
 
 
@@ -141,14 +140,14 @@ def _import(error: ImportError, cfg: Any, run: Run) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (f"config: custom_imports: module {name!r} not found: it is not installed for this Python, and "
                 f"{searched}; give its directory with --code")
-    return f"config: custom_imports: {_short(str(error))}{_where(error, run)}; fix the module"
+    return f"config: custom_imports: {brief(str(error))}{_where(error, run)}; fix the module"
 
 
 def _plainly(error: BaseException, key: str, run: Run) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"config: {key}: {error.filename} does not exist{_where(error, run)}; fix its path"
     kind = type(error).__name__
-    return (f"config: {key}: {kind}: {_short(str(error)) or 'no message'}{_where(error, run)}; fix it (--verbose "
+    return (f"config: {key}: {kind}: {brief(str(error)) or 'no message'}{_where(error, run)}; fix it (--verbose "
             "shows the traceback), or submit with --no-check")
 
 
@@ -170,12 +169,7 @@ def _where(error: BaseException, run: Run) -> str:
 
 def short(error: BaseException) -> str:
     """A short description of an error."""
-    return f"{type(error).__name__}: {_short(str(error))}"
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= TEXT else text[:TEXT] + "…"
+    return f"{type(error).__name__}: {brief(str(error))}"
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def describe(dataset: Any) -> ScoredSet:
 
 def _part(dataset: Any) -> ScoredDataset:
     if not (hasattr(dataset, "evaluate") and hasattr(dataset, "data_infos")):
-        raise UserError(f"data.test.type: {type(dataset).__name__} cannot be scored: it has no `evaluate`; give the "
+        raise UserError(f"data.test.type: {type(dataset).__name__} cannot be scored: it has no `evaluate`; use the "
                         "dataset itself")
     kind, classes = rule(type(dataset)), dataset.CLASSES
     categories = list(dataset.cat_ids) if kind != OWN else list(range(len(classes or ())))

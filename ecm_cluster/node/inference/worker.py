@@ -66,7 +66,7 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
             with contextlib.suppress(OSError):
                 os.listdir(work.detections_dir)  # makes an NFS client look for new names
             time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
-        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.way_key(scoring)) is None]
+        missing = [scoring for scoring in element.scoring if work.metrics(evaluations.scoring_variant(scoring)) is None]
         if missing:
             score_all(run, work, element, missing, checkpoint)
         record = work.ledger(attempt, "evaluate000", patient=True)
@@ -164,7 +164,7 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
     from . import score_parts
 
     heartbeat.beat(phase="scoring")
-    count, way = heartbeat.Counter(), evaluations.way_key(scoring)
+    count, way = heartbeat.Counter(), evaluations.scoring_variant(scoring)
     options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
     options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: count(
         done, total, f"scoring {kind}"))

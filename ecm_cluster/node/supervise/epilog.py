@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from ...attempts import endings, slurm_ends, starts
 from ...base import files
 from ...base.errors import UserError
-from ...chain import chain, evaluations, submissions
+from ...chain import chain, evaluations, locks, submissions
 from ...chain import successor as handover
 from ...rundir import ledger as ledgers
 from ...rundir.run import Run, Work
@@ -41,7 +41,7 @@ def main(run_path: str, stage: str, code: str) -> int:
         after_step(run, work, stage, int(code) if code.isdigit() else None)
     if stage == chain.TRAIN and run.completion():
         with contextlib.suppress(UserError):  # `status` and `resume` try it again
-            chain.submit_refused(run, submissions.PATIENCE_ON_NODES)
+            chain.submit_refused(run, locks.PATIENCE_ON_NODES)
     return 0
 
 
@@ -100,7 +100,7 @@ def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) 
     record = work.read_attempt(newest) if newest else {}
     if str(record.get("job_id")) == job_id:
         return int(record.get("restart") or 0) < restart
-    token, recorded = os.environ.get(TOKEN_ENV, ""), submissions.record_of(run, stage)
+    token, recorded = os.environ.get(TOKEN_ENV, ""), run.submission(stage)
     known = bool(token or recorded.get("job_id") or not newest)
     return known and submissions.stale(run, stage, token, job_id, patience=5.0) is None
 

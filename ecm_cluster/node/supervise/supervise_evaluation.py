@@ -51,7 +51,7 @@ class EvaluationSupervisor(Supervisor):
             text = (f"{self.checkpoint.file} is damaged: {broken}; restore {self.checkpoint.path(self.training)}, or "
                     "score another checkpoint")
             preflight.refuse(self.work, self.training, self.place, text)
-        ways = [evaluations.way_key(scoring) for scoring in self.element.scoring]
+        ways = [evaluations.scoring_variant(scoring) for scoring in self.element.scoring]
         return {"from": self.checkpoint.file, "accepts": [], "ways": ways}
 
     def heed(self, attempt: int, ledger: Any) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ...chain import chain, successor
-from ...rundir import checkpoints
+from ...rundir import checkpoints, retention
 from ...rundir.run import Run
 from .. import signals
 from ..beside import Beside
@@ -61,7 +61,7 @@ class TrainingSupervisor(Supervisor):
         for manifest, reason in broken:
             ledger.write("quarantine", checkpoint=manifest.file, reason=reason)
         return {"from": newest.file if newest else None, "accepts": [m.file for m in accepts],
-                "abandoned": checkpoints.leaving(self.training, until)}
+                "abandoned": retention.abandoned_after(self.training, until)}
 
 
 def main(run: str) -> None:

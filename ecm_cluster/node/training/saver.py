@@ -180,13 +180,13 @@ class Saver:
         """Take up what became of the checkpoint under way, if that is known.
 
         Raises:
-            checkpoints.Overtaken: A newer attempt has begun, and this one works for nothing.
+            checkpoints.StaleAttempt: A newer attempt has begun, and this one works for nothing.
         """
         outcome = self.writer.outcome(wait)
         if outcome is None or self._request is None:
             return
         if outcome.overtaken:
-            raise checkpoints.Overtaken(outcome.reason)
+            raise checkpoints.StaleAttempt(outcome.reason)
         if outcome.manifest is None:
             self._say_failed(outcome, self._request, logger)
             return

@@ -184,7 +184,7 @@ def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger:
                    "by_epoch": cfg.runner["type"] == "EpochBasedRunner" and all(
                        hook.by_epoch for hook in runner.hooks if isinstance(hook, TextLoggerHook))}
     if runner.rank == 0:
-        for line in training_log.redone(run, attempt, runner.iter):
+        for line in training_log.repeated(run, attempt, runner.iter):
             logger.info("%s", line)
 
 

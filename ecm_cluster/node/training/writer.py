@@ -29,7 +29,7 @@ from ...base import files, processes
 from ...base.errors import UserError
 from ...chain import evaluations
 from ...pickles import archive
-from ...rundir import checkpoints
+from ...rundir import checkpoints, retention
 from ...rundir.run import Run
 from .. import signals
 
@@ -139,7 +139,7 @@ class Writer:
         if manifest is not None:  # it died after the manifest: the checkpoint is whole
             return Outcome(manifest, seconds)
         with contextlib.suppress(OSError):
-            checkpoints.discard(self.run, request.iteration, self.attempt)
+            retention.discard(self.run, request.iteration, self.attempt)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return Outcome(None, seconds, f"the process that writes checkpoints {how}")
 
@@ -164,7 +164,7 @@ def main() -> None:
         return  # it died before this process could ask to die with it
     run, link = Run(path), Connection(link_fd)
     with contextlib.suppress(OSError):
-        checkpoints.sweep(run, attempt)
+        retention.remove_leftovers(run, attempt)
     with contextlib.suppress(EOFError, OSError):
         while (request := link.recv()) is not None:
             link.send(serve(run, attempt, request, memory))
@@ -185,7 +185,7 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
         manifest = checkpoints.commit(run, attempt, save, iteration=request.iteration, epoch=request.epoch,
                                       position=request.position, epoch_end=request.epoch_end, step=request.step,
                                       last_check=last_check)
-    except checkpoints.Overtaken as error:
+    except checkpoints.StaleAttempt as error:
         return Outcome(None, time.monotonic() - began, str(error), overtaken=True)
     except Exception as error:  # whatever it was, the trainer goes on and says so
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
@@ -194,7 +194,7 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError, UserError, ValueError, LookupError):  # the next commit will prune, too
         awaited = evaluations.awaited(run)
-        checkpoints.prune(run, attempt, request.keep,
+        retention.prune(run, attempt, request.keep,
                           needed=lambda m: m.file in awaited or m.iteration == request.spare)
     return Outcome(manifest, seconds)
 

@@ -155,7 +155,7 @@ def test_many_counts_of_zero_name_the_first_ten():
         ("3\n-2\n", "class 1 is '-2'"),
         ("nan\n", "class 0 is 'nan'"),
         ("3 4\n", "line 1: '3 4' is not one count"),
-        ("# nothing\n", "no class counts in it"),
+        ("# nothing\n", "has no class counts"),
         ('{"images": []}', 'no list "categories"'),
         (
             '{"categories": [{"id": 1, "name": "a"}]}',
@@ -185,7 +185,7 @@ def test_a_missing_file_says_where_a_relative_path_starts():
 
 def test_an_unknown_field_lists_the_legal_ones():
     with pytest.raises(
-        ClassCountError, match="'instances' is unknown; legal are: instance_count, image_count"
+        ClassCountError, match="invalid value 'instances'; expected one of: instance_count, image_count"
     ):
         read_class_counts([1], field="instances")
 

@@ -199,7 +199,7 @@ def test_an_evaluation_on_gpus_finds_and_scores_what_one_on_cpus_does(gpus, few,
         assert gpus.ask(run, 2, 2, evaluate=True) == [0, 0], said(run)
         detections = read_shards(evaluations.chunk_files(work) or [])
         found.append([detections.image_id.tolist(), detections.score.tolist(), detections.bbox.tolist(),
-                      work.metrics(evaluations.way_key({}))["figures"]])
+                      work.metrics(evaluations.scoring_variant({}))["figures"]])
     assert found[0] == found[1] and found[0][0]
 
 

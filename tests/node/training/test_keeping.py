@@ -79,7 +79,8 @@ def test_what_no_checkpoint_can_hold_is_named_by_its_key_and_the_rest_is_committ
     assert found["meta"]["hook_msgs"] == {"score": 0.3} and found["meta"]["CLASSES"] == ["a"]
     assert torch.equal(found["state_dict"]["weight"], state_of()["state_dict"]["weight"])
     event, = events(saver.run, "warning")
-    assert "meta.hook_msgs.best (tests.node.training.test_keeping.Best)" in event["text"] and "and 8 more" in event["text"]
+    assert "meta.hook_msgs.best (tests.node.training.test_keeping.Best)" in event["text"]
+    assert "and 8 more" in event["text"]
     assert event["iteration"] == 3 and event["about"] == "not kept" and "\n" not in event["text"]
     assert sum("meta.hook_msgs.best" in record.message for record in caplog.records) == 1
 

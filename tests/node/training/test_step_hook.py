@@ -231,7 +231,7 @@ def test_an_attempt_that_was_overtaken_ends(training):
     t = training()
     t.step(epoch_end=True)
     files.create_exclusive(t.run.attempt_file(2), json.dumps({"number": 2, "accepts": []}))
-    with pytest.raises(checkpoints.Overtaken):
+    with pytest.raises(checkpoints.StaleAttempt):
         t.step(epoch_end=True)
 
 

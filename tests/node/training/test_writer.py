@@ -227,7 +227,7 @@ def test_a_truly_full_file_system_says_so(tmp_path):
 def test_an_overtaken_attempt_commits_nothing_and_ends(run, saver):
     save(saver, 1)
     begin(run, 2)
-    with pytest.raises(checkpoints.Overtaken, match="attempt 2 has begun"):
+    with pytest.raises(checkpoints.StaleAttempt, match="attempt 2 has begun"):
         save(saver, 2)
     assert [m.iteration for m in checkpoints.accepted(run)] == [1]
     assert leftovers(run) == []

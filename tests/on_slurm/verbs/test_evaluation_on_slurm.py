@@ -71,7 +71,7 @@ def test_checkpoints_are_scored_as_they_are_committed_in_one_array(slurm, scored
     assert [row.provenance["epoch"] for row in results.rows(scored)] == [1, 2, 3]
     assert began(works[0]) < complete < began(works[2])
     assert [e["at"] for e in scored.events() if e.kind == "released"][0] == "epoch 1"
-    array = submissions.record_of(scored, "evaluate")["job_id"]
+    array = scored.submission("evaluate")["job_id"]
     ids = {work.read_attempt(1)["job_id"] for work in works}
     assert ids == {f"{array}_{index}" for index in range(3)}
 
@@ -112,7 +112,7 @@ def test_what_concerns_scoring_alone_takes_one_process_and_no_detections_are_mad
               for path in work.detections_dir.glob("*.npz")}
     said = verb("evaluate", scored.path, "--vary", "max_dets=5", "--gpus", 2, "--wait", env=slurm.env).stdout
     assert "1 to score (no GPU: detections are there): job " in said
-    (work,) = [w for w in scored.evaluations() if w.metrics(evaluations.way_key({"max_dets": 5}))]
+    (work,) = [w for w in scored.evaluations() if w.metrics(evaluations.scoring_variant({"max_dets": 5}))]
     assert work.read_attempt(work.newest_attempt())["world_size"] == 1
     assert stored == {path: path.stat().st_mtime_ns for w in scored.evaluations()
                       for path in w.detections_dir.glob("*.npz")}
@@ -128,7 +128,7 @@ def test_an_array_whose_training_fails_for_good_is_cancelled(slurm, small_data, 
          "--config", config, "--eval-epochs", "all", env=slurm.env)
     run = Run(tmp_path / "failing")
     await_state(run, "failed", env=slurm.env)
-    array = submissions.record_of(run, "evaluate")["job_id"]
+    array = run.submission("evaluate")["job_id"]
     wait_until(lambda: "CANCELLED" in slurm.run("squeue", "-h", "-a", "-t", "all", "-o", "%T", "-j", array).stdout,
                "the array is cancelled")
     assert not run.evaluations()

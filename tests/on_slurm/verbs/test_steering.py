@@ -14,7 +14,6 @@ from slurm_harness import SlurmCluster
 from small import ROOT, await_state, job_flags, logs_of, state_of, verb, wait_until
 
 from ecm_cluster.base import files
-from ecm_cluster.chain import submissions
 from ecm_cluster.rundir.run import Run
 
 
@@ -33,7 +32,7 @@ def held_job(folder: Path) -> Path:
 
 
 def present(run: Run) -> dict[str, str]:
-    return {stage: submissions.record_of(run, stage)["job_id"] for stage in ("train", "evaluate")}
+    return {stage: run.submission(stage)["job_id"] for stage in ("train", "evaluate")}
 
 
 def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
@@ -136,10 +135,10 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
 def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
-    records = {stage: submissions.record_of(run, stage) for stage in ("train", "evaluate")}
+    records = {stage: run.submission(stage) for stage in ("train", "evaluate")}
     assert "sbatch would refuse" in verb("resume", run.path, "--constraint", "none", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
-    assert {stage: submissions.record_of(run, stage) for stage in records} == records
+    assert {stage: run.submission(stage) for stage in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
 
 
@@ -215,7 +214,7 @@ def test_of_two_submissions_of_a_name_one_submits_also_when_it_dies_inside_sbatc
     assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], told
     assert second.returncode == (0 if killed else 2), told
     if not killed:
-        assert first.returncode == 0 and "is already there" in told[1][1] and "waiting for it" in told[1][1]
+        assert first.returncode == 0 and "already exists" in told[1][1] and "waiting for it" in told[1][1]
     verb("cancel", run.path, env=slurm.env)
     assert in_queue(slurm, run) == []
 
@@ -250,7 +249,7 @@ def test_where_a_user_may_submit_one_job_the_evaluation_is_submitted_once_slurm_
     given = job_flags(small_data, tmp_path, "half")
     told = verb("submit", held_job(tmp_path), *given[1:], "--qos", "one", env=slurm.env)
     run = Run(tmp_path / "half")
-    train = submissions.record_of(run, "train")["job_id"]
+    train = run.submission("train")["job_id"]
     assert f"train {train} is submitted; its evaluation is not submitted (sbatch refused" in told.stderr
     found = state_of(run, slurm.env)
     assert found["state"] == "waiting" and "its evaluation is not submitted" in found["reason"]

@@ -11,12 +11,6 @@ import pytest
 from small import ROOT
 
 MKDOCS = ROOT / ".venv-docs" / "bin" / "mkdocs"
-LARGEST_FOLDER = 14  # entries that a reader still takes in at a glance; the same as for the rooms of the code
-
-
-def test_no_folder_of_the_documentation_is_larger_than_a_room():
-    for folder in (path for path in (ROOT / "docs", *(ROOT / "docs").rglob("*")) if path.is_dir()):
-        assert len(list(folder.iterdir())) <= LARGEST_FOLDER, folder
 
 
 @pytest.mark.slow
