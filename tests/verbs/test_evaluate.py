@@ -275,7 +275,7 @@ def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path
     annotations.write_text("{}")
     files.write_json(run.run_file, {**files.read_json(run.run_file), "annotations": {"test": str(annotations)}})
     run = Run(run.path)
-    with pytest.raises(evaluations.UserError, match="it is not the file that was there when first was submitted"):
+    with pytest.raises(evaluations.UserError, match="has changed since first was submitted"):
         worker.annotations_digest(run)
 
 
