@@ -48,7 +48,7 @@ def test_a_path_in_place_of_a_module_is_named_with_the_module(code, name, meant)
 
 
 @pytest.mark.parametrize("section, wrong", [
-    ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of names"),
+    ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of module names"),
     ({"allow_failed_imports": True}, "custom_imports has no imports"),
     ({"imports": {"a": 1}}, "invalid custom_imports"),
     ({"imports": [None]}, "invalid custom_imports.imports: None")])

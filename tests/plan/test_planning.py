@@ -164,7 +164,7 @@ def test_several_optimizers_keep_their_rates(small_data, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"workflow": [("train", 1), ("val", 1)]}, "config: invalid workflow [('train', 1), ('val', 1)]: expected"),
+    ({"workflow": [("train", 1), ("val", 1)]}, "config: invalid workflow: [('train', 1), ('val', 1)]; expected"),
     ({"runner.type": "EpochBasedRuner"}, "did you mean EpochBasedRunner?"),
     ({"runner.type": "DynamicIterBasedRunner"}, "expected one of: EpochBasedRunner, IterBasedRunner"),
     ({"checkpoint_config.sync_buffer": True}, "use custom_hooks=[dict(type='SyncBuffersHook')] instead"),
@@ -200,7 +200,7 @@ def test_a_workflow_may_be_written_with_lists(small_data):
 
 def test_the_plan_lists_what_the_config_sets_and_nobody_uses_with_the_reason(small_data):
     said = plan_text.describe(planned(small_data, options={"work_dir": "w", "evaluation": {"save_best": "auto"}}))
-    assert "not used    work_dir: the run's own folder holds what a run writes" in said
+    assert "not used    work_dir: all files of a run are in its own directory" in said
     assert "not used    evaluation.save_best: `evaluate RUN --checkpoints all`" in said
 
 

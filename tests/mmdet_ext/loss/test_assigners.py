@@ -96,5 +96,5 @@ def test_other_errors_pass_through():
 
 
 def test_a_bound_below_one_is_refused():
-    with pytest.raises(ValueError, match="max_pairs is 0"):
+    with pytest.raises(ValueError, match="invalid max_pairs: 0"):
         assigner(max_pairs=0)
