@@ -53,13 +53,13 @@ def ours(folder: Path, state: Any) -> tuple[Turn, Callable[[], None]]:
     run = Run(folder / "run")
     run.attempts_dir.mkdir(parents=True)
     files.create_exclusive(run.attempt_file(1), json.dumps({"number": 1, "accepts": []}))
-    saver, log = Saver(run, 1, 1, run.ledger(1, "train000")), logging.getLogger("benchmark")
+    saver = Saver(run, 1, 1, run.ledger(1, "train000"), logging.getLogger("benchmark"))
 
     def turn(number: int) -> tuple[float, float]:
         began = time.perf_counter()
-        saver.commit(state, log, iteration=number, epoch=0, position=number, epoch_end=False)
+        saver.commit(state, iteration=number, epoch=0, position=number, epoch_end=False)
         blocked = time.perf_counter() - began
-        saver.settle(log, wait=True)
+        saver.settle(wait=True)
         assert saver.failure is None, saver.failure
         return blocked, time.perf_counter() - began
 

@@ -61,15 +61,15 @@ def prepare(folder: Path, args: argparse.Namespace, ranks: int) -> Run:
 
 def begin_alike(run: Run) -> None:
     """Leave random weights beside the run, for both to begin with: what a step costs depends on what is proposed."""
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
 
     imports.framework()
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from ecm_cluster.node.training.worker import load_config
+    from ecm_cluster.node.mmdet_trainer import config as mmdet_config
 
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
     save_checkpoint(model, str(run.path / WEIGHTS))
@@ -123,11 +123,11 @@ class Preloaded:
 
 
 def preload(cfg: Any, place: Any, seed: int, device: str) -> list[Any]:
-    from ecm_cluster.node.training import mmdet_trainer
+    from ecm_cluster.node.mmdet_trainer import building
     from mmdet_ext.runners.virtual_ranks import Share
 
     share = Share(place.world_size, place.world_size, place.rank)
-    loader, _ = mmdet_trainer.loader(cfg, share, seed, device)
+    loader, _ = building.loader(cfg, share, seed, device)
     return [batch for batch, _ in zip(loader, range(PRELOADED))]
 
 

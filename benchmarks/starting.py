@@ -96,9 +96,9 @@ def by_worker(watch: Watch, args: argparse.Namespace) -> None:
         watch.imported()
         from mmcv.runner import OptimizerHook
 
-        from ecm_cluster.node.training import mmdet_trainer
+        from ecm_cluster.node.mmdet_trainer import building
 
-        watch.wrap(mmdet_trainer, "loader", "data")
+        watch.wrap(building, "loader", "data")
         watch.wrap(OptimizerHook, "after_train_iter", "step", watch.stepped)
         since = watch.now()
         try:
@@ -107,7 +107,7 @@ def by_worker(watch: Watch, args: argparse.Namespace) -> None:
             watch.add("rendezvous", since)
 
     worker.join = joined
-    watch.wrap(worker, "restore", "restore", watch.restored)
+    watch.wrap(worker, "resume", "restore", watch.restored)
     raise SystemExit(worker.main(args.run, args.attempt))
 
 

@@ -116,20 +116,23 @@ def gate(args: argparse.Namespace) -> Any:
 
 def run_rank(args: argparse.Namespace) -> None:
     """Be one rank of one peer, until stdin ends."""
+    from ecm_cluster.node import rank_process, staged_data
+    from ecm_cluster.node.mmdet_trainer import config
     from ecm_cluster.node.training import worker
 
     run, place = Run(args.run), place_of(args.rank, int(args.ranks))
-    worker.enter(run)
-    cfg = settings(worker.load_config(run), run, args.size)
+    rank_process.enter(run)
+    cfg = settings(config.load(run), run, args.size)
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), gate(args)]
     batches = preload(cfg, place, 0, args.device) if args.compute else None
     if args.peer == "worker":
-        from ecm_cluster.node.training import mmdet_trainer
+        from ecm_cluster.node.mmdet_trainer import building, trainer
 
         if batches:
-            make = mmdet_trainer.loader
-            mmdet_trainer.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
-        worker.train(run, place, args.attempt, cfg)
+            make = building.loader
+            building.loader = lambda *given: (Preloaded((made := make(*given))[0], batches), made[1])  # type: ignore
+        config.load = lambda run: cfg
+        worker.train(run, place, args.attempt, staged_data.Data(), trainer.make)
     else:
         mmdets_own(run, place, cfg, args, batches)
 

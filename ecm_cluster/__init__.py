@@ -9,14 +9,14 @@ from .base.version import __version__ as __version__
 
 
 def _interrupted(number: int, frame: object) -> None:
-    """Ctrl-C while modules are imported: nothing is begun yet, so the process ends at once, as by default."""
+    """Ctrl-C while modules are imported: nothing to clean up yet, so the process dies."""
     os.write(2, b"interrupted\n")
     _signal.signal(number, _signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "ecm-cluster"):  # as a program, not as a library
-    import _signal  # type: ignore[import-not-found] # built in; `signal` imports others first
+    import _signal  # type: ignore[import-not-found] # built in; `signal` imports other modules first
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _interrupted)

@@ -11,17 +11,17 @@ from .base.version import __version__
 from .console import cli
 
 VERBS = {
-    "submit": "submit a training run and the evaluation behind it",
+    "submit": "submit a training run and its evaluation",
     "evaluate": "score checkpoints, also under a grid of test settings",
-    "compare": "say which classes two runs detect better or worse",
-    "status": "say what every run is doing, and why",
-    "cancel": "cancel runs and what waits behind them; they stay resumable",
-    "resume": "bring a run back that has ended, was cancelled, or crashed",
-    "clean": "delete what a run does not need any more",
-    "stage": "pack a data set for fast copies to the nodes, and look after packs and copies",
-    "doctor": "say what of this cluster and environment is ok, and what is not",
-    "synthesize": "write a synthetic data set in the LVIS v1 format",
-    "demo": "the whole main job on this machine, in a few minutes",
+    "compare": "show which classes two runs detect better or worse",
+    "status": "show what every run is doing, and why",
+    "cancel": "cancel runs with their evaluations; they stay resumable",
+    "resume": "resume a run that ended, was cancelled, or crashed",
+    "clean": "delete what a run no longer needs",
+    "stage": "pack a dataset for fast copies to the nodes; manage packs and copies",
+    "doctor": "check this cluster and environment",
+    "synthesize": "write a synthetic dataset in the LVIS v1 format",
+    "demo": "run the complete workflow on this machine, in a few minutes",
 }
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
-        print(f"usage: ecm-cluster VERB [options]\n\n{verbs}\n\n`ecm-cluster VERB --help` says more of each.")
+        print(f"usage: ecm-cluster VERB [options]\n\n{verbs}\n\n`ecm-cluster VERB --help` describes each.")
         return cli.EXIT_OK
     if argv[0] == "--version":
         print(f"ecm-cluster {__version__}")
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> int:
-    """What the console script calls."""
+    """Entry point of the console script."""
     return cli.run(main)
 
 

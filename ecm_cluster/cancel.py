@@ -1,4 +1,4 @@
-"""Cancel runs: the training and what waits behind it. They stay resumable, and nothing starts them again by itself."""
+"""Cancel runs: the training and its evaluations. They stay resumable, and are never restarted automatically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EPILOG = """examples:
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.cancel", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="+", metavar="RUN", help="a run directory, or the name of a run")
-    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     return made
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     found = [runs.find(name, runs_dir) for name in args.run]
     for run in found:
-        _ = run.spec  # a run that is none is an error before anything is cancelled
+        _ = run.spec  # validate all of them before anything is cancelled
         run.require_own("cancel")
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
     cli.acts()
@@ -44,60 +44,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cancel(run: Run) -> int:
-    """Cancel one run, and say what was done.
+    """Cancel one run and report what was done.
 
     Returns:
-        0 if nothing of it runs or waits any more, 1 otherwise.
+        0 if none of its jobs runs or waits any longer, 1 otherwise.
     """
     try:
         return _cancel(run)
     except UserError as error:
-        # one that cannot be cancelled must not save the others
+        # a failure must not keep the other runs from being cancelled
         cli.say(f"error: {run.name}: {program.one_line(error)}", sys.stderr)
         return cli.EXIT_FAILED
 
 
 def mark(run: Run) -> None:
-    """Put the cancel mark into the run, before anything is ended: who sees the end must not start the run again."""
+    """Write the cancel mark before any job is ended: a process that sees the end must not restart the run."""
     run.mark_cancelled("cancel")
     files.kill_point("cancel-marked", run.cancel_file)
 
 
-def _say_nothing_to_do(run: Run) -> int:
+def _report_nothing_to_do(run: Run) -> int:
     state = states.fold([run])[0]
     print(f"{run.name}: nothing to cancel ({state.state}: {state.reason})")
     return cli.EXIT_OK
 
 
-def _say_done(run: Run, what: str) -> None:
+def _report(run: Run, what: str) -> None:
     run.ledger(run.newest_attempt(), "cancel").write("cancelled", what=what)
     print(f"{run.name}: cancelled {what}")
     committed = checkpoints.accepted(run)
     if run.completion() is None:
         print(f"  newest checkpoint: {committed[-1].file}" if committed else "  no checkpoint was committed yet")
-    cli.say(f"  to bring it back: {chain.resume_line(run)}")
+    cli.say(f"  to resume it: {chain.resume_line(run)}")
 
 
 def _cancel(run: Run) -> int:
     backend = choose.of(run)
     if not os.access(run.path, os.W_OK, effective_ids=True) and backend.alive(run) == {}:
-        return _say_nothing_to_do(run)  # which takes no lock to see
+        return _report_nothing_to_do(run)  # this needs no lock
     with locks.run_lock(run):
         backend.require("cancel from a login node")
         live = backend.alive(run)
         if live is None:
             mark(run)
-            raise UserError("cluster: Slurm does not answer; the run is marked, so that it will not start again, but "
-                            "what runs goes on; cancel again when Slurm answers")
+            raise UserError("cluster: Slurm does not answer; the run is marked as cancelled and will not restart, but "
+                            "its jobs keep running; cancel it again when Slurm answers")
         if not live:
-            return _say_nothing_to_do(run)
+            return _report_nothing_to_do(run)
         mark(run)
         back = backend.end(run, live)
         if back is None:
-            return _say_nothing_to_do(run)
-        _say_done(run, ", ".join(backend.called(run, list(live))))
+            return _report_nothing_to_do(run)
+        _report(run, ", ".join(backend.called(run, list(live))))
     if back:
-        print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will end itself as soon as it starts",
+        print(f"{run.name}: job {', '.join(back)} could not be cancelled; it will exit as soon as it starts",
               file=sys.stderr)
     return cli.EXIT_FAILED if back else cli.EXIT_OK
 

@@ -1,4 +1,4 @@
-"""List what a run does not need any more, with sizes, and delete it; an abandoned branch only on request."""
+"""List what a run no longer needs, with sizes, and delete it; an abandoned branch only on request."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EPILOG = """examples:
   python -m ecm_cluster.clean first --dry-run
   python -m ecm_cluster.clean first --abandoned
 """
-ABANDONED = "checkpoints of a branch that `resume --from` left"
+ABANDONED = "checkpoints of a branch abandoned by `resume --from`"
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.clean", description=__doc__, epilog=EPILOG)
     made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
-    made.add_argument("--runs-dir", default=None, help="folder that holds the runs (default: the site's, else runs)")
-    made.add_argument("--abandoned", action="store_true", help=f"delete {ABANDONED}, too")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    made.add_argument("--abandoned", action="store_true", help=f"also delete {ABANDONED}")
     made.add_argument("--dry-run", action="store_true", help="list what would be deleted, delete nothing")
     return made
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.require_own("clean")
     if not args.dry_run:
         cli.acts()
-    # a listing needs no lock, and so can be had where nothing can be written
+    # a listing needs no lock, so it works on a read-only file system
     with contextlib.nullcontext() if args.dry_run else locks.run_lock(run):
         found = {what: paths for what, paths in unneeded(run).items() if paths}
         for what, paths in found.items():
@@ -62,25 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def line(run: Run) -> str:
-    """What the user types to delete an abandoned branch."""
+    """The command that deletes an abandoned branch."""
     return f"python -m ecm_cluster.clean {shlex.quote(str(run.path))} --abandoned"
 
 
 def left_by(run: Run, point: ResumePoint | None, new_code: bool) -> list[str]:
-    """What becomes of the checkpoints after the one that the run resumes from, in words."""
+    """What happens to the checkpoints after the one that the run resumes from, in words."""
     later = [m for m in checkpoints.accepted(run) if point is not None and m.iteration > point.iteration]
     if not later:
         return []
     spread = f"iteration {later[0].iteration}" + (f" to {later[-1].iteration}" if len(later) > 1 else "")
     stay = f"{len(later)} checkpoint(s) of {spread} ({size_text(sum(m.size for m in later))})"
     if not new_code and run.code_dir.is_dir() and not any(run.code_dir.glob("*/clean.py")):
-        return [f"{stay}: the run's code is that of a former version, which deletes them; give --code current to keep "
+        return [f"{stay}: the run's code is of an earlier version, which deletes them; use --code current to keep "
                 "them"]
     return [f"{stay} stay on disk and no longer count; `{line(run)}` deletes them"]
 
 
 def unneeded(run: Run) -> dict[str, list[Path]]:
-    """Files that count no more, by what they are; of a checkpoint the manifest first, so that it never counts half."""
+    """Files that no longer count, by kind; the manifest of a checkpoint first, as without it a checkpoint is void."""
     newest = run.newest_attempt()
     counting, left = {m.file for m in checkpoints.accepted(run)}, retention.abandoned(run)
     others = [m for m in checkpoints.manifests(run) if m.file not in counting]
@@ -88,16 +88,16 @@ def unneeded(run: Run) -> dict[str, list[Path]]:
         ABANDONED: _files(run, [m for m in others if m.file in left]),
         "checkpoints of stale attempts": _files(run, [m for m in others if m.file not in left and m.attempt < newest]),
         "files of damaged checkpoints": _quarantined(run),
-        "leftovers of interrupted writes": retention.leftovers(run, newest if at_work(run) else newest + 1)}
+        "leftovers of interrupted writes": retention.leftovers(run, newest if may_write(run) else newest + 1)}
 
 
 def _quarantined(run: Run) -> list[Path]:
-    """Nothing where the folder is a link: it was not made by this program, and leads elsewhere."""
+    """Nothing if the directory is a link: it was not created by this program, and could point anywhere."""
     return [] if run.quarantine_dir.is_symlink() else sorted(run.quarantine_dir.glob("iter_*"))
 
 
-def at_work(run: Run) -> bool:
-    """Whether an attempt may still write; where nobody can tell, it may."""
+def may_write(run: Run) -> bool:
+    """Whether an attempt may still write; if that is unknown, it may."""
     return liveness.alive(run) != {}
 
 
@@ -106,7 +106,7 @@ def _files(run: Run, several: list[checkpoints.Manifest]) -> list[Path]:
 
 
 def size_of(paths: list[Path]) -> int:
-    """Bytes; of a link those of the link, as no more would be freed."""
+    """Bytes that would be freed; for a link, those of the link itself."""
     return sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
 
 

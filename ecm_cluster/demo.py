@@ -1,4 +1,4 @@
-"""The whole main job on this machine, in a few minutes: data, staging, training, a preemption, evaluation, report."""
+"""Run the complete workflow on this machine: data, staging, training with a preemption, evaluation, report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from . import submit
 from .backends import driver
@@ -26,8 +27,8 @@ TRAIN_IMAGES, VAL_IMAGES, CLASSES, SEED = 600, 100, 24, 0
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.demo", description=__doc__, epilog=EPILOG)
-    made.add_argument("--out", default="demo-run", help="folder for the data set and the runs (default: demo-run)")
-    made.add_argument("--no-preemption", action="store_true", help="let the training run through")
+    made.add_argument("--out", default="demo-run", help="directory for the dataset and the runs (default: demo-run)")
+    made.add_argument("--no-preemption", action="store_true", help="run the training without a preemption")
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, as for submit")
     return made
@@ -37,12 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.acts()
     began = time.monotonic()
-    out = folders.absolute(args.out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out: {out} is a file; give a folder")
-    if out.is_dir() and out.stat().st_uid != os.geteuid():  # who could put other code in its place while it runs
-        raise UserError(f"out: {out} belongs to another user; give another folder")
-    say("1. a synthetic data set in the LVIS format")
+    out = _checked(folders.absolute(args.out))
+    say("1. a synthetic dataset in the LVIS format")
     from . import synthesize
     from .plan import create
 
@@ -52,12 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     from . import stage
 
-    say("2. packed, as on shared storage, to be copied to the scratch of a node")
+    say("2. packing it, as on shared storage, for fast copies to the scratch of a node")
     data = out / "data.pack"
     code = stage.main(["pack", str(out / "data"), str(data)])
     if code:
         return code
-    say("3. submit: ECM Mask R-CNN, two ranks on the CPU of this machine")
+    say("3. submitting ECM Mask R-CNN with two ranks on the CPU of this machine")
     runs_dir = out / "runs"
     name = create.next_name(runs_dir, "demo")
     options = [part for text in args.options for part in ("--set", text)]
@@ -67,17 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     run = Run(runs_dir / name)
     preemption = None if args.no_preemption else DemoPreemption(run)
-    say("4. training" + ("" if args.no_preemption else ", with a preemption on the way"))
+    say("4. training" + ("" if args.no_preemption else ", with a preemption"))
     code = follow.follow(run, look=preemption)
-    say(f"5. what happened ({time.monotonic() - began:.0f} s in all)")
+    say(f"5. timeline ({time.monotonic() - began:.0f} s in total)")
     from . import status
 
     status.main([str(run.path)])
     return code
 
 
+def _checked(out: Path) -> Path:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out: {out} is not a directory; use another --out")
+    if out.is_dir() and out.stat().st_uid != os.geteuid():  # who could replace the code while it runs
+        raise UserError(f"out: {out} belongs to another user; use another --out")
+    return out
+
+
 class DemoPreemption:
-    """Signals one rank half-way, as Slurm would, once."""
+    """Signals one rank in the middle of the training, once, as Slurm would."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.sent = run, False

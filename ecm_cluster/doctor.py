@@ -20,7 +20,7 @@ EPILOG = """examples:
 
 exit code: 0 if nothing fails, 1 if something does, 2 for bad input
 """
-IMPORT_SECONDS = 11.0  # that importing the framework may take here
+IMPORT_SECONDS = 11.0  # limit for importing the framework here
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,11 +28,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
                       help="slurm, or local: this machine, without Slurm (default: slurm)")
-    made.add_argument("--node", action="store_true", help="submit a short job and look at its nodes, too (with "
-                      "--cluster local: at this machine); --nodes 2: at the network between two")
+    made.add_argument("--node", action="store_true", help="also submit a short job and check its nodes (with "
+                      "--cluster local: this machine); --nodes 2: the network between two")
     made.add_argument("--patience", type=float, default=30.0, metavar="MINUTES",
                       help="minutes that the job of --node may wait in the queue (default: 30)")
-    made.add_argument("--json", action="store_true", help="print the same as JSON")
+    made.add_argument("--json", action="store_true", help="print JSON")
     add_flags(made)
     return made
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .diagnosis import asked as asking
     from .diagnosis import finding
 
-    queues = choose.named(args.cluster).queues
+    queues = choose.by_name(args.cluster).queues
     job = jobs.load(args.job, given_flags(args), shell.defaults(os.environ) if queues else None)
     asked = asking.read(job, args.cluster, bool(args.job or args.config))
     found = list(findings(asked, queues, args))
@@ -61,7 +61,7 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     from .diagnosis import environment, on_nodes, storage
     from .diagnosis.finding import carried_out, not_asked
 
-    # these take a while, or for ever: they are started first, and waited for last
+    # these are slow and may hang: they are started first, and waited for last
     looks = storage.Looks({**asked.folders(), **({} if queues else asking.scratch_here(asked))})
     started = environment.ask_job(asked)
     silence = _silence(queues)
@@ -84,7 +84,7 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
 
 
 def of_slurm(asked: Any) -> Iterator[Any]:
-    """What Slurm answers, and what that means for the job."""
+    """What Slurm reports, and what that means for the job."""
     from .diagnosis import limits, slurm
     from .diagnosis.finding import carried_out
 
@@ -99,7 +99,7 @@ def _silence(queues: bool) -> str:
     if not queues:
         return "--cluster local runs without Slurm"
     reason = site.silence()
-    return f"no Slurm is reachable: {reason}" if reason else ""
+    return f"Slurm is not reachable: {reason}" if reason else ""
 
 
 if __name__ == "__main__":

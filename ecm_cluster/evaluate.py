@@ -111,8 +111,7 @@ def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     for text in args.vary:
         name, value = config.parse_option(text)
         if given.setdefault(name, text) != text:
-            raise UserError(f"vary: {given[name]!r} and {text!r}: give the values of a setting together, as "
-                            f"{name}=V1,V2")
+            raise UserError(f"vary: {given[name]!r} and {text!r}: expected all values together, as {name}=V1,V2")
         values[name] = value
     return eval_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
 
@@ -123,7 +122,9 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     Raises:
         UserError: The run has no such checkpoint, or its config has nothing that a setting could change.
     """
-    _ = run.spec
+    if run.spec.job.trainer is not None:
+        raise UserError(f"RUN: {run.name} was trained by {run.spec.job.trainer}; evaluations exist for mmdet's trainer "
+                        "alone")
     best = None
     if args.checkpoints == "best":
         name = results.best(run, args.sort).provenance["checkpoint"]

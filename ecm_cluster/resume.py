@@ -25,7 +25,7 @@ from .reporting import state as states
 from .rundir import checkpoints, runs
 from .rundir.run import Run
 from .rundir.spec import Overrides, ResumePoint
-from .slurm import commands
+from .slurm import commands, launcher
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
-    """Inspect the run and its jobs; only writes the ids of jobs that are found again.
+    """Inspect the run and its jobs; only records the IDs of jobs that are found again.
 
     Raises:
         UserError: An attempt is alive, or the request cannot be fulfilled.
@@ -184,7 +184,7 @@ def _start(run: Run, point: ResumePoint | None) -> str:
     return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
 
 
-def requests(run: Run, plan: ResumePlan) -> list[commands.JobRequest]:
+def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:
     """What would be submitted, for inspection; ids that are not known yet are placeholders in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else run.submission(chain.TRAIN).get("job_id")
     train = None if run.completion() else train
@@ -221,7 +221,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     # the evaluation first: otherwise a crash in between would leave its old job recorded behind a new training
     backend = choose.of(run)
     for stage in reversed(backend.records(plan.stages)):
-        submissions.renew(run, stage, backend.cluster_name())
+        submissions.replace_token(run, stage, backend.cluster_name())
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = backend.submit(run, plan.job)

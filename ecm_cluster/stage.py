@@ -1,4 +1,4 @@
-"""Bring data to the speed of a node's disk: pack it once, see what is staged, check it, remove it."""
+"""Make data available at the speed of a node's disk: pack it once, then show, verify or remove what is staged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .staging.scratch import Scratch
 
 
 class Command(NamedTuple):
-    """What a word behind ``stage`` does: a line of help, more of it, its options, its function."""
+    """A subcommand of ``stage``."""
 
     help: str
     description: str
@@ -26,7 +26,7 @@ class Command(NamedTuple):
 
 
 def verify(args: argparse.Namespace) -> int:
-    """Check a pack, or what is staged in a scratch."""
+    """Verify a pack, or what is staged on a scratch directory."""
     scratch = Scratch(Path(os.path.expanduser(args.pack)))
     if scratch.sets() and not is_pack(scratch.base):
         return scratch_verbs.verify_scratch(scratch, pack_verbs.checked_threads(args.threads))
@@ -38,7 +38,7 @@ COMMANDS = {
                     pack_verbs.add_pack, pack_verbs.run_pack),
     "copy": Command("copy a pack to this node's scratch", scratch_verbs.COPY, "", scratch_verbs.add_copy,
                     scratch_verbs.run_copy),
-    "status": Command("say what is staged on this node", scratch_verbs.STATUS, "", scratch_verbs.add_status,
+    "status": Command("show what is staged on this node", scratch_verbs.STATUS, "", scratch_verbs.add_status,
                       scratch_verbs.run_status),
     "gc": Command("remove what is staged on this node and not in use", scratch_verbs.GC, "", scratch_verbs.add_gc,
                   scratch_verbs.run_gc),
@@ -63,11 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None or error.errno not in MISTAKES:
             raise
-        raise UserError(f"{error.filename}: {error.strerror}; give another path") from None
+        raise UserError(f"{error.filename}: {error.strerror}; use another path") from None
     except RuntimeError as error:
         if "thread" not in str(error):
             raise
-        raise Failed(f"{error}; give fewer --threads, or raise the limits of processes and memory (ulimit -u, -v)"
+        raise Failed(f"{error}; use fewer --threads, or raise the limits on processes and memory (ulimit -u, -v)"
                      ) from None
 
 

@@ -1,4 +1,4 @@
-"""Submit a training run and the evaluation behind it."""
+"""Submit a training run and its evaluation."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def parser() -> argparse.ArgumentParser:
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
-    made.add_argument("--no-eval", action="store_true", help="submit no evaluation")
+    made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
                       "where the config counts those)")
     made.add_argument("--eval-while-training", action="store_true", help="score checkpoints as they are committed")
-    made.add_argument("--wait", action="store_true", help="follow the run until it has ended")
+    made.add_argument("--wait", action="store_true", help="follow the run until it ends")
     made.add_argument("--check", choices=("here", "job"), help="build model, data and runner and take one step before "
                       "anything is submitted: here (the default where torch and mmdet are installed, at most 20 s), "
                       "or in a short job; also in a dry run")
-    made.add_argument("--no-check", dest="check", action="store_const", const="none", help="leave that check out (for "
-                      "good: export ECM_CLUSTER_CHECK=none)")
+    made.add_argument("--no-check", dest="check", action="store_const", const="none", help="skip that check (always: "
+                      "export ECM_CLUSTER_CHECK=none)")
     made.add_argument("--verbose", action="store_true", help="show the traceback of a check that fails")
     made.add_argument("--dry-run", action="store_true", help="print plan and sbatch scripts, write nothing")
     return made
@@ -116,7 +116,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.named(args.cluster).queues else None)
+    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
@@ -125,7 +125,7 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
 
 
 def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the evaluation block."""
+    """The evaluation block from the command line."""
     block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
     if args.eval_epochs:
         words = args.eval_epochs.split(",")
@@ -141,7 +141,7 @@ def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def dry_run(run: Run, plan: Any) -> None:
-    """The scripts that would be submitted, and what would be refused."""
+    """Print the scripts that would be submitted, and what would be refused."""
     from .backends import choose
     from .chain import chain
 
@@ -149,14 +149,14 @@ def dry_run(run: Run, plan: Any) -> None:
                            "TRAIN_JOB_ID" if stage != chain.TRAIN else None,
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
-    print("".join(f"\n{script}\n" for script in choose.named(plan.where).scripts(asked)), end="")
+    print("".join(f"\n{script}\n" for script in choose.by_name(plan.where).scripts(asked)), end="")
     for text in plan.problems:
         cli.say(f"would be refused: {text}", sys.stderr)
     print("dry run: nothing was written or submitted")
 
 
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
-    """Submit the chain, say what was done and what to type next."""
+    """Submit the chain; print what was done and which commands to use next."""
     from .backends import choose
     from .chain import chain
 
@@ -185,7 +185,7 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
             raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or leave it "
                             "out")
         refuse_other_settings(run, job, asked, args)
-        submissions.require_owner(run, chain.line_to_go_on(run))
+        submissions.require_owner(run, chain.continue_line(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
         return start(run, job, args)
 
@@ -202,7 +202,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         other |= set() if job_env.same(run, begun, asked) else {"env"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
-                        f"{', '.join(sorted(other))}; continue it with `{chain.line_to_go_on(run)}`, or use "
+                        f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "
                         "another --name")
 
 

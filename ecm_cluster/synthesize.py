@@ -1,4 +1,4 @@
-"""synthesize: write a small made-up data set in the LVIS v1 format, to try things without LVIS."""
+"""Write a small synthetic dataset in the LVIS v1 format, to try things without LVIS."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ import os
 import secrets
 import shutil
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base.errors import UserError, of_place
 from .base.files import TMP_MARK, fsync_dir, kill_point, write_json
 from .base.reading import OptionalKey, Unreadable, check_inside, read_json
-from .console import cli, output
+from .console import cli
+from .console.progress import shown
 
 if TYPE_CHECKING:
     from .synthetic.dataset import Spec
 
-MANIFEST = "synthetic.json"  # written last; a folder without it is not ours to touch
+MANIFEST = "synthetic.json"  # written last; a directory without it was not created by synthesize, and is left alone
 _COUNTS = {"images": int, "annotations": int, "classes": int}
 _SHAPE = {"arguments": {"classes": int}, "files": {str: {OptionalKey("images"): int, "bytes": int}},
           "train": _COUNTS, "val": _COUNTS, "frequency": {"r": int, "c": int, "f": int}}
 REMEDY = "pip install 'ecm-cluster[train]'"
 
 DESCRIPTION = """\
-Write a data set in exactly the LVIS v1 format: textured shapes on cluttered backgrounds, classes with a Zipf
-tail (rare, common and frequent as LVIS defines them), federated annotations.
+Write a dataset in the LVIS v1 format: textured shapes on cluttered backgrounds, classes with a Zipf distribution
+(rare, common and frequent as LVIS defines them), federated annotations.
 
   OUT/annotations/lvis_v1_{train,val}.json   OUT/train2017/*.jpg   OUT/val2017/*.jpg
 """
 EPILOG = """\
-The same arguments give the same bytes. OUT appears whole or not at all; a second call with the same arguments
-leaves a complete OUT as it is and mends a damaged one.
+The same arguments give the same bytes. OUT is created atomically; a second call with the same arguments keeps a
+complete OUT and repairs a damaged one.
 
 example, enough for a small model to learn from in minutes on a CPU:
   python -m ecm_cluster.synthesize data/lvis_synthetic --train-images 600 --val-images 100 --classes 24
@@ -46,12 +46,12 @@ example, enough for a small model to learn from in minutes on a CPU:
 
 def parser() -> argparse.ArgumentParser:
     p = cli.Parser(prog="python -m ecm_cluster.synthesize", description=DESCRIPTION, epilog=EPILOG)
-    p.add_argument("out", metavar="OUT", type=Path, help="the folder to make: the root of the data set")
+    p.add_argument("out", metavar="OUT", type=Path, help="directory to create: the root of the dataset")
     p.add_argument("--train-images", type=int, default=600, metavar="N", help="training images (%(default)s)")
     p.add_argument("--val-images", type=int, default=100, metavar="M", help="validation images (%(default)s)")
     p.add_argument("--classes", type=int, default=24, metavar="C", help="classes, up to 1296 (%(default)s)")
     p.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="what all draws follow from (%(default)s)"
+        "--seed", type=int, default=0, metavar="S", help="seed of the random numbers (%(default)s)"
     )
     p.add_argument(
         "--image-size",
@@ -62,10 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--min-images", type=int, metavar="K",
-        help="least training images of a class (5, or as many as fit)",
+        help="minimum number of training images per class (5, or as many as fit)",
     )  # fmt: skip
     p.add_argument(
-        "--force", action="store_true", help="replace OUT if synthesize made it with other arguments"
+        "--force", action="store_true", help="replace OUT if it was created with other arguments"
     )
     return p
 
@@ -73,36 +73,32 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        # numpy, OpenCV and pycocotools are not part of a login node's install, and --help needs none of them;
-        # numpy first, as OpenCV without it prints lines of its own
-        # one thread for linear algebra, of which there is little: each has a buffer, and no limit must be met
+        # numpy, OpenCV and pycocotools are not installed on a login node, and --help needs none of them
+        # one thread, as there is little linear algebra: each allocates a buffer, which a memory limit may not allow
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        importlib.import_module("numpy")
+        importlib.import_module("numpy")  # first: without it, OpenCV prints its own errors
         from .synthetic.dataset import Spec
     except ImportError as error:
         raise UserError(f"synthesize needs numpy, OpenCV and pycocotools ({error}): {REMEDY}") from error
 
     cli.acts()
     spec = Spec(args.train_images, args.val_images, args.classes, args.seed, args.image_size, args.min_images)
-    manifest, outcome = synthesize(args.out, spec, force=args.force, progress=_progress)
+    manifest, outcome = synthesize(args.out, spec, force=args.force)
     _report(args.out, manifest, outcome)
     return cli.EXIT_OK
 
 
-def synthesize(
-    out: str | os.PathLike, spec: Spec, force: bool = False, progress: Callable[..., Any] | None = None
-) -> tuple[dict[str, Any], str]:
-    """Make the data set at ``out`` unless it is there already.
+def synthesize(out: str | os.PathLike, spec: Spec, force: bool = False) -> tuple[dict[str, Any], str]:
+    """Create the dataset at ``out`` unless it exists already.
 
     Args:
-        force: replace what an earlier call made there with other arguments.
-        progress: context manager, called with the number of images, that gives a function to call for each.
+        force: Replace what an earlier call created there with other arguments.
 
     Returns:
-        The manifest, and what was done: ``written``, ``mended`` (it was damaged) or ``kept``.
+        The manifest, and what was done: ``written``, ``repaired`` or ``kept``.
 
     Raises:
-        UserError: ``out`` holds something else, or cannot be written.
+        UserError: ``out`` contains something else, or cannot be written.
     """
     from .synthetic import dataset  # heavy: see main
 
@@ -113,26 +109,26 @@ def synthesize(
         if present is not None and same and dataset.intact(root, present):
             return present, "kept"
     except OSError as error:
-        raise of_place(f"{out} cannot be read ({error.strerror or error}): give another OUT", error) from None
+        raise of_place(f"{out} cannot be read ({error.strerror or error}); use another OUT", error) from None
     owner = f".{root.name}{TMP_MARK}{socket.gethostname()}-"
     tmp = root.with_name(f"{owner}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        _sweep(root.parent, owner)
+        _remove_leftovers(root.parent, owner)
         tmp.mkdir(parents=True)
-        with (progress or _silent)(spec.train_images + spec.val_images) as advance:
+        with shown("drawing", spec.train_images + spec.val_images, "images") as advance:
             manifest = dataset.write(tmp, spec, advance)
         write_json(tmp / MANIFEST, manifest)
         kill_point("before-rename", root)
         _take_place(tmp, root)
     except OSError as error:
-        raise of_place(f"{root} cannot be written ({error.strerror or error}): give another OUT", error) from error
+        raise of_place(f"{root} cannot be written ({error.strerror or error}); use another OUT", error) from error
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-    return manifest, "mended" if same else "written"
+    return manifest, "repaired" if same else "written"
 
 
 def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
-    """The manifest of what stands at ``root``, None where nothing does; refuse to touch anything else."""
+    """The manifest of the dataset at ``root``; None if there is nothing. Refuses anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
@@ -140,17 +136,17 @@ def _present(root: Path, spec: Spec, force: bool) -> dict[str, Any] | None:
         for name in manifest["files"]:
             check_inside(root, name, root / MANIFEST, "files")
     except (FileNotFoundError, NotADirectoryError, Unreadable) as error:
-        raise UserError(f"{root} holds something that synthesize did not make: give a new folder") from error
+        raise UserError(f"{root} contains something that synthesize did not create; use a new directory") from error
     arguments = manifest["arguments"]
     if arguments != vars(spec) and not force:
         differ = [k for k, v in vars(spec).items() if arguments.get(k) != v]
         asked = ", ".join(f"--{k.replace('_', '-')} was {arguments.get(k)}" for k in differ)
-        raise UserError(f"{root} was made with other arguments ({asked}): add --force to replace it")
+        raise UserError(f"{root} was created with other arguments ({asked}); add --force to replace it")
     return manifest
 
 
-def _sweep(folder: Path, owner: str) -> None:
-    """Remove what calls on this host left behind that were killed; of other hosts nothing can be known."""
+def _remove_leftovers(folder: Path, owner: str) -> None:
+    """Remove what killed calls on this host left behind; processes of other hosts may still be running."""
     for left in folder.glob(f"{glob.escape(owner)}*"):
         pid = left.name[len(owner) :].partition("-")[0]
         with suppress(FileNotFoundError):
@@ -159,7 +155,7 @@ def _sweep(folder: Path, owner: str) -> None:
 
 
 def _take_place(tmp: Path, root: Path) -> None:
-    """Rename ``tmp`` to ``root``; what was there goes aside first, so that no mixture is ever seen."""
+    """Rename ``tmp`` to ``root``; an existing one is moved aside first, so that a mixture is never visible."""
     old = root.with_name(f"{tmp.name}-old")
     if root.exists():
         os.replace(root, old)
@@ -168,31 +164,10 @@ def _take_place(tmp: Path, root: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def _silent(total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, one line in a log."""
-    if not sys.stderr.isatty():
-        print(f"drawing {total} images", file=sys.stderr)
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(file=output.bare(sys.stderr)), redirect_stdout=False, redirect_stderr=False,
-                  transient=True) as bar:
-        task = bar.add_task("drawing images", total=total)
-        yield lambda: bar.advance(task)
-
-
 def _report(out: Path, manifest: dict[str, Any], outcome: str) -> None:
     said = {
         "kept": "already complete, nothing to do",
-        "mended": "was damaged, written anew",
+        "repaired": "was damaged, recreated",
         "written": "written",
     }
     print(f"{out}: {said[outcome]}")

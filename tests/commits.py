@@ -35,9 +35,9 @@ def state_of(size: int = 1000, seed: int = 0) -> dict[str, Any]:
 
 def save(saver: Saver, iteration: int, state: Any = None, wait: bool = True, **fields: Any) -> None:
     fields = {"epoch": 0, "position": iteration, "epoch_end": False, **fields}
-    saver.commit(state_of(seed=iteration) if state is None else state, LOG, iteration=iteration, **fields)
+    saver.commit(state_of(seed=iteration) if state is None else state, iteration=iteration, **fields)
     if wait:
-        saver.settle(LOG, wait=True)
+        saver.settle(wait=True)
 
 
 def events(run: Run, kind: str) -> list:

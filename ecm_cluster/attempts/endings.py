@@ -1,8 +1,7 @@
 """Why something ended, what to do next, and within which budget.
 
-One table: :data:`ENDINGS` maps the cause of an attempt's end to the next action, its budget, and whose cause it is.
-Everything that restarts or refuses to restart a run asks here. What Slurm's answers mean is in ``slurm_ends.py``. No
-statement about an ending compares the clocks of two hosts.
+Everything that restarts or refuses to restart a run asks here. The causes are in ``causes.py``, what Slurm's answers
+mean in ``slurm_ends.py``. No statement about an ending compares the clocks of two hosts.
 """
 
 from __future__ import annotations
@@ -17,61 +16,18 @@ from ..base.units import duration_text
 from ..rundir.ledger import Event
 from ..rundir.run import Evaluation, Run, Work
 from . import starts
+from .causes import CAUSES, Cause
 
 # Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
-BARREN_LIMIT = 3
+NO_PROGRESS_LIMIT = 3
 # Starts in a row that ended for other causes before a new checkpoint, from which on ``status`` warns.
 WARN_LIMIT = 3
 
 
-@dataclass(frozen=True)
-class Ending:
-    """What follows a cause.
-
-    Attributes:
-        action: ``continue`` (start again), ``wait`` (Slurm starts it again), ``stop``, or ``none``.
-        text: The cause in the user's words.
-        owner: Whose cause it is: ``run`` (counts against it), ``place`` (tried elsewhere; a node at fault is left
-            out), or ``scheduler`` (never counted).
-        budget: How many ends of this kind since the last new checkpoint are answered by a new start; None: any number.
-    """
-
-    action: str
-    text: str
-    owner: str
-    budget: int | None = None
-
-
-ENDINGS: dict[str, Ending] = {
-    "complete": Ending("none", "the work is complete", "run"),
-    "preempted": Ending("continue", "Slurm preempted the job", "scheduler"),
-    "time limit": Ending("continue", "the time limit was near", "run"),
-    "signalled": Ending("continue", "somebody sent a signal", "scheduler"),
-    "requeued": Ending("wait", "Slurm had requeued the job already", "scheduler"),
-    "node failure": Ending("continue", "a node failed", "place"),
-    "cancelled": Ending("stop", "the job was cancelled", "scheduler"),
-    "deadline": Ending("stop", "the job's deadline has passed", "run"),
-    # never taken for a cancellation, nor brought back: nobody knows whether that is wanted
-    "ended by Slurm": Ending("stop", "Slurm ended the job and does not say why", "scheduler"),
-    "crashed": Ending("continue", "the program failed", "run", budget=2),
-    "killed": Ending("continue", "a rank was killed", "run", budget=2),
-    "out of memory": Ending("continue", "a rank needed more memory than the job has", "run", budget=1),
-    "out of GPU memory": Ending("continue", "a rank needed more memory than its GPU has", "run", budget=1),
-    "GPU failure": Ending("continue", "a GPU failed", "place",
-                          budget=starts.GPU_FAILURES_OF_A_NODE * starts.NODE_LIMIT),
-    "hung": Ending("continue", "no heartbeat", "run", budget=2),
-    "lost": Ending("continue", "the attempt ended without recording a reason", "run", budget=2),
-    "not startable": Ending("stop", "the program cannot start", "run"),
-    "diverged": Ending("stop", "the loss is not a finite number", "run"),
-    "setup failed": Ending("continue", "a setup line failed", "run", budget=1),
-    "start failed": Ending("continue", "the start failed before an attempt began", "place", budget=2),
-}
-
-
-def ending(end: Event | None) -> Ending:
+def ending(end: Event | None) -> Cause:
     """What follows the end of an attempt; None: one that nobody recorded. A cause of a newer version stops the run."""
     cause = end["cause"] if end else "lost"
-    return ENDINGS.get(cause) or Ending("stop", cause, "run")
+    return CAUSES.get(cause) or Cause("stop", cause, "run")
 
 
 @dataclass(frozen=True)
@@ -114,7 +70,7 @@ def _after_failed_start(refused: Event, work: Work, events: list[Event]) -> Deci
     if refused["cluster"] != "slurm" or (cause == "not startable" and not refused["of_node"]):
         return Decision("stop", reason)
     count = len(starts.in_a_row(work, events, cause))
-    if cause != "not startable" and count > (BARREN_LIMIT - 1 if known.budget is None else known.budget):
+    if cause != "not startable" and count > (NO_PROGRESS_LIMIT - 1 if known.budget is None else known.budget):
         return Decision("stop", f"{reason}; {count} starts in a row, so it is not tried again")
     nodes = {e["node"] for e in events if e.kind == "not-started" and e["of_node"]
              and e["resumes"] == refused["resumes"]}
@@ -146,27 +102,27 @@ def over_budget(work: Work, events: list[Event]) -> str | None:
     if budget is not None and count > budget:
         return f"{cause} {count} times since the last new checkpoint, so it is not tried again"
     # an evaluation commits no checkpoints, but one that does not fit into its time limit never will
-    return barren_run(work, always=cause == "time limit")
+    return no_progress(work, always=cause == "time limit")
 
 
-def barren_run(work: Work, always: bool = False) -> str | None:
+def no_progress(work: Work, always: bool = False) -> str | None:
     """Why a run stops: its newest attempts ended for causes of its own and brought nothing. None: it need not.
 
     Args:
         always: Whether an evaluation counts too.
     """
-    barren = barren_attempts(work, work.events())
-    if barren < BARREN_LIMIT or not (always or isinstance(work, Run)):
+    fruitless = attempts_without_progress(work, work.events())
+    if fruitless < NO_PROGRESS_LIMIT or not (always or isinstance(work, Run)):
         return None
-    return f"{barren} attempts in a row ended without a new " + ("checkpoint" if isinstance(work, Run) else "result")
+    return f"{fruitless} attempts in a row ended without a new " + ("checkpoint" if isinstance(work, Run) else "result")
 
 
 def _trail(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts since the last progress, newest first: an attempt that committed ended after it."""
-    fruitful, ends = _fruitful(events), []
+    with_progress, ends = _with_progress(events), []
     for attempt, end in _ends(work, events):
         ends.append(end)
-        if attempt in fruitful:
+        if attempt in with_progress:
             break
     return ends or [None]
 
@@ -207,7 +163,7 @@ def without_numbers(trace: str) -> str:
                      for line in lines)
 
 
-def _fruitful(events: list[Event]) -> set[int]:
+def _with_progress(events: list[Event]) -> set[int]:
     return {e.attempt for e in events if e.kind in ("commit", "complete")}
 
 
@@ -241,7 +197,7 @@ def newest_end(work: Work) -> Event | None:
     return starts.failed(work, events) or (last_end(events, newest) if newest else None)
 
 
-def barren_attempts(work: Work, events: list[Event]) -> int:
+def attempts_without_progress(work: Work, events: list[Event]) -> int:
     """How many attempts in a row, the newest included, brought nothing and ended for causes of the run's own.
 
     Those that the scheduler or a node ended say nothing of the run; they are neither counted nor progress.
@@ -251,9 +207,9 @@ def barren_attempts(work: Work, events: list[Event]) -> int:
 
 def _since_progress(work: Work, events: list[Event]) -> list[Event | None]:
     """The ends of the attempts after the last one with progress, newest first; a resume begins the count again."""
-    fruitful, ends = _fruitful(events), []
+    with_progress, ends = _with_progress(events), []
     for attempt, end in _ends(work, events):
-        if attempt in fruitful:
+        if attempt in with_progress:
             break
         ends.append(end)
     return ends

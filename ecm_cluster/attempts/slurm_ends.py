@@ -1,4 +1,4 @@
-"""How a start of a job ended, by what Slurm says of the job: a key of :data:`ecm_cluster.attempts.endings.ENDINGS`.
+"""How a start of a job ended, by what Slurm says of the job: a key of :data:`ecm_cluster.attempts.causes.CAUSES`.
 
 Each cause has evidence of its own. What Slurm says without a row here is ``ended by Slurm``, never a cancellation.
 Times are compared with each other where slurmctld wrote both.
@@ -10,20 +10,14 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 
-# What Slurm calls the end of one start of a job, in its accounting and of a job that has ended, and what that is here.
-ACCOUNTED = {"PREEMPTED": "preempted", "TIMEOUT": "time limit", "NODE_FAIL": "node failure",
-             "BOOT_FAIL": "node failure", "OUT_OF_MEMORY": "out of memory", "CANCELLED": "cancelled",
-             "REQUEUED": "requeued", "DEADLINE": "deadline", "FAILED": "crashed"}
-# The same of a start that recorded no end. A program's failure is recorded by the batch shell; a shell that could not
-# was killed, with its node perhaps.
-UNRECORDED = {state: cause for state, cause in ACCOUNTED.items() if state != "FAILED"}
+from .causes import BY_REASON, BY_STATE
+
+# What Slurm calls an end, for a start that recorded none. A program's failure is recorded by the batch shell; a shell
+# that could not was killed, with its node perhaps.
+UNRECORDED = {state: cause for state, cause in BY_STATE.items() if state != "FAILED"}
 # States of a job that Slurm will start again, whatever becomes of the tasks that are left of its last start.
 STARTS_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 ALIVE = ("RUNNING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
-# While tasks of a job that has ended are left its state is COMPLETING, and only the reason says how it ended.
-COMPLETING_REASONS = {"TimeLimit": "time limit", "NodeDown": "node failure", "BootFail": "node failure",
-                      "DeadLine": "deadline", "OutOfMemory": "out of memory", "NonZeroExitCode": "crashed",
-                      "JobLaunchFailure": "start failed", "LaunchFailure": "start failed"}
 UNSET = ("None", "", "N/A", "Unknown")
 
 
@@ -37,7 +31,7 @@ def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, 
         remaining: Seconds to the job's EndTime, None if unknown.
 
     Returns:
-        A key of :data:`ENDINGS`, or ``unknown`` where Slurm did not answer.
+        A key of :data:`CAUSES`, or ``unknown`` where Slurm did not answer.
     """
     if not answer:
         return "unknown"
@@ -52,7 +46,7 @@ def why_signalled(answer: Mapping[str, str] | None, restarts: int, lead: float, 
         return "time limit" if remaining is not None and remaining <= lead + 60 else "signalled"
     if state == "COMPLETING":
         return _why_completing(answer)
-    return ACCOUNTED.get(state, "ended by Slurm")
+    return BY_STATE.get(state, "ended by Slurm")
 
 
 def why_unrecorded(answer: Mapping[str, str], restarts: int) -> str:
@@ -67,8 +61,8 @@ def why_unrecorded(answer: Mapping[str, str], restarts: int) -> str:
 def _why_completing(answer: Mapping[str, str]) -> str:
     """How a job ended whose tasks have still to end: each way but a scancel leaves its name or its time."""
     reason = answer.get("Reason", "")
-    if reason in COMPLETING_REASONS:
-        return COMPLETING_REASONS[reason]
+    if reason in BY_REASON:
+        return BY_REASON[reason]
     if reason.startswith("RaisedSignal"):
         return "killed"  # the batch shell, as by newer Slurms where its node loses its power
     if reason != "None":

@@ -13,7 +13,7 @@ from .base import Known, Life
 
 def known(runs: Sequence[Run]) -> Known:
     """What Slurm says of the present jobs of all these runs, in one question; None where it does not answer."""
-    ids = [s.job_id for run in runs for s in run.submissions() if s.job_id and choose.named(s.cluster).queues]
+    ids = [s.job_id for run in runs for s in run.submissions() if s.job_id and choose.by_name(s.cluster).queues]
     if not ids:
         return {}
     return queue.query(ids) if commands.slurm_available() else None
@@ -21,7 +21,7 @@ def known(runs: Sequence[Run]) -> Known:
 
 def of_job(run: Run, job: Submission, told: Known) -> Life:
     """Whether a job of a run is alive, given :func:`known`."""
-    return choose.named(job.cluster).life(run, job, told)
+    return choose.by_name(job.cluster).life(run, job, told)
 
 
 def alive(run: Run) -> dict[str, str] | None:

@@ -28,7 +28,7 @@ COMMITTING = 180.0  # seconds for the ranks of a run to commit and end
 ENDING_SECONDS = 60.0  # that a driver may take to end, all its work done
 
 
-class Local:
+class LocalBackend:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = False

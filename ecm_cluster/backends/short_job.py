@@ -17,7 +17,7 @@ from ..chain import chain
 from ..job.job import Job
 from ..rundir import job_env
 from ..rundir.run import Run
-from ..slurm import commands
+from ..slurm import commands, launcher
 from ..slurm.sbatch import environment_lines, outside_environment
 from .base import ShortJob
 
@@ -38,14 +38,14 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
         UserError: sbatch refuses.
     """
     asked = chain.request(run, replace(job, nodes=1, gpus=1), chain.TRAIN, "check")
-    header = [line for line in commands.render(asked).splitlines() if line.startswith("#SBATCH")
+    header = [line for line in launcher.render(asked).splitlines() if line.startswith("#SBATCH")
               and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
     header += [f"#SBATCH --time={min(minutes, parse_time(job.time))}", "#SBATCH --no-requeue",
                "#SBATCH --job-name=ecm-cluster-check", f"#SBATCH --output={log}"]
     script = log.with_suffix(".sh")
     line = shlex.join(["srun", "--export=ALL", f"--cpus-per-task={job.cpus_per_gpu}", *command])
     files.write_text(script, "\n".join(["#!/bin/bash", *header, *_environment(run, job), line, ""]))
-    process, job_id = commands.submit_and_wait(script)
+    process, job_id = launcher.submit_and_wait(script)
     try:
         yield ShortJob(f"job {job_id}", process)
     finally:

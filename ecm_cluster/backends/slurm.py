@@ -21,7 +21,7 @@ from ..chain import chain, evaluations, submissions
 from ..chain.evaluations import Element
 from ..job.job import Job
 from ..rundir.run import Run, Submission, Work
-from ..slurm import commands, queue, site
+from ..slurm import commands, launcher, queue, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
 from ..slurm.sbatch import JobRequest
 from . import short_job
@@ -32,7 +32,7 @@ YOUNG_SECONDS = 60.0  # that Slurm may take to list a job whose id it has given
 SETTLING = 90.0  # seconds for the ranks of a job to end; Slurm kills them KillWait (30 s by default) after scancel
 
 
-class Slurm:
+class SlurmBackend:
     """See :class:`ecm_cluster.backends.base.Backend`."""
 
     queues = True
@@ -42,7 +42,7 @@ class Slurm:
     def require(self, remedy: str, answering: bool = False) -> None:
         reason = site.silence() if answering or not commands.slurm_available() else None
         if reason:
-            raise UserError(f"cluster: no Slurm is reachable: {reason}; {remedy}")
+            raise UserError(f"cluster: Slurm is not reachable: {reason}; {remedy}")
 
     def cluster_name(self) -> str | None:
         return queue.cluster_name()
@@ -146,7 +146,7 @@ class Slurm:
         return short_job.on_slurm(run, job, command, log, minutes)
 
     def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
-        return [f"# ---- sbatch script: {asked.stage}\n{commands.render(asked)}" for asked in requests]
+        return [f"# ---- sbatch script: {asked.stage}\n{launcher.render(asked)}" for asked in requests]
 
 
 def _works(run: Run, stage: str) -> list[Work]:

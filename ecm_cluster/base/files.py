@@ -25,7 +25,7 @@ __all__ = ["KILL_ENV", "STOP_ENV", "TAKEN", "Digesting", "age", "create_exclusiv
            "write_bytes", "write_json", "write_text"]
 
 TMP_MARK = ".tmp-"
-NOTICE_SECONDS = 2.0  # of waiting for a lock before the user is told; most locks are held for less
+NOTICE_SECONDS = 2.0  # of waiting for a lock before the user is informed; most are held for less
 
 
 def fsync_dir(folder: str | os.PathLike) -> None:
@@ -45,13 +45,12 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
     ``.tmp-`` in its name, which no reader looks at.
 
     Args:
-        private: Only the owner can read the file, whatever the umask, from the first byte on.
+        private: Only the owner can read the file, regardless of the umask, from the first byte on.
     """
     target = Path(path)
-    # a unique name per writer: two that write at once must not share a half-written file
+    # a unique name, created with "x": no other writer may share the file, no other user may have put a link there
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        # "x", as another user may have put a file or a link of that name there
         with naming(target, tmp), open(tmp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8",
                                   opener=_private if private else None) as handle:
             yield handle
@@ -71,7 +70,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
 
 
 def private_file(path: str | os.PathLike) -> None:
-    """Create an empty lock file that only its owner can open, as whoever can open a file can hold its lock.
+    """Create an empty lock file that only its owner can open: any process that can open a file can lock it.
 
     An existing file is left unchanged.
     """
@@ -139,8 +138,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def create_exclusive(path: str | os.PathLike, text: str) -> bool:
     """Create ``path`` with ``text`` if it does not exist; of several callers on any host, exactly one succeeds.
 
-    link(2) is atomic on NFS too, where O_EXCL was not always, and the file appears with its whole content. If NFS
-    created the link but lost the reply, the retransmission fails with EEXIST; that counts as success.
+    link(2) is atomic on NFS too, where O_EXCL was not always, and the file appears with its whole content. If the reply
+    is lost, NFS sends the request again and gets EEXIST, which must count as success.
     """
     target = Path(path)
     tmp = target.with_name(f".{target.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
@@ -215,7 +214,6 @@ class Digesting:
 
     @property
     def digest(self) -> str:
-        """As :func:`digest` has it."""
         return f"sha256:{self._sha.hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""Who owns a directory: the content of another user's directory is shown, but never acted upon."""
+"""Who owns a directory: the content of another user's directory is only shown, and nothing acts on it."""
 
 from __future__ import annotations
 

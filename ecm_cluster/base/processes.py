@@ -34,6 +34,8 @@ TASKS = {
     "evaluate": "ecm_cluster.node.task:Evaluate",
     "probe": "ecm_cluster.node.checks.probe:Probe",
 }
+# Makes the trainer of a job that names none (``trainer: MODULE:FUNCTION``)
+MMDET_TRAINER = "ecm_cluster.node.mmdet_trainer.entry:make"
 # Modules, below the package, that version 0.1 had for processes which a verb starts with a run's frozen code. Runs
 # of that version can be resumed and evaluated as long as these lines stand.
 FORMER = {"local driver": "node.local", "batch-shell epilog": "node.batch"}

@@ -18,7 +18,7 @@ from ..base.errors import UserError
 from ..job import job as jobs
 from ..rundir.run import Run
 from ..rundir.spec import evaluation_job
-from ..slurm import commands, queue
+from ..slurm import launcher, queue
 from . import evaluations, locks, signal_lead, submissions
 
 TRAIN, EVALUATE = "train", "evaluate"
@@ -27,11 +27,11 @@ DEFAULT_CLUSTER = "slurm"
 
 def stages(job: jobs.Job) -> list[str]:
     """The chain of a job, in order."""
-    return [TRAIN, EVALUATE] if job.evaluation.enabled else [TRAIN]
+    return [TRAIN, EVALUATE] if job.is_evaluated else [TRAIN]
 
 
 def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
-            elements: int | None = None) -> commands.JobRequest:
+            elements: int | None = None) -> launcher.JobRequest:
     """What a stage asks of the cluster; an evaluation inherits what its block does not say.
 
     Args:
@@ -42,7 +42,7 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
     job = dataclasses.replace(job, signal_lead=signal_lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
         elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return commands.JobRequest(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
+    return launcher.JobRequest(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:
@@ -100,7 +100,7 @@ def submit_refused(run: Run, patience: float = 0.0) -> None:
     with locks.run_lock(run, patience):
         if refusal(run) is not None and not run.cancelled() and not evaluations.chain_done(run, EVALUATE):
             if run.submission(EVALUATE).get("job_id"):  # of the job that came before the refused one
-                submissions.renew(run, EVALUATE, queue.cluster_name())
+                submissions.replace_token(run, EVALUATE, queue.cluster_name())
             train = run.submission(TRAIN).get("job_id")
             submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
 
@@ -124,10 +124,10 @@ def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
             return known
         token = submissions.to_submit(run, stage, queue.cluster_name())
         asked, path = request(run, job, stage, token, after), run.submission_file(stage)
-        commands.write_task(asked, task(run, stage))
+        launcher.write_task(asked, task(run, stage))
         files.kill_point("before-sbatch", path)
         try:
-            found = commands.submit(asked, locks.held(run))
+            found = launcher.submit(asked, locks.held(run))
         except UserError as refused:
             found = _taken_all_the_same(run, stage, token, refused)
         files.kill_point("after-sbatch", path)
@@ -146,7 +146,7 @@ def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) ->
     except UserError:
         raise refused from None
     if found is None:
-        if not isinstance(refused, commands.Unanswered):
+        if not isinstance(refused, launcher.Unanswered):
             submissions.take_back(run, stage)
         raise refused
     return found
@@ -171,7 +171,7 @@ def resume_line(run: Run) -> str:
     return f"python -m ecm_cluster.resume {shlex.quote(str(run.path))}"
 
 
-def line_to_go_on(run: Run) -> str:
+def continue_line(run: Run) -> str:
     """What the user types to submit what an interrupted submission did not come to."""
     if run.submission(TRAIN).get("former"):
         return resume_line(run)

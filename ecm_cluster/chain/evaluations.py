@@ -274,7 +274,7 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
         return list(dict.fromkeys(places))
     if asked == "best":
         if best is None:
-            raise UserError(f"checkpoints: nothing of {run.name} is scored yet, so none is the best; give all first")
+            raise UserError(f"checkpoints: {run.name} is not scored yet, so none is the best; use all first")
         return [place_of(run, best)]
     if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", asked):
         raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")

@@ -13,7 +13,7 @@ from ..base import files
 from ..base.errors import UserError
 from ..job import sharing
 from ..rundir.run import Run
-from ..slurm.commands import SUBMIT_TIMEOUT
+from ..slurm.launcher import SUBMIT_TIMEOUT
 
 PATIENCE = 2.0 * SUBMIT_TIMEOUT + 60.0  # seconds, for another process that submits a chain: two calls of sbatch
 PATIENCE_ON_NODES = 600.0  # for the other jobs of a run that submit successors; Slurm ends the wait with the grace

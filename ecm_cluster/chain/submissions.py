@@ -45,7 +45,7 @@ def new_token(run_name: str, stage: str) -> str:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def renew(run: Run, stage: str, cluster_name: str | None) -> None:
+def replace_token(run: Run, stage: str, cluster_name: str | None) -> None:
     """Put a new token on record; the job that was there joins the former ones.
 
     Args:
@@ -66,7 +66,7 @@ def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
     """The token for the next sbatch of a stage, on record: the present one, if no sbatch was tried with it."""
     record = run.submission(stage)
     if not record.get("token") or record.get("job_id") or _was_tried(record):
-        renew(run, stage, cluster_name)
+        replace_token(run, stage, cluster_name)
         record = run.submission(stage)
     files.write_json(run.submission_file(stage), {**record, "submitted": round(time.time(), 3)})
     return record["token"]
@@ -98,7 +98,7 @@ def take_back(run: Run, stage: str) -> None:
 
 
 def take_back_untried(run: Run, stage: str) -> None:
-    """Undo :func:`renew` where it did not come to an sbatch."""
+    """Undo :func:`replace_token` where it did not come to an sbatch."""
     record = run.submission(stage)
     if record.get("token") and not record.get("job_id") and not _was_tried(record):
         take_back(run, stage)

@@ -31,7 +31,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
             return None
         job = run.job()
         if run.submission(chain.TRAIN).get("job_id") == job_id:
-            submissions.renew(run, chain.TRAIN, queue.cluster_name())
+            submissions.replace_token(run, chain.TRAIN, queue.cluster_name())
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
             try:
@@ -72,7 +72,7 @@ def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
         return
     if old:
         commands.cancel(old, token)
-        submissions.renew(run, chain.EVALUATE, queue.cluster_name())
+        submissions.replace_token(run, chain.EVALUATE, queue.cluster_name())
     chain.submit_stage(run, job, chain.EVALUATE, after=train)
 
 

@@ -30,6 +30,10 @@ def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose
     mode = asked or os.environ.get(MODE_ENV) or None
     if mode not in (None, *MODES):
         raise one_of(MODE_ENV, mode, MODES)
+    if plan.job.trainer is not None:
+        if asked in (HERE, JOB):
+            raise UserError("check: only a job of mmdet's trainer can be checked before submission; leave out --check")
+        return
     if mode == NONE:
         return
     began = time.monotonic()

@@ -33,7 +33,7 @@ def look(plan: planning.Plan, frozen: create.Frozen) -> Report:
 def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path) -> Report:
     run, findings, log = trial_run.create(plan, frozen, folder), folder / "findings", folder / "log"
     command = processes.command(python_of(plan.job), "checks", run.path, findings)
-    with choose.named(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
+    with choose.by_name(plan.where).short_job(run, plan.job, command, log, MINUTES) as job:
         print(f"checking the job in {job.called} for up to {MINUTES} min (Ctrl-C cancels it)", file=sys.stderr)
         while job.process.poll() is None and not read(findings).over:
             time.sleep(POLL_SECONDS)

@@ -1,7 +1,7 @@
-"""What all verbs share: exit codes, one-line errors, output that nobody has to read.
+"""What all verbs share: exit codes, one-line errors, output to a pipe that may be closed.
 
-A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``. Nothing heavy is imported at
-its top, so that ``--help`` answers at once on a login node without torch.
+A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``. It imports nothing heavy at the top:
+``--help`` must be fast, and work on a login node without torch.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ _acts = False
 
 
 def as_typed(text: str) -> str:
-    """``text`` with its command lines in the form in which the user called this program.
+    """``text`` with its command lines in the form that the user typed.
 
-    Messages are written with ``python -m ecm_cluster.VERB``, which always works; who typed ``ecm-cluster VERB`` reads
-    that.
+    Messages contain ``python -m ecm_cluster.VERB``, which always works; a user of ``ecm-cluster VERB`` sees that.
     """
     called_by_script = os.path.basename(sys.argv[0]) == SCRIPT.strip()
     return text.replace(MODULE, SCRIPT) if called_by_script else text
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a text that holds command lines for the user to type."""
+    """Print a text that contains command lines."""
     print(as_typed(text), file=file)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one line: what is wrong, then where to read more."""
+    """argparse with one-line errors: what is wrong, and where the help is."""
 
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -53,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             self.register("type", kind, reader)
 
     def _get_values(self, action, arg_strings):  # noqa: D102 (argparse's own)
-        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # it would give the option a list
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:  # argparse would return a list
             raise argparse.ArgumentError(action, "expected one argument")
         return super()._get_values(action, arg_strings)
 
@@ -65,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def check_writable(option: str, given: str) -> None:
-    """See to it, before any work is done, that a file named on the command line can be written later.
+    """Check before any work is done that a file given on the command line can be written later.
 
     Raises:
         UserError: It cannot.
@@ -74,15 +73,15 @@ def check_writable(option: str, given: str) -> None:
     try:
         os.stat(f"{path.parent}/")
         if path.is_dir():
-            raise UserError(f"{option}: {path} is a directory; give a file")
+            raise UserError(f"{option}: {path} is a directory; expected a file")
         if not os.access(path if path.exists() and not path.is_file() else path.parent, os.W_OK):
-            raise UserError(f"{option}: no permission to write {path}; give another file")
+            raise UserError(f"{option}: no permission to write {path}; use another file")
     except OSError as error:
-        raise UserError(f"{option}: {error.filename}: {error.strerror}; give another file") from None
+        raise UserError(f"{option}: {error.filename}: {error.strerror}; use another file") from None
 
 
 def write_file(option: str, given: str, text: str) -> None:
-    """Write the file of an option such as ``--csv``: a regular one whole or not at all, a pipe or device as it is.
+    """Write the file of an option such as ``--csv``: atomically, unless it is a pipe or a device.
 
     Raises:
         UserError: It cannot be written.
@@ -96,21 +95,21 @@ def write_file(option: str, given: str, text: str) -> None:
         else:
             files.write_text(path, text)
     except OSError as error:
-        raise UserError(f"{option}: {path}: {error.strerror or error}; give another file") from None
+        raise UserError(f"{option}: {path}: {error.strerror or error}; use another file") from None
 
 
 def acts() -> None:
-    """Say that this call does something: a report of it that cannot be written does not make it fail."""
+    """Declare that this call changes something: it then succeeds even if its output cannot be written."""
     global _acts
     _acts = True
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """Call a verb's ``main`` and turn whatever it raises into an exit code and one line.
+    """Call a verb's ``main`` and turn any exception into an exit code and one line.
 
     Returns:
-        The verb's own code; 2 after a :class:`UserError`; 1 after any other exception, or where a report that was the
-        point of the call could not be written; 128 and the number of the signal that ended it, as 130 after Ctrl-C.
+        The verb's own code; 2 after a :class:`UserError`; 1 after any other exception, or if the output was the purpose
+        of the call and could not be written; 128 plus the signal number after a signal, e.g. 130 after Ctrl-C.
     """
     global _acts
     _acts = False
@@ -143,7 +142,7 @@ def _ended(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | No
         if "home directory" not in str(error):  # pathlib's, of a path such as ~nobody/x
             program.report(error)
             return EXIT_FAILED
-        say("error: no home directory is known for a path with ~; give a full path, or set HOME", sys.stderr)
+        say("error: the home directory of a path with ~ is unknown; use an absolute path, or set HOME", sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt as end:
         number = signal.Signals(end.args[0] if end.args else signal.SIGINT)

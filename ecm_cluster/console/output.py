@@ -1,4 +1,4 @@
-"""Standard output and error of verbs: a terminal acts on nothing that comes from data, and nobody has to read them."""
+"""Standard output and error of verbs: no control characters from data, and no failure when the reader is gone."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-# C0 but newline and tab, DEL, C1; marks and overrides of the direction of writing; separators of lines and
-# paragraphs; halves of surrogate pairs, which stand for bytes that are not UTF-8
+# C0 except newline and tab, DEL, C1; bidirectional marks and overrides; line and paragraph separators; surrogates,
+# which stand for bytes that are not UTF-8
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# as wide as what they stand for, so that tables stay in shape
+# replacements of the same width, so that tables stay aligned
 _PLAIN = str.maketrans("–—‑−×·…→←│─━╸╺“”„‘’", "---" "-" "x" "." "." ">" "<" "|" "-" "-" "-" "-" '"' '"' '"' "'" "'")
 
 
 def printable(text: str) -> str:
-    """``text`` without characters that a terminal acts upon: they are spelled, as ``\\x1b``.
+    """``text`` with control characters escaped, e.g. as ``\\x1b``; newline and tab stay.
 
-    Newline and tab stay. Whatever comes from a file, a log, a name or an exception passes here before it is shown; all
-    that a verb prints does (:class:`Output`).
+    Everything from a file, a log, a name or an exception passes through here before it is shown; :class:`Output` does
+    this for everything that a verb prints.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _legible(error: UnicodeError) -> tuple[str, int]:
-    """For a stream whose encoding lacks a character: its plain look-alike, else its number."""
+    """Replace a character that the stream's encoding lacks by a similar ASCII character, or else by its escape."""
     assert isinstance(error, UnicodeEncodeError)
     missing = error.object[error.start:error.end]
     return "".join(c if c.isascii() else c.encode("ascii", "backslashreplace").decode()
@@ -38,10 +38,10 @@ codecs.register_error("ecm_cluster.legible", _legible)
 
 
 class Guarded:
-    """A text stream that goes on when it cannot be written any more: what a verb does never depends on who reads.
+    """A text stream that ignores write errors: what a verb does never depends on whether its output is read.
 
     Attributes:
-        lost: The error after which nothing was written, or None.
+        lost: The error after which nothing more was written, or None.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -73,10 +73,10 @@ class Guarded:
 
 
 class Output(Guarded):
-    """The same for text that may hold anything: it is shown as :func:`printable`.
+    """The same for arbitrary text, which is passed through :func:`printable`.
 
     Attributes:
-        bare: The stream for a program's own control sequences, such as the colours of a table.
+        bare: The stream for the program's own control sequences, such as the colors of a table.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -88,15 +88,15 @@ class Output(Guarded):
 
 
 def bare(stream: Any) -> Any:
-    """The stream to draw on with control sequences; the caller passes all data through :func:`printable`."""
+    """The stream for control sequences; the caller must pass all data through :func:`printable`."""
     return getattr(stream, "bare", stream)
 
 
 class Streams:
-    """``sys.stdout`` and ``sys.stderr`` of a verb, while the block runs.
+    """Replaces ``sys.stdout`` and ``sys.stderr`` while the block runs.
 
     Attributes:
-        lost: Why standard output could not be written to its end, or None; nobody reading it any more is no reason.
+        lost: Why standard output could not be written completely, or None; a closed pipe does not count.
     """
 
     def __enter__(self) -> Streams:
@@ -111,7 +111,7 @@ class Streams:
         sys.stdout, sys.stderr = self._before
 
     def flush(self) -> None:
-        """Write what is left; what cannot be written is dropped, or the interpreter would try and fail at its exit."""
+        """Flush both; what cannot be written is discarded, otherwise the interpreter would fail at its exit."""
         for output in self._outputs:
             output.flush()
             lost = output.lost or output.bare.lost
@@ -123,7 +123,7 @@ class Streams:
 
 
 def _discard(stream: TextIO) -> None:
-    with contextlib.suppress(OSError, ValueError):  # no more open files, or no file beneath it
+    with contextlib.suppress(OSError, ValueError):  # too many open files, or a stream without a file
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)

@@ -1,7 +1,7 @@
-"""What holds for a program from its first line to its exit: open streams, Ctrl-C, exceptions that nobody caught.
+"""The process from its first line to its exit: standard streams, Ctrl-C, uncaught exceptions.
 
-Loaded before everything else (see the package itself), so that an error in any later import is one line, too. It
-imports only modules that the interpreter or argparse loads anyway.
+Loaded before everything else (see the package's ``__init__``), so that an error in any later import is one line, too.
+It imports only modules that the interpreter or argparse loads anyway.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any
 
 from .output import printable
 
-TRACEBACK = "ECM_CLUSTER_TRACEBACK"  # 1: an unexpected error shows its traceback in place of keeping it in a file
-LONGEST = 1600  # characters of an error; what is longer holds somebody's data
-SAME_KEY = 1.0  # seconds in which a second Ctrl-C is that of an impatient user, and what is being undone is undone
+TRACEBACK = "ECM_CLUSTER_TRACEBACK"  # 1: an unexpected error prints its traceback instead of writing it to a file
+LONGEST = 1600  # characters of an error message; a longer one contains data
+SAME_KEY = 1.0  # seconds in which a second Ctrl-C is ignored, so that it does not interrupt the cleanup
 ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 REMEDIES = {
-    errno.ENOSPC: "free some space there, or name another place",
-    errno.EDQUOT: "your quota is used up there; free some, or name another place",
-    errno.EFBIG: "the limit for the size of files is reached (ulimit -f)",
-    errno.EROFS: "name a place that can be written to",
-    errno.EACCES: "ask its owner for access, or name another place",
-    errno.EPERM: "ask its owner for access, or name another place",
-    errno.EMFILE: "the limit for open files is too low here (ulimit -n)",
-    errno.ENFILE: "this machine has too many open files; try again later, or on another one",
-    errno.EAGAIN: "the limit for processes and threads is reached (ulimit -u)",
-    errno.ENOMEM: "too little memory is free here (ulimit -v, or the machine itself)",
-    errno.ESTALE: "the file system has changed beneath it; give the command again",
-    errno.EIO: "the storage reports an error; give the command again, or ask its administrator",
+    errno.ENOSPC: "free some space there, or use another directory",
+    errno.EDQUOT: "your quota there is exhausted; free some space, or use another directory",
+    errno.EFBIG: "the limit on file size is reached (ulimit -f)",
+    errno.EROFS: "use a writable directory",
+    errno.EACCES: "ask its owner for access, or use another path",
+    errno.EPERM: "ask its owner for access, or use another path",
+    errno.EMFILE: "the limit on open files is too low (ulimit -n)",
+    errno.ENFILE: "this machine has too many open files; retry later or on another machine",
+    errno.EAGAIN: "the limit on processes and threads is reached (ulimit -u)",
+    errno.ENOMEM: "not enough memory (ulimit -v, or the machine itself)",
+    errno.ESTALE: "the file was replaced on the server; run the command again",
+    errno.EIO: "the storage reports an error; run the command again, or ask its administrator",
 }
 
-working = False  # a verb is at work, and an interrupt has to undo what it began; otherwise nothing is lost by dying
+working = False  # a verb is running, so an interrupt must clean up; otherwise the process may just die
 _interrupted = 0.0
 
 
@@ -44,7 +44,7 @@ _interrupted = 0.0
 
 
 def begin() -> None:
-    """Prepare this process as a program; for others, as for worker processes, call nothing of this."""
+    """Set up this process as a program; not used by worker processes."""
     sys.excepthook = _excepthook
     sys.unraisablehook = _unraisable
     if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None):
@@ -53,18 +53,18 @@ def begin() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Stand /dev/null in for streams that the caller has closed, or the next file opened would get their number."""
+    """Open /dev/null for closed standard streams, as the next opened file would get their descriptor."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (open to the end)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 (open until the exit)
 
 
 def is_verb() -> bool:
-    """Whether this process was started as a verb, and not as one of the programs that run on nodes."""
+    """Whether this process was started as a verb, rather than as a program that runs on nodes."""
     program = sys.argv[0] if sys.argv else ""
     return (os.path.basename(program) in ("-m", "ecm-cluster")
             or os.path.dirname(os.path.abspath(program)) == os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -74,7 +74,7 @@ def is_verb() -> bool:
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """What Ctrl-C does (and SIGTERM, SIGHUP): nothing to undo before and after a verb's work, else an exception.
+    """Handle Ctrl-C, SIGTERM and SIGHUP: raise in a verb's main, so that it cleans up; otherwise exit at once.
 
     Raises:
         KeyboardInterrupt: With the signal's number.
@@ -89,14 +89,14 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def die(number: int) -> None:
-    """End at once, as a program does that has no handler for the signal, with a line that says so."""
+    """Print a line and die of the signal, as a program without a handler does."""
     os.write(2, f"{ENDINGS[signal.Signals(number)]}\n".encode())
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
 def working_as_a_verb() -> None:
-    """SIGTERM and SIGHUP end it as Ctrl-C does, unless its caller ignores them (nohup); threads fail in a line."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C, unless they are ignored (nohup); report errors of threads in one line."""
     import threading
 
     def failed(of: threading.ExceptHookArgs) -> None:
@@ -110,13 +110,13 @@ def working_as_a_verb() -> None:
 
 
 def over() -> None:
-    """A verb has done all it had to: what is left is the interpreter's, and has nothing to interrupt."""
+    """A verb has finished: ignore Ctrl-C, as an interrupted interpreter exit would only print a traceback."""
     if signal.getsignal(signal.SIGINT) is interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unraisable(raised: Any) -> None:
-    """What was raised where Python can only ignore it, as in a destructor: an interrupt comes again."""
+    """Handle an exception that Python must ignore, as in a destructor: an interrupt is sent again."""
     global _interrupted
     if not is_verb():
         sys.__unraisablehook__(raised)
@@ -131,20 +131,20 @@ def _unraisable(raised: Any) -> None:
 
 
 def one_line(text: object) -> str:
-    """The text of an error without line breaks, and not longer than a user reads."""
+    """The text of an error without line breaks, truncated to a readable length."""
     words = " ".join(str(text).split())
     return words if len(words) <= LONGEST else f"{words[:LONGEST // 2]} ... {words[-LONGEST // 4:]}"
 
 
 def report(error: BaseException) -> None:
-    """Say in one line what went wrong, where nothing was prepared for it; the traceback goes to a file.
+    """Report an unexpected error in one line, and write its traceback to a file.
 
-    With ``ECM_CLUSTER_TRACEBACK=1`` it is shown instead.
+    With ``ECM_CLUSTER_TRACEBACK=1`` the traceback is printed instead.
     """
     try:
         line, kept = describe(error), _kept(error)
-    except Exception:  # an exception that cannot be shown, no memory
-        line, kept = type(error).__name__, "no traceback could be kept"
+    except Exception:  # the exception cannot be formatted, or there is no memory
+        line, kept = type(error).__name__, "the traceback could not be saved"
     try:
         sys.stderr.write(printable(f"error: {line} ({kept})\n"))
         sys.stderr.flush()
@@ -153,7 +153,7 @@ def report(error: BaseException) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, and what helps."""
+    """What went wrong, and what to do about it."""
     if isinstance(error, OSError):
         return _describe_os(error)
     text = one_line(error)
@@ -164,7 +164,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return f"{text}; {REMEDIES[errno.EAGAIN]}"
     if isinstance(error, ImportError):
-        return f"{text}; a package that is needed is missing or damaged"
+        return f"{text}; a required package is missing or damaged"
     return f"unexpected {type(error).__name__}{f': {text}' if text else ''}"
 
 
@@ -176,19 +176,19 @@ def _describe_os(error: OSError) -> str:
         try:
             os.getcwd()
         except OSError:
-            return "the working directory does not exist any more; change to one that does"
+            return "the working directory no longer exists; change to an existing directory"
     what = error.strerror or str(error) or type(error).__name__
     return one_line(": ".join([" -> ".join(paths), what] if paths else [what]) + (f"; {remedy}" if remedy else ""))
 
 
 def _kept(error: BaseException) -> str:
-    """Keep the traceback, without values of variables, in a new file of this user alone; says where."""
+    """Write the traceback, without values of variables, to a new private file; returns where it is."""
     import traceback
 
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     if os.environ.get(TRACEBACK):
         sys.stderr.write(trace)
-        return "its traceback is above"
+        return "traceback above"
     try:
         import tempfile
 
@@ -196,12 +196,12 @@ def _kept(error: BaseException) -> str:
         with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as handle:
             handle.write(f"Python {sys.version}\n{trace}")
     except OSError:
-        return f"its traceback could not be kept; {TRACEBACK}=1 shows it"
+        return f"the traceback could not be saved; {TRACEBACK}=1 prints it"
     return f"traceback: {path}"
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An exception before a verb handles its own, as while modules are imported."""
+    """Handle an exception outside a verb's main, e.g. while modules are imported."""
     if issubclass(kind, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
     elif is_verb():

@@ -17,7 +17,7 @@ from ..freeze import weight_cache, weights
 from ..job import job as jobs
 from ..mmconfig import config, shipped
 from ..pack import columns
-from ..plan import planning
+from ..plan import planning, trainers
 from ..staging import planned
 from .finding import Finding, fails, not_asked, ok
 
@@ -68,6 +68,9 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
     """Resolve a job as far as possible; an error of the config becomes a finding."""
     asked = Asked(job, where, given)
     try:
+        if job.trainer is not None:
+            asked.config_path, asked.cfg = trainers.settings(job)[0], {}
+            return asked
         asked.config_path = shipped.find_config(job.config)
         _, cfg = planning.checked_config(asked.config_path, job)
         root = job.data_root or cfg.get("data_root")

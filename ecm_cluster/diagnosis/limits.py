@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..chain import chain, signal_lead
 from ..rundir.run import Run
-from ..slurm import commands, queue, site
+from ..slurm import launcher, queue, site
 from . import nodes
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
@@ -218,7 +218,7 @@ def _submission(asked: Asked) -> Iterator[Finding]:
     for stage in chain.stages(asked.job):
         name, count = f"limits.submission.{stage}", 1 if stage == chain.TRAIN else len(asked.elements)
         request = chain.request(run, asked.job, stage, f"ecm-cluster:doctor:{stage}", elements=count)
-        words = commands.refusal(request, timeout=10.0)
+        words = launcher.refusal(request, timeout=10.0)
         if words is None:
             yield ok(name, f"sbatch would accept the {stage} job ({request.job.nodes} × {request.job.gpus}, "
                           f"{request.job.time})")

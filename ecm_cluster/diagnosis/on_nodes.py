@@ -46,7 +46,7 @@ def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
         _prepare(visited)
         python, log = python_of(asked.job), own / LOG
         command = processes.command(python, "probe", own)
-        with choose.named(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
+        with choose.by_name(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
                 contextlib.suppress(subprocess.TimeoutExpired):
             job.process.wait(60 * MINUTES)
         said = last_line([log])

@@ -16,8 +16,7 @@ from pathlib import Path
 from ..base import processes
 from ..base.disk import filesystem
 from ..base.units import size_text
-from ..slurm import commands as cluster
-from ..slurm import queue
+from ..slurm import commands, queue
 from .asked import Asked
 from .finding import FAILS, WARNING, Finding, fails, not_asked, ok, warning
 
@@ -66,16 +65,16 @@ class Looks:
 
 def quotas(asked: Asked) -> Iterator[Finding]:
     """What ``quota`` and Lustre's ``lfs quota`` say of this user."""
-    commands: list[tuple[str, ...]] = [("quota", "-w")]
+    queries: list[tuple[str, ...]] = [("quota", "-w")]
     roots = {"home": Path(os.path.expanduser("~")), **asked.folders()}
-    commands += [("lfs", "quota", "-q", "-u", queue.user_name(), str(path)) for path in
+    queries += [("lfs", "quota", "-q", "-u", queue.user_name(), str(path)) for path in
                  dict.fromkeys(roots.values()) if filesystem(path).kind == "lustre"]
-    there = [command for command in commands if shutil.which(command[0])]
+    there = [command for command in queries if shutil.which(command[0])]
     if not there:
         yield not_asked("quota.user", "there is no quota command here")
     said = False
     for command in there:
-        done = cluster.run_command(*command, timeout=5.0)
+        done = commands.run_command(*command, timeout=5.0)
         if done is None:
             yield not_asked("quota.user", f"{command[0]} does not answer")
             continue

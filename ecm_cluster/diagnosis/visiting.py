@@ -19,7 +19,7 @@ from ..chain import signal_lead
 from ..job.job import Job
 from ..rundir import job_env
 from ..rundir.run import Run
-from ..slurm import commands, queue, site
+from ..slurm import commands, launcher, queue, site
 from ..slurm.job_states import ENDED, WAITING, JobState
 from ..slurm.sbatch import JobRequest, environment_lines
 from . import sharing
@@ -88,11 +88,11 @@ class Visit:
         request = dataclasses.replace(request, setup=self._lines(request))
         run.task_pickle(stage).parent.mkdir(exist_ok=True)
         job_env.write(run, job)
-        commands.write_task(request, task)
+        launcher.write_task(request, task)
         for path in self.own.glob("ended*"):
             path.unlink()
         try:
-            self.job_id = commands.submit(request)
+            self.job_id = launcher.submit(request)
         except UserError as error:
             raise Ended(str(error)) from None
         try:

@@ -24,13 +24,12 @@ from ..base import files, folders
 from ..base.errors import UserError
 from ..base.reading import Text
 from ..base.units import without_secrets
+from ..console.progress import shown
 from . import model_urls
 
 CACHE_ENV = "ECM_CLUSTER_WEIGHTS"
 LARGEST = 32 << 30  # bytes, where a server does not say how many will come
 RECORD = {"url": str, "sha256": Text("[0-9a-f]{64}"), "size": int, "mtime_ns": int}
-
-Progress = Callable[["WeightFile", int, "int | None"], None]
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,11 @@ def place(url: str, folder: Path) -> Path:
     return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
 
 
-def fetch(weights: Iterable[WeightFile], progress: Progress | None = None) -> list[Fetched]:
+def fetch(weights: Iterable[WeightFile]) -> list[Fetched]:
     """Have every file in place and know its digest; what is in the cache is not fetched again.
 
     Args:
         weights: From :func:`ecm_cluster.freeze.weights.find`.
-        progress: Called with the weight, the bytes so far, and the bytes in all (None if nobody says).
 
     Raises:
         UserError: Naming URL, cause, and where to put the file by hand.
@@ -97,13 +95,13 @@ def fetch(weights: Iterable[WeightFile], progress: Progress | None = None) -> li
         name = weight.url or str(weight.path)
         if name not in done:
             url = weight.url
-            done[name] = _fetch_url(weight, url, progress) if url else _take(weight, weight.path)
+            done[name] = _fetch_url(weight, url) if url else _take(weight, weight.path)
         one = done[name]
         result.append(Fetched(weight, one.path, one.digest, one.size, one.downloaded))
     return result
 
 
-def _fetch_url(weight: WeightFile, url: str, progress: Progress | None) -> Fetched:
+def _fetch_url(weight: WeightFile, url: str) -> Fetched:
     folder = weight.path.parent
     path = place(url, folder)
     if path.is_file():
@@ -114,7 +112,7 @@ def _fetch_url(weight: WeightFile, url: str, progress: Progress | None) -> Fetch
         with _lock(folder / f".{name}-{os.geteuid()}.lock"):
             # the one that held the lock before may have put it there, or have taken the plain name
             path = place(url, folder)
-            return _take(weight, path) if path.is_file() else _download(weight, url, path, progress)
+            return _take(weight, path) if path.is_file() else _download(weight, url, path)
     except OSError as error:
         raise UserError(f"{weight.key}: the cache of weights {folder} cannot be written "
                         f"({error.strerror or error}); set {CACHE_ENV} to a folder that can, or give the "
@@ -210,18 +208,19 @@ def _visible_fault(path: Path) -> str:
     return "" if start else "empty"
 
 
-def _download(weight: WeightFile, url: str, path: Path, progress: Progress | None) -> Fetched:
+def _download(weight: WeightFile, url: str, path: Path) -> Fetched:
     total = None
     what = f"{weight.key}: {without_secrets(url)}"
     by_hand = f"put the file at {path} by hand, or give its place with --set {weight.key}=PATH"
-    with files.replacing(path) as handle:
+    with files.replacing(path) as handle, contextlib.ExitStack() as bar:
         out = files.Digesting(handle)
+        advance: Callable[[int], None] | None = None
         for total, block in model_urls.blocks(what, url, by_hand):
+            advance = advance or bar.enter_context(shown(f"fetching {weight.source}", total))
             out.write(block)
             if out.size > LARGEST:
                 raise UserError(f"{what} gives more than {LARGEST >> 30} GiB; {by_hand}")
-            if progress:
-                progress(weight, out.size, total)
+            advance(len(block))
         sha = out.digest.partition(":")[2]
         if total is not None and out.size != total:
             raise UserError(f"{what} broke off after {out.size} of {total} bytes; try again, or {by_hand}")

@@ -23,9 +23,9 @@ from ..base.errors import UserError
 from ..base.units import without_secrets
 from ..pickles import archive
 from . import model_urls
-from .weight_cache import Fetched, Progress, WeightFile, cache_folder, fetch, place
+from .weight_cache import Fetched, WeightFile, cache_folder, fetch, place
 
-__all__ = ["Fetched", "Progress", "WeightFile", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
+__all__ = ["Fetched", "WeightFile", "cache_folder", "fetch", "find", "rewrite", "unreadable"]
 
 TOP_KEYS = ("load_from", "resume_from")
 MODEL_ENTRIES = ("state_dict", "model")

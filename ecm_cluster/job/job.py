@@ -107,6 +107,8 @@ class Job:
                               "--signal-lead")
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     options: dict[str, Any] = option({}, MAPPING, "mmdet options, e.g. {optimizer.lr: 0.01}")
+    trainer: str | None = option(None, TEXT, "MODULE:FUNCTION that makes the trainer, from --code or installed; "
+                                 "default: mmdet's", "--trainer")
     code: str | None = option(None, PATH, "directory of your own Python modules, importable in the run", "--code")
     setup: list[str] = option([], LINES, "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = option({}, VARIABLES, "environment variables of the job; only its owner can read the values",
@@ -126,6 +128,11 @@ class Job:
     def world_size(self) -> int:
         """Ranks in total."""
         return self.nodes * self.gpus
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether an evaluation follows the training: mmdet's trainer alone has one."""
+        return self.evaluation.enabled and self.trainer is None
 
     @property
     def threads_per_rank(self) -> int:

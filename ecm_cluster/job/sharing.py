@@ -8,7 +8,7 @@ from pathlib import Path
 from ..base.errors import UserError
 
 CLOSED = 0o700
-READABLE = {"none": 0, "group": 0o050, "all": 0o055}  # bits of a folder, by the job's share
+READABLE = {"none": 0, "group": 0o050, "all": 0o055}  # mode bits of a directory, by the job's share
 
 
 def make(folder: Path) -> None:
@@ -22,22 +22,22 @@ def make(folder: Path) -> None:
 
 
 def open_to(folder: Path, share: str) -> None:
-    """Let a run's folder be read by those whom the job shares it with, and by no others.
+    """Let a run's directory be read by those whom the job shares it with, and by no others.
 
     Raises:
-        UserError: The folder is another user's, who could read and replace what is written there.
+        UserError: The directory is another user's, who could read and replace what is written there.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         there = os.fstat(handle)
         if there.st_uid != os.geteuid():
             raise UserError(f"name: {folder} belongs to another user; use another --name or --runs-dir")
-        # setgid stays: by it new files take the folder's group
+        # setgid is kept: it gives new files the directory's group
         os.fchmod(handle, CLOSED | READABLE[share] | there.st_mode & 0o7000)
     finally:
         os.close(handle)
     if share != "none":
-        os.umask(0o077 & ~READABLE[share])  # what this process is going to write into it, too
+        os.umask(0o077 & ~READABLE[share])  # for what this process is going to write into it
 
 
 def lines(share: str) -> list[str]:

@@ -1,7 +1,7 @@
-"""What a config's ``evaluation`` asks of scoring: metrics, limits of detections, thresholds.
+"""What a config's ``evaluation`` requests of scoring: metrics, limits of detections, thresholds.
 
-Source: mmdet 2.x ``tools/test.py`` and ``core/evaluation/eval_hooks.py``: what is not an argument of the hook goes to
-the dataset's ``evaluate``.
+Source: mmdet 2.x ``tools/test.py`` and ``core/evaluation/eval_hooks.py``: arguments that are not the hook's go to the
+dataset's ``evaluate``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HOOK = ("type", "interval", "start", "by_epoch", "save_best", "rule", "dynamic_i
         "less_keys", "out_dir", "file_client_args", "tmpdir", "gpu_collect", "broadcast_bn_buffer", "priority")
 PLAIN = ("bbox", "segm")  # scored here; the rest of METRICS by mmdet
 METRICS = (*PLAIN, "proposal", "proposal_fast")  # of mmdet's COCO and LVIS datasets
-OF_PROPOSALS = ("proposal_fast", "recall")  # which mmdet takes of boxes that have no class
+OF_PROPOSALS = ("proposal_fast", "recall")  # which mmdet computes from boxes without a class
 PROPOSAL_NUMS = (100, 300, 1000)  # mmdet's default
 
 
@@ -38,7 +38,7 @@ class Protocol:
 
 
 def protocol(cfg: Mapping[str, Any]) -> Protocol:
-    """The protocol of a resolved config, unchecked where only a dataset of its own would know."""
+    """The protocol of a resolved config, not validated, since a dataset may have arguments of its own."""
     options = {name: value for name, value in (cfg.get("evaluation") or {}).items() if name not in HOOK}
     return Protocol(tuple(_several(options.get("metric"))),
                     tuple(sorted(_several(options.get("proposal_nums", PROPOSAL_NUMS)))),
@@ -46,7 +46,7 @@ def protocol(cfg: Mapping[str, Any]) -> Protocol:
 
 
 def check_protocol(found: Protocol) -> None:
-    """Refuse what COCO's and LVIS's rules do not have.
+    """Reject what COCO's and LVIS's rules do not have.
 
     Raises:
         UserError: It names the key.

@@ -28,7 +28,7 @@ from typing import Any
 from ..attempts.failures import NotStartable
 from ..base import files
 from ..base.reading import Maybe, Number, Text, check, parse_json
-from .world import Place
+from .world import RankInfo
 
 SECONDS = 300.0
 LEAVE_SECONDS = 10.0  # that ranks wait for each other when they end
@@ -37,7 +37,7 @@ SHAPE = {"token": Text("[0-9a-f]{32}"), "address": Maybe(Text(r"[0-9.]+", called
          "port": Number(0, 65535), "file": Maybe(Text(r"/proc/\d+/fd/\d+"))}
 
 
-def join(place: Place, path: Path, device: str, timeout: float) -> Any:
+def join(place: RankInfo, path: Path, device: str, timeout: float) -> Any:
     """Make the default process group: NCCL on GPUs, gloo on CPU.
 
     Args:
@@ -85,7 +85,7 @@ def leave(group: Any) -> None:
 # ---------------------------------------------------------------------------------------------- the store
 
 
-def _serve(address: str, place: Place) -> tuple[Any, dict[str, Any]]:
+def _serve(address: str, place: RankInfo) -> tuple[Any, dict[str, Any]]:
     """The store, and the record by which other ranks find it."""
     import torch.distributed as dist
 
@@ -120,7 +120,7 @@ def _listening_at(address: str, ranks: int) -> Any:
     return None
 
 
-def _connect(record: dict[str, Any], place: Place) -> Any:
+def _connect(record: dict[str, Any], place: RankInfo) -> Any:
     import torch.distributed as dist
 
     if record["file"]:

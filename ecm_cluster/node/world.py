@@ -14,7 +14,7 @@ ELEMENT_ENV = "ECM_CLUSTER_ELEMENT"  # what it sets for the elements of an array
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where one task of a job stands.
 
     Attributes:
@@ -46,15 +46,15 @@ class Place:
         return f"{self.cluster}:{self.job_id}:{self.restart}"
 
 
-def identify() -> Place:
+def identify() -> RankInfo:
     """The place of this process among the tasks of its job, from what Slurm or submitit's controller set."""
     env = os.environ
     if "SUBMITIT_LOCAL_JOB_ID" in env:
         size = int(env["SUBMITIT_LOCAL_NTASKS"])
-        return Place(rank=int(env["SUBMITIT_LOCAL_GLOBALID"]), world_size=size,
+        return RankInfo(rank=int(env["SUBMITIT_LOCAL_GLOBALID"]), world_size=size,
                      local_rank=int(env["SUBMITIT_LOCAL_LOCALID"]), node=0, nodes=1,
                      job_id=env["SUBMITIT_LOCAL_JOB_ID"], restart=0, cluster="local", token=env.get(TOKEN_ENV, ""))
-    return Place(rank=int(env["SLURM_PROCID"]), world_size=int(env["SLURM_NTASKS"]),
+    return RankInfo(rank=int(env["SLURM_PROCID"]), world_size=int(env["SLURM_NTASKS"]),
                  local_rank=int(env["SLURM_LOCALID"]), node=int(env["SLURM_NODEID"]),
                  nodes=int(env["SLURM_JOB_NUM_NODES"]), job_id=_slurm_job(),
                  restart=int(env.get("SLURM_RESTART_COUNT") or 0), cluster="slurm", token=env.get(TOKEN_ENV, ""))
@@ -81,7 +81,7 @@ def driver_is_gone() -> bool:
     return driver is not None and not os.path.exists(f"/proc/{driver}")
 
 
-def export(place: Place) -> dict[str, str]:
+def export(place: RankInfo) -> dict[str, str]:
     """The rank variables that libraries read (mmdet and mmcv ask torch, but user code may ask these)."""
     return {"RANK": str(place.rank), "WORLD_SIZE": str(place.world_size), "LOCAL_RANK": str(place.local_rank)}
 
@@ -91,7 +91,7 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def device_index(place: Place, visible: int) -> int:
+def device_index(place: RankInfo, visible: int) -> int:
     """The GPU that a rank takes by its number on the node: its own where it sees just one.
 
     Args:

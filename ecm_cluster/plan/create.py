@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import secrets
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +53,13 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
     Raises:
         UserError: A part cannot be read or downloaded.
     """
+    if plan.job.trainer is not None:
+        return Frozen(plan.cfg, {}, {}, [], [])
     digests = planning.annotation_digests(plan)
     counts = class_counts.freeze(plan.cfg)
     missing = [] if fetch else [w for w in plan.weights if not w.present]
     here = [w for w in plan.weights if w not in missing]
-    fetched = weights.fetch(here, progress=_progress())
+    fetched = weights.fetch(here)
     for problem in weights.unreadable(one.weight for one in fetched if one.downloaded):
         raise UserError(problem)
     return Frozen(weights.rewrite(plan.cfg, fetched), digests, counts, fetched, missing)
@@ -121,7 +122,8 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         cluster=plan.where, job=plan.job, name=run.name, run_id=secrets.token_hex(8), submitted=round(time.time(), 3),
         cwd=os.getcwd(), virtual_ranks=plan.job.world_size, threads=plan.job.threads_per_rank,
         checkpoint_every=planning.checkpoint_interval(frozen.cfg, plan.job), config=plan.config_path, batch=plan.batch,
-        annotations={split: str(path) for split, path in plan.annotations.items()}, staging=plan.staging.frozen(),
+        annotations={split: str(path) for split, path in plan.annotations.items()},
+        staging=plan.staging.frozen() if plan.job.trainer is None else None,
         digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
         weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
     if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
@@ -146,18 +148,6 @@ def _weight_record(fetched: Any) -> dict[str, Any]:
     return {"key": fetched.weight.key, "source": fetched.weight.source,
             "url": fetched.weight.url and units.without_secrets(fetched.weight.url),
             "path": str(fetched.path), "digest": fetched.digest, "size": fetched.size}
-
-
-def _progress() -> Any:
-    last = [0.0]
-
-    def show(weight: Any, done: int, total: int | None) -> None:
-        if time.monotonic() - last[0] >= 2.0 or done == total:
-            last[0] = time.monotonic()
-            share = f"{100 * done / total:.0f} %" if total else f"{done >> 20} MiB"
-            print(f"downloading {weight.source}: {share}", file=sys.stderr)
-
-    return show
 
 
 def renew_code(run: Run) -> dict[str, Any]:

@@ -33,6 +33,9 @@ def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overr
         UserError: The run would change, but --rescale is not given.
     """
     virtual, world = chain.virtual_ranks(run), job.world_size
+    if job.trainer is not None and world != virtual:
+        raise UserError(f"nodes, gpus: {run.name} was submitted for {virtual} ranks, and {job.trainer} cannot continue "
+                        f"it with {world}; keep {virtual} (nodes × gpus)")
     if virtual % world:
         if not rescale:
             valid = ", ".join(str(w) for w in range(1, virtual + 1) if virtual % w == 0)

@@ -47,15 +47,15 @@ def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
     for name in named:
         if not isinstance(name, str):
             return [f"config: invalid custom_imports.imports: {name!r}; expected module names"], []
-        for file in _files(name, job):
+        for file in own_files(name, job):
             try:
                 ast.parse(file.read_bytes(), str(file))
             except (SyntaxError, ValueError) as error:
                 return [f"config: custom_imports: {file}:{getattr(error, 'lineno', None) or 1}: "
                         f"{getattr(error, 'msg', error)}; fix the module"], []
     paths = search_path(job)
-    missing = [] if paths is None else [name for name in named if not _is_there(name, paths)]
-    absent = [f"config: custom_imports: module {name!r} not found in {_where(job)}; {_remedy(name)}"
+    missing = [] if paths is None else [name for name in named if not is_there(name, paths)]
+    absent = [f"config: custom_imports: module {name!r} not found in {where(job)}; {remedy(name)}"
               for name in missing]
     lacking = [] if paths is None else list(_lacking(cfg, paths, python_of(job)))
     if job.setup or "PYTHONPATH" in job.env:
@@ -71,7 +71,7 @@ def _lacking(cfg: Mapping[str, Any], paths: list[str], python: str) -> Iterator[
         for key, name in lookup.paths(lookup.at(cfg, section), section):
             owner, _, last = key.rpartition(".")
             module = OF_CLASSES.get(name) if last == "type" and isinstance(name, str) else None
-            if module and not _is_there(module, paths):
+            if module and not is_there(module, paths):
                 yield (f"config: {owner}: {name} needs the module {module}, which is not installed for {python}; "
                        "install it, or remove this part of the config")
 
@@ -91,7 +91,7 @@ def _given() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
-def _files(name: str, job: Job) -> list[Path]:
+def own_files(name: str, job: Job) -> list[Path]:
     """The user's own files that importing a module executes, if the job uses this Python."""
     if not job.code or python_of(job) != sys.executable:
         return []
@@ -101,12 +101,12 @@ def _files(name: str, job: Job) -> list[Path]:
     return [file for file in found if file.is_file()]
 
 
-def _remedy(name: str) -> str:
+def remedy(name: str) -> str:
     meant = ".".join(part for part in name[:-len(".py")].split("/") if part != ".") if name.endswith(".py") else ""
     return f"did you mean {meant!r}?" if meant else "give its directory with --code"
 
 
-def _is_there(name: str, paths: list[str]) -> bool:
+def is_there(name: str, paths: list[str]) -> bool:
     """Whether a dotted module can be found, without importing its parents."""
     if name.partition(".")[0] in snapshot.PACKAGES:
         paths = [str(package.parent) for package in snapshot.own_packages()]
@@ -132,6 +132,6 @@ def _makes(found: ModuleSpec, name: str) -> bool:
     return b"sys.modules[" in text and re.search(rf"\b{re.escape(name)}\b".encode(), text) is not None
 
 
-def _where(job: Job) -> str:
+def where(job: Job) -> str:
     code = f"--code {job.code}" if job.code else "the run's code (no --code is given)"
     return f"{code}, and none is installed for {python_of(job)}"

@@ -22,9 +22,9 @@ def check(plan: Plan) -> None:
     if job.memory_mib is not None:
         size = planned.size_of(plan.staging, [str(plan.annotations[s]) for s in ("train",) if s in plan.annotations])
         plan.problems += filter(None, [planned.check_memory(plan.staging, size, job.memory_mib * job.gpus << 20)])
-    if choose.named(plan.where).queues:
+    if choose.by_name(plan.where).queues:
         silence = site.silence()
-        plan.not_asked = f"no Slurm is reachable: {silence}" if silence else ""
+        plan.not_asked = f"Slurm is not reachable: {silence}" if silence else ""
         if not silence:
             _ask_slurm(plan)
         return

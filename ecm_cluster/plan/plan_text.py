@@ -1,4 +1,4 @@
-"""A plan in words, a line for each question that a user has before a submission."""
+"""A plan as text: one line for each question before a submission."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from . import planning, reproducibility
 
 
 def describe(plan: planning.Plan) -> str:
-    """The plan as text, a line for each question a user has."""
-    job, batch = plan.job, plan.batch
-    used = shell.used(os.environ, job) if choose.named(plan.where).queues else []
+    """The plan as text."""
+    job = plan.job
+    used = shell.used(os.environ, job) if choose.by_name(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
+    what, how = _another_trainer(plan) if job.trainer is not None else _mmdet(plan)
     lines = [
         ("config", plan.config_path),
         ("train", f"{job.nodes} node(s) × {job.gpus} {unit}(s), {job.cpus_per_gpu} CPUs"
@@ -28,6 +29,16 @@ def describe(plan: planning.Plan) -> str:
         ("where", describe_place(plan)),
         *([("options", asked)] if (asked := describe_sbatch(plan)) else []),
         *([("from shell", ", ".join(used))] if used else []),
+        *what,
+        ("checkpoints", describe_checkpoints(plan)),
+        *how]
+    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+
+
+def _mmdet(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What mmdet's trainer will train on, before the line on checkpoints, and how, after it."""
+    job, batch = plan.job, plan.batch
+    return [
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
         ("schedule", ", ".join(f"{k} {v}" for k, v in plan.cfg["runner"].items() if k != "type")
@@ -35,20 +46,25 @@ def describe(plan: planning.Plan) -> str:
         ("data", ", ".join(path for split in ("train", "test") for path in planned.annotation_files(plan.cfg, split))
          or "as in the config"),
         ("staging", describe_staging(plan)),
-        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch"),
-        ("checkpoints", describe_checkpoints(plan)),
+        ("weights", "; ".join(describe_weight(w) for w in plan.weights) or "none: from scratch")], [
         *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", reproducibility.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
-        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()],
-    ]
-    return "\n".join(f"  {name:<12}{text}" for name, text in lines)
+        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()]]
+
+
+def _another_trainer(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The same for a trainer that the job names."""
+    name = str(plan.job.trainer)
+    return [("trainer", f"{name}; seed {plan.job.seed}")], [
+        ("exact", f"not checked: as far as the state() of {name} holds everything"),
+        ("evaluation", f"none: {name} offers none, and only mmdet's checkpoints can be scored")]
 
 
 def describe_place(plan: planning.Plan) -> str:
     """Partition, time limit, and what happens on preemption and at the limit."""
     job = plan.job
-    if not choose.named(plan.where).queues:
+    if not choose.by_name(plan.where).queues:
         return "this machine; a signal to a rank commits and continues, SIGTERM to the driver commits and ends"
     if plan.not_asked:
         name = f"partition {job.partition}" if job.partition else "the cluster's default partition"
@@ -62,16 +78,16 @@ def describe_place(plan: planning.Plan) -> str:
 
 def describe_sbatch(plan: planning.Plan) -> str:
     """The job's options that go to sbatch as they are, besides the partition."""
-    if not choose.named(plan.where).queues:
+    if not choose.by_name(plan.where).queues:
         return ""
     given = {name: getattr(plan.job, name) for name, one in OPTIONS.items() if isinstance(one.slurm, str)}
     return ", ".join(f"{name} {value}" for name, value in given.items() if value and name != "partition")
 
 
 def describe_staging(plan: planning.Plan) -> str:
-    """What each node copies for the training, where to, and what happens where there is no room."""
+    """What each node copies for the training, where to, and what happens if there is no space."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
-    return planned.describe(plan.staging, train, os.environ if not choose.named(plan.where).queues else None)
+    return planned.describe(plan.staging, train, os.environ if not choose.by_name(plan.where).queues else None)
 
 
 def describe_weight(weight: weights.WeightFile) -> str:
@@ -82,12 +98,12 @@ def describe_weight(weight: weights.WeightFile) -> str:
 
 
 def describe_checkpoints(plan: planning.Plan) -> str:
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are kept."""
     job, interval = plan.job, planning.checkpoint_interval(plan.cfg, plan.job)
     every = [f"every {interval} iterations"] if interval else []
     if job.checkpoint_minutes:
         every.append(f"every {job.checkpoint_minutes:g} minutes")
-    epochs = plan.cfg["runner"]["type"] == "EpochBasedRunner"
+    epochs = job.trainer is not None or plan.cfg["runner"]["type"] == "EpochBasedRunner"
     end = "at the end of each epoch" if epochs else "at the end"
     kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
@@ -102,9 +118,9 @@ def describe_evaluation(plan: planning.Plan) -> str:
     what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
     if count > len(places):
         what += f" × {count // len(places)} settings"
-    early = block.while_training and choose.named(plan.where).queues
+    early = block.while_training and choose.by_name(plan.where).queues
     when = "as they are committed" if early else "after the training is complete"
-    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.named(plan.where).queues else ""
+    several = f", {min(block.at_once, count)} at once" if count > 1 and choose.by_name(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..mmconfig import config, settled, shipped
 from ..rundir.run import Run
 from ..slurm.sbatch import python_of
 from ..staging import planned
-from . import class_counts, modules, operators, place, variables
+from . import class_counts, modules, operators, place, trainers, variables
 from .plan import Plan
 
 
@@ -29,6 +30,8 @@ def make(job: jobs.Job, where: str) -> Plan:
         UserError: The config cannot be read, or requests something that is not supported. Problems of the data are
             collected in ``problems`` instead, so that a dry run can show the rest.
     """
+    if job.trainer is not None:
+        return _of_another_trainer(job, where)
     path = shipped.find_config(job.config)
     written, cfg = checked_config(path, job)
     cfg = settled.settle(cfg)
@@ -51,7 +54,19 @@ def make(job: jobs.Job, where: str) -> Plan:
     refused, doubted = modules.problems(cfg, job)
     plan.problems += refused
     plan.warnings += doubted
-    if choose.named(where).queues:
+    if choose.by_name(where).queues:
+        plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
+    return plan
+
+
+def _of_another_trainer(job: jobs.Job, where: str) -> Plan:
+    """A plan whose config and data are the trainer's own business; raises as :func:`make`."""
+    path, sources, cfg = trainers.settings(job)
+    # nothing is staged: what data there is, the trainer alone knows
+    plan = Plan(job, where, cfg, path, sources, {}, {}, [], {}, planned.plan(replace(job, stage=jobs.NOTHING), None))
+    plan.problems, plan.warnings = trainers.problems(job)
+    place.check(plan)
+    if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
     return plan
 
@@ -121,7 +136,7 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
              for stage in chain.stages(plan.job)]
-    choose.named(plan.where).check(asked, "fix the job file or the flags")
+    choose.by_name(plan.where).check(asked, "fix the job file or the flags")
 
 
 def check_operators(plan: Plan) -> None:
@@ -154,6 +169,8 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
 
 def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:
     """Iterations between checkpoints: the job's, else the config's if it counts iterations, else 0."""
+    if job.trainer is not None:
+        return job.checkpoint_every
     stock = cfg.get("checkpoint_config") or {}
     by_epoch = stock.get("by_epoch", cfg["runner"]["type"] == "EpochBasedRunner")
     return job.checkpoint_every or (0 if by_epoch else int(stock.get("interval", 0)))

@@ -1,4 +1,4 @@
-"""Following a run, or evaluations, until they have ended: what ``--wait`` and the demo show."""
+"""Following a run or evaluations until they end, for ``--wait`` and the demo."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from . import results, trouble
 from . import state as states
 
 ENDED = ("done", "failed", "stopped")
-PATIENCE = 5.0  # seconds a run must look ended before it counts: states of a run and of its job change one by one
+PATIENCE = 5.0  # seconds for which a run must look ended: its record and its job's state change one after the other
 
 
 def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> int:
     """Print each change of a run's state, and its progress, until it has ended.
 
     Args:
-        look: Called with each state as it is seen, about every second.
+        look: Called with each state, about every second.
 
     Returns:
         0 if it is done, 1 otherwise.
@@ -56,7 +56,7 @@ def _show(state: states.RunState, shown: str) -> str:
         print(f"\r\033[K{output.printable(program.one_line(line))}", end="" if state.state not in ENDED else "\n",
               flush=True, file=output.bare(sys.stdout))
         return line
-    # in a log: a line when something changes, progress every tenth of the way
+    # in a log: one line per change, and one per tenth of the progress
     key = f"{state.state}:{state.attempt}:{state.reason if state.state != 'evaluating' else ''}"
     if state.iterations and state.iteration is not None:
         key += f":{10 * state.iteration // state.iterations}"

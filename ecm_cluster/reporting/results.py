@@ -44,7 +44,7 @@ class Row:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was varied; older files name other things there, which nobody varied."""
+        """What was varied; older files list other keys there, which are ignored."""
         return {k: v for k, v in (self.provenance.get("settings") or {}).items() if k in eval_settings.SETTINGS}
 
     @property
@@ -53,7 +53,7 @@ class Row:
         return self.work.metrics_file(evaluations.scoring_variant(eval_settings.split(self.settings)[1]))
 
     def figure(self, name: str) -> float | None:
-        """A figure by a name such as ``segm_AP``; None where it is undefined or not there."""
+        """A figure by a name such as ``segm_AP``; None if it is undefined or missing."""
         kind, _, figure = name.partition("_")
         return (self.document["figures"].get(kind) or {}).get(figure)
 
@@ -65,7 +65,7 @@ def rows(run: Run) -> list[Row]:
 
 
 def metric_name(asked: str | None, found: Sequence[Row]) -> str:
-    """The full name of a metric: ``APr`` is that of masks where there are masks.
+    """The full name of a metric: ``APr`` is that of masks if there are masks.
 
     Raises:
         UserError: No row has it.
@@ -82,7 +82,7 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
 
 
 def ranked(found: Sequence[Row], metric: str) -> list[Row]:
-    """The best first; what has no such figure last."""
+    """The best first; rows without the metric last."""
     def key(row: Row) -> tuple[bool, float]:
         value = row.figure(metric)
         return value is None, -(value or 0.0)

@@ -63,7 +63,7 @@ class StaleAttempt(RuntimeError):
 def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: int, epoch: int,
            position: int, epoch_end: bool, step: int = 1,
            last_check: Callable[[], None] = lambda: None) -> Manifest:
-    """Write a checkpoint and, last, its manifest; on failure nothing of it remains.
+    """Write a checkpoint and, last, its manifest; on failure both are removed.
 
     Args:
         save: Writes the checkpoint to the :class:`files.Digesting` that it is given.

@@ -146,7 +146,8 @@ def read(folder: Path, attempt: int | None = None, writer: str | None = None,
     Invalid and truncated lines are skipped, as is anything that is not a regular file.
 
     Args:
-        attempt, writer: Only the events of this attempt, of this writer.
+        attempt: Only events of this attempt.
+        writer: Only events of this writer.
         note: Called with each thing that was skipped; if given, files that cannot be read are skipped, too.
 
     Raises:

@@ -65,11 +65,12 @@ def bootstrap(matches: Matches, categories: Sequence[Mapping[str, Any]], max_det
 
 
 def check(replicates: int, confidence: float = 0.95) -> None:
-    """Refuse what gives no interval."""
+    """Reject what gives no interval."""
     if replicates < 2:
-        raise UserError(f"bootstrap: {replicates} replicates give no interval; {REPLICATES} are usual")
+        raise UserError(f"bootstrap: invalid value {replicates}; expected 2 replicates or more, such as "
+                        f"{REPLICATES}")
     if not 0 < confidence < 1:
-        raise UserError(f"confidence: {confidence} is not between 0 and 1; 0.95 is usual")
+        raise UserError(f"confidence: invalid value {confidence}; expected a number between 0 and 1, such as 0.95")
 
 
 def _interval(point: float, values: np.ndarray, confidence: float) -> dict[str, Any]:

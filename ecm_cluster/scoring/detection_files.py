@@ -1,8 +1,8 @@
-"""Detections on disk: one ``.npz`` shard of columns for each rank, and the way back to one set of detections.
+"""Detections on disk: one ``.npz`` shard of columns for each rank, and how they are joined again.
 
-A shard says which images of the data set it covers, those without a detection too, so a reader can tell
-"nothing found" from "never looked at". Shards may cover any images in any order, as long as together they
-cover each image once; what is read back is in the order of the data set, however the work was divided.
+A shard says which images of the data set it covers, those without a detection too, so a reader can distinguish
+"nothing found" from "not processed". Shards may cover any images in any order, as long as together they
+cover each image once; they are read back in the order of the data set, however the work was divided.
 
 A writer holds its shard in memory (some 60 bytes a detection and the encoded mask) until it is complete.
 """
@@ -45,12 +45,12 @@ class DetectionWriter:
         self._parts.append(found)
 
     def write(self, path: str | Path) -> Path:
-        """Write all that was added to ``path``, whole or not at all."""
+        """Write everything that was added to ``path``, atomically."""
         return write_shard(path, concatenate(self._parts), self._positions, self.dataset_size)
 
 
 def write_shard(path: str | Path, found: Detections, positions: Sequence[int], dataset_size: int) -> Path:
-    """Write a shard, whole or not at all.
+    """Write a shard, atomically.
 
     Args:
         path: the file to write or to replace.
@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             columns = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UserError(f"{path}: this shard of detections is missing; {REMEDY}") from None
-    # what numpy and zipfile raise for files that are cut short, damaged or something else altogether
+    # what numpy and zipfile raise for truncated, damaged or unrelated files
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, AttributeError) as error:
         raise UserError(f"{path}: not a readable shard of detections ({error}); {REMEDY}") from error
     if int(columns.get("format", 0)) != FORMAT:

@@ -1,4 +1,4 @@
-"""Detections in memory as columns, one numpy array a field (on disk: :mod:`.detections`).
+"""Detections in memory as columns, one numpy array a field (on disk: :mod:`.detection_files`).
 
 Scores and boxes are kept in float64. mmdet's models answer in float32, but its way to lvis-api turns every
 number into a double, subtracts corners in double precision, and JSON gives doubles back exactly; the float64
@@ -55,7 +55,7 @@ class Detections:
     """N detections on M images, in the order of the data set and, in an image, of the model's answer.
 
     Attributes:
-        images: (M,) int64, ids of all images that were looked at.
+        images: (M,) int64, ids of all images that inference ran on.
         image_id: (N,) int64.
         category_id: (N,) int64, ids of the annotation file (not labels).
         score: (N,) float64.
@@ -75,7 +75,7 @@ class Detections:
 
     @property
     def iou_types(self) -> tuple[str, ...]:
-        """What these detections can be scored by."""
+        """The kinds of overlap that these detections can be scored by."""
         return ("bbox",) if self.masks is None else IOU_TYPES
 
     def scores(self, iou_type: str) -> np.ndarray:
@@ -172,7 +172,7 @@ def concatenate(parts: Sequence[Detections]) -> Detections:
 
 
 def strongest(image_id: np.ndarray, scores: np.ndarray, max_dets: int) -> np.ndarray:
-    """(N,) bool, True for the ``max_dets`` highest scores of each image; of equal scores the first ones stay.
+    """(N,) bool, True for the ``max_dets`` highest scores of each image; of equal scores the first ones are kept.
 
     This is lvis-api's limit, over all categories of an image.
     """

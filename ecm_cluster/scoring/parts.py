@@ -1,8 +1,8 @@
 """The datasets that are scored, as mmdet made them: which images, which categories, which label is which.
 
 Inference writes this beside the detections, so that they can be scored, again and in other ways, without mmdet and
-without a second look at the config. A single dataset whose ids are whole numbers has its detections under these ids;
-elsewhere (identifiers that are text, several datasets at once) they are under positions and labels.
+without reading the config again. Detections of a single dataset with integer ids use these ids; otherwise (text ids,
+several datasets at once) they use positions and labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..base.errors import UserError
 from .detections import Detections
 
 FORMAT = 1
-COCO, LVIS, OWN = "coco", "lvis", "mmdet"  # whose rule scores: COCO's, LVIS's, or the dataset's own `evaluate`
+COCO, LVIS, OWN = "coco", "lvis", "mmdet"  # the rules: COCO's, LVIS's, or the dataset's own `evaluate`
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ScoredDataset:
     """One dataset.
 
     Attributes:
-        kind: Whose rule scores it.
+        kind: The rule that it is scored by.
         type: Its class.
-        ann_file: Absolute.
+        ann_file: Absolute path.
         images: Id of each image, in the order of the dataset.
         categories: Id of each category, by label.
         classes: Name of each class as the dataset has it, by label; None where it has none.
@@ -42,13 +42,13 @@ class ScoredDataset:
 
     @property
     def numbered(self) -> bool:
-        """Whether all ids are whole numbers, as columns hold them."""
+        """Whether all ids are integers, as the columns need them."""
         return _are_numbers(self.images) and _are_numbers(self.categories)
 
     def restrict(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Of an annotation file the images and categories that the dataset has; ids that are text become numbers.
+        """The images and categories of an annotation file that the dataset has; text ids become numbers.
 
-        The numbers are places among the sorted ids, so that what pycocotools sorts stays in its order.
+        The numbers are positions among the sorted ids, so that pycocotools sorts them in the same order.
 
         Raises:
             UserError: The file lacks some of them.
@@ -57,9 +57,9 @@ class ScoredDataset:
         for kind, ids in (("images", self.images), ("categories", self.categories)):
             lacking = set(ids) - {entry["id"] for entry in document[kind]}
             if lacking:
-                raise UserError(f"{self.ann_file}: {kind}: {len(lacking)} of the {len(ids)} that were looked at are "
-                                f"not in it (the first is {min(lacking, key=str)!r}); score with the annotation file "
-                                "that inference ran on")
+                raise UserError(f"{self.ann_file}: {kind}: {len(lacking)} of the {len(ids)} used for inference are not "
+                                f"in it (the first is {min(lacking, key=str)!r}); score with the annotation file that "
+                                "was used for inference")
             renamed[kind] = _names(ids)
         images, categories = renamed["images"], renamed["categories"]
         kept = [a for a in document["annotations"] if a["image_id"] in images and a["category_id"] in categories]
@@ -90,8 +90,8 @@ class ScoredSet:
     """Everything that is scored at once.
 
     Attributes:
-        by_position: Detections name images by their place among all, and categories by label.
-        whole: The parts are also scored as one, by mmdet's ``separate_eval=False``.
+        by_position: Detections name images by their position among all, and categories by label.
+        whole: The parts are also scored together (mmdet's ``separate_eval=False``).
     """
 
     parts: Sequence[ScoredDataset]
@@ -100,14 +100,14 @@ class ScoredSet:
 
     @property
     def offsets(self) -> list[int]:
-        """Where each part's images begin among all, and the number of all."""
+        """The position of each part's first image among all images, and their total number."""
         ends = [0]
         for part in self.parts:
             ends.append(ends[-1] + len(part.images))
         return ends
 
     def of_part(self, number: int, found: Detections) -> Detections:
-        """The detections on one part, by position in it and label; as they are where ids are kept."""
+        """The detections on one part, by position in it and label; unchanged if ids are kept."""
         if not self.by_position:
             return found
         begin, end = self.offsets[number : number + 2]
@@ -127,7 +127,7 @@ class ScoredSet:
 
     @classmethod
     def read(cls, path: str | Path) -> ScoredSet | None:
-        """What :meth:`write` wrote; None where there is nothing."""
+        """What :meth:`write` wrote; None if the file does not exist."""
         try:
             record = files.read_json(Path(path))
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from datetime import datetime
 from ..base.errors import UserError
 from ..console import shell
 from ..job.job import Job
-from . import commands
+from . import commands, launcher
 
 # answers of `sbatch --test-only` for jobs that sbatch queues all the same: it asks when they would start
 MAY_QUEUE = ("Requested node configuration is not available", "Invalid time specified", "Requested nodes are busy",
@@ -204,7 +204,7 @@ def accounting(*words: str) -> list[list[str]] | None:
     return None if out is None else [line.split("|") for line in out.splitlines()]
 
 
-def check(requests: Iterable[commands.JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
+def check(requests: Iterable[launcher.JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
     """Ask sbatch whether it would take these jobs; uncertain cases are warnings, and sbatch itself decides.
 
     Args:
@@ -217,7 +217,7 @@ def check(requests: Iterable[commands.JobRequest], remedy: str, environ: Mapping
     for text in shell.ignored(environ or {}, requests[0].job) if requests else ():
         print(f"warning: {text}", file=sys.stderr)
     for request in requests:
-        words = commands.refusal(request)
+        words = launcher.refusal(request)
         if words is None:
             continue
         if not may_queue(request, words):
@@ -225,7 +225,7 @@ def check(requests: Iterable[commands.JobRequest], remedy: str, environ: Mapping
         print(f"warning: the {request.stage} job cannot start now: {words}; Slurm may queue it", file=sys.stderr)
 
 
-def may_queue(request: commands.JobRequest, words: str) -> bool:
+def may_queue(request: launcher.JobRequest, words: str) -> bool:
     """Whether sbatch may queue a job although ``sbatch --test-only`` rejects it with these words.
 
     A configuration that is not available is rejected by both if no node has it, but queued if no node has it at the

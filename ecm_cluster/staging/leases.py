@@ -1,8 +1,8 @@
-"""Locks on a node's scratch that die with their owner: leases of those who read, the lock of the one who copies.
+"""Locks on a node's scratch that end with their owner: leases of the readers, the lock of the copier.
 
-Both are flock(2): the kernel takes them back from a process that was killed. A lease belongs to an open file, so
-children that are forked (workers of a data loader) hold it too, until the last of them is gone. A program that is
-executed does not inherit it, unless it is given :meth:`Lease.fileno` on purpose.
+Both are flock(2): the kernel releases them when a process is killed. A lease belongs to an open file, so children that
+are forked (workers of a data loader) hold it too, until the last of them has ended. A program that is executed does not
+inherit it, unless it is given :meth:`Lease.fileno` on purpose.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ def _try(handle: int, kind: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise UserError(f"scratch: {path.parent} lies on a file system without locks ({error.strerror}); name a folder "
-                        "on the node's own disk") from None
+        raise _without_locks(path, error) from None
+
+
+def _without_locks(path: Path, error: OSError) -> UserError:
+    return UserError(f"scratch: {path.parent} is on a file system without locks ({error.strerror}); name a directory "
+                     "on the node's own disk")
 
 
 class Lease:
-    """Keeps a staged set from being collected, until it is released or the last process that holds it is gone.
+    """Keeps a staged set from being removed, until it is released or the last process that holds it has ended.
 
     Args:
         path: The set's file for leases; its time stamp says when the set was last used.
@@ -50,22 +54,21 @@ class Lease:
             fcntl.flock(self._handle, fcntl.LOCK_SH)
         except OSError as error:
             os.close(self._handle)
-            raise UserError(f"scratch: {path.parent} lies on a file system without locks ({error.strerror}); name a "
-                            "folder on the node's own disk") from None
+            raise _without_locks(path, error) from None
 
     def fileno(self) -> int:
-        """The open file, to be passed on to a program that is executed (``pass_fds``)."""
+        """The open file, to be passed to a program that is executed (``pass_fds``)."""
         if self._handle is None:
             raise ValueError("the lease was released")
         return self._handle
 
     def touch(self) -> None:
-        """Say that the set is used now."""
+        """Record that the set is used now."""
         with contextlib.suppress(OSError):
             os.utime(self.fileno())
 
     def release(self) -> None:
-        """Give it back; children that were forked before still hold theirs."""
+        """Release it; children that were forked before still hold theirs."""
         if self._handle is not None:
             self.touch()
             os.close(self._handle)  # not LOCK_UN, which would take it from the children as well
@@ -80,7 +83,7 @@ class Lease:
 
 def is_leased(path: Path) -> bool:
     """Whether a living process holds a lease on this file."""
-    # two that ask at the same moment are in each other's way, and neither is a lease
+    # two processes that ask at the same moment block each other, and neither holds a lease
     return all(_is_held(path, fcntl.LOCK_EX, pause) for pause in (0.0, 0.001, 0.005))
 
 
@@ -94,10 +97,10 @@ def _is_held(path: Path, kind: int, pause: float = 0.0) -> bool:
     try:
         handle = _open(path, 0)
     except OSError as error:
-        # who reads from a read-only system has no lease, and nobody copies to it
+        # readers of a read-only file system have no lease, and nobody copies to it
         if error.errno not in (*MISTAKES, errno.EROFS):
             raise
-        return False  # there is none, or something else in its place
+        return False  # it does not exist, or is not a file
     try:
         return not _try(handle, kind, path)
     finally:
@@ -109,12 +112,12 @@ _RECORD = struct.Struct("<3Q")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a copier is, in bytes.
+    """The progress of a copier, in bytes.
 
     Attributes:
         done: There already, or copied and right.
         total: All that it was asked for.
-        promised: What it will yet write: free space that is spoken for.
+        promised: What it will yet write: free space that is reserved.
     """
 
     done: int = 0
@@ -123,7 +126,7 @@ class Progress:
 
 
 class CopyLock:
-    """The right to write into a set, for one process at a time; its file says how far that one is."""
+    """The right to write into a set, for one process at a time; its file holds the progress of that process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -134,7 +137,7 @@ class CopyLock:
         return self._handle is not None
 
     def take(self) -> bool:
-        """Take it if nobody has it."""
+        """Take it if it is free; whether it was."""
         handle = _open(self.path)
         if not _try(handle, fcntl.LOCK_EX, self.path):
             os.close(handle)
@@ -145,18 +148,18 @@ class CopyLock:
 
     def write(self, progress: Progress) -> None:
         assert self._handle is not None
-        with contextlib.suppress(OSError):  # a disk that is full: those who wait see an older figure
+        with contextlib.suppress(OSError):  # a full disk: waiting processes see an older figure
             os.pwrite(self._handle, _RECORD.pack(progress.done, progress.total, progress.promised), 0)
 
     def release(self) -> None:
         if self._handle is not None:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)  # whoever was forked meanwhile has no part in it
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # also where a forked child has it open
             os.close(self._handle)
             self._handle = None
 
 
 def progress_of(path: Path) -> Progress:
-    """What the copier that holds this lock last wrote; nothing where there is none."""
+    """What the copier that holds this lock last wrote; zeros where there is none."""
     try:
         return Progress(*_RECORD.unpack(read_bytes(path))) if is_copying(path) else Progress()
     except (OSError, Unreadable, struct.error):

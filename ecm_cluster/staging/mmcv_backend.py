@@ -1,4 +1,4 @@
-"""The reader of packs as a file client of mmcv: what opens images needs one argument more, and no other change."""
+"""The reader of packs as a file client of mmcv: a pipeline that opens images needs one more argument, and no change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _images(pack: str, folder: str | None) -> PackedImages:
 
 @FileClient.register_backend(NAME, force=True)
 class PackedBackend(BaseStorageBackend):
-    """Reads what a pack holds from the pack, and every other file from where its path says.
+    """Reads images of a pack from the pack, and every other file from its path.
 
     Args:
-        pack: Folder of the pack, which stands in the place of the data root.
-        folder: Its copy on this node; None: there is none.
+        pack: Directory of the pack, which is also the data root.
+        folder: Its copy on this node; None: no copy.
     """
 
     def __init__(self, pack: str, folder: str | None = None) -> None:

@@ -1,37 +1,37 @@
 """Images out of a pack: from the copy on this node's scratch where there is one, else from shared storage.
 
-Each image is checked as it is read (xxh3, a few microseconds). Where the copy is wrong, or gone, the image is read from
-the pack itself, and the damage is put on record for the next start to repair: training goes on with the right bytes.
+Each image is checked as it is read (xxh3, a few microseconds). Where the copy is wrong or missing, the image is read
+from the pack itself, and the damage is reported for the next start to repair: training continues with the right bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from itertools import zip_longest
 from pathlib import Path
 
 from ..base.reading import Unreadable, open_regular
-from ..pack.manifest import BLOCK, INDEX_FILE, Index, Location, Pack, PackedFile, block_checksums, checksum, read
-from . import scratch
+from ..pack.manifest import INDEX_FILE, Index, Location, Pack, block_checksums, checksum, read
+from .staged_set import SetFolder
 
 
 def right_copy(pack: Pack, name: str, folder: Path) -> Path | None:
-    """A file of a pack in its copy on this node; None, and on record for the next start, where that is not right.
+    """A file of a pack in its copy on this node; None, and reported for the next start, where that is not right.
 
     All of it is read: what is mapped into memory is not checked later on.
     """
-    packed = pack.file(name)
     try:
-        found = block_checksums(folder / name)
+        if block_checksums(folder / name) == pack.file(name).blocks:
+            return folder / name
     except (OSError, Unreadable):
         return None
-    wrong = [n for n, (one, other) in enumerate(zip_longest(found, packed.blocks)) if one != other]
-    for block in wrong:
-        with contextlib.suppress(OSError):
-            scratch.report_damage(folder, name, block)
-    return None if wrong else folder / name
+    _report(folder, name)
+    return None
+
+
+def _report(folder: Path, name: str) -> None:
+    with contextlib.suppress(OSError):  # missing, or a scratch that is read-only: the images are what matters
+        SetFolder(folder).report_damage(name)
 
 
 class PackedImages:
@@ -39,7 +39,7 @@ class PackedImages:
 
     Args:
         pack: The pack, on shared storage.
-        folder: Its copy on this node, complete or not; None: there is none.
+        folder: Its copy on this node, complete or not; None: no copy.
     """
 
     def __init__(self, pack: Pack, folder: Path | None = None) -> None:
@@ -53,25 +53,17 @@ class PackedImages:
         return cls(read(pack), Path(folder) if folder else None)
 
     def _copied_index(self) -> Index | None:
-        """The index of the copy; None, and on record for the next start to repair, where it is not what was packed."""
+        """The index of the copy; None, and reported for the next start to repair, where it is not what was packed."""
         if self.folder is None or not (self.folder / INDEX_FILE).exists():
             return None
         try:
             return self.pack.open_index(self.folder / INDEX_FILE)
         except (OSError, Unreadable):
-            for packed in self.pack.files:
-                if packed.name == INDEX_FILE:
-                    self._report(packed, range(len(packed.blocks)))
+            _report(self.folder, INDEX_FILE)
             return None
 
-    def _report(self, packed: PackedFile, blocks: Iterable[int]) -> None:
-        assert self.folder is not None
-        for block in blocks:
-            with contextlib.suppress(OSError):  # a scratch that is full or read-only: the images are what matters
-                scratch.report_damage(self.folder, packed.name, block)
-
     def find(self, path: str) -> Location | None:
-        """Where an image lies, by its path: from the pack's folder as if that were the data root."""
+        """Where an image lies, by its path: from the pack's directory as if that were the data root."""
         name = os.path.relpath(path, self.pack.path) if os.path.isabs(path) else path
         return self._index.find(name.replace(os.sep, "/"))
 
@@ -79,7 +71,7 @@ class PackedImages:
         """The bytes of an image.
 
         Raises:
-            FileNotFoundError: The pack has none of that name.
+            FileNotFoundError: The pack has no image of that name.
             OSError: Neither the copy nor the pack can be read, or both are wrong.
         """
         place = self.find(path)
@@ -96,7 +88,7 @@ class PackedImages:
         return found
 
     def _read(self, base: Path, copy: bool, place: Location) -> bytes | None:
-        """The image from one of the two places; None where it is not there, or not right."""
+        """The image from the copy or the pack; None where it is missing or wrong."""
         packed = self._files[place.file]
         try:
             fd = self._descriptors.get((copy, place.file))
@@ -108,5 +100,5 @@ class PackedImages:
         if len(found) == place.length and checksum(found) == place.checksum:
             return found
         if copy:
-            self._report(packed, range(place.offset // BLOCK, (place.offset + max(place.length, 1) - 1) // BLOCK + 1))
+            _report(base, packed.name)
         return None

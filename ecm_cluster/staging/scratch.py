@@ -1,14 +1,14 @@
-"""What is staged on this node: a user's folder on local scratch, whose sets are leased, and collected when in the way.
+"""What is staged on this node: a user's directory on local scratch, whose sets are leased, and removed to make room.
 
 ::
 
     SCRATCH/ecm-cluster-<uid>/
-      lock             held while space is counted, a set begun, or a set removed: never while something is copied
+      lock             held while space is counted, a set created, or a set removed: never while something is copied
       sets/<digest>/   one set for each pack, see :mod:`ecm_cluster.staging.staged_set`
-      trash/           sets on their way out: renamed first, so that what is half removed is never taken for whole
+      trash/           sets that are being removed: renamed first, so that one half removed is never taken for complete
 
-A set that nobody has leased may go when room is needed, the one used longest ago first. Nothing outside this folder is
-ever removed.
+A set without a lease is removed when room is needed, the least recently used one first. Nothing outside this directory
+is ever removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..base import files
@@ -28,44 +27,17 @@ from ..base.errors import UserError, of_place
 from ..base.units import size_text
 from ..pack.manifest import Pack
 from . import leases
-from .staged_set import SetFolder, put
+from .staged_set import SetFolder, StagedSet, put
 
-__all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet", "report_damage"]
+__all__ = ["Filesystem", "NoRoom", "Scratch", "StagedSet"]
 
-SPARE = 100  # one part in so many of the disk stays free: it may be the node's own
+SPARE = 100  # one part in so many of the disk stays free: the node may need it for itself
 MARGIN = 1 << 20  # bytes for folders, manifests and locks
-PATIENCE = 600.0  # seconds; removing a large set takes some
-
-
-@dataclass(frozen=True)
-class StagedSet:
-    """What is there of one pack.
-
-    Attributes:
-        digest: The pack's.
-        folder: Holds the files under their names in the pack.
-        bytes: On the disk.
-        files: Names of those that are whole.
-        partial: Whether a copy of some file was begun and is not done.
-        used: When it was last used, in seconds since the epoch.
-        leased: Whether a living process uses it.
-        copying: Whether a living process copies into it.
-        pack: Folder that it was copied from; empty where that is not on record yet.
-    """
-
-    digest: str
-    folder: Path
-    bytes: int
-    files: tuple[str, ...]
-    partial: bool
-    used: float
-    leased: bool
-    copying: bool
-    pack: str
+PATIENCE = 600.0  # seconds; on a slow disk a large set takes minutes to remove
 
 
 class Scratch:
-    """The user's own folder below ``base``; nothing is made there before something is staged."""
+    """The user's own directory below ``base``; nothing is created there before something is staged."""
 
     def __init__(self, base: Path) -> None:
         self.base = Path(base).absolute()
@@ -78,14 +50,14 @@ class Scratch:
         return SetFolder(self._sets / digest)
 
     def filesystem(self) -> Filesystem:
-        """What kind it is, and how much of it is free."""
+        """Its type, and how much of it is free."""
         return filesystem(self.root)
 
     def sets(self) -> list[StagedSet]:
-        """What is there, the one used longest ago first.
+        """What is there, the least recently used one first.
 
         Raises:
-            UserError: Somebody else has put something in the place of this user's folder.
+            UserError: Another user has created the directory.
         """
         if os.path.lexists(self.root):
             self._check_root()
@@ -98,24 +70,15 @@ class Scratch:
         found = []
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                found.append(self._describe(name))
+                found.append(self.set_folder(name).describe())
         return sorted(found, key=lambda one: one.used)
 
-    def _describe(self, digest: str) -> StagedSet:
-        folder = self.set_folder(digest)
-        stamped = folder.lease if folder.lease.exists() else folder.path
-        manifest = folder.manifest()
-        whole = tuple(name for name, stamp in manifest["files"].items() if folder.stamp(name) == stamp)
-        return StagedSet(digest, folder.path, folder.allocated(), whole, bool(folder.partial_files()),
-                         stamped.stat().st_mtime, leases.is_leased(folder.lease), leases.is_copying(folder.copy_lock),
-                         manifest["pack"])
-
     def enter(self, pack: Pack) -> leases.Lease:
-        """Begin to use a pack's set, which may be empty yet.
+        """A lease on a pack's set, which is created if it does not exist.
 
         Raises:
-            UserError: Nothing can be written there.
-            NoRoom: Not even the folder.
+            UserError: The directory is not writable.
+            NoRoom: There is no room for the directory itself.
         """
         for again in (True, False):
             try:
@@ -136,10 +99,10 @@ class Scratch:
         return lease
 
     def collect(self, bytes_wanted: int | None = None, keep: Collection[str] = ()) -> list[StagedSet]:
-        """Remove sets that nobody uses, the one used longest ago first.
+        """Remove sets that are not in use, the least recently used one first.
 
         Args:
-            bytes_wanted: Stop when so many are free again; None: remove all of them.
+            bytes_wanted: Stop when so many are freed; None: remove all of them.
             keep: Digests of packs whose sets stay.
 
         Returns:
@@ -159,14 +122,14 @@ class Scratch:
         return removed
 
     def make_room(self, needed: int, keep: str, copier: leases.CopyLock, done: leases.Progress) -> None:
-        """Set ``needed`` bytes aside for the one that copies into set ``keep``, removing others if it must.
+        """Reserve ``needed`` bytes for the process that copies into set ``keep``, removing other sets if necessary.
 
         Args:
-            copier: Its lock, on which the promise is put on record.
-            done: How far it is.
+            copier: Its lock, which records the reservation.
+            done: Its progress.
 
         Raises:
-            NoRoom: There are not so many.
+            NoRoom: There is not enough room.
         """
         with self._locked():
             while needed and self._free(keep) < needed + MARGIN:
@@ -175,7 +138,7 @@ class Scratch:
             copier.write(leases.Progress(done.done, done.total, needed))
 
     def _free(self, besides: str = "") -> int:
-        """Bytes that may be taken: free, not promised to another one that copies, and beyond what stays for others."""
+        """Bytes that may be taken: free, not reserved by another copier, and beyond the spare ones."""
         try:
             others = [name for name in os.listdir(self._sets) if name != besides]
         except FileNotFoundError:
@@ -185,16 +148,16 @@ class Scratch:
         return held.free - held.total // SPARE - promised
 
     def no_room(self, needed: int, keep: str = "") -> NoRoom:
-        """The error that says so."""
+        """The error that says what is needed, and what holds it."""
         held = [one for one in self.sets() if one.leased and one.digest != keep]
         free = self._free(keep)
         used = f"sets in use ({len(held)}) hold {size_text(sum(one.bytes for one in held))}"
         return NoRoom(f"scratch: {self.base} ({self.filesystem().kind}) has no room: {size_text(needed)} needed, "
                       f"{size_text(max(0, free))} free, {used if held else 'no other set is in use'}, the rest is not "
-                      "ours; free some there, or name another folder as scratch")
+                      "ours; free some there, or name another directory as scratch")
 
     def _remove(self, found: StagedSet) -> bool:
-        """Remove a set, unless somebody uses it; under the lock, so nobody can begin to."""
+        """Remove a set, unless it is in use; under the lock, so nobody can start to use it."""
         if found.leased or leases.is_leased(self.set_folder(found.digest).lease):
             return False
         away = self._trash / f"{found.digest}-{secrets.token_hex(4)}"
@@ -204,7 +167,7 @@ class Scratch:
         return True
 
     def _empty_trash(self) -> bool:
-        """Remove what a removal that was cut short left behind; whether anything went."""
+        """Remove what an interrupted removal left behind; whether anything was removed."""
         try:
             left = list(self._trash.iterdir())
         except FileNotFoundError:
@@ -229,20 +192,20 @@ class Scratch:
             with files.locked(self._lock, PATIENCE):
                 yield
         except BlockingIOError:
-            raise UserError(f"scratch: {self._lock} has been locked by another process for {PATIENCE:.0f} s; see "
-                            "which one it is with `fuser`, and end it") from None
+            raise UserError(f"scratch: {self._lock} has been locked by another process for {PATIENCE:.0f} s; find it "
+                            "with `fuser`, and end it") from None
 
     def _make_root(self) -> None:
-        """Make the folder, for this user's eyes alone; one that somebody else put there is not used.
+        """Create the directory, private to this user; one that another user put there is refused.
 
-        Its name can be foretold, and others may write where it lies. What is in it can only be this user's.
+        Its name is predictable, and others may write to its parent. What is in it can only be this user's.
         """
         try:
             self.base.mkdir(exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 self.root.mkdir(mode=0o700)
             self._check_root()
-            for folder in (self._sets, self._trash):  # before it is needed: then the disk may be full
+            for folder in (self._sets, self._trash):  # early: when they are needed, the disk may be full
                 folder.mkdir(mode=0o700, exist_ok=True)
             os.close(os.open(self._lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         except OSError as error:
@@ -253,24 +216,10 @@ class Scratch:
     def _check_root(self) -> None:
         problem = close_folder(self.root)
         if problem is not None:
-            raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another folder as scratch")
+            raise UserError(f"scratch: {self.root} is {problem}; remove it, or name another directory as scratch")
 
     def _unusable(self, error: OSError) -> UserError:
         inside = str(error.filename or "").startswith(f"{self.root}{os.sep}")
         where = f"{error.filename}: {error.strerror}" if inside else error.strerror
-        return of_place(f"scratch: nothing can be written to {self.base} ({where}); name a folder on the "
-                        "node's own disk that exists and is yours to write", error)
-
-
-def report_damage(folder: Path, file_name: str, block: int) -> None:
-    """Put on record that a block of a staged file is wrong, for the next start to repair; from any process.
-
-    Args:
-        folder: The set's, as :class:`ecm_cluster.staging.copying.Staged` has it.
-        file_name: In the pack.
-        block: Number of the block of :data:`ecm_cluster.pack.manifest.BLOCK` bytes.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    SetFolder(Path(folder)).report_damage(file_name, block)
+        return of_place(f"scratch: could not write to {self.base} ({where}); name a directory on the node's own disk "
+                        "that exists and is writable", error)

@@ -1,42 +1,67 @@
-"""One staged set: the files of a pack on a node's scratch, and what is on record of them there.
+"""One staged set: the files of a pack on a node's scratch, and what is recorded about them there.
 
 ::
 
     sets/<digest of the pack>/
-      images/…-00000.tar       a file of the pack under its own name: whole, and right when it was put there
-      images/…-00000.tar.tmp   one that is being copied; what lies in it counts if its checksum says so
-      manifest.json            size and time stamp of each file that is whole, written after the file
-      lease                    locked, shared, by all who read; its time stamp says when the set was last used
-      copy.lock                locked by the one that copies, with how far it is
-      damaged/                 an empty file for each block that a reader found wrong
+      images/…-00000.tar       a file of the pack under its own name: complete, and right when it was put there
+      images/…-00000.tar.tmp   one that is being copied; a block in it counts if its checksum is right
+      manifest.json            size and time stamp of each file that is complete, written after the file
+      lease                    locked, shared, by all readers; its time stamp says when the set was last used
+      copy.lock                locked by the process that copies, with its progress
 
-A file whose size or time stamp is not the manifest's has been touched, and is checked before it is used again.
+A file is the unit of what is recorded, a block that of what is copied: a file whose size or time stamp is not the
+manifest's was touched, or reported as damaged. It is read before it is used again; wrong blocks are copied again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from ..base import files
 from ..base.reading import Unreadable
 from ..pack.manifest import KEPT, TMP, Pack, PackedFile, check_name
+from . import leases
 
-MANIFEST, LEASE, COPY_LOCK, DAMAGED = KEPT[:4]
-
+MANIFEST, LEASE, COPY_LOCK = KEPT[:3]
 
 _SHAPE = {"pack": str, "files": {str: [int]}}
 
 
+@dataclass(frozen=True)
+class StagedSet:
+    """What is staged of one pack.
+
+    Attributes:
+        digest: The pack's.
+        folder: Holds the files under their names in the pack.
+        bytes: On the disk.
+        files: Names of those that are complete.
+        partial: Whether some file is copied in part.
+        used: When it was last used, in seconds since the epoch.
+        leased: Whether a living process uses it.
+        copying: Whether a living process copies into it.
+        pack: Directory that it was copied from; empty where that is not recorded yet.
+    """
+
+    digest: str
+    folder: Path
+    bytes: int
+    files: tuple[str, ...]
+    partial: bool
+    used: float
+    leased: bool
+    copying: bool
+    pack: str
+
+
 class SetFolder:
-    """The folder of one set. Whoever writes the manifest or moves files holds the set's copy lock."""
+    """The directory of one set. Only the holder of its copy lock writes the manifest or renames files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,7 +90,7 @@ class SetFolder:
         files.write_json(self._manifest, {"pack": str(pack.path), "files": whole})
 
     def stamp(self, name: str) -> list[int] | None:
-        """[size, time stamp] of a file; None where there is none."""
+        """[size, time stamp] of a file; None where it does not exist."""
         try:
             found = os.lstat(self.file(name))
         except (FileNotFoundError, NotADirectoryError):
@@ -73,43 +98,34 @@ class SetFolder:
         return [found.st_size, found.st_mtime_ns] if stat.S_ISREG(found.st_mode) else None
 
     def is_whole(self, file: PackedFile, manifest: dict[str, Any]) -> bool:
-        """Whether a file lies there as it was put there; nothing is read."""
+        """Whether a file is as it was put there, by its size and time stamp; nothing is read."""
         stamp = self.stamp(file.name)
         return stamp is not None and stamp[0] == file.size and manifest["files"].get(file.name) == stamp
 
-    def damaged(self) -> dict[str, set[int]]:
-        """Blocks that readers found wrong, by the name of the file."""
-        found: dict[str, set[int]] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(self.path / DAMAGED):
-                name, _, block = entry.rpartition("@")
-                if name and re.fullmatch("[0-9]{1,12}", block):
-                    found.setdefault(unquote(name), set()).add(int(block))
-        return found
+    def report_damage(self, name: str) -> None:
+        """Have the next start check a file, and repair it: its time stamp is changed. From any process.
 
-    def report_damage(self, name: str, block: int) -> None:
-        folder = self.path / DAMAGED
-        folder.mkdir(mode=0o700, exist_ok=True)
-        # made in one step, and empty: nobody can see half of it
-        os.close(os.open(folder / _report(name, block), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        Raises:
+            OSError: The file does not exist, or its time stamp could not be changed.
+        """
+        os.utime(self.file(name), follow_symlinks=False)
 
-    def clear_damage(self, name: str, blocks: Iterable[int]) -> None:
-        for block in blocks:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path / DAMAGED / _report(name, block))
-
-    def allocated(self) -> int:
-        """Bytes on the disk."""
-        return sum(found.st_blocks * 512 for found in self._all())
-
-    def _all(self) -> Iterator[os.stat_result]:
+    def describe(self) -> StagedSet:
+        """
+        Raises:
+            FileNotFoundError: It was removed meanwhile.
+        """
+        stamped = self.lease if self.lease.exists() else self.path
+        manifest = self.manifest()
+        whole = tuple(name for name, stamp in manifest["files"].items() if self.stamp(name) == stamp)
+        size, partial = 0, False
         for folder, _, names in os.walk(self.path):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                    yield os.lstat(os.path.join(folder, name))
-
-    def partial_files(self) -> list[Path]:
-        return [path for path in self.path.rglob(f"*{TMP}") if path.is_file()]
+                    size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+                    partial = partial or name.endswith(TMP)
+        return StagedSet(self.path.name, self.path, size, whole, partial, stamped.stat().st_mtime,
+                         leases.is_leased(self.lease), leases.is_copying(self.copy_lock), manifest["pack"])
 
     def finish(self, file: PackedFile) -> None:
         """Make a file that was copied durable, and give it its name."""
@@ -127,11 +143,11 @@ class SetFolder:
         put(source, target)
 
     def reopen(self, file: PackedFile) -> None:
-        """Take its name from a file that is wrong in places; who has it open reads on, the right blocks stay."""
+        """Take its name from a file that is wrong in places; who has it open reads on, its right blocks are kept."""
         put(self.file(file.name), self.partial(file.name))
 
     def clear_way(self, name: str) -> None:
-        """Remove what lies in the place of a file and is none: we write through no link."""
+        """Remove anything that is not a file where one belongs: nothing is written through a link."""
         for path in (self.file(name), self.partial(name)):
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 path.unlink() if not path.is_dir() or path.is_symlink() else shutil.rmtree(path)
@@ -141,10 +157,6 @@ class SetFolder:
                 parent.unlink()
             parent = parent.parent
         self.file(name).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _report(name: str, block: int) -> str:
-    return f"{quote(name, safe='')}@{block}"
 
 
 def put(source: Path, target: Path) -> None:

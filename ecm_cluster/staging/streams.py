@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Tuple, TypeVar
 
 from ..base.errors import Failed
 from ..base.reading import Unreadable, open_regular
@@ -20,6 +20,7 @@ from ..pack.manifest import BLOCK, PackedFile
 
 PIECE = 1 << 20
 TICK = 0.2  # seconds between two reports of progress
+Task = Tuple[PackedFile, int]  # a block
 T = TypeVar("T")
 
 
@@ -46,7 +47,7 @@ class Stream:
             self._path = None
 
     def carry(self, file: PackedFile, block: int, source: Path, target: int | None = None) -> bool:
-        """Read a block, and write it where it belongs as it comes; whether it was all there and its checksum right.
+        """Read a block, and write it where it belongs as it arrives; whether it was complete and its checksum right.
 
         Args:
             source: A copy of ``file``.
@@ -109,59 +110,57 @@ def in_parallel(tasks: Iterable[T], work: Callable[[T, Stream], None], threads: 
                 tick: Callable[[], None] = lambda: None) -> None:
     """Do every task in one of several threads, and call ``tick`` in this one about five times a second, and at the end.
 
-    Where the system gives no more threads or no more memory for their buffers, those that there are do it all.
+    Where the system gives no more threads, or no more memory for their buffers, those that there are do it all.
 
     Raises:
-        Failed: A task was left undone.
-        BaseException: The first exception of a task; it ends the others after the block that they are at.
+        Failed: A task was not done.
+        BaseException: The first exception of a task; it ends the other threads after the block that they are at.
     """
     every = list(tasks)
-    todo, done, failed, stop, lock = iter(every), 0, [], threading.Event(), threading.Lock()
+    todo = iter(every)  # shared: one step of a list's iterator is atomic
+    failed: list[BaseException] = []
     unable: list[Exception] = []  # why a thread did nothing
+    crew: list[threading.Thread] = []
 
     def run() -> None:
-        nonlocal done
         try:
             stream = Stream()
         except Exception as error:
             unable.append(error)
             return
-        try:
-            while not stop.is_set():
-                with lock:
-                    task = next(todo, None)
-                if task is None:
-                    return
-                work(task, stream)
-                with lock:
-                    done += 1
-        except BaseException as error:
-            failed.append(error)
-            stop.set()
-        finally:
-            stream.close()
-
-    crew: list[threading.Thread] = []
-    try:
-        for n in range(max(1, threads)):
-            thread = threading.Thread(target=run, name=f"stage-{n}", daemon=True)
+        with contextlib.closing(stream):
             try:
-                thread.start()
-            except (RuntimeError, MemoryError) as error:  # the limit of processes, or of memory
-                unable.append(error)
-                break
-            crew.append(thread)
+                for task in todo:
+                    if failed:
+                        return
+                    work(task, stream)
+            except BaseException as error:
+                failed.append(error)
+
+    try:
+        _start(run, min(threads, len(every)), crew, unable)
         for thread in crew:
             while thread.is_alive():
                 thread.join(TICK)
                 tick()
-    finally:
-        stop.set()
-        for thread in crew:
-            thread.join()
+    except BaseException as error:
+        failed.append(error)
+    for thread in crew:
+        thread.join()
     if failed:
         raise failed[0]
-    if done < len(every):
-        raise Failed(f"threads: none could read a block ({unable[0] if unable else 'they ended'}); run it again with "
-                     "more memory, a higher limit of processes, or fewer --threads")
+    if next(todo, None) is not None:
+        raise Failed(f"threads: none could read a block ({unable[0]}); run it again with more memory, a higher limit "
+                     "of processes, or fewer --threads")
     tick()
+
+
+def _start(run: Callable[[], None], threads: int, crew: list[threading.Thread], unable: list[Exception]) -> None:
+    for n in range(threads):
+        thread = threading.Thread(target=run, name=f"stage-{n}", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:  # the limit of processes, or of memory
+            unable.append(error)
+            return
+        crew.append(thread)

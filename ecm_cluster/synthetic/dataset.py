@@ -164,11 +164,11 @@ def categories(looks: list[drawing.Look], train: list[dict[str, Any]]) -> list[d
     ]
 
 
-def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def write(folder: Path, spec: Spec, advance: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
     """Write the dataset to the empty directory ``folder``.
 
     Args:
-        advance: Called after each image.
+        advance: Called after each image, with 1.
 
     Returns:
         The manifest (not written here): arguments, sizes, and the digest of everything written.
@@ -198,7 +198,7 @@ def write(folder: Path, spec: Spec, advance: Callable[[], None] = lambda: None) 
                 a["id"] = FIRST_ID[split] + len(annotations)
                 annotations.append(a)
             images.append(record)
-            advance()
+            advance(1)
         shared = shared or categories(looks, annotations)
         text = _annotation_file(split, annotations, images, shared)
         write_bytes(folder / "annotations" / f"lvis_v1_{split}.json", text)

@@ -66,6 +66,9 @@ class Cursor:
     def value(self) -> Any:
         """Consume a value, and return it."""
         self.peek()
+        return self._value()
+
+    def _value(self) -> Any:
         while True:
             try:
                 value, end = _decode(self.text, self.at)
@@ -98,7 +101,7 @@ class Cursor:
         while more:
             self.peek()
             begin = self.at
-            value = self.value()
+            value = self._value()
             yield value, begin, self.at
             more = self.take(",]") == ","
 

@@ -50,7 +50,8 @@ class MemorySafeMaxIoUAssigner(MaxIoUAssigner):
 
     Args:
         max_pairs: Overlaps computed at once; the temporaries take about 36 bytes each, 0.6 GB by default.
-        args, kwargs: Those of ``MaxIoUAssigner``.
+        *args: Those of ``MaxIoUAssigner``.
+        **kwargs: The same.
     """
 
     def __init__(self, *args: Any, max_pairs: int = 1 << 24, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Missing and malformed data is told before anything is submitted: which file, what was expected."""
+"""Missing and malformed data is reported before anything is submitted: which file, what was expected."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_test_set_may_lack_annotations(root):
     assert layout.check_annotation_file(root / TRAIN).categories == train["categories"]
 
 
-# --- what is not there -------------------------------------------------------------------------------------
+# --- what does not exist -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -155,7 +155,7 @@ def test_a_missing_annotation_file_is_named(root, split):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_missing_images_are_told_by_what_has_to_be_unpacked(root, split):
+def test_missing_images_are_reported_with_what_has_to_be_unpacked(root, split):
     folder = root / f"{split}2017"
     first = sorted(folder.iterdir())[0]
     first.write_bytes(b"")
@@ -209,7 +209,7 @@ def test_a_large_file_cut_off_between_two_annotations_is_refused(root):
         ('{"images": [{}]} {}', "is not valid JSON"),
     ],
 )
-def test_what_is_no_json_object_is_told_by_its_beginning(root, text, said):
+def test_what_is_not_a_json_object_is_reported_with_its_beginning(root, text, said):
     (root / TRAIN).write_text(text)
     refused(lambda: check_root(root), f"train annotations: {root / TRAIN}", said)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from steering import SCORED
 
-from ecm_cluster.attempts import endings, slurm_ends
+from ecm_cluster.attempts import causes, endings, slurm_ends
 from ecm_cluster.base import files
 from ecm_cluster.rundir.run import Run
 from ecm_cluster.slurm import commands, site
@@ -103,7 +103,7 @@ def test_the_time_limit_is_told_from_the_lead_that_the_job_asked_for():
 def test_only_what_is_meant_to_go_on_is_ever_requeued():
     for cause, told, restarts, remaining in ROWS:
         if cause in ("cancelled", "deadline", "ended by Slurm"):
-            assert endings.ENDINGS[cause].action == "stop", (told, restarts, remaining)
+            assert causes.CAUSES[cause].action == "stop", (told, restarts, remaining)
 
 
 # ---------------------------------------------------------------------------------------------- decisions
@@ -135,17 +135,17 @@ def test_what_follows_each_kind_of_end(tmp_path, cause, action):
 
 def test_an_end_without_words_says_the_causes_own(tmp_path):
     attempt(Run(tmp_path), 1, ("end", {"cause": "preempted"}))
-    assert endings.decide(Run(tmp_path)).reason == endings.ENDINGS["preempted"].text
+    assert endings.decide(Run(tmp_path)).reason == causes.CAUSES["preempted"].text
 
 
 def test_every_ending_has_an_action_that_someone_carries_out():
-    assert {e.action for e in endings.ENDINGS.values()} <= {"none", "continue", "wait", "stop"}
+    assert {e.action for e in causes.CAUSES.values()} <= {"none", "continue", "wait", "stop"}
 
 
 def test_an_attempt_that_ended_without_a_word_is_followed_by_another(tmp_path):
     attempt(Run(tmp_path), 1, ("commit", {"checkpoint": "x"}))
     decision = endings.decide(Run(tmp_path))
-    assert (decision.action, decision.reason) == ("continue", endings.ENDINGS["lost"].text)
+    assert (decision.action, decision.reason) == ("continue", causes.CAUSES["lost"].text)
 
 
 @pytest.mark.parametrize(("cause", "budget"), [("crashed", 2), ("killed", 2), ("hung", 2), ("out of memory", 1)])
@@ -199,7 +199,7 @@ def test_resuming_forgives_what_was_before(tmp_path):
         attempt(run, number, ("end", {"cause": "killed"}))
     assert endings.decide(run).action == "stop"
     run.ledger(3, "resume").write("resumed")
-    assert endings.barren_run(run) is None
+    assert endings.no_progress(run) is None
     attempt(run, 4, ("end", {"cause": "killed"}))
     assert endings.decide(run).action == "continue"
 
@@ -247,7 +247,7 @@ def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("end", {"cause": "preempted", "detail": "the first"}))
     attempt(run, 2)
-    assert endings.decide(run).reason == endings.ENDINGS["lost"].text
+    assert endings.decide(run).reason == causes.CAUSES["lost"].text
 
 
 SKEWS = [0.0, 5.0, -5.0, 3600.0, -3600.0]
@@ -301,12 +301,12 @@ def test_failures_that_nothing_orders_are_told_by_the_lowest_rank_whatever_the_c
     assert endings.last_end(run.events(), 1)["rank"] == 1
 
 
-@pytest.mark.parametrize("cause", [c for c, ending in endings.ENDINGS.items() if ending.owner != "run"])
+@pytest.mark.parametrize("cause", [c for c, ending in causes.CAUSES.items() if ending.owner != "run"])
 def test_what_the_scheduler_or_a_node_does_never_stops_a_run(tmp_path, cause):
     run = Run(tmp_path)
     for number in range(1, 8):
         attempt(run, number, ("end", {"cause": cause, "node": f"n{number}"}))
-    assert endings.barren_run(run) is None
+    assert endings.no_progress(run) is None
     if cause in ("preempted", "signalled", "node failure"):
         assert endings.decide(run).action == "continue"
 
@@ -333,7 +333,7 @@ def test_three_attempts_in_a_row_without_a_commit_stop_a_run_for_causes_of_its_o
     run = Run(tmp_path)
     for number, cause in enumerate(["killed", "time limit", "hung"], 1):
         attempt(run, number, ("end", {"cause": cause}))
-        if number < endings.BARREN_LIMIT:
+        if number < endings.NO_PROGRESS_LIMIT:
             assert endings.decide(run).action == "continue"
     decision = endings.decide(run)
     assert decision.action == "stop"
@@ -367,7 +367,7 @@ def literals(node: ast.expr) -> list[str]:
     return []
 
 
-def causes(path: Path) -> list[tuple[int, str]]:
+def causes_in(path: Path) -> list[tuple[int, str]]:
     """Every string that a file gives as ``cause=…``, ``cause = …`` or ``{"cause": …}``, with its line."""
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -384,20 +384,20 @@ def causes(path: Path) -> list[tuple[int, str]]:
 
 def test_every_cause_that_the_code_writes_has_an_ending(root):
     found = {(str(path.relative_to(root)), line, cause) for path in (root / "ecm_cluster").rglob("*.py")
-             for line, cause in causes(path)}
+             for line, cause in causes_in(path)}
     assert {"crashed", "killed", "complete", "cancelled", "signalled"} <= {cause for _, _, cause in found}
     # what Slurm did not answer is never an end: it is asked again
-    assert {(f, n, c) for f, n, c in found if c not in endings.ENDINGS and c != "unknown"} == set()
+    assert {(f, n, c) for f, n, c in found if c not in causes.CAUSES and c != "unknown"} == set()
 
 
 def test_every_answer_to_a_signal_has_an_ending(root):
     tree = ast.parse((root / "ecm_cluster/attempts/slurm_ends.py").read_text())
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "why_signalled")
     answers = {text for n in ast.walk(function) if isinstance(n, ast.Return) and n.value for text in literals(n.value)}
-    assert answers - {"unknown"} <= set(endings.ENDINGS)
+    assert answers - {"unknown"} <= set(causes.CAUSES)
     assert len(answers) >= 3
-    tables = (slurm_ends.ACCOUNTED, slurm_ends.COMPLETING_REASONS)
-    assert {cause for table in tables for cause in table.values()} <= set(endings.ENDINGS)
+    tables = (causes.BY_STATE, causes.BY_REASON)
+    assert {cause for table in tables for cause in table.values()} <= set(causes.CAUSES)
 
 
 def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
@@ -406,3 +406,14 @@ def test_slurms_end_time_is_read_as_seconds_from_its_own_now(monkeypatch):
     assert site.seconds_left({"EndTime": "2999-01-01T00:00:00"}) == 60
     for none in (None, {}, {"EndTime": "Unknown"}, {"EndTime": "NONE"}, {"EndTime": ""}):
         assert site.seconds_left(none) is None
+
+
+def test_a_row_of_the_table_is_all_that_a_cause_needs_which_slurm_or_an_error_tells():
+    states, reasons = ([s for c in causes.CAUSES.values() for s in one(c)] for one in (lambda c: c.states,
+                                                                                     lambda c: c.reasons))
+    assert len(states) == len(set(states)) and len(reasons) == len(set(reasons)), "each tells one cause"
+    assert {"preempted", "time limit", "node failure"} == causes.REQUEUES
+    for text, cause in (("RuntimeError: CUDA out of memory. Tried", "out of GPU memory"), ("Xid 79", "GPU failure"),
+                        ("line one\nCUDA error: unspecified launch failure", "GPU failure"),
+                        ("CUDA error: device-side assert triggered\nXid", "crashed"), ("KeyError: 3", "crashed")):
+        assert causes.of_error(text) == cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ecm_cluster.attempts import endings, failures
+from ecm_cluster.attempts import causes, endings, failures
 
 OUT_OF_MEMORY = ("OutOfMemoryError: CUDA out of memory. Tried to allocate {0} MiB. GPU 0 has a total capacity of 79.11 "
                  "GiB of which {1} MiB is free. Process {2} has 78.9 GiB memory in use.")
@@ -39,8 +39,8 @@ TEXTS = [
 
 @pytest.mark.parametrize(("cause", "text"), TEXTS)
 def test_the_words_of_an_error_tell_its_cause(cause, text):
-    assert failures.cause_of(text) == cause
-    assert cause in endings.ENDINGS
+    assert causes.of_error(text) == cause
+    assert cause in causes.CAUSES
 
 
 @pytest.mark.parametrize(("text", "follows"), [
@@ -56,7 +56,7 @@ def test_an_exception_becomes_an_end_with_cause_and_remedy():
     end = failures.end_of(RuntimeError(OUT_OF_MEMORY.format(20, 14, 4242)), rank=3)
     assert end["cause"] == "out of GPU memory"
     assert end["detail"].startswith("rank 3: RuntimeError: OutOfMemoryError: CUDA out of memory.")
-    assert end["detail"].endswith("; " + failures.REMEDY["out of GPU memory"])
+    assert end["detail"].endswith("; " + causes.CAUSES["out of GPU memory"].remedy)
     assert failures.end_of(failures.DeviceStuck("x"), 0)["cause"] == "hung"
     assert failures.end_of(failures.NotStartable("x"), 0)["cause"] == "not startable"
     assert failures.end_of(ConnectionResetError("Connection reset by peer"), 0)["follows"]

@@ -147,7 +147,7 @@ def test_checkpoints_are_named_as_the_command_line_has_them(run):
     assert evaluations.parse_places(run, "all") == ["iteration 10", "iteration 15", "iteration 20"]
     assert evaluations.parse_places(run, "20,10") == ["iteration 20", "iteration 10"]
     for asked, said in {"11": "none of iteration 11; it has 10, 15, 20", "first": "'first' is not legal",
-                        "best": "nothing of run is scored yet",
+                        "best": "run is not scored yet",
                         LAST: "not complete .its newest checkpoint is of iteration 20.*--checkpoints 20"}.items():
         with pytest.raises(UserError, match=f"checkpoints: .*{said}"):
             evaluations.parse_places(run, asked)

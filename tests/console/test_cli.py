@@ -66,7 +66,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "said"), [
-    ("raise ImportError('libfoo.so.1: cannot open')", "error: libfoo.so.1: cannot open; a package that is needed is"),
+    ("raise ImportError('libfoo.so.1: cannot open')", "error: libfoo.so.1: cannot open; a required package is"),
     ("import nope(", "error: unexpected SyntaxError: invalid syntax"), ("raise MemoryError", "error: out of memory; "),
     ("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", "interrupted"),
     ("class A:\n    def __del__(self): raise KeyboardInterrupt\nA()\nimport time; time.sleep(5)", "interrupted")])

@@ -109,11 +109,11 @@ def test_a_verb_does_all_it_has_to_do_whoever_reads(error: OSError, acts: bool, 
 
 @pytest.mark.parametrize(("error", "words"), [
     (OSError(28, "No space left on device", "/a/b"), "/a/b: No space left on device; free some space there"),
-    (OSError(24, "Too many open files"), "Too many open files; the limit for open files is too low here (ulimit -n)"),
-    (MemoryError(), "out of memory; too little memory is free here"),
+    (OSError(24, "Too many open files"), "Too many open files; the limit on open files is too low (ulimit -n)"),
+    (MemoryError(), "out of memory; not enough memory"),
     (RecursionError("maximum recursion depth exceeded"), "nested too deeply: maximum recursion depth"),
-    (RuntimeError("can't start new thread"), "can't start new thread; the limit for processes"),
-    (ModuleNotFoundError("No module named 'yaml'"), "No module named 'yaml'; a package that is needed is missing"),
+    (RuntimeError("can't start new thread"), "can't start new thread; the limit on processes"),
+    (ModuleNotFoundError("No module named 'yaml'"), "No module named 'yaml'; a required package is missing"),
     (TypeError("x\ny"), "unexpected TypeError: x y"), (KeyError("x" * 9999), "unexpected KeyError: 'xxx")])
 def test_what_nobody_caught_is_one_line_and_its_traceback_lies_in_a_file(
         error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,17 +130,17 @@ def test_the_traceback_is_shown_on_request_and_no_place_for_it_is_no_error(monke
                                                                            tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     _, text = printed(raising(TypeError("x")), monkeypatch)
-    assert text == ("error: unexpected TypeError: x (its traceback could not be kept; ECM_CLUSTER_TRACEBACK=1 shows "
+    assert text == ("error: unexpected TypeError: x (the traceback could not be saved; ECM_CLUSTER_TRACEBACK=1 prints "
                     "it)\n")
     monkeypatch.setenv(program.TRACEBACK, "1")
     _, text = printed(raising(TypeError("x")), monkeypatch)
-    assert text.startswith("Traceback") and text.endswith("error: unexpected TypeError: x (its traceback is above)\n")
+    assert text.startswith("Traceback") and text.endswith("error: unexpected TypeError: x (traceback above)\n")
 
 
 @pytest.mark.parametrize("option", ["gone/a.csv", "", "a-file/b.csv", "x" * 300])
 def test_a_table_that_could_not_be_written_is_refused_first(option: str, tmp_path: Path) -> None:
     (tmp_path / "a-file").touch()
-    with pytest.raises(UserError, match="^csv: .*; give a(nother)? file"):
+    with pytest.raises(UserError, match="^csv: .*; (expected a|use another) file"):
         cli.check_writable("csv", str(tmp_path / option))
 
 
@@ -148,7 +148,7 @@ def test_a_table_written_to_a_device_leaves_the_device_there(tmp_path: Path) -> 
     cli.check_writable("csv", "/dev/null")
     cli.write_file("csv", "/dev/null", "a,b\n")
     assert not os.path.isfile("/dev/null")
-    with pytest.raises(UserError, match="^csv: /dev/full: No space left on device; give another file"):
+    with pytest.raises(UserError, match="^csv: /dev/full: No space left on device; use another file"):
         cli.write_file("csv", "/dev/full", "a,b\n")
 
 

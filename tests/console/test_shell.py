@@ -68,7 +68,7 @@ def test_a_variable_that_is_empty_sets_nothing():
 @pytest.mark.parametrize("name", ["SLURM_CLUSTERS", "SBATCH_CLUSTERS"])
 def test_jobs_of_another_cluster_are_refused(name):
     for here in ("a", None):
-        with pytest.raises(UserError, match=f"{name}: 'b' is another cluster"):
+        with pytest.raises(UserError, match=f"{name}: 'b' is not this cluster"):
             shell.check_cluster({name: "b"}, here)
     shell.check_cluster({name: "b"}, "b")
     shell.check_cluster({name: ""}, "a")

@@ -98,15 +98,15 @@ def test_the_verdict_is_that_of_mmdets_hook_on_the_model_itself(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EpochBasedRunner", "IterBasedRunner"])
-def test_training_compares_heads_with_the_dataset_that_it_has_built_whatever_the_runner(kind):
+def test_training_compares_heads_with_the_dataset_that_it_has_built_with_any_runner(kind):
     import torch
 
-    from ecm_cluster.node.training import mmdet_trainer
+    from ecm_cluster.node.mmdet_trainer import building
 
     cfg = {"runner": {"type": kind}, "data": {"train": {"type": "CocoDataset"}}}
     head, dataset = torch.nn.Linear(1, 1), SimpleNamespace(CLASSES=("cat", "dog"))
     head.num_classes = 2
-    mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+    building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
     head.num_classes = 3
     with pytest.raises(AssertionError, match=r"num_classes.*\(3\)"):
-        mmdet_trainer.check_heads(cfg, torch.nn.Sequential(head), dataset, None)
+        building.check_heads(cfg, torch.nn.Sequential(head), dataset, None)

@@ -113,9 +113,9 @@ def test_a_later_entry_that_lacks_something_is_named(data, monkeypatch, split, c
                 "twice", "half a box", "box of words", "huge", "not an object",
                 "empty", "no size", "points", "point that")):
             pytest.skip("a large file is not searched for it")
-    spoil, said = LATER[case]
+    corrupt, said = LATER[case]
     document = coco()
-    spoil(document)
+    corrupt(document)
     path = save(data, split, document)
     problems, _ = checked(config(data, train=section(data, "train", masks=True), evaluation={"metric": "segm"}))
     assert any(p.startswith(f"data.{split}.ann_file: {path}: ") and said in p for p in problems), problems
@@ -148,7 +148,7 @@ def test_a_file_of_two_objects_is_refused(data, monkeypatch, whole):
     (lambda p: p.write_bytes(b'{"images": [{"id": "\xe4"}], "categories": []}'), "not valid JSON ('utf-8' codec"),
     (os.mkfifo, "is not a regular file"), (lambda p: p.symlink_to("/dev/zero"), "is not a regular file"),
     (lambda p: p.mkdir(), "is a directory"), (lambda p: p.symlink_to(p), "")])
-def test_what_is_no_annotation_file_is_refused_in_one_line(data, make, said):
+def test_what_is_not_an_annotation_file_is_refused_in_one_line(data, make, said):
     path = data / "train.json"
     path.unlink()
     make(path)
@@ -156,7 +156,7 @@ def test_what_is_no_annotation_file_is_refused_in_one_line(data, make, said):
     assert problem.startswith("data.train.ann_file: ") and said in problem and "\n" not in problem
 
 
-def test_faults_of_a_kind_are_counted_and_what_mmdet_passes_over_is_none(data):
+def test_faults_of_a_kind_are_counted_and_what_mmdet_skips_is_not_a_fault(data):
     document = coco()
     for annotation in document["annotations"][2:5]:
         del annotation["area"]
@@ -251,7 +251,7 @@ def test_an_image_of_lvis_without_either_name_is_named(data, monkeypatch, whole)
 LVIS_LATER = {
     "no negatives": (change("images", 1, neg_category_ids=None), "entry 2 of 'images' (id 7) has no 'neg_cat"),
     "negatives in words": (change("images", 1, neg_category_ids="none"), "has 'neg_category_ids' \"none\""),
-    "not told what is unfinished": (change("images", 2, not_exhaustive_category_ids=None),
+    "no list of unfinished categories": (change("images", 2, not_exhaustive_category_ids=None),
                                     "has no 'not_exhaustive_category_ids'"),
     "no frequency": (change("categories", 1, frequency=None), "entry 2 of 'categories' has no 'frequency'"),
 }
@@ -262,10 +262,10 @@ LVIS_LATER = {
 def test_a_later_entry_of_lvis_that_lacks_something_is_named_where_it_is_scored(data, monkeypatch, case, whole):
     if not whole:
         monkeypatch.setattr(entries, "PARSED", 0)
-    spoil, said = LVIS_LATER[case]
+    corrupt, said = LVIS_LATER[case]
     document = coco(lvis=True)
     save(data, "train", document)
-    spoil(document)
+    corrupt(document)
     save(data, "test", document)
     kinds = [section(data, name, "LVISFromFile", classes=None) for name in ("train", "test")]
     problems, _ = checked(config(data, kinds[1], kinds[0]))

@@ -21,8 +21,9 @@ def main() -> None:
     # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-    from ecm_cluster.node.inference import detect, worker as scoring  # noqa: F401, I001
-    from ecm_cluster.node.training import mmdet_trainer, step_hook, worker  # noqa: F401
+    from ecm_cluster.node.inference import detect  # noqa: F401, I001
+    from ecm_cluster.node.mmdet_trainer import trainer  # noqa: F401
+    from ecm_cluster.node.training import step_hook, worker  # noqa: F401
     from emulated_gpu import compute, hooks  # noqa: F401
 
     compute.activate(runtime)

@@ -14,10 +14,13 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ecm_cluster.base.errors import UserError
+from ecm_cluster.base.units import size_text
+from ecm_cluster.console import progress
 from ecm_cluster.freeze import model_urls, weights
 from ecm_cluster.mmconfig import config as config_reader
 
@@ -195,15 +198,17 @@ def test_the_cache_is_where_the_user_says_or_in_the_users_cache(monkeypatch: pyt
 
 # -- fetching
 
-def test_a_file_is_fetched_once_and_the_rewritten_config_names_it(server: Server, cache: Path) -> None:
+def test_a_file_is_fetched_once_and_the_rewritten_config_names_it(server: Server, cache: Path, capsys: Any,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     url = server.offer(f"/models/{NAMED}")
     cfg = {**config(url), "load_from": url}
     found = weights.find(cfg)
     assert [w.present for w in found] == [False, False] and not cache.exists()
-    steps: list[tuple[int, int | None]] = []
-    fetched = weights.fetch(found, lambda weight, done, total: steps.append((done, total)))
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    fetched = weights.fetch(found)
     assert server.asked == [f"/models/{NAMED}"]
-    assert steps[0] == (0, len(CONTENT)) and steps[-1] == (len(CONTENT), len(CONTENT))
+    whole = size_text(len(CONTENT))
+    assert f"fetching {url}: {whole} of {whole}, " in capsys.readouterr().err
     assert [(f.digest, f.size, f.downloaded) for f in fetched] == [(f"sha256:{SHA}", len(CONTENT), True)] * 2
     assert (cache / NAMED).read_bytes() == CONTENT
     record = json.loads((cache / f"{NAMED}.json").read_text())

@@ -70,7 +70,7 @@ import torch, torch.distributed as dist
 from ecm_cluster.node import rendezvous, world
 
 rank, size, device, file = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-place = world.Place(rank=rank, world_size=size, local_rank=rank, node=0, nodes=1, job_id="1", restart=0,
+place = world.RankInfo(rank=rank, world_size=size, local_rank=rank, node=0, nodes=1, job_id="1", restart=0,
                     cluster="local")
 if device == "cuda":
     torch.cuda.set_device(world.device_index(place, torch.cuda.device_count()))

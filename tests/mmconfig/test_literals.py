@@ -52,19 +52,19 @@ def test_what_mmcv_writes_is_read_as_well():
 def test_the_worker_s_config_is_what_mmcv_would_have_made_of_the_file(tmp_path):
     from mmcv import Config
 
-    from ecm_cluster.node.training import worker
+    from ecm_cluster.node.mmdet_trainer import config as mmdet_config
 
     run = ended_run(tmp_path / "run")
     run.config_file.write_text(config.dump({**config.read("configs/demo.py"), "custom_imports": {"imports": ["json"]},
                                             "a": "{{ fileBasename }}", "b": (1, [{"c": float("inf")}])}))
-    ours, theirs = worker.load_config(run), Config.fromfile(str(run.config_file))
+    ours, theirs = mmdet_config.load(run), Config.fromfile(str(run.config_file))
     assert (ours.filename, ours.text) == (theirs.filename, theirs.text)
     assert repr(ours) == repr(theirs) and type(ours.b[1][0]) is type(theirs.b[1][0])
     assert ours.pretty_text == theirs.pretty_text
     marker = tmp_path / "executed"
     run.config_file.write_text(f"x = open({str(marker)!r}, 'w')\n")
     with pytest.raises(UserError, match="is not executed"):
-        worker.load_config(run)
+        mmdet_config.load(run)
     assert not marker.exists()
 
 

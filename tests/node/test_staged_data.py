@@ -12,10 +12,10 @@ from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.mmconfig import config
 from ecm_cluster.node import staged_data
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 
-PLACE = Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="7", restart=0, cluster="local")
+PLACE = RankInfo(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="7", restart=0, cluster="local")
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_
          "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "77"}
 LOCAL = {"SUBMITIT_LOCAL_JOB_ID": "4242", "SUBMITIT_LOCAL_NTASKS": "2", "SUBMITIT_LOCAL_GLOBALID": "1",
          "SUBMITIT_LOCAL_LOCALID": "1", "SUBMITIT_LOCAL_NODEID": "0", "SUBMITIT_LOCAL_JOB_NUM_NODES": "1"}
-PLACE = world.Place(rank=5, world_size=8, local_rank=1, node=1, nodes=2, job_id="77", restart=0, cluster="slurm")
+PLACE = world.RankInfo(rank=5, world_size=8, local_rank=1, node=1, nodes=2, job_id="77", restart=0, cluster="slurm")
 
 
-def place(monkeypatch: pytest.MonkeyPatch, *environments: dict[str, str]) -> world.Place:
+def place(monkeypatch: pytest.MonkeyPatch, *environments: dict[str, str]) -> world.RankInfo:
     for variables in environments:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -43,7 +43,7 @@ def test_all_tasks_of_a_start_share_an_identity_that_no_other_start_has():
 
 
 def test_a_task_of_the_local_controller_knows_its_place_even_within_a_job_of_slurm(monkeypatch):
-    expected = world.Place(rank=1, world_size=2, local_rank=1, node=0, nodes=1, job_id="4242", restart=0,
+    expected = world.RankInfo(rank=1, world_size=2, local_rank=1, node=0, nodes=1, job_id="4242", restart=0,
                            cluster="local")
     assert place(monkeypatch, LOCAL) == expected
     assert place(monkeypatch, SLURM, LOCAL) == expected

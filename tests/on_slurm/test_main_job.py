@@ -105,7 +105,7 @@ def test_two_runs_at_once_do_not_meet(slurm, small_data, tmp_path):
     runs = [submit(slurm, small_data, tmp_path, f"run{i}", "--seed", i, "--no-eval") for i in (1, 2)]
     for run in runs:
         found = await_state(run, "done", env=slurm.env)
-        assert found["reason"] == "trained; no evaluation was asked for"
+        assert found["reason"] == "trained; no evaluation was requested"
     weights = [files.digest(run.checkpoints_dir / run.completion()) for run in runs]
     assert weights[0] != weights[1]
 

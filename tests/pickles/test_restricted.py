@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from ecm_cluster.base.errors import UserError
+from ecm_cluster.node.mmdet_trainer import config
 from ecm_cluster.node.training import loading
 from ecm_cluster.pickles import archive, restricted
 
@@ -224,7 +225,7 @@ def test_mmcv_reads_files_the_same_way(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.load, "__kwdefaults__", dict(torch.load.__kwdefaults__))
     monkeypatch.setattr(torch.hub.load_state_dict_from_url, "__defaults__",
                         torch.hub.load_state_dict_from_url.__defaults__)
-    loading.guard()
+    config.guard()
     model = torch.nn.Linear(2, 1)
     path = saved(tmp_path, {"state_dict": model.state_dict(), "meta": {"hook_msgs": {"best_score": np.float64(0.3)}}})
     assert load_checkpoint(torch.nn.Linear(2, 1), str(path), map_location="cpu")["meta"]["hook_msgs"]
@@ -253,14 +254,14 @@ import sys
 from pathlib import Path
 import torch
 from mmcv.runner import CheckpointLoader, load_checkpoint
-from ecm_cluster.node.training import loading
+from ecm_cluster.node.mmdet_trainer import config as mmdet_config
 
 class Runs:
     def __reduce__(self):
         return os.mkdir, (os.path.join(sys.argv[1], "executed"),)
 
-loading.guard()
-loading.guard()
+mmdet_config.guard()
+mmdet_config.guard()
 hub = Path(sys.argv[1], "hub", "checkpoints")
 hub.mkdir(parents=True)
 torch.hub.set_dir(str(hub.parent))

@@ -58,7 +58,7 @@ def test_a_controller_that_hangs_is_not_waited_for(small_data, slurm, monkeypatc
     monkeypatch.setattr(cluster, "run_command", lambda *words, timeout: asked.append((words, timeout)))
     slurm.script("sbatch", "exit 1\n")
     _, line = place(small_data)
-    assert "not asked (no Slurm is reachable: scontrol and sinfo do not answer)" in line
+    assert "not asked (Slurm is not reachable: scontrol and sinfo do not answer)" in line
     assert [words[0] for words, _ in asked] == ["scontrol", "sinfo"], "what does not answer is not asked for more"
     assert sum(timeout for _, timeout in asked) <= 10
 
@@ -72,7 +72,7 @@ def test_a_client_without_a_cluster_is_no_slurm_and_submit_says_what_to_do(slurm
     with pytest.raises(UserError) as caught:
         submit.main(job_flags(small_data, tmp_path / "runs", "a-run"))
     assert str(caught.value) == (
-        "cluster: no Slurm is reachable: slurm_load_partitions: Unable to contact slurm controller (connect failure); "
+        "cluster: Slurm is not reachable: slurm_load_partitions: Unable to contact slurm controller (connect failure); "
         "give --cluster local to run here, or submit from a login node")
     assert not (tmp_path / "runs").exists()
 

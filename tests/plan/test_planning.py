@@ -374,7 +374,7 @@ def test_the_plan_says_what_a_job_has_from_the_shell_and_warns_of_what_it_has_no
 
 def test_a_shell_that_sends_jobs_to_another_cluster_is_refused(small_data, slurm, monkeypatch):
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
-    with pytest.raises(UserError, match="SLURM_CLUSTERS: 'other' is another cluster than this one"):
+    with pytest.raises(UserError, match="SLURM_CLUSTERS: 'other' is not this cluster"):
         planned(small_data, "slurm")
 
 

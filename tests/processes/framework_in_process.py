@@ -6,6 +6,6 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from ecm_cluster.node import imports
+from ecm_cluster.node.mmdet_trainer import imports
 
 imports.framework()

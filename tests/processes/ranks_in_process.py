@@ -18,9 +18,10 @@ from mmcv.runner import epoch_based_runner, iter_based_runner
 from processes.ranks import SEED, state_file
 
 import mmdet_ext.register  # noqa: F401
-from ecm_cluster.node.training import mmdet_trainer, rank_buffers
-from ecm_cluster.node.training import worker as trainer
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.mmdet_trainer import building
+from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
+from ecm_cluster.node.training import loading
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 from mmdet_ext.data.sampling import SeededDataset
 from mmdet_ext.runners.virtual_ranks import Share
@@ -52,31 +53,36 @@ def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: i
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     group = dist.new_group(backend="gloo")
     cfg, share = Config.fromfile(str(run.config_file)), Share(virtual, world, rank)
-    place = Place(rank, world, rank, 0, 1, "test", 0, "local")
-    loader, dataset = mmdet_trainer.loader(cfg, share, SEED, "cpu")
+    place = RankInfo(rank, world, rank, 0, 1, "test", 0, "local")
+    loader, dataset = building.loader(cfg, share, SEED, "cpu")
     loader.seeded.__class__ = Recording
     logger = logging.getLogger("mmdet")
     logger.setLevel(logging.ERROR)
     logging.getLogger("mmcv").setLevel(logging.ERROR)
-    model = mmdet_trainer.model(cfg, place, SEED, "cpu", 0, dataset.CLASSES)
-    runner = mmdet_trainer.runner(cfg, model, str(run.logs_dir), logger, {"seed": SEED}, run.log_stamp(attempt))
+    model = building.model(cfg, place, SEED, "cpu", dataset.CLASSES)
+    runner = building.runner(cfg, model, str(run.logs_dir), logger, {"seed": SEED}, run.log_stamp(attempt))
     losses: list[Any] = []
 
     def save() -> None:
-        own = {"rank_buffers": rank_buffers.gather(runner, group), **rank_buffers.gather_plain(runner, group)}
+        state = trainer.state()
         if rank == 0:
-            torch.save({**runner.state(), **own}, state_file(run, attempt))
+            torch.save(state, state_file(run, attempt))
 
-    def boundary(runner: Any, epoch_end: bool) -> None:
+    def after_step(epoch_end: bool) -> None:
         losses.append([runner.iter, runner.current_lr()[0], dict(runner.outputs["log_vars"])])
         if runner.iter == ends_at:
             save()
             raise Stop
 
-    runner.prepare(SEED, boundary, share, dataset)
-    trainer.restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
+    runner.prepare(SEED, None, share, dataset)
+    trainer = MmdetTrainer(runner, loader, cfg, attempt, group)
+    source = run.read_attempt(attempt)["from"]
+    if source is None:
+        trainer.begin()
+    else:
+        trainer.restore(loading.read(run.checkpoints_dir / source), source)
     try:
-        runner.run([loader], [("train", 1)])
+        trainer.train(after_step)
         save()
     except Stop:
         pass

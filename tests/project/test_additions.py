@@ -1,4 +1,4 @@
-"""An option of sbatch, a metric and a scorer are added in one place each, and everything shows them.
+"""An option of sbatch, a metric, a scorer and a verb are added in at most two files each, and everything shows them.
 
 Each is added to a copy of the source, by the edit that docs/architecture.md describes.
 """
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import former_version
 import pytest
 from scored import scored_run
 
@@ -103,6 +104,52 @@ for scorer in ("lvis", "halves"):
     made = score.score({str(run.path / "val.json")!r}, found, ["bbox"], scorer=scorer)
     print(made["scorer"], round(made["figures"]["bbox"]["AP"], 6))""")
     assert scored.split() == ["lvis", "1.0", "halves", "0.1"]  # half of a box overlaps it by 0.5, the first threshold
+
+
+LAST = """\"\"\"Print the newest checkpoint of a run.\"\"\"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .base import folders
+from .console import cli
+from .job import flags
+from .job import job as jobs
+from .rundir import checkpoints, runs
+
+
+def parser():
+    made = cli.Parser(prog="python -m ecm_cluster.last", description=__doc__)
+    made.add_argument("run")
+    flags.add_flags(made, ["runs_dir"])
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    run = runs.find(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    found = checkpoints.last(run)
+    print(f"{run.name}: {found.file if found else 'no checkpoint'}")
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))
+"""
+
+
+@pytest.mark.slow
+def test_a_verb_is_a_file_of_its_own_and_a_line_in_the_list_of_verbs(copy, tmp_path):
+    (copy.folder / "ecm_cluster/last.py").write_text(LAST)
+    copy.insert("ecm_cluster/__main__.py", '    "synthesize":', '    "last": "print the newest checkpoint of a run",\n')
+    run = former_version.complete(tmp_path)
+    assert "\n  last        print the newest checkpoint of a run\n" in copy("-m", "ecm_cluster")
+    assert "Print the newest checkpoint of a run." in copy.verb("last", "--help")
+    assert copy.verb("last", run.path) == "former: iter_0000021-a0001.pth\n"
+    assert copy("-m", "ecm_cluster", "last", "former", "--runs-dir", tmp_path / "runs").startswith("former: iter_")
+    assert "did you mean last?" in copy("-c", "from ecm_cluster.__main__ import main\ntry: main(['lats'])\n"
+                                              "except ValueError as error: print(error)")
 
 
 def test_every_option_of_slurm_has_a_flag_and_a_group():

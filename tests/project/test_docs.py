@@ -6,11 +6,37 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import former_version
 import pytest
 from small import ROOT
 
 MKDOCS = ROOT / ".venv-docs" / "bin" / "mkdocs"
+
+
+def test_the_example_of_the_api_page_reads_a_run_of_an_earlier_version(tmp_path, monkeypatch):
+    run = former_version.complete(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/reference/api/runs.md").read_text()
+    found: dict[str, Any] = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1].replace('"first"', repr(run.name)), found)
+    assert found["newest"].iteration == 21 and found["losses"] and found["ends"][-1]["cause"] == "complete"
+
+
+def test_the_architecture_page_lists_all_rooms_on_their_floors():
+    from project import test_layout
+
+    page = (ROOT / "docs/architecture.md").read_text().split("## Rooms and floors")[1].split("\n## ")[0]
+    shown = {int(floor): set(re.findall(r"`([\w.]+)`:", rooms))
+             for floor, rooms in re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)}
+    assert shown == {floor: {room.replace("ecm_cluster.", "") for room in rooms}
+                     for floor, rooms in enumerate(test_layout.FLOORS)}
+
+
+def test_the_glossary_has_at_most_25_entries():
+    page = (ROOT / "docs/architecture.md").read_text().split("## Glossary")[1].split("\n## ")[0]
+    assert 15 < len(re.findall(r"^\| (?!word|---)", page, re.MULTILINE)) <= 25
 
 
 @pytest.mark.slow

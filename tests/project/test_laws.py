@@ -216,11 +216,12 @@ def commands(module: Module) -> Iterator[tuple[int, str]]:
 
 
 # the others through the first
-TALK_TO_SLURM = ("ecm_cluster.slurm.commands", "ecm_cluster.slurm.queue", "ecm_cluster.backends.short_job",
-                 "ecm_cluster.slurm.site", "ecm_cluster.diagnosis.slurm", "ecm_cluster.diagnosis.nodes")
+TALK_TO_SLURM = ("ecm_cluster.slurm.commands", "ecm_cluster.slurm.launcher", "ecm_cluster.slurm.queue",
+                 "ecm_cluster.slurm.site", "ecm_cluster.backends.short_job", "ecm_cluster.diagnosis.slurm",
+                 "ecm_cluster.diagnosis.nodes")
 
 
-def test_only_modules_that_ask_through_cluster_py_name_a_slurm_command() -> None:
+def test_only_modules_that_ask_through_commands_py_name_a_slurm_command() -> None:
     found = {(m.name, m.where, line, word) for m in modules() for line, word in commands(m)
              if word in SLURM_COMMANDS}
     assert {name for name, *_ in found} >= set(TALK_TO_SLURM)
@@ -242,11 +243,11 @@ def test_only_backends_tell_slurm_and_one_machine_apart() -> None:
            if name not in {module for module, _ in found}])
 
 
-def test_only_cluster_py_imports_submitit() -> None:
+def test_only_the_launcher_imports_submitit() -> None:
     found = {(m.name, f"{m.where}:{i.line}") for m in modules() for i in m.imports
              if is_in(i.name, "submitit")}
-    assert any(name == "ecm_cluster.slurm.commands" for name, _ in found)
-    holds([where for name, where in sorted(found) if name != "ecm_cluster.slurm.commands"])
+    assert any(name == "ecm_cluster.slurm.launcher" for name, _ in found)
+    holds([where for name, where in sorted(found) if name != "ecm_cluster.slurm.launcher"])
 
 
 def looked_up(module: Module) -> Iterator[tuple[int, str]]:

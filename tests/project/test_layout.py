@@ -22,13 +22,15 @@ FLOORS = [
      "ecm_cluster.pickles", "ecm_cluster.synthetic", "mmdet_ext.loss", "mmdet_ext.runners"),
     ("ecm_cluster.scoring",),
     ("ecm_cluster.freeze", "ecm_cluster.job", "ecm_cluster.pack", "mmdet_ext"),
-    ("ecm_cluster.rundir", "ecm_cluster.staging", "ecm_cluster.staging.peers"),
+    ("ecm_cluster.rundir", "ecm_cluster.staging.peers"),
+    ("ecm_cluster.staging",),
     ("ecm_cluster.attempts", "ecm_cluster.datacheck"),
     ("ecm_cluster.keycheck", "ecm_cluster.slurm"),
     ("ecm_cluster.chain", "ecm_cluster.node"),
     ("ecm_cluster.backends", "ecm_cluster.node.gpu"),
     ("ecm_cluster.node.supervise", "ecm_cluster.plan", "ecm_cluster.reporting"),
     ("ecm_cluster.checking", "ecm_cluster.diagnosis", "ecm_cluster.node.training"),
+    ("ecm_cluster.node.mmdet_trainer",),
     ("ecm_cluster.node.inference",),
     ("ecm_cluster", "ecm_cluster.node.checks"),  # the verbs, and what a check runs on a node
 ]

@@ -241,7 +241,7 @@ def test_the_owner_and_records_without_an_owner_are_as_ever(answers, tmp_path, r
 def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, former, token, job_id, stale):
     run = slurm_run(tmp_path / "run")
     if former:
-        submissions.renew(run, "train", None)
+        submissions.replace_token(run, "train", None)
         submissions.write_id(run, "train", "8")
     found = submissions.stale(run, "train", token, job_id, patience=0.0)
     assert bool(found) == stale

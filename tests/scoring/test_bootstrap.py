@@ -119,8 +119,8 @@ def test_a_figure_that_no_draw_defines_has_no_interval(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "complaint"), [
-    ({"replicates": 1}, "bootstrap: 1 replicates give no interval; 200 are usual"),
-    ({"replicates": 9, "confidence": 95}, "confidence: 95 is not between 0 and 1"),
+    ({"replicates": 1}, "bootstrap: invalid value 1; expected 2 replicates or more"),
+    ({"replicates": 9, "confidence": 95}, "confidence: invalid value 95"),
 ])
 def test_what_gives_no_interval_is_refused(tmp_path, arguments, complaint):
     with pytest.raises(UserError, match=complaint):

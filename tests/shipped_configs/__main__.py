@@ -58,7 +58,7 @@ def try_all(configs: list[str], results: Path, args: argparse.Namespace) -> None
         sys.path.append(str(HERE / "stand_ins"))
     os.environ["WANDB_MODE"] = "offline"
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # read when torch is imported
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
 
     from . import product
 

@@ -132,14 +132,14 @@ def train(run: Run, stop_after: int | None = None) -> int:
     from ecm_cluster.node.training import step_hook, worker
 
     if stop_after is not None:
-        original = step_hook.Boundary.__call__
+        original = step_hook.StepHook.__call__
 
-        def signalled(self: Any, runner: Any, epoch_end: bool) -> None:
-            if runner._iter >= stop_after:
+        def signalled(self: Any, epoch_end: bool) -> None:
+            if self.trainer.iteration >= stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
-            original(self, runner, epoch_end)
+            original(self, epoch_end)
 
-        step_hook.Boundary.__call__ = signalled  # type: ignore[method-assign]
+        step_hook.StepHook.__call__ = signalled  # type: ignore[method-assign]
     supervisor = supervise_training.TrainingSupervisor(run)
     attempt = supervisor.take_attempt()
     assert attempt is not None, "the run is complete already"

@@ -26,8 +26,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     from mmdet.apis import train as stock
     from mmdet.models import build_detector
 
-    from ecm_cluster.node import imports
-    from ecm_cluster.node.training import mmdet_trainer
+    from ecm_cluster.node.mmdet_trainer import building, imports
     from mmdet_ext.data.sampling import PositionedBatchSampler, seed_all
     from mmdet_ext.runners.virtual_ranks import Share
 
@@ -68,14 +67,14 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
         def after_train_iter(self, runner: Any) -> None:
             losses.append(runner.outputs["log_vars"].get("loss"))
 
-    loader, dataset = mmdet_trainer.loader(cfg, Share(1, 1, 0), SEED, "cpu")
+    loader, dataset = building.loader(cfg, Share(1, 1, 0), SEED, "cpu")
     loader.batch_sampler.__class__ = Epochs
     stock.build_dataloader = lambda *args, **options: loader
-    seed_all(SEED, mmdet_trainer.INIT)
+    seed_all(SEED, building.INIT)
     with one_process_group():
         model = build_detector(cfg.model, train_cfg=cfg.get("train_cfg"), test_cfg=cfg.get("test_cfg"))
     model.init_weights()
-    mmdet_trainer.rfnext_init_model(model, cfg)
+    building.rfnext_init_model(model, cfg)
     model.CLASSES = dataset.CLASSES
     model = revert_sync_batchnorm(model)  # as mmdet's guide says for a CPU
     cfg.custom_hooks = [{"type": "SameDraws", "priority": 0}, *(cfg.get("custom_hooks") or [])]
@@ -124,7 +123,7 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     from mmdet.utils import build_dp, compat_cfg
 
     from ecm_cluster.node.inference.score_parts import numpy_as_it_was
-    from ecm_cluster.node.training import mmdet_trainer
+    from ecm_cluster.node.mmdet_trainer import building
 
     torch.set_num_threads(1)
     cfg = compat_cfg(Config.fromfile(str(config)))
@@ -139,7 +138,7 @@ def evaluate(config: Path, checkpoint: Path) -> dict[str, Any]:
     cfg.model.train_cfg = None
     with one_process_group():
         model = build_detector(cfg.model, test_cfg=cfg.get("test_cfg"))
-    mmdet_trainer.rfnext_init_model(model, cfg)
+    building.rfnext_init_model(model, cfg)
     if cfg.get("fp16") is not None and torch.cuda.is_available():
         wrap_fp16_model(model)
     load_checkpoint(model, str(checkpoint), map_location="cpu")

@@ -20,7 +20,7 @@ from ecm_cluster.chain import chain
 from ecm_cluster.job import job
 from ecm_cluster.reporting import state
 from ecm_cluster.rundir.run import Run
-from ecm_cluster.slurm import commands
+from ecm_cluster.slurm import launcher
 
 SHOWN = "JobId=77 JobState={state} Reason=None Requeue=1 Restarts={restarts} ReqNodeList=(null) ExcNodeList={out} X=1"
 
@@ -60,7 +60,7 @@ class Shell:
         if self.run.path.exists():
             files.write_bytes(_made(self.run.task_pickle(stage)), b"")
         script = self.folder / "script.sh"
-        script.write_text(commands.render(asked))
+        script.write_text(launcher.render(asked))
         return subprocess.run(["bash", str(script)], timeout=60, cwd=self.folder, check=False, env={
             "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURMD_NODENAME": "n1",
             "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": str(restart), **env}).returncode

@@ -26,7 +26,7 @@ from ecm_cluster.chain import chain, submissions
 from ecm_cluster.job import job
 from ecm_cluster.rundir import job_env
 from ecm_cluster.rundir.run import Run
-from ecm_cluster.slurm import batch_shell, commands, queue, sbatch, site
+from ecm_cluster.slurm import batch_shell, commands, launcher, queue, sbatch, site
 
 FULL: dict[str, Any] = {
     "name": "a run", "nodes": 2, "gpus": 8, "cpus_per_gpu": 6, "mem_per_gpu": "40G", "gpu_type": "a100",
@@ -108,11 +108,11 @@ def test_a_job_that_asks_for_everything_becomes_exactly_this_script():
     run = Run("/shared/my runs/a run")
     path = "/shared/my runs/a run/code:/shared/my runs/a run/code/user"
     starts = batch_shell.on_slurm(run, "train", "/opt/my env/bin/python", path, "n[07-08]")
-    assert commands.render(asked(run, FULL)) == TRAIN_SCRIPT.replace("{starts}", "\n".join(starts))
+    assert launcher.render(asked(run, FULL)) == TRAIN_SCRIPT.replace("{starts}", "\n".join(starts))
 
 
 def test_the_evaluation_waits_for_the_training_and_asks_for_what_its_block_says():
-    shown = options(commands.render(asked(Run("/shared/my runs/a run"), FULL, "evaluate", after="77")))
+    shown = options(launcher.render(asked(Run("/shared/my runs/a run"), FULL, "evaluate", after="77")))
     expected = {**options(TRAIN_SCRIPT), "dependency": "afterok:77", "gpus-per-node": "a100:4", "partition": "short",
                 "ntasks-per-node": "4", "nodes": "1", "time": "240", "mem": "163840M", "job-name": "a run.evaluate",
                 "comment": "ecm-cluster:a run:evaluate:0123"}
@@ -121,20 +121,20 @@ def test_the_evaluation_waits_for_the_training_and_asks_for_what_its_block_says(
 
 def test_an_evaluation_without_words_of_its_own_takes_one_node_as_the_training_has():
     values = {**FULL, "evaluation": {}}
-    shown = options(commands.render(asked(Run("/shared/a"), values, "evaluate", after="77")))
+    shown = options(launcher.render(asked(Run("/shared/a"), values, "evaluate", after="77")))
     assert (shown["nodes"], shown["ntasks-per-node"], shown["partition"], shown["time"]) == ("1", "8", "preempt,long",
                                                                                            "2880")
 
 
 def test_a_small_job_asks_for_nothing_that_it_was_not_told():
-    shown = options(commands.render(asked(Run("/shared/a"), {"name": "a"})))
+    shown = options(launcher.render(asked(Run("/shared/a"), {"name": "a"})))
     assert not set(shown) & {"partition", "account", "qos", "constraint", "exclude", "reservation", "exclusive",
                              "dependency", "array", "error"}
     assert shown["gpus-per-node"] == "1"
 
 
 def test_cpu_ranks_ask_for_no_gpu():
-    shown = options(commands.render(asked(Run("/shared/a"), {"name": "a", "device": "cpu", "gpus": 4})))
+    shown = options(launcher.render(asked(Run("/shared/a"), {"name": "a", "device": "cpu", "gpus": 4})))
     assert not any("gpu" in name or name == "gres" for name in shown)
     assert (shown["ntasks-per-node"], shown["mem"]) == ("4", f"{4 * 48 * 1024}M")
 
@@ -167,8 +167,8 @@ LINES = ("mem", "cpus-per-task", "comment", "gpus-per-node", "signal", "requeue"
 @pytest.mark.parametrize("name", LINES)
 def test_every_line_that_the_launcher_writes_can_be_left_off(name, stage):
     values = {**FULL, "slurm": {name.replace("-", "_"): None}}
-    before = options(commands.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, stage, after="7")))
-    after = options(commands.render(asked(Run("/shared/a"), values, stage, after="7")))
+    before = options(launcher.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, stage, after="7")))
+    after = options(launcher.render(asked(Run("/shared/a"), values, stage, after="7")))
     assert name in before and after == {k: v for k, v in before.items() if k != name}
 
 
@@ -179,12 +179,12 @@ def test_lines_that_no_run_can_do_without_cannot_be_left_off(name):
 
 
 def test_a_job_without_a_folder_of_its_own_goes_there_by_itself():
-    script = commands.render(asked(Run("/shared/my a"), {"slurm": {"chdir": None}}))
+    script = launcher.render(asked(Run("/shared/my a"), {"slurm": {"chdir": None}}))
     assert "\ncd '/shared/my a/logs'\n" in script
 
 
 def test_without_cores_from_sbatch_srun_asks_for_none_either():
-    script = commands.render(asked(Run("/shared/a"), {"slurm": {"cpus-per-task": None}}))
+    script = launcher.render(asked(Run("/shared/a"), {"slurm": {"cpus-per-task": None}}))
     assert "cpus-per-task" not in script
 
 
@@ -205,22 +205,22 @@ def test_without_cores_from_sbatch_srun_asks_for_none_either():
 ])
 def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_line(given, expected, stage):
     values = {**FULL, "slurm": {}, **given, "evaluation": {"nodes": 2}}
-    shown = options(commands.render(asked(Run("/shared/a"), values, stage, after="7")))
+    shown = options(launcher.render(asked(Run("/shared/a"), values, stage, after="7")))
     assert {name: shown.get(name) for name in expected} == expected
 
 
 def test_the_number_of_gpus_is_that_of_the_stage_however_they_are_asked_for():
     values = {**FULL, "slurm": {"gres": "gpu:a100:8"}, "evaluation": {"gpus": 2}}
-    assert options(commands.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
+    assert options(launcher.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
     values = {**FULL, "device": "cpu", "slurm": {"gres": "gpu:a100:8", "gpus-per-task": 1}}
-    given = options(commands.render(asked(Run("/shared/a"), values)))
+    given = options(launcher.render(asked(Run("/shared/a"), values)))
     assert not any("gpu" in name or name == "gres" for name in given)
 
 
 def test_nothing_that_the_user_did_not_ask_for_is_charged_to_submitit():
-    assert "wckey" not in commands.render(asked(Run("/shared/a"), {}))
+    assert "wckey" not in launcher.render(asked(Run("/shared/a"), {}))
     wide = chain.request(Run("/shared/a"), job.make({}), "sweep001", "t", elements=3)
-    assert "wckey" not in commands.render(wide) and "--array=0-2%3" in commands.render(wide)
+    assert "wckey" not in launcher.render(wide) and "--array=0-2%3" in launcher.render(wide)
 
 
 # ---------------------------------------------------------------------------------------------- sbatch's answer
@@ -232,12 +232,12 @@ def test_nothing_that_the_user_did_not_ask_for_is_charged_to_submitit():
     ("Submitted batch job 77 on cluster c1\n", "77"), ("job 7 of 20\nSubmitted batch job 77\nnext: job 8", "77"),
 ])
 def test_a_banner_of_the_sites_is_not_taken_for_the_job_id(answer, found):
-    assert commands.job_id_in(answer) == found
+    assert launcher.job_id_in(answer) == found
 
 
 @pytest.mark.parametrize("answer", ["", "this is job 7 of 20\n", "7\n8\n", "Submitted batch job\n", "-7", "7 8"])
 def test_an_answer_with_no_id_or_with_two_is_not_guessed_at(answer):
-    assert commands.job_id_in(answer) is None
+    assert launcher.job_id_in(answer) is None
 
 
 @pytest.mark.parametrize("name", ["A B", "1A", "A-B", "", "A=1", "A;reboot"])
@@ -264,10 +264,10 @@ def execute(run: Run, values: dict[str, Any], tmp_path: Path, **env: str) -> tup
     run.run_file.touch()
     wanted = asked(run, values)
     run.task_pickle("train").parent.mkdir(exist_ok=True)
-    commands.write_task(wanted, chain.task(run, "train"))
+    launcher.write_task(wanted, chain.task(run, "train"))
     job_env.write(run, wanted.job)
     script = tmp_path / "script.sh"
-    script.write_text(commands.render(wanted))
+    script.write_text(launcher.render(wanted))
     subprocess.run(["bash", str(script)], check=True, timeout=60, cwd=tmp_path,
                    env={"PATH": f"{binaries}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", **env})
     seen = dict(pair.split("=", 1) for pair in (tmp_path / "env").read_text().split("\0") if pair)
@@ -348,7 +348,7 @@ def test_a_pickle_holds_a_path_and_the_name_of_its_stage(tmp_path, stage):
     path = run.task_pickle(stage)
     path.parent.mkdir(parents=True)
     wanted = asked(run, {"name": run.name, "time": "90"}, stage)
-    commands.write_task(wanted, chain.task(run, stage))
+    launcher.write_task(wanted, chain.task(run, stage))
     stored = path.read_bytes()
     delayed = pickle.loads(stored)
     assert vars(delayed.function) == {"run": str(run.path), **({} if stage == "train" else {"stage": stage})}
@@ -593,7 +593,7 @@ def test_a_local_job_sees_the_gpus_that_the_shell_names_in_its_words(tmp_path, m
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shell)
     run = Run(tmp_path / "run")
     given = job.make({"name": "run", "gpus": ranks})
-    controller = commands.local_executor(run, given, ranks).submit(print, "here")
+    controller = launcher.local_executor(run, given, ranks).submit(print, "here")
     try:
         environ = Path(f"/proc/{controller.job_id}/environ")
         # until the controller is executed the process is a copy of this one
@@ -607,7 +607,7 @@ def test_a_local_job_sees_the_gpus_that_the_shell_names_in_its_words(tmp_path, m
 
 def test_a_local_job_on_cpus_sees_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    executor = commands.local_executor(Run(tmp_path / "run"), job.make({"name": "run", "device": "cpu"}), 2)
+    executor = launcher.local_executor(Run(tmp_path / "run"), job.make({"name": "run", "device": "cpu"}), 2)
     assert (executor.parameters["gpus_per_node"], executor.parameters["visible_gpus"]) == (0, [])
 
 

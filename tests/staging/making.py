@@ -69,7 +69,7 @@ if sys.argv[4] == "hold":
 """
 
 
-# the process says that it has written a block, and goes on when it is told to; meanwhile no thread of it gets further
+# prints a line when a block was written, and continues after a line of input; no thread gets further meanwhile
 PAUSING = """
 import sys, threading
 from ecm_cluster.base import files
@@ -84,7 +84,7 @@ files.kill_point = pause
 
 
 def start_and_pause(of: Pack, base: Path, names: str = "") -> subprocess.Popen:
-    """A process that has staged at most three blocks of a pack, and goes on after a line of input."""
+    """A process that has staged at most three blocks of a pack, and continues after a line of input."""
     process = start(of, base, names, preamble=PAUSING)
     assert process.stdout is not None and process.stdout.readline() == "paused\n"
     return process

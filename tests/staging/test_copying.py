@@ -1,4 +1,4 @@
-"""A pack comes to a node once, whole and right, whoever is killed on the way."""
+"""A pack comes to a node once, whole and right, whichever process is killed on the way."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.pack import manifest
 from ecm_cluster.pack.manifest import BLOCK, Pack
-from ecm_cluster.staging import copying, scratch
+from ecm_cluster.staging import copying
 from ecm_cluster.staging.scratch import Scratch
+from ecm_cluster.staging.staged_set import SetFolder
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_more_of_a_pack_can_be_brought_while_what_is_there_is_read(packed, base)
 
 def test_of_two_jobs_that_start_at_once_one_copies_and_the_other_waits(own_pack, base, tmp_path):
     first = start_and_pause(own_pack, base)
-    empty = tmp_path / "elsewhere"  # the one that waits could read nothing of the pack
+    empty = tmp_path / "elsewhere"  # the one that waits could not read the pack
     empty.mkdir()
     shutil.copy(own_pack.path / manifest.MANIFEST, empty)
     waiting, result = threading.Event(), []
@@ -105,14 +106,14 @@ def test_of_two_jobs_that_start_at_once_one_copies_and_the_other_waits(own_pack,
     thread = threading.Thread(target=second)
     thread.start()
     assert waiting.wait(60)
-    said, _ = first.communicate("go on\n", timeout=60)
+    said, _ = first.communicate("continue\n", timeout=60)
     thread.join(60)
     assert said.split() == ["copied", str(total(own_pack)), "0", "0"]
     assert (result[0].source, result[0].copied, result[0].found) == ("waited", 0, total(own_pack))
     assert result[0].waited > 0 and is_exact(own_pack, result[0].folder)
 
 
-def test_one_that_waits_goes_on_where_the_killed_one_was_and_sees_how_far_it_came(packed, base):
+def test_one_that_waits_resumes_where_the_killed_one_was_and_sees_how_far_it_came(packed, base):
     first = start_and_pause(packed, base, f"{A},{B}")
     seen = []
 
@@ -133,7 +134,7 @@ def test_one_that_waits_goes_on_where_the_killed_one_was_and_sees_how_far_it_cam
 
 @pytest.mark.parametrize("point", [f"block-written:{A}", f"before-fsync:{A}", f"before-rename:{A}", "before-manifest",
                                    "before-rename:manifest.json"])
-def test_a_copier_that_is_killed_has_lost_nothing_but_what_was_under_way(packed, base, point):
+def test_a_copier_that_is_killed_has_lost_only_what_was_in_progress(packed, base, point):
     status, _ = stage_in_process(packed, base, A, **{files.KILL_ENV: point})
     assert status == -signal.SIGKILL
     one, = Scratch(base).sets()
@@ -161,7 +162,7 @@ def test_a_copier_that_is_killed_again_and_again_comes_to_the_same_end(packed, b
     assert is_exact(packed, stage(packed, base).folder)
 
 
-def test_what_lies_in_a_half_copied_file_is_believed_by_its_checksum_alone(packed, base):
+def test_what_is_in_a_half_copied_file_is_believed_by_its_checksum_alone(packed, base):
     status, _ = stage_in_process(packed, base, A, **{files.KILL_ENV: f"before-fsync:{A}"})
     assert status == -signal.SIGKILL
     one, = Scratch(base).sets()
@@ -223,8 +224,10 @@ def test_damage_that_a_reader_reports_is_repaired_at_the_next_start(packed, base
     folder = stage(packed, base).folder
     flip(folder / A, keep_stamp=True)
     assert stage(packed, base).source == "there"  # nobody can see it by size and time
-    for name, block in ((A, 1), (A, 0), (B, 0), (A, 99), ("images/unknown.tar", 0)):
-        scratch.report_damage(folder, name, block)
+    for name in (A, B):
+        SetFolder(folder).report_damage(name)
+    with pytest.raises(OSError):
+        SetFolder(folder).report_damage("images/unknown.tar")
     staged = stage(packed, base)
     assert (staged.source, staged.repaired, staged.copied) == ("repaired", BLOCK, 0)
     assert is_exact(packed, folder) and stage(packed, base).source == "there"
@@ -234,28 +237,28 @@ def test_damage_that_a_reader_reports_is_repaired_at_the_next_start(packed, base
 def test_a_repair_that_is_killed_is_done_by_the_next(packed, base, point):
     folder = stage(packed, base).folder
     flip(folder / A, keep_stamp=True)
-    scratch.report_damage(folder, A, 1)
+    SetFolder(folder).report_damage(A)
     assert stage_in_process(packed, base, **{files.KILL_ENV: point})[0] == -signal.SIGKILL
     stage(packed, base)
     assert is_exact(packed, folder) and stage(packed, base).source == "there"
 
 
-def test_a_full_check_finds_what_size_and_time_do_not_show_and_repairs_it_when_asked(packed, base):
+def test_a_full_check_finds_what_size_and_time_do_not_show_and_repairs_it(packed, base):
     folder = stage(packed, base).folder
     one, = Scratch(base).sets()
-    assert copying.verify(one, packed) == copying.Verified(total(packed), (), 0)
+    assert (copying.repair(one, packed).found, copying.repair(one, packed).source) == (total(packed), "there")
     flip(folder / A, keep_stamp=True)
     (folder / B).unlink()
-    assert copying.verify(one, packed).bad == ((A, 1), (B, 0))
-    assert copying.verify(one, packed, repair=True) == copying.Verified(total(packed), ((A, 1), (B, 0)), 2 * BLOCK)
-    assert is_exact(packed, folder) and copying.verify(one, packed).bad == ()
+    repaired = copying.repair(one, packed)
+    assert (repaired.repaired, repaired.copied, repaired.found) == (BLOCK, BLOCK, total(packed) - 2 * BLOCK)
+    assert is_exact(packed, folder) and copying.repair(one, packed).source == "there"
 
 
 def test_a_full_check_asks_for_the_pack_that_was_copied(packed, base, tmp_path):
     stage(packed, base, EMPTY)
     other = make_pack(tmp_path / "other.pack", {A: 10})
-    with pytest.raises(UserError, match="give the pack that it was copied from"):
-        copying.verify(Scratch(base).sets()[0], other)
+    with pytest.raises(UserError, match="expected the pack that it was copied from"):
+        copying.repair(Scratch(base).sets()[0], other)
 
 
 def cut(path: Path) -> None:
@@ -278,7 +281,7 @@ def test_a_damaged_pack_is_named_in_one_line_and_what_was_right_is_kept(own_pack
 def test_a_pack_cannot_write_outside_its_set(packed, base):
     for name in ("../escape", "/etc/escape", "manifest.json", "lease", "images/x.tmp", "damaged/x"):
         evil = manifest.PackedFile(name, 0, "images", "", ())
-        with pytest.raises(UserError, match="cannot be staged|inside the folder"):
+        with pytest.raises(UserError, match="cannot be staged|inside the directory"):
             copying.stage(packed, [evil], Scratch(base))
 
 
@@ -288,8 +291,10 @@ def test_a_pack_cannot_write_outside_its_set(packed, base):
 class Peer:
     """Another node that has the whole pack, and lies about one block."""
 
-    def __init__(self, of: Pack) -> None:
-        self.of, self.asked, self.had, self.moves = of, [], {}, {}
+    def __init__(self, of: Pack, base: Path) -> None:
+        self.of, self.folder = of, Scratch(base).set_folder(of.digest)
+        self.asked: list[tuple[str, int]] = []
+        self.had: dict[tuple[str, int], bool] = {}
 
     def order(self, blocks):
         return blocks[::-1]
@@ -299,39 +304,34 @@ class Peer:
         offset, length = file.span(block)
         if (file.name, block) == (A, 2):
             return False
-        if (file.name, block) == (A, 1):
-            raise ConnectionResetError
         buffer[:] = (self.of.path / file.name).read_bytes()[offset:offset + length]
         if (file.name, block) == (A, 0):
             buffer[7] ^= 255
         return True
 
-    def have(self, file, block, path) -> None:
-        offset, length = file.span(block)
-        with open(path, "rb") as handle:
-            handle.seek(offset)
-            whole = (self.of.path / file.name).read_bytes()
-            self.had[file.name, block] = handle.read(length) == whole[offset:offset + length]
-
-    def moved(self, file, path) -> None:
-        self.moves[file.name] = path.exists()
+    def have(self, file, blocks) -> None:
+        whole, partial = self.folder.file(file.name), self.folder.partial(file.name)
+        found = (whole if whole.exists() else partial).read_bytes()
+        for block in blocks:
+            offset, length = file.span(block)
+            right = (self.of.path / file.name).read_bytes()[offset:offset + length]
+            self.had[file.name, block] = found[offset:offset + length] == right
 
 
 def test_blocks_come_from_other_nodes_and_from_shared_storage_where_those_have_none_or_wrong_ones(own_pack, packed,
                                                                                                    base):
     stage(own_pack, base, "index.bin")
     (own_pack.path / B).unlink()  # nobody but a peer has it
-    peer = Peer(packed)
-    staged = stage(own_pack, base, circle=peer, threads=1)
+    peer = Peer(packed, base)
+    staged = stage(own_pack, base, peers=peer, threads=1)
     every = {(f.name, b) for f in packed.files for b in range(len(f.blocks))}
     assert is_exact(packed, staged.folder)
     assert set(peer.asked) == every - {("index.bin", 0)} and peer.asked[-1] == (A, 0)
     assert set(peer.had) == every and all(peer.had.values())
-    assert set(peer.moves) == {f.name for f in packed.files} - {"index.bin"} and all(peer.moves.values())
 
 
 def test_a_node_that_has_all_serves_all(packed, base):
     stage(packed, base)
-    peer = Peer(packed)
-    stage(packed, base, circle=peer)
+    peer = Peer(packed, base)
+    stage(packed, base, peers=peer)
     assert len(peer.had) == sum(len(f.blocks) for f in packed.files) and not peer.asked

@@ -102,7 +102,7 @@ def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path, text, said):
     assert "pack the data again" in str(error.value)
 
 
-def test_a_folder_without_a_manifest_is_no_pack(tmp_path):
+def test_a_folder_without_a_manifest_is_not_a_pack(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match="is not a pack: it has no pack.json; make one with"):
             manifest.read(path)

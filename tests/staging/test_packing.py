@@ -1,4 +1,4 @@
-"""Packs hold the bytes of a data root, appear whole or not at all, and go on where a killed call ended."""
+"""Packs hold the bytes of a data root, appear whole or not at all, and are resumed after a killed call."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_shards_have_at_most_the_size_that_was_asked_for_and_hold_their_group_in
     assert names == sorted(names) and len(names) == 17
 
 
-def test_the_same_input_gives_the_same_pack_whatever_the_threads_times_and_containers(tmp_path):
+def test_the_same_input_gives_the_same_pack_for_any_threads_times_and_containers(tmp_path):
     content = small_root(tmp_path / "one")
     put(tmp_path / "other", {n: d for n, d in content.items() if not n.startswith("train2017")})
     put_zip(tmp_path / "other/train2017.zip", {n: d for n, d in content.items() if n.startswith("train2017")},
@@ -132,7 +132,7 @@ def test_folders_behind_links_are_packed_and_a_link_back_does_no_harm(tmp_path):
                                                              "val/3.jpg": b"3"}
 
 
-def test_annotations_come_out_of_lvis_zip_files_and_lie_in_the_pack_as_published(tmp_path):
+def test_annotations_are_taken_from_lvis_zip_files_and_packed_as_published(tmp_path):
     train, val = lvis(["train2017/1.jpg"]), lvis(["val2017/2.jpg"])
     put(tmp_path / "root", {"train2017/1.jpg": b"1", "val2017/2.jpg": b"2"})
     put_zip(tmp_path / "root/lvis_v1_train.json.zip", {"lvis_v1_train.json": train}, "deflated")
@@ -219,7 +219,7 @@ def test_a_header_is_counted_with_the_bytes_that_it_takes():
             assert shards.room(name, size) == len(shards.header(name, size)) + size + shards.padding(size)
 
 
-# ------------------------------------------------------------------------------------------------ killed, and going on
+# ------------------------------------------------------------------------------------------------ killed, and resumed
 
 
 def undisturbed(tmp_path: Path) -> str:
@@ -233,7 +233,7 @@ def undisturbed(tmp_path: Path) -> str:
     "in-shard:lvis_v1_train-00001", "before-rename:lvis_v1_val-00000.tar", "after-rename:lvis_v1_val-00000.tar",
     "before-fsync:index.bin", "before-rename:pack.json", "after-rename:pack.json", "before-pack", "after-pack",
 ])
-def test_a_killed_call_goes_on_and_ends_with_the_same_pack(tmp_path, point):
+def test_a_killed_call_is_resumed_and_makes_the_same_pack(tmp_path, point):
     digest, out = undisturbed(tmp_path), tmp_path / "out"
     killed = python("pack", tmp_path / "root", out, "--shard-size", "2K", ECM_CLUSTER_KILL_AT=point)
     assert killed.returncode == -signal.SIGKILL
@@ -268,7 +268,7 @@ def stands_still(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
+def test_a_call_that_is_interrupted_ends_at_once_and_can_be_resumed(tmp_path):
     put(tmp_path / "root", {f"a/{i:04}.jpg": bytes(900) for i in range(3000)})
     order = tmp_path / "order"
     order.write_text("in-shard:00020")  # where it stands still, so that it is not done before the signal comes
@@ -287,7 +287,7 @@ def test_a_call_that_is_interrupted_ends_at_once_and_can_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_call_that_is_killed_at_random_moments_comes_to_its_end(tmp_path):
+def test_a_call_that_is_killed_at_random_moments_is_completed(tmp_path):
     digest, out, chance = undisturbed(tmp_path), tmp_path / "out", random.Random(1)
     killed = 0
     for _ in range(12):
@@ -319,7 +319,7 @@ def test_what_is_complete_is_not_written_again(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("change", ["size", "data"])
-def test_other_data_or_another_size_of_shards_begin_anew(tmp_path, capsys, change):
+def test_other_data_or_another_size_of_shards_starts_over(tmp_path, capsys, change):
     undisturbed(tmp_path)
     killed = python("pack", tmp_path / "root", tmp_path / "out", "--shard-size", "2K",
                     ECM_CLUSTER_KILL_AT="before-fsync:index.bin")
@@ -343,7 +343,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object, code: int = 2) ->
     return last
 
 
-def test_an_image_that_is_there_twice_with_unlike_sizes_is_one_clear_error(tmp_path, capsys):
+def test_two_images_of_one_name_with_different_sizes_are_one_clear_error(tmp_path, capsys):
     put(tmp_path / "root", {"train2017/1.jpg": b"1"})
     put_zip(tmp_path / "root/train2017.zip", {"train2017/1.jpg": b"12"})
     said = refused(capsys, tmp_path / "root")
@@ -358,7 +358,7 @@ def test_of_an_image_in_a_folder_and_in_a_zip_file_the_folder_wins(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["stored", "deflated"])
-def test_a_corrupt_member_of_a_zip_file_is_one_clear_error_and_the_call_can_go_on(tmp_path, capsys, how):
+def test_a_corrupt_member_of_a_zip_file_is_one_clear_error_and_the_call_can_be_resumed(tmp_path, capsys, how):
     (tmp_path / "root").mkdir()
     path = tmp_path / "root/train2017.zip"
     put_zip(path, {f"train2017/{i}.jpg": b"%d" % i * 200 + b"abc" for i in range(5)}, how)

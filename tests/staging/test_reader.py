@@ -1,4 +1,4 @@
-"""Images out of a pack: the right bytes, whatever becomes of the copy."""
+"""Images out of a pack: the right bytes, regardless of what happens to the copy."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_a_copy_that_is_gone_or_cut_short_is_read_from_shared_storage(packed, st
     assert reader.PackedImages(packed, staged.folder).get(name(packed, 9)) == original(packed, 9)
 
 
-def test_damage_on_shared_storage_is_told_with_what_shows_it(packed):
+def test_damage_on_shared_storage_is_reported_with_the_command_that_shows_it(packed):
     shard = packed.path / packed.image_files()[0].name
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(OSError, match="is damaged; see `python -m ecm_cluster.stage verify"):
         reader.PackedImages(packed).get(name(packed, 1))
 
 
-def test_an_image_that_the_pack_has_not_got_is_no_file(packed):
+def test_an_image_that_the_pack_lacks_is_file_not_found(packed):
     with pytest.raises(FileNotFoundError, match="no such image"):
         reader.PackedImages(packed).get(str(packed.path / "train2017" / "none.jpg"))
 

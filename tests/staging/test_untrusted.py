@@ -1,4 +1,4 @@
-"""Packs and scratch folders that somebody else has made: nothing that they say is used before it is checked."""
+"""Packs and scratch folders that another user has made: nothing in them is used before it is checked."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_damaged_index_in_a_copy_is_repaired_at_the_next_start(made, tmp_path,
     assert reader.PackedImages(made, staged.folder).find("train2017/1.jpg") is not None
     copying.stage(made, made.files, Scratch(tmp_path))
     assert (staged.folder / INDEX_FILE).read_bytes() == (made.path / INDEX_FILE).read_bytes()
-    assert copying.verify(Scratch(tmp_path).sets()[0], made).bad == ()
+    assert copying.repair(Scratch(tmp_path).sets()[0], made).source == "there"
 
 
 @pytest.mark.parametrize("harm, said", [(lambda p: flip(p, 30), "damaged"), (lambda p: p.unlink(), "does not exist"),
@@ -279,7 +279,7 @@ def test_a_pack_of_another_user_writes_nowhere_but_into_the_scratch_of_the_one_w
 
 @needs_root
 @pytest.mark.slow
-def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_made_is_not_used():
+def test_what_another_user_put_where_a_scratch_or_a_pack_belongs_is_not_used():
     shared = shared_folder()
     home = home_of(VICTIM, shared)
     root = home / "root"
@@ -289,7 +289,7 @@ def test_what_another_user_put_in_the_place_of_a_scratch_or_of_a_pack_that_is_ma
     (home / "secret").mkdir(mode=0o700)
     os.chown(home / "secret", VICTIM, VICTIM)
     env = environment(home)
-    # a link that leads to a folder of the victim, in the place of the pack that is being made
+    # a link that leads to a folder of the victim, where the pack is being made
     planted = [f"import os; os.symlink({str(home / 'secret')!r}, {str(shared / 'lvis.pack.partial')!r})",
                f"import os; os.mkdir({str(shared / 'other.pack.partial')!r}); "
                f"os.chmod({str(shared / 'other.pack.partial')!r}, 0o777); "

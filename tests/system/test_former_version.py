@@ -88,7 +88,7 @@ def test_a_cancelled_run_can_be_resumed(capsys, tmp_path, monkeypatch, cluster):
     assert "1 checkpoint(s) of iteration 14 (24 bytes) stay" in call(capsys, resume, run.path, "--from", 7, "--code",
                                                                      "current", "--dry-run")
     (run.code_dir / "ecm_cluster").mkdir(parents=True)  # its own code prunes what the new branch does not accept
-    assert "former version, which deletes them; give --code current to keep them" in call(
+    assert "of an earlier version, which deletes them; use --code current to keep them" in call(
         capsys, resume, run.path, "--from", 7, "--dry-run")
     assert files_of(run) == before
 

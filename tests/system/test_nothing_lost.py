@@ -163,7 +163,7 @@ def damaged(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     for package in ("ecm_cluster", "mmdet_ext", "configs"):
         shutil.copytree(ROOT / package, tmp_path / "newer" / package)
     trainer = tmp_path / "newer/ecm_cluster/node/train.py"
-    trainer.write_text(trainer.read_text().replace("going on from %s", "by newer code from %s"))
+    trainer.write_text(trainer.read_text().replace("resuming from %s", "by newer code from %s"))
     done = verb("resume", run.path, "--code", "current", source=tmp_path / "newer")
     assert f"code        replaced by {tmp_path}/newer/ecm_cluster, {tmp_path}/newer/mmdet_ext" in done.stdout
     await_state(run, "done")
@@ -174,8 +174,8 @@ def test_a_truncated_and_a_corrupt_checkpoint_are_put_aside_and_the_one_before_t
     run, committed = damaged
     assert run.read_attempt(2)["from"] == committed[-3].file
     told = verb("status", run.path).stdout
-    assert f"put {committed[-1].file} into quarantine: {committed[-1].size - 1} bytes instead of" in told
-    assert f"put {committed[-2].file} into quarantine: its content does not match its digest" in told
+    assert f"moved {committed[-1].file} to quarantine: {committed[-1].size - 1} bytes instead of" in told
+    assert f"moved {committed[-2].file} to quarantine: its content does not match its digest" in told
     assert {p.name for p in run.quarantine_dir.glob("*.pth")} == {m.file for m in committed[-2:]}
     ends_as(run, straight)
 

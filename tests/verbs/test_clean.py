@@ -54,7 +54,7 @@ BRANCH = {"iter_0000030-a0001.pth", "iter_0000040-a0001.pth"}
 def test_a_dry_run_lists_everything_with_sizes_and_deletes_nothing(capsys, run):
     before = there(run)
     said = call(capsys, run.path, "--dry-run", "--abandoned")
-    for line in ("4 checkpoints of a branch that `resume --from` left, ", "2 checkpoints of stale attempts, ",
+    for line in ("4 checkpoints of a branch abandoned by `resume --from`, ", "2 checkpoints of stale attempts, ",
                  "2 files of damaged checkpoints, ", "2 leftovers of interrupted writes, 8 bytes: would be deleted"):
         assert line in said
     assert there(run) == before
@@ -102,5 +102,5 @@ def test_the_plan_of_a_resume_says_what_stays_and_how_to_delete_it(capsys, tmp_p
     # the frozen code of a former version knows of no branch
     (run.code_dir / "ecm_cluster").mkdir(parents=True)
     assert cli.run(resume.main, [str(run.path), "--from", "20", "--dry-run"]) == 0
-    assert "former version, which deletes them; give --code current to keep them" in capsys.readouterr().out
+    assert "of an earlier version, which deletes them; use --code current to keep them" in capsys.readouterr().out
     assert json.loads(run.attempt_file(1).read_text())["accepts"] == []

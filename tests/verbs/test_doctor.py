@@ -35,7 +35,7 @@ def test_without_slurm_it_says_so_and_checks_the_rest(ask, tmp_path, monkeypatch
     code, found = ask()
     assert code == 0
     assert found["slurm.controller"]["state"] == "not asked"
-    assert found["slurm.controller"]["text"] == "no Slurm is reachable: no sbatch in PATH"
+    assert found["slurm.controller"]["text"] == "Slurm is not reachable: no sbatch in PATH"
     assert {name.partition(".")[0] for name in found} == {"slurm", "environment", "job", "folder", "quota", "node"}
     assert {one["state"] for one in found.values()} <= STATES
     assert not (tmp_path / "runs").exists()

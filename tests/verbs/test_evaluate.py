@@ -17,8 +17,7 @@ from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 from ecm_cluster import evaluate
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
-from ecm_cluster.chain import evaluations
-from ecm_cluster.chain import successor as handover
+from ecm_cluster.chain import evaluations, successor
 from ecm_cluster.console import cli
 from ecm_cluster.plan import plain_checkpoints
 from ecm_cluster.reporting import results, trouble
@@ -93,7 +92,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--checkpoints", "last"], "first is not complete (its newest checkpoint is of iteration 30)"),
     (["--checkpoints", "15"], "first has none of iteration 15; it has 10, 20, 30"),
     (["--vary", "nms=0.5"], "setting: 'nms' is unknown"),
-    (["--vary", "flip=true", "--vary", "flip=false"], "give the values of a setting together, as flip=V1,V2"),
+    (["--vary", "flip=true", "--vary", "flip=false"], "expected all values together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: invalid value 0"),
@@ -151,11 +150,11 @@ def test_what_an_evaluation_is_asked_for_reaches_its_script_and_that_of_its_succ
     assert on_slurm.threads("sweep001") == 3
 
     sbatch(32)
-    assert handover.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
-    successor = options((tmp_path / "script").read_text())
-    assert asked <= successor
+    assert successor.evaluation_successor(on_slurm, "sweep001", 0, "31_0") == "32"
+    replaced = options((tmp_path / "script").read_text())
+    assert asked <= replaced
     own = ("--output", "--error", "--job-name", "--comment", "--dependency", "--array")
-    assert {o for o in successor if not o.startswith(own)} == {o for o in mine if not o.startswith(own)}
+    assert {o for o in replaced if not o.startswith(own)} == {o for o in mine if not o.startswith(own)}
     assert on_slurm.job("sweep002") == job
 
 
@@ -347,4 +346,4 @@ def test_why_something_is_not_scored_is_said_with_its_log(tmp_path):
     lines = trouble.of_evaluations({run: [element, evaluations.Element("iteration 11", {})]})
     assert lines[0] == ("run: iteration 10 (nms_iou 0.3) is not scored: UserError: 7.jpg cannot be decoded; see "
                         f"{work.rank_log(2)}")
-    assert lines[1].endswith("is not scored: there is no such checkpoint")
+    assert lines[1].endswith("is not scored: the checkpoint does not exist")

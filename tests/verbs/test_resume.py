@@ -8,7 +8,7 @@ import pytest
 from small import await_state, job_flags, logs_of, state_of, verb, wait_until
 from steering import ended_run
 
-from ecm_cluster.attempts.endings import barren_attempts
+from ecm_cluster.attempts.endings import attempts_without_progress
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import chain, submissions, successor
@@ -95,21 +95,21 @@ def test_other_resources_are_read_by_all_and_the_work_is_still_cut_for_the_submi
 
 def test_attempts_before_a_resume_do_not_count_against_the_run(tmp_path):
     run = ended_run(tmp_path / "run", attempts=3)
-    assert barren_attempts(run, run.events()) == 3
+    assert attempts_without_progress(run, run.events()) == 3
     run.ledger(3, "resume").write("resumed", stages=["train"], overrides={}, cancelled=False)
-    assert barren_attempts(run, run.events()) == 0
+    assert attempts_without_progress(run, run.events()) == 0
 
 
 def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     run = ended_run(tmp_path / "run", "slurm")
-    submissions.renew(run, "train", None)
+    submissions.replace_token(run, "train", None)
     first = run.submission("train")
     assert first.get("job_id") is None and submissions.job_ids(run, "train") == ["4194304"]
-    submissions.renew(run, "train", None)  # as after a crash before sbatch
+    submissions.replace_token(run, "train", None)  # as after a crash before sbatch
     assert submissions.job_ids(run, "train") == ["4194304"]
     files.write_json(run.submission_file("train"), {**run.submission("train"), "job_id": "9"})
     assert submissions.job_ids(run, "train") == ["4194304", "9"]
-    assert chain.line_to_go_on(run) == f"python -m ecm_cluster.resume {run.path}"
+    assert chain.continue_line(run) == f"python -m ecm_cluster.resume {run.path}"
 
 
 def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):

@@ -307,7 +307,7 @@ def test_without_an_evaluation_asked_for_a_trained_run_is_done(tmp_path):
     run = make_run(tmp_path / "run", evaluation={"enabled": False}, jobs={"train": "7"})
     begin(run, 1)
     complete(run)
-    assert (told(run).state, told(run).reason) == ("done", "trained; no evaluation was asked for")
+    assert (told(run).state, told(run).reason) == ("done", "trained; no evaluation was requested")
 
 
 def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
@@ -414,7 +414,7 @@ def test_the_table_has_a_line_for_each_run_oldest_first_and_asks_slurm_once(caps
     assert slurm.calls().count("squeue") == slurm.calls().count("sacct") == 1
 
 
-def test_json_has_the_same_fields_for_every_run_and_the_story_for_one(capsys, slurm, tmp_path):
+def test_json_has_the_same_fields_for_every_run_and_the_timeline_for_one(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
     commit(run, 1, 12)
@@ -444,7 +444,7 @@ def test_a_loss_that_is_not_a_number_leaves_json_readable(capsys, slurm, tmp_pat
     assert " nan " in call(capsys, "--runs-dir", tmp_path / "runs")[1]
 
 
-def test_the_story_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_path):
+def test_the_timeline_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     run.ledger(0, "submit").write("submitted", stage="train", job_id="7")
     begin(run, 1)
@@ -458,18 +458,18 @@ def test_the_story_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_path):
     told_in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
                      "train submitted as job 7", "started on n1", "committed iter_0000012-a0001.pth in 0.1 s",
                      "ended: preempted: Slurm preempted the job", "requeued",
-                     "put iter_0000012-a0001.pth into quarantine: 3 bytes instead of 7"]
+                     "moved iter_0000012-a0001.pth to quarantine: 3 bytes instead of 7"]
     places = [out.index(text) for text in told_in_order]
     assert places == sorted(places)
 
 
 @pytest.mark.parametrize("numbers, words", [
     ((19_300_000_000, 0, 0, 20.0, 0.0), "n1: 19.3 GB staged to /s/ab in 20.0 s (965.0 MB/s)"),
-    ((0, 19_300_000_000, 0, 0.1, 0.0), "n1: 19.3 GB were there in /s/ab"),
-    ((0, 19_300_000_000, 0, 0.1, 21.5), "n1: 19.3 GB were there in /s/ab, 21.5 s waited for another process"),
-    ((0, 19_291_000_000, 9_000_000, 1.0, 0.0), "n1: 9.0 MB repaired, 19.3 GB were there in /s/ab"),
+    ((0, 19_300_000_000, 0, 0.1, 0.0), "n1: 19.3 GB already there in /s/ab"),
+    ((0, 19_300_000_000, 0, 0.1, 21.5), "n1: 19.3 GB already there in /s/ab, waited 21.5 s for another process"),
+    ((0, 19_291_000_000, 9_000_000, 1.0, 0.0), "n1: 9.0 MB repaired, 19.3 GB already there in /s/ab"),
 ])
-def test_the_story_says_how_long_staging_took_and_why(capsys, slurm, tmp_path, numbers, words):
+def test_the_timeline_says_how_long_staging_took_and_why(capsys, slurm, tmp_path, numbers, words):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
     fields = dict(zip(("copied", "found", "repaired", "seconds", "waited"), numbers))
@@ -489,7 +489,7 @@ def test_what_a_rank_of_the_same_node_has_just_copied_is_told_once(capsys, slurm
     run.ledger(1, "staging002").write("staged", copied=0, found=5000, **{**same, "node": 1, "host": "n2"})
     told = call(capsys, run.path)[1]
     assert told.count("5.0 kB staged to /s") == 1
-    assert told.count("were there") == 1 and "n2: 5.0 kB were there" in told
+    assert told.count("already there") == 1 and "n2: 5.0 kB already there" in told
 
 
 def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
@@ -530,7 +530,7 @@ def test_what_is_no_run_is_refused_in_one_line(capsys, slurm, tmp_path, monkeypa
 def test_a_runs_folder_that_is_none_is_refused_where_it_was_named(capsys, slurm, tmp_path, monkeypatch):
     code, _, err = call(capsys, "--runs-dir", tmp_path / "none")
     assert code == 2
-    assert f"runs-dir: {tmp_path}/none is no folder" in err
+    assert f"runs-dir: {tmp_path}/none is not a directory" in err
     monkeypatch.chdir(tmp_path)
     code, out, _ = call(capsys)
     assert code == 0

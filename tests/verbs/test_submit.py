@@ -103,7 +103,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
 def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkeypatch):
     Answers(tmp_path, monkeypatch)
     said = refused(capsys, *job_flags(small_data, tmp_path / "runs", "a-run"))
-    assert "no Slurm is reachable: no sbatch in PATH" in said
+    assert "Slurm is not reachable: no sbatch in PATH" in said
     assert "--cluster local" in said
 
 

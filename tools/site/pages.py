@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,8 @@ def on_files(files: Files, config: Any) -> Files:
             text = text.replace(f"]({other}", f"]({target}")
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings write ``:class:`Name```; on a page the name is enough."""
+    return re.sub(r":(?:class|func|meth|mod|data|attr):<code>[.~]*", "<code>", html)

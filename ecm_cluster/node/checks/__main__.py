@@ -50,8 +50,9 @@ def main(path: str, findings: str) -> int:
     return 0
 
 
-def _place() -> world.Place:
-    return world.Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="check", restart=0, cluster="local")
+def _place() -> world.RankInfo:
+    return world.RankInfo(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="check", restart=0,
+                          cluster="local")
 
 
 def stay_modest(parent: int) -> None:

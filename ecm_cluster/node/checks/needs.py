@@ -15,7 +15,8 @@ from ...base import files
 from ...base.errors import UserError
 from ...base.units import size_text
 from ...pickles import archive
-from ..training import loading, parallel, saver, writer
+from ..mmdet_trainer import parallel
+from ..training import loading, saver, writer
 from . import small
 
 
@@ -120,7 +121,7 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
     """
     memory = saver.SharedCopy()
     structure, spans = memory.take(state)
-    request = writer.Request(0, 0, 0, False, 1, structure, spans, memory.size, 1)
+    request = writer.CommitRequest(0, 0, 0, False, 1, structure, spans, memory.size, 1)
     descriptor = os.memfd_create("check", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as handle, \

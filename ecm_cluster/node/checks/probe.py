@@ -48,7 +48,7 @@ class Probe:
         asked = json.loads((own / ASKED).read_text(encoding="utf-8"))
         self.look(place, own, asked)
 
-    def look(self, place: world.Place, own: Path, asked: dict[str, Any]) -> None:
+    def look(self, place: world.RankInfo, own: Path, asked: dict[str, Any]) -> None:
         """Look, and write what was found; again after the last check, which other nodes can hold up."""
         node = world.node_name()
         job = jobs.make(asked["job"])
@@ -72,7 +72,7 @@ def findings_file(own: Path, node: str, what: str) -> Path:
     return own / f"{FOUND}.{node}.{what}.json"
 
 
-def _alone(place: world.Place, job: jobs.Job, asked: dict[str, Any], node: str) -> Iterator[Finding]:
+def _alone(place: world.RankInfo, job: jobs.Job, asked: dict[str, Any], node: str) -> Iterator[Finding]:
     for name, path in asked["folders"].items():
         shared = functools.partial(sharing.look, name, Path(path), asked["token"], node)
         yield from carried_out(f"node.folder.{name}", shared)
@@ -103,7 +103,7 @@ def files_there(name: str, wanted: list[list[Any]], option: str) -> Iterator[Fin
         yield ok(name, f"{len(wanted)} file(s) seen as on the login node")
 
 
-def scontrol(place: world.Place) -> Iterator[Finding]:
+def scontrol(place: world.RankInfo) -> Iterator[Finding]:
     """Whether the job can ask Slurm why it was signalled."""
     if not place.on_slurm:
         return
@@ -162,7 +162,7 @@ def python(wanted: dict[str, list[str]]) -> Iterator[Finding]:
     yield from environment.importable("node.import", interpreter.imported(list(environment.IMPORTS)), sys.executable)
 
 
-def gpu(place: world.Place) -> Iterator[Finding]:
+def gpu(place: world.RankInfo) -> Iterator[Finding]:
     """The GPU, the driver against torch's CUDA, and mmcv's operators: what each start of a run checks."""
     problem = preflight.check(place.local_rank)
     if problem is not None:
@@ -181,7 +181,7 @@ def gpu(place: world.Place) -> Iterator[Finding]:
              f"{cuda[0]}.{cuda[1]}; mmcv-full has operators for {preflight.mmcv_operators()}")
 
 
-def network(place: world.Place, job: jobs.Job, own: Path) -> Iterator[Finding]:
+def network(place: world.RankInfo, job: jobs.Job, own: Path) -> Iterator[Finding]:
     """Whether the ranks find each other and reduce a tensor together; collective."""
     import torch
     import torch.distributed as dist
@@ -214,7 +214,7 @@ def network(place: world.Place, job: jobs.Job, own: Path) -> Iterator[Finding]:
 
 def main(folder: str) -> None:
     """Look at this machine, where it takes the place of a node."""
-    place = world.Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id=str(os.getpid()), restart=0,
+    place = world.RankInfo(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id=str(os.getpid()), restart=0,
                         cluster="local")
     Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text(encoding="utf-8")))
 

@@ -23,11 +23,12 @@ from mmdet_ext.runners.virtual_ranks import Share
 
 from ...checking.findings import Findings
 from ...rundir.run import Run
-from .. import staged_data
-from ..training import saver, worker
-from ..training.batches import collate, unpack
+from .. import rank_process, staged_data
+from ..mmdet_trainer import config as mmdet_config
+from ..mmdet_trainer.batches import collate, unpack
+from ..training import saver
 from ..training.logs import training_logger
-from ..world import Place
+from ..world import RankInfo
 from . import blame, needs, small
 
 
@@ -48,7 +49,7 @@ class Bench:
     """The parts that the steps have built so far."""
 
     run: Run
-    place: Place
+    place: RankInfo
     out: Findings
     on_cpu: bool
     cfg: Any = None
@@ -65,14 +66,14 @@ class Bench:
         return "cpu" if self.on_cpu else self.run.job().device
 
 
-def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
+def all_of(run: Run, place: RankInfo, out: Findings, on_cpu: bool) -> None:
     """Run all steps.
 
     Raises:
         Stop: One has failed; the findings have the reason.
     """
     bench = Bench(run, place, out, on_cpu)
-    worker.enter(run)
+    rank_process.enter(run)
     for step, key, take in (
             ("imports", "custom_imports", imports), ("training data", "data.train", training_data),
             ("model", "model", model), ("optimizer, hooks and runner", "optimizer", runner),
@@ -99,7 +100,7 @@ def all_of(run: Run, place: Place, out: Findings, on_cpu: bool) -> None:
 
 def imports(bench: Bench) -> str:
     """The modules in ``custom_imports``."""
-    bench.cfg = worker.load_config(bench.run)
+    bench.cfg = mmdet_config.load(bench.run)
     if bench.on_cpu:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
     cv2.setNumThreads(0)
@@ -109,35 +110,36 @@ def imports(bench: Bench) -> str:
 
 def training_data(bench: Bench) -> str:
     """The dataset and the order of its loader."""
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
 
     cfg = bench.cfg
     cut = small.cut_annotations(cfg, Path(bench.run.path).parent) if bench.on_cpu else ""
     small.load_here(cfg, bench.on_cpu)
-    bench.loader, bench.dataset = mmdet_trainer.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
+    bench.loader, bench.dataset = building.loader(cfg, Share(1, 1, 0), bench.run.spec.job.seed, bench.device)
     return f"{len(bench.dataset):,} samples{cut}"
 
 
 def model(bench: Bench) -> str:
     """The detector with its initial weights."""
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
 
     if bench.device == "cuda":
         torch.cuda.set_device(0)
-    bench.wrapped = mmdet_trainer.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed, bench.device, 0,
-                                        bench.dataset.CLASSES)
+    bench.wrapped = building.model(copy.deepcopy(bench.cfg), bench.place, bench.run.spec.job.seed,
+                                   "cuda:0" if bench.device == "cuda" else bench.device, bench.dataset.CLASSES)
     return needs.parameters(bench.wrapped)
 
 
 def runner(bench: Bench) -> str:
     """Optimizer, hooks and runner; loggers for external services are built but not run."""
-    from ..training import mmdet_trainer
+    from ..mmdet_trainer import building
+    from ..mmdet_trainer.trainer import mmdet_logger
 
     run = bench.run
-    logger = training_logger(run, 0)
-    mmdet_trainer.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
+    logger = mmdet_logger(training_logger(run, 0))
+    building.check_heads(bench.cfg, bench.wrapped, bench.dataset, logger)
     meta = {"seed": run.spec.job.seed, "config_digest": run.spec.digests["config"], "world_size": 1}
-    bench.runner = mmdet_trainer.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
+    bench.runner = building.runner(copy.deepcopy(bench.cfg), bench.wrapped, str(run.logs_dir), logger, meta,
                                    run.log_stamp(1))
     hooks = bench.runner._hooks
     hooks[:] = [h for h in hooks if isinstance(h, TextLoggerHook) or not isinstance(h, LoggerHook)]
@@ -155,7 +157,9 @@ def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
 
 def load_from(bench: Bench) -> str | None:
     """The weights from ``resume_from`` or ``load_from``."""
-    content = worker.begin(bench.runner, bench.cfg, bench.loader.batch_sampler, bench.runner.logger)
+    from ..mmdet_trainer.trainer import load_start
+
+    content = load_start(bench.runner, bench.cfg, bench.loader.batch_sampler)
     return needs.fitting(content, bench.runner, bench.cfg.load_from) if content is not None else None
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ...attempts.failures import NotStartable
 from ..gathering import gather_json
-from ..world import Place, device_index, node_name
+from ..world import RankInfo, device_index, node_name
 from .cuda_driver import Driver, DriverError
 
 
-def agree(place: Place, visible: int, group: Any) -> int:
+def agree(place: RankInfo, visible: int, group: Any) -> int:
     """The GPU of this rank; collective.
 
     Args:

@@ -22,7 +22,7 @@ from ...attempts import starts
 from ...attempts.failures import NotStartable
 from ...rundir.run import Run, Work
 from ..signals import prepare_child
-from ..world import Place, node_name
+from ..world import RankInfo, node_name
 from .cuda_code import CudaCode, cuda_code
 from .cuda_driver import NO_DEVICE, Driver, DriverError, Gpu
 
@@ -151,7 +151,7 @@ def check_capability(gpu: Gpu, code: CudaCode) -> None:
                           f"with TORCH_CUDA_ARCH_LIST={major}.{minor}", True)
 
 
-def require(work: Work, run: Run, place: Place) -> None:
+def require(work: Work, run: Run, place: RankInfo) -> None:
     """Refuse to start a rank on a GPU where it could not work; on record with the node and the remedy.
 
     Args:
@@ -166,7 +166,7 @@ def require(work: Work, run: Run, place: Place) -> None:
         refuse(work, run, place, f"{node_name()}: {problem.text}", problem.of_node)
 
 
-def refuse(work: Work, run: Run, place: Place, detail: str, of_node: bool = False) -> NoReturn:
+def refuse(work: Work, run: Run, place: RankInfo, detail: str, of_node: bool = False) -> NoReturn:
     """Put on record why a rank cannot take part in an attempt, and raise it as :class:`NotStartable`."""
     writer = f"start{place.rank:03d}.{place.job_id}.{place.restart}"
     work.ledger(work.newest_attempt(), writer).write(

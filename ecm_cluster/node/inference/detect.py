@@ -36,10 +36,10 @@ from ...rundir.run import Evaluation
 from ...scoring.detection_files import DetectionWriter
 from ...scoring.detections import Detections, of_image
 from ...scoring.parts import ScoredDataset, ScoredSet
+from ..mmdet_trainer.batches import collate, unpack
+from ..mmdet_trainer.building import ShieldedLoader, rfnext_init_model
+from ..mmdet_trainer.parallel import sync_batchnorm_alone
 from ..training import loading
-from ..training.batches import collate, unpack
-from ..training.mmdet_trainer import Loader, rfnext_init_model
-from ..training.parallel import sync_batchnorm_alone
 from . import scored_set
 from .logit_adjustment import adjust
 from .score_parts import PROPOSAL
@@ -84,7 +84,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
         end = begin + len(positions)
         batches += [list(range(at, min(at + batch, end))) for at in range(begin, end, batch)]
         begin = end
-    loader = Loader(share, batch_sampler=batches, num_workers=workers,
+    loader = ShieldedLoader(share, batch_sampler=batches, num_workers=workers,
                     collate_fn=partial(collate, samples_per_gpu=batch), pin_memory=device != "cpu")
     answers = run_inference(model, loader, device, scored)
     done = 0

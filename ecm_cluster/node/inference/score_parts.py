@@ -1,8 +1,8 @@
 """Detections of one evaluation to figures: each dataset by its own rule, and all of them as one where they are alike.
 
-COCO's and LVIS's rules are scored from the annotation files. What has an evaluation of its own (VOC, Open Images, a
-class of the user's) and what no scorer here knows (proposals) is scored by mmdet's ``dataset.evaluate``, with the
-config's ``evaluation`` as its arguments, on the results as the model gave them.
+COCO's and LVIS's rules are scored from the annotation files. A dataset with an evaluation of its own (VOC, Open Images,
+a class of the user's) and metrics that no scorer here has (proposals) are scored by mmdet's ``dataset.evaluate``, with
+the config's ``evaluation`` as its arguments, on the model's results.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .. import signals
 if TYPE_CHECKING:
     import numpy as np
 
-PROPOSAL = -1  # in place of a label, of boxes that have no class
+PROPOSAL = -1  # instead of a label, for boxes without a class
 
 
 def score(scored: ScoredSet, found: Detections, protocol: Protocol, options: Mapping[str, Any],
@@ -43,7 +43,7 @@ def score(scored: ScoredSet, found: Detections, protocol: Protocol, options: Map
         is which, ``notes`` what was asked for and could not be scored.
     """
     several, notes, documents = len(scored.parts) > 1, [], []
-    made: list[tuple[str, dict[str, Any]]] = []  # what goes behind the kinds, and a document
+    made: list[tuple[str, dict[str, Any]]] = []  # suffix of the kinds, and a document
     whole = several and scored.alike
     for number, part in enumerate(scored.parts):
         suffix = f"@{number}" if several else ""
@@ -70,7 +70,7 @@ def score(scored: ScoredSet, found: Detections, protocol: Protocol, options: Map
 
 
 def kinds_of(document: Mapping[str, Any], found: Detections, metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """By what these detections are scored, and what cannot be though it is asked for."""
+    """The kinds of overlap that these detections are scored by, and what is requested but impossible."""
     bare = [a for a in document["annotations"] if not is_mask(a.get("segmentation"))]
     why = "the model gives no masks" if "segm" not in found.iou_types else None if not bare else (
         f"{len(bare)} of {len(document['annotations'])} annotations have no usable segmentation (the first is "
@@ -198,9 +198,9 @@ def _encoded(found: Detections, row: int) -> dict[str, Any]:
 
 
 def _merged(made: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """One document of several, whose kinds get a suffix each."""
+    """One document of several; the kinds of each get its suffix."""
     if not made:
-        raise UserError("config: evaluation.metric names nothing that this model's answers can be scored by")
+        raise UserError("config: evaluation.metric names no metric that this model's predictions can be scored by")
     merged: dict[str, Any] = {**made[0][1], "figures": {}, "per_class": []}
     classes: dict[Any, dict[str, Any]] = {}
     intervals: dict[str, Any] = {}

@@ -1,7 +1,7 @@
-"""What is scored, as mmdet builds it from ``data.test``: the datasets, and what is to be known of them afterwards.
+"""What is scored, as mmdet builds it from ``data.test``: the datasets, and what has to be known about them afterwards.
 
 Every dataset is in test mode, those inside a ``ConcatDataset`` too: mmdet's test.py sets that on the outer dict alone,
-where it gets lost, and images without objects would be left out.
+where it has no effect, so images without objects would be dropped.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _members(test: Any) -> Iterator[Any]:
 
 
 def members(dataset: Any) -> Iterator[Any]:
-    """The datasets that a ``ConcatDataset`` is made of, in the order of their images; one that is none, itself."""
+    """The datasets that a ``ConcatDataset`` is made of, in the order of their images; any other dataset, itself."""
     if hasattr(dataset, "datasets") and hasattr(dataset, "cumulative_sizes"):
         for one in dataset.datasets:
             yield from members(one)
@@ -84,14 +84,14 @@ def _part(dataset: Any) -> ScoredDataset:
         raise UserError(f"data.test: {dataset.ann_file} has {len(categories)} categories, the dataset names "
                         f"{len(classes)} classes; set data.test.classes to the file's")
     images = getattr(dataset, "img_ids", None) if kind != OWN else range(len(dataset))
-    if images is None or len(images) != len(dataset):  # some leave images out after they have listed the ids
+    if images is None or len(images) != len(dataset):  # some drop images after they have listed the ids
         images = [info["id"] for info in dataset.data_infos]
     return ScoredDataset(kind, type(dataset).__name__, os.path.abspath(dataset.ann_file), list(images), categories,
                 None if classes is None else list(classes))
 
 
 def rule(kind: Any) -> str:
-    """Whose rule scores a class of datasets (itself, not its name); what has an evaluation of its own keeps it.
+    """The rule of a class of datasets (the class, not its name); one with an evaluation of its own keeps it.
 
     Cityscapes' own metric is scored by its own ``evaluate``, and ``bbox`` and ``segm`` by COCO's, as there.
     """

@@ -28,10 +28,10 @@ from ...scoring.parts import ScoredSet
 from ...staging import planned
 from .. import heartbeat, signals, staged_data
 from ..beside import patiently
+from ..rank_process import end, enter, record_failure
 from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
-from ..training.worker import end, enter, load_config, record_failure
-from ..world import Place, device_index, identify
+from ..world import RankInfo, device_index, identify
 
 SERVING_SECONDS = 30.0  # that a finished rank still serves staged data to nodes that are copying
 
@@ -54,7 +54,7 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
         return 1
 
 
-def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
              checkpoint: evaluations.Manifest) -> None:
     """Inference on this rank's share; on rank 0 also the scoring."""
     if not evaluations.has_detections(work):
@@ -73,20 +73,21 @@ def evaluate(run: Run, work: Evaluation, place: Place, attempt: int, stage: str,
         record.write("end", cause="complete", rank=0)
 
 
-def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, element: Element,
+def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's missing chunks."""
     job = run.job(stage)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()  # after copying has started, since it takes seconds
     import torch
 
+    from ..mmdet_trainer import config as mmdet_config
     from .detect import infer as infer_chunks
 
     torch.set_num_threads(run.threads(stage))
-    cfg = load_config(run)
+    cfg = mmdet_config.load(run)
     staged_data.use(cfg, data)
     eval_settings.apply(cfg, element.settings)
     device = job.device
@@ -97,7 +98,7 @@ def infer(run: Run, work: Evaluation, place: Place, attempt: int, stage: str, el
     counts = class_counts(run, cfg) if element.settings.get("margin") else None
     infer_chunks(cfg, checkpoint.path(run), work, place.rank, place.world_size, device, element.settings, counts,
                  partial(heartbeat.Counter(), phase="inference"))
-    data.close_doors(SERVING_SECONDS)
+    staged_data.stop_serving(work, place, attempt, data, SERVING_SECONDS)
 
 
 def class_counts(run: Run, cfg: Any) -> list[float] | None:
@@ -131,12 +132,13 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
 
 def test_set(run: Run) -> Any:
     """The dataset of ``data.test``, built by mmdet."""
-    from .. import imports
+    from ..mmdet_trainer import imports
 
     imports.framework()
+    from ..mmdet_trainer import config as mmdet_config
     from . import scored_set
 
-    return scored_set.build(load_config(run))[0]
+    return scored_set.build(mmdet_config.load(run))[0]
 
 
 def annotations_digest(run: Run) -> str | None:

@@ -13,7 +13,7 @@ from ...base import files
 from ...chain import submissions
 from ...rundir.run import Run, Work
 from ..gpu import preflight
-from ..world import Place
+from ..world import RankInfo
 from . import postmortem
 
 
@@ -21,7 +21,7 @@ class AttemptFailed(RuntimeError):
     """Ends the task with a non-zero code: an incomplete job must never look completed to Slurm."""
 
 
-def create(work: Work, run: Run, place: Place, stage: str, mark: str,
+def create(work: Work, run: Run, place: RankInfo, stage: str, mark: str,
            basis: Callable[[Any], dict[str, Any]]) -> int:
     """Take the next number.
 
@@ -35,7 +35,7 @@ def create(work: Work, run: Run, place: Place, stage: str, mark: str,
     work.attempts_dir.mkdir(parents=True, exist_ok=True)
     require_ownership(work, run, place, stage)
     postmortem.close_open(work, place)
-    if stop := endings.barren_run(work):
+    if stop := endings.no_progress(work):
         preflight.refuse(work, run, place, stop)
     while True:
         number = work.newest_attempt() + 1
@@ -49,7 +49,7 @@ def create(work: Work, run: Run, place: Place, stage: str, mark: str,
             return number
 
 
-def require_ownership(work: Work, run: Run, place: Place, stage: str) -> None:
+def require_ownership(work: Work, run: Run, place: RankInfo, stage: str) -> None:
     """End a start that stood still while Slurm, or the user, has put another one in its place.
 
     Raises:
@@ -60,7 +60,7 @@ def require_ownership(work: Work, run: Run, place: Place, stage: str) -> None:
         raise AttemptFailed(why)
 
 
-def stale(work: Work, run: Run, place: Place, stage: str) -> str | None:
+def stale(work: Work, run: Run, place: RankInfo, stage: str) -> str | None:
     """Why this start of a job must not take part in the run any more, if another one has its place."""
     newest = work.newest_attempt()
     record = work.read_attempt(newest) if newest else {}

@@ -14,11 +14,10 @@ import sys
 import time
 from collections.abc import Mapping
 
-from ...attempts import endings, slurm_ends, starts
+from ...attempts import causes, endings, slurm_ends, starts
 from ...base import files
 from ...base.errors import UserError
-from ...chain import chain, evaluations, locks, submissions
-from ...chain import successor as handover
+from ...chain import chain, evaluations, locks, submissions, successor
 from ...rundir import ledger as ledgers
 from ...rundir.run import Run, Work
 from ...slurm import commands, site
@@ -29,7 +28,6 @@ LAST_WORDS_BYTES = 4000
 LAST_LINES = 3
 NAMED_BY_SRUN = re.compile(r"^srun: error: (\S+): tasks?\b.*: Exited with", re.MULTILINE)
 PATIENCE_SECONDS = 60.0
-BROUGHT_BACK = ("preempted", "time limit", "node failure")  # ends after which this job asks for its next start
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
@@ -81,7 +79,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
             seen = "the batch shell was ended" if code is None else f"the job step ended with code {code}"
             state = (answer or {}).get("JobState", "unknown, as Slurm does not answer")
             ledger.write("end", cause=cause, rank=None, code=code, state=state,
-                         detail=f"{endings.ENDINGS[cause].text}: {seen}, job state {state}")
+                         detail=f"{causes.CAUSES[cause].text}: {seen}, job state {state}")
     decision = endings.decide(work)
     # a job whose work is done must end well too, as what comes behind it waits for that
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
@@ -121,7 +119,7 @@ def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | No
         log = "; its log ends: " + " | ".join(words.split("\n")[-LAST_LINES:])[-500:] if words else ""
         detail = f"{node}: the job step ended with code {code} before an attempt began{log}"
     else:
-        detail = f"{endings.ENDINGS[cause].text} before an attempt began"
+        detail = f"{causes.CAUSES[cause].text} before an attempt began"
     job_id, _ = world.batch_start()
     return ledger.write("not-started", cause=cause, rank=None, node=node, detail=detail,
                         of_node=of_node and cause in ("setup failed", "start failed"),
@@ -202,7 +200,7 @@ def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
     """
     told = answer or {}
     ended = told.get("JobState") not in slurm_ends.ALIVE and \
-        slurm_ends.why_signalled(told, restart, 0, None) in BROUGHT_BACK
+        slurm_ends.why_signalled(told, restart, 0, None) in causes.REQUEUES
     return (told.get("JobState") == "RUNNING" or ended) and int(told.get("Restarts") or 0) == restart
 
 
@@ -233,15 +231,15 @@ def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger
 def succeed(run: Run, attempt: int, stage: str, job_id: str, ledger: ledgers.Ledger) -> bool:
     """Submit a job in place of this one, which Slurm will not run again; behind a training, with its evaluation."""
     try:
-        successor = handover.successor(run, attempt, job_id) if stage == chain.TRAIN else \
-            handover.evaluation_successor(run, stage, world.element(), job_id)
+        new = successor.successor(run, attempt, job_id) if stage == chain.TRAIN else \
+            successor.evaluation_successor(run, stage, world.element(), job_id)
     except (UserError, OSError, subprocess.SubprocessError) as error:
         ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
                      next=chain.resume_line(run))
         return False
-    if successor is not None:
-        ledger.write("successor", job_id=successor)
-    return successor is not None
+    if new is not None:
+        ledger.write("successor", job_id=new)
+    return new is not None
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from ...attempts import endings
 from ...backends import driver
 from ...chain import chain, evaluations, submissions
 from ...rundir.run import Run, Work
-from ...slurm import commands
+from ...slurm import launcher
 from ...slurm.sbatch import TOKEN_ENV
 from ..world import DRIVER_ENV, ELEMENT_ENV
 
 
-class Driver:
+class LocalDriver:
     """Plays the chain of one run, or one stage of it."""
 
     def __init__(self, run: Run, stage: str) -> None:
@@ -35,7 +35,7 @@ class Driver:
         self._process: Any = None
         self._cancelled = False
 
-    def play(self) -> int:
+    def run_chain(self) -> int:
         """All stages; 0 when the last is done."""
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
@@ -45,14 +45,14 @@ class Driver:
             for index in range(several):
                 name = stage if several == 1 else f"{stage} {index}"
                 say(f"{name}: starting")
-                decision = self._play(stage, index)
+                decision = self._run_step(stage, index)
                 say(f"{name}: {decision.action}: {decision.reason}")
                 failed |= decision.action != "done"
                 if failed and (stage == chain.TRAIN or self._cancelled):
                     return 1
         return int(failed)
 
-    def _play(self, stage: str, index: int) -> endings.Decision:
+    def _run_step(self, stage: str, index: int) -> endings.Decision:
         asked = chain.request(self.run, self.job, stage, token="local")
         os.environ[ELEMENT_ENV] = str(index)
         idle = 0
@@ -84,7 +84,7 @@ class Driver:
                 return decision
             # an end counts in its budget once only: a start that began no attempt counts here
             idle = idle + 1 if newest == before else 0
-            if idle == endings.BARREN_LIMIT:
+            if idle == endings.NO_PROGRESS_LIMIT:
                 why = f"{idle} starts in a row began no attempt; see {self.run.submitit_dir}"
                 return endings.Decision("stop", why)
             say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); going on")
@@ -92,7 +92,7 @@ class Driver:
     def _launch(self, stage: str, tasks: int) -> str:
         """Run a stage's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
-        executor = commands.local_executor(self.run, self.job, tasks)
+        executor = launcher.local_executor(self.run, self.job, tasks)
         controller = executor.submit(chain.task(self.run, stage))
         self._process = controller._process
         while self._process.poll() is None:
@@ -114,4 +114,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Driver(Run(sys.argv[2]), sys.argv[1]).play())
+    sys.exit(LocalDriver(Run(sys.argv[2]), sys.argv[1]).run_chain())

@@ -7,18 +7,18 @@ import signal
 import socket
 from typing import Any
 
-from ...attempts import endings, failures, slurm_ends
+from ...attempts import causes, endings, failures, slurm_ends
 from ...base import files
 from ...base.reading import Maybe, OptionalKey, Unreadable
 from ...rundir import ledger
 from ...rundir.run import Work
 from ...slurm import commands
-from ..world import Place, node_name
+from ..world import RankInfo, node_name
 
 ABORT = {OptionalKey("rank"): Maybe(int), OptionalKey("cause"): Maybe(str), OptionalKey("stopped"): bool}
 
 
-def record_exit(work: Work, place: Place, attempt: int, record: ledger.Ledger, code: int, log_begin: int,
+def record_exit(work: Work, place: RankInfo, attempt: int, record: ledger.Ledger, code: int, log_begin: int,
                 starved: bool) -> None:
     """Record that a rank's worker failed, unless the worker has done so.
 
@@ -56,19 +56,19 @@ def read_abort(work: Work, attempt: int) -> dict[str, Any] | None:
         return {}
 
 
-def only_follows(work: Work, place: Place, attempt: int, code: int, log_begin: int) -> bool:
+def only_follows(work: Work, place: RankInfo, attempt: int, code: int, log_begin: int) -> bool:
     """Whether a rank's worker failed only because another rank has gone; see :func:`record_exit`."""
     if own := _own_ends(work, place, attempt):
         return bool(own[-1].get("follows"))
     return bool(failures.of_exit(code, work.rank_log(place.rank), log_begin).get("follows"))
 
 
-def _own_ends(work: Work, place: Place, attempt: int) -> list[ledger.Event]:
+def _own_ends(work: Work, place: RankInfo, attempt: int) -> list[ledger.Event]:
     """What this rank has recorded as the attempt's end."""
     return [e for e in work.events(attempt) if e.kind == "end" and e.get("rank") == place.rank]
 
 
-def close_open(work: Work, place: Place) -> None:
+def close_open(work: Work, place: RankInfo) -> None:
     """Record the end of the newest attempt if it has none, before the next one begins.
 
     Args:
@@ -83,21 +83,21 @@ def close_open(work: Work, place: Place) -> None:
     closer.write("end", cause=cause, detail=detail, rank=None, found_by=place.identity)
 
 
-def why(record: dict, place: Place) -> tuple[str, str]:
+def why(record: dict, place: RankInfo) -> tuple[str, str]:
     """Cause and evidence of the end of an attempt of which only its file is left."""
     job_id, restart = str(record.get("job_id")), int(record.get("restart") or 0)
     if record.get("cluster") != "slurm":
-        return "lost", endings.ENDINGS["lost"].text
+        return "lost", causes.CAUSES["lost"].text
     states = commands.past_states(job_id)
     state = states[restart] if len(states) > restart else ""
     again = job_id == place.job_id and place.restart > restart
     if state in slurm_ends.UNRECORDED:
         cause = slurm_ends.UNRECORDED[state]
-        return cause, f"{endings.ENDINGS[cause].text} (accounting says {state}); the attempt itself recorded no reason"
+        return cause, f"{causes.CAUSES[cause].text} (accounting says {state}); the attempt itself recorded no reason"
     if again:
         return "requeued", "Slurm restarted the job; the attempt itself recorded no reason"
     answer = commands.show_job(job_id) or {}
     state = answer.get("JobState", "")
     cause = slurm_ends.why_unrecorded(answer, restart)
     said = f"Slurm says {state} of job {job_id}" if state else f"Slurm knows nothing of job {job_id}"
-    return cause, f"{endings.ENDINGS[cause].text}; {said}"
+    return cause, f"{causes.CAUSES[cause].text}; {said}"

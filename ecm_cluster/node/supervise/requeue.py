@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ...attempts import endings, slurm_ends
+from ...attempts import causes, endings, slurm_ends
 from ...base import files
 from ...chain import signal_lead
 from ...rundir.run import Run, Work
 from ...slurm import commands, site
-from ..world import Place
+from ..world import RankInfo
 from . import epilog, postmortem
 
 OUTLIVE_SECONDS = 600.0  # twice the SlurmdTimeout that Slurm has by default
 UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
 
 
-def ask(run: Run, place: Place) -> str:
-    """The cause of a signal: a key of :data:`recovery.ENDINGS`, or ``unknown`` where Slurm does not answer."""
+def ask(run: Run, place: RankInfo) -> str:
+    """The cause of a signal: a key of :data:`causes.CAUSES`, or ``unknown`` where Slurm does not answer."""
     # not less than what the job was submitted with: what a run has measured only grows
     warned = signal_lead.lead_of(run, run.job().signal_lead)
     answer = commands.show_job(place.job_id)
@@ -30,8 +30,8 @@ def ask(run: Run, place: Place) -> str:
     return "unknown" if left is None else slurm_ends.why_signalled(answer, place.restart, warned, left)
 
 
-def why_signalled(run: Run, place: Place) -> str:
-    """The cause of a signal: a key of :data:`recovery.ENDINGS`. Stays here while Slurm does not answer."""
+def why_signalled(run: Run, place: RankInfo) -> str:
+    """The cause of a signal: a key of :data:`causes.CAUSES`. Stays here while Slurm does not answer."""
     asked = time.monotonic()
     while time.monotonic() - asked < UNANSWERED_SECONDS:
         cause = ask(run, place)
@@ -41,23 +41,23 @@ def why_signalled(run: Run, place: Place) -> str:
     return "signalled"
 
 
-def missed_signal(place: Place) -> str:
+def missed_signal(place: RankInfo) -> str:
     """What happened to the job while this task started, when signals were ignored: ``preempted``, ``requeued``, …"""
     return slurm_ends.why_signalled(commands.show_job(place.job_id), place.restart, 0, None)
 
 
-def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str,
-               heard: list[str]) -> dict[str, Any]:
+def after_stop(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str,
+               received: list[str]) -> dict[str, Any]:
     """Rank 0: why all ranks have stopped, on record as the attempt's end, and what they do now.
 
     Args:
-        heard: Names of the signals that came.
+        received: Names of the signals that came.
 
     Returns:
         ``cause``, and ``action``: ``again`` (the next attempt in the same start), ``stay`` (until Slurm ends the task)
         or ``stop``.
     """
-    signals = ", ".join(dict.fromkeys(heard))
+    signals = ", ".join(dict.fromkeys(received))
     failed = endings.failed_commit(work.events(attempt, "train000"), attempt)
     lost = f"; {failed}" if failed else ""
     if not place.on_slurm:
@@ -66,13 +66,13 @@ def after_stop(run: Run, work: Work, attempt: int, place: Place, ledger: Any, st
         return {"action": "stop", "cause": cause}
     cause = why_signalled(run, place)
     # requeued already: nothing here is waited for, and a node that Slurm took for dead is free the sooner
-    action = "again" if cause == "signalled" else "stay" if cause in epilog.BROUGHT_BACK else "stop"
-    text = endings.ENDINGS[cause].text + (f" ({signals} received)" if signals else "")
+    action = "again" if cause == "signalled" else "stay" if cause in causes.REQUEUES else "stop"
+    text = causes.CAUSES[cause].text + (f" ({signals} received)" if signals else "")
     ledger.write("end", cause=cause, detail=text + lost, rank=0, next=action)
     return {"action": action, "cause": cause}
 
 
-def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> str | None:
+def requeue(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> str | None:
     """Have Slurm run this job again after its commit; where it refuses, submit a successor.
 
     Returns:
@@ -82,7 +82,7 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     cause = "cancelled" if run.cancelled(stage) else why_signalled(run, place)
     if cause == "requeued":
         return None
-    if cause not in epilog.BROUGHT_BACK or work.newest_attempt() != attempt:
+    if cause not in causes.REQUEUES or work.newest_attempt() != attempt:
         ledger.write("requeue", accepted=False, cause=cause)
         return f"not requeued: {cause}"
     files.kill_point("before-requeue", work.path)
@@ -95,7 +95,7 @@ def requeue(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
     return "Slurm refused the requeue; a job that was submitted in its place goes on, or `resume` does"
 
 
-def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> bool:
+def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> bool:
     """Rank 0 and the batch shell may have gone with their node: the first task of another node does their last work.
 
     Returns:
@@ -116,7 +116,7 @@ def stand_in(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stag
     return True
 
 
-def outlive(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage: str) -> None:
+def outlive(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> None:
     """After a failure that only followed from another rank's: wait for word of rank 0's node, and stand in for it.
 
     Gloo notices within a second that a node is gone, slurmctld only after SlurmdTimeout. A rank that left before would
@@ -129,7 +129,7 @@ def outlive(run: Run, work: Work, attempt: int, place: Place, ledger: Any, stage
             return
 
 
-def slurm_requeues(place: Place) -> bool:
+def slurm_requeues(place: RankInfo) -> bool:
     """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
     job = commands.show_job(place.job_id) or {}
     # a job that is ending, and was not requeued, does not come back by itself whatever the modes are

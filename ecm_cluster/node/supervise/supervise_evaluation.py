@@ -10,7 +10,7 @@ import signal
 import time
 from typing import Any
 
-from ...attempts import endings
+from ...attempts import causes
 from ...chain import evaluations
 from ...rundir import checkpoints
 from ...rundir.checkpoints import Manifest
@@ -54,40 +54,40 @@ class EvaluationSupervisor(Supervisor):
         ways = [evaluations.scoring_variant(scoring) for scoring in self.element.scoring]
         return {"from": self.checkpoint.file, "accepts": [], "ways": ways}
 
-    def heed(self, attempt: int, ledger: Any) -> None:
+    def poll_signals(self, attempt: int, ledger: Any) -> None:
         """Ask why a signal came; end what is cancelled, and have the job run again where that is for us to do."""
         self.stand_in(attempt, ledger)
         if self.place.rank != 0 or not signals.asked_to_stop() \
                 or time.monotonic() - self._asked < ASK_AGAIN_SECONDS:
             return
-        heard = signals.received()
+        received = signals.received()
         cause, self._asked = self._cause(), time.monotonic()
         if cause == "unknown":
             return
         self._asked = float("-inf")
         signals.clear()
         try:
-            self._answer(cause, heard, attempt, ledger)
+            self._answer(cause, received, attempt, ledger)
         except (OSError, ValueError):
             signals.ask_to_stop(signal.SIGTERM)  # storage failed: the signal is answered when it does not
             raise
 
-    def _answer(self, cause: str, heard: list[str], attempt: int, ledger: Any) -> None:
+    def _answer(self, cause: str, received: list[str], attempt: int, ledger: Any) -> None:
         if cause in ("cancelled", "requeued"):
             # Slurm brings back at the end of the grace what it has preempted
             cause = "preempted" if cause == "requeued" and self._preempted else cause
-            self._end(cause, heard, ledger)
+            self._end(cause, received, ledger)
             postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause)
         elif cause == "preempted":
             self._preempted = True
             if not requeue.slurm_requeues(self.place):
-                self._end(cause, heard, ledger)
+                self._end(cause, received, ledger)
                 refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
                 if refused is None:
                     postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause)
 
-    def _end(self, cause: str, heard: list[str], ledger: Any) -> None:
-        detail = f"{endings.ENDINGS[cause].text} ({', '.join(dict.fromkeys(heard))} received)"
+    def _end(self, cause: str, received: list[str], ledger: Any) -> None:
+        detail = f"{causes.CAUSES[cause].text} ({', '.join(dict.fromkeys(received))} received)"
         ledger.write("end", cause=cause, detail=detail, rank=0, next="stop")
 
     def _cause(self) -> str:

@@ -36,7 +36,7 @@ class TrainingSupervisor(Supervisor):
         """Let evaluations of new checkpoints start, too: Slurm may take a minute to answer."""
         return [*super().aside(attempt), Beside(partial(successor.release_due, self.training), RELEASE_SECONDS)]
 
-    def heed(self, attempt: int, ledger: Any) -> None:
+    def poll_signals(self, attempt: int, ledger: Any) -> None:
         """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""
         self.stand_in(attempt, ledger)
         phase = self.memory.read().get("phase", "starting")

@@ -16,6 +16,7 @@ import time
 from functools import partial
 from typing import Any
 
+from ...attempts import causes
 from ...base import files, processes
 from ...base.reading import OneOf
 from ...rundir.run import Run, Work
@@ -64,7 +65,7 @@ class Supervisor:
         """What the worker is told besides run and attempt."""
         return []
 
-    def heed(self, attempt: int, ledger: Any) -> None:
+    def poll_signals(self, attempt: int, ledger: Any) -> None:
         """What this process does about a signal itself, asked twice a second while the worker works."""
         raise NotImplementedError
 
@@ -164,7 +165,7 @@ class Supervisor:
             watching.send(worker, signal.SIGTERM)
         minutes = self.training.job(self.stage).hang_minutes
         watch = watching.Watch(self.work, self.place, attempt, ledger, self.memory, 60 * minutes,
-                               partial(self.heed, attempt, ledger))
+                               partial(self.poll_signals, attempt, ledger))
         aside = self.aside(attempt) if self.place.rank == 0 else []
         try:
             return watch.until_it_ends(worker)
@@ -227,12 +228,12 @@ class Supervisor:
     def after_stop(self, attempt: int, ledger: Any) -> None:
         """All ranks have stopped, at the same step or before any: rank 0 finds out why, and they do the same thing."""
         path = self.work.decision_file(attempt)
-        heard = signals.received()
+        received = signals.received()
         signals.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
         if self.place.rank == 0:
             # what it reads may fail, and comes before what it does
             decision = patiently(partial(requeue.after_stop, self.training, self.work, attempt, self.place, ledger,
-                                         self.stage, heard), STORAGE_SECONDS)
+                                         self.stage, received), STORAGE_SECONDS)
             with Quiet():  # on a full disk the others do not hear of it, and end with this task
                 patiently(partial(files.write_json, path, decision), ASK_AGAIN_SECONDS)
         else:
@@ -241,7 +242,7 @@ class Supervisor:
             self.generation += 1
             return
         if decision["action"] == "stay":
-            if self.place.rank == 0 and decision["cause"] in epilog.BROUGHT_BACK:
+            if self.place.rank == 0 and decision["cause"] in causes.REQUEUES:
                 refused = patiently(partial(requeue.requeue, self.training, self.work, attempt, self.place, ledger,
                                             self.stage), STORAGE_SECONDS)
                 if refused:

@@ -18,7 +18,7 @@ from ...rundir.run import Work
 from .. import signals, world
 from ..beside import Beside, Quiet
 from ..heartbeat import HeartbeatFile, HeartbeatMemory
-from ..world import Place
+from ..world import RankInfo
 from . import postmortem, watchdog
 
 LOOK_SECONDS = 1.0
@@ -29,7 +29,7 @@ KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for 
 
 
 @dataclass(frozen=True)
-class Seen:
+class StorageReport:
     """What shared storage says: why to end (a rank's abort), and a rank of this machine that died without a word."""
 
     abort: dict[str, Any] | None = None
@@ -41,16 +41,16 @@ class Watch:
 
     Args:
         hang_seconds: The job's ``hang_minutes`` in seconds; 0: never.
-        heed: What the supervisor does about signals, called twice a second.
+        poll_signals: What the supervisor does about signals, called twice a second.
 
     Attributes:
         stopped_since: When the worker said that it has agreed to stop, if it has.
     """
 
-    def __init__(self, work: Work, place: Place, attempt: int, record: ledger.Ledger, memory: HeartbeatMemory,
-                 hang_seconds: float, heed: Callable[[], None]) -> None:
+    def __init__(self, work: Work, place: RankInfo, attempt: int, record: ledger.Ledger, memory: HeartbeatMemory,
+                 hang_seconds: float, poll_signals: Callable[[], None]) -> None:
         self.work, self.place, self.attempt, self.record, self.memory = work, place, attempt, record, memory
-        self.heed = heed
+        self.poll_signals = poll_signals
         self.stopped_since: float | None = None
         self._abort: dict[str, Any] | None = None
         self._dog = watchdog.Watchdog(hang_seconds)
@@ -73,16 +73,16 @@ class Watch:
             if beats is not None:
                 beats.close(patience=2.0)
 
-    def _look(self) -> Seen:
+    def _look(self) -> StorageReport:
         abort = postmortem.read_abort(self.work, self.attempt)
         alone = abort is None and not self.place.on_slurm
-        return Seen(abort, self._near.lost() if alone else None)
+        return StorageReport(abort, self._near.lost() if alone else None)
 
     def _must_end(self, worker: subprocess.Popen, looks: Beside) -> bool:
         """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""
         if signals.asked_to_stop() and self._should_have_left():
             return True
-        seen = looks.value or Seen()
+        seen = looks.value or StorageReport()
         if seen.abort is None:
             silence = self._dog.silent(self.memory.read(), watchdog.look_at(worker.pid),
                                        storage_answers=looks.stuck < watchdog.PAUSE_SECONDS)
@@ -93,7 +93,7 @@ class Watch:
             elif world.driver_is_gone() and not signals.asked_to_stop():
                 signals.ask_to_stop(signal.SIGTERM)
             with self._quiet:
-                self.heed()
+                self.poll_signals()
             if signals.asked_to_stop():
                 looks.soon()
         abort = self._abort or seen.abort

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,31 +50,6 @@ def _load(file: Any, map_location: Any) -> Any:
             return torch.load(file, map_location=map_location, pickle_module=restricted, weights_only=False)
         finally:
             serialization.pickle = before
-
-
-def guard() -> None:
-    """Have nothing that loads weights run code in them: mmcv's ``load_from``, ``Pretrained`` and teachers, mmdet, hubs.
-
-    Files that mmcv loads are read by :func:`read`. Whatever else calls ``torch.load``, or has a hub call it, and does
-    not say ``weights_only`` gets data alone, as from torch 2.6 on: the defaults of the functions themselves change,
-    since other modules have them under names of their own. What mmdet's ranks tell each other, lists of names, is JSON.
-    """
-    from mmcv.runner import CheckpointLoader
-    from mmdet.core.utils import dist_utils
-
-    def load_from_local(filename: str, map_location: Any = None) -> Any:  # mmcv prints the name without the prefix
-        return read(filename, map_location)
-
-    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
-    if RELEASE < (2, 6):
-        defaults: Any = torch.load.__kwdefaults__
-        defaults["weights_only"] = True
-    fetch: Any = torch.hub.load_state_dict_from_url
-    names = inspect.getfullargspec(fetch).args
-    if "weights_only" in names:  # torch 2.1 and later, where False is the default and is passed on
-        at = names.index("weights_only") - len(names)
-        fetch.__defaults__ = (*fetch.__defaults__[:at], True, *fetch.__defaults__[len(fetch.__defaults__) + at + 1:])
-    dist_utils.pickle = SimpleNamespace(dumps=lambda value: json.dumps(value).encode(), loads=json.loads)
 
 
 @contextlib.contextmanager

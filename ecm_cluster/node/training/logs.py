@@ -29,22 +29,17 @@ def make_output_losable() -> None:
             setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True))
 
 
-def training_logger(run: Run, rank: int) -> logging.Logger:
-    """mmdet's logger, which its modules and hooks use: on rank 0 appended to ``train.log``, elsewhere errors only."""
-    from mmcv.utils import logging as mmcv_logging
-
-    logger = logging.getLogger("mmdet")
+def training_logger(run: Run, rank: int, name: str = "ecm_cluster.training") -> logging.Logger:
+    """The logger of this name: on rank 0 appended to ``train.log``, elsewhere errors only."""
+    logger = logging.getLogger(name)
     logger.handlers.clear()
     logger.propagate = False
     form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
-    stream = logging.StreamHandler(sys.stderr)
-    handlers: list[logging.Handler] = [stream]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if rank == 0:
         handlers.append(logging.FileHandler(run.train_log, mode="a", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(form)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    # mmcv would add handlers of its own, one of which truncates the file
-    mmcv_logging.logger_initialized["mmdet"] = True
     return logger

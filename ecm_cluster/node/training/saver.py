@@ -18,7 +18,7 @@ from ...base import files
 from ...rundir import checkpoints, ledger
 from ...rundir.run import Run
 from . import keeping
-from .writer import ALIGNMENT, Outcome, Request, Writer
+from .writer import ALIGNMENT, CommitRequest, CommitResult, Writer
 
 GRAIN = 1 << 21  # bytes by which the shared memory grows: a huge page
 PLAIN_DATA = "keep plain data there: numbers, strings, lists, dicts, tensors and arrays"
@@ -126,13 +126,14 @@ class Saver:
         spare: The iteration of a checkpoint that stays whatever is committed after it.
     """
 
-    def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger) -> None:
-        self.run, self.attempt, self.keep, self.record = run, attempt, keep, record
+    def __init__(self, run: Run, attempt: int, keep: int, record: ledger.Ledger,
+                 logger: logging.Logger) -> None:
+        self.run, self.attempt, self.keep, self.record, self.logger = run, attempt, keep, record, logger
         self.last: checkpoints.Manifest | None = None
         self.failure: str | None = None
         self.blocked_seconds = self.write_seconds = 0.0
         self.spare: int | None = None
-        self._request: Request | None = None
+        self._request: CommitRequest | None = None
         self._facts: dict[str, Any] = {}
         self._failing: tuple[float, str] | None = None
         counting = checkpoints.accepted(run)
@@ -141,7 +142,7 @@ class Saver:
         self._memory = SharedCopy()
         self.writer = Writer(run, attempt, self._memory.descriptor)
 
-    def commit(self, state: Any, logger: logging.Logger, *, iteration: int, epoch: int, position: int,
+    def commit(self, state: Any, *, iteration: int, epoch: int, position: int,
                epoch_end: bool, step: int = 1, unkept: Sequence[str] = (), **facts: Any) -> None:
         """Begin to commit a state; waits for the one before it, if that is still being written.
 
@@ -150,33 +151,33 @@ class Saver:
             facts: Fields for the event of the commit.
         """
         began = time.monotonic()
-        self.settle(logger, wait=True)
+        self.settle(wait=True)
         structure, spans = self._memory.take(state)
         if self._said is None:
             require_essentials(self._memory.lost)
-        self._say_lost(self._memory.lost, PLAIN_DATA, iteration, logger)
-        self._say_lost(unkept, ELSEWHERE, iteration, logger)
-        self._request = Request(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
+        self._say_lost(self._memory.lost, PLAIN_DATA, iteration)
+        self._say_lost(unkept, ELSEWHERE, iteration)
+        self._request = CommitRequest(iteration, epoch, position, epoch_end, step, structure, spans, self._memory.size,
                                 self.keep, self.spare)
         self._facts = facts
         self.writer.send(self._request)
         self.blocked_seconds = time.monotonic() - began
 
-    def _say_lost(self, lost: Sequence[str], remedy: str, iteration: int, logger: logging.Logger) -> None:
+    def _say_lost(self, lost: Sequence[str], remedy: str, iteration: int) -> None:
         """Name what a checkpoint cannot hold, once."""
         said, self._said = self._said or set(), {*(self._said or ()), *lost}
         if not said.issuperset(lost):
             text = f"checkpoints do not hold {listed(lost)}: after a restart it is gone"
-            logger.warning("%s; %s", text, remedy)
+            self.logger.warning("%s; %s", text, remedy)
             self.record.write("warning", about="not kept", iteration=iteration, text=text)
 
-    def again(self, logger: logging.Logger) -> None:
+    def again(self) -> None:
         """Try the newest state once more; its copy is still there. Waits."""
         assert self._request is not None
         self.writer.send(self._request)
-        self.settle(logger, wait=True)
+        self.settle(wait=True)
 
-    def settle(self, logger: logging.Logger, wait: bool) -> None:
+    def settle(self, wait: bool) -> None:
         """Take up what became of the checkpoint under way, if that is known.
 
         Raises:
@@ -188,7 +189,7 @@ class Saver:
         if outcome.overtaken:
             raise checkpoints.StaleAttempt(outcome.reason)
         if outcome.manifest is None:
-            self._say_failed(outcome, self._request, logger)
+            self._say_failed(outcome, self._request)
             return
         manifest, self.failure, self._failing = outcome.manifest, None, None
         self.last, self.write_seconds, self._standing = manifest, outcome.seconds, manifest.iteration
@@ -197,14 +198,14 @@ class Saver:
                           blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
                           bytes=manifest.size, **self._facts)
 
-    def _say_failed(self, outcome: Outcome, request: Request, logger: logging.Logger) -> None:
+    def _say_failed(self, outcome: CommitResult, request: CommitRequest) -> None:
         self.failure = outcome.reason
         stands, again = self.stands(), self._failing is not None
         self._failing = self._failing[0] if self._failing else time.monotonic(), outcome.reason[:REASON_LENGTH]
-        logger.warning("the checkpoint of iteration %d could not be written: %s; %s", request.iteration,
+        self.logger.warning("the checkpoint of iteration %d could not be written: %s; %s", request.iteration,
                        outcome.reason, stands)
         if again:
-            logger.warning("%s", endings.failing_text(self.trouble()))
+            self.logger.warning("%s", endings.failing_text(self.trouble()))
         self.record.write("commit-failed", iteration=request.iteration, reason=outcome.reason, stands=stands)
 
     def stands(self) -> str:

@@ -1,4 +1,4 @@
-"""A rank's worker process: trains from the newest valid checkpoint, if there is one, to the end.
+"""A rank's worker process in a training: from the newest valid checkpoint, if there is one, to the end.
 
 Started by the supervisor as ``python -m ecm_cluster.node.training.worker RUN ATTEMPT``. Exit codes: 0 the run is
 complete; 75 all ranks agreed to stop and committed; 1 anything else, with the reason in the ledger.
@@ -6,24 +6,28 @@ complete; 75 all ranks agreed to stop and committed; 1 anything else, with the r
 
 from __future__ import annotations
 
-import contextlib
-import os
+import importlib
 import sys
-import traceback
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from ...attempts import failures
-from ...base import reading
+from ...base import processes
 from ...chain import chain, evaluations
-from ...mmconfig import literals
 from ...rundir import training_log
 from ...rundir.run import Run
 from .. import heartbeat, signals, staged_data
+from ..rank_process import end, enter, record_failure
 from ..rendezvous import join, leave
 from ..supervise.supervisor import EXIT_STOPPED
 from ..supervise.watching import STOPPED
-from ..world import Place, identify, node_name
+from ..world import RankInfo, identify
 from . import logs
+
+if TYPE_CHECKING:
+    from .step_hook import StepHook
+    from .trainable import Trainable
+
+COLLECTIVE_SECONDS = 1800.0  # after which a collective gives up; torch's default for gloo
 
 
 def main(run_path: str, attempt: int) -> int:
@@ -34,191 +38,107 @@ def main(run_path: str, attempt: int) -> int:
     try:
         enter(run)
         data = staged_data.prepare(run, run.job(), run, place, attempt, "train")
-        cfg = load_config(run)
-        staged_data.use(cfg, data)
+        make = trainer_of(run)
         staged_data.await_nodes(run, place, attempt, data)
-        return train(run, place, attempt, cfg)
+        return train(run, place, attempt, data, make)
     except BaseException as error:
         record_failure(run, attempt, place.rank, "train", error)
         return 1
 
 
-def enter(run: Run) -> None:
-    """Take up the folder and the thread count of the run; nothing may be imported from the folder."""
-    here = {""}
-    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-        here.add(os.getcwd())
-    sys.path[:] = [p for p in sys.path if p not in here]
-    try:
-        os.chdir(run.spec.cwd)
-    except OSError as error:
-        os.chdir(run.logs_dir)
-        print(f"warning: {run.spec.cwd}, where the run was submitted: {error.strerror}; what the config names by a "
-              "relative path will not be found", file=sys.stderr)
-    threads = str(run.spec.threads)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = threads  # read when torch is imported, so before it
+def trainer_of(run: Run) -> Callable[..., Trainable]:
+    """The function that makes the run's trainer: the one that the job names, else mmdet's.
 
-
-def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseException) -> None:
-    """The traceback into the rank's log, and its last line into the ledger as the attempt's end."""
-    traceback.print_exc()
-    work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
-        "end", **failures.end_of(error, rank), iteration=heartbeat.last().get("iteration"),
-        node=node_name(), traceback=traceback.format_exc()[-8000:])
-
-
-def load_config(run: Run) -> Any:
-    """The frozen config, with the modules that it registers imported."""
-    from .. import imports
-
-    imports.framework()
-    imports.names_of_old_numpy()
-    from mmcv import Config
-    from mmcv.utils import import_modules_from_strings
-
-    from . import loading
-
-    loading.guard()
-    text = reading.read_text(run.config_file)
-    cfg = Config(literals.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
-    if cfg.get("custom_imports"):
-        import_modules_from_strings(**cfg["custom_imports"])
-    return cfg
-
-
-def train(run: Run, place: Place, attempt: int, cfg: Any) -> int:
-    """Build everything, restore, run; collective over all ranks of the attempt.
-
-    Args:
-        cfg: The run's config, reading from where the data is now.
+    Importing it takes seconds, so that comes once the signal handlers are installed and the data is staged; and it
+    comes before anything else imports torch.
     """
-    # torch and mmdet take seconds to import: the signal handlers stand before
-    import cv2
+    module, _, function = (run.job().trainer or processes.MMDET_TRAINER).partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def train(run: Run, place: RankInfo, attempt: int, data: Any, make: Callable[..., Trainable]) -> int:
+    """Build everything, restore, train; collective over all ranks of the attempt."""
     import torch
-    import torch.distributed as dist
 
-    from mmdet_ext.runners.virtual_ranks import Share
+    from .step_hook import StepHook
+    from .trainable import TrainerContext
 
-    from ..gpu import devices
-    from . import mmdet_trainer
-    from .step_hook import AgreedStop, Boundary
-
-    spec, job = run.spec, run.job()
-    device, seed = job.device, spec.job.seed
-    share = Share(chain.virtual_ranks(run), place.world_size, place.rank)
+    spec, job, virtual = run.spec, run.job(), chain.virtual_ranks(run)
     torch.set_num_threads(spec.threads)
-    cv2.setNumThreads(cfg.get("opencv_num_threads", 0))
-    group, index = join(place, run.rendezvous_file(attempt), device, timeout=1800.0), 0
-    if device == "cuda":
-        index = devices.agree(place, torch.cuda.device_count(), group)
-        torch.cuda.set_device(index)
-        torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
+    group, device = meet(run, place, attempt, job.device)
     logger = logs.training_logger(run, place.rank)
     if place.rank == 0:
+        batches = virtual // place.world_size
         logger.info("attempt %d: %d ranks on %d nodes, job %s%s", attempt, place.world_size, place.nodes, place.job_id,
-                    "" if share.count == 1 else f"; {share.count} batches each for every optimizer step")
-
-    if place.world_size == 1:
-        # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
-        dist.destroy_process_group()
-    loader, dataset = mmdet_trainer.loader(cfg, share, seed, device)
-    wrapped = mmdet_trainer.model(cfg, place, seed, device, index, dataset.CLASSES)
-    mmdet_trainer.check_heads(cfg, wrapped, dataset, logger)
-    meta = {"seed": seed, "config_digest": spec.digests["config"], "world_size": place.world_size}
-    runner = mmdet_trainer.runner(cfg, wrapped, str(run.logs_dir), logger, meta, run.log_stamp(attempt))
-
-    def max_iterations() -> int:
-        return runner.last_iteration(loader.batch_sampler)
-
-    boundary = Boundary(run, attempt, place.rank, place.world_size, group, every=spec.checkpoint_every,
-                        minutes=job.checkpoint_minutes, keep=job.keep,
-                        max_iterations=max_iterations,
-                        also=evaluations.iterations_wanted(run), on_nan=job.on_nan)
-    runner.prepare(seed, boundary, share, dataset)
-    restore(run, attempt, runner, cfg, loader.batch_sampler, logger)
-    heartbeat.beat(phase="first iteration", iteration=runner.iter, iterations=max_iterations(), epoch=runner.epoch)
-    try:
-        if runner.iter < max_iterations():
-            runner.run([loader], [("train", 1)])
-        boundary.complete(runner)
-        code = 0
-    except AgreedStop as stop:
-        logger.info("stopped at iteration %d after a signal; %s", runner.iter, stop)
-        heartbeat.beat(phase=STOPPED, iteration=runner.iter)  # from here on the supervisor waits a moment only
-        code = EXIT_STOPPED
-    except Exception:
-        heartbeat.beat(phase="failed", iteration=runner.iter)
-        raise
-    if place.world_size > 1:
+                    "" if batches <= 1 else f"; {batches} batches each for every optimizer step")
+    trainer = make(TrainerContext(run, attempt, spec.job.seed, place, virtual, device, group, logger, data))
+    hook = StepHook(run, attempt, trainer, place, group, logger, every=spec.checkpoint_every,
+                    minutes=job.checkpoint_minutes, keep=job.keep, also=evaluations.iterations_wanted(run),
+                    on_nan=job.on_nan)
+    resume(run, attempt, trainer, hook, logger if place.rank == 0 else None)
+    code = carry_out(trainer, hook, logger)
+    if group is not None:
         leave(group)
     return code
 
 
-def restore(run: Run, attempt: int, runner: Any, cfg: Any, sampler: Any, logger: Any) -> None:
-    """Resume from the checkpoint that the attempt named; else from the config's ``resume_from`` or ``load_from``."""
-    from mmcv.runner import TextLoggerHook
-    from mmcv.runner.hooks import ProfilerHook
+def meet(run: Run, place: RankInfo, attempt: int, device: str) -> tuple[Any, str]:
+    """Join the other ranks; the gloo group over all of them, None for a single one, and this rank's device."""
+    import torch
+    import torch.distributed as dist
 
-    from . import loading, rank_buffers
+    from ..gpu import devices
+
+    group = join(place, run.rendezvous_file(attempt), device, timeout=COLLECTIVE_SECONDS)
+    if device == "cuda":
+        index = devices.agree(place, torch.cuda.device_count(), group)
+        torch.cuda.set_device(index)
+        device = f"cuda:{index}"
+    if place.world_size > 1:
+        return group, device
+    # as in mmdet's own training without a launcher: with a group, each of a step's losses would be reduced over it
+    dist.destroy_process_group()
+    return None, device
+
+
+def carry_out(trainer: Trainable, hook: StepHook, logger: Any) -> int:
+    """Train to the end, or until the ranks agree to stop; the exit code."""
+    from .step_hook import AgreedStop
+
+    heartbeat.beat(phase="first iteration", iteration=trainer.iteration, iterations=trainer.iterations,
+               epoch=trainer.epoch)
+    try:
+        if trainer.iteration < trainer.iterations:
+            trainer.train(hook)
+        hook.complete()
+    except AgreedStop as stop:
+        logger.info("stopped at iteration %d after a signal; %s", trainer.iteration, stop)
+        heartbeat.beat(phase=STOPPED, iteration=trainer.iteration)  # from here on the supervisor waits a moment only
+        return EXIT_STOPPED
+    except Exception:
+        heartbeat.beat(phase="failed", iteration=trainer.iteration)
+        raise
+    return 0
+
+
+def resume(run: Run, attempt: int, trainer: Trainable, hook: StepHook, logger: Any) -> None:
+    """Resume from the checkpoint that the attempt named, else start from the beginning; ``logger`` is rank 0's."""
+    from . import loading
 
     source = run.read_attempt(attempt)["from"]
-    if source is not None:
-        state = loading.read(run.checkpoints_dir / source)
-        rank_buffers.restore(runner, state, source)
-        if runner.rank == 0:
-            logger.info("going on from %s: iteration %d, epoch %d, position %d", source, runner.iter, runner.epoch,
-                        runner.position)
+    if source is None:
+        trainer.begin()
     else:
-        begin(runner, cfg, sampler, logger)
-    sampler.begin(runner.epoch, runner.position, runner.former)
-    if runner.iter and any(isinstance(hook, ProfilerHook) for hook in runner.hooks):
-        # it counts from the first iteration on; begun later, it steps on after its end, which torch does not bear
-        runner.logger.info("ProfilerHook is left out: it profiles the beginning of a training")
-        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, ProfilerHook)]
-    # mmcv's logger writes meta as the first line of the attempt's JSON log
-    runner.meta = {**runner.meta, "attempt": attempt, "starts_after": runner.iter, "epoch": runner.epoch,
-                   "position": runner.position, "iterations_this_epoch": len(sampler),
-                   "iterations_per_epoch": sampler.per_epoch,
-                   # how log lines count their iterations
-                   "by_epoch": cfg.runner["type"] == "EpochBasedRunner" and all(
-                       hook.by_epoch for hook in runner.hooks if isinstance(hook, TextLoggerHook))}
-    if runner.rank == 0:
-        for line in training_log.repeated(run, attempt, runner.iter):
+        state = loading.read(run.checkpoints_dir / source)
+        hook.take_over(state)
+        trainer.restore(state, source)
+    hook.started_at = trainer.iteration
+    if logger is not None:
+        if source is not None:
+            logger.info("resuming from %s: iteration %d, epoch %d, position %d", source, trainer.iteration,
+                        trainer.epoch, trainer.position)
+        for line in training_log.repeated(run, attempt, trainer.iteration):
             logger.info("%s", line)
-
-
-def begin(runner: Any, cfg: Any, sampler: Any, logger: Any) -> Any:
-    """Begin with what the config's ``resume_from`` or ``load_from`` names; returns what the latter holds.
-
-    Raises:
-        NotStartable: ``resume_from`` is no training's checkpoint, or nothing is left to train from it on.
-    """
-    from mmcv.runner import load_checkpoint
-
-    if cfg.get("resume_from"):
-        try:
-            runner.resume(cfg.resume_from)
-        except ValueError as error:
-            raise failures.NotStartable(f"resume_from: {error}") from error
-        if runner.iter >= runner.last_iteration(sampler):
-            raise failures.NotStartable(
-                f"resume_from: {cfg.resume_from} is of iteration {runner.iter} (epoch {runner.epoch}), where the "
-                "training ends; give load_from for its weights alone, or a later end")
-    elif cfg.get("load_from"):
-        return load_checkpoint(runner.model, cfg.load_from, map_location="cpu", logger=logger)
-    return None
-
-
-def end(code: int) -> NoReturn:
-    """End this process with a code that a log on a full disk, or a closed one, does not change.
-
-    Not by ``sys.exit``: after a failure of another rank, torch's and NCCL's threads may hang while they are torn down.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

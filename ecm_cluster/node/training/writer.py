@@ -39,7 +39,7 @@ ZIP64_FIELD = 20  # bytes that zipfile adds to the header of an entry that may o
 
 
 @dataclass(frozen=True)
-class Request:
+class CommitRequest:
     """One checkpoint to write.
 
     Attributes:
@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommitResult:
     """What became of a request: a manifest, or the reason why there is none.
 
     Attributes:
@@ -86,7 +86,7 @@ class Writer:
     def __init__(self, run: Run, attempt: int, memory: int) -> None:
         self.run, self.attempt, self.memory = run, attempt, memory
         self._process: subprocess.Popen | None = None
-        self._request: Request | None = None
+        self._request: CommitRequest | None = None
         self._sent = 0.0
         self.start()
 
@@ -107,7 +107,7 @@ class Writer:
                 pass_fds=descriptors, stdin=subprocess.DEVNULL, cwd=processes.SOURCE,
                 preexec_fn=signals.prepare_child)
 
-    def send(self, request: Request) -> None:
+    def send(self, request: CommitRequest) -> None:
         """Have a checkpoint written; :meth:`outcome` tells what became of it."""
         assert self._request is None, "one request at a time"
         if self._process is None or self._process.poll() is not None:
@@ -120,7 +120,7 @@ class Writer:
     def busy(self) -> bool:
         return self._request is not None
 
-    def outcome(self, wait: bool) -> Outcome | None:
+    def outcome(self, wait: bool) -> CommitResult | None:
         """What became of the request; None if nothing was asked, or if it is under way and ``wait`` is False."""
         if self._request is None or not (wait or self._link.poll()):
             return None
@@ -131,17 +131,17 @@ class Writer:
         self._request = None
         return answer
 
-    def _after_death(self, request: Request) -> Outcome:
+    def _after_death(self, request: CommitRequest) -> CommitResult:
         assert self._process is not None
         code = self._process.wait()
         seconds = time.monotonic() - self._sent
         manifest = checkpoints.committed(self.run, request.iteration, self.attempt)
         if manifest is not None:  # it died after the manifest: the checkpoint is whole
-            return Outcome(manifest, seconds)
+            return CommitResult(manifest, seconds)
         with contextlib.suppress(OSError):
             retention.discard(self.run, request.iteration, self.attempt)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return Outcome(None, seconds, f"the process that writes checkpoints {how}")
+        return CommitResult(None, seconds, f"the process that writes checkpoints {how}")
 
     def close(self) -> None:
         """End the process; it may finish what is under way, if that takes no more than a minute."""
@@ -170,7 +170,7 @@ def main() -> None:
             link.send(serve(run, attempt, request, memory))
 
 
-def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
+def serve(run: Run, attempt: int, request: CommitRequest, memory: int) -> CommitResult:
     """Commit one checkpoint, then prune."""
     began = time.monotonic()
 
@@ -186,20 +186,20 @@ def serve(run: Run, attempt: int, request: Request, memory: int) -> Outcome:
                                       position=request.position, epoch_end=request.epoch_end, step=request.step,
                                       last_check=last_check)
     except checkpoints.StaleAttempt as error:
-        return Outcome(None, time.monotonic() - began, str(error), overtaken=True)
+        return CommitResult(None, time.monotonic() - began, str(error), overtaken=True)
     except Exception as error:  # whatever it was, the trainer goes on and says so
         reason = error.strerror if isinstance(error, OSError) and error.strerror else repr(error)
         reason = str(error) if isinstance(error, UserError) else reason
-        return Outcome(None, time.monotonic() - began, reason)
+        return CommitResult(None, time.monotonic() - began, reason)
     seconds = time.monotonic() - began
     with contextlib.suppress(OSError, UserError, ValueError, LookupError):  # the next commit will prune, too
         awaited = evaluations.awaited(run)
         retention.prune(run, attempt, request.keep,
                           needed=lambda m: m.file in awaited or m.iteration == request.spare)
-    return Outcome(manifest, seconds)
+    return CommitResult(manifest, seconds)
 
 
-def write_archive(handle: files.Digesting, request: Request, memory: memoryview) -> None:
+def write_archive(handle: files.Digesting, request: CommitRequest, memory: memoryview) -> None:
     """Write what ``torch.save`` would write of the same state; the same state gives the same bytes."""
     parts: dict[str, Any] = {"data.pkl": request.structure, "byteorder": sys.byteorder.encode()}
     for number, (offset, size) in enumerate(request.spans):

@@ -53,7 +53,7 @@ def test_the_kernels_are_right_in_tritons_interpreter():
     """A process of its own, as Triton decides once, at its import, whether it interprets."""
     env = {**os.environ, "TRITON_INTERPRET": "1", "ECM_LOSS_FUSED": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA"]
-    done = subprocess.run([*command, str(HERE / "fused_cases.py")], cwd=HERE.parents[1], env=env,
+    done = subprocess.run([*command, str(HERE / "fused_cases.py")], cwd=HERE.parents[2], env=env,
                           capture_output=True, text=True)
     summary = re.search(r"(\d+) passed(?!.*(failed|skipped|error))", done.stdout)
     assert done.returncode == 0 and summary and int(summary[1]) > 100, done.stdout[-5000:] + done.stderr[-2000:]

@@ -40,7 +40,7 @@ def test_where_a_fork_has_our_names_ours_is_built_and_the_warning_names_the_othe
 
 @pytest.mark.slow
 def test_a_config_that_does_not_import_ours_keeps_the_forks():
-    done = run("from ecm_cluster.node.training import mmdet_trainer as building\n"
+    done = run("from ecm_cluster.node.mmdet_trainer import building\n"
                "from ecm_cluster.node import staged_data as staging\n"
                "import mmdet_ext.data.datasets, mmdet_ext.data.balanced\n"
                + BUILT.format("{}"))

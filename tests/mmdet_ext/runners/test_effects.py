@@ -20,7 +20,7 @@ from mmcv.runner import Hook
 from mmcv.runner import epoch_based_runner as mmcv_epochs
 from torch import nn
 
-from ecm_cluster.node.training import mmdet_trainer
+from ecm_cluster.node.mmdet_trainer import building
 from ecm_cluster.pickles import restricted
 from mmdet_ext.data.sampling import Order, PositionedBatchSampler, SeededDataset, seed_all
 from mmdet_ext.runners import hook_calls
@@ -168,7 +168,7 @@ def train(folder: Path, hooks: list[Hook], ends_at: int | None = None, state: by
     for hook in hooks:
         runner.register_hook(hook)
     order = Order(np.zeros(len(data), np.int64), 2, 1, 3)
-    loader = mmdet_trainer.TrainingLoader(
+    loader = building.TrainingLoader(
         data, SeededDataset(data, 3), batch_sampler=PositionedBatchSampler(order, 0), num_workers=workers,
         persistent_workers=stays, generator=torch.Generator().manual_seed(3))
     losses, stored = [], None

@@ -20,12 +20,12 @@ from ecm_cluster.checking import findings
 from ecm_cluster.checking.findings import Findings, Report
 from ecm_cluster.job import job
 from ecm_cluster.node.checks import blame, needs, small, steps
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.plan import create, planning
 from ecm_cluster.rundir.run import Run
 
 HEADS = {f"model.roi_head.{head}.num_classes": CLASSES for head in ("bbox_head", "mask_head")}
-ALONE = Place(0, 1, 0, 0, 1, "check", 0, "local")
+ALONE = RankInfo(0, 1, 0, 0, 1, "check", 0, "local")
 OWN_LOSS = """
 import torch
 from mmdet.models.builder import LOSSES

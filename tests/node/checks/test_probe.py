@@ -19,7 +19,7 @@ from ecm_cluster.node.gpu import preflight
 from ecm_cluster.node.checks import probe
 from ecm_cluster.node import world
 preflight.FREE_SECONDS = 0.0
-place = world.Place(0, 1, 0, 0, 1, '1', 0, 'local')
+place = world.RankInfo(0, 1, 0, 0, 1, '1', 0, 'local')
 print(json.dumps([one.as_dict() for one in probe.gpu(place)]))
 """
 

@@ -16,9 +16,9 @@ from small import ROOT
 from ecm_cluster.attempts.failures import NotStartable
 from ecm_cluster.node import world
 from ecm_cluster.node.gpu import devices
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 
-PLACE = Place(rank=5, world_size=8, local_rank=5, node=0, nodes=1, job_id="77", restart=0, cluster="slurm")
+PLACE = RankInfo(rank=5, world_size=8, local_rank=5, node=0, nodes=1, job_id="77", restart=0, cluster="slurm")
 
 
 @pytest.mark.parametrize(("visible", "index"), [(1, 0), (8, 5), (4, 1), (6, 5), (2, 1)])

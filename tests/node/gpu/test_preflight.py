@@ -14,10 +14,10 @@ from ecm_cluster.attempts.failures import NotStartable
 from ecm_cluster.base import files
 from ecm_cluster.job import job
 from ecm_cluster.node.gpu import cuda_code, cuda_driver, preflight
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 
-PLACE = Place(rank=1, world_size=2, local_rank=1, node=0, nodes=1, job_id="77", restart=3, cluster="slurm")
+PLACE = RankInfo(rank=1, world_size=2, local_rank=1, node=0, nodes=1, job_id="77", restart=3, cluster="slurm")
 
 
 @pytest.fixture(scope="session")

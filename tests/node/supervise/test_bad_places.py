@@ -20,7 +20,8 @@ ALONE = 61003  # of whom no other test runs anything at the same time
 ENDING = """
 import logging, sys, warnings
 from ecm_cluster.node.supervise import local_driver as local
-from ecm_cluster.node.training import logs, worker as train
+from ecm_cluster.node.training import logs
+from ecm_cluster.node import rank_process
 logs.make_output_losable()
 if sys.argv[1] == "closed":
     sys.stdout.close()
@@ -30,7 +31,7 @@ else:
     warnings.warn("said on stderr")
     logging.error("there as well")
 local.say("caf\\u00e9")
-train.end(75)
+rank_process.end(75)
 """
 
 

@@ -7,11 +7,11 @@ import json
 import pytest
 from answers import Answers
 
-from ecm_cluster.attempts import endings
+from ecm_cluster.attempts import causes, endings
 from ecm_cluster.base import files
 from ecm_cluster.job import job
 from ecm_cluster.node.supervise import epilog, postmortem, requeue
-from ecm_cluster.node.world import Place
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 from ecm_cluster.slurm import commands
 
@@ -268,7 +268,7 @@ def test_a_node_whose_gpus_have_failed_twice_is_left_out(run, slurm):
 # ---------------------------------------------------------------------------------------------- the next start
 
 
-PLACE = Place(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="77", restart=1, cluster="slurm")
+PLACE = RankInfo(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id="77", restart=1, cluster="slurm")
 
 
 @pytest.mark.parametrize(("states", "cause"), [
@@ -290,7 +290,7 @@ def test_an_attempt_of_another_job_is_closed_as_slurm_remembers_that_job(run, sl
     postmortem.close_open(run, PLACE)
     (end,) = found(run, "end")
     assert end["cause"] == cause
-    assert end["detail"].startswith(endings.ENDINGS[cause].text)
+    assert end["detail"].startswith(causes.CAUSES[cause].text)
 
 
 def test_the_starts_of_a_job_are_told_apart_by_their_time(slurm):
@@ -373,7 +373,7 @@ def test_a_start_that_others_ended_is_theirs_however_often(run, slurm, answer, c
         slurm(scontrol=answer)
         epilog.main(str(run.path), "train", "143")
     assert starts_of(run)[0] == (cause, False)
-    assert endings.decide(run).action == endings.ENDINGS[cause].action
+    assert endings.decide(run).action == causes.CAUSES[cause].action
     assert min(requeues(slurm), 1) == again
 
 
@@ -409,8 +409,8 @@ def test_a_job_whose_script_records_no_starts_has_none_missing(run, slurm):
 # ---------------------------------------------------------------------------------------------- on another node
 
 
-def elsewhere(local_rank: int = 0, node: int = 1) -> Place:
-    return Place(rank=2, world_size=4, local_rank=local_rank, node=node, nodes=2, job_id="77", restart=0,
+def elsewhere(local_rank: int = 0, node: int = 1) -> RankInfo:
+    return RankInfo(rank=2, world_size=4, local_rank=local_rank, node=node, nodes=2, job_id="77", restart=0,
                  cluster="slurm")
 
 

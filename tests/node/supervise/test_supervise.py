@@ -79,7 +79,7 @@ def began(work: Work) -> None:
 def heeds(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
     """Let it look at a signal; the ends that are on record then, and the order to the workers to end."""
     signals.ask_to_stop(signal.SIGTERM)
-    supervisor.heed(1, supervisor.work.ledger(1, "task000"))
+    supervisor.poll_signals(1, supervisor.work.ledger(1, "task000"))
     abort = supervisor.work.abort_file(1)
     ends = [e["cause"] for e in supervisor.work.events() if e.kind == "end"]
     return ends, files.read_json(abort) if abort.exists() else None

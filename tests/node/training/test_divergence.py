@@ -13,21 +13,24 @@ from typing import Any
 
 import pytest
 import torch
+from comparing import read
 
 from ecm_cluster.attempts import endings
 from ecm_cluster.base import files
 from ecm_cluster.node import signals
 from ecm_cluster.node.training import divergence
-from ecm_cluster.node.training.step_hook import Boundary
+from ecm_cluster.node.training.step_hook import StepHook
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.reporting import trouble
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
 
 
 class Training:
-    """A real boundary and a runner whose counters and loss are set by hand."""
+    """A real step hook and a runner whose counters and loss are set by hand."""
 
     def __init__(self, path: Path, attempt: int = 1, **options: Any) -> None:
+        from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
         from mmdet_ext.runners.runner import PositionedIterBasedRunner
 
         self.run = Run(path)
@@ -39,9 +42,11 @@ class Training:
         self.runner: Any = PositionedIterBasedRunner(
             model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), logger=logging.getLogger("divergence"),
             meta={}, max_iters=100)
-        self.boundary = Boundary(self.run, attempt, 0, 1, None, every=1, minutes=0, keep=2,
-                                 max_iterations=lambda: 100, **options)
-        self.runner.prepare(0, self.boundary)
+        self.runner.prepare(0, None)
+        loader: Any = SimpleNamespace(batch_sampler=None)
+        self.hook = StepHook(self.run, attempt, MmdetTrainer(self.runner, loader, None, attempt, None),
+                             RankInfo(0, 1, 0, 0, 1, "x", 0, "local"), None, self.runner.logger, every=1, minutes=0,
+                             keep=2, **options)
 
     def step(self, *losses: float, norm: float | None = None) -> None:
         for loss in losses:
@@ -49,8 +54,8 @@ class Training:
             self.runner.outputs = {"log_vars": {"loss": loss}}
             if norm is not None:
                 self.runner.log_buffer.update({"grad_norm": norm}, 1)
-            self.boundary(self.runner, False)
-        self.boundary.saver.settle(self.runner.logger, wait=True)  # type: ignore[union-attr]
+            self.hook(False)
+        self.hook.saver.settle(wait=True)  # type: ignore[union-attr]
 
     def warnings(self) -> list[str]:
         return [e["text"] for e in self.run.events() if e.kind == "warning"]
@@ -67,7 +72,7 @@ def training(tmp_path):
     signals.clear()
     yield make
     for each in made:
-        each.boundary.saver.writer.close()  # type: ignore[union-attr]
+        each.hook.saver.writer.close()  # type: ignore[union-attr]
 
 
 def test_the_first_iteration_is_said_once_and_the_last_sound_checkpoint_stays(training, caplog):
@@ -98,12 +103,14 @@ def test_a_job_that_says_so_stops_and_is_not_started_again(training):
 def test_the_end_says_it_and_a_resumed_training_knows_since_when(training):
     t = training()
     t.step(1.0, math.nan)
-    state = t.runner.state()["meta"]
-    t.boundary.complete(t.runner)
+    t.hook.complete()
     assert [e["detail"] for e in t.run.events() if e.kind == "end"] == [
         "iteration 2, but the loss was nan from iteration 2 on"]
+    state = read(max(checkpoints.accepted(t.run), key=lambda m: m.iteration).path(t.run))
     later = training(attempt=2)
-    later.runner.meta, later.runner._iter = {divergence.SINCE: state[divergence.SINCE]}, 50
+    later.hook.take_over(state)
+    assert divergence.SINCE not in state["meta"], "what the hook has added is not the trainer's"
+    later.runner._iter = 50
     later.step(math.nan)
     assert later.warnings()[-1].startswith("the loss was nan from iteration 2 on; no checkpoint is from before")
 
@@ -113,7 +120,8 @@ def test_a_loss_that_recovers_is_said_too(training):
     t.step(1.0, math.inf, 1.0, 1.0)
     assert len(t.warnings()) == 2 and "is again since iteration 3" in t.warnings()[-1]
     assert trouble.declared(t.run).startswith("; warning: the loss was not finite for a while")
-    assert divergence.SINCE not in t.runner.meta
+    newest = max(checkpoints.accepted(t.run), key=lambda m: m.iteration)
+    assert divergence.SINCE not in read(newest.path(t.run))["meta"]
 
 
 def test_gradients_that_are_not_finite_are_found_before_the_loss_is(training):
@@ -136,22 +144,26 @@ def test_steps_that_a_loss_scaler_skips_are_no_alarm(training):
 RANK = """
 import sys, torch.distributed as dist
 from pathlib import Path
-from types import SimpleNamespace
+import logging
 from ecm_cluster.node.training import divergence
-from ecm_cluster.node.training.step_hook import Boundary
+from ecm_cluster.node.training.step_hook import StepHook
+from ecm_cluster.node.training.trainable import Trainable
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir.run import Run
 
 path, rank = Path(sys.argv[1]), int(sys.argv[2])
 dist.init_process_group("gloo", store=dist.FileStore(str(path / "store"), 2), rank=rank, world_size=2)
-made = Boundary(Run(path), 1, 1, 2, dist.group.WORLD, every=0, minutes=0, keep=2, max_iterations=lambda: 9,
-                on_nan="stop")
-buffer = SimpleNamespace(val_history={})
-runner = SimpleNamespace(_iter=0, _epoch=0, iterations_per_step=1, meta={}, hooks=[], log_buffer=buffer, outputs={})
+class Trainer(Trainable):
+    iteration, iterations, loss = 0, 9, 1.0
+
+trainer = Trainer()
+made = StepHook(Run(path), 1, trainer, RankInfo(1, 2, 1, 0, 1, "x", 0, "local"), dist.group.WORLD,
+                logging.getLogger("rank"), every=0, minutes=0, keep=2, on_nan="stop")
 for iteration in range(1, 9):
     loss = float("nan") if (rank, iteration) == (1, 5) else 1.0
-    runner._iter, runner.outputs = iteration, {"log_vars": {"loss": loss}}
+    trainer.iteration, trainer.loss = iteration, loss
     try:
-        made(runner, False)
+        made(False)
     except divergence.Diverged as error:
         print(iteration, error)
         break

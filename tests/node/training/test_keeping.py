@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commits import begin, events, save, state_of
+from commits import LOG, begin, events, save, state_of
 
 from ecm_cluster.attempts.failures import NotStartable
 from ecm_cluster.node.training import keeping, loading, writer
@@ -48,7 +48,7 @@ LOST = {"best": Best(0.3), "rule": lambda x: x, "mode": Mode.MAX, "draws": torch
 def saver(tmp_path):
     run = Run(tmp_path / "run")
     begin(run, 1)
-    made = Saver(run, 1, 2, run.ledger(1, "train000"))
+    made = Saver(run, 1, 2, run.ledger(1, "train000"), LOG)
     yield made
     made.writer.close()
 
@@ -137,7 +137,7 @@ def test_nothing_is_committed_that_cannot_be_read_back(saver, monkeypatch, tmp_p
     bad = structure.replace(b"X\x01\x00\x00\x00x", b"cos\nsystem\n")
     assert bad != structure
     for broken in (bad, structure[:-3]):
-        request = writer.Request(5, 0, 5, False, 1, broken, [], saver._memory.size or 1, 2)
+        request = writer.CommitRequest(5, 0, 5, False, 1, broken, [], saver._memory.size or 1, 2)
         monkeypatch.setattr(writer.mmap, "mmap", lambda *args, **options: b"")
         outcome = writer.serve(run, 1, request, saver._memory.descriptor)
         assert outcome.manifest is None and ("os.system" in outcome.reason or "not a checkpoint" in outcome.reason)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from ecm_cluster.attempts import endings
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
 from ecm_cluster.node import heartbeat, signals
+from ecm_cluster.node.world import RankInfo
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.run import Run
 
+ALONE = RankInfo(0, 1, 0, 0, 1, "x", 0, "local")
 TOO_LARGE = os.strerror(errno.EFBIG)
 
 
@@ -33,14 +36,15 @@ class Model(torch.nn.Module):
         self.layer = torch.nn.Linear(600, 600)  # 1.4 MB
 
     def train_step(self, data, optimizer):
-        raise AssertionError("the boundary is called by hand")
+        raise AssertionError("the hook is called by hand")
 
 
 class Training:
-    """A real runner whose counters are moved by hand, and a real boundary."""
+    """A real runner whose counters are moved by hand, and a real step hook."""
 
     def __init__(self, run: Run, attempt: int = 1, every: int = 0, last: int = 100, also: tuple[int, ...] = ()) -> None:
-        from ecm_cluster.node.training.step_hook import Boundary
+        from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer
+        from ecm_cluster.node.training.step_hook import StepHook
         from mmdet_ext.runners.runner import PositionedIterBasedRunner
 
         run.attempts_dir.mkdir(parents=True, exist_ok=True)
@@ -49,18 +53,19 @@ class Training:
         model = Model()
         self.run = run
         self.runner = PositionedIterBasedRunner(
-            model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), logger=logging.getLogger("boundary"),
+            model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), logger=logging.getLogger("step hook"),
             meta={}, max_iters=last)
-        self.boundary = Boundary(run, attempt, 0, 1, None, every=every, minutes=0, keep=2, max_iterations=lambda: last,
-                                 also=also)
-        self.runner.prepare(0, self.boundary)
-        self.saver = self.boundary.saver
+        self.runner.prepare(0, None)
+        loader: Any = SimpleNamespace(batch_sampler=None)
+        self.hook = StepHook(run, attempt, MmdetTrainer(self.runner, loader, None, attempt, None), ALONE, None,
+                             self.runner.logger, every=every, minutes=0, keep=2, also=also)
+        self.saver = self.hook.saver
 
     def step(self, epoch_end: bool = False) -> None:
         self.runner._iter += 1
         self.runner.position += 1
         self.runner.model.layer.weight.data += 1
-        self.boundary(self.runner, epoch_end)
+        self.hook(epoch_end)
 
     def fill_the_disk(self) -> None:
         """No file of the writer may grow beyond 1 MB from now on."""
@@ -95,7 +100,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_event_follows(tr
     os.kill(t.saver.writer.pid, signal.SIGCONT)
     t.step()
     assert t.kinds("commit") == [("commit", 1)]
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     weights = [read(m.path(t.run))["state_dict"]["layer.weight"][0, 0].item()
                for m in checkpoints.accepted(t.run)]
     assert weights[1] - weights[0] == pytest.approx(1)
@@ -107,9 +112,9 @@ def test_where_a_step_takes_several_iterations_the_first_one_at_or_after_the_int
     t = training(every=5)
     t.runner.register_hook(GradientCumulativeOptimizerHook(cumulative_iters=4))
     for _ in range(5):
-        t.runner._iter += 3  # the iterations of which the boundary hears nothing
+        t.runner._iter += 3  # the iterations after which the hook is not called
         t.step()
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     assert t.kinds("commit") == [("commit", 8), ("commit", 12), ("commit", 16), ("commit", 20)]
 
 
@@ -117,7 +122,7 @@ def test_iterations_that_an_evaluation_asks_for_are_committed(training):
     t = training(also=(2, 5))
     for _ in range(6):
         t.step()
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     assert t.kinds("commit") == [("commit", 2), ("commit", 5)]
 
 
@@ -127,9 +132,9 @@ def test_an_iteration_inside_a_step_of_several_means_the_checkpoint_behind_that_
     t = training(also=(5, 10, 11), last=14)
     t.runner.register_hook(GradientCumulativeOptimizerHook(cumulative_iters=4))
     for _ in range(3):
-        t.runner._iter += 3  # the iterations of which the boundary hears nothing
+        t.runner._iter += 3  # the iterations after which the hook is not called
         t.step()
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     assert t.kinds("commit") == [("commit", 8), ("commit", 12)]
     meant = {n: evaluations.resolve(t.run, f"iteration {n}") for n in (4, 5, 8, 9, 10, 11, 13)}
     assert {n: m and m.iteration for n, m in meant.items()} == {4: None, 5: 8, 8: 8, 9: 12, 10: 12, 11: 12, 13: None}
@@ -151,7 +156,7 @@ def test_completion_waits_and_marks_the_checkpoint_of_the_last_iteration(trainin
     t = training(last=2)
     t.step()
     t.step(epoch_end=True)
-    t.boundary.complete(t.runner)
+    t.hook.complete()
     assert t.run.completion() == checkpoints.accepted(t.run)[-1].file
     assert checkpoints.last(t.run).iteration == 2
     assert set(files.read_json(t.run.complete_file(1))) == {"attempt", "time", "checkpoint"}, "nothing is copied"
@@ -161,11 +166,11 @@ def test_completion_waits_and_marks_the_checkpoint_of_the_last_iteration(trainin
 def test_training_goes_on_when_a_checkpoint_does_not_fit_on_the_disk(training, caplog):
     t = training(every=1)
     t.step()
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     t.fill_the_disk()
     t.step()
     t.step()
-    t.saver.settle(t.runner.logger, wait=True)
+    t.saver.settle(wait=True)
     assert t.kinds("commit", "commit-failed") == [("commit", 1), ("commit-failed", 2), ("commit-failed", 3)]
     assert [m.iteration for m in checkpoints.accepted(t.run)] == [1]
     assert f"iteration 2 could not be written: {TOO_LARGE}; iteration 1 stands" in caplog.text
@@ -182,7 +187,7 @@ def test_commits_that_go_on_failing_are_told_to_status_and_in_the_log(training, 
     monkeypatch.setattr(t.saver, "_failing", (began - 3 * 3600, TOO_LARGE))
     monkeypatch.setattr(checkpoints, "accepted", lambda run: pytest.fail("asks the storage that fails"))
     t.step(epoch_end=True)
-    t.boundary._beat(t.runner, "training")
+    t.hook._beat("training")
     said = f"commits have failed for 3 h ({TOO_LARGE}); the checkpoint of iteration 1 stands"
     assert endings.failing_text(heartbeat.last()["commits_fail"]) == said
     assert said in caplog.text
@@ -214,7 +219,7 @@ def test_the_last_checkpoint_is_tried_twice_and_without_it_nothing_is_complete(t
     t.fill_the_disk()
     t.step(epoch_end=True)
     with pytest.raises(RuntimeError, match=f"the last checkpoint could not be written: {TOO_LARGE}"):
-        t.boundary.complete(t.runner)
+        t.hook.complete()
     assert t.run.completion() is None
     assert t.kinds("commit-failed") == [("commit-failed", 1)] * 2
 
@@ -223,7 +228,7 @@ def test_a_writer_that_died_at_the_last_checkpoint_is_replaced_and_the_run_compl
     t = training(last=1)
     os.kill(t.saver.writer.pid, signal.SIGKILL)
     t.step(epoch_end=True)
-    t.boundary.complete(t.runner)
+    t.hook.complete()
     assert checkpoints.last(t.run).iteration == 1
 
 
@@ -240,7 +245,7 @@ def test_the_heartbeat_tells_what_a_step_and_a_commit_cost(training):
     for _ in range(2):
         t.step(epoch_end=True)
     t.step()
-    t.boundary._beat(t.runner, "training")
+    t.hook._beat("training")
     beat = heartbeat.last()
     assert beat["slowest_step"] > 0 and beat["write_seconds"] > 0 and beat["blocked_seconds"] > 0
     assert [e["slowest_step"] for e in t.run.events() if e.kind == "commit"][0] == 0
@@ -275,7 +280,7 @@ def test_an_attempt_that_finds_nothing_left_to_train_completes_with_the_checkpoi
     (last,) = checkpoints.accepted(t.run)
     t.run.attempt_file(2).write_text(json.dumps({"number": 2, "from": last.file, "accepts": [last.file]}))
     again = training(attempt=2, last=2)
-    again.runner._iter, again.runner.meta = 2, {"starts_after": 2}
-    again.boundary.complete(again.runner)
+    again.runner._iter = again.hook.started_at = 2
+    again.hook.complete()
     assert checkpoints.accepted(t.run) == [last]
     assert (t.run.newest_attempt(), t.run.completion()) == (2, last.file)

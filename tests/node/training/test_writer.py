@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def saver(run):
-    made = Saver(run, 1, 2, run.ledger(1, "train000"))
+    made = Saver(run, 1, 2, run.ledger(1, "train000"), LOG)
     yield made
     made.writer.close()
 
@@ -86,7 +86,7 @@ def test_the_training_may_change_its_tensors_as_soon_as_they_are_copied(run, sav
     weight = torch.ones(1 << 20)
     save(saver, 1, {"weight": weight}, wait=False)
     weight.zero_()
-    saver.settle(LOG, wait=True)
+    saver.settle(wait=True)
     assert load(run, saver.last)["weight"].min() == 1
 
 
@@ -103,7 +103,7 @@ def test_a_second_commit_waits_for_the_first_and_both_count(run, saver):
     save(saver, 1, {"x": torch.ones(1 << 20)}, wait=False)
     save(saver, 2, {"x": torch.zeros(1 << 20)}, wait=False)
     assert [e["iteration"] for e in events(run, "commit")] == [1]
-    saver.settle(LOG, wait=True)
+    saver.settle(wait=True)
     assert [load(run, m)["x"][0].item() for m in checkpoints.accepted(run)] == [1, 0]
 
 
@@ -182,9 +182,9 @@ def test_a_writer_killed_from_outside_while_it_writes_fails_that_commit_alone(ru
     os.kill(saver.writer.pid, signal.SIGSTOP)
     save(saver, 2, wait=False)
     os.kill(saver.writer.pid, signal.SIGKILL)
-    saver.settle(LOG, wait=True)
+    saver.settle(wait=True)
     assert saver.failure is not None and [m.iteration for m in checkpoints.accepted(run)] == [1]
-    saver.again(LOG)
+    saver.again()
     assert saver.failure is None and [m.iteration for m in checkpoints.accepted(run)] == [1, 2]
     assert_same(load(run, saver.last), state_of(seed=2))
 
@@ -213,7 +213,7 @@ def test_a_truly_full_file_system_says_so(tmp_path):
     try:
         run = Run(disk / "run")
         begin(run, 1)
-        saver = Saver(run, 1, 2, run.ledger(1, "train000"))
+        saver = Saver(run, 1, 2, run.ledger(1, "train000"), LOG)
         save(saver, 1)
         save(saver, 2, {"x": torch.ones(1 << 20)})
         assert saver.failure == "No space left on device"
@@ -238,12 +238,11 @@ import logging, os, sys, torch
 from ecm_cluster.node.training.saver import Saver
 from ecm_cluster.rundir.run import Run
 run = Run(sys.argv[1])
-saver = Saver(run, 1, 2, run.ledger(1, "train000"))
-log = logging.getLogger("x")
+saver = Saver(run, 1, 2, run.ledger(1, "train000"), logging.getLogger("x"))
 position = dict(epoch=0, position=1, epoch_end=False)
-saver.commit({"x": torch.zeros(10)}, log, iteration=1, **position)
-saver.settle(log, wait=True)
-saver.commit({"x": torch.zeros(30_000_000)}, log, iteration=2, **position)
+saver.commit({"x": torch.zeros(10)}, iteration=1, **position)
+saver.settle(wait=True)
+saver.commit({"x": torch.zeros(30_000_000)}, iteration=2, **position)
 print(saver.writer.pid, flush=True)
 """
 
@@ -268,7 +267,7 @@ def test_a_writer_dies_with_its_trainer_and_the_next_attempt_clears_up(run, root
     assert [m.iteration for m in checkpoints.accepted(run)] in ([1], [1, 2])
     assert checkpoints.newest_sound(run)[1] == []
     begin(run, 2)
-    Saver(run, 2, 2, run.ledger(2, "train000")).writer.close()
+    Saver(run, 2, 2, run.ledger(2, "train000"), LOG).writer.close()
     assert leftovers(run) == []
 
 

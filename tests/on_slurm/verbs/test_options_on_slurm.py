@@ -12,7 +12,7 @@ from ecm_cluster.chain import chain
 from ecm_cluster.job import job
 from ecm_cluster.rundir import job_env
 from ecm_cluster.rundir.run import Run
-from ecm_cluster.slurm import commands
+from ecm_cluster.slurm import launcher
 
 # what each of 2 × 2 tasks sees: its GPUs, and whether the run's environment has come through
 FORMS: dict[str, dict[str, Any]] = {
@@ -47,9 +47,9 @@ def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_th
         wanted = chain.request(run, job.make({
             "nodes": 2, "gpus": 2, "cpus_per_gpu": 1, "mem_per_gpu": "100M", "time": "5", "python": str(program),
             "env": {"OWN": "own"}, **values}), "train", "token")
-        commands.write_task(wanted, chain.task(run, "train"))
+        launcher.write_task(wanted, chain.task(run, "train"))
         job_env.write(run, wanted.job)
-        jobs[form] = (run, slurm.submit(script=commands.render(wanted)))
+        jobs[form] = (run, slurm.submit(script=launcher.render(wanted)))
     for form, (run, job_id) in jobs.items():
         assert slurm.wait_for(job_id)["JobState"] == "COMPLETED", form
         lines = [line.rstrip() for path in run.submitit_dir.glob("*.out") for line in path.read_text().splitlines()

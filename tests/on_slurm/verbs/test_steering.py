@@ -143,9 +143,9 @@ def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_pat
 
 
 def successor(slurm: SlurmCluster, run: Run, attempt: int, job_id: str) -> str:
-    """What handover.successor answers inside a job of Slurm's, whose variables must not reach the new one."""
-    line = (f"from ecm_cluster.chain import successor as handover; from ecm_cluster.rundir import run; "
-            f"print(handover.successor(run.Run({str(run.path)!r}), {attempt}, {job_id!r}))")
+    """What successor.successor answers inside a job of Slurm's, whose variables must not reach the new one."""
+    line = (f"from ecm_cluster.chain import successor; from ecm_cluster.rundir import run; "
+            f"print(successor.successor(run.Run({str(run.path)!r}), {attempt}, {job_id!r}))")
     leaking = {"SLURM_JOB_ID": job_id, "SLURM_NTASKS": "7", "SBATCH_PARTITION": "none", "SLURM_CPU_BIND": "none"}
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True,
                           env={**os.environ, **slurm.env, **leaking, "PYTHONPATH": str(ROOT)})

@@ -11,7 +11,7 @@ import torch
 from ...attempts.failures import NotStartable
 from ...pickles import restricted
 from ..gathering import gather_bytes, gather_json
-from . import loading
+from ..training import loading
 
 
 def gather(runner: Any, group: Any) -> list[dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""A run as it is shown: another user's, perhaps, or damaged. It is read once, and what cannot be read is named."""
+"""Reading a run only to show it: damaged files are noted and skipped, and the ledger is read once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..rundir.spec import Overrides, StageRecord
 
 
 class _Once(Work):
-    """Reads the ledger once, with what the storage gives of it."""
+    """Reads the ledger once, as far as it can be read."""
 
     _events: list[Event] | None = None
 
@@ -31,12 +31,12 @@ class _Once(Work):
         return []
 
 
-class SeenEvaluation(_Once, Evaluation):
-    """See :class:`Seen`."""
+class TolerantEvaluation(_Once, Evaluation):
+    """An evaluation of a :class:`TolerantRun`."""
 
 
-class Seen(_Once, Run):
-    """Nothing may be decided by what this says: it does without whatever is damaged, and notes that."""
+class TolerantRun(_Once, Run):
+    """A run, possibly damaged or another user's, that is only shown: no decision may depend on it."""
 
     def __init__(self, path: Any) -> None:
         super().__init__(path)
@@ -44,19 +44,19 @@ class Seen(_Once, Run):
 
     def evaluation(self, key: str) -> Evaluation:
         if key not in self._evaluations:
-            found = self._evaluations[key] = SeenEvaluation(self.evaluations_dir / key)
+            found = self._evaluations[key] = TolerantEvaluation(self.evaluations_dir / key)
             found.note = self.note  # type: ignore[method-assign]
         return self._evaluations[key]
 
     def _accepted_without_record(self) -> list[str]:
         return [f"{path.stem}.pth" for path in self.checkpoints_dir.glob("iter_*.json")]
 
-    def _or(self, value: Any, read: Any, *args: Any) -> Any:
+    def _or(self, default: Any, read: Any, *args: Any) -> Any:
         try:
             return read(*args)
         except (UserError, OSError) as error:
             self.note(error)
-            return value
+            return default
 
     def cancel_mark(self) -> dict[str, Any] | None:
         return self._or({}, super().cancel_mark)

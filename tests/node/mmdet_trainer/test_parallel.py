@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 from torch.utils import checkpoint  # noqa: E402
 
 from ecm_cluster.attempts.failures import NotStartable  # noqa: E402
-from ecm_cluster.node.training import parallel  # noqa: E402
+from ecm_cluster.node.mmdet_trainer import parallel  # noqa: E402
 
 BATCH = {"x": DataContainer([torch.ones(2, 3)], stack=True)}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-from ecm_cluster.node import imports
-from ecm_cluster.node.imports import Package
+from ecm_cluster.node.mmdet_trainer import imports
+from ecm_cluster.node.mmdet_trainer.imports import Package
 
 FILES = {
     "__init__.py": "from . import light, inner\nfrom .inner import twice\nloaded = True\n",
@@ -62,8 +62,8 @@ def test_anything_else_is_the_real_packages_and_leaves_no_stand_in(package):
     held = top.heavy
     assert held.loaded and executed() == ["top.heavy.inner"]
     for name in ("top.heavy", "top.heavy.inner"):
-        assert not isinstance(sys.modules[name], imports.StandIn)
-    assert not isinstance(sys.modules["top"].heavy, imports.StandIn)
+        assert not isinstance(sys.modules[name], imports.ImportStandIn)
+    assert not isinstance(sys.modules["top"].heavy, imports.ImportStandIn)
     held.loaded = 3
     assert sys.modules["top.heavy"].loaded == 3 and held.inner is sys.modules["top.heavy.inner"]
     with pytest.raises(AttributeError, match="has no attribute 'absent'"):
@@ -123,7 +123,7 @@ def test_once_taken_away_an_import_is_an_ordinary_one(package):
     package.take_away()
     import top.heavy
 
-    assert not isinstance(top.heavy, imports.StandIn) and held.loaded
+    assert not isinstance(top.heavy, imports.ImportStandIn) and held.loaded
 
 
 def python(code: str) -> str:
@@ -136,10 +136,11 @@ def python(code: str) -> str:
 
 TRAIN = """
     import sys
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
     {framework}
     import torch, torch.distributed as dist
-    from ecm_cluster.node.training import mmdet_trainer as building, step_hook as boundary
+    from ecm_cluster.node.training import step_hook as boundary
+    from ecm_cluster.node.mmdet_trainer import building
     from torch.nn.parallel import DistributedDataParallel
 
     def train():
@@ -193,7 +194,7 @@ def test_whoever_uses_them_gets_the_real_ones():
         return graph.forward
     compiled = torch.compile(lambda x: x.sin() + 1, backend=backend)
     assert torch.equal(compiled(torch.ones(2)), torch.ones(2).sin() + 1) and seen
-    assert not isinstance(sys.modules["torch._dynamo"], imports.StandIn) and "sympy" in sys.modules
+    assert not isinstance(sys.modules["torch._dynamo"], imports.ImportStandIn) and "sympy" in sys.modules
     assert torch._dynamo.graph_break is not imports._graph_break
     print(train())
 """).splitlines()
@@ -207,7 +208,7 @@ def test_an_import_that_fails_among_stand_ins_is_done_again_without_them(tmp_pat
     python(f"""
     import sys
     sys.path.append({str(tmp_path)!r})
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
     imports.FRAMEWORK += ("needs_a_class",)
     imports.framework()
     assert issubclass(sys.modules["needs_a_class"].Mine, sys.modules["matplotlib.patches"].Polygon)
@@ -218,7 +219,7 @@ def test_an_import_that_fails_among_stand_ins_is_done_again_without_them(tmp_pat
 @pytest.mark.parametrize(("switch", "stands"), [("", True), ("1", False)])
 def test_stand_ins_can_be_left_out(monkeypatch, switch, stands):
     monkeypatch.setenv("ECM_CLUSTER_PLAIN_IMPORTS", switch)
-    code = ("import sys; from ecm_cluster.node import imports; imports.framework(); import mmdet.models\n"
-            "print(isinstance(sys.modules.get('torch._dynamo'), imports.StandIn))")
+    code = ("import sys; from ecm_cluster.node.mmdet_trainer import imports; imports.framework(); import mmdet.models\n"
+            "print(isinstance(sys.modules.get('torch._dynamo'), imports.ImportStandIn))")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(stands)

@@ -23,7 +23,7 @@ from mmdet_ext.runners.virtual_ranks import Share
 from ...datacheck import heads
 from ...mmconfig import settled
 from .. import signals
-from ..world import Place
+from ..world import RankInfo
 from .batches import collate
 from .parallel import OneProcess, Parallel, sync_batchnorm_alone, without_sync_batchnorm
 
@@ -36,7 +36,7 @@ except ImportError:  # before mmdet 2.26
 INIT = 4  # the stream of random numbers for initialisation
 
 
-class Loader(torch.utils.data.DataLoader):
+class ShieldedLoader(torch.utils.data.DataLoader):
     """A DataLoader whose workers Slurm's signals do not hurt, and who end with the process that started them."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -47,7 +47,7 @@ class Loader(torch.utils.data.DataLoader):
             return super().__iter__()
 
 
-class TrainingLoader(Loader):
+class TrainingLoader(ShieldedLoader):
     """A loader as hooks know mmdet's, whose samples are drawn from a seeded view of its dataset.
 
     Workers that stay (``persistent_workers``) are started again after a hook has changed the dataset: they have a copy
@@ -109,7 +109,7 @@ def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoad
         num_workers=workers, collate_fn=partial(collate, samples_per_gpu=batch),
         # a generator of its own: DataLoader draws a seed each epoch, which must not shift the model's draws
         generator=torch.Generator().manual_seed(seed),
-        **{**options, "pin_memory": device == "cuda" and options.get("pin_memory", True)}), dataset
+        **{**options, "pin_memory": device != "cpu" and options.get("pin_memory", True)}), dataset
 
 
 def no_checkpoints() -> CheckpointHook:
@@ -119,7 +119,7 @@ def no_checkpoints() -> CheckpointHook:
     return hook
 
 
-def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: Any) -> torch.nn.Module:
+def model(cfg: Any, place: RankInfo, seed: int, device: str, classes: Any) -> torch.nn.Module:
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
     plain = device == "cpu" or place.world_size == 1
@@ -130,7 +130,7 @@ def model(cfg: Any, place: Place, seed: int, device: str, index: int, classes: A
     detector.CLASSES = classes
     if plain:
         detector = without_sync_batchnorm(detector, get_root_logger())
-    detector = detector.to(torch.device("cpu") if device == "cpu" else torch.device("cuda", index))
+    detector = detector.to(torch.device(device))
     if place.world_size == 1:
         return OneProcess(detector)
     return Parallel(detector, find_unused_parameters=cfg.get("find_unused_parameters", False))

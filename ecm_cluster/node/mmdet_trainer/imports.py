@@ -52,7 +52,7 @@ class Package:
     modules: Mapping[str, Mapping[str, Callable[..., Any] | None]]
     real: tuple[str, ...] = ()
     stays: bool = False
-    standing: dict[str, StandIn] = field(default_factory=dict)
+    standing: dict[str, ImportStandIn] = field(default_factory=dict)
 
     def put(self) -> None:
         """Put stand-ins into ``sys.modules``, if the package is there and not imported."""
@@ -65,7 +65,8 @@ class Package:
             found[part] = PathFinder.find_spec(names[part], parent)
         if not all(found.values()):
             return
-        self.standing = {names[part]: StandIn(self, spec, self.modules[part]) for part, spec in found.items() if spec}
+        self.standing = {names[part]: ImportStandIn(self, spec, self.modules[part])
+                         for part, spec in found.items() if spec}
         for name, module in self.standing.items():
             sys.modules[name] = module
             parent_name, _, child = name.rpartition(".")
@@ -95,7 +96,7 @@ class Package:
                 vars(package).setdefault(part, sys.modules[f"{self.name}.{part}"])
 
 
-class StandIn(ModuleType):
+class ImportStandIn(ModuleType):
     """A module in the place of another one, until that one is needed."""
 
     def __init__(self, package: Package, spec: ModuleSpec, known: Mapping[str, Callable[..., Any] | None]) -> None:
@@ -179,7 +180,7 @@ def _disable(fn: Any = None, *args: Any, **kwargs: Any) -> Any:
 
     @functools.wraps(fn)
     def call(*values: Any, **named: Any) -> Any:
-        if isinstance(sys.modules.get("torch._dynamo"), StandIn):
+        if isinstance(sys.modules.get("torch._dynamo"), ImportStandIn):
             return fn(*values, **named)
         return _real_dynamo().disable(fn, *args, **kwargs)(*values, **named)
 

@@ -21,8 +21,9 @@ from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ecm_cluster.keycheck import keys  # noqa: E402
-from ecm_cluster.node.training import mmdet_trainer, worker  # noqa: E402
-from ecm_cluster.node.training.parallel import OneProcess  # noqa: E402
+from ecm_cluster.node.mmdet_trainer import building  # noqa: E402
+from ecm_cluster.node.mmdet_trainer.parallel import OneProcess  # noqa: E402
+from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer  # noqa: E402
 from ecm_cluster.rundir.run import Run  # noqa: E402
 from mmdet_ext.runners.virtual_ranks import Share  # noqa: E402
 
@@ -52,7 +53,7 @@ def config(**changes: Any) -> Config:
 
 
 def samples(cfg: Config) -> list[list[int]]:
-    loader, _ = mmdet_trainer.loader(cfg, Share(), 3, "cpu")
+    loader, _ = building.loader(cfg, Share(), 3, "cpu")
     return [batch.tolist() for batch in loader]
 
 
@@ -72,7 +73,7 @@ class Detector(nn.Module):
 
 
 def runner(cfg: Config, folder: Path) -> Any:
-    return mmdet_trainer.runner(cfg, OneProcess(Detector()), str(folder), logging.getLogger("building"), {}, "stamp")
+    return building.runner(cfg, OneProcess(Detector()), str(folder), logging.getLogger("building"), {}, "stamp")
 
 
 @pytest.mark.parametrize("optimizer", [
@@ -128,8 +129,8 @@ def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp
             "type": "TextLoggerHook", "by_epoch": by_epoch, "out_dir": str(tmp_path / "copies"),
             "keep_local": False}]})
         made = runner(cfg, run.logs_dir)
-        loader, _ = mmdet_trainer.loader(cfg, Share(), 3, "cpu")
-        worker.restore(run, 1, made, cfg, loader.batch_sampler, made.logger)
+        loader, _ = building.loader(cfg, Share(), 3, "cpu")
+        MmdetTrainer(made, loader, cfg, 1, None).begin()
         assert made.meta["by_epoch"] is by_epoch
     train_log = run.logs_dir / "train.log"
     train_log.write_text("kept\n")
@@ -145,9 +146,9 @@ def test_a_resumed_training_is_not_profiled_again(tmp_path):
     run.attempt_file(2).write_text('{"from": null, "accepts": []}')
     for done, hooks in ((0, 1), (3, 0)):
         cfg = config(custom_hooks=[{"type": "ProfilerHook", "by_epoch": False, "profile_iters": 4}])
-        made, (loader, _) = runner(cfg, tmp_path), mmdet_trainer.loader(cfg, Share(), 3, "cpu")
+        made, (loader, _) = runner(cfg, tmp_path), building.loader(cfg, Share(), 3, "cpu")
         made._iter = done
-        worker.restore(run, 2, made, cfg, loader.batch_sampler, made.logger)
+        MmdetTrainer(made, loader, cfg, 2, None).begin()
         assert sum(type(hook).__name__ == "ProfilerHook" for hook in made.hooks) == hooks
 
 
@@ -164,12 +165,12 @@ def test_the_loader_follows_shuffle_and_class_aware_sampling():
 def test_workers_start_as_the_config_says_with_its_options(method):
     cfg = config(mp_start_method=method, data={"workers_per_gpu": 1, "train_dataloader": {
         "prefetch_factor": 3, "timeout": 60, "persistent_workers": True, "pin_memory": True}})
-    loader, _ = mmdet_trainer.loader(cfg, Share(), 3, "cpu")
+    loader, _ = building.loader(cfg, Share(), 3, "cpu")
     assert loader.multiprocessing_context.get_start_method() == method
     assert (loader.prefetch_factor, loader.timeout, loader.persistent_workers) == (3, 60, True)
     assert not loader.pin_memory, "there is no GPU to copy to"
     cfg.data.train_dataloader["multiprocessing_context"] = "forkserver"
-    loader, _ = mmdet_trainer.loader(cfg, Share(), 3, "cpu")
+    loader, _ = building.loader(cfg, Share(), 3, "cpu")
     assert loader.multiprocessing_context.get_start_method() == "forkserver"
 
 
@@ -179,7 +180,7 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
     from mmdet.models import build_detector
     from torch import distributed
 
-    from ecm_cluster.node.world import Place
+    from ecm_cluster.node.world import RankInfo
 
     settings = {"type": "FasterRCNN", "backbone": {
         "type": "ResNet", "depth": 18, "base_channels": 4, "norm_cfg": {"type": "MMSyncBN"}}, "neck": {
@@ -189,10 +190,10 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
             "bbox_coder": {"type": "DeltaXYWHBBoxCoder"}},
         "roi_head": {"type": "StandardRoIHead"}, "train_cfg": {"rpn": None, "rcnn": None},
         "test_cfg": {"rpn": None, "rcnn": None}}
-    made = mmdet_trainer.model(config(model=settings), Place(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", 0, ("a",))
+    made = building.model(config(model=settings), RankInfo(0, 1, 0, 0, 1, "x", 0, "local"), 0, "cpu", ("a",))
     kinds = {type(module).__name__ for module in made.modules() if "Norm" in type(module).__name__}
     assert kinds == {"_BatchNormXd"}
-    mmdet_trainer.seed_all(0, mmdet_trainer.INIT)
+    building.seed_all(0, building.INIT)
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         stock = build_detector(config(model=settings).model)
@@ -205,7 +206,7 @@ def test_without_a_process_group_synchronised_norms_of_both_kinds_are_plain_with
 def test_samplers_of_mmdet_find_the_names_of_a_numpy_of_their_time(monkeypatch):
     from mmdet.core.bbox.samplers import IoUBalancedNegSampler
 
-    from ecm_cluster.node import imports
+    from ecm_cluster.node.mmdet_trainer import imports
 
     for name in ("int", "float"):
         monkeypatch.setitem(vars(np), name, None)

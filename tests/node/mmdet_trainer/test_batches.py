@@ -18,8 +18,8 @@ from mmcv.parallel import DataContainer  # noqa: E402
 from mmdet.core import BitmapMasks  # noqa: E402
 from torch.utils.data._utils.pin_memory import pin_memory  # noqa: E402
 
-from ecm_cluster.node.training import batches  # noqa: E402
-from ecm_cluster.node.training.mmdet_trainer import Loader  # noqa: E402
+from ecm_cluster.node.mmdet_trainer import batches  # noqa: E402
+from ecm_cluster.node.mmdet_trainer.building import ShieldedLoader  # noqa: E402
 
 SAMPLES_PER_GPU = 3
 
@@ -63,7 +63,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_every_tensor_that_travels_to_the_device_is_pinned_and_no_other(pinned, workers):
-    loader = Loader(Samples(), batch_size=SAMPLES_PER_GPU, num_workers=workers,
+    loader = ShieldedLoader(Samples(), batch_size=SAMPLES_PER_GPU, num_workers=workers,
                     collate_fn=lambda samples: batches.collate(samples, SAMPLES_PER_GPU))
     batch = pin_memory(next(iter(loader)))
     _, named = batches.unpack((), batch, torch.device("cpu"))

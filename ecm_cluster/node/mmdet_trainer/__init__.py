@@ -1,0 +1,1 @@
+"""mmdet's training behind the door: with inference, data and checks the only rooms that import mmcv and mmdet."""
