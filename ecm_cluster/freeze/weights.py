@@ -58,7 +58,7 @@ def unreadable(found: Iterable[WeightFile]) -> list[str]:
             if weight.path.is_file():
                 # some backbones of mmdet look for the entry "model" as well, as their authors publish it
                 archive.check_weights(weight.path, *(("state_dict",) if weight.key in TOP_KEYS else MODEL_ENTRIES))
-        except archive.Unreadable as error:
+        except archive.InvalidCheckpoint as error:
             problems.append(f"{weight.key}: {error}")
         except OSError as error:
             problems.append(f"{weight.key}: {weight.path} cannot be read ({error.strerror}); check its permissions")

@@ -36,13 +36,13 @@ def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can
     run = ended_run(tmp_path / "run", gpus=4)
     before = snapshot(run)
     output = verb("resume", run.path, "--gpus", 3, code=2).stderr
-    assert "laid out for 4 ranks, which 3 cannot share evenly" in output and "out of 1, 2, 4, or --rescale" in output
+    assert "4 ranks of run cannot be divided evenly among 3" in output and "out of 1, 2, 4, or --rescale" in output
     assert snapshot(run) == before
     output = verb("resume", run.path, "--gpus", 3, "--rescale", "--dry-run").stdout
-    assert ("rescaled from 4 to 3: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay\n" in output
-            and "what is left of the epoch in progress is dealt out among the 3" in output)
+    assert ("rescaled from 4 to 3 ranks: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay the "
+            "same\n" in output and "the rest of the current epoch is divided among the 3" in output)
     output = verb("resume", run.path, "--gpus", 2, "--dry-run").stdout
-    assert "2 play the 4 that the run is laid out for, with 2 batches each in every optimizer step" in output
+    assert "the run's 4 virtual ranks are assigned to 2 processes, with 2 batches each in every optimizer step" in output
     assert "ranks  " not in verb("resume", run.path, "--nodes", 2, "--gpus", 2, "--dry-run").stdout
 
 
@@ -53,11 +53,11 @@ def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_
     run = ended_run(tmp_path / "run", gpus=4)
     run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\ndata = {}\n")
     begun, fewer = (jobs.make({"name": "run", "gpus": number}) for number in (4, 2))
-    with pytest.raises(UserError, match="with 2 ranks run would be another run than with 4: SyncBN takes its stat"):
+    with pytest.raises(UserError, match="run with 2 ranks would differ from those with 4: SyncBN computes"):
         elastic.check(run, begun, fewer, False, Overrides())
     record = Overrides()
-    assert "not kept: SyncBN takes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
-    assert record.not_kept == ["SyncBN takes its statistics over the processes of one forward pass"]
+    assert "changed: SyncBN computes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
+    assert record.not_kept == ["SyncBN computes its statistics over the processes of one forward pass"]
     assert elastic.check(run, begun, begun, False, Overrides()) == []
 
 

@@ -115,14 +115,14 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
     (["--cluster", "slrum"], "invalid choice: 'slrum'"),
     (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo?)"),
     (["demo", "one-more"], "unrecognized arguments: one-more"),
-    (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
+    (["demo", "--config", "configs/dmeo.py"], "did you mean configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
     (["demo", "--time", "soon"], "time: invalid value 'soon'"),
     (["demo", "--name", "a/b"], "name: invalid value 'a/b'; expected a plain directory name, below --runs-dir"),
     (["demo", "--name", "../a"], "name: invalid value '../a'"),
     (["demo", "--name", ".a"], "name: invalid value '.a'"),
     (["demo", "--name", ""], "name: invalid value ''"),
-    (["demo", "--nodes", "2", "--device", "cuda"], "nodes: 2 is not legal on one machine"),
+    (["demo", "--nodes", "2", "--device", "cuda"], "invalid nodes: 2; expected 1"),
 ])
 def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(capsys, argv, said):
     assert said in refused(capsys, *LOCAL, *argv)
@@ -153,13 +153,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, small_data, id
     (tmp_path / "runs/a-run").mkdir(parents=True)
     (tmp_path / "runs/a-run/thesis.tex").write_text("years of work")
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
-    assert "holds something else; give another --name or --runs-dir" in said
+    assert "exists and is not a run; give another --name or --runs-dir" in said
 
 
 def test_a_file_with_the_name_of_the_run_is_left_alone(capsys, small_data, idle, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/a-run").write_text("years of work")
-    assert "holds something else" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
+    assert "exists and is not a run" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
     assert "could not create" in said and "(Not a directory); give a writable --runs-dir" in said
     assert (tmp_path / "runs/a-run").read_text() == "years of work"

@@ -141,5 +141,5 @@ def test_help_needs_no_numpy_and_the_verb_names_the_remedy():
 
 def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, capsys):
     assert call(tmp_path / "set", "--classes", "5000") == 2
-    assert "--classes must be between 1 and 1296, not 5000" in capsys.readouterr().err
+    assert "invalid --classes: 5000; expected 1 to 1296" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
