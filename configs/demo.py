@@ -1,6 +1,6 @@
-# A Mask R-CNN of about a million parameters with the ECM loss, for CPUs and the made-up data set of
-# `python -m ecm_cluster.synthesize` (24 classes, 600 and 100 images of 128 pixels): the set-up of
-# ecm/mask_rcnn_r50_1x.py with everything smaller. Meant for 2 ranks with 4 images each.
+# A Mask R-CNN of about a million parameters with the ECM loss, for CPUs and the synthetic dataset of
+# `python -m ecm_cluster.synthesize` (24 classes, 600 and 100 images of 128 pixels): a smaller version of
+# ecm/mask_rcnn_r50_1x.py for 2 ranks with 4 images each.
 _base_ = ['_base_/models/mask_rcnn_r50_fpn.py', '_base_/runtime.py']
 
 data_root = 'data/demo/'
@@ -16,7 +16,7 @@ model = dict(
         depth=18,
         base_channels=16,
         frozen_stages=-1,
-        norm_cfg=dict(type='GN', num_groups=8),  # four images a rank are too few for batch statistics
+        norm_cfg=dict(type='GN', num_groups=8),  # four images per rank are too few for batch statistics
         norm_eval=False,
         init_cfg=None),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=32, num_outs=4),
@@ -41,7 +41,7 @@ model = dict(
         rcnn=dict(sampler=sampler(True), mask_size=14)),
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(score_thr=0.01, max_per_img=50)))  # an image shows at most six objects
+        rcnn=dict(score_thr=0.01, max_per_img=50)))  # an image has at most six objects
 
 img_norm_cfg = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
 train_pipeline = [
@@ -72,7 +72,7 @@ val = dict(type='LVISFromFile', ann_file=data_root + 'annotations/lvis_v1_val.js
 data = dict(
     samples_per_gpu=4,
     workers_per_gpu=0,
-    # repeats what is in fewer than 3 % of the images: of 600 none is as rare as the 0.1 % of LVIS
+    # for classes in fewer than 3 % of the images: in 600 images none is as rare as LVIS's 0.1 %
     train=dict(type='ClassBalancedDataset', oversample_thr=0.03, dataset=train),
     val=val,
     test=val)

@@ -1,4 +1,4 @@
-# Cross-entropy in the set-up of ecm/mask_rcnn_r50_1x.py: the loss is all that differs.
+# Cross-entropy loss; otherwise ecm/mask_rcnn_r50_1x.py.
 _base_ = '../ecm/mask_rcnn_r50_1x.py'
 
 model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(

@@ -1,5 +1,4 @@
-# Seesaw loss (Wang et al., CVPR 2021) with its published p and q in the set-up of ecm/mask_rcnn_r50_1x.py:
-# the loss is all that differs.
+# Seesaw loss (Wang et al., CVPR 2021) with its published p and q; otherwise ecm/mask_rcnn_r50_1x.py.
 _base_ = '../ecm/mask_rcnn_r50_1x.py'
 
 model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(

@@ -1,5 +1,5 @@
 # ECM, Cascade Mask R-CNN R101 2x. Reported on LVIS v1 val: box AP 33.4, mask AP 30.6.
-# mask_rcnn_r101_2x.py with mmdet's cascade: three box heads at IoU 0.5, 0.6 and 0.7, each with the same loss.
+# mask_rcnn_r101_2x.py with mmdet's cascade: three box heads at IoU 0.5, 0.6 and 0.7 with the same loss.
 _base_ = 'mask_rcnn_r101_2x.py'
 
 

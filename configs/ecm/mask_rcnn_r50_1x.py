@@ -1,6 +1,6 @@
 # Cho & Krähenbühl, "Long-tail Detection with Effective Class-Margins", ECCV 2022: Mask R-CNN R50 1x.
-# Reported on LVIS v1 val: box AP 26.9, mask AP 26.4, with class weights that the authors' code rounds in float32
-# (class_weights='published'; 'exact' are the formula's).
+# Reported on LVIS v1 val: box AP 26.9, mask AP 26.4, with the authors' class weights, which are rounded in float32
+# (class_weights='published'; 'exact' follows the formula).
 _base_ = [
     '../_base_/models/mask_rcnn_r50_fpn.py',
     '../_base_/datasets/lvis_v1.py',

@@ -1,5 +1,5 @@
-# The authors' loss as the re-implementation (github.com/nicholasdehnen/ECM-Loss) runs it: 8 GPUs with 3 images each at
-# the same learning rate, where the authors have 2.
+# The authors' loss with the re-implementation's batch (github.com/nicholasdehnen/ECM-Loss): 8 GPUs with 3 images each
+# at the same learning rate; the authors use 2.
 _base_ = 'mask_rcnn_r50_1x.py'
 
 data = dict(samples_per_gpu=3)

@@ -1,4 +1,4 @@
-# The set-up of mask_rcnn_r50_1x.py on LVIS v0.5; no result is published.
+# mask_rcnn_r50_1x.py on LVIS v0.5; there are no published results.
 _base_ = [
     '../_base_/models/mask_rcnn_r50_fpn.py',
     '../_base_/datasets/lvis_v0.5.py',

@@ -1,6 +1,6 @@
-# The re-implementation's run (github.com/nicholasdehnen/ECM-Loss): its loss, and 8 GPUs with 3 images each at
-# the same learning rate. The margin exponent of its runs is 1, by a slip of precedence in its code; the paper's
-# is margin_exponent=0.25. To log to Weights & Biases as it does, see _base_/logging/.
+# The run of the re-implementation (github.com/nicholasdehnen/ECM-Loss): its loss, and 8 GPUs with 3 images each at the
+# same learning rate. The margin exponent of its runs is 1, due to operator precedence in its code; the paper's value is
+# margin_exponent=0.25. For its logging to Weights & Biases see _base_/logging/.
 _base_ = 'mask_rcnn_r50_1x.py'
 
 model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(

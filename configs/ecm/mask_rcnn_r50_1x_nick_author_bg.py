@@ -1,4 +1,4 @@
-# The re-implementation's second run: its loss with the authors' treatment of the background.
+# The second run of the re-implementation: its loss with the authors' treatment of the background.
 _base_ = 'mask_rcnn_r50_1x_nick.py'
 
 model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(

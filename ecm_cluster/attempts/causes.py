@@ -37,7 +37,7 @@ class Cause:
         budget: How many ends of this kind since the last new checkpoint are answered by a new start; None: any number.
         requeues: Whether the job itself asks Slurm for its next start.
         states: What Slurm calls such an end in its accounting, and the state of a job that has ended so.
-        reasons: The job's reason while tasks are left of it: then its state is COMPLETING, whatever the end was.
+        reasons: The job's reason while tasks are left of it: then its state is COMPLETING, regardless of the end.
         error: What the text of an error says of it; the first row that matches counts.
         remedy: Added to that text.
     """

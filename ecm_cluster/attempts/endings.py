@@ -18,10 +18,8 @@ from ..rundir.run import Evaluation, Run, Work
 from . import starts
 from .causes import CAUSES, Cause
 
-# Consecutive attempts that ended for causes of the run's own, without a commit, after which it stops.
-NO_PROGRESS_LIMIT = 3
-# Starts in a row that ended for other causes before a new checkpoint, from which on ``status`` warns.
-WARN_LIMIT = 3
+NO_PROGRESS_LIMIT = 3  # consecutive attempts that ended for the run's own causes without a commit: then it stops
+WARN_LIMIT = 3  # consecutive starts that ended for other causes before a new checkpoint: then ``status`` warns
 
 
 def ending(end: Event | None) -> Cause:
@@ -41,7 +39,7 @@ class Decision:
 def decide(work: Work) -> Decision:
     """What to do after the newest attempt has ended, from the ledger alone."""
     newest = work.newest_attempt()
-    if newest and is_done(work):  # whatever became of its processes after that
+    if newest and is_done(work):  # regardless of its processes since then
         return Decision("done", "complete")
     events = work.events()
     refused = starts.failed(work, events)
@@ -192,7 +190,7 @@ def has_heartbeat(work: Work, attempt: int, seconds: float) -> bool:
 
 
 def newest_end(work: Work) -> Event | None:
-    """Why the work does not go on: what the newest start could not do, else how the newest attempt ended."""
+    """Why the work does not continue: why the newest start failed, else how the newest attempt ended."""
     events, newest = work.events(), work.newest_attempt()
     return starts.failed(work, events) or (last_end(events, newest) if newest else None)
 
@@ -200,7 +198,7 @@ def newest_end(work: Work) -> Event | None:
 def attempts_without_progress(work: Work, events: list[Event]) -> int:
     """How many attempts in a row, the newest included, brought nothing and ended for causes of the run's own.
 
-    Those that the scheduler or a node ended say nothing of the run; they are neither counted nor progress.
+    Ends that the scheduler or a node caused do not concern the run; they are neither counted nor progress.
     """
     return sum(ending(end).owner == "run" for end in _since_progress(work, events))
 
@@ -222,8 +220,8 @@ def interruptions(work: Work) -> str | None:
     count = Counter(end["cause"] for end in stops if ending(end).owner != "run")
     if sum(count.values()) < WARN_LIMIT:
         return None
-    told = ", ".join(f"{cause} {times}x" for cause, times in count.most_common())
-    return f"{sum(count.values())} starts in a row ended before a new checkpoint ({told})"
+    shown = ", ".join(f"{cause} {times}x" for cause, times in count.most_common())
+    return f"{sum(count.values())} starts in a row ended before a new checkpoint ({shown})"
 
 
 def failed_commit(events: list[Event], attempt: int) -> str | None:

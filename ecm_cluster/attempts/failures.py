@@ -1,4 +1,4 @@
-"""Whose fault a failure is, told from an exception or from the last words of a process that could not raise one.
+"""Whose fault a failure is, derived from an exception, or from the last output of a process that could not raise one.
 
 A worker that runs out of GPU memory and one whose GPU breaks both die of an exception, but they call for different
 answers: see :data:`ecm_cluster.attempts.causes.CAUSES`.
@@ -29,11 +29,11 @@ class NotStartable(RuntimeError):
     cause = "not startable"
 
 
-PLAIN = (UserError, NotStartable)  # their texts say all by themselves
+PLAIN = (UserError, NotStartable)  # their texts need no class name
 
 
 class DeviceStuck(RuntimeError):
-    """A GPU does not come to the end of what it was given."""
+    """A GPU does not finish its work."""
 
     cause = "hung"
 

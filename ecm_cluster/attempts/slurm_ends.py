@@ -15,7 +15,7 @@ from .causes import BY_REASON, BY_STATE
 # What Slurm calls an end, for a start that recorded none. A program's failure is recorded by the batch shell; a shell
 # that could not was killed, with its node perhaps.
 UNRECORDED = {state: cause for state, cause in BY_STATE.items() if state != "FAILED"}
-# States of a job that Slurm will start again, whatever becomes of the tasks that are left of its last start.
+# States of a job that Slurm will start again, regardless of the tasks that are left of its last start.
 STARTS_AGAIN = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 ALIVE = ("RUNNING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 UNSET = ("None", "", "N/A", "Unknown")

@@ -57,8 +57,8 @@ class Start:
             lines = "\n".join(run.job(end["stage"] if end["stage"] != "chain" else "train").setup).split("\n")
             line = end.get("line", 0)
             text = f" `{lines[line - 1].strip()}`" if 0 < line <= len(lines) else ""
-            told = f"setup line {line}{text} failed" if line else "a setup line ended the shell"
-            return "setup failed", f"{self.host}: {told} with exit code {end['code']}"
+            failed = f"setup line {line}{text} failed" if line else "a setup line ended the shell"
+            return "setup failed", f"{self.host}: {failed} with exit code {end['code']}"
         if python is not None:
             return "start failed", f"{self.host}: Python could not run there (exit code {python['code']})"
         return None
@@ -75,7 +75,7 @@ def on_record(run: Run, job_id: str) -> dict[int, Start]:
 
 
 def records(run: Run, job_id: str) -> bool:
-    """Whether the job's script records its starts: that of the former version does not."""
+    """Whether the job's script records its starts: that of version 0.1 does not."""
     try:
         return b"ecm_start=" in read_bytes(run.submitit_dir / f"{job_id}_submission.sh")
     except (OSError, Unreadable):
@@ -107,8 +107,8 @@ def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
         return None
     newest, start = run.newest_attempt(), known[max(known)]
     identity, failure = f"{job.cluster}:{start.job_id}:{start.restart}", start.failure(run)
-    told = {e["start"] for e in events if e.kind == "not-started"}
-    if failure is None or identity in told or (newest and start_of(run.read_attempt(newest)) == identity):
+    recorded = {e["start"] for e in events if e.kind == "not-started"}
+    if failure is None or identity in recorded or (newest and start_of(run.read_attempt(newest)) == identity):
         return None
     return Event(newest, "shell", 0, "not-started", 0.0, {
         "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.alone,
@@ -180,5 +180,5 @@ def resumes_of(events: list[Event]) -> int:
 
 
 def counted_from(events: list[Event]) -> int:
-    """Attempts up to this one are forgiven: the user has resumed the run after them."""
+    """The failure budget was reset after this attempt, as the user resumed the run."""
     return max((e.attempt for e in events if e.kind == "resumed"), default=0)

@@ -26,7 +26,7 @@ class Life:
         alive: None where it is not known.
         text: In words, mostly Slurm's.
         waiting: Alive, and has not started.
-        held: Waits until somebody releases it.
+        held: Waits until it is released manually.
         vouched: Alive by its heartbeat alone.
     """
 
@@ -91,7 +91,7 @@ class Backend(Protocol):
         """Those of the stages that have a job each, on record."""
 
     def adopt(self, run: Run) -> list[str]:
-        """Find the jobs whose submitter died before it could record them; the stages of those that are there."""
+        """Find the jobs whose submitter died before it could record them; the stages of existing jobs."""
 
     def submit(self, run: Run, job: Job) -> dict[str, str]:
         """Submit what has no job yet; ids by what they are called."""
@@ -106,7 +106,7 @@ class Backend(Protocol):
         """Whether a job is alive, given what Slurm says of it."""
 
     def alive(self, run: Run) -> dict[str, str] | None:
-        """What of a run is alive, by id, with the reason in words; None where that cannot be told."""
+        """What of a run is alive, by id, with the reason in words; None if that is unknown."""
 
     def called(self, run: Run, ids: Sequence[str]) -> list[str]:
         """Jobs in the user's words."""
@@ -119,7 +119,7 @@ class Backend(Protocol):
         """
 
     def check_changes(self, run: Run, changes: Mapping[str, Any], job: Job) -> None:
-        """Raise UserError where a job cannot be had there with these options."""
+        """Raise UserError if no job can have these options there."""
 
     def check(self, requests: Sequence[JobRequest], remedy: str, environ: Mapping[str, str] | None = None) -> None:
         """Raise UserError where a request would be refused; name what of ``environ`` the jobs do not take over."""

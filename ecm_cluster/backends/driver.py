@@ -16,7 +16,7 @@ from ..slurm import batch_shell
 from ..slurm.sbatch import TOKEN_ENV, environment_lines, outside_environment, python_of
 
 DRIVER = "local driver"
-CHAIN = "chain"  # the training and what stands behind it, as a stage to play
+CHAIN = "chain"  # the training and what follows it, in place of a stage
 
 
 def alive(run: Run, pid: str) -> bool:
@@ -37,7 +37,7 @@ def _of_owner(run: Run, pid: str) -> bool:
 
 
 def stage_of(pid: str) -> str:
-    """What a driver plays: ``chain``, or one stage; empty where it has gone."""
+    """What a driver runs: ``chain``, or one stage; empty if it has ended."""
     words = _last_words(pid)
     return words[-2] if len(words) > 1 else ""
 

@@ -19,13 +19,13 @@ def known(runs: Sequence[Run]) -> Known:
     return queue.query(ids) if commands.slurm_available() else None
 
 
-def of_job(run: Run, job: Submission, told: Known) -> Life:
+def of_job(run: Run, job: Submission, known_jobs: Known) -> Life:
     """Whether a job of a run is alive, given :func:`known`."""
-    return choose.by_name(job.cluster).life(run, job, told)
+    return choose.by_name(job.cluster).life(run, job, known_jobs)
 
 
 def alive(run: Run) -> dict[str, str] | None:
-    """What of a run is alive, by id, with the reason in words; None where that cannot be told."""
+    """What of a run is alive, by id, with the reason in words; None if that is unknown."""
     return choose.of(run).alive(run)
 
 

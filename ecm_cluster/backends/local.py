@@ -1,4 +1,4 @@
-"""A run on one machine: a driver plays the chain, one stage after the other."""
+"""A run on one machine: a driver runs the chain, one stage after the other."""
 
 from __future__ import annotations
 
@@ -126,6 +126,6 @@ class LocalBackend:
         return []
 
 
-def _has_done_all(run: Run, played: str) -> bool:
-    stages = chain.stages(run.job()) if played == driver.CHAIN else [played]
+def _has_done_all(run: Run, stage: str) -> bool:
+    stages = chain.stages(run.job()) if stage == driver.CHAIN else [stage]
     return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)

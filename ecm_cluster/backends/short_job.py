@@ -1,4 +1,4 @@
-"""A short job beside the runs: submitted, waited for, and cancelled with whoever waits for it."""
+"""A short job beside the runs: submitted, waited for, and cancelled if the process that waits for it ends."""
 
 from __future__ import annotations
 

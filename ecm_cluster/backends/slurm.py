@@ -70,16 +70,16 @@ class SlurmBackend:
     # -- what is alive
 
     def life(self, run: Run, job: Submission, known: Known) -> Life:
-        told = (known or {}).get(job.job_id or "")
-        if told is None or not told.is_of(job.token, str(run.submitit_dir)):
-            return self._untold(run, job, known is not None)
-        reason = f" ({told.reason})" if told.reason and told.reason != "None" else ""
-        words = f"job {job.job_id} {told.state.lower()}{reason}"
-        if told.kind == WAITING:
-            return Life(True, words, waiting=True, held=told.is_held)
-        return Life(True, f"job {job.job_id} on Slurm") if told.kind == LIVE else Life(False, words)
+        state = (known or {}).get(job.job_id or "")
+        if state is None or not state.is_of(job.token, str(run.submitit_dir)):
+            return self._life_unlisted(run, job, known is not None)
+        reason = f" ({state.reason})" if state.reason and state.reason != "None" else ""
+        words = f"job {job.job_id} {state.state.lower()}{reason}"
+        if state.kind == WAITING:
+            return Life(True, words, waiting=True, held=state.is_held)
+        return Life(True, f"job {job.job_id} on Slurm") if state.kind == LIVE else Life(False, words)
 
-    def _untold(self, run: Run, job: Submission, asked: bool) -> Life:
+    def _life_unlisted(self, run: Run, job: Submission, asked: bool) -> Life:
         text = f"Slurm knows no job {job.job_id}" if asked else "Slurm does not answer here"
         if any(_vouches(work, job) for work in _works(run, job.stage)):
             return Life(True, f"by its heartbeat; {text}", vouched=True)
@@ -92,7 +92,7 @@ class SlurmBackend:
         return Life(False, text)
 
     def alive(self, run: Run) -> dict[str, str] | None:
-        """Former jobs included; those whose submitter died are found first."""
+        """Includes former jobs; those whose submitter died are found first."""
         submissions.try_adopt(run)
         jobs = [job for job in submissions.of_run(run) if job.job_id]
         known = queue.query([job.job_id for job in jobs if job.job_id]) if jobs else {}
@@ -113,7 +113,7 @@ class SlurmBackend:
         token_of = {job.job_id or "": job.token for job in jobs}
         for job_id in reversed(list(live)):
             commands.cancel(job_id, token_of[job_id])
-        began, told = time.monotonic(), False
+        began, announced = time.monotonic(), False
         while True:
             known = queue.query(token_of) or {}
             states = [state for job in jobs if (state := known.get(job.job_id or ""))
@@ -122,9 +122,9 @@ class SlurmBackend:
             passed = time.monotonic() - began
             if not states or passed > SETTLING:
                 return back
-            if passed > 2 and not told:
+            if passed > 2 and not announced:
                 print(f"{run.name}: waiting for the ranks to end", flush=True)
-                told = True
+                announced = True
             if passed > 1:
                 for job_id in back:
                     commands.cancel(job_id, token_of[job_id])
@@ -156,7 +156,7 @@ def _works(run: Run, stage: str) -> list[Work]:
 
 
 def _vouches(work: Work, job: Submission) -> bool:
-    """Whether the newest attempt is one of this job, has recorded no end, and was heard lately."""
+    """Whether the newest attempt is one of this job, has recorded no end, and has a fresh heartbeat."""
     newest = work.newest_attempt()
     if not newest:
         return False

@@ -32,7 +32,7 @@ MODULES = {
 TASKS = {
     "train": "ecm_cluster.node.task:Train",
     "evaluate": "ecm_cluster.node.task:Evaluate",
-    "probe": "ecm_cluster.node.checks.probe:Probe",
+    "probe": "ecm_cluster.node.checks.probe:NodeProbe",
 }
 # Makes the trainer of a job that names none (``trainer: MODULE:FUNCTION``)
 MMDET_TRAINER = "ecm_cluster.node.mmdet_trainer.entry:make"

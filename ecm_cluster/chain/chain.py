@@ -46,7 +46,7 @@ def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None =
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:
-    """The nodes that a job shall not get: the user's own, and those on which the run could not work."""
+    """The nodes that a job excludes: the user's own, and those on which the run could not work."""
     return ",".join([*filter(None, [job.exclude]), *starts.left_out(run.events())]) or None
 
 
@@ -79,14 +79,14 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
 
 
 def note_refusal(run: Run, refused: UserError) -> None:
-    """Put on record that the training was submitted and its evaluation was not: whoever comes next tries again."""
+    """Record that the training was submitted and its evaluation was not: the next `status` or `resume` tries again."""
     run.ledger(0, "submit").write("refused", stage=EVALUATE, reason=str(refused))
 
 
 def refusal(run: Run) -> str | None:
     """Why the evaluation of a training that Slurm has taken was refused, if none was submitted since."""
-    told = [e for e in run.events() if e.kind in ("submitted", "refused") and e.get("stage") == EVALUATE]
-    return told[-1]["reason"] if told and told[-1].kind == "refused" else None
+    found = [e for e in run.events() if e.kind in ("submitted", "refused") and e.get("stage") == EVALUATE]
+    return found[-1]["reason"] if found and found[-1].kind == "refused" else None
 
 
 def submit_refused(run: Run, patience: float = 0.0) -> None:
@@ -153,7 +153,7 @@ def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) ->
 
 
 def virtual_ranks(run: Run) -> int:
-    """Ranks that the order of samples is made for: those of the submission, whatever plays them now."""
+    """Ranks that determine the order of samples: those of the submission, regardless of the processes now."""
     return run.overrides().virtual_ranks or run.spec.virtual_ranks
 
 
@@ -172,7 +172,7 @@ def resume_line(run: Run) -> str:
 
 
 def continue_line(run: Run) -> str:
-    """What the user types to submit what an interrupted submission did not come to."""
+    """What the user types to submit what an interrupted submission did not submit yet."""
     if run.submission(TRAIN).get("former"):
         return resume_line(run)
     flags = ["--name", run.name, "--runs-dir", str(run.path.parent)]

@@ -113,7 +113,7 @@ def require_own_folder(run: Run) -> None:
 
     Raises:
         FileExistsError: It is not a directory.
-        UserError: It, or the link that leads there, belongs to somebody else.
+        UserError: It, or the link that leads there, belongs to another user.
     """
     if not run.path.is_dir():
         raise FileExistsError(run.path)

@@ -26,7 +26,7 @@ MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
 SHORTEST = 60
 RECENT = 200  # commits
 QUANTILE = 0.95
-OUTLIER = 20  # times the median: no step of this training took so long by itself
+OUTLIER = 20  # times the median: no step of this training took so long on its own
 # where nothing was measured: weights and momentum of Cascade R-CNN with ResNet-101, to a busy network file system
 ASSUMED_BYTES, ASSUMED_BYTES_PER_SECOND, ASSUMED_STEP = 800e6, 200e6, 2.0
 
@@ -69,7 +69,7 @@ def measured(run: Run) -> Cost | None:
     commits = [e for e in run.events(writer="train000") if e.kind == "commit" and "write_seconds" in e.fields][-RECENT:]
     if not commits:
         return None
-    # earlier versions recorded the slowest step since the attempt began: the same figure again is no further step
+    # earlier versions recorded the slowest step since the attempt began: a repeated figure is not a further step
     steps = [step for (_, step), _ in groupby((e.attempt, float(e.get("slowest_step", 0.0))) for e in commits)]
     return Cost(slow([step for step in steps if step > 0]),
                 slow([float(e["blocked_seconds"]) + float(e["write_seconds"]) for e in commits]),
@@ -92,7 +92,7 @@ def lead_of(run: Run, asked: int) -> int:
 
 
 def within(lead: int, limit: str) -> int:
-    """The lead that a job of a time limit is given: half of it at most, or it would be told to stop as it begins."""
+    """The lead that a job of a time limit is given: half of it at most, or it would be warned as it begins."""
     return min(lead, 30 * parse_time(limit))
 
 

@@ -2,7 +2,7 @@
 
 Each stage has one record: the token of its present job (written before sbatch, and given to Slurm as the job's comment
 and in the name of its script), the id that sbatch answered, who submitted it and on which cluster, and the jobs it had
-before. A token is never dropped: whoever comes later looks for the job of each that has no id, so a job whose
+before. A token is never dropped: a later verb looks for the job of each that has no id, so a job whose
 submitter died is found. All of it changes under one lock, which sbatch itself holds too.
 """
 
@@ -46,7 +46,7 @@ def new_token(run_name: str, stage: str) -> str:
 
 
 def replace_token(run: Run, stage: str, cluster_name: str | None) -> None:
-    """Put a new token on record; the job that was there joins the former ones.
+    """Put a new token on record; the present job joins the former ones.
 
     Args:
         cluster_name: Of Slurm; None: not known, or none.
@@ -73,7 +73,7 @@ def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
 
 
 def _was_tried(record: dict[str, Any]) -> bool:
-    # the former version wrote a token only before sbatch, and no user
+    # version 0.1 wrote a token only before sbatch, and no user
     return "submitted" in record or "user" not in record
 
 
@@ -98,7 +98,7 @@ def take_back(run: Run, stage: str) -> None:
 
 
 def take_back_untried(run: Run, stage: str) -> None:
-    """Undo :func:`replace_token` where it did not come to an sbatch."""
+    """Undo :func:`replace_token` if sbatch was not called."""
     record = run.submission(stage)
     if record.get("token") and not record.get("job_id") and not _was_tried(record):
         take_back(run, stage)
@@ -193,7 +193,7 @@ def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDA
         if present is None or present in mine:
             return None
         if not mine and not token and present.job_id is None:
-            return None  # a job of the former version that is not on record yet
+            return None  # a job of version 0.1 that is not on record yet
         if mine or time.monotonic() > end:
             other = f"job {present.job_id}" if present.job_id else "another submission"
             return f"stale start: job {own[1]} is not the one on record any more, {other} is"

@@ -21,7 +21,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
         job_id: The caller's job.
 
     Returns:
-        The successor's job id; None where the run must not go on: fenced, cancelled, or complete.
+        The successor's job id; None if the run must not continue: fenced, cancelled, or complete.
 
     Raises:
         UserError: Slurm refuses that too; the run is stopped, and can be resumed.
@@ -77,7 +77,7 @@ def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
 
 
 def release_due(run: Run) -> list[str]:
-    """Let evaluations start whose checkpoints are committed, where they are wanted while the training goes on.
+    """Let evaluations start whose checkpoints are committed, if they are wanted during the training.
 
     Until then they wait for the training with Slurm's own dependency. So those that nobody could release (there is no
     scontrol on the node) start behind it, and Slurm ends them if the training fails for good.

@@ -1,4 +1,4 @@
-"""``submit --check``: whether a job can work, asked before anything of it is submitted."""
+"""``submit --check``: checks that a job can work before anything is submitted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .findings import EVERYTHING, Report
 
 MODE_ENV = "ECM_CLUSTER_CHECK"
 HERE, JOB, NONE = MODES = ("here", "job", "none")
-SHORT, LONG = 20.0, 180.0  # seconds: where nobody asked for a check, and where somebody did
+SHORT, LONG = 20.0, 180.0  # time limits in seconds: by default, and if --check was given
 
 
 def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose: bool = False) -> None:
-    """Check a plan as asked, or as the environment says, and print what was found.
+    """Check a plan as requested, or as the environment variable says, and print the result.
 
     Args:
         asked: One of :data:`MODES`; None: check here, for a short time.
@@ -48,16 +48,16 @@ def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose
 
 
 def describe(report: Report, missing: list[weights.WeightFile], seconds: float) -> str:
-    """What was checked and what was not, as lines of the plan."""
+    """The checked and the skipped steps, as lines of the plan."""
     lines = []
     if EVERYTHING in report.skipped:
-        lines.append(("check", f"not done: {report.skipped[EVERYTHING]}; the job's first start will tell (--check=job "
-                               "checks in a short job)"))
+        lines.append(("check", f"skipped: {report.skipped[EVERYTHING]}; errors will appear when the job starts "
+                               "(--check=job checks in a short job)"))
     else:
         seen = [f"{step}: {detail}" if detail else step for step, detail in report.done.items() if detail is not None]
-        lines.append(("check", f"nothing wrong found in {seconds:.0f} s with {'; '.join(seen) or 'nothing'}"))
+        lines.append(("check", f"passed in {seconds:.0f} s: {'; '.join(seen) or 'nothing was checked'}"))
         whys = [f"{step} ({why})" for step, why in report.skipped.items()]
-        rest = whys + report.rest + [f"weights of {weight.key} (still to be fetched)" for weight in missing]
+        rest = whys + report.rest + [f"weights of {weight.key} (not downloaded yet)" for weight in missing]
         if rest:
             lines.append(("not checked", "; ".join(rest)))
     if report.needs:

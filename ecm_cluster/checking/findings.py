@@ -1,4 +1,4 @@
-"""What a check finds, as JSON lines: written by the process that checks, read by the one that submits."""
+"""The findings of a check as JSON lines: written by the process that checks, read by the one that submits."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ class Findings:
         self._write(begin=step)
 
     def done(self, step: str, detail: str | None) -> None:
-        """A step that was taken, with what it showed; None: this job has no such step."""
+        """A completed step with its result; None: the job has no such step."""
         self._write(done=step, detail=detail)
 
     def skip(self, step: str, why: str) -> None:
-        """A step that cannot be checked here, which is no fault of the job's."""
+        """A step that cannot be checked here, although the job may be fine."""
         self._write(skip=step, why=" ".join(why.split()))
 
     def doubt(self, text: str) -> None:
-        """What speaks against the step under way, and is looked into."""
+        """A possible problem in the current step, which is being looked into."""
         self._write(doubt=" ".join(text.split()))
 
     def warn(self, text: str) -> None:
         self._write(warn=" ".join(text.split()))
 
     def needs(self, text: str) -> None:
-        """What each rank will need."""
+        """The memory that each rank will need."""
         self._write(needs=text)
 
     def fail(self, text: str, trace: str) -> None:
-        """Why the job cannot work: one line with the key or file, what is expected, and the remedy."""
+        """Why the job cannot work: one line with the key or file, the expected value and the remedy."""
         self._write(fail=" ".join(text.split()), trace=trace)
 
     def end(self) -> None:
@@ -57,16 +57,16 @@ class Findings:
 
 @dataclass
 class Report:
-    """The reading end: what is known so far.
+    """The reading end: the findings so far.
 
     Attributes:
-        done: Steps that were taken, with what they showed; None: not a step of this job.
+        done: Completed steps with their results; None: not a step of this job.
         skipped: Steps that could not be checked, with the reason.
-        begun: The step under way, or the last one.
-        doubt: What speaks against it so far.
+        begun: The current step, or the last one.
+        doubt: A possible problem in it.
         failure: Why the job cannot work.
         trace: Its traceback.
-        ended: The process has come to its end.
+        ended: Whether all steps are through.
     """
 
     done: dict[str, str | None] = field(default_factory=dict)
@@ -81,18 +81,18 @@ class Report:
 
     @property
     def over(self) -> bool:
-        """Whether the check came to an end of its own."""
+        """Whether the check has finished by itself."""
         return self.ended or bool(self.failure) or EVERYTHING in self.skipped
 
     @property
     def rest(self) -> list[str]:
-        """Steps of which nothing is known."""
+        """Steps without any finding."""
         known = {*self.done, *self.skipped}
         return [] if EVERYTHING in known else [step for step in STEPS if step not in known]
 
 
 def read(path: Path) -> Report:
-    """Everything that was written up to now; a torn last line is left for later."""
+    """All findings so far; an incomplete last line is left for later."""
     report = Report()
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -123,16 +123,16 @@ def read(path: Path) -> Report:
 
 
 def finished(report: Report, code: int | None, seconds: float) -> Report:
-    """The report with the reason for what is missing of it.
+    """The report with the reason why steps are missing.
 
     Args:
-        code: The process's exit code; None: it was at work when the time was over.
+        code: The process's exit code; None: it was still running at the time limit.
     """
     if report.over:
         return report
-    why = f"the {seconds:g} s were over" if code is None else f"the check's process ended with code {code}"
+    why = f"time limit of {seconds:g} s" if code is None else f"the check ended with exit code {code}"
     if code is not None and code < 0:
-        why = f"the check's process was killed by {signal.Signals(-code).name}"
+        why = f"the check was killed by {signal.Signals(-code).name}"
     if report.doubt:
         why = f"{report.doubt}; {why}"
     report.skipped.update({step: why for step in report.rest[:1]})

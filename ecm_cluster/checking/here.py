@@ -1,4 +1,4 @@
-"""The check on the machine that submits: a process of the job's Python, on the CPU, within a time."""
+"""The check on the submitting machine: a process of the job's Python, on the CPU, with a time limit."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..slurm.sbatch import outside_environment, python_of
 from . import trial_run
 from .findings import ALONE_ENV, EVERYTHING, Report, finished, read
 
-DOUBT_SECONDS = 40.0  # more, where something has been found that may refuse the job
+DOUBT_SECONDS = 40.0  # extra time to look into a possible problem, rather than submit a job that may fail
 
 
 def look(plan: planning.Plan, frozen: create.Frozen, seconds: float) -> Report:
-    """Check on this machine, on its CPU, within a time."""
-    print(f"checking the job here, for {seconds:.0f} s at most (--no-check leaves it out)", file=sys.stderr)
+    """Check on this machine's CPU, with a time limit."""
+    print(f"checking the job on this machine for up to {seconds:.0f} s (--no-check skips it)", file=sys.stderr)
     try:
         with folders.temporary(Path(tempfile.gettempdir()), "ecm-cluster-check-") as folder:
             return _look(plan, frozen, folder, seconds)
     except OSError as error:
-        return Report(skipped={EVERYTHING: f"no temporary folder can be written ({error.strerror})"})
+        return Report(skipped={EVERYTHING: f"could not create a temporary directory ({error.strerror})"})
 
 
 def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path, seconds: float) -> Report:
@@ -46,12 +46,12 @@ def _look(plan: planning.Plan, frozen: create.Frozen, folder: Path, seconds: flo
                     break
             return finished(read(findings), process.poll(), seconds)
     except OSError as error:
-        return Report(skipped={EVERYTHING: f"{python} cannot be started here ({error.strerror})"})
+        return Report(skipped={EVERYTHING: f"could not start {python} here ({error.strerror})"})
 
 
 @contextlib.contextmanager
 def started(command: list[str], env: dict[str, str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, whose end is the end of all that it started."""
+    """A process in its own session, so that its children are killed with it."""
     process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)
     try:

@@ -1,4 +1,4 @@
-"""What the doctor is asked about: a job, as far as it can be read, and the folders that it uses."""
+"""The subject of a diagnosis: a job, as far as it can be read, and the directories that it uses."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .finding import Finding, fails, not_asked, ok
 
 @dataclass
 class Asked:
-    """The job that a site is to run.
+    """The job that the site should be able to run.
 
     Attributes:
         where: ``slurm`` or ``local``.
-        given: Whether the user named a job or a config; else it is the default one, whose data need not be here.
-        cfg: The resolved config; None where it cannot be read, see ``trouble``.
+        given: Whether the user named a job or a config; else it is the default job, whose data need not exist.
+        cfg: The resolved config; None if it cannot be read, see ``trouble``.
     """
 
     job: jobs.Job
@@ -50,7 +50,7 @@ class Asked:
         return Path(os.path.abspath(os.path.expanduser(root))) if root else None
 
     def folders(self) -> dict[str, Path]:
-        """Folders that a run writes to and that login node and compute nodes must share, by what they are for."""
+        """Directories that a run writes to and that login node and compute nodes must share, by purpose."""
         return {"runs": self.runs_dir, "weights": weight_cache.cache_folder(), "annotations": columns.cache_folder()}
 
     def data_files(self) -> list[Path]:
@@ -60,12 +60,12 @@ class Asked:
 
     @functools.cached_property
     def cost(self) -> signal_lead.Cost:
-        """What a stop of such a run costs: measured in a run of the same config, or assumed."""
+        """The cost of stopping such a run: measured in a run of the same config, or assumed."""
         return signal_lead.expected(self.runs_dir, self.config_path, self.job.as_dict())
 
 
 def read(job: jobs.Job, where: str, given: bool) -> Asked:
-    """Resolve a job as far as it can be; the config's trouble, if any, becomes a finding."""
+    """Resolve a job as far as possible; an error of the config becomes a finding."""
     asked = Asked(job, where, given)
     try:
         if job.trainer is not None:
@@ -82,13 +82,13 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
 
 
 def only_read(asked: Asked) -> list[str]:
-    """Folders that the job need not write to: the cache of weights where all of them are there."""
+    """Directories that the job does not write to: the weight cache if all weights are already in it."""
     wanted = weights.find(asked.cfg) if asked.cfg else []
     return ["weights"] if wanted and all(weight.present for weight in wanted) else []
 
 
 def scratch_here(asked: Asked) -> dict[str, Path]:
-    """The scratch of a job on this machine, if it has one."""
+    """The scratch directory of a job on this machine, if it has one."""
     path = planned.scratch_of(planned.plan(asked.job, None), os.environ)
     return {} if path is None else {"scratch": path}
 
@@ -98,15 +98,15 @@ def check(asked: Asked) -> Iterator[Finding]:
     if asked.trouble:
         yield fails("job.config", f"{asked.job.config}: {asked.trouble}", "fix the config or the job file")
         return
-    yield ok("job.config", f"{asked.config_path} can be read")
+    yield ok("job.config", f"{asked.config_path} is valid")
     yield _data(asked)
     assert asked.cfg is not None
     for weight in weights.find(asked.cfg):
         name = f"job.weights.{weight.key}"
         if weight.present:
-            yield ok(name, f"{weight.path} is there")
+            yield ok(name, f"{weight.path} exists")
         elif weight.url:
-            yield not_asked(name, f"{weight.path} is not there; submission fetches it from "
+            yield not_asked(name, f"{weight.path} does not exist; submission downloads it from "
                             f"{without_secrets(weight.url)}")
         else:
             yield fails(name, f"{weight.path} does not exist", "fix the path in the config")
@@ -116,9 +116,9 @@ def _data(asked: Asked) -> Finding:
     paths = asked.data_files()
     missing = [path for path in paths if not os.path.exists(path)]
     if not paths:
-        return not_asked("job.data", "the config names no annotation file")
+        return not_asked("job.data", "the config has no annotation file")
     if not missing:
-        return ok("job.data", f"the annotation files below {asked.data_root or 'the config’s folders'} are there")
+        return ok("job.data", f"the annotation files below {asked.data_root or 'the config’s directories'} exist")
     if asked.given or asked.job.data_root:
         return fails("job.data", f"{', '.join(map(str, missing))}: does not exist", "give --data-root")
     return not_asked("job.data", "no job and no --data-root given")

@@ -1,4 +1,4 @@
-"""What a check of the doctor says: one line with a stable id, its state, what was observed, and the remedy."""
+"""The result of a check of the doctor: one line with a stable id, its state, the observation and the remedy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WIDTH = 120
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page.
+    """One line of the report.
 
     Attributes:
         id: ``group.check`` or ``group.check.object``, the same in every version.
         state: One of :data:`STATES`.
         text: What was observed; for ``not asked``, why it was not.
-        remedy: What to do about it; empty where there is nothing to do.
-        nodes: The compute nodes that say so; empty for what was looked at here.
+        remedy: What to do about it; empty if there is nothing to do.
+        nodes: The compute nodes that it applies to; empty for checks of this machine.
     """
 
     id: str
@@ -50,7 +50,7 @@ def not_asked(name: str, text: str) -> Finding:
 
 
 def carried_out(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; one that breaks says so in a line of its own and does not hide the others."""
+    """The findings of a check; an exception becomes a finding and does not prevent the others."""
     try:
         yield from check()
     except Exception as error:
@@ -58,7 +58,7 @@ def carried_out(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[F
 
 
 def merged(found: Iterable[Finding]) -> Iterator[Finding]:
-    """Findings that several nodes have in common as one."""
+    """Merge equal findings of several nodes."""
     nodes: dict[Finding, list[str]] = {}
     for one in found:
         nodes.setdefault(replace(one, nodes=()), []).extend(one.nodes)
@@ -66,7 +66,7 @@ def merged(found: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def page(findings: Iterable[Finding]) -> str:
-    """The findings as text, a heading for each group, the remedy below what needs one."""
+    """The findings as text, with a heading for each group and the remedy below each problem."""
     lines: list[str] = []
     group = ""
     for found in findings:

@@ -1,7 +1,7 @@
-"""What a run needs of a folder, tried out: writing, exclusive creation, renaming, locks, room.
+"""Tests a directory for the operations that runs rely on: writing, exclusive creation, renaming, locks, free space.
 
-Run as ``python -m ecm_cluster.diagnosis.folder NAME PATH`` in a process of its own, since a file server that is gone
-holds whoever asks it; prints findings as JSON.
+Run as ``python -m ecm_cluster.diagnosis.folder NAME PATH`` in a process of its own, since a process that accesses a
+dead file server hangs; prints findings as JSON.
 """
 
 from __future__ import annotations
@@ -23,74 +23,70 @@ from ..base.disk import Filesystem, filesystem
 from ..base.units import size_text
 from .finding import Finding, carried_out, fails, ok, warning
 
-MARK = ".ecm-cluster-doctor-"  # with which the names of the doctor's own folders begin
+MARK = ".ecm-cluster-doctor-"  # prefix of the doctor's temporary directories
 ENOUGH_BYTES, ENOUGH_FILES = 5 << 30, 10_000  # a few checkpoints; the files of a few runs
 CACHES, COUNTING_SECONDS = ("weights", "annotations"), 2.0
-CLOCK_SECONDS = 5.0  # that clocks may differ: more, and the age of a heartbeat is no longer what it seems
+CLOCK_SECONDS = 5.0  # difference of clocks above which the age of a heartbeat is misleading
+_NOT_WRITABLE = ("permission denied", "use your own directory, or ask for write permission")
+_NO_LOCKS = ("files cannot be locked", "have it mounted with locks, or use another file system")
 REASONS = {
-    errno.ENOSPC: ("no space is left", "delete something there (`python -m ecm_cluster.clean`), or use another folder"),
-    errno.EDQUOT: ("your quota is used up", "delete something there, or use another folder"),
-    errno.EACCES: ("it is not writable for you", "use a folder of your own, or ask for the right to write there"),
-    errno.EPERM: ("it is not writable for you", "use a folder of your own, or ask for the right to write there"),
-    errno.EROFS: ("it is mounted read-only", "use another folder"),
-    errno.ENOLCK: ("it cannot be locked", "have it mounted with locks, or use another file system"),
-    errno.EOPNOTSUPP: ("it cannot be locked", "have it mounted with locks, or use another file system"),
-    errno.ENOSYS: ("it cannot be locked", "have it mounted with locks, or use another file system"),
-    errno.ESTALE: ("its file server has lost it (stale file handle)", "tell the administrator"),
+    errno.ENOSPC: ("no space left", "delete files there (`python -m ecm_cluster.clean`), or use another directory"),
+    errno.EDQUOT: ("quota exceeded", "delete files there, or use another directory"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _NOT_WRITABLE),
+    errno.EROFS: ("it is mounted read-only", "use another directory"),
+    **dict.fromkeys((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS), _NO_LOCKS),
+    errno.ESTALE: ("the file server no longer has it (stale file handle)", "tell the administrator"),
 }
 ELSEWHERE = {"runs": "--runs-dir", "weights": "$ECM_CLUSTER_WEIGHTS", "annotations": "$ECM_CLUSTER_ANNOTATIONS",
-             "scratch": "--scratch"}  # what names another one
+             "scratch": "--scratch"}  # the setting for another directory
 
 
 def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
-    """The findings about a folder, or about its nearest parent where it does not exist yet.
+    """The findings about a directory, or about its closest parent if it does not exist yet.
 
     Args:
-        name: What it is for.
-        group: With which the ids begin.
+        name: Its purpose.
+        group: Prefix of the ids.
     """
     key, there = f"{group}.{name}", path
-    while not os.path.lexists(there):  # what cannot be looked at is as absent
+    while not os.path.lexists(there):  # also where it may not be accessed
         there = there.parent
     if not there.is_dir():
-        yield fails(key, f"{there} is not a directory", f"name another folder with {ELSEWHERE[name]}")
+        yield fails(key, f"{there} is not a directory", f"give another one with {ELSEWHERE[name]}")
         return
-    said = str(path) if there == path else f"{path} (does not exist yet; tried in {there})"
+    said = str(path) if there == path else f"{path} (does not exist yet; tested in {there})"
     disk = filesystem(there)
     try:
         skew = _tried(there)
     except BlockingIOError:
-        yield fails(key, f"{said}: a file that this process has just made is locked by another one",
+        yield fails(key, f"{said}: a file just created by this process is locked by another one",
                     "tell the administrator")
         return
     except OSError as error:
-        reason, remedy = REASONS.get(error.errno or 0, (error.strerror or str(error), "use another folder"))
-        yield fails(key, f"{said} on {disk.kind}: {reason} ({_code(error)})",
-                    f"{remedy}; {ELSEWHERE[name]} names another one")
+        reason, remedy = REASONS.get(error.errno or 0, (error.strerror or str(error), "use another directory"))
+        yield fails(key, f"{said} on {disk.kind}: {reason} ({_code(error)})", f"{remedy} ({ELSEWHERE[name]})")
         return
-    except NotKept as broken:
-        yield fails(key, f"{said} on {disk.kind}: {broken}", f"use another file system; {ELSEWHERE[name]} "
-                    "names another folder")
+    except UnreliableDirectory as broken:
+        yield fails(key, f"{said} on {disk.kind}: {broken}", f"use another file system ({ELSEWHERE[name]})")
         return
-    yield ok(key, f"{said} on {disk.kind or 'an unknown file system'}: written, renamed and locked")
+    yield ok(key, f"{said} on {disk.kind or 'an unknown file system'}: writing, renaming and locking work")
     if disk.in_memory and name != "scratch":
-        yield warning(f"{key}.memory", f"{there} is {disk.kind}, memory of this machine: no other machine sees it",
-                      f"name another folder with {ELSEWHERE[name]}")
+        yield warning(f"{key}.memory", f"{there} is {disk.kind} in this machine's memory: other machines cannot access "
+                      "it", f"give another directory with {ELSEWHERE[name]}")
     changed = list(changed_by_others(there))
     if changed:
-        yield warning(f"{key}.others", f"{'; '.join(changed)}: who can write there can put other code or data in the "
-                      "place of yours", "use a folder of your own, or have it made sticky (chmod +t); "
-                      f"{ELSEWHERE[name]} names another one")
+        yield warning(f"{key}.others", f"{'; '.join(changed)}: others can replace your code and data there",
+                      f"use your own directory ({ELSEWHERE[name]}), or have its sticky bit set (chmod +t)")
     yield from room(f"{key}.room", there, disk)
     if name in CACHES and there == path:
         yield ok(f"{key}.size", held(path))
     if abs(skew) > CLOCK_SECONDS:
-        yield warning(f"{key}.clock", f"the clock of its file server is {skew:+.0f} s against this machine's",
-                      "have both synchronised (NTP)")
+        yield warning(f"{key}.clock", f"the file server's clock differs from this machine's by {skew:+.0f} s",
+                      "synchronise both (NTP)")
 
 
 def changed_by_others(folder: Path) -> Iterator[str]:
-    """Where on the way to a folder somebody besides root and this user can replace what lies there, and who."""
+    """Which users other than root and this one can replace files in a directory, by which part of its path."""
     folder = folder.resolve()
     for above in (folder, *folder.parents):
         there = above.stat()
@@ -99,19 +95,19 @@ def changed_by_others(folder: Path) -> Iterator[str]:
         elif there.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not there.st_mode & stat.S_ISVTX:
             who = "everybody" if there.st_mode & stat.S_IWOTH else owners.group_of(there.st_gid)
             if who:
-                yield f"{above} is writable for {who}"
+                yield f"{above} is writable by {who}"
 
 
-class NotKept(Exception):
-    """The folder does not keep a promise that runs rely on."""
+class UnreliableDirectory(Exception):
+    """The directory lacks a guarantee that runs rely on."""
 
 
 def _tried(folder: Path) -> float:
-    """Try it all in a folder of its own there; the file server's clock minus this machine's, in seconds.
+    """Test all operations in a temporary directory; returns the file server's clock minus this machine's, in seconds.
 
     Raises:
-        OSError: Something cannot be done.
-        NotKept: Something can be done that must not.
+        OSError: An operation fails.
+        UnreliableDirectory: An operation succeeds that must fail.
     """
     folders.remove_stale(folder, MARK)
     own = Path(os.path.join(folder, f"{MARK}{os.getpid()}-{time.time_ns()}"))
@@ -119,7 +115,7 @@ def _tried(folder: Path) -> float:
     try:
         files.write_bytes(own / "data", os.urandom(1 << 20))
         if not files.create_exclusive(own / "once", "1") or files.create_exclusive(own / "once", "2"):
-            raise NotKept("a file that must not exist yet can be made twice")
+            raise UnreliableDirectory("exclusive creation of a file succeeds twice")
         locks(own / "once")
         before = time.time()
         return files.server_time(own) - before
@@ -128,11 +124,11 @@ def _tried(folder: Path) -> float:
 
 
 def locks(path: Path) -> None:
-    """Whether a lock of a file keeps another open file out, as :func:`ecm_cluster.base.files.locked` relies on.
+    """Check that a file can only be locked once, on which :func:`ecm_cluster.base.files.locked` relies.
 
     Raises:
         OSError: It cannot be locked.
-        NotKept: Both get the lock.
+        UnreliableDirectory: Two locks succeed.
     """
     with files.locked(path):
         second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -142,11 +138,11 @@ def locks(path: Path) -> None:
             return
         finally:
             os.close(second)
-    raise NotKept("two processes get the same lock")
+    raise UnreliableDirectory("two processes can hold the same lock")
 
 
 def held(folder: Path) -> str:
-    """What a cache holds, as far as it can be counted in a moment."""
+    """The size of a cache, as far as it can be counted in a short time."""
     end, size, count = time.monotonic() + COUNTING_SECONDS, 0, 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -158,14 +154,14 @@ def held(folder: Path) -> str:
 
 
 def room(name: str, folder: Path, disk: Filesystem) -> Iterator[Finding]:
-    """Bytes and files that are left."""
+    """Free bytes and files."""
     held = os.statvfs(folder)
     text = f"{size_text(disk.free)} of {size_text(disk.total)} free"
     left = held.f_favail if held.f_files else None  # some file systems do not count files
     if left is not None:
-        text += f", {left:,} files can be made"
+        text += f", {left:,} free inodes"
     if disk.free < ENOUGH_BYTES or (left is not None and left < ENOUGH_FILES):
-        yield warning(name, text, f"make room: a run wants {size_text(ENOUGH_BYTES)} and {ENOUGH_FILES:,} files")
+        yield warning(name, text, f"free some space: a run needs {size_text(ENOUGH_BYTES)} and {ENOUGH_FILES:,} files")
     else:
         yield ok(name, text)
 

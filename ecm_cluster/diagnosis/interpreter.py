@@ -1,6 +1,6 @@
-"""Run by the job's interpreter, as text: prints what is installed for it, then whether that can be imported.
+"""Run by the job's interpreter: prints which packages are installed, then whether they can be imported.
 
-Standard library alone, of any Python from 3.8 on: two lines of JSON, the first within a moment.
+Standard library only, for any Python from 3.8 on: two lines of JSON, the first one immediately.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import metadata
 
 
 def versions() -> dict:
-    """The version of every distribution that is installed, by its normalised name."""
+    """The version of every installed distribution, by its normalised name."""
     found: dict = {}
     for one in metadata.distributions():
         name = one.metadata["Name"]
@@ -24,14 +24,14 @@ def versions() -> dict:
 
 
 def imported(names: list) -> dict:
-    """What importing each of these says, and how long all of it took."""
+    """The errors of importing these modules, and the time that it took."""
     began, said = time.monotonic(), {}
     for name in names:
         try:
             importlib.import_module(name)
         except BaseException as error:  # a library may even exit
             said[name] = f"{type(error).__name__}: {error}".strip().replace("\n", " ")[:300]
-            break  # the others import it, too
+            break  # the other modules import it, too
     torch = sys.modules.get("torch")
     return {"failed": said, "seconds": round(time.monotonic() - began, 1),
             "cuda": getattr(getattr(torch, "version", None), "cuda", None)}

@@ -1,4 +1,4 @@
-"""Whether the nodes of a partition have what the job asks for: GPUs, CPUs, memory, and enough of them."""
+"""Whether a partition has enough nodes with the GPUs, CPUs and memory that the job requests."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ..slurm import commands, site
 from .asked import Asked
 from .finding import Finding, fails, not_asked, ok, warning
 
-DOWN = ("down", "drain", "drng", "fail", "boot", "inval", "unk", "futr", "pow")  # nodes that take no job, as they begin
+DOWN = ("down", "drain", "drng", "fail", "boot", "inval", "unk", "futr", "pow")  # prefixes of states without new jobs
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of a partition that are alike.
+    """Identical nodes of a partition.
 
     Attributes:
-        gpus: How many of each kind one of them has.
-        state: As ``sinfo`` shortens it.
-        memory: MiB of one of them.
-        count: How many nodes these are.
+        gpus: Number of GPUs per node, by type.
+        state: As abbreviated by ``sinfo``.
+        memory: MiB per node.
+        count: Number of nodes.
     """
 
     partition: str
@@ -33,22 +33,22 @@ class Nodes:
     count: int
 
     def has(self, kind: str | None) -> int:
-        """GPUs of a kind, or of any."""
+        """Number of GPUs of a type, or of all types."""
         return sum(count for name, count in self.gpus.items() if not kind or name == kind)
 
 
 def cpus(asked: Asked) -> int:
-    """CPUs that the job asks for on each node."""
+    """CPUs that the job requests on each node."""
     return asked.job.gpus * asked.job.cpus_per_gpu
 
 
 def memory(asked: Asked) -> int:
-    """MiB that the job asks for on each node; 0 where it leaves that to the site."""
+    """MiB that the job requests on each node; 0 if it leaves that to the site."""
     return asked.job.gpus * (asked.job.memory_mib or 0)
 
 
 def check(asked: Asked, chosen: Sequence[site.Partition]) -> Iterator[Finding]:
-    """Whether the nodes of the job's partitions have what it asks for."""
+    """Whether the nodes of the job's partitions have the resources that it requests."""
     out = commands.ask("sinfo", "-h", "-a", "-e", "-o", "%R|%G|%t|%c|%m|%D", timeout=8.0)
     if out is None:
         yield not_asked("limits.nodes", "sinfo does not answer")
@@ -86,18 +86,18 @@ def _gpus(asked: Asked, name: str, own: Sequence[Nodes]) -> Finding:
     text = "its nodes have " + (", ".join(f"{count} × {kind or 'gpu'}" for kind, count in sorted(kinds.items()))
                                 or "no GPU")
     if wanted and wanted not in kinds:
-        return fails(name, f"{text}; the job asks for {wanted}", "give another --gpu-type or --partition")
+        return fails(name, f"{text}; the job requests {wanted}", "give another --gpu-type or --partition")
     if max(nodes.has(wanted) for nodes in own) < job.gpus:
-        return fails(name, f"{text}; the job asks for {job.gpus} a node", "give fewer --gpus, or another --partition; "
-                     "--device cpu trains without")
+        return fails(name, f"{text}; the job requests {job.gpus} per node", "give fewer --gpus, another --partition "
+                     "or --device cpu")
     return ok(name, text)
 
 
 def _size(asked: Asked, name: str, own: Sequence[Nodes]) -> Finding:
-    """Whether there are enough nodes that are large enough, and whether any of them is at work."""
+    """Whether there are enough nodes that are large enough, and whether any of them is up."""
     job, processors, mebibytes = asked.job, cpus(asked), memory(asked)
-    asks = (f"the job asks for {processors} CPUs"
-            + (f" and {size_text(mebibytes << 20)} of memory" if mebibytes else "") + " a node")
+    asks = (f"the job requests {processors} CPUs"
+            + (f" and {size_text(mebibytes << 20)} of memory" if mebibytes else "") + " per node")
     text = (f"its {sum(nodes.count for nodes in own)} nodes have up to {max(nodes.cpus for nodes in own)} CPUs and "
             f"{size_text(max(nodes.memory for nodes in own) << 20)} of memory")
     fitting = [nodes for nodes in own if nodes.cpus >= processors and nodes.memory >= mebibytes
@@ -107,9 +107,9 @@ def _size(asked: Asked, name: str, own: Sequence[Nodes]) -> Finding:
         return fails(name, f"{text}; {asks}", "give less --cpus-per-gpu or --mem-per-gpu, fewer --gpus, or another "
                      "--partition")
     if count < job.nodes:
-        return fails(name, f"{text}; {asks}, which {count} of them have, and for {job.nodes} nodes",
+        return fails(name, f"{text}; {asks}, which {count} of them have, but it needs {job.nodes} nodes",
                      f"give --nodes {count}, or another --partition")
     if all(nodes.state.startswith(DOWN) for nodes in fitting):
-        return warning(name, f"{text}; all that the job fits on are {', '.join(sorted({n.state for n in fitting}))}",
-                       "a job waits until they are back")
+        return warning(name, f"{text}; all nodes that fit are {', '.join(sorted({n.state for n in fitting}))}",
+                       "the job will wait until they are up again")
     return ok(name, text)

@@ -1,4 +1,4 @@
-"""What the doctor learns from the nodes, or from this machine in their place; nothing of it stays behind."""
+"""What the doctor learns from the nodes, or from this machine in their place; none of it is left behind."""
 
 from __future__ import annotations
 

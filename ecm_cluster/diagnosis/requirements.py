@@ -1,4 +1,4 @@
-"""What this program needs to be installed, as its setup.cfg or its installed metadata say, and whether it is."""
+"""The packages that this program requires, from setup.cfg or its installed metadata, and whether they are installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLAUSE = re.compile(r"(>=|<=|==|!=|~=|>|<)\s*([\w.+*]+)")
 
 @dataclass(frozen=True)
 class Requirement:
-    """``name`` with what its version must satisfy, e.g. ``>=2.25,<3``."""
+    """A package and its version constraints, e.g. ``>=2.25,<3``."""
 
     name: str
     versions: str
@@ -26,7 +26,7 @@ class Requirement:
         return f"{self.name} {self.versions}".strip()
 
     def allows(self, version: str) -> bool:
-        """Whether a version is among those that are required."""
+        """Whether a version meets the requirement."""
         return satisfies(version, self.versions)
 
 
@@ -37,7 +37,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version satisfies a list of clauses such as ``>=2.25,<3``; releases alone are compared."""
+    """Whether a version satisfies constraints such as ``>=2.25,<3``; only releases are compared."""
     have = numbers(version)
     for sign, bound in CLAUSE.findall(wanted):
         limit = numbers(bound)
@@ -49,7 +49,7 @@ def satisfies(version: str, wanted: str) -> bool:
 
 
 def read(line: str, python: str) -> Requirement | None:
-    """A line as setup.cfg and wheels have it; None where its marker leaves out this version of Python."""
+    """A line of setup.cfg or of a wheel's metadata; None if its marker excludes this version of Python."""
     text, _, marker = line.partition(";")
     for sign, bound in re.findall(r"python_version\s*(>=|<=|==|!=|>|<)\s*[\"']([\d.]+)[\"']", marker):
         if not satisfies(".".join(python.split(".")[:2]), f"{sign}{bound}"):
@@ -89,11 +89,11 @@ def _installed() -> dict[str, list[str]]:
 
 
 def parsed(some: Iterable[str], python: str) -> list[Requirement]:
-    """Those of the lines that count for a version of Python."""
+    """The requirements that apply to a version of Python."""
     return [one for one in (read(line, python) for line in some) if one is not None]
 
 
 def unmet(wanted: list[Requirement], there: Mapping[str, str]) -> dict[Requirement, str]:
-    """Requirements that are not met, with the version that is there instead, empty where there is none."""
+    """Requirements that are not met, each with the installed version, or an empty string."""
     return {one: there.get(one.name, "") for one in wanted
             if one.name not in there or not one.allows(there[one.name])}

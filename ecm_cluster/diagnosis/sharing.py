@@ -28,7 +28,7 @@ def laid_out(folder: Path, token: str) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written or locked.
     """
-    with folders.temporary(folder, MARK, token) as own:  # its job's pickle and script lie in it, too
+    with folders.temporary(folder, MARK, token) as own:  # its job's pickle and script are stored in it, too
         for name in (TOKEN, TAKEN):
             files.write_text(own / name, token)
         yield own
@@ -61,7 +61,7 @@ def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
     faults = []
     try:
         if files.create_exclusive(own / TAKEN, node):
-            faults.append(fails(key, f"{folder}: a file that exists could be made once more", NO_RELIANCE))
+            faults.append(fails(key, f"{folder}: an existing file could be created again", NO_RELIANCE))
         if not _kept_out(own / folders.LOCK):
             faults.append(fails(f"{key}.lock", f"{folder}: the lock that the login node holds is not seen here",
                                 NO_RELIANCE))

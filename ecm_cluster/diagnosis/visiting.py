@@ -31,7 +31,7 @@ LOG = "shell.log"  # of the batch shell
 UNSEEN = 71  # with which the batch shell ends on a node that does not see the folder
 VISIBLE_SECONDS = 30.0  # that a file of a node may take to be seen here
 LOST_SECONDS = 20.0  # after which a job that Slurm does not list any more has ended
-# a job that waits for these would wait until somebody changes the cluster
+# a job that waits for these would wait until the cluster is changed
 NEVER = ("PartitionTimeLimit", "PartitionNodeLimit", "PartitionDown", "PartitionInactive", "BadConstraints",
          "InvalidQOS", "InvalidAccount", "AccountNotAllowed", "QOSNotAllowed", "AssocMaxWallDurationPerJobLimit")
 
@@ -143,14 +143,14 @@ class Visit:
                 why = "and would never start" if state.is_held or state.reason in NEVER else "and was cancelled"
                 raise Ended(f"job {self.job_id} did not start within {now - began:.0f} s ({_words(state)}), {why}")
             time.sleep(1.0)
-        told = commands.show_job(self.job_id) or {}
-        self.nodes = site.hosts(told.get("NodeList", "")) or sorted(p.name.partition(".")[2] for p in
+        shown_job = commands.show_job(self.job_id) or {}
+        self.nodes = site.hosts(shown_job.get("NodeList", "")) or sorted(p.name.partition(".")[2] for p in
                                                                     self.own.glob("seen.*"))
         if not list(self.own.glob("findings.*")):
-            self._explain(told)
+            self._explain(shown_job)
 
-    def _explain(self, told: dict[str, str]) -> None:
-        code = told.get("ExitCode", "").partition(":")[0]
+    def _explain(self, shown_job: dict[str, str]) -> None:
+        code = shown_job.get("ExitCode", "").partition(":")[0]
         with contextlib.suppress(OSError, ValueError):
             code = str(int((self.own / "ended").read_text(encoding="utf-8")))
         blind = [node for node in self.nodes if not (self.own / f"seen.{node}").exists()]
@@ -159,7 +159,7 @@ class Visit:
                         "is not seen there; --runs-dir names another folder")
         said = last_line([self.own / LOG, *Run(self.own).submitit_dir.glob("*.out")])
         raise Ended(f"job {self.job_id} on {', '.join(self.nodes) or 'no node'} ended with code {code or 'unknown'} "
-                    f"({told.get('JobState', 'state unknown')}): {said}")
+                    f"({shown_job.get('JobState', 'state unknown')}): {said}")
 
     def read(self, what: str) -> Iterator[Finding]:
         """What the nodes have left of a kind of findings."""

@@ -24,7 +24,7 @@ def table(scheme: str) -> dict[str, str]:
 
 
 def file_name(url: str) -> str:
-    """Last component of a URL's path, "" if that is no name for a file."""
+    """Last component of a URL's path, "" if that is not a file name."""
     try:
         name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     except ValueError:

@@ -60,7 +60,7 @@ def freeze(target: Path, packages: Iterable[Path], config_files: Iterable[Path],
         packages: Folders of the packages to copy, see :func:`own_packages`.
         config_files: The config and its bases; where they lie relative to each other is kept.
         user_code: Folder that holds the user's modules.
-        replace: Take the place of a folder that is there, say of a submission that died half-way; never of
+        replace: Replace an existing folder, say of a submission that died half-way; never
             code that an attempt may be importing.
 
     Returns:

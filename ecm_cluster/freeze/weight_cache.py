@@ -4,7 +4,7 @@ A file can be put there by hand: then nothing is fetched. Beside each file stand
 URL, sha256, size and time of change, so that a digest is worked out once and not at every submission.
 
 Others may write to the cache as well. What they have put there counts only where its digest is what its name promises;
-their records count for nothing, their locks are not waited for, and nothing of theirs is changed.
+their records are ignored, their locks are not waited for, and their files are not changed.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _is_trusted(path: Path) -> bool:
 
 
 def _take(weight: WeightFile, path: Path) -> Fetched:
-    """A file that is there: checked, and read again only if it changed since its digest was recorded."""
+    """An existing file: checked, and read again only if it changed since its digest was recorded."""
     record = _record(path) if weight.url else {}
     other = f"give another with --set {weight.key}=PATH"
     try:

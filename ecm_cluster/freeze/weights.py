@@ -51,14 +51,14 @@ def find(cfg: dict[str, Any], cache: Path | None = None) -> list[WeightFile]:
 
 
 def unreadable(found: Iterable[WeightFile]) -> list[str]:
-    """One line for each file that is there and cannot be read, holds more than plain data, or no weights."""
+    """One line for each existing file that cannot be read, holds more than plain data, or no weights."""
     problems = []
     for weight in found:
         try:
             if weight.path.is_file():
                 # some backbones of mmdet look for the entry "model" as well, as their authors publish it
                 archive.check_weights(weight.path, *(("state_dict",) if weight.key in TOP_KEYS else MODEL_ENTRIES))
-        except archive.Unreadable as error:
+        except archive.InvalidCheckpoint as error:
             problems.append(f"{weight.key}: {error}")
         except OSError as error:
             problems.append(f"{weight.key}: {weight.path} cannot be read ({error.strerror}); check its permissions")
@@ -80,7 +80,7 @@ def _references(value: Any, key: str = "", in_model: bool = False) -> Iterator[t
                 in_model and name in MODEL_KEYS)
             if in_model and name == "pretrained" and item is True:
                 raise UserError(f"{here}: True lets the model's own code fetch weights on the compute node; "
-                                f"legal are None, a path and a URL: --set {here}=PATH")
+                                f"expected None, a path or a URL: --set {here}=PATH")
             if item == "" and named and key:
                 raise UserError(f"{here}: is empty; expected a path, a URL{'' if initializer else ' or None'}: --set "
                                 f"{here}=PATH")
@@ -121,7 +121,7 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
             path = folders.absolute(source)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-        if not os.path.isfile(path):  # a name that no file can have is no error to it
+        if not os.path.isfile(path):  # which is False for a name that no file can have
             what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {path}"
             raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
         return WeightFile(key, source, None, path, True)
@@ -130,8 +130,8 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
     elif scheme in ("http", "https"):
         url = source
     else:
-        raise UserError(f"{key}: {shown} cannot be fetched; legal are a path, http://, https://, "
-                        "torchvision://, open-mmlab:// and mmcls://: download the file and give it with "
+        raise UserError(f"{key}: {shown} cannot be downloaded; expected a path, http://, https://, "
+                        "torchvision://, open-mmlab:// or mmcls://: download the file and give it with "
                         f"--set {key}=PATH")
     if scheme == "mmcls" and not prefixed:
         raise UserError(f"{key}: {source} is a whole classifier, of which only init_cfg=dict("
@@ -156,6 +156,6 @@ def _look_up(key: str, source: str, scheme: str, name: str) -> str:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"{key}: {source} is unknown{hint}; legal are names of mmcv's model zoo, URLs and "
-                        f"paths: download the file and give it with --set {key}=PATH")
+        raise UserError(f"{key}: {source} is unknown{hint}; expected a name of mmcv's model zoo, a URL or "
+                        f"a path: download the file and give it with --set {key}=PATH")
     return table[name]

@@ -1,8 +1,8 @@
-"""Every key that mmdet 2.x's train.py, test.py and ``train_detector`` read from a config, and what becomes of it here.
+"""Every config key that mmdet 2.x's train.py, test.py and ``train_detector`` read, and how this launcher treats it.
 
-A key is carried out, refused, or not used; the plan lists those of the last kind that a config sets. A name stands
-for itself and for everything below it, unless a longer name says otherwise. A test collects the keys from mmdet's and
-mmcv's sources, so none is forgotten.
+A key is carried out, refused or not used; the plan lists the keys of a config that are not used. An entry applies to
+the key and everything below it, unless there is an entry for a longer key. A test collects the keys from the sources
+of mmdet and mmcv, so that none is missing.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ CARRIED_OUT = {
     **_names("evaluation.", "metric iou_thrs proposal_nums"),
 }
 
-_WHERE = "the run's own folder holds what a run writes"
-_WHEN = "evaluation jobs score the checkpoints that --eval-epochs or --eval-every names, besides the last"
-_BEST = "`evaluate RUN --checkpoints all` scores every checkpoint, and the table and `--checkpoints best` name the best"
+_WHERE = "all files of a run are in its own directory"
+_WHEN = "evaluation jobs score the last checkpoint and those selected by --eval-epochs or --eval-every"
+_BEST = "`evaluate RUN --checkpoints all` scores every checkpoint; the table and `--checkpoints best` show the best"
 _VAL = "checkpoints are scored on data.test, by evaluation jobs"
-_COLLECT = "each rank of an evaluation writes its detections to the run's folder"
-_SCORER = "the evaluation's own scorers record all their figures"
+_COLLECT = "each rank of an evaluation writes its detections to the run directory"
+_SCORER = "the evaluation's own scorers record all of their metrics"
 _OTHER_SCORER = "it belongs to the metrics of other types of dataset than that of data.test"
 _OF_OTHERS = tuple(f"evaluation.{key}" for key in (
     "iou_thr", "scale_ranges", "ioa_thr", "denorm_gt_bbox", "use_group_of", "imgfile_prefix", "semantic", "score_thr",
     "txtfile_prefix"))
-_LVIS = "LVIS's rule of scoring fixes it, in mmdet as well"
-_COMPLETE = "every batch is complete: an epoch is filled up by repeats"
+_LVIS = "it is fixed by the LVIS protocol, as in mmdet"
+_COMPLETE = "every batch is complete: samples are repeated to fill the last batch of an epoch"
 _TEST_LOADER = "inference sets it itself, and detections do not depend on it"
-_DEVICE = "the job's device, nodes and gpus say what the run is placed on"
+_DEVICE = "the job's device, nodes and gpus determine the hardware of a run"
 
 NOT_USED: dict[str, str] = {
     **dict.fromkeys(("gpu_ids", "device"), _DEVICE),
-    "seed": "the job's seed is used (--seed N)",
+    "seed": "the job's seed applies (--seed N)",
     "auto_resume": "a run always resumes from its own newest checkpoint",
     "work_dir": _WHERE,
-    "dist_params": "the backend follows the job's device, and ranks find each other through the run's folder",
+    "dist_params": "the backend depends on the job's device, and ranks find each other through the run directory",
     "log_level": "train.log is always written at level INFO",
     "data.val": _VAL,
     "data.val_dataloader": _VAL,
@@ -62,8 +62,8 @@ NOT_USED: dict[str, str] = {
         "shuffle", "pin_memory", "persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout",
         "drop_last", "pin_memory_device", "in_order", "class_aware_sampler")), _TEST_LOADER),
     "data.train_dataloader.pin_memory_device": "batches are pinned for the rank's own GPU",
-    "checkpoint_config.max_keep_ckpts": "the job's keep says how many stay (--keep N), and epochs' ends stay",
-    "checkpoint_config.save_optimizer": "without its optimizer a checkpoint cannot be resumed",
+    "checkpoint_config.max_keep_ckpts": "the job's keep applies (--keep N), and checkpoints at ends of epochs are kept",
+    "checkpoint_config.save_optimizer": "a checkpoint without the optimizer state cannot be resumed",
     "checkpoint_config.save_last": "the last checkpoint is always kept",
     **dict.fromkeys((f"checkpoint_config.{key}" for key in ("out_dir", "file_client_args", "filename_tmpl")), _WHERE),
     **dict.fromkeys((f"checkpoint_config.{key}" for key in ("create_symlink", "meta")),
@@ -77,14 +77,14 @@ NOT_USED: dict[str, str] = {
     **dict.fromkeys(_OF_OTHERS, _OTHER_SCORER),
 }
 
-# what mmdet does with the key is what happens here, so there is nothing to say of it
+# with these values a key has the same effect here as in mmdet, so the plan need not list it
 _AS_HERE: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "dist_params": lambda value, cfg: set(value) <= {"backend"},
     "log_level": lambda value, cfg: value == "INFO",
     "data.val": lambda value, cfg: _source(value) == _source(cfg["data"].get("test")),
     "checkpoint_config.save_optimizer": lambda value, cfg: bool(value),
     "checkpoint_config.save_last": lambda value, cfg: bool(value),
-    # a dataset with an evaluate of its own gets them
+    # passed on to a dataset that is scored by its own evaluate
     **{key: lambda value, cfg: not _rules(cfg) & {"coco", "lvis"} for key in _OF_OTHERS},
 }
 
@@ -96,32 +96,32 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys((f"data.{split}_dataloader.{key}" for split in ("train", "val", "test") for key in (
         "dataset", "batch_size", "sampler", "batch_sampler", "num_workers", "collate_fn", "worker_init_fn",
         "generator")), _LOADER),
-    "data.train_dataloader.in_order": "batches always come in the order of the sampler; remove it",
+    "data.train_dataloader.in_order": "batches are always in the order of the sampler; remove it",
     **dict.fromkeys((f"runner.{key}" for key in ("model", "optimizer", "work_dir", "logger", "meta")), _JOB),
     "runner.batch_processor": "mmcv deprecates it; give the model a train_step instead",
-    "runner.constructor": "only mmcv's DefaultRunnerConstructor is supported; use custom_hooks for what it adds",
-    "checkpoint_config.sync_buffer": "it changes the model whenever a checkpoint is written; use "
+    "runner.constructor": "only mmcv's DefaultRunnerConstructor is supported; use custom_hooks instead",
+    "checkpoint_config.sync_buffer": "it would change the model whenever a checkpoint is written; use "
                                      "custom_hooks=[dict(type='SyncBuffersHook')] instead",
-    "checkpoint_config.type": "checkpoints are committed by this program; name a hook of yours in custom_hooks",
+    "checkpoint_config.type": "checkpoints are committed by this launcher; list your own hook in custom_hooks",
 }
 _HARMLESS: dict[str, Callable[[Any], bool]] = {
     "runner.constructor": lambda value: value == "DefaultRunnerConstructor",
     "checkpoint_config.sync_buffer": lambda value: not value,
     "checkpoint_config.type": lambda value: value == "CheckpointHook",
 }
-# sections in which mmdet takes no other names than these
+# sections in which mmdet accepts no other keys
 CLOSED = ("data.train_dataloader", "data.test_dataloader", "runner")
 START_METHODS = ("fork", "spawn", "forkserver", None)  # of multiprocessing
 RUNNERS = ("EpochBasedRunner", "IterBasedRunner")
 
 
 def known() -> set[str]:
-    """Every dotted key that has a verdict."""
+    """All dotted keys with an entry."""
     return {*CARRIED_OUT, *NOT_USED, *REFUSED}
 
 
 def verdict(key: str) -> str | None:
-    """``carried out``, ``refused``, ``not used`` or None for a key that mmdet does not read."""
+    """``carried out``, ``refused`` or ``not used``; None for a key that mmdet does not read."""
     name = key
     while name:
         for word, names in (("carried out", CARRIED_OUT), ("refused", REFUSED), ("not used", NOT_USED)):
@@ -132,7 +132,7 @@ def verdict(key: str) -> str | None:
 
 
 def unused(cfg: dict[str, Any]) -> dict[str, str]:
-    """The keys of a resolved config that have no effect here, with the reason."""
+    """The keys of a resolved config that have no effect here, each with the reason."""
     found = {key: NOT_USED[key] for key, value in _set_in(cfg, NOT_USED)
              if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
     found.update(_unseen(cfg))
@@ -143,10 +143,10 @@ def unused(cfg: dict[str, Any]) -> dict[str, str]:
 
 
 def _unseen(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What MMDetWandbHook would upload of checkpoints and evaluations, which are not made by the training's hooks."""
+    """MMDetWandbHook uploads checkpoints and evaluations of mmdet's hooks, which do not exist here."""
     for number, hook in enumerate(_list(cfg, "log_config.hooks")):
         if at(hook, "type") == "MMDetWandbHook":
-            yield from ((f"log_config.hooks.{number}.{key}", "checkpoints are committed and scored outside of hooks")
+            yield from ((f"log_config.hooks.{number}.{key}", "checkpoints are not written or scored by hooks")
                         for key in ("log_checkpoint", "log_checkpoint_metadata", "num_eval_images") if hook.get(key))
 
 
@@ -156,7 +156,7 @@ def _list(cfg: dict[str, Any], key: str) -> list[Any] | tuple[Any, ...]:
 
 
 def _rules(cfg: dict[str, Any]) -> set[str | None]:
-    """By whose rules the datasets of data.test are scored."""
+    """The protocols by which the datasets of data.test are scored."""
     from ..datacheck import labels
     from ..mmclasses import datasets
 
@@ -164,13 +164,13 @@ def _rules(cfg: dict[str, Any]) -> set[str | None]:
 
 
 def refuse(cfg: dict[str, Any]) -> None:
-    """Refuse what this launcher does not carry out and cannot leave out.
+    """Refuse settings that this launcher does not support and cannot ignore.
 
     Args:
         cfg: A config as :func:`ecm_cluster.mmconfig.settled.settle` returns it.
 
     Raises:
-        UserError: It names the key, the reason and the remedy.
+        UserError: With the key, the reason and the remedy.
     """
     for key, value in _set_in(cfg, REFUSED):
         if key not in _HARMLESS or not _HARMLESS[key](value):
@@ -186,12 +186,13 @@ def refuse(cfg: dict[str, Any]) -> None:
     if cfg.get("mp_start_method") not in START_METHODS:
         raise one_of("config: mp_start_method", cfg["mp_start_method"], START_METHODS[:-1])
     if cfg.get("fp16") is not None and "type" in (cfg.get("optimizer_config") or {}):
-        raise UserError("config: fp16 and optimizer_config.type do not go together, as in mmdet; expected one of the "
-                        "two: for accumulated gradients --set fp16=None and give optimizer_config.type="
-                        "GradientCumulativeFp16OptimizerHook with its loss_scale")
+        raise UserError("config: fp16 and optimizer_config.type cannot be combined, as in mmdet; expected only one of "
+                        "them: for gradient accumulation give --set fp16=None optimizer_config.type="
+                        "GradientCumulativeFp16OptimizerHook and its loss_scale")
     for key in ("train_cfg", "test_cfg"):
         if cfg.get(key) is not None and cfg["model"].get(key) is not None:
-            raise UserError(f"config: {key} is set at the top and in model; expected one of the two: --set {key}=None")
+            raise UserError(f"config: {key} is set both at the top level and in model; expected only one of them: "
+                            f"give --set {key}=None")
 
 
 def _refuse_runner(cfg: dict[str, Any]) -> None:
@@ -201,36 +202,36 @@ def _refuse_runner(cfg: dict[str, Any]) -> None:
         raise one_of("config: runner.type", kind, RUNNERS)
     limit, other = ("max_epochs", "max_iters") if kind == "EpochBasedRunner" else ("max_iters", "max_epochs")
     if type(runner.get(limit)) is not int or runner[limit] < 1:
-        raise UserError(f"config: invalid runner.{limit}: {runner.get(limit)!r}; {kind} expects a positive integer, "
-                        f"e.g. --set runner.{limit}=12")
+        raise UserError(f"config: invalid runner.{limit}: {runner.get(limit)!r}; expected a positive integer for "
+                        f"{kind}, e.g. --set runner.{limit}=12")
     if runner.get(other) is not None:
-        raise UserError(f"config: runner.{other} does not go with {kind}, which counts by {limit}; remove it, or set "
-                        f"runner.type={RUNNERS[kind == RUNNERS[0]]}")
+        raise UserError(f"config: runner.{other} cannot be combined with {kind}, which uses {limit}; remove it, or "
+                        f"set runner.type={RUNNERS[kind == RUNNERS[0]]}")
     workflow = [tuple(step) for step in cfg.get("workflow") or [("train", 1)]]
     if len(workflow) != 1 or workflow[0][0] != "train" or workflow[0][1] < 1:
-        raise UserError(f"config: invalid workflow {workflow}: expected [('train', 1)], since checkpoints are scored "
-                        "by evaluation jobs; for a loss on other data give --eval-every, or a hook in custom_hooks")
+        raise UserError(f"config: invalid workflow: {workflow}; expected [('train', 1)], since evaluation jobs score "
+                        "checkpoints. Give --eval-every, or for a validation loss a hook in custom_hooks")
     if kind == "IterBasedRunner" and at(cfg, "data.train_dataloader.class_aware_sampler"):
         raise UserError("config: data.train_dataloader.class_aware_sampler has no effect with IterBasedRunner in "
                         "mmdet; remove it, or use EpochBasedRunner or ClassBalancedDataset")
 
 
 def _refuse_parts(cfg: dict[str, Any]) -> None:
-    """Refuse an optimizer and schedules with which mmcv fails once the training begins."""
+    """Refuse optimizers and schedules with which mmcv would fail only after training has started."""
     if not {"type", "constructor"} & cfg["optimizer"].keys():
-        raise UserError("config: optimizer has no 'type'; expected one optimizer, e.g. --set optimizer.type=SGD "
-                        "(parts of a model have learning rates of their own by optimizer.paramwise_cfg.custom_keys)")
+        raise UserError("config: optimizer has no 'type'; expected a single optimizer, e.g. --set optimizer.type=SGD "
+                        "(optimizer.paramwise_cfg.custom_keys sets learning rates for parts of a model)")
     for section in ("lr_config", "momentum_config"):
         if cfg.get(section) and "policy" not in cfg[section]:
-            raise UserError(f"config: {section} has no 'policy'; mmcv finds its hook by that and not by 'type': "
-                            f"--set {section}.policy=step")
+            raise UserError(f"config: {section} has no 'policy', by which mmcv selects the hook; give --set "
+                            f"{section}.policy=step")
         if at(cfg, f"{section}.warmup_by_epoch") and cfg["runner"]["type"] == "IterBasedRunner":
-            raise UserError(f"config: {section}.warmup_by_epoch does not go with IterBasedRunner, which begins no "
-                            "epochs; give warmup_iters in iterations, and remove it")
+            raise UserError(f"config: {section}.warmup_by_epoch cannot be combined with IterBasedRunner, which has no "
+                            "epochs; remove it, and give warmup_iters in iterations")
 
 
 def _set_in(cfg: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, Any]]:
-    """(name, value) of each name that a config sets to something, in the names' order."""
+    """(key, value) of each of these keys that a config sets, in their order."""
     for key in names:
         value = at(cfg, key)
         if value is not None:
@@ -238,7 +239,7 @@ def _set_in(cfg: dict[str, Any], names: dict[str, str]) -> Iterator[tuple[str, A
 
 
 def _source(dataset: Any) -> Any:
-    """What tells two datasets apart: the files that they read."""
+    """The settings that identify a dataset: the files that it reads, and its classes."""
     if isinstance(dataset, (list, tuple)):
         return [_source(one) for one in dataset]
     if not isinstance(dataset, dict):

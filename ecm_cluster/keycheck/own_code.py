@@ -1,4 +1,4 @@
-"""Classes that are not in the table: the user's own, and those of a changed mmdet. Found in the text, not imported."""
+"""Classes that are not in the table: the user's own, and those of a modified mmdet. Found by parsing, not importing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# modules that register nothing of the user's; Python lists its own from 3.10 on
+# modules that do not register users' classes; Python lists its standard library from 3.10 on
 STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *(getattr(sys, "stdlib_module_names", None) or
                                                   (path.stem for path in Path(os.__file__).parent.iterdir()))}
 
 
 class OwnCode:
-    """What the modules in ``custom_imports`` may register.
+    """The classes that the modules in ``custom_imports`` may register.
 
     Args:
         cfg: The config.
-        code: The job's folder of modules.
+        code: The job's directory of modules.
     """
 
     def __init__(self, cfg: dict[str, Any], code: str | None) -> None:
@@ -32,7 +32,7 @@ class OwnCode:
         own = [name for name in names if isinstance(name, str)
                and (name.partition(".")[0] not in STOCK or (folder and _lies_in(folder, name)))]
         self.text = ""
-        # a module that lies elsewhere can register anything
+        # a module elsewhere can register anything
         self.is_opaque = any(folder is None or not _lies_in(folder, name) for name in own)
         if own and folder and not self.is_opaque:
             self.text = "\n".join(path.read_text(encoding="utf-8", errors="replace")
@@ -40,16 +40,17 @@ class OwnCode:
         self.defined = set(re.findall(r"^\s*class\s+(\w+)", self.text, re.M))
 
     def may_define(self, name: str, stock: bool) -> bool:
-        """Whether a class of this name may be registered there, or in the mmdet that is installed.
+        """Whether a class of this name may be registered there, or in the installed mmdet.
 
         Args:
-            stock: The name is that of a class in mmdet; that one does not count.
+            stock: Whether the table has a class of this name in another registry, so that one in mmdet's code does
+                not count.
         """
         return self.is_opaque or re.search(rf"\b{re.escape(name)}\b", self.text) is not None \
             or (not stock and bool(_definitions(name)))
 
     def accepts(self, name: str, argument: str) -> bool:
-        """Whether a class that the table knows otherwise takes this argument, there or in the installed mmdet."""
+        """Whether this version of a class accepts an argument that the table does not have for it."""
         return name in self.defined or any(argument in _arguments(tree) for tree in _definitions(name))
 
 
@@ -60,8 +61,8 @@ def _lies_in(folder: Path, module: str) -> bool:
 
 @lru_cache
 def _installed() -> list[str]:
-    """The sources of the installed mmdet, which may be a fork with classes and arguments of its own."""
-    spec = importlib.util.find_spec("mmdet")  # without importing it
+    """The sources of the installed mmdet, which may be a fork with additional classes and arguments."""
+    spec = importlib.util.find_spec("mmdet")  # does not import it
     return [path.read_text(encoding="utf-8", errors="replace")
             for root in (spec and spec.submodule_search_locations) or []
             for path in Path(root).rglob("*.py") if ".mim" not in path.parts]
@@ -69,7 +70,7 @@ def _installed() -> list[str]:
 
 @lru_cache
 def _definitions(name: str) -> list[ast.ClassDef]:
-    """Classes of this name in the installed mmdet."""
+    """Definitions of classes with this name in the installed mmdet."""
     return [node for text in _installed() if f"class {name}" in text for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.ClassDef) and node.name == name]
 

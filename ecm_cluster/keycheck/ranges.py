@@ -1,4 +1,4 @@
-"""Numbers that no training can have: checked however they were set, as this program computes with them too."""
+"""Ranges of numbers, checked even if they were set with ``+``, because this launcher computes with them, too."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from ..mmconfig.lookup import at, paths
 from .kinds import short
 
-_MOST = 2**31 - 1  # what counters of torch and mmcv hold
+_MOST = 2**31 - 1  # the range of counters in torch and mmcv
 _COUNT, _NOT_NEGATIVE, _POSITIVE = (1, _MOST, True), (0, 1e12, False), (1e-12, 1e12, False)
-# dotted key → lowest, highest, whether it is an integer; a list holds such numbers
+# dotted key → lowest, highest, whether it is an integer; applies to the elements if the value is a list
 _LIMITS: dict[str, tuple[float, float, bool]] = {
     "optimizer.lr": _NOT_NEGATIVE, "optimizer.momentum": _NOT_NEGATIVE, "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer_config.grad_clip.max_norm": _POSITIVE, "lr_config.step": _COUNT, "lr_config.warmup_iters": _COUNT,
@@ -21,13 +21,13 @@ _LIMITS: dict[str, tuple[float, float, bool]] = {
     **{f"data.{loader}workers_per_gpu": (0, 4096, True) for loader in ("", "train_dataloader.", "test_dataloader.")},
     "data.imgs_per_gpu": (1, 65536, True), "data.test.samples_per_gpu": (1, 65536, True),
 }
-# the same for arguments of classes, wherever they stand
+# the same for arguments of classes, anywhere in the model or the data
 _OF_CLASSES: dict[str, tuple[float, float, bool]] = {
     "num_classes": _COUNT, "oversample_thr": _NOT_NEGATIVE, "times": _COUNT}
 
 
 def problems(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, end of a sentence) of each number that is out of its range, and of each word in a number's place."""
+    """(key, end of a message) of each number out of its range, and of each string in place of a number."""
     for key, limits in _LIMITS.items():
         yield from _check(key, at(cfg, key), limits, numbers_only=True)
     for section in ("model", "data"):
@@ -43,7 +43,7 @@ def _check(key: str, value: Any, limits: tuple[float, float, bool], numbers_only
         for number, one in enumerate(value):
             yield from _check(f"{key}.{number}", one, limits, numbers_only)
     elif value is None or not (numbers_only or isinstance(value, Real)):
-        pass  # a class of the user's own may take something else
+        pass  # a user's own class may accept other types
     elif not _fits(value, limits):
         span = f"{low:g} or more" if high >= _MOST else f"{low:g} to {high:g}"
         what = f"an integer, {span}" if whole else "a positive number" if limits == _POSITIVE else f"a number, {span}"

@@ -1,7 +1,7 @@
-"""The parts of an mmdet config that are no block of a class: which keys they have, and of which kinds.
+"""The sections of an mmdet config that are not the arguments of a class: their keys, and the kinds of their values.
 
-Kinds are letters, as in :mod:`ecm_cluster.mmclasses.classes`. What becomes of a key is in
-:mod:`ecm_cluster.keycheck.keys`.
+Kinds are letters, as in :mod:`ecm_cluster.mmclasses.classes`. :mod:`ecm_cluster.keycheck.keys` says how each key is
+treated.
 """
 
 from __future__ import annotations
@@ -37,62 +37,62 @@ _KNOWN = {
     "custom_imports": _kinds("imports:ls allow_failed_imports:b"),
     # torch.nn.utils.clip_grad_norm_
     "optimizer_config.grad_clip": _kinds("max_norm:fi norm_type:fis error_if_nonfinite:b foreach:bn"),
-    # mmcv's and mmdet's optimizer constructors
+    # optimizer constructors of mmcv and mmdet
     "optimizer.paramwise_cfg": _kinds(
         "bias_lr_mult:fi bias_decay_mult:fi norm_decay_mult:fi dwconv_decay_mult:fi dcn_offset_lr_mult:fi "
         "bypass_duplicate:b custom_keys:d num_layers:i decay_rate:fi decay_type:s"),
     "fp16": _kinds("loss_scale:fsd grad_clip:dn coalesce:b bucket_size_mb:i type:s"),
     "checkpoint_config": _kinds("interval:i by_epoch:b"),
 }
-# the sections that this program reads by itself, and so needs in the right kinds even of what is set unchecked
+# sections that this launcher itself reads: values must be of the right kinds even if they were set with +
 READ_HERE = ("data", "data.train_dataloader", "data.val_dataloader", "data.test_dataloader", "runner", "auto_scale_lr",
              "custom_imports", "checkpoint_config")
-# settings of hooks that mmcv compares with a few words, in the sections of hooks
+# settings of hooks for which mmcv accepts only a few words, in these sections
 _HOOKS = ("lr_config", "momentum_config", "fp16", "optimizer_config", "checkpoint_config", "custom_hooks", "log_config")
 _WARMUPS = ("constant", "linear", "exp")
 _PRIORITIES = ("HIGHEST", "VERY_HIGH", "HIGH", "ABOVE_NORMAL", "NORMAL", "BELOW_NORMAL", "LOW", "VERY_LOW", "LOWEST")
 CONSTRUCTORS = ("DefaultOptimizerConstructor", "LearningRateDecayOptimizerConstructor",
                 "LayerDecayOptimizerConstructor")
-# a section that is the settings of one class, whose name it need not give
+# sections that are the arguments of a class, and need not name it
 OF_CLASS = {"checkpoint_config": "CheckpointHook", "evaluation": "EvalHook", "optimizer_config": "OptimizerHook",
              "fp16": "Fp16OptimizerHook"}
 
 
 def known(cfg: dict[str, Any], section: str) -> tuple[str, dict[str, str]] | None:
-    """What a section is called in a message, and its legal keys with their kinds; None: any key is legal.
+    """The name of a section for messages, and its valid keys with their kinds; None: any key is valid.
 
     Args:
-        cfg: The config, as other parts of it decide what ``evaluation``, ``lr_config`` and ``optimizer`` accept.
-        section: A dotted name; empty: the config itself.
+        cfg: The config: other parts of it decide which keys ``evaluation``, ``lr_config`` and ``optimizer`` accept.
+        section: A dotted key; empty: the config itself.
     """
-    legal = {name.rpartition(".")[2]: "" for name in keys.known() if name.rpartition(".")[0] == section}
+    valid = {name.rpartition(".")[2]: "" for name in keys.known() if name.rpartition(".")[0] == section}
     own = cfg.get(section.partition(".")[0])
     if section in OF_CLASS:
         if section == "optimizer_config" and cfg.get("fp16") is not None:
-            legal.update(_of_class("hook", "Fp16OptimizerHook"))
+            valid.update(_of_class("hook", "Fp16OptimizerHook"))
         if isinstance(own, dict) and own.get("type") not in (None, OF_CLASS[section]):
-            return None  # a block of another class
-        legal.update({"type": "s", **_of_class("hook", OF_CLASS[section])})
-        if section == "evaluation" and not _add_metrics(cfg, legal):
+            return None  # the arguments of another class
+        valid.update({"type": "s", **_of_class("hook", OF_CLASS[section])})
+        if section == "evaluation" and not _add_metrics(cfg, valid):
             return None
     elif section in ("lr_config", "momentum_config"):
         return _of_policy(section, own)
     elif section == "optimizer.paramwise_cfg" and isinstance(own, dict) \
             and own.get("constructor") not in (None, *CONSTRUCTORS):
         return None
-    legal.update(_KNOWN.get(section, {}))
-    return (f"section {section}" if section else "an mmdet config", legal) if legal else None
+    valid.update(_KNOWN.get(section, {}))
+    return (f"section {section}" if section else "an mmdet config", valid) if valid else None
 
 
 def unknown_choice(key: str, value: Any) -> str | None:
-    """Why a setting of a hook is none of the few that mmcv knows, as the end of a sentence; None: it is one."""
+    """Why the setting of a hook is not one of the words that mmcv accepts, as the end of a message; None: it is."""
     name, kind = key.rpartition(".")[2], kind_of(value)
     if key.partition(".")[0] not in _HOOKS:
         return None
     if name == "warmup" and kind == "s" and value not in _WARMUPS:
-        return f"invalid value {value!r}; expected one of {', '.join(_WARMUPS)}, or None"
+        return f"invalid value {value!r}; expected one of {', '.join(_WARMUPS)} or None"
     if name == "loss_scale" and (kind == "i" or kind == "s" and value != "dynamic"):
-        hint = f": write {value}.0" if kind == "i" else ""
+        hint = f": give {value}.0" if kind == "i" else ""
         return f"invalid value {value!r}; expected a float, a dict or 'dynamic'{hint}"
     if name == "priority" and (kind == "i" and not 0 <= value <= 100
                                or kind == "s" and value.upper() not in _PRIORITIES):
@@ -106,13 +106,13 @@ def _of_class(section: str, name: str) -> dict[str, str]:
     return known_class.kinds
 
 
-def _add_metrics(cfg: dict[str, Any], legal: dict[str, str]) -> bool:
-    """Add what the datasets' ``evaluate`` accepts; False where one of them is unknown."""
+def _add_metrics(cfg: dict[str, Any], valid: dict[str, str]) -> bool:
+    """Add the arguments of the datasets' ``evaluate``; False if a dataset is unknown."""
     for kind in _types(cfg.get("data", {})):
         accepted = arguments_of("evaluate", kind)
         if accepted is None or accepted.is_open and kind != "ConcatDataset":
             return False
-        legal.update(accepted.kinds)
+        valid.update(accepted.kinds)
     return True
 
 
@@ -132,7 +132,7 @@ def _types(data: Any) -> Iterator[str]:
 
 
 def _of_policy(section: str, own: Any) -> tuple[str, dict[str, str]] | None:
-    """The hook that ``policy`` names, as mmcv's ``register_lr_hook`` finds it."""
+    """The arguments of the hook that ``policy`` selects, as in mmcv's ``register_lr_hook``."""
     if not isinstance(own, dict) or "type" in own:
         return None
     policy = own.get("policy")
@@ -145,6 +145,6 @@ def _of_policy(section: str, own: Any) -> tuple[str, dict[str, str]] | None:
 
 
 def hook_of_policy(section: str, policy: str) -> str:
-    """The class of mmcv that a policy stands for: ``step`` → ``StepLrUpdaterHook``."""
+    """The class of mmcv that a policy selects: ``step`` → ``StepLrUpdaterHook``."""
     policy = policy.title() if policy == policy.lower() else policy
     return policy + ("LrUpdaterHook" if section == "lr_config" else "MomentumUpdaterHook")

@@ -1,8 +1,8 @@
-"""The datasets that ``data.train`` or ``data.test`` of an mmdet config is made of, without mmdet.
+"""The datasets in ``data.train`` or ``data.test`` of an mmdet config, without mmdet.
 
 Source: mmdet 2.x ``datasets/builder.py`` (``build_dataset``) and ``datasets/custom.py`` (paths). A split is a dataset,
-a list of datasets, a dataset whose ``ann_file`` is a list, or a wrapper around any of these; a leaf is what is left of
-it when all of this is undone: one class of dataset with one annotation file.
+a list of datasets, a dataset whose ``ann_file`` is a list, or a wrapper around any of these. A leaf is a single
+dataset in it: one type with one annotation file.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from ..base.errors import UserError
 
 WRAPPERS = ("RepeatDataset", "ClassBalancedDataset", "MultiImageMixDataset")
-PATHS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # what data_root is put before
+PATHS = ("ann_file", "img_prefix", "seg_prefix", "proposal_file")  # relative to data_root
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One dataset of a split.
+    """A single dataset of a split.
 
     Attributes:
-        key: Where the config has it, such as ``data.test.datasets.1``.
-        cfg: Its own settings, each path one string.
-        numbers: For settings that are lists in the config, the place of this leaf's value in them.
+        key: Its dotted key, such as ``data.test.datasets.1``.
+        cfg: Its own settings, where each path is one string.
+        numbers: For settings that are lists in the config, the index of this leaf's value.
         wrappers: Types of the wrappers around it, outermost first.
     """
 
@@ -39,11 +39,11 @@ class Leaf:
         return str(self.cfg.get("type"))
 
     def name(self, field: str) -> str:
-        """How messages name a setting, such as ``data.test.ann_file.1``."""
+        """The dotted key of a setting for messages, such as ``data.test.ann_file.1``."""
         return f"{self.key}.{field}" + (f".{self.numbers[field]}" if field in self.numbers else "")
 
     def path(self, field: str) -> str | None:
-        """The absolute path of ``ann_file``, ``img_prefix``, ``seg_prefix`` or ``proposal_file``; None: not set."""
+        """The absolute path in one of :data:`PATHS`; None if it is not set."""
         value = self.cfg.get(field)
         if not isinstance(value, str) or "://" in value:
             return None
@@ -53,17 +53,17 @@ class Leaf:
 
 
 def leaves(cfg: Mapping[str, Any], split: str) -> list[Leaf]:
-    """The datasets of ``data.<split>``, in mmdet's order; empty where the config has no such split.
+    """The datasets of ``data.<split>`` in mmdet's order; empty if the config has no such split.
 
     Raises:
-        UserError: It is not something that mmdet can build.
+        UserError: mmdet cannot build it.
     """
     section = (cfg.get("data") or {}).get(split)
     return [] if section is None else list(_flat(section, f"data.{split}", ()))
 
 
 def is_concatenated(section: Any) -> bool:
-    """Whether mmdet makes a ``ConcatDataset`` of this (``data.test``), and so scores each part of it by itself."""
+    """Whether mmdet builds a ``ConcatDataset`` from this (``data.test``), and thus scores each part separately."""
     return isinstance(section, (list, tuple)) or (isinstance(section, dict) and (
         section.get("type") == "ConcatDataset" or isinstance(section.get("ann_file"), (list, tuple))))
 
@@ -82,7 +82,7 @@ def _flat(section: Any, key: str, wrappers: tuple[str, ...]) -> Iterator[Leaf]:
     if inner is None:
         yield from _by_file(section, key, wrappers)
     elif section.get(inner) is None:
-        raise UserError(f"config: {key} is a {kind} without {inner!r}; expected what it is made of")
+        raise UserError(f"config: {key} is a {kind} without {inner!r}; expected the dataset(s) that it wraps")
     else:
         yield from _flat(section[inner], f"{key}.{inner}", (*wrappers, kind))
 
@@ -107,7 +107,7 @@ def _by_file(section: Mapping[str, Any], key: str, wrappers: tuple[str, ...]) ->
 
 
 def pipelines(cfg: Mapping[str, Any], split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(dotted key, settings) of each step of each pipeline in ``data.<split>``, inner steps included."""
+    """(dotted key, settings) of each transform of each pipeline in ``data.<split>``, nested ones included."""
     def steps(value: Any, key: str, inside: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if isinstance(value, dict):
             if inside and "type" in value:

@@ -1,11 +1,12 @@
 """Reads an mmdet config as ``mmcv.Config.fromfile`` (mmcv 1.x) does, without mmcv, numpy or torch.
 
-A config is Python that is executed; ``_base_`` names the configs that it inherits from, and ``_delete_=True``
-in a dict replaces what it would be merged into. JSON and YAML are read too. Not covered: a sibling module
-imported by a config (mmcv does not find it either).
+A reader of our own because every verb reads a config, on login nodes that may lack the framework: mmcv's imports
+torch, and mmengine's takes 0.7 to 1.0 s to import and needs numpy.
 
-What mmcv turns into an endless recursion, a traceback or a random string is a :class:`UserError` here, with
-file and line.
+A config is Python that is executed; ``_base_`` names the configs that it inherits from, and ``_delete_=True`` in a
+dict replaces the inherited dict instead of merging into it. JSON and YAML are supported, too. Not supported: a sibling
+module imported by a config (mmcv does not find it either). Where mmcv recurses endlessly, shows a traceback or returns
+a random string, this reader raises a :class:`UserError` with file and line.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
-from .edit import BASE, MergeError, apply_options, merge, nested, rewrite_data_root
+from .edit import BASE, MergeError, apply_options, merge, rewrite_data_root
 from .literals import RESERVED, dump
 from .literals import load as read_literals
+from .lookup import nested
 from .options import parse_option, parse_options
 from .shipped import resource_dir
-from .source import Source
+from .source import ConfigSource
 
 __all__ = ["apply_options", "bases", "dump", "find", "nested", "parse_option", "parse_options", "read",
            "read_frozen", "read_literals", "rewrite_data_root"]
@@ -32,30 +34,29 @@ SHIPPED = "mmdet::"
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """The resolved config: what ``mmcv.Config.fromfile(path)`` holds, in plain dicts.
+    """The resolved config: the content of ``mmcv.Config.fromfile(path)`` as plain dicts.
 
     Args:
-        path: A file, one of the configs that come with this program (``configs/…``), or ``mmdet::`` and the
-            path of one that mmdet ships. It is executed, as mmcv does it; of a run's own config take
-            :func:`read_frozen`.
+        path: A file, a config that is part of this project (``configs/…``), or ``mmdet::`` followed by the path of a
+            config that mmdet ships. It is executed, as by mmcv; for a run's own config use :func:`read_frozen`.
 
     Raises:
-        UserError: It cannot be read, or holds what :func:`dump` does not write.
+        UserError: It cannot be read, or contains a value that :func:`dump` cannot write.
     """
     reading = _Reading()
     file = find(path)
     values = reading.load(file, ())
     for key in RESERVED:
         if key in values:
-            raise UserError(f"{file}: mmcv keeps the name {key!r} for itself; choose another")
+            raise UserError(f"{file}: invalid name {key!r}: reserved by mmcv; choose another name")
     return values
 
 
 def read_frozen(path: Path) -> dict[str, Any]:
-    """A run's own config, which is never executed.
+    """A run's own config, which is parsed and never executed.
 
     Raises:
-        UserError: It is not what a run was submitted with.
+        UserError: It is not the config of a submission.
     """
     cfg = read_literals(path)
     for key in ("model", "data"):
@@ -65,14 +66,14 @@ def read_frozen(path: Path) -> dict[str, Any]:
 
 
 def bases(path: str | os.PathLike) -> list[Path]:
-    """Every file that the config is made of, absolute: itself first, then what it inherits from."""
+    """Absolute paths of the config and of every file that it inherits from, itself first."""
     reading = _Reading()
     reading.load(find(path), ())
     return list(reading.files)
 
 
 def find(path: str | os.PathLike) -> Path:
-    """The absolute path of a config, given as for :func:`read`; names near matches where there is none."""
+    """The absolute path of a config, given as for :func:`read`; the error lists close matches."""
     given = os.fspath(path)
     if given.startswith(SHIPPED):
         return _find_in_mmdet(given)
@@ -81,19 +82,19 @@ def find(path: str | os.PathLike) -> Path:
         if candidate.is_file():
             return Path(os.path.abspath(candidate))
     if Path(given).is_dir():
-        raise UserError(f"config {given}: is a directory; name a file in it")
+        raise UserError(f"config {given}: is a directory; expected a file")
     raise _not_found(given, home, home.name + "/")
 
 
 def _find_in_mmdet(given: str) -> Path:
-    spec = importlib.util.find_spec("mmdet")  # looks for the package without importing it
+    spec = importlib.util.find_spec("mmdet")  # finds the package without importing it, which takes seconds
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"config {given}: mmdet, with its configs, is not installed here; give the path of a "
-                        f"copy, or choose one of configs/")
+        raise UserError(f"config {given}: mmdet is not installed here; give the path of a copy of the config, or "
+                        "choose one of configs/")
     package = Path(next(iter(spec.submodule_search_locations)))
     home = next((d for d in (package / ".mim" / "configs", package.parent / "configs") if d.is_dir()), None)
     if home is None:
-        raise UserError(f"config {given}: mmdet in {package} has no configs; give the path of a copy")
+        raise UserError(f"config {given}: mmdet in {package} has no configs; give the path of a copy of the config")
     file = home / given[len(SHIPPED):]
     if not file.is_file():
         raise _not_found(given, home, SHIPPED)
@@ -108,24 +109,24 @@ def _not_found(given: str, home: Path, prefix: str) -> UserError:
     near += [name for name in shown if known[name] in stems]
     if near:
         near = list(dict.fromkeys(near))[:3]
-        return UserError(f"config {given}: there is no such file; near to it: {', '.join(near)}")
+        return UserError(f"config {given}: does not exist; did you mean {', '.join(near)}?")
     there = ", ".join(shown) if len(shown) <= 20 else f"those in {home}"
-    return UserError(f"config {given}: there is no such file; beside your own there are: {there or 'none'}")
+    return UserError(f"config {given}: does not exist; expected a path, or one of: {there or 'none'}")
 
 
 @dataclass
 class _Reading:
-    """One reading of a config; ``files`` collects what was read, in order."""
+    """One reading of a config; ``files`` collects the files read, in order."""
 
     files: dict[Path, None] = field(default_factory=dict)
 
     def load(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-        """The resolved values of ``path``; ``chain`` leads to it from the config that was asked for."""
+        """The resolved values of ``path``; ``chain`` leads to it from the requested config."""
         if path in chain:
-            circle = " → ".join(f.name for f in (*chain[chain.index(path):], path))
-            raise UserError(f"{chain[-1]}: {BASE} runs in a circle: {circle}; take one of them out")
+            cycle = " → ".join(f.name for f in (*chain[chain.index(path):], path))
+            raise UserError(f"{chain[-1]}: invalid {BASE}: cyclic inheritance {cycle}; remove one of them")
         self.files[path] = None
-        source = Source.open(path)
+        source = ConfigSource.open(path)
         values = source.values()
         values.pop("_deprecation_", None)
         names = values.pop(BASE, [])
@@ -134,14 +135,14 @@ class _Reading:
         origin: dict[str, str] = {}
         for name in names:
             if not isinstance(name, str):
-                raise UserError(f"{source.at(BASE)}: {BASE} is a path or a list of paths, not {name!r}")
+                raise UserError(f"{source.at(BASE)}: invalid {BASE}: {name!r}; expected a path or a list of paths")
             base = Path(os.path.abspath(path.parent / name))
             if not base.is_file():
-                raise UserError(f"{source.at(BASE, name)}: {BASE} names {name!r}, but there is no {base}")
+                raise UserError(f"{source.at(BASE, name)}: invalid {BASE}: {name!r}: {base} does not exist")
             part = self.load(base, (*chain, path))
             for key in part.keys() & inherited.keys():
-                raise UserError(f"{source.at(BASE)}: {BASE} names {origin[key]} and {name}, which both set "
-                                f"{key!r}; leave it to one of them")
+                raise UserError(f"{source.at(BASE)}: invalid {BASE}: {origin[key]} and {name} both set {key!r}; "
+                                "remove it from one of them")
             inherited.update(part)
             origin.update(dict.fromkeys(part, name))
         try:

@@ -1,6 +1,7 @@
-"""A resolved config as a Python file of literals: how it is written, and how it is read without being executed.
+"""A resolved config as a Python file of literals: writing it, and reading it without executing it.
 
-A run's frozen config may lie where others can write, so nothing but the text of literals is taken from it.
+Others may be able to write to the place of a run's frozen config, so it is parsed, and anything but literals is
+refused.
 """
 
 from __future__ import annotations
@@ -19,37 +20,37 @@ from ..base.errors import UserError
 from ..base.reading import Unreadable
 from .edit import BASE
 
-RESERVED = ("filename", "text", "pretty_text")  # mmcv.Config keeps these names for itself
-DEEPEST = 60  # brackets in brackets: Python 3.8 reads about 90 of them; mmdet's configs have 10
-MOST = 1_000_000  # values; a few lines of Python can name more than fit into memory, each a list of the former
-_LARGEST = 2**64  # seeds and masks; nothing that reads a config can hold a larger number
+RESERVED = ("filename", "text", "pretty_text")  # reserved by mmcv.Config
+DEEPEST = 60  # levels of brackets: Python 3.8 parses about 90; mmdet's configs have 10
+MOST = 1_000_000  # values; a few lines of Python, each a list of the previous one, can exceed the memory
+_LARGEST = 2**64  # enough for seeds and masks; no library that reads a config can hold a larger number
 _PLAIN = "a number, a string, True, False, None, or a list, tuple or dict of these"
 
 
 def dump(cfg: Mapping[str, Any]) -> str:
-    """``cfg`` as a Python file of literals, which :func:`load` and ``mmcv.Config`` turn into it again.
+    """``cfg`` as a Python file of literals, which :func:`load` and ``mmcv.Config`` read back unchanged.
 
     Raises:
-        UserError: A key cannot be a name in a config, or a value is no literal; it names the key.
+        UserError: A key cannot be a name in a config, or a value is not a literal; the message has the key.
     """
     for key in cfg:
-        legal = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
-        if not legal or key.startswith("__") or key in RESERVED or key == BASE:
-            raise UserError(f"config: {key!r} cannot be a name in an mmdet config; choose another")
+        valid = isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+        if not valid or key.startswith("__") or key in RESERVED or key == BASE:
+            raise UserError(f"config: invalid name {key!r}; expected a Python name that mmcv does not reserve")
     return "".join(f"{key} = {_text(value, '')}\n" for key, value in plain(cfg).items())
 
 
 def plain(cfg: Mapping[str, Any], where: object = "config") -> dict[str, Any]:
-    """A copy that holds nothing but Python's own plain types: numpy's numbers, paths and kinds of dicts become these.
+    """A copy of nothing but Python's plain types: numpy numbers, paths and subclasses of dict are converted.
 
-    Classes and functions that a config binds at its top by ``from … import …`` are left out, as modules are
-    when it is read: they are the file's tools and no settings.
+    Classes and functions imported at the top of a config (``from … import …``) are left out, as modules are when it
+    is read: they are tools of the file, not settings.
 
     Args:
-        where: What begins a message.
+        where: Prefix of messages.
 
     Raises:
-        UserError: Something is no plain value, nests too deeply, or is too large; it names the key.
+        UserError: A value is not plain, too deeply nested or too large; the message has the key.
     """
     copying = _Plain(where)
     return {key: copying.top(value, _name(key)) for key, value in cfg.items()
@@ -57,7 +58,7 @@ def plain(cfg: Mapping[str, Any], where: object = "config") -> dict[str, Any]:
 
 
 class _Plain:
-    """One copy; counts its values."""
+    """One copy, which counts its values."""
 
     def __init__(self, where: object) -> None:
         self.where, self.count = where, 0
@@ -67,18 +68,18 @@ class _Plain:
             return self.of(value, key, 0)
         except UserError:
             raise
-        except Exception as error:  # an object of the config's own, or a key that is no key
+        except Exception as error:  # from a class that the config defines, or an unhashable key
             raise self.wrong(key, value, type(error).__name__) from None
 
     def of(self, value: Any, key: str, depth: int) -> Any:
         self.count += 1
         if self.count > MOST:
-            raise UserError(f"{self.where}: {key} makes more than {MOST:,} values; expected a config, not the data")
+            raise UserError(f"{self.where}: invalid {key}: more than {MOST:,} values; expected a config, not the data")
         if depth > DEEPEST:
-            raise UserError(f"{self.where}: {key.partition('.')[0]} is nested too deeply, or contains itself; expected "
-                            "plain values")
+            raise UserError(f"{self.where}: invalid {key.partition('.')[0]}: nested too deeply, or contains itself; "
+                            "expected plain values")
         kind = type(value)
-        if value is None or kind in (bool, float, bytes, range):  # ranges: gpu_ids in what mmdet writes down
+        if value is None or kind in (bool, float, bytes, range):  # mmdet writes gpu_ids as a range
             return value
         if kind is int:
             if abs(value) >= _LARGEST:
@@ -88,7 +89,7 @@ class _Plain:
         if kind is str:
             return self.text(value, key)
         deeper = depth + 1
-        if isinstance(value, dict):  # or a kind of it, with methods of its own
+        if isinstance(value, dict):  # dict.items: a subclass may override it
             return {self.of(k, key, deeper): self.of(v, f"{key}.{_name(k)}", deeper) for k, v in dict.items(value)}
         if kind in (list, tuple):
             return kind([self.of(item, f"{key}.{at}", deeper) for at, item in enumerate(value)])
@@ -106,13 +107,13 @@ class _Plain:
 
     def text(self, value: str, key: str) -> str:
         try:
-            value.encode("utf-8", "surrogateescape")  # a name of a file may hold any bytes
-            legal = "\0" not in value
+            value.encode("utf-8", "surrogateescape")  # a file name may contain any bytes
+            valid = "\0" not in value
         except UnicodeEncodeError:
-            legal = False
-        if not legal:
-            raise UserError(f"{self.where}: invalid {key}: {_shown(value)} holds a NUL or half a character; expected "
-                            "text")
+            valid = False
+        if not valid:
+            raise UserError(f"{self.where}: invalid {key}: {_shown(value)} contains a NUL or half of a surrogate pair; "
+                            "expected text")
         return value
 
 
@@ -123,14 +124,14 @@ def _name(key: Any) -> str:
 def _shown(value: Any) -> str:
     try:
         return " ".join(ascii(value).split())[:80]
-    except Exception:  # an object of the config's own, or a number of too many digits
+    except Exception:  # from a class that the config defines, or a number with too many digits
         return "not printable"
 
 
 def _text(value: Any, indent: str) -> str:
     """A plain value as a literal."""
     if type(value) in (str, bytes):
-        # a reader would take {{ name }} for one of its variables
+        # mmcv replaces {{ name }} in the text of a config
         return repr(value).replace("{{", "{\\x7b")
     if type(value) is float and not math.isfinite(value):
         return f"float('{value!r}')"
@@ -157,36 +158,36 @@ def _bracketed(left: str, items: list[str], right: str, indent: str) -> str:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """What a file of literals binds. It is not executed.
+    """The names and values of a file of literals, which is not executed.
 
-    ``dict(a=1)``, ``set()``, ``range(3)`` and ``float('inf')`` are taken for what they say, as in what mmcv writes.
+    ``dict(a=1)``, ``set()``, ``range(3)`` and ``float('inf')`` are accepted, since mmcv writes them.
 
     Raises:
-        Unreadable: It is no text, no Python, or holds anything but names and literals; it names the line.
-        OSError: The storage does not give it.
+        Unreadable: It is not text, not Python, or contains anything but names and literals; the message has the line.
+        OSError: It cannot be read.
     """
     return parse(reading.read_text(path), path)
 
 
 def parse(text: str, path: str | os.PathLike) -> dict[str, Any]:
-    """As :func:`load`, of a text that was read from ``path``."""
+    """As :func:`load`, for text that was read from ``path``."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes in strings
+            warnings.simplefilter("ignore")  # about escapes in strings
             tree = ast.parse(text, os.fspath(path))
         return dict(_binding(node) for node in tree.body)
     except _Other as error:
-        found, line = "other code than names and values", error.line
+        found, line = "contains code other than names and values", error.line
     except (SyntaxError, ValueError, TypeError) as error:
         found, line = getattr(error, "msg", None) or str(error), getattr(error, "lineno", None) or 1
     except (RecursionError, MemoryError):
         found, line = "nested too deeply", 1
-    raise Unreadable(path, f"line {line}", f"{found}; expected the config that the submission wrote, which holds "
-                     "literals alone and is not executed")
+    raise Unreadable(path, f"line {line}", f"{found}; expected the config written at submission, which contains only "
+                     "literals and is not executed")
 
 
 class _Other(Exception):
-    """What is no literal."""
+    """Code that is not a literal."""
 
     def __init__(self, node: ast.AST) -> None:
         self.line = getattr(node, "lineno", 1)

@@ -1,4 +1,4 @@
-"""Options of a config as they are given: ``--set KEY=VALUE``, and ``options:`` of job files.
+"""Options of a config as users write them: ``--set KEY=VALUE``, and ``options:`` in job files.
 
 Values are parsed by the rules of mmcv 1.x (``DictAction``); a test compares both.
 """
@@ -15,7 +15,7 @@ ADD = "+"  # before an option's key: set it unchecked
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, with the rules of mmdet's ``--cfg-options``.
+    """``'a.b=[1,(2,c)]'`` → ``('a.b', [1, (2, 'c')])``, by the rules of mmdet's ``--cfg-options``.
 
     Numbers, ``true``/``false`` (in any case) and ``None`` are recognised, commas make lists, brackets nest;
     quotes at the ends and all spaces are dropped.
@@ -27,18 +27,18 @@ def parse_option(text: str) -> tuple[str, Any]:
         return key, _parse(value)
     except ValueError:
         if re.search(r"\w\(", value):
-            raise UserError(f"option {text!r}: brackets behind a name: this is Python code, and an option holds "
-                            f"numbers, words and lists; set the keys of a dict one by one, e.g. {key}.type=…") from None
-        raise UserError(f"option {text!r}: the brackets do not match; e.g. {key}=[(1,2),(3,4)]") from None
+            raise UserError(f"option {text!r}: invalid value: brackets after a name are Python code; expected numbers, "
+                            f"words or lists. Set the keys of a dict one by one, e.g. {key}.type=…") from None
+        raise UserError(f"option {text!r}: unbalanced brackets; expected e.g. {key}=[(1,2),(3,4)]") from None
     except RecursionError:
-        raise UserError(f"option {key}: the brackets nest too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
+        raise UserError(f"option {key}: brackets nested too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """Options as they were given, by their keys.
+    """Parsed options by key.
 
     Raises:
-        UserError: One cannot be read, or two contradict each other.
+        UserError: One cannot be parsed, or two conflict.
     """
     given: dict[str, tuple[str, Any]] = {}
     for text in texts:
@@ -77,7 +77,7 @@ def _parse(text: str) -> Any:
     elif "," not in text:
         return _scalar(text)
     elif list(_split(text)) == [text] and text == text.strip("'\""):
-        raise ValueError(text)  # every comma inside brackets that are the wrong way round, as in "(1),(2)"
+        raise ValueError(text)  # every comma is inside reversed brackets, as in ")1,2("
     values = [_parse(part) for part in _split(text)]
     return tuple(values) if is_tuple else values
 

@@ -1,8 +1,8 @@
-"""One config file by itself: its placeholders, its imports, what it binds.
+"""A single config file: its placeholders, its imports, the names that it defines.
 
-``{{ fileDirname }}``, ``{{ fileBasename }}``, ``{{ fileBasenameNoExtension }}`` and ``{{ fileExtname }}`` are
-replaced in the text before it is executed; ``{{ _base_.a.b }}`` becomes a string of its own, whose place the
-value takes once the bases are read. (The rules are those of mmcv 1.x, ``Config._file2dict``.)
+``{{ fileDirname }}``, ``{{ fileBasename }}``, ``{{ fileBasenameNoExtension }}`` and ``{{ fileExtname }}`` are replaced
+in the text before it is executed; ``{{ _base_.a.b }}`` becomes a unique string that is replaced by the value once the
+bases are read. (The rules of mmcv 1.x, ``Config._file2dict``.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ..base.errors import UserError
 from .edit import BASE, map_strings
 from .literals import plain
 
-# never imported while a config is read, even where they are installed: a login node may lack them, and torch
-# alone takes seconds
+# a config must not import these, even where they are installed: a login node may lack them, and torch alone takes
+# seconds
 _HEAVY = {"mmcv", "mmdet", "torch", "torchvision"}
 _FILE_VARIABLE = re.compile(r"\{\{\s*(fileDirname|fileBasename|fileBasenameNoExtension|fileExtname)\s*\}\}")
 _BASE_VARIABLE = re.compile(r"\{\{\s*_base_\.([\w.]+)\s*\}\}")
@@ -33,23 +33,28 @@ _DROPPED = (types.ModuleType, types.FunctionType)
 
 
 @dataclass
-class Source:
-    """The text of one config, with what its placeholders stand for."""
+class ConfigSource:
+    """The text of a config, and the meaning of its placeholders.
+
+    Attributes:
+        tokens: Each string that replaces a placeholder → the name in the bases that it refers to.
+        lines: Line of each name that is assigned at the top level.
+    """
 
     path: Path
     text: str
-    tokens: dict[str, str]  # a string put into the text: the name in the bases that it stands for
-    lines: dict[str, int] = field(default_factory=dict)  # where a name is bound at the top
+    tokens: dict[str, str]
+    lines: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path) -> Source:
+    def open(cls, path: Path) -> ConfigSource:
         """Read ``path`` (absolute) and replace the placeholders in its text."""
         if path.suffix not in (".py", ".json", ".yaml", ".yml"):
-            raise UserError(f"config {path}: is no .py, .json, .yaml or .yml")
+            raise UserError(f"config {path}: invalid name; expected a .py, .json, .yaml or .yml file")
         try:
             text = reading.read_text(path)
         except OSError as error:
-            raise UserError(f"config {path}: cannot be read ({error.strerror}); check the path and its permissions"
+            raise UserError(f"config {path}: could not be read ({error.strerror}); check the path and its permissions"
                             ) from None
         own = {"fileDirname": str(path.parent), "fileBasename": path.name,
                "fileBasenameNoExtension": path.stem, "fileExtname": path.suffix}
@@ -64,7 +69,7 @@ class Source:
         return cls(path, _BASE_VARIABLE.sub(token, text), tokens)
 
     def at(self, key: str, text: str | None = None) -> str:
-        """``file:line`` of the name that ``key`` begins with, or of the first ``text`` from there on."""
+        """``file:line`` of the first part of ``key``, or of the first ``text`` from there on."""
         line = self.lines.get(key.partition(".")[0], 1)
         if text is not None:
             rest = self.text.splitlines()[line - 1:]
@@ -72,14 +77,14 @@ class Source:
         return f"{self.path}:{line}"
 
     def values(self) -> dict[str, Any]:
-        """What the file binds, before inheritance: no modules, functions or names that begin with ``__``."""
+        """The values before inheritance, without modules, functions and names that begin with ``__``."""
         values = self._execute() if self.path.suffix == ".py" else self._parse()
         if not isinstance(values, dict):
-            raise UserError(f"config {self.path}: expected names and values, not a {type(values).__name__}")
-        return plain(values, f"config {self.path}")  # anything else may not bear to be walked or copied
+            raise UserError(f"config {self.path}: contains a {type(values).__name__}; expected names and values")
+        return plain(values, f"config {self.path}")  # first of all: other objects may fail when walked or copied
 
     def substitute(self, values: dict[str, Any], inherited: dict[str, Any]) -> dict[str, Any]:
-        """``values`` with every placeholder for a value of the bases replaced by a copy of that value."""
+        """``values`` with every placeholder replaced by a copy of the value in the bases."""
         if not self.tokens:
             return values
 
@@ -90,7 +95,7 @@ class Source:
             for part in self.tokens[text].split("."):
                 if not isinstance(value, dict) or part not in value:
                     place, name = self.at("", text), self._placeholder(text)
-                    raise UserError(f"{place}: {name}: the bases have no such value")
+                    raise UserError(f"{place}: {name} does not exist in the bases")
                 value = value[part]
             return copy.deepcopy(value)
 
@@ -99,8 +104,8 @@ class Source:
         for token in self.tokens:
             if token in text:
                 place, name = self.at("", token), self._placeholder(token)
-                raise UserError(f"{place}: {name} must be a value by itself: no part of a string, nothing "
-                                f"joined to one, no key")
+                raise UserError(f"{place}: invalid use of {name} as a key or as part of a string; expected it as a "
+                                "value of its own")
         return found
 
     def _placeholder(self, token: str) -> str:
@@ -109,12 +114,12 @@ class Source:
     def _parse(self) -> Any:
         if self.path.suffix == ".json":
             return reading.parse_json(self.text, self.path)
-        import yaml  # few configs are YAML, and it takes 30 ms
+        import yaml  # here, since few configs are YAML and importing it takes 30 ms
 
         try:
             return yaml.safe_load(self.text)
-        except Exception as error:  # beside its own, whatever a date, a number or a depth makes
-            raise UserError(f"config {self.path}: not valid YAML ({_one_line(error)})") from None
+        except Exception as error:  # dates, numbers and deep nesting raise errors other than YAMLError
+            raise UserError(f"config {self.path}: invalid YAML ({_one_line(error)})") from None
 
     def _execute(self) -> dict[str, Any]:
         tree = self._tree()
@@ -125,9 +130,9 @@ class Source:
         name = f"_ecm_cluster_config_{id(self)}"
         module = types.ModuleType(name)
         module.__file__ = str(self.path)
-        sys.modules[name] = module  # a dataclass made by the config looks its module up there
+        sys.modules[name] = module  # before it is executed: a dataclass in the config looks up its module there
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # what a verb prints may be read by a program
+            with contextlib.redirect_stdout(sys.stderr):  # a program may be parsing the output of the verb
                 exec(compile(tree, str(self.path), "exec", dont_inherit=True), module.__dict__)
         except KeyboardInterrupt:
             raise
@@ -147,7 +152,7 @@ class Source:
         except (SyntaxError, ValueError) as error:
             line = getattr(error, "lineno", None) or 1
             quoted = any(token in "".join(self.text.splitlines()[line - 1:line]) for token in self.tokens)
-            hint = f"; {{{{ {BASE}.… }}}} stands for a value and goes without quotes" if quoted else ""
+            hint = f"; remove the quotes around {{{{ {BASE}.… }}}}, which stands for a value" if quoted else ""
             raise UserError(f"{self.path}:{line}: {getattr(error, 'msg', error)}{hint}") from None
 
     def _refuse_imports(self, tree: ast.Module) -> None:
@@ -157,9 +162,9 @@ class Source:
             for name in names:
                 if relative or not _importable(name.partition(".")[0]):
                     place = f"{self.path}:{node.lineno}"
-                    raise UserError(f"{place}: imports {name}, but configs are read on a login node without it; "
-                                    f"move what needs it to a module of yours, name that in custom_imports and "
-                                    f"give it with --code")
+                    raise UserError(f"{place}: imports {name}, which is not available where configs are read; move the "
+                                    "code that needs it to your own module, list that in custom_imports and give its "
+                                    "directory with --code")
 
     def _line_of(self, error: BaseException) -> int:
         trace, line = error.__traceback__, 1
@@ -171,7 +176,7 @@ class Source:
 
 
 def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
-    """The imports that run when the file does, apart from those in a ``try``: it can handle their failure."""
+    """Imports that run with the file, except those inside ``try``, which may handle their failure."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child
@@ -186,5 +191,5 @@ def _importable(top: str) -> bool:
 def _one_line(error: BaseException) -> str:
     try:
         return " ".join(str(error).split())[:300]
-    except Exception:  # an exception of the config's own
+    except Exception:  # from an exception class that the config defines
         return "without a message"

@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 class Beside:
     """Calls something again and again in a thread of its own: what hangs or fails there holds up nobody else.
 
-    An error is no news: it is said once, and the next call may know more.
+    An error is reported once and leaves ``value`` as it was; the next call may succeed.
 
     Args:
         call: One call at a time.
@@ -29,7 +29,7 @@ class Beside:
         self.value: Any = None
         self._call, self._seconds = call, seconds
         self._began: float | None = None
-        self._wake, self._ends, self._once_more = threading.Event(), False, False
+        self._wake, self._ends, self._final_call = threading.Event(), False, False
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
@@ -45,15 +45,15 @@ class Beside:
 
     def close(self, patience: float = 0.0) -> None:
         """Call no more; but once, now, where there is patience to wait for it."""
-        self._ends, self._once_more = True, patience > 0
+        self._ends, self._final_call = True, patience > 0
         self._wake.set()
         if patience > 0:
             self._thread.join(patience)
 
     def _loop(self) -> None:
         quiet = Quiet()
-        while not self._ends or self._once_more:
-            self._once_more = False
+        while not self._ends or self._final_call:
+            self._final_call = False
             self._began = time.monotonic()
             with quiet:
                 self.value = self._call()

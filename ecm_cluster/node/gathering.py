@@ -1,7 +1,7 @@
 """What each rank has, for all ranks or for rank 0: as bytes that no reader of ours ever unpickles with ``pickle``.
 
 torch's collectives for objects run what another rank has pickled. A connection between ranks is not authenticated, so
-whoever takes a rank's place could have code run on every other.
+a process that takes a rank's place could have code run on every other.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Counter:
         self._last, self._done = float("-inf"), -1
 
     def __call__(self, done: int, total: int, phase: str) -> None:
-        # a copy that stands still is silent: its repeated figure is no news
+        # a copy that stands still is silent: its repeated figure is not news
         if done != self._done and (time.monotonic() - self._last >= 1.0 or done == total):
             self._last, self._done = time.monotonic(), done
             beat(phase=phase, done=done, total=total)

@@ -3,7 +3,7 @@
 Ranks find each other through a file in the run directory that rank 0 writes for each attempt, readable by its owner
 alone. It names the store, and a token that is part of every key: who does not have it can neither read what the ranks
 say there nor speak for one of them. The store of a single node is reached over loopback alone; that of several listens
-on the one interface that the nodes share. torch below 2.2 cannot be told where to listen: there a single node's ranks
+on the one interface that the nodes share. torch below 2.2 listens on all interfaces: there a single node's ranks
 share a file that exists in memory alone, and the store of several nodes listens everywhere.
 
 gloo and NCCL neither authenticate nor encrypt what they carry, so nothing that a rank receives is ever unpickled: see
@@ -62,7 +62,7 @@ def join(place: RankInfo, path: Path, device: str, timeout: float) -> Any:
         record = await_record(path, SECONDS)
         store = _connect(record, place)
     name = interface("127.0.0.1" if place.nodes == 1 else record["address"])
-    if name and (name != "lo" or place.nodes == 1):  # nodes that one machine plays reach each other as they can
+    if name and (name != "lo" or place.nodes == 1):  # nodes emulated on one machine may use the loopback
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, name)
     dist.init_process_group("nccl" if device == "cuda" else "gloo", store=dist.PrefixStore(record["token"], store),
@@ -199,7 +199,7 @@ def interfaces() -> list[tuple[str, str]]:
 
 
 def interface(address: str) -> str | None:
-    """The interface from which this node reaches an address; gloo and NCCL are told to use it as well."""
+    """The interface from which this node reaches an address; gloo and NCCL are configured to use it as well."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # nothing is sent; the kernel looks up the route
         own = probe.getsockname()[0]

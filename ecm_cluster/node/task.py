@@ -1,7 +1,7 @@
 """The picklable task of a job: a callable that holds a path and nothing else.
 
 A first start and a restart are the same call; all progress lives in the run directory. The pickle names these classes,
-and the code that reads it is the run's frozen code, of whatever version: name, place and arguments must stay.
+and the code that reads it is the run's frozen code, of any version: name, place and arguments must stay.
 """
 
 from __future__ import annotations

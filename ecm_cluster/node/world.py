@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..attempts.failures import NotStartable
 from ..slurm.sbatch import TOKEN_ENV
 
-DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that plays Slurm on one machine
+DRIVER_ENV = "ECM_CLUSTER_DRIVER"  # pid of the process that replaces Slurm on one machine
 ELEMENT_ENV = "ECM_CLUSTER_ELEMENT"  # what it sets for the elements of an array
 
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint file can be read, told from its structure: without torch, and without reading its tensors."""
+"""Checks that a checkpoint file can be read, by its structure: without torch, and without reading its tensors."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ..base.errors import UserError, naming
 from . import restricted
 
 ZIP = b"PK\x03\x04"
-MAGIC = 0x1950A86A20F9469CFC6C  # begins what torch wrote before 1.6
+MAGIC = 0x1950A86A20F9469CFC6C  # the first object in files of torch before 1.6
 BYTES = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexFloat": 8,
-         "ComplexDouble": 16}  # of a number, by the name of its storage
+         "ComplexDouble": 16}  # per number, by the name of the storage class
 DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError,
           RuntimeError, AssertionError, struct.error, zlib.error, zipfile.BadZipFile,
           restricted.pickle.UnpicklingError)
 
 
-class Unreadable(UserError):
-    """A file that is not a checkpoint, or holds more than plain data: one line that names the file and the remedy."""
+class InvalidCheckpoint(UserError):
+    """A file is not a checkpoint, or contains more than plain data; the message has the file and the remedy."""
 
-    cause = "not startable"  # another try finds the same file
+    cause = "not startable"  # a retry would read the same file
 
 
 def check(path: str | Path) -> Any:
-    """Read a file's structure as the reader of checkpoints would.
+    """Read the structure of a checkpoint file.
 
     Returns:
-        What it holds, with a :class:`restricted.TensorStandIn` for each tensor.
+        Its content, with a :class:`restricted.TensorPlaceholder` for each tensor.
 
     Raises:
-        Unreadable: It is damaged, of another format, or asks for something that is not plain data.
+        InvalidCheckpoint: It is damaged, of another format, or asks for something that is not plain data.
         FileNotFoundError: It does not exist.
     """
     with open(path, "rb") as handle, naming(path):
@@ -45,51 +45,51 @@ def check(path: str | Path) -> Any:
         except DAMAGE as error:
             raise unreadable(path, error) from error
         except OSError as error:
-            if error.errno != errno.EINVAL:  # which is a damaged archive's: it asks to read from before its begin
+            if error.errno != errno.EINVAL:  # EINVAL: a damaged archive makes zipfile seek to a negative position
                 raise
             raise unreadable(path, error) from error
 
 
 def check_weights(path: str | Path, *entries: str) -> None:
-    """Refuse a file that cannot be read, or that holds no weights of a model.
+    """Refuse a file that cannot be read or has no weights of a model.
 
     Args:
-        entries: Where its reader looks for them, unless the file is a dict of tensors itself; default: ``state_dict``.
+        entries: Keys that may hold them, unless the file itself is a dict of tensors; default: ``state_dict``.
 
     Raises:
-        Unreadable: As :func:`check`, or there is no tensor in that place.
+        InvalidCheckpoint: As :func:`check`, or there are no tensors at that key.
     """
     content = check(path)
     held = content if isinstance(content, dict) else {}
     name = next((entry for entry in entries or ("state_dict",) if entry in held), None)
     if not _has_tensors(held if name is None else held[name]):
         other = next((name for name, value in held.items() if isinstance(name, str) and _has_tensors(value)), None)
-        remedy = f"; if you mean those of its entry {other!r}, make a copy: python -c \"import sys, torch; f = " \
+        remedy = f"; to use its entry {other!r}, make a copy: python -c \"import sys, torch; f = " \
             f"torch.load(sys.argv[1], map_location='cpu'); torch.save({{'state_dict': f[{other!r}]}}, sys.argv[2])\" " \
             f"{shlex.quote(str(path))} weights.pth" if other else ""
-        raise Unreadable(f"{path}: holds no weights; expected a dict of tensors, by itself or as its entry "
-                         f"'state_dict'{remedy}")
+        raise InvalidCheckpoint(f"{path}: contains no weights; expected a dict of tensors, or one as its entry "
+                                f"'state_dict'{remedy}")
 
 
 def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(item, restricted.TensorStandIn) for item in value.values())
+    return isinstance(value, dict) and any(isinstance(item, restricted.TensorPlaceholder) for item in value.values())
 
 
-def unreadable(path: str | Path, error: BaseException) -> Unreadable:
-    """What an error of reading a file means to its user."""
+def unreadable(path: str | Path, error: BaseException) -> InvalidCheckpoint:
+    """The error for users when reading a file has failed."""
     if isinstance(error, restricted.Refused):
         copy = ("import sys, torch; f = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
                 "torch.save({'state_dict': f.get('state_dict', f)}, sys.argv[2])")
-        return Unreadable(f"{path}: holds {error}, which is not plain data, so the file is not read; if you trust its "
-                          f"source, make a copy with its weights alone: python -c \"{copy}\" {shlex.quote(str(path))} "
-                          "weights.pth")
+        return InvalidCheckpoint(f"{path}: contains {error}, which is not plain data, so the file is not read; if you "
+                                 f"trust its source, make a copy of just its weights: python -c \"{copy}\" "
+                                 f"{shlex.quote(str(path))} weights.pth")
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return Unreadable(f"{path}: not a checkpoint that can be read ({first}); expected a file written by torch.save")
+    return InvalidCheckpoint(f"{path}: invalid checkpoint ({first}); expected a file written by torch.save")
 
 
 def _check_zip(handle: BinaryIO) -> Any:
     if not zipfile.is_zipfile(handle):
-        raise ValueError("a zip archive that was cut short")
+        raise ValueError("a truncated zip archive")
     with zipfile.ZipFile(handle) as archive:
         entries = set(archive.namelist())
         inner = {name.partition("/")[2]: name for name in entries}
@@ -101,21 +101,21 @@ def _check_zip(handle: BinaryIO) -> Any:
 
         held = sum(entry.file_size for entry in archive.infolist())
         there = handle.seek(0, io.SEEK_END)
-        if held > 10 * there + (64 << 20):  # torch.save does not compress
+        if held > 10 * there + (64 << 20):  # a zip bomb: torch.save does not compress
             raise ValueError(f"it has {there >> 20} MiB, and would unpack to {held >> 20} MiB")
 
         def storage(pid: Any) -> None:
             name = f"{folder}/data/{pid[2]}"
             if pid[0] != "storage" or name not in entries:
-                raise ValueError(f"it lacks the data of tensor storage {pid[2]}")
+                raise ValueError(f"the data of tensor storage {pid[2]} is missing")
             if archive.getinfo(name).file_size < _bytes(pid):
-                raise ValueError(f"the data of tensor storage {pid[2]} was cut short")
+                raise ValueError(f"the data of tensor storage {pid[2]} is truncated")
 
         return restricted.Structure(io.BytesIO(archive.read(inner["data.pkl"])), storage, encoding="utf-8").load()
 
 
 def _bytes(pid: Any) -> int:
-    """The least that the numbers of a storage take, as its persistent id tells."""
+    """The minimum size of a storage, from its persistent id."""
     numel, kind = pid[4], str(getattr(pid[1], "name", ""))
     if type(numel) is not int or numel < 0:
         raise ValueError(f"a storage of {numel!r} numbers")
@@ -137,33 +137,33 @@ def _check_legacy(handle: BinaryIO) -> Any:
     content = None
     try:
         if restricted.Structure(handle, encoding="utf-8").load() != MAGIC:
-            raise ValueError("a pickle that torch.save did not write")
+            raise ValueError("a pickle not written by torch.save")
         for _ in ("protocol", "system", "structure"):
             content = restricted.Structure(handle, storage, encoding="utf-8").load()
-        restricted.Structure(handle, encoding="utf-8").load()  # the storages' names, and then their data
+        restricted.Structure(handle, encoding="utf-8").load()  # the storages' names; their data follow
         begin = handle.tell()
         if handle.seek(0, io.SEEK_END) < begin + sum(sizes.values()):
-            raise ValueError("it was cut short")
+            raise ValueError("truncated")
     except restricted.Refused:
         if not handle.read(1):
-            raise ValueError("it was cut short") from None  # within a name
+            raise ValueError("truncated") from None  # within a name, which is then not on the list
         raise
     return content
 
 
 def _other_format(start: bytes) -> str:
-    """What a file is that begins like this, and no checkpoint."""
+    """The format of a file that begins like this and is not a checkpoint."""
     text = start.lstrip().lower()
     if not start:
-        return "it is empty"
+        return "an empty file"
     if text.startswith(b"version https://git-lfs"):
-        return "a git-lfs pointer in place of the file: run git lfs pull"
+        return "a git-lfs pointer instead of the file: run git lfs pull"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "a web page, maybe the answer to a failed download"
+        return "a web page, perhaps from a failed download"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
-        return ("a safetensors file: convert it by python -c \"import sys, torch, safetensors.torch as s; "
+        return ("a safetensors file: convert it with python -c \"import sys, torch, safetensors.torch as s; "
                 "torch.save({'state_dict': s.load_file(sys.argv[1])}, sys.argv[2])\" FILE weights.pth")
     if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
         return f"a {'tar' if start[257:262] == b'ustar' else 'gzip'} archive; unpack it"
     return "plain text" if text and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in text) else \
-        "no checkpoint begins as it does"
+        "an unknown format"

@@ -1,4 +1,4 @@
-"""From a plan to a run directory: what a run keeps is frozen first, then written, and run.json comes last."""
+"""From a plan to a run directory: its parts are frozen first, then written; run.json is written last."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from . import class_counts, planning
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a run keeps of its plan, before any of it is written.
+    """The parts of a plan that a run keeps, before any of them is written.
 
     Attributes:
         cfg: The resolved config: class counts as numbers, weights as local paths.
         digests: Of the annotation files, by their name in the record.
         counts: Digest of the class counts, by the loss's type.
         fetched: The pretrained weights.
-        missing: Weights that are not here yet; empty once they were fetched.
+        missing: Weights that are not downloaded yet.
     """
 
     cfg: dict[str, Any]
@@ -45,13 +45,13 @@ class Frozen:
 
 
 def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
-    """Read and fetch everything that a run of this plan keeps.
+    """Read and download everything that a run of this plan keeps.
 
     Args:
-        fetch: False: weights that would have to be fetched stay away.
+        fetch: Whether to download missing weights.
 
     Raises:
-        UserError: Something of it cannot be had.
+        UserError: A part cannot be read or downloaded.
     """
     if plan.job.trainer is not None:
         return Frozen(plan.cfg, {}, {}, [], [])
@@ -75,7 +75,7 @@ def next_name(runs_dir: Path, config_path: str) -> str:
 
 
 def claim(runs_dir: Path, config_path: str) -> Run:
-    """A new folder under the next free name, this process's alone: others may be submitting at the same time."""
+    """Create the directory with the next free name, exclusively: others may be submitting at the same time."""
     while True:
         run = Run(runs_dir / next_name(runs_dir, config_path))
         with contextlib.suppress(FileExistsError):
@@ -84,18 +84,18 @@ def claim(runs_dir: Path, config_path: str) -> Run:
 
 
 def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
-    """Make the run directory; run.json comes last, and makes it a run.
+    """Create the run directory; run.json is written last, and only then it is a run.
 
-    What an interrupted submission of the same name left there is made anew.
+    Leftovers of an interrupted submission of the same name are overwritten.
 
     Returns:
-        The run that was made: where the user gave no name, under the next one that is still free.
+        The new run: if the user gave no name, with the next one that is still free.
     """
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
                              run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
-        raise UserError(f"name: {run.path} holds something else; give another --name or --runs-dir")
+        raise UserError(f"name: {run.path} exists and is not a run; give another --name or --runs-dir")
 
     frozen = frozen or freeze(plan)
     text = config.dump(frozen.cfg)
@@ -109,7 +109,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
                                Path(plan.job.code) if plan.job.code else None, replace=True)
     except UserError:
         with contextlib.suppress(OSError):
-            run.path.rmdir()  # as claimed, and empty
+            run.path.rmdir()  # claimed above, and still empty
         raise
     for folder in (run.logs_dir, run.attempts_dir, run.checkpoints_dir, run.ledger_dir):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,12 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
         weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
     if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
-        raise UserError(f"name: another submission made {run.path} at the same time; give another --name")
+        raise UserError(f"name: another submission created {run.path} at the same time; give another --name")
     return run
 
 
 def versions() -> dict[str, str]:
-    """Of this program, Python, and every library that figures depend on, as far as installed here."""
+    """Versions of this program, Python, and the installed libraries that affect results."""
     from importlib import metadata
 
     found = {"ecm-cluster": __version__, "python": platform.python_version()}

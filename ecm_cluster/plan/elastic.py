@@ -1,8 +1,8 @@
-"""A run on another number of ranks than before: what stays the same, what does not, and when that is refused.
+"""Resuming a run on another number of ranks: what stays the same, what changes, and when that is refused.
 
-The work is laid out for the ranks of the submission (virtual ranks), and any number that divides theirs can play them:
-order, draws, batch and schedule stay, and weights are equal up to the order of summation. Everything else takes
-``resume --rescale``, and is on record.
+The work is divided among the ranks of the submission (virtual ranks), which can be assigned to any number of processes
+that divides theirs: order, random draws, batch and schedule stay the same, and weights are equal up to the order of
+summation. Any other change needs ``resume --rescale`` and is recorded.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from . import planning, reproducibility
 
 
 def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overrides) -> list[str]:
-    """Refuse ranks that cannot carry the run on as it is, unless it is to be rescaled.
+    """Refuse a number of ranks that would change the run, unless --rescale is given.
 
     Args:
-        begun: The job as it was before.
-        job: The job as it shall be.
-        record: The run's overrides; what is changed for good is put into it.
+        begun: The job before.
+        job: The job from now on.
+        record: The run's overrides, to which permanent changes are added.
 
     Returns:
-        What the user should know, in lines.
+        Lines for the user.
 
     Raises:
-        UserError: The run would not stay the same, and nobody has asked for that.
+        UserError: The run would change, but --rescale is not given.
     """
     virtual, world = chain.virtual_ranks(run), job.world_size
     if job.trainer is not None and world != virtual:
@@ -38,31 +38,31 @@ def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overr
                         f"it with {world}; keep {virtual} (nodes × gpus)")
     if virtual % world:
         if not rescale:
-            legal = ", ".join(str(w) for w in range(1, virtual + 1) if virtual % w == 0)
-            raise UserError(f"nodes, gpus: {run.name} is laid out for {virtual} ranks, which {world} cannot share "
-                            f"evenly; give a number of ranks (nodes × gpus) out of {legal}, or --rescale, which "
+            valid = ", ".join(str(w) for w in range(1, virtual + 1) if virtual % w == 0)
+            raise UserError(f"invalid nodes, gpus: the {virtual} ranks of {run.name} cannot be divided evenly among "
+                            f"{world}; expected a number of ranks (nodes × gpus) out of {valid}, or --rescale, which "
                             "changes batch and order")
         record.virtual_ranks = world
         return rescaled(config.read_frozen(run.config_file), job, virtual)
     if world == begun.world_size:
         return []
-    lines = [] if world == virtual else [f"{world} play the {virtual} that the run is laid out for, with "
+    lines = [] if world == virtual else [f"the run's {virtual} virtual ranks are assigned to {world} processes, with "
                                          f"{virtual // world} batches each in every optimizer step"]
     lost = reproducibility.elastic_problems(config.read_frozen(run.config_file))
     if lost and not rescale:
-        raise UserError(f"nodes, gpus: with {world} ranks {run.name} would be another run than with "
-                        f"{begun.world_size}: {lost[0]}; keep {begun.world_size}, or give --rescale, which accepts it")
+        raise UserError(f"invalid nodes, gpus: results of {run.name} with {world} ranks would differ from those with "
+                        f"{begun.world_size}: {lost[0]}; keep {begun.world_size}, or give --rescale to accept that")
     if lost:
         record.not_kept = lost
-    return [*lines, *(f"not kept: {text}" for text in lost)]
+    return [*lines, *(f"changed: {text}" for text in lost)]
 
 
-def rescaled(cfg: dict[str, Any], job: jobs.Job, former: int) -> list[str]:
-    """What becomes of a run whose ranks are from now on ``job``'s instead of ``former``."""
+def rescaled(cfg: dict[str, Any], job: jobs.Job, before: int) -> list[str]:
+    """Lines about a run that has ``before`` ranks and will have those of ``job``."""
     batch, world = planning.global_batch(cfg, job), job.world_size
     limits = ", ".join(f"{key} {value}" for key, value in cfg["runner"].items() if key != "type")
-    fewer = "" if "max_epochs" in cfg["runner"] else f", with {world}/{former} of the samples in each iteration"
-    return [f"rescaled from {former} to {world}: batch {batch['global']} = {world} × {batch['per_gpu']} instead of "
-            f"{former * batch['per_gpu']}; learning rate {batch['lr']} and {limits} stay{fewer}",
-            f"what is left of the epoch in progress is dealt out among the {world}, each sample with the draws that it "
-            f"would have had; from the next epoch on the order is that of {world} ranks"]
+    fewer = "" if "max_epochs" in cfg["runner"] else f", with {world}/{before} of the samples in each iteration"
+    return [f"rescaled from {before} to {world} ranks: batch {batch['global']} = {world} × {batch['per_gpu']} instead "
+            f"of {before * batch['per_gpu']}; learning rate {batch['lr']} and {limits} stay the same{fewer}",
+            f"the rest of the current epoch is divided among the {world}, each sample with the same random draws; from "
+            f"the next epoch on, the order is that of {world} ranks"]

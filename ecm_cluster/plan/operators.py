@@ -1,6 +1,6 @@
-"""What mmcv-full's operators were compiled for: the record that ``make setup`` leaves in an environment.
+"""The hardware that mmcv-full's operators were compiled for, as recorded by ``make setup`` in an environment.
 
-Standard library alone: the set-up writes it before anything is installed, a login node reads it without torch.
+Standard library only: the set-up writes it before anything is installed, and a login node reads it without torch.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-STAMP = "ecm-cluster.json"  # in the environment's own folder
+STAMP = "ecm-cluster.json"  # in the directory of the environment
 
 
 @dataclass(frozen=True)
 class Operators:
-    """Compiled operators, or those that are wanted.
+    """Compiled or requested operators.
 
     Attributes:
         mmcv: Version of mmcv-full, as ``1.7.2``.
         torch: Version of torch with its local tag, as ``2.8.0+cu128``.
         torch_cuda: CUDA release of that torch, as ``12.8``; None for a torch without CUDA.
-        cuda: CUDA release of the operators; None for the CPU alone.
-        architectures: As nvcc names them: ``sm_90`` is code for one GPU, ``compute_90`` is PTX, which newer GPUs
-            compile when it is loaded. None if nobody knows.
+        cuda: CUDA release of the operators; None for CPU operators.
+        architectures: In nvcc's notation: ``sm_90`` is machine code for one type of GPU, ``compute_90`` is PTX, which
+            newer GPUs compile at load time. None: unknown.
     """
 
     mmcv: str
@@ -44,24 +44,24 @@ class Operators:
         return f"{self.mmcv}: operators for CUDA {self.cuda} ({shown})"
 
     def serve(self, wanted: Operators) -> bool:
-        """Whether they do all that ``wanted`` asks for: CUDA operators also run on the CPU."""
+        """Whether they can be used instead of ``wanted``: CUDA operators also run on the CPU."""
         if wanted.cuda is None:
             return True
         return self.cuda is not None and set(wanted.architectures or ()) <= set(self.architectures or ())
 
     def remedy(self) -> str:
-        """What brings operators for GPUs, where these are for the CPU alone."""
+        """How to get operators for GPUs if these are for the CPU."""
         if self.torch_cuda is None:
-            return "its torch is a CPU build, too: install one for CUDA, and mmcv-full against it"
+            return "its torch is a CPU build, too: install one for CUDA, and rebuild mmcv-full with it"
         return (f"load a CUDA {self.torch_cuda} toolkit (module load cuda/{self.torch_cuda}) and run `make setup` "
-                "again; README, \"On a GPU cluster\", has the other ways")
+                "again; alternatives: README, \"On a GPU cluster\"")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def parse(record: Any) -> Operators | None:
-    """The record as it was written; None where it is not one."""
+    """The record as it was written; None if it is invalid."""
     try:
         return Operators(**{**record, "architectures": record["architectures"] and tuple(record["architectures"])})
     except (KeyError, TypeError):
@@ -69,10 +69,10 @@ def parse(record: Any) -> Operators | None:
 
 
 def of_interpreter(python: str) -> Operators | None:
-    """What the environment of an interpreter records of itself; None if it was not made by ``make setup``.
+    """The record in an interpreter's environment; None if ``make setup`` did not create it.
 
     Args:
-        python: Path of the interpreter; not resolved, as the one of an environment is a link to another.
+        python: Path of the interpreter; not resolved, since in an environment it is a link to another one.
     """
     try:
         return parse(json.loads((Path(python).parent.parent / STAMP).read_text(encoding="utf-8"))["operators"])
@@ -81,6 +81,6 @@ def of_interpreter(python: str) -> Operators | None:
 
 
 def by_number(name: str) -> tuple[int, str]:
-    """Key that sorts ``sm_90`` before ``sm_100``."""
+    """Sort key that puts ``sm_90`` before ``sm_100``."""
     found = re.search(r"_(\d+)", name)
     return (int(found[1]) if found else 0, name)

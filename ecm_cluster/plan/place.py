@@ -1,4 +1,4 @@
-"""What can be known of the place of a job before sbatch is asked, and what Slurm could not be asked."""
+"""Checks that the cluster or machine can run a job, before sbatch is asked."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .plan import Plan
 
 
 def check(plan: Plan) -> None:
-    """Put the partition, what may preempt the job, problems and warnings of the place into a plan.
+    """Add the partition, how the job may be preempted, problems and warnings to a plan.
 
     Raises:
-        UserError: The job cannot be run there.
+        UserError: The job cannot run there.
     """
     job = plan.job
     if job.memory_mib is not None:
@@ -29,13 +29,13 @@ def check(plan: Plan) -> None:
             _ask_slurm(plan)
         return
     if job.device == "cuda" and job.nodes > 1:
-        raise UserError(f"nodes: {job.nodes} is not legal on one machine with device cuda; give --nodes 1, or "
-                        "--device cpu, where ranks of several nodes run side by side")
+        raise UserError(f"invalid nodes: {job.nodes}; expected 1 with --cluster local and --device cuda. Give --nodes "
+                        "1, or --device cpu, which runs the ranks of all nodes on this machine")
     if job.evaluation.while_training:
-        plan.warnings.append("evaluation.while_training has no meaning with --cluster local: checkpoints are "
-                             "scored when the training is complete")
+        plan.warnings.append("evaluation.while_training is ignored with --cluster local: checkpoints are scored when "
+                             "the training is complete")
     if job.gpu_type or job.partition:
-        plan.warnings.append("partition and gpu_type have no meaning with --cluster local")
+        plan.warnings.append("partition and gpu_type are ignored with --cluster local")
 
 
 def _ask_slurm(plan: Plan) -> None:
@@ -43,16 +43,16 @@ def _ask_slurm(plan: Plan) -> None:
     shell.check_cluster(os.environ, site.configuration().get("ClusterName"))
     plan.warnings += shell.ignored(os.environ, job)
     if len(plan.elements) > site.max_array_size():
-        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations, and an array has {site.max_array_size()} "
-                             "elements at most here (MaxArraySize); ask for fewer, and score the rest with `evaluate`, "
-                             "which submits several arrays")
+        plan.problems.append(f"evaluation: {len(plan.elements)} evaluations exceed this cluster's MaxArraySize of "
+                             f"{site.max_array_size()}; request fewer, and score the rest with `evaluate`, which "
+                             "submits several arrays")
     known = site.partitions()
     if not known:
         plan.not_asked = "scontrol lists no partitions"
         return
     names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
     if not names:
-        plan.problems.append("partition: none is given and this cluster has no default; expected --partition, one of "
+        plan.problems.append("partition: none is given, and this cluster has no default; give --partition, one of: "
                              + ", ".join(p.name for p in known))
     for name in names:
         if name not in {p.name for p in known}:

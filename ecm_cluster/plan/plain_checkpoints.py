@@ -1,4 +1,4 @@
-"""A checkpoint file from anywhere, as a run that has nothing left to train: so it is scored as any other."""
+"""Any checkpoint file as a completed run, so that it can be scored like every other one."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from ..rundir import checkpoints
 from ..rundir.run import Run
 from . import create, planning
 
-OUTSIDE = 0  # the attempt of what no attempt has trained
+OUTSIDE = 0  # the attempt of a checkpoint that was not trained here; those of runs start at 1
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A checkpoint file, and the run that scores it: made before, or still to be made."""
+    """A checkpoint file, and the run that scores it: an existing one, or a new one."""
 
     path: Path
     digest: str
     plan: planning.Plan
     run: Run
-    is_made: bool  # before
+    is_made: bool  # whether the run existed before
 
     def make(self) -> Run:
-        """The run; the file is not copied: the run's checkpoint is a link to it, with its digest on record."""
+        """Create the run, whose checkpoint is a link to the file, with its digest on record."""
         if not self.is_made:
             if not self.run.run_file.exists():
                 create.create(self.run, _named(self.plan, self.run.name))
@@ -46,29 +46,29 @@ class Plain:
         return self.run
 
     def discard(self) -> None:
-        """Remove a run that was made for nothing: its job was refused."""
+        """Remove the new run if its job was refused."""
         if not self.is_made and not submissions.recorded_stages(self.run):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
 
 def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]] = ()) -> Plain:
-    """Check everything about a checkpoint file that is to be scored; nothing is written.
+    """Check everything about a checkpoint file that is to be scored; writes nothing.
 
     Raises:
-        UserError: There is no such file, or the config and the data do not go together.
+        UserError: It does not exist, or the config and the data do not match.
     """
     if not os.path.isfile(path):
-        raise UserError(f"RUN: {path} is not a file; with --config give checkpoint files")
+        raise UserError(f"RUN: {path} is not a file; expected checkpoint files with --config")
     if not os.access(path, os.R_OK):
-        raise UserError(f"RUN: {path} cannot be read; check its permissions")
+        raise UserError(f"RUN: {path} is not readable; check its permissions")
     archive.check_weights(path)
     flags: dict[str, Any] = {k: v for k, v in given_flags(args).items() if v is not None}
     job = jobs.load(None, {**flags, "config": args.config, "options": config.parse_options(args.options)})
     if not args.dry_run:
         choose.require(args.cluster)
     plan = planning.make(job, args.cluster)
-    plan.weights = []  # the checkpoint has them all
-    # what is wrong with the training data alone does not matter to a model that is trained
+    plan.weights = []  # the checkpoint replaces them
+    # problems of the training data do not matter for a trained model
     problems = [problem for problem in plan.problems if not problem.startswith(("data.train", "config: data.train"))]
     if problems:
         raise UserError(problems[0])
@@ -82,7 +82,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     _check_places(found, args.checkpoints)
     evaluations.changing(plan.cfg, grid)
     if args.dry_run and not found.is_made:
-        raise UserError(f"dry-run: {path} was never scored before; leave --dry-run out to make {run.path}")
+        raise UserError(f"dry-run: {path} was never scored before; run without --dry-run to create {run.path}")
     return found
 
 
@@ -93,7 +93,7 @@ def _check_places(found: Plain, asked: str) -> None:
 
 
 def _digest_of_code(folder: Path) -> str:
-    """Digest of a folder's Python modules: with other code the same checkpoint is another run."""
+    """Digest of a directory's Python modules: the same checkpoint with other code is another run."""
     folder = folder.expanduser()
     found = sorted(folder.rglob("*.py"))
     return files.digest_text("\n".join(f"{path.relative_to(folder)} {files.digest(path)}" for path in found))

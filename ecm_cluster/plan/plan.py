@@ -1,4 +1,4 @@
-"""What a submission is going to do, as data: filled in by :mod:`ecm_cluster.plan.planning`."""
+"""The plan of a submission as data; filled in by :mod:`ecm_cluster.plan.planning`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from . import operators
 
 @dataclass
 class Plan:
-    """Everything that submission will do, before it does any of it.
+    """Everything that a submission will do, before it does any of it.
 
     Attributes:
-        cfg: The resolved mmdet config, paths absolute, class counts still a path.
-        elements: What will be scored.
-        partition: Where the job goes that names none.
-        preemption: What may preempt it; empty where Slurm was not asked.
-        not_asked: Why Slurm was not asked about the place, in words; empty where it answered, or there is none to ask.
-        operators: What mmcv-full of the job's Python was compiled for, where that is on record.
-        problems: Why submission would refuse; a dry run shows them, a real one raises the first.
-        warnings: What the user should know but may want.
+        cfg: The resolved mmdet config with absolute paths; class counts are still a path.
+        elements: The evaluations.
+        partition: The partition(s) of the job; the default if it requests none.
+        preemption: How the job may be preempted; empty if Slurm was not asked.
+        not_asked: Why Slurm was not asked; empty if it answered, or is not used.
+        operators: The hardware for which mmcv-full of the job's Python was compiled, if recorded.
+        problems: Reasons to refuse the job; a dry run shows all of them, a submission raises the first.
+        warnings: For the user's attention; the job may be fine.
     """
 
     job: jobs.Job

@@ -1,4 +1,4 @@
-"""From a job to a plan: the config resolved, the data checked, what will be trained and where. Writes nothing."""
+"""From a job to a plan: resolves the config and checks the data and the cluster. Writes nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def make(job: jobs.Job, where: str) -> Plan:
     """Resolve a job for ``where`` (``slurm`` or ``local``).
 
     Raises:
-        UserError: The config cannot be read or asks for what the launcher cannot do. What is wrong with the data
-            is collected in ``problems`` instead, so that a dry run can show the rest.
+        UserError: The config cannot be read, or requests something that is not supported. Problems of the data are
+            collected in ``problems`` instead, so that a dry run can show the rest.
     """
     if job.trainer is not None:
         return _of_another_trainer(job, where)
@@ -36,7 +36,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     written, cfg = checked_config(path, job)
     cfg = settled.settle(cfg)
     keys.refuse(cfg)
-    config.dump(cfg)  # a value that cannot be written down is refused here, in a dry run as well
+    config.dump(cfg)  # refuses values that cannot be written, in a dry run, too
     root = job.data_root or cfg.get("data_root")
     if root:
         cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root)))
@@ -47,7 +47,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     plan.elements = evaluations.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
-    if not plan.problems:  # mostly of the file that is missing
+    if not plan.problems:  # which are mostly about the same missing file
         plan.problems += class_counts.problems(plan.cfg)
     place.check(plan)
     check_operators(plan)
@@ -72,10 +72,10 @@ def _of_another_trainer(job: jobs.Job, where: str) -> Plan:
 
 
 def checked_config(path: str, job: jobs.Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A config as it is written, and with the job's options.
+    """A config without and with the job's options.
 
     Raises:
-        UserError: It cannot be read, or holds keys, arguments or values that are certainly wrong.
+        UserError: It cannot be read, or contains invalid keys, arguments or values.
     """
     written = config.read(path)
     base = settled.replace_references(written)
@@ -92,7 +92,7 @@ def data_files(cfg: dict[str, Any], key: str) -> dict[str, Path]:
 
 
 def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
-    """Samples per step and per GPU, the learning rate, and what the config was written for."""
+    """Samples per step and per GPU, the learning rate, and the batch that the config was written for."""
     per_gpu = settled.train_loader(cfg["data"])["samples_per_gpu"]
     optimizer = cfg["optimizer"]
     rates = optimizer.get("lr") if "type" in optimizer else None
@@ -102,14 +102,14 @@ def global_batch(cfg: dict[str, Any], job: jobs.Job) -> dict[str, Any]:
 
 
 def scale_learning_rate(plan: Plan) -> None:
-    """mmdet's linear rule, where the config asks for it; a plain warning where it does not and the batch differs."""
+    """Apply mmdet's linear rule if the config enables it; else warn if the batch differs from the config's."""
     batch = plan.batch
     base, rate = batch["base"], batch["lr"]
     if not base or rate is None or base == batch["global"]:
         return
-    scaled = batch["global"] / base * rate  # in mmdet's order, to the last bit
+    scaled = batch["global"] / base * rate  # in the order of mmdet, for bit-equal results
     if batch["scale"]:
-        # the rate is for this batch now: else mmdet, or a run submitted with the frozen config, would scale it again
+        # update the base batch, too: else mmdet, or a run submitted with the frozen config, would scale again
         plan.cfg = config.apply_options(plan.cfg, {"optimizer.lr": scaled,
                                                    "auto_scale_lr.base_batch_size": batch["global"]})
         batch.update(lr=scaled, rule=f"linear: {rate:g} × {batch['global']}/{base}")
@@ -120,7 +120,7 @@ def scale_learning_rate(plan: Plan) -> None:
 
 
 def check_data(plan: Plan) -> None:
-    """What training and scoring need of the data, and heads that do not fit it."""
+    """Check the data for training and scoring, and that the heads have its number of classes."""
     found = splits.check(plan.cfg, plan.staging, bool(plan.elements))
     plan.problems += found.problems
     plan.warnings += found.warnings
@@ -128,10 +128,10 @@ def check_data(plan: Plan) -> None:
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:
-    """Ask sbatch whether it would take every job of the chain, so that none is submitted where one is refused.
+    """Ask sbatch whether it would accept every job of the chain, so that either all of them are submitted or none.
 
     Raises:
-        UserError: It would not; in sbatch's words.
+        UserError: It would not, with sbatch's message.
     """
     asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
                            elements=1 if stage == chain.TRAIN else len(plan.elements))
@@ -140,19 +140,19 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
 
 
 def check_operators(plan: Plan) -> None:
-    """Look up what mmcv-full was compiled for, and warn of a job on GPUs whose operators know the CPU alone."""
+    """Look up the hardware that mmcv-full was compiled for; warn if a job on GPUs has CPU operators."""
     python = python_of(plan.job)
     plan.operators = operators.of_interpreter(python)
     if plan.operators and plan.operators.cuda is None and plan.job.device == "cuda":
-        plan.warnings.append(f"the job asks for GPUs, and mmcv-full of {python} has operators for the CPU only: "
+        plan.warnings.append(f"the job requests GPUs, but mmcv-full of {python} has operators for the CPU only: "
                              f"{plan.operators.remedy()}")
 
 
 def annotation_digests(plan: Plan) -> dict[str, str]:
-    """Digests of the annotation files, for the record and for staging, which names their columns by them.
+    """Digests of the annotation files, for the record and for staging, which names columns by them.
 
     Raises:
-        UserError: The data root is a pack that was made with other ones.
+        UserError: The data root is a pack that was made from other annotation files.
     """
     known = plan.staging.annotations
     for split in ("train", "test"):
@@ -168,7 +168,7 @@ def annotation_digests(plan: Plan) -> dict[str, str]:
 
 
 def checkpoint_interval(cfg: dict[str, Any], job: jobs.Job) -> int:
-    """Iterations between checkpoints: the job's, else the config's where it counts iterations, else 0."""
+    """Iterations between checkpoints: the job's, else the config's if it counts iterations, else 0."""
     if job.trainer is not None:
         return job.checkpoint_every
     stock = cfg.get("checkpoint_config") or {}

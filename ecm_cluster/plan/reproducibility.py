@@ -1,14 +1,15 @@
-"""Does a resumed training end as an uninterrupted one? What in a config keeps state that no checkpoint holds.
+"""Whether a resumed training ends with the same result: which parts of a config have state outside of checkpoints.
 
-Read from the ``type`` names of a config alone. What is not known here counts as not exact: a hook, a data set or a
-transform is named below only where its code (mmcv 1.7, mmdet 2.28) keeps nothing between two samples or two
-iterations, or keeps it in the model, in the optimizer or in ``runner.meta``.
+Decided by the ``type`` names of a config. Unknown types count as not exact: a hook, a dataset or a transform is listed
+below only if its code (mmcv 1.7, mmdet 2.28) keeps no state between samples or iterations, or keeps it in the model,
+in the optimizer or in ``runner.meta``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
+
+from ..mmconfig import lookup
 
 
 def _names(text: str) -> frozenset[str]:
@@ -33,11 +34,11 @@ TRANSFORMS = _names("""
     AutoAugment Shear Rotate Translate ColorTransform EqualizeTransform BrightnessTransform ContrastTransform
     Compose ToTensor ImageToTensor Transpose ToDataContainer DefaultFormatBundle Collect WrapFieldsToLists""")
 
-# why something is not exact, where that is known
+# why something is not exact, if known
 REASONS = {
-    "SyncRandomSizeHook": "it draws the next epoch's image size and keeps it in the data set",
-    "RFSearchHook": "it rebuilds convolutions while it searches, and a resume does not find them again",
-    "Albu": "albumentations draws from generators of its own",
+    "SyncRandomSizeHook": "it draws the next epoch's image size and stores it in the dataset",
+    "RFSearchHook": "it replaces convolutions during the search, which a resume does not restore",
+    "Albu": "albumentations has its own random number generators",
     "DynamicRoIHead": "it keeps a history of overlaps",
 }
 MODELS = frozenset({"DynamicRoIHead"})
@@ -51,22 +52,19 @@ SYNCED_NORMS = frozenset({"SyncBN", "MMSyncBN"})
 
 
 def problems(cfg: dict[str, Any]) -> list[str]:
-    """What in a resolved mmdet config would make a resumed run another one, a sentence each; empty if nothing."""
+    """The parts of a resolved mmdet config that would change a resumed run, one sentence each."""
     found = []
     for key, known in (("custom_hooks", HOOKS), ("optimizer_config", HOOKS), ("data.train", DATASETS | TRANSFORMS)):
-        value: Any = cfg
-        for part in key.split("."):
-            value = (value or {}).get(part)
-        found += [_sentence(key, name) for name in _types(value) if name not in known]
+        found += [_sentence(key, name) for name in _types(lookup.at(cfg, key)) if name not in known]
     found += [_sentence("model", name) for name in _types(cfg.get("model")) if name in MODELS]
     averages = [name for name in _types(cfg.get("custom_hooks")) if name in AVERAGES]
     if len(averages) > 1:
-        found.append(f"custom_hooks: {' and '.join(averages)} keep their averages in buffers of the same names")
+        found.append(f"custom_hooks: {' and '.join(averages)} store their averages in buffers with the same names")
     return list(dict.fromkeys(found))
 
 
 def describe(cfg: dict[str, Any], device: str) -> str:
-    """The line of the plan: yes, or no with the first reason; and what another number of ranks would change."""
+    """The line of the plan: whether a resume is exact, and what another number of ranks would change."""
     lost = elastic_problems(cfg)
     return _resumed(cfg, device) + (f"; another number of ranks would change it: {lost[0]}" if lost else "")
 
@@ -77,14 +75,14 @@ def _resumed(cfg: dict[str, Any], device: str) -> str:
         more = f" (and {len(found) - 1} more: {'; '.join(found[1:])})" if found[1:] else ""
         return f"no, because {found[0]}{more}"
     if device == "cuda":
-        return "after a resume the same samples, draws and learning rates; sums on a GPU differ in their last bits"
-    return "yes: a resumed run ends in the same bits as an uninterrupted one"
+        return "same samples, random draws and learning rates after a resume; sums on a GPU differ in the last bits"
+    return "yes: a resumed run is bit-identical to an uninterrupted one"
 
 
 def elastic_problems(cfg: dict[str, Any]) -> list[str]:
-    """What makes a run depend on how many processes play its ranks, beyond the order of summation."""
+    """The parts of a model whose results depend on the number of processes, beyond the order of summation."""
     types = list(_types(cfg.get("model")))
-    found = [f"{name} takes its statistics over the processes of one forward pass"
+    found = [f"{name} computes its statistics over the processes of one forward pass"
              for name in types if name in SYNCED_NORMS]
     found += [f"{name} averages its number of positives over the processes of one forward pass"
               for name in types if name in AVERAGING_HEADS]
@@ -92,15 +90,9 @@ def elastic_problems(cfg: dict[str, Any]) -> list[str]:
 
 
 def _sentence(key: str, name: str) -> str:
-    return f"{key}: {name}: {REASONS.get(name, 'whether it keeps state outside the checkpoint is not known')}"
+    return f"{key}: {name}: {REASONS.get(name, 'it may have state outside of the checkpoint')}"
 
 
-def _types(value: Any) -> Iterator[str]:
+def _types(value: Any) -> list[str]:
     """Every ``type`` in a config value, outer ones first."""
-    if isinstance(value, dict):
-        if isinstance(value.get("type"), str):
-            yield value["type"]
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _types(inner)
+    return [block["type"] for block in lookup.nested(value) if isinstance(block.get("type"), str)]

@@ -32,7 +32,7 @@ class Submission:
         job_id: None until sbatch has answered.
         cluster: ``slurm`` or ``local``.
         cluster_name: Slurm's, where it was known.
-        refused: Slurm said that it knows no job of this token.
+        refused: Slurm reported that there is no job with this token.
     """
 
     stage: str

@@ -1,6 +1,6 @@
 """Shell lines that put each start of a job on record, and help a start that cannot work; they need no Python.
 
-A start has a file of its own in the run directory: a JSON line when it begins, and one when it ends or cannot go on. A
+A start has its own file in the run directory: a JSON line when it begins, and one when it ends or cannot continue. A
 node that does not see the run directory can record nothing: there the shell has Slurm start the job elsewhere, and the
 next start finds that one is missing.
 """
@@ -47,7 +47,7 @@ if [ ! -e "$ecm_run/{mark}" ]; then
   ecm_elsewhere
   exit 1
 fi
-# what lies there would be run; a file server that calls this user by another number does so for a new file, too
+# what is stored there would be run; a file server that calls this user by another number does so for a new file, too
 if [ ! -O "$ecm_run" ]; then
   ecm_new=$(mktemp -p "$ecm_run")
   ecm_owner=$(stat -c %u "${{ecm_new:-/}}")

@@ -70,14 +70,14 @@ class JobState:
 
     @property
     def is_held(self) -> bool:
-        """Whether it waits for somebody to release it."""
+        """Whether it waits until it is released manually."""
         return self.state in HELD or (self.kind == WAITING and HELD_REASON.search(self.reason) is not None)
 
     def is_of(self, token: str, folder: str | None = None) -> bool:
         """Whether this is the job that was submitted under a token: ids are given away again after a reset of Slurm.
 
         Args:
-            folder: Where the run's batch scripts lie: accounting may keep no comment, and the former version named the
+            folder: Where the run's batch scripts lie: accounting may keep no comment, and version 0.1 named the
                 scripts at random.
         """
         return self.comment == token or script_name(token) in self.command or bool(
@@ -101,7 +101,7 @@ def of_arrays(states: Iterable[JobState]) -> list[JobState]:
 
     def height(state: JobState) -> int:
         if state.kind == ENDED:
-            return len(ORDER) + (state.state == "COMPLETED")  # whatever ended badly stands for the whole
+            return len(ORDER) + (state.state == "COMPLETED")  # a bad end stands for the whole
         return ORDER.index(state.state) if state.state in ORDER else 0
 
     return [replace(min(members, key=height), job_id=job_id) for job_id, members in arrays.items()]

@@ -134,7 +134,7 @@ def submit_and_wait(script: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def job_id_in(answer: str) -> str | None:
-    """The job id in the answer of ``sbatch --parsable``; None where it cannot be told.
+    """The job id in the answer of ``sbatch --parsable``; None if it is unknown.
 
     A site's wrapper may print more around it, or lose the option: then sbatch says it in words.
     """

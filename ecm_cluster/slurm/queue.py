@@ -1,7 +1,7 @@
 """What Slurm says of jobs that are asked for by id, or by the token that they were submitted under.
 
 Asked in a clean environment, and by ids rather than "mine": a variable such as ``SQUEUE_PARTITION`` in the user's
-shell, or a colleague who asks, must not make a live job look as if it were not there.
+shell, or a colleague who asks, must not make a live job look as if it had ended.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _fields(line: str) -> list[str]:
 
 
 def cluster_name() -> str | None:
-    """The name of the cluster that Slurm's commands talk to here; None where it cannot be told."""
+    """The name of the cluster that Slurm's commands talk to here; None if it is unknown."""
     return os.environ.get("SLURM_CLUSTER_NAME") or _configured_name(os.environ.get("PATH", ""),
                                                                     os.environ.get("SLURM_CONF", ""))
 

@@ -1,12 +1,11 @@
-"""A small data set in the LVIS v1 format, made up, whose classes can be learned and whose tail is Zipf's.
+"""A small synthetic dataset in the LVIS v1 format, with learnable classes and a Zipf distribution.
 
-Covered: the files of the published layout with every field that LVIS v1 has, its federated lists (verified
-negatives, classes not exhaustively annotated: of those one drawn object really lacks its annotation) and its
-frequency groups by number of training images. Not covered: crowd regions (LVIS has none) and images shared
-between the two splits.
+Covered: the files of the published layout with all fields of LVIS v1, its federated lists (verified negatives, and
+classes not exhaustively annotated, of which one drawn object really lacks its annotation), and its frequency groups by
+number of training images. Not covered: crowd regions (LVIS has none) and images shared between the two splits.
 
-The same :class:`Spec` gives the same bytes with the same versions of numpy, OpenCV and pycocotools: every
-image has a generator of its own, seeded by (seed, split, image), so no image depends on those before it.
+The same :class:`Spec` gives the same bytes with the same versions of numpy, OpenCV and pycocotools: every image has its
+own generator, seeded by (seed, split, image), so it does not depend on other images.
 """
 
 from __future__ import annotations
@@ -28,55 +27,53 @@ from . import drawing
 from .long_tail import CLASSES_PER_IMAGE, MOST_CLASSES, assign, frequency, image_counts
 
 SPLITS = ("train", "val")
-FIRST_ID = {"train": 1, "val": 2_500_001}  # image and annotation ids of the two splits never meet
-MOST_OBJECTS = 6  # an image shows at most so many
-NEGATIVES = 4  # verified absent classes an image lists, where there are so many
+FIRST_ID = {"train": 1, "val": 2_500_001}  # ids of the splits do not overlap: at most 400,000 images of 6 objects
+MOST_OBJECTS = 6  # per image
+NEGATIVES = 4  # verified absent classes per image
 JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What to make; two equal ones make the same files."""
+    """The parameters of a dataset; equal ones give equal files."""
 
     train_images: int
     val_images: int
     classes: int
     seed: int = 0
     image_size: int = 128  # longer side, pixels; half of the images are 4:3, a quarter 3:4, a quarter square
-    min_images: int | None = None  # least training images of a class; None: 5, fewer where 5 do not fit
+    min_images: int | None = None  # minimum of training images per class; None: 5, or fewer if 5 do not fit
 
     def __post_init__(self) -> None:
         for field, least, most in (
             ("train_images", 1, 400_000), ("val_images", 1, 400_000), ("classes", 1, drawing.LOOKS),
             ("seed", 0, 2**63 - 1), ("image_size", 32, 4096), ("min_images", 1, self.train_images),
-        ):  # fmt: skip
+        ):
             value = getattr(self, field)
             if value is not None and not least <= value <= most:
-                option = "--" + field.replace("_", "-")
-                raise UserError(f"{option} must be between {least} and {most}, not {value}")
+                raise UserError(f"invalid --{field.replace('_', '-')}: {value}; expected {least} to {most}")
         if self.classes * self.least_train_images > (MOST_CLASSES - 1) * self.train_images:
-            raise UserError(
-                f"--classes {self.classes} with at least {self.least_train_images} images each do not fit in "
-                f"--train-images {self.train_images}: give at least "
-                f"{-(-self.classes * self.least_train_images // (MOST_CLASSES - 1))} images, or fewer classes"
-            )
+            raise UserError(f"--classes {self.classes} with at least {self.least_train_images} images each do not fit "
+                            f"into --train-images {self.train_images}; give at least "
+                            f"{-(-self.classes * self.least_train_images // (MOST_CLASSES - 1))} images, or fewer "
+                            "classes")
 
     @property
     def least_train_images(self) -> int:
-        """Training images that the rarest class has."""
-        # a third of the places at most goes to "every class occurs", or nothing would be left for a head
+        """Number of training images of the rarest class."""
+        # at most a third of all places, so that enough are left for frequent classes
         fits = int(self.train_images * CLASSES_PER_IMAGE / 3 / self.classes)
         return max(1, min(5, fits)) if self.min_images is None else self.min_images
 
 
 def _split_counts(spec: Spec, split: str, order: np.ndarray) -> np.ndarray:
-    """Images of each class in a split; ``order`` lists the classes from the most to the least frequent."""
+    """Number of images of each class in a split; ``order``: the classes by decreasing frequency."""
     counts = np.zeros(spec.classes, dtype=int)
     if split == "train":
         counts[order] = image_counts(spec.classes, spec.train_images, spec.least_train_images)
         return counts
     fits = min(spec.classes, (MOST_CLASSES - 1) * spec.val_images)
-    # too few images for all: every k-th class, so that all frequency groups are still there
+    # if there are too few images for all classes: every k-th one, so that all frequency groups occur
     kept = order[np.linspace(0, spec.classes - 1, fits).astype(int)]
     least = max(1, min(3, int(spec.val_images * CLASSES_PER_IMAGE / 2 / fits)))
     counts[kept] = image_counts(fits, spec.val_images, least)
@@ -84,25 +81,24 @@ def _split_counts(spec: Spec, split: str, order: np.ndarray) -> np.ndarray:
 
 
 def _size(rng: np.random.Generator, longer: int) -> tuple[int, int]:
-    """Width and height; landscape as often as portrait and square together."""
+    """Width and height: half of the images are landscape, the others portrait or square."""
     shorter = longer * 3 // 4
     return ((longer, shorter), (longer, shorter), (shorter, longer), (longer, longer))[rng.integers(4)]
 
 
 def _objects(rng: np.random.Generator, classes: list[int]) -> list[int]:
-    """The class of each object in an image: every class once, some again, ``MOST_OBJECTS`` at most."""
+    """The class of each object in an image: every class once, some several times, at most ``MOST_OBJECTS``."""
     again = [c for c in classes for _ in range(int(rng.geometric(0.65)) - 1)]
     rng.shuffle(again)
     return classes + again[: MOST_OBJECTS - len(classes)]
 
 
-def make_image(
-    spec: Spec, split: str, index: int, classes: list[int], looks: list[drawing.Look]
-) -> tuple[np.ndarray, dict[str, Any], list[dict[str, Any]]]:
-    """One image with its records, annotation ids not yet given.
+def make_image(spec: Spec, split: str, index: int, classes: list[int],
+               looks: list[drawing.Look]) -> tuple[np.ndarray, dict[str, Any], list[dict[str, Any]]]:
+    """One image with its records; annotation ids are assigned by the caller.
 
     Args:
-        classes: indices into ``looks`` of the classes to show; category id = index + 1.
+        classes: Indices into ``looks`` of the classes to show; category id = index + 1.
 
     Returns:
         image: uint8 RGB (height, width, 3)
@@ -114,7 +110,7 @@ def make_image(
     objects = _objects(rng, classes)
     image, instances = drawing.draw(rng, width, height, [looks[c] for c in objects])
 
-    # of one class in twenty shown more than once, the last object stays without annotation
+    # in 5 % of the cases where a class occurs more than once, its last object is not annotated
     incomplete = [c for c in classes if objects.count(c) > 1 and rng.random() < 0.05]
     unmarked = {len(objects) - 1 - objects[::-1].index(c) for c in incomplete}
     absent = np.setdiff1d(np.arange(len(looks)), objects)
@@ -148,7 +144,7 @@ def make_image(
 
 
 def categories(looks: list[drawing.Look], train: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The ``categories`` of both files, counted over the training annotations, as LVIS does."""
+    """The ``categories`` of both files, counted over the training annotations, as in LVIS."""
     instances = np.bincount([a["category_id"] for a in train], minlength=len(looks) + 1)
     images: list[set[int]] = [set() for _ in range(len(looks) + 1)]
     for a in train:
@@ -169,7 +165,7 @@ def categories(looks: list[drawing.Look], train: list[dict[str, Any]]) -> list[d
 
 
 def write(folder: Path, spec: Spec, advance: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
-    """Write the data set into the empty ``folder``.
+    """Write the dataset to the empty directory ``folder``.
 
     Args:
         advance: Called after each image, with 1.
@@ -179,7 +175,7 @@ def write(folder: Path, spec: Spec, advance: Callable[[int], None] = lambda coun
     """
     written = Digesting()
     rng = np.random.default_rng([spec.seed, len(SPLITS)])
-    # sorted by name and then numbered, as in LVIS, so that an id says nothing about the frequency
+    # numbered in the order of their names, as in LVIS, so that ids are independent of the frequency
     looks = sorted((drawing.look(k) for k in range(spec.classes)), key=lambda look: look.name)
     order = rng.permutation(spec.classes)
     (folder / "annotations").mkdir(parents=True)
@@ -193,10 +189,8 @@ def write(folder: Path, spec: Spec, advance: Callable[[int], None] = lambda coun
         (folder / f"{split}2017").mkdir()
         for index, classes in enumerate(assign(rng, _split_counts(spec, split, order), total)):
             pixels, record, marked = make_image(spec, split, index, classes, looks)
-            jpeg = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[
-                1
-            ].tobytes()
-            # not one fsync for each image: the manifest names the sizes, so a torn one is found by `intact`
+            jpeg = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+            # without an fsync per image: the manifest has the sizes, so `intact` detects truncated ones
             (folder / image_names.of_lvis_v1(record)).write_bytes(jpeg)
             written.write(jpeg)
             size += len(jpeg)
@@ -219,7 +213,7 @@ def write(folder: Path, spec: Spec, advance: Callable[[int], None] = lambda coun
 
 
 def _annotation_file(split: str, annotations: list, images: list, categories: list) -> bytes:
-    """The JSON file, its keys in the order of the published ones."""
+    """The JSON file, with keys in the order of the published ones."""
     info = {
         "description": f"Synthetic data in the LVIS v1 format ({split})", "url": "", "version": "1.0",
         "year": 2020, "contributor": "ecm-cluster", "date_created": "2020-01-01 00:00:00.000000",
@@ -233,7 +227,7 @@ def _annotation_file(split: str, annotations: list, images: list, categories: li
 
 
 def intact(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether every file that the manifest names is there with its size."""
+    """Whether every file in the manifest exists with its size."""
     for name, expected in manifest["files"].items():
         path = folder / name
         if name.endswith(".json"):

@@ -1,8 +1,8 @@
-"""What the synthetic images show: textured shapes on cluttered backgrounds.
+"""Draws the synthetic images: textured shapes on cluttered backgrounds.
 
-A class is a *look*: one of 18 shapes in one of 12 colours with one of 6 textures, 1,296 looks in all, which
-is enough for LVIS v1's 1,203 classes. Neighbouring looks differ in all three, so that few classes are easy to
-tell apart and many are not. Everything drawn comes from the generator that is passed in.
+A class is a *look*: one of 18 shapes in one of 12 colours with one of 6 textures, a total of 1,296 looks, enough for
+the 1,203 classes of LVIS v1. Neighbouring looks differ in all three, so that few classes are easy to distinguish and
+many are hard. All randomness comes from the generator passed in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_api
 
-LEAST_RADIUS = 5.0  # pixels; below it a thin shape may cover no pixel at all
+LEAST_RADIUS = 5.0  # pixels; a smaller thin shape may not cover any pixel
 COLOURS: dict[str, tuple[int, int, int]] = {  # RGB
     "red": (222, 40, 40), "green": (30, 140, 60), "yellow": (245, 225, 50), "blue": (45, 85, 220),
     "white": (242, 242, 242), "magenta": (230, 60, 190), "cyan": (60, 210, 225), "brown": (130, 78, 38),
@@ -60,7 +60,7 @@ def _fitted(parts: list[np.ndarray]) -> list[np.ndarray]:
     return [part / max(np.hypot(*p.T).max() for p in parts) for part in parts]
 
 
-# x to the right and y down; each a list of parts, as an LVIS segmentation may have several
+# x to the right, y down; lists of parts, since an LVIS segmentation may have several
 _RAW: dict[str, list[np.ndarray]] = {
     "disc": [_polar([1.0] * 24)],
     "square": [_polar([1.0] * 4, start=-45.0)],
@@ -88,7 +88,7 @@ LOOKS = len(SHAPES) * len(COLOURS) * len(TEXTURES)
 
 @dataclass(frozen=True)
 class Look:
-    """How a class looks; its name is the class's name."""
+    """The appearance of a class; its name is the class's name."""
 
     shape: str
     colour: str
@@ -100,7 +100,7 @@ class Look:
 
 
 def look(k: int) -> Look:
-    """The k-th look, 0 <= k < LOOKS; all differ."""
+    """The k-th look, 0 <= k < LOOKS; all are different."""
     shapes, colours, textures = len(SHAPES), len(COLOURS), len(TEXTURES)
     # (k mod 18, k mod 12) repeats after 36: each round of 36 shifts the colour, each sixth the texture
     rounds = k // (shapes * colours // math.gcd(shapes, colours))
@@ -113,7 +113,7 @@ def look(k: int) -> Look:
 
 
 def place(rng: np.random.Generator, count: int, width: int, height: int) -> np.ndarray:
-    """Centres and radii of ``count`` objects, largest first, that overlap little.
+    """Centres and radii of ``count`` objects with little overlap, largest first.
 
     Returns:
         float array (count, 3): x, y, radius in pixels; each disc lies inside the image.
@@ -126,21 +126,21 @@ def place(rng: np.random.Generator, count: int, width: int, height: int) -> np.n
         tries = radius + rng.random((12, 2)) * (np.array([width, height]) - 2 * radius)
         others = done[:i]
         apart = np.hypot(tries[:, None, 0] - others[:, 0], tries[:, None, 1] - others[:, 1])
-        # overlap as a share of the smaller (this) disc's diameter; the first try without any, or the least
+        # overlap as a fraction of the smaller (this) disc's diameter; the first try with the smallest one
         overlap = ((radius + others[:, 2] - apart) / (2 * radius)).clip(0).max(axis=1, initial=0.0)
         done[i] = (*tries[int(np.argmin(overlap))], radius)
     return done
 
 
 def outline(rng: np.random.Generator, shape: str, x: float, y: float, radius: float) -> list[np.ndarray]:
-    """The shape at this place, turned by up to 20 degrees: per part an (n, 2) array with two decimals."""
+    """The shape at this place, rotated by up to 20 degrees: an (n, 2) array with two decimals per part."""
     angle = math.radians(rng.uniform(-20, 20))
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     return [np.round(part @ turn * radius + (x, y), 2) for part in SHAPES[shape]]
 
 
 def _pattern(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Share of the second tone at (u, v), both in units of the object's radius."""
+    """The fraction of the second tone at (u, v), both in units of the object's radius."""
     if texture == "striped":
         return (np.floor((u + v) * 2.2) % 2 == 0).astype(float)
     if texture == "checked":
@@ -154,18 +154,11 @@ def _pattern(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.zeros_like(u)
 
 
-def paint(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    mask: np.ndarray,
-    look: Look,
-    x: float,
-    y: float,
-    radius: float,
-) -> None:
+def paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, look: Look, x: float, y: float,
+          radius: float) -> None:
     """Fill ``mask`` (uint8, height x width) in ``image`` (uint8 RGB) with the look's colour and texture."""
     tone = np.clip(np.array(COLOURS[look.colour]) * rng.uniform(0.88, 1.06) + rng.uniform(-8, 8, 3), 0, 255)
-    # by the class's own colour, or one class would sometimes be darkened and sometimes lightened
+    # decided by the class's colour: by the tone, some objects of a class would be darkened and others lightened
     second = tone * 0.5 if sum(COLOURS[look.colour]) > 300 else tone + (255 - tone) * 0.5
     left, top = max(int(x - radius) - 1, 0), max(int(y - radius) - 1, 0)
     window = np.s_[top : int(y + radius) + 2, left : int(x + radius) + 2]
@@ -176,9 +169,9 @@ def paint(
 
 
 def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Muted blotches, streaks and specks: clutter that is no object, uint8 RGB (height, width, 3)."""
+    """Clutter without objects: muted blotches, streaks and specks, uint8 RGB (height, width, 3)."""
     coarse = rng.integers(60, 180, (6, 6, 1)) + rng.integers(-22, 23, (6, 6, 3))
-    # INTER_LINEAR_EXACT is integer arithmetic: the same bytes whatever the processor
+    # INTER_LINEAR_EXACT uses integer arithmetic: the same bytes on every processor
     image = cv2.resize(coarse.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
     for _ in range(int(rng.integers(5, 12))):
         grey = int(rng.integers(50, 190))
@@ -187,7 +180,7 @@ def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
         if rng.random() < 0.5:
             thick = int(rng.integers(1, 3))
             cv2.line(image, ends[0].tolist(), ends[1].tolist(), colour, thick)
-        else:  # a shard: three points near each other
+        else:  # a shard: three points close to each other
             shard = ends[0] + (ends[1:] - ends[0]) // 4
             cv2.fillPoly(image, [np.vstack([ends[:1], shard]).astype(np.int32)], colour)
     specks = rng.integers(-14, 15, (height, width, 1), dtype=np.int16)
@@ -196,19 +189,17 @@ def background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Instance:
-    """One drawn object; ``segmentation`` is COCO's, x and y in turn for each part."""
+    """One drawn object; ``segmentation`` is in COCO's format, alternating x and y for each part."""
 
     segmentation: list[list[float]]
-    area: float  # pixels, of the polygons rasterised as lvis-api and mmdet do
+    area: float  # pixels of the polygons, rasterised as in lvis-api and mmdet
     bbox: list[float]  # x, y, width, height
 
 
-def draw(
-    rng: np.random.Generator, width: int, height: int, looks: list[Look]
-) -> tuple[np.ndarray, list[Instance]]:
+def draw(rng: np.random.Generator, width: int, height: int, looks: list[Look]) -> tuple[np.ndarray, list[Instance]]:
     """An image with one object for each of ``looks``.
 
-    Where two overlap the smaller one is in front; polygons are those of the whole object, hidden part too.
+    If two overlap, the smaller one is in front; polygons cover the whole object, including its hidden part.
 
     Returns:
         image: uint8 RGB (height, width, 3)
@@ -216,7 +207,7 @@ def draw(
     """
     image = background(rng, width, height)
     instances: list[Instance | None] = [None] * len(looks)
-    painted = rng.permutation(len(looks))  # or the first of the classes would always be the largest
+    painted = rng.permutation(len(looks))  # else the first class would always be the largest
     for which, (x, y, radius) in zip(painted, place(rng, len(looks), width, height)):
         parts = outline(rng, looks[which].shape, x, y, radius)
         segmentation = [[float(f"{value:.2f}") for value in part.ravel()] for part in parts]

@@ -1,4 +1,4 @@
-"""How often each class occurs: Zipf's tail, LVIS's frequency groups, and classes dealt out to images."""
+"""The frequencies of classes: Zipf distribution, LVIS's frequency groups, and the assignment of classes to images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CLASSES_PER_IMAGE = 2.5  # on average
 
 
 def frequency(images: int) -> str:
-    """LVIS's group of a class in so many training images: r(are) to 10, c(ommon) to 100, f(requent) above.
+    """LVIS's group of a class by its number of training images: r(are) to 10, c(ommon) to 100, f(requent) above.
 
     Source: Gupta, Dollar, Girshick, LVIS (CVPR 2019), section 3.
     """
@@ -17,13 +17,13 @@ def frequency(images: int) -> str:
 
 
 def image_counts(classes: int, images: int, least: int) -> np.ndarray:
-    """How many images each class is in, the most frequent first: Zipf-Mandelbrot, rank + 4 to a power.
+    """The number of images of each class, in decreasing order: Zipf-Mandelbrot, (rank + 4) to a power.
 
-    The power is such that the images hold ``CLASSES_PER_IMAGE`` classes on average; the rarest class has
-    ``least`` images and none has more than 60 % of them.
+    The power is chosen so that images have ``CLASSES_PER_IMAGE`` classes on average; the rarest class has ``least``
+    images, and no class has more than 60 % of all images.
 
     Returns:
-        int array (classes,), not increasing.
+        int array (classes,), non-increasing.
     """
     rank = np.arange(1, classes + 1) + 4.0
     low, high = 0.0, 8.0
@@ -36,14 +36,14 @@ def image_counts(classes: int, images: int, least: int) -> np.ndarray:
 
 
 def assign(rng: np.random.Generator, counts: np.ndarray, images: int) -> list[list[int]]:
-    """Which classes each image shows: class c in ``counts[c]`` images, one to ``MOST_CLASSES`` in an image.
+    """The classes of each image: class c in ``counts[c]`` images, one to ``MOST_CLASSES`` per image.
 
-    An image that would be empty shows the most frequent class, which may so have more than its count.
+    An image that would be empty shows the most frequent class, which may thus exceed its count.
     """
     shown: list[list[int]] = [[] for _ in range(images)]
     load = np.zeros(images, dtype=int)
     for c in np.argsort(-counts, kind="stable"):
-        # emptier images first, with enough noise that classes mix
+        # prefer images with few classes, with enough noise to mix classes
         key = np.where(load < MOST_CLASSES, load + 2 * rng.random(images), np.inf)
         chosen = np.argsort(key, kind="stable")[: counts[c]]
         load[chosen] += 1

@@ -1,10 +1,10 @@
-"""IoU assignment that very many boxes do not run out of GPU memory.
+"""IoU assignment that does not run out of GPU memory on images with very many boxes.
 
-The overlaps of k ground-truth boxes with n anchors need about nine k x n temporaries beside the result: 3 GB
-for 300 objects on an 800 x 1333 image, which LVIS has. Published ECM code therefore patches mmdet's assigner
-to retry under mmdet's out-of-memory guard, which falls back to half precision (where box areas overflow) and
-then to the CPU. Here the overlaps are made in pieces from the start, which gives the same numbers, and the
-CPU is the way out when even the result does not fit.
+The overlaps of k ground-truth boxes with n anchors need about nine k x n temporaries besides the result: 3 GB for 300
+objects in an 800 x 1333 image, which occurs in LVIS. Published ECM code therefore patches mmdet's assigner to retry
+under mmdet's out-of-memory guard, which falls back to half precision (where box areas overflow) and then to the CPU.
+Here the overlaps are always computed in pieces, with equal results, and the CPU is used only if even the result does
+not fit into GPU memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class _InPieces:
-    """An IoU calculator that makes its matrix a few rows at a time, equal bit by bit to the whole."""
+    """An IoU calculator that computes its matrix a few rows at a time, with bit-identical results."""
 
     def __init__(self, calculator: Callable[..., Tensor], max_pairs: int) -> None:
         self.calculator = calculator
@@ -45,11 +45,11 @@ class _InPieces:
 class MemorySafeMaxIoUAssigner(MaxIoUAssigner):
     """mmdet's ``MaxIoUAssigner`` with a bound on the memory of its IoU computation.
 
-    Assigns as ``MaxIoUAssigner`` does. Where the GPU runs out of memory all the same, this one call is
-    done on the CPU (the first time with a warning), and the result goes back to the boxes' device.
+    The results are those of ``MaxIoUAssigner``. If the GPU still runs out of memory, this call runs on the CPU (the
+    first time with a warning), and the result is moved back to the boxes' device.
 
     Args:
-        max_pairs: overlaps made at once; the temporaries take about 36 bytes each, 0.6 GB by default.
+        max_pairs: Overlaps computed at once; the temporaries take about 36 bytes each, 0.6 GB by default.
         *args: Those of ``MaxIoUAssigner``.
         **kwargs: The same.
     """
@@ -57,7 +57,7 @@ class MemorySafeMaxIoUAssigner(MaxIoUAssigner):
     def __init__(self, *args: Any, max_pairs: int = 1 << 24, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if max_pairs < 1:
-            raise ValueError(f"MemorySafeMaxIoUAssigner: max_pairs is {max_pairs}; it must be 1 or more")
+            raise ValueError(f"MemorySafeMaxIoUAssigner: invalid max_pairs: {max_pairs}; expected 1 or more")
         whole: Callable[..., Tensor] = self.iou_calculator
         self.iou_calculator: Callable[..., Tensor] = _InPieces(whole, max_pairs)
         self._warned = False
@@ -74,13 +74,12 @@ class MemorySafeMaxIoUAssigner(MaxIoUAssigner):
         try:
             return super().assign(*given)
         except torch.cuda.OutOfMemoryError:
-            # the CPU's turn comes outside this block: the exception holds on to the tensors of its frames
-            pass
+            pass  # retry outside of this block: the exception keeps the tensors of its frames alive
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"out of GPU memory in the assignment of {len(bboxes)} boxes to {len(gt_bboxes)} objects; "
-                "done on the CPU, which is slow. If it happens often, lower max_pairs or the images a GPU",
+                f"out of GPU memory when assigning {len(bboxes)} boxes to {len(gt_bboxes)} objects; falling back to "
+                "the CPU, which is slow. If this happens often, reduce max_pairs or the images per GPU",
                 stacklevel=2,
             )
         result = super().assign(*(None if t is None else t.cpu() for t in given))

@@ -1,10 +1,10 @@
-"""Where the ECM loss runs: in ``ecm_kernels``' three GPU launches where they serve, in torch's operators elsewhere.
+"""Selects the implementation of the ECM loss: the three GPU launches of ``ecm_kernels``, or torch's operators.
 
-The environment variable ``ECM_LOSS_FUSED`` says which: 0 is never the kernels; 1 is the kernels on a CPU too, which
-only Triton's interpreter can run (``TRITON_INTERPRET=1``; for tests); without it, the kernels on a GPU.
+The environment variable ``ECM_LOSS_FUSED`` selects it: 0: never the kernels; 1: the kernels also on a CPU, where only
+Triton's interpreter can run them (``TRITON_INTERPRET=1``; for tests); unset: the kernels on a GPU.
 
-Triton needs a C compiler and Python's headers at run time, and a directory for its cache (``TRITON_CACHE_DIR``). If
-anything about it fails, the process warns once and computes the loss by torch's operators from then on.
+Triton needs a C compiler and Python's headers at run time, and a directory for its cache (``TRITON_CACHE_DIR``). If it
+fails, the process warns once and uses torch's operators from then on.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _failed = False
 
 
 def loss(plain: Plain, x: Tensor, inputs: LossInputs) -> Tensor:
-    """``plain(x, inputs)``, by the fused kernels where they serve; the two agree up to rounding."""
+    """``plain(x, inputs)``, by the fused kernels if possible; both agree up to rounding."""
     if serves(x, inputs):
         try:
             return FusedLoss.apply(x, inputs, plain)
         except torch.cuda.OutOfMemoryError:
             raise
-        except Exception as error:  # whatever a compiler, a driver or a cache folder may raise
+        except Exception as error:  # a compiler, a driver or a cache directory may raise anything
             _give_up(error)
     return plain(x, inputs)
 
 
 def serves(x: Tensor, inputs: LossInputs) -> bool:
-    """Whether the kernels are to be tried; what is odd goes to torch's operators and their own errors."""
+    """Whether to try the kernels; unusual inputs are left to torch's operators, which report errors."""
     switch = os.environ.get("ECM_LOSS_FUSED")
     if _failed or switch == "0" or not (x.is_cuda or switch == "1"):
         return False
@@ -60,14 +60,14 @@ def _give_up(error: Exception) -> None:
     _failed = True
     reason = str(error).strip().splitlines() or [""]
     warnings.warn(
-        f"the fused ECM loss is off in this process ({type(error).__name__}: {reason[0]}); the loss is computed by "
-        "torch's operators: right, but with more kernel launches. ECM_LOSS_FUSED=0 turns it off without a warning",
+        f"the fused ECM loss is disabled in this process ({type(error).__name__}: {reason[0]}); using torch's "
+        "operators, which are correct but need more kernel launches. ECM_LOSS_FUSED=0 disables it without a warning",
         stacklevel=4,
     )
 
 
 class FusedLoss(torch.autograd.Function):
-    """The loss with its reduction: ``apply(x, inputs, plain)``; keeps the logits, and makes the gradient from them."""
+    """The loss with its reduction: ``apply(x, inputs, plain)``; keeps the logits and recomputes the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, inputs: LossInputs, plain: Plain) -> Tensor:

@@ -1,9 +1,9 @@
 """The ECM loss and its gradient as GPU kernels, in Triton: two launches forward, one backward.
 
-Importing this module imports Triton, which comes with torch's CUDA builds; ``ecm_fused`` does so only for logits
-that the kernels are meant for. The formula is that of ``ecm_core``. Logits are read in their own type, all
-arithmetic is in float32, the gradient is written in the type of the logits, and nothing else of the size of the
-logits is stored. Sums run in a fixed order without atomics, so equal inputs give equal bits.
+Importing this module imports Triton, which comes with torch's CUDA builds; ``ecm_fused`` does so only for logits that
+the kernels support. The formula is that of ``ecm_core``. Logits are read in their own type, all arithmetic is in
+float32, the gradient is written in the type of the logits, and no other tensor of their size is stored. Sums have a
+fixed order without atomics, so results are reproducible bit by bit.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from .ecm_core import LossInputs
 
-# columns handled at once: 1,204 of them (LVIS) take three turns with little to spare
+# columns processed at once: the 1,204 of LVIS take three passes with little waste
 _BLOCK = 512
 _EPS = torch.finfo(torch.float32).eps
 
 
 @triton.jit
 def _row_factor(label, row_weight, row, columns):
-    """The row's weight. NaN where it counts and its label is out of range, since a kernel cannot raise."""
+    """The row's weight; NaN if it is not zero and the label is out of range, since a kernel cannot raise."""
     factor = 1.0
     if row_weight is not None:
         factor = tl.load(row_weight + row).to(tl.float32)
@@ -53,7 +53,7 @@ def _row_losses(
     out, x, label, row_weight, scale, shift, weight, row_stride, column_stride,
     factor, columns: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: out[row] = factor * row weight * sum over columns of weight * softplus(u)."""
+    """One program per row: out[row] = factor * row weight * sum over columns of weight * softplus(u)."""
     row = tl.program_id(0).to(tl.int64)
     total = tl.zeros([BLOCK], dtype=tl.float32)
     for start in range(0, columns, BLOCK):
@@ -61,7 +61,7 @@ def _row_losses(
         inside = column < columns
         u = _signed_logit(x, label, scale, shift, row, column, inside, row_stride, column_stride)
         e = tl.exp(-tl.abs(u))
-        # log(1 + e) as e log(y) / (y - 1), y = 1 + e rounded: what y loses of a small e, the quotient makes up for
+        # log(1 + e) as e log(y) / (y - 1) with y = 1 + e rounded: the quotient corrects the rounding of a small e
         y = 1.0 + e
         tiny = y == 1.0
         log1p = e * (tl.where(tiny, 1.0, tl.log(y)) / tl.where(tiny, 1.0, y - 1.0))
@@ -86,7 +86,7 @@ def _slopes(
     out, x, label, row_weight, scale, shift, weight, row_stride, column_stride,
     upstream, upstream_stride, average, factor, divisor, columns: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program a row: out[row, :] = d loss / d x[row, :]; sigmoid is made anew from the logits."""
+    """One program per row: out[row, :] = d loss / d x[row, :]; recomputes the sigmoid from the logits."""
     row = tl.program_id(0).to(tl.int64)
     factor *= tl.load(upstream + row * upstream_stride).to(tl.float32) / _divisor(divisor, average)
     factor *= _row_factor(label, row_weight, row, columns)
@@ -104,13 +104,13 @@ def _slopes(
 
 
 def _arguments(x: Tensor, inputs: LossInputs) -> tuple[Any, ...]:
-    """What both kernels over rows take."""
+    """The common arguments of both kernels over rows."""
     row_weight = None if inputs.row_weight is None else inputs.row_weight.contiguous()
     return x, inputs.label.contiguous(), row_weight, *inputs.columns, *x.stride()
 
 
 def _average(x: Tensor, inputs: LossInputs) -> tuple[Tensor | None, float]:
-    """(tensor, number) whose sum the total is divided by; as in mmdet, a given average may be zero."""
+    """(tensor, number) whose sum is the divisor; as in mmdet, a given average may be zero."""
     if inputs.reduction != "mean":
         return None, 1.0
     if inputs.avg_factor is None:
@@ -136,7 +136,7 @@ def loss(x: Tensor, inputs: LossInputs) -> Tensor:
 
 
 def gradient(x: Tensor, inputs: LossInputs, upstream: Tensor) -> Tensor:
-    """That of :func:`loss` times ``upstream``, of the shape and type of ``x``."""
+    """The gradient of :func:`loss` times ``upstream``, with the shape and type of ``x``."""
     average, divisor = _average(x, inputs)
     stride = upstream.stride(0) if upstream.dim() else 0
     with torch.cuda.device_of(x):

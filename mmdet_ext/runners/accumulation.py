@@ -56,7 +56,7 @@ class AccumulatingRunner:
         return outputs
 
     def _accumulate(self, batches: list[Any], **kwargs: Any) -> dict[str, Any]:
-        """All micro-batches forward, all but the last backward; see :meth:`_hand_over` for the last."""
+        """All micro-batches forward, and each except the last backward; see :meth:`_hand_over` for the last."""
         r: Any = self
         parameters = [p for p in r.model.parameters() if p.requires_grad]
         before = [p.grad for p in parameters]

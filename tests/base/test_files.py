@@ -107,7 +107,7 @@ def test_the_digest_of_a_file_is_that_of_its_text(tmp_path):
 
 
 def test_a_link_whose_answer_got_lost_counts_as_made_and_only_that(tmp_path, monkeypatch):
-    """A retransmitted LINK is answered EEXIST, or the answer does not come at all: no real NFS is at hand for it."""
+    """A retransmitted LINK is answered EEXIST, or the answer does not come at all: there is no real NFS to test it."""
     real = os.link
 
     def lost(error: OSError, made: bool):
@@ -141,10 +141,10 @@ def test_a_lock_stays_with_the_child_that_inherits_it(tmp_path):
               "print('held', flush=True); os.kill(os.getpid(), signal.SIGKILL)\n")
     done = subprocess.run([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE, text=True, check=False)
     assert done.stdout == "held\n"
-    told = []
-    with pytest.raises(BlockingIOError), files.locked(path, 2.5, lambda: told.append("waits")):
+    notices = []
+    with pytest.raises(BlockingIOError), files.locked(path, 2.5, lambda: notices.append("waits")):
         pass
-    assert told == ["waits"]
+    assert notices == ["waits"]
 
 
 def test_folders_of_killed_processes_are_swept_and_those_of_living_or_recent_ones_are_not(tmp_path):

@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: limits, shapes, and one error that names file and field."""
+"""Untrusted files: limits, shapes, and one error that names file and field."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_value_of_another_shape_is_named_with_its_file(tmp_path: Path, change:
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[" * 100_000, b'{"a": ' * 100_000, b"{} {}", b"\xe4", b'{"a": ' + b"9" * 5000 + b"}", b"\0", b"null x",
     b'"\xff"'])
-def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json_is_one_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(content)
     with pytest.raises(Unreadable) as caught:
@@ -55,7 +55,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         reading.check({k: v for k, v in RECORD.items() if k != "size"}, SHAPE, "here")
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_something_that_is_not_a_regular_file_never_blocks(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(Unreadable, match="not a regular file"):
         reading.read_text(tmp_path / "fifo")

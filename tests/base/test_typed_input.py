@@ -68,7 +68,7 @@ def test_dates_and_odd_numbers_are_text(tmp_path):
     assert read_yaml(path) == {"name": "2020-99-99", "b": "2020-01-01", "c": "²", "d": "=", "e": float("-inf")}
 
 
-def test_anything_but_a_small_text_file_is_refused_at_once(tmp_path, monkeypatch):
+def test_anything_except_a_small_text_file_is_refused_at_once(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "large").write_bytes(b" " * (2 << 20))
     for name, said in (("fifo", "not a regular file"), ("/dev/zero", "not a regular file"), ("large", "larger than 1"),

@@ -70,7 +70,7 @@ def test_a_job_that_would_fail_in_its_first_step_is_refused_in_one_line_and_noth
 def test_a_dry_run_with_a_check_says_what_was_checked_and_writes_nothing(small_data, tmp_path, temporary):
     flags = [*job_flags(small_data, tmp_path / "runs", "a-run"), "--cluster", "local", "--dry-run", "--check"]
     said = verb("submit", *flags, env={**ON, "TMPDIR": str(temporary)}).stdout
-    for part in ("nothing wrong found in", "training data: 24 samples", "a batch: 2 images of 128×128",
+    for part in ("check       passed in", "training data: 24 samples", "a batch: 2 images of 128×128",
                  "a checkpoint written and read", "a test image: 8 images", "each rank   1.0 M parameters"):
         assert part in said
     assert "not checked" not in said
@@ -82,7 +82,7 @@ def test_the_check_is_on_where_nobody_has_switched_it_off(small_data, temporary,
     monkeypatch.setenv(check.MODE_ENV, "")
     monkeypatch.setattr(check, "SHORT", 0.3)
     check.check(*planned(small_data), None)
-    assert "checking the job here, for 0 s at most (--no-check leaves it out)" in capsys.readouterr().err
+    assert "checking the job on this machine for up to 0 s (--no-check skips it)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_what_was_not_reached_in_time_is_said_and_refuses_nothing(small_data, te
     assert time.monotonic() - began < 5
     assert report.failure == ""
     said = check.describe(report, [], 0.3)
-    assert "not checked imports (the 0.3 s were over); training data; model" in said
+    assert "not checked imports (time limit of 0.3 s); training data; model" in said
     assert not list(temporary.iterdir())
 
 
@@ -147,27 +147,27 @@ def test_a_python_without_torch_is_said_in_one_line(small_data, tmp_path, tempor
     check.check(plan, frozen, "here")
     said = capsys.readouterr().out
     assert said.count("\n") == 1
-    assert "check       not done: " in said
-    assert "has no torch, mmcv, mmdet; the job's first start will tell" in said
+    assert "check       skipped: " in said
+    assert "has no torch, mmcv, mmdet; errors will appear" in said
 
 
 def test_a_python_that_only_the_nodes_have_refuses_nothing(small_data, temporary, capsys):
     plan, frozen = planned(small_data, python="/nodes/only/python")
     check.check(plan, frozen, "here")
-    assert "/nodes/only/python cannot be started here (No such file or directory)" in capsys.readouterr().out
+    assert "could not start /nodes/only/python here (No such file or directory)" in capsys.readouterr().out
 
 
 def test_no_room_for_a_check_refuses_nothing(small_data, temporary, monkeypatch, capsys):
     (temporary / "a file").touch()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary / "a file" / "gone"))
     check.check(*planned(small_data), "here")
-    assert "check       not done: no temporary folder can be written (Not a directory); the job's first" in \
+    assert "check       skipped: could not create a temporary directory (Not a directory); errors" in \
         capsys.readouterr().out
 
 
 def test_a_process_that_was_killed_is_no_fault_of_the_job():
     report = finished(Report(done={"imports": ""}), -9, 20)
-    assert (report.failure, report.skipped) == ("", {"training data": "the check's process was killed by SIGKILL"})
+    assert (report.failure, report.skipped) == ("", {"training data": "the check was killed by SIGKILL"})
 
 
 @pytest.mark.parametrize("mode", ["yes", "off"])
@@ -188,7 +188,7 @@ def test_a_check_as_a_job_on_one_machine_runs_the_setup_and_leaves_nothing(small
     flags = [*job_flags(small_data, tmp_path / "runs", "a-run")[1:], "--cluster", "local", "--dry-run", "--check=job"]
     done = verb("submit", tmp_path / "job.yaml", *flags, env=ON)
     assert "checking the job in process " in done.stderr
-    assert "nothing wrong found in" in done.stdout
+    assert "check       passed in" in done.stdout
     assert "a batch: 4 images of 128×128" in done.stdout, "the whole batch, unlike beside others"
     assert (tmp_path / "set-up").exists()
     assert not (tmp_path / "runs").exists()

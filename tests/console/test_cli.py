@@ -42,7 +42,7 @@ def test_no_message_prints_a_command_line_in_one_form_only() -> None:
             assert not ("python -m ecm_cluster." in line and line.lstrip().startswith("print(")), f"{path}:{number}"
 
 
-def test_two_dashes_are_no_value_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_dashes_are_not_the_value_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     made = cli.Parser(prog="x")
     made.add_argument("--threads", type=int)
     with pytest.raises(SystemExit):
@@ -70,7 +70,7 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
     ("import nope(", "error: unexpected SyntaxError: invalid syntax"), ("raise MemoryError", "error: out of memory; "),
     ("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", "interrupted"),
     ("class A:\n    def __del__(self): raise KeyboardInterrupt\nA()\nimport time; time.sleep(5)", "interrupted")])
-def test_whatever_happens_while_modules_are_imported_is_one_line(code: str, said: str, tmp_path: Path) -> None:
+def test_any_error_while_modules_are_imported_is_one_line(code: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "difflib.py").write_text(code + "\n")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "TMPDIR": str(tmp_path)}
     for words in ([sys.executable, "-m", "ecm_cluster.status"], [str(SCRIPT), "status"]):

@@ -52,7 +52,7 @@ def raising(error: BaseException) -> Callable[[], object]:
     lambda: status.print_table([RunState(run=EVIL, path="", state="failed", reason=f"{EVIL} [red] [/] [/red]")])],
     ids=["print", "stderr", "say", "write", "writelines", "arguments", "help", "mistake", "fault", "storage",
          "table"])
-def test_whatever_prints_it_data_reaches_no_terminal(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch,
+def test_control_characters_in_data_never_reach_a_terminal(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch,
                                                      tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     _, text = printed(call, monkeypatch)
@@ -88,7 +88,7 @@ class Failing(io.StringIO):
     (BrokenPipeError(32, "Broken pipe"), False, 0, ""), (BrokenPipeError(32, "Broken pipe"), True, 0, ""),
     (OSError(28, "No space left on device"), False, 1, "error: standard output: No space left on device"),
     (OSError(28, "No space left on device"), True, 0, "warning: standard output: No space left on device")])
-def test_a_verb_does_all_it_has_to_do_whoever_reads(error: OSError, acts: bool, code: int, said: str,
+def test_a_verb_does_its_work_even_if_nobody_reads_its_output(error: OSError, acts: bool, code: int, said: str,
                                                     monkeypatch: pytest.MonkeyPatch,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
     done = []
@@ -115,7 +115,7 @@ def test_a_verb_does_all_it_has_to_do_whoever_reads(error: OSError, acts: bool, 
     (RuntimeError("can't start new thread"), "can't start new thread; the limit on processes"),
     (ModuleNotFoundError("No module named 'yaml'"), "No module named 'yaml'; a required package is missing"),
     (TypeError("x\ny"), "unexpected TypeError: x y"), (KeyError("x" * 9999), "unexpected KeyError: 'xxx")])
-def test_what_nobody_caught_is_one_line_and_its_traceback_lies_in_a_file(
+def test_an_uncaught_exception_is_one_line_and_its_traceback_is_in_a_file(
         error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     secret = "hunter2"
@@ -126,7 +126,7 @@ def test_what_nobody_caught_is_one_line_and_its_traceback_lies_in_a_file(
     assert "Traceback (most recent call last)" in kept.read_text() and secret not in kept.read_text()
 
 
-def test_the_traceback_is_shown_on_request_and_no_place_for_it_is_no_error(monkeypatch: pytest.MonkeyPatch,
+def test_the_traceback_is_printed_on_request_and_need_not_be_saved(monkeypatch: pytest.MonkeyPatch,
                                                                            tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     _, text = printed(raising(TypeError("x")), monkeypatch)

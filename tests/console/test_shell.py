@@ -53,7 +53,7 @@ def test_what_the_shell_of_a_job_has_set_is_not_the_users():
     assert "SBATCH_ACCOUNT" in line and "inside job 77" in line
 
 
-def test_a_wrong_value_is_told_by_the_name_of_its_variable_and_only_where_it_counts():
+def test_an_invalid_value_is_reported_with_its_variable_and_only_if_it_is_used():
     environ = {"SBATCH_TIMELIMIT": "soon"}
     with pytest.raises(UserError, match="SBATCH_TIMELIMIT: invalid value 'soon'"):
         loaded(environ)

@@ -98,7 +98,7 @@ def test_a_python_without_torch_is_named_with_what_it_lacks(bare):
 
 def test_what_this_machine_cannot_know_of_the_jobs_python_is_not_asked(bare, tmp_path):
     assert of_job(tmp_path / "none")["job.python"] == (
-        "not asked", f"{tmp_path}/none does not run here (No such file or directory); --node asks on a node")
+        "not asked", f"{tmp_path}/none does not run here (No such file or directory); --node checks a node")
     for more in ({"setup": ["module load torch"]}, {"srun": {"container-image": "/x.sqsh"}}):
         found = of_job(bare(), **more)
         assert list(found) == ["job.python"] and found["job.python"][0] == "not asked"

@@ -41,15 +41,15 @@ def mounted(path: Path, options: str) -> list[str]:
 def test_a_sound_folder_is_ok_and_nothing_stays_in_it(tmp_path):
     found = look(tmp_path / "not" / "yet")
     assert {name: one["state"] for name, one in found.items() if not name.endswith("room")} == {"folder.runs": "ok"}
-    assert f"(does not exist yet; tried in {tmp_path})" in found["folder.runs"]["text"]
+    assert f"(does not exist yet; tested in {tmp_path})" in found["folder.runs"]["text"]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("options", "state", "text", "remedy"), [
-    ("size=256k", "fails", "no space is left (ENOSPC)", "ecm_cluster.clean"),
-    ("size=64m,nr_inodes=3", "fails", "no space is left (ENOSPC)", "--runs-dir names another one"),
-    ("ro", "fails", "it is mounted read-only (EROFS)", "--runs-dir names another one"),
-    ("size=64m,nr_inodes=100", "warning", "files can be made", "make room")])
+    ("size=256k", "fails", "no space left (ENOSPC)", "ecm_cluster.clean"),
+    ("size=64m,nr_inodes=3", "fails", "no space left (ENOSPC)", "another directory (--runs-dir)"),
+    ("ro", "fails", "it is mounted read-only (EROFS)", "another directory (--runs-dir)"),
+    ("size=64m,nr_inodes=100", "warning", "free inodes", "free some space")])
 def test_a_folder_that_is_full_or_read_only_or_nearly_full_is_named(tmp_path, options, state, text, remedy):
     found = look(tmp_path, *mounted(tmp_path, options))["folder.runs" if state == "fails" else "folder.runs.room"]
     assert (found["state"], text in found["text"], remedy in found["remedy"]) == (state, True, True), found
@@ -74,9 +74,9 @@ def shim(tmp_path_factory) -> Path:
     return shims.build(tmp_path_factory.mktemp("shim"))
 
 
-@pytest.mark.parametrize(("code", "text"), [("37", "it cannot be locked (ENOLCK)"),
-                                            ("38", "it cannot be locked (ENOSYS)"),
-                                            ("0", "two processes get the same lock")])
+@pytest.mark.parametrize(("code", "text"), [("37", "files cannot be locked (ENOLCK)"),
+                                            ("38", "files cannot be locked (ENOSYS)"),
+                                            ("0", "two processes can hold the same lock")])
 def test_a_folder_whose_locks_do_not_work_is_named(tmp_path, shim, code, text):
     found = look(tmp_path, LD_PRELOAD=str(shim), SHIM_FLOCK=code)["folder.runs"]
     assert found["state"] == "fails" and text in found["text"]
@@ -186,7 +186,7 @@ def test_a_folder_whose_content_others_can_replace_is_named():
         path.chmod(mode)
     with acting_as(VICTIM):
         assert list(folder.changed_by_others(shared / "own")) == [], "the shared folder is sticky"
-        assert list(folder.changed_by_others(lab)) == [f"{lab} is writable for group {VICTIM + 1}"]
+        assert list(folder.changed_by_others(lab)) == [f"{lab} is writable by group {VICTIM + 1}"]
         assert list(folder.changed_by_others(theirs)) == [f"{theirs} belongs to uid {ATTACKER}"]
         found = {one.id: one for one in folder.check("runs", lab)}
     assert found["folder.runs.others"].state == "warning"

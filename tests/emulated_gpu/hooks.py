@@ -129,7 +129,7 @@ class Refused(Hook):
             "weights on the CPU": lambda: layer(device),
             "a mask operator with both": lambda: torch.where(device > 0, device, host),
             "too large an allocation": lambda: torch.empty(1 << 40, dtype=torch.uint8, device="cuda"),
-            "a GPU that is not there": lambda: torch.zeros(1, device="cuda:7")}
+            "a missing GPU": lambda: torch.zeros(1, device="cuda:7")}
         said = {}
         for name, attempt in tries.items():
             try:

@@ -158,8 +158,8 @@ def test_a_part_of_a_model_without_a_type_is_refused(coco):
 
 
 def test_a_block_without_a_type_and_a_training_without_transforms_are_refused(coco):
-    assert "option model.backbone: has no 'type' any more" in refused(coco, "model.backbone._delete_=True")
-    assert "option optimizer: has no 'type' any more" in refused(coco, "optimizer._delete_=True")
+    assert "option model.backbone: no longer has a 'type'" in refused(coco, "model.backbone._delete_=True")
+    assert "option optimizer: no longer has a 'type'" in refused(coco, "optimizer._delete_=True")
     coco = copy.deepcopy(coco)
     coco["custom_hooks"] = [{"interval": 3}]
     assert "config: custom_hooks.0: has no 'type'; expected the name of a class" in refused(coco)
@@ -197,7 +197,7 @@ def test_a_value_that_a_key_cannot_have_is_refused(coco):
         "optimizer={'type':1}": "set its keys one by one", "log_config.hooks=[dict(type='A')]": "one by one",
         "checkpoint_config.interval=None": "an integer", "checkpoint_config.interval=2.5": "an integer",
         "lr_config.warmup=linaer": "invalid value 'linaer'; expected one of constant, linear, exp",
-        "fp16.loss_scale=dynamics": "a float, a dict or 'dynamic'", "fp16.loss_scale=512": "write 512.0",
+        "fp16.loss_scale=dynamics": "a float, a dict or 'dynamic'", "fp16.loss_scale=512": "give 512.0",
         "custom_hooks.0.priority=SOMETIMES": "expected one of HIGHEST, VERY_HIGH",
         "custom_hooks.0.priority=101": "0 to 100", "log_config.hooks.0.priority=-1": "0 to 100",
         "evaluation.metric=3": "a string or a list", "seed=abc": "an integer", "momentum_config.step.0=3": "policy",
@@ -216,7 +216,7 @@ def test_a_type_that_is_not_registered_is_refused_with_the_nearest(coco):
     for option, said in {
         "model.backbone.type=ResNett": "mmdet has no class 'ResNett'; did you mean ResNet",
         "model.backbone.norm_cfg.type=BNN": "did you mean BN?",
-        "model.backbone.norm_cfg.type=ReLU": "ReLU cannot replace BN: it belongs to the registry activation, not norm",
+        "model.backbone.norm_cfg.type=ReLU": "ReLU cannot replace BN: it is in the registry activation, not norm",
         "data.train.type=CocoDatset": "did you mean CocoDataset",
         "data.train.type=ResNet": "no class 'ResNet' in the registry dataset, only in models",
         "data.train.pipeline.2.type=Resiz": "did you mean Resize",
@@ -240,7 +240,7 @@ def test_arguments_of_the_former_type_are_named_with_the_way_to_drop_them(coco):
     assert refused(coco, "data.train.pipeline.2.type=RandomCrop", "data.train.pipeline.2._delete_=True",
                    "data.train.pipeline.2.crop_size=(64,64)") is None
     said = refused(coco, "lr_config.policy=CosineAnnealing")
-    assert "has no 'step'; its policy was changed" in said and "--set lr_config._delete_=True" in said
+    assert "has no 'step'; it belongs to the previous policy" in said and "--set lr_config._delete_=True" in said
 
 
 def test_setting_a_variable_of_the_config_changes_nothing_and_is_refused(coco):

@@ -163,15 +163,15 @@ def whole() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"workflow": [("train", 1), ("val", 1)]}, r"workflow .*expected \[\('train', 1\)\]"),
+    ({"workflow": [("train", 1), ("val", 1)]}, r"workflow: .*expected \[\('train', 1\)\]"),
     ({"workflow": [("val", 1)]}, "workflow"),
     ({"runner.type": "MyRunner"}, "runner.type: 'MyRunner'"),
-    ({"runner.max_iters": 90}, "runner.max_iters does not go with EpochBasedRunner.*runner.type=IterBasedRunner"),
+    ({"runner.max_iters": 90}, "max_iters cannot be combined with EpochBasedRunner.*runner.type=IterBasedRunner"),
     ({"runner.max_epochs": 0}, "invalid runner.max_epochs: 0"),
     ({"runner.max_epoch": 3}, "runner: 'max_epoch' is unknown .did you mean max_epochs"),
     ({"runner.constructor": "Mine"}, "runner.constructor is not supported"),
-    ({"total_epochs": 3}, "total_epochs is 3 and runner.max_epochs is 12.*--set runner.max_epochs=3"),
-    ({"data.train_dataloader": {"samples_per_gpu": 4}}, r"samples_per_gpu is set in data \(2\).*\(4\)"),
+    ({"total_epochs": 3}, "total_epochs is 3 but runner.max_epochs is 12.*--set runner.max_epochs=3"),
+    ({"data.train_dataloader": {"samples_per_gpu": 4}}, r"samples_per_gpu is set both in data \(2\).*\(4\)"),
     ({"data.train_dataloader": {"shufle": False}}, "'shufle' is unknown .did you mean shuffle"),
     ({"data.train_dataloader": {"seed": 3}}, "data.train_dataloader.seed is not supported"),
     ({"data.train_dataloader": {"batch_sampler": 3}}, "data.train_dataloader.batch_sampler"),
@@ -179,16 +179,16 @@ def whole() -> dict[str, Any]:
     ({"checkpoint_config.sync_buffer": True}, "SyncBuffersHook"),
     ({"checkpoint_config.type": "MyHook"}, "checkpoint_config.type is not supported"),
     ({"fp16": {}, "optimizer_config.type": "GradientCumulativeOptimizerHook"}, "fp16 and optimizer_config.type"),
-    ({"train_cfg": {}, "model.train_cfg": {}}, "train_cfg is set at the top and in model"),
+    ({"train_cfg": {}, "model.train_cfg": {}}, "train_cfg is set both at the top level and in model"),
     ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True},
       "data.train_dataloader": {"class_aware_sampler": {"num_sample_class": 1}}}, "no effect with IterBasedRunner"),
     ({"mp_start_method": "frok"}, "mp_start_method: 'frok' is unknown .did you mean fork"),
-    ({"workflow": [("train", 0)]}, r"invalid workflow \[\('train', 0\)\]"),
+    ({"workflow": [("train", 0)]}, r"invalid workflow: \[\('train', 0\)\]"),
     ({"optimizer": {"_delete_": True, "backbone": {"type": "SGD", "lr": 0.1}}}, "optimizer has no 'type'"),
     ({"lr_config": {"_delete_": True, "type": "StepLrUpdaterHook", "step": [1]}}, "lr_config has no 'policy'"),
     ({"momentum_config": {"type": "StepMomentumUpdaterHook", "step": [1]}}, "momentum_config has no 'policy'"),
     ({"runner": {"type": "IterBasedRunner", "max_iters": 9, "_delete_": True}, "lr_config.warmup_by_epoch": True},
-     "lr_config.warmup_by_epoch does not go with IterBasedRunner"),
+     "lr_config.warmup_by_epoch cannot be combined with IterBasedRunner"),
 ])
 def test_what_cannot_be_carried_out_is_refused_with_the_key_and_the_remedy(whole, options, said):
     with pytest.raises(UserError, match=f"config: .*{said}"):

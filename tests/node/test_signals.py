@@ -204,7 +204,7 @@ def test_workers_of_a_loader_end_with_a_trainer_that_is_killed():
     wait_until(lambda: not any(alive(pid) for pid in pids), "the loader's workers end", 30)
 
 
-def test_a_pool_of_somebody_else_ends_although_its_workers_are_of_a_process_that_heeds_signals():
+def test_a_pool_of_another_library_ends_although_its_workers_are_of_a_process_that_handles_signals():
     program = ("import multiprocessing, sys\nfrom ecm_cluster.node import signals\nsignals.watch()\n"
                "with signals.ordinary_children():\n"
                "    pool = multiprocessing.get_context('fork').Pool(3)\n"

@@ -36,19 +36,19 @@ def test_modules_of_the_users_code_of_ours_and_of_the_environment_are_found(code
                                   "heads.MyHead", "json.nosuch", "os.nosuch.path", ".heads", "heads."])
 def test_a_module_that_is_nowhere_is_named_with_the_place_and_the_remedy(code, name):
     text, = said("heads", name, code=str(code))
-    assert f"custom_imports: there is no module {name!r} in --code {code}, and none is installed for " in text
-    assert text.endswith("give the folder that holds it with --code")
+    assert f"custom_imports: module {name!r} not found in --code {code}, and none is installed for " in text
+    assert text.endswith("give its directory with --code")
 
 
 @pytest.mark.parametrize("name, meant", [("heads.py", "heads"), ("losses/margin/own.py", "losses.margin.own"),
                                          ("./heads.py", "heads")])
 def test_a_path_in_place_of_a_module_is_named_with_the_module(code, name, meant):
     text, = said(name, code=str(code))
-    assert f"there is no module {name!r}" in text and f"did you mean {meant!r}?" in text
+    assert f"module {name!r} not found" in text and f"did you mean {meant!r}?" in text
 
 
 @pytest.mark.parametrize("section, wrong", [
-    ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of names"),
+    ({"imports": ("heads",)}, "invalid custom_imports.imports: ('heads',); expected a list of module names"),
     ({"allow_failed_imports": True}, "custom_imports has no imports"),
     ({"imports": {"a": 1}}, "invalid custom_imports"),
     ({"imports": [None]}, "invalid custom_imports.imports: None")])
@@ -69,10 +69,10 @@ def test_a_package_that_is_no_python_is_named(code):
 def test_a_module_that_is_no_python_and_code_that_is_no_folder_are_named(code):
     (code / "heads.py").write_text("ok = 1\nx = )\n")
     text, = said("heads", code=str(code))
-    assert text.startswith(f"config: custom_imports: {code / 'heads.py'}:2: ") and "correct the module" in text
+    assert text.startswith(f"config: custom_imports: {code / 'heads.py'}:2: ") and "fix the module" in text
     for wrong in (code / "heads.py", code / "nosuch"):
         text, = said(code=str(wrong))
-        assert text == f"--code {wrong}: is not a folder; expected the folder that holds your modules"
+        assert text == f"--code {wrong}: is not a directory; expected the directory of your modules"
     text, = modules.problems({"custom_imports": {"imports": [1]}}, job.make({}))[0]
     assert "invalid custom_imports.imports: 1" in text
 

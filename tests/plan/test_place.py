@@ -81,5 +81,5 @@ def test_a_cluster_without_a_default_partition_wants_one_to_be_named(small_data,
     slurm(sbatch="", scontrol="PartitionName=a100 Default=NO PreemptMode=OFF State=UP\n")
     plan, line = place(small_data)
     assert "partition not given, and no default" in line
-    assert plan.problems == ["partition: none is given and this cluster has no default; expected --partition, one of "
+    assert plan.problems == ["partition: none is given, and this cluster has no default; give --partition, one of: "
                              "a100"]

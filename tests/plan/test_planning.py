@@ -52,7 +52,7 @@ def test_a_config_with_what_cannot_be_copied_or_written_is_refused_by_its_key(sm
 
 
 def test_the_plan_says_whether_a_resumed_run_is_the_same_one_and_if_not_why(small_data):
-    assert "exact       yes: a resumed run ends in the same bits" in plan_text.describe(planned(small_data))
+    assert "exact       yes: a resumed run is bit-identical" in plan_text.describe(planned(small_data))
     plan = planned(small_data, options={"custom_hooks": [{"type": "SyncRandomSizeHook"}]})
     assert ("exact       no, because custom_hooks: SyncRandomSizeHook: it draws the next epoch's image size"
             in plan_text.describe(plan))
@@ -164,7 +164,7 @@ def test_several_optimizers_keep_their_rates(small_data, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "said"), [
-    ({"workflow": [("train", 1), ("val", 1)]}, "config: invalid workflow [('train', 1), ('val', 1)]: expected"),
+    ({"workflow": [("train", 1), ("val", 1)]}, "config: invalid workflow: [('train', 1), ('val', 1)]; expected"),
     ({"runner.type": "EpochBasedRuner"}, "did you mean EpochBasedRunner?"),
     ({"runner.type": "DynamicIterBasedRunner"}, "expected one of: EpochBasedRunner, IterBasedRunner"),
     ({"checkpoint_config.sync_buffer": True}, "use custom_hooks=[dict(type='SyncBuffersHook')] instead"),
@@ -200,15 +200,15 @@ def test_a_workflow_may_be_written_with_lists(small_data):
 
 def test_the_plan_lists_what_the_config_sets_and_nobody_uses_with_the_reason(small_data):
     said = plan_text.describe(planned(small_data, options={"work_dir": "w", "evaluation": {"save_best": "auto"}}))
-    assert "not used    work_dir: the run's own folder holds what a run writes" in said
+    assert "not used    work_dir: all files of a run are in its own directory" in said
     assert "not used    evaluation.save_best: `evaluate RUN --checkpoints all`" in said
 
 
 def test_on_one_machine_gpus_of_several_nodes_are_refused_and_partitions_mean_nothing(small_data):
-    with pytest.raises(UserError, match="nodes: 2 is not legal on one machine with device cuda"):
+    with pytest.raises(UserError, match="invalid nodes: 2; expected 1 with --cluster local and --device cuda"):
         planned(small_data, nodes=2, device="cuda")
     assert planned(small_data, nodes=2, partition="x").warnings == [
-        "partition and gpu_type have no meaning with --cluster local"]
+        "partition and gpu_type are ignored with --cluster local"]
 
 
 # ---------------------------------------------------------------------------------------------- data

@@ -39,7 +39,7 @@ def test_a_hook_that_keeps_state_elsewhere_is_named_with_its_reason():
     ({"optimizer_config.type": "MyOptimizerHook"}, "optimizer_config: MyOptimizerHook"),
     ({"model.roi_head.type": "DynamicRoIHead"}, "model: DynamicRoIHead"),
     ({"custom_hooks": [{"type": "EMAHook"}, {"type": "ExpMomentumEMAHook"}]},
-     "custom_hooks: EMAHook and ExpMomentumEMAHook keep their averages"),
+     "custom_hooks: EMAHook and ExpMomentumEMAHook store their averages"),
 ])
 def test_what_is_not_known_to_be_exact_is_not(changes, named):
     (found,) = reproducibility.problems(demo(**changes))
@@ -49,14 +49,14 @@ def test_what_is_not_known_to_be_exact_is_not(changes, named):
 def test_a_gpu_is_promised_the_same_samples_but_not_the_same_bits():
     assert reproducibility.describe(demo(), "cpu").startswith("yes")
     assert "samples" in reproducibility.describe(demo(), "cuda")
-    assert "bits as" not in reproducibility.describe(demo(), "cuda")
+    assert "bit-identical" not in reproducibility.describe(demo(), "cuda")
 
 
 def test_statistics_over_processes_depend_on_their_number():
     cfg = demo(**{"model.backbone.norm_cfg": {"type": "SyncBN"}, "model.rpn_head.type": "ATSSHead"})
     assert [text.split()[0] for text in reproducibility.elastic_problems(cfg)] == ["SyncBN", "ATSSHead"]
     said = reproducibility.describe(cfg, "cpu")
-    assert "; another number of ranks would change it: SyncBN takes its statistics" in said
+    assert "; another number of ranks would change it: SyncBN computes its statistics" in said
     assert "another number" not in reproducibility.describe(demo(), "cpu")
 
 

@@ -26,8 +26,8 @@ def said(tmp_path, text: str) -> list[str]:
 def test_a_misspelt_section_that_nothing_refers_to_is_warned_of(tmp_path, text, near):
     found = said(tmp_path, text)
     name = text.partition(" ")[0]
-    assert found == ([f"the config sets {name}, which mmdet does not read and nothing in the config refers to; did you "
-                      f"mean {near}?"] if near else [])
+    assert found == ([f"the config sets {name}, which neither mmdet nor the config itself uses; did you mean "
+                      f"{near}?"] if near else [])
 
 
 @pytest.mark.parametrize("text", [

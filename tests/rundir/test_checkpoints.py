@@ -119,7 +119,7 @@ def test_two_checkpoints_stay_however_few_are_asked_for(tmp_path):
     assert names(run) == kept[1:]
 
 
-def test_an_overtaken_attempt_prunes_nothing_and_the_newest_clears_up_behind_it(tmp_path):
+def test_a_stale_attempt_prunes_nothing_and_the_newest_cleans_up_after_it(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
     first = [commit(run, 1, i).file for i in (10, 20, 30)]
@@ -163,7 +163,7 @@ def test_a_branch_that_resume_from_leaves_stays_and_counts_no_more(tmp_path):
     resume_from(run, 2, 20)
     stale = commit(run, 1, 50)
     new = [commit(run, 2, i).file for i in (21, 22, 23)]
-    assert retention.prune(run, 2, keep=2) == [*old[:2], new[0], stale.file], "stale writers' are no branch"
+    assert retention.prune(run, 2, keep=2) == [*old[:2], new[0], stale.file], "stale writers' are not a branch"
     assert names(run) == new[1:]
     assert retention.abandoned(run) == set(old[2:])
     # later attempts know of it, too, and may leave a branch themselves

@@ -12,7 +12,7 @@ from ecm_cluster.rundir import ledger, ledger_files
 from ecm_cluster.rundir.ledger import Ledger
 
 
-def test_events_come_back_in_the_order_attempt_writer_sequence_whatever_the_clock_says(tmp_path, monkeypatch):
+def test_events_come_back_in_the_order_attempt_writer_sequence_regardless_of_the_clock(tmp_path, monkeypatch):
     clock = iter([300.0, 100.0, 200.0, 50.0])
     monkeypatch.setattr(ledger.time, "time", lambda: next(clock))
     second = Ledger(tmp_path, 2, "task000")
@@ -25,7 +25,7 @@ def test_events_come_back_in_the_order_attempt_writer_sequence_whatever_the_cloc
         (1, "batch", 1), (1, "task000", 1), (1, "task000", 2), (2, "task000", 1)]
 
 
-def test_a_line_torn_by_a_kill_is_passed_over_and_the_next_event_is_not_lost(tmp_path):
+def test_a_line_truncated_by_a_kill_is_skipped_and_the_next_event_is_not_lost(tmp_path):
     writer = Ledger(tmp_path, 1, "task000")
     writer.write("began")
     with open(writer.path, "ab") as handle:
@@ -47,14 +47,14 @@ def test_fields_keep_their_values(tmp_path):
     assert (event["checkpoint"], event["seconds"], event.get("missing", "none")) == ("iter.pth", 0.25, "none")
 
 
-def test_a_folder_that_is_not_there_holds_no_events(tmp_path):
+def test_a_missing_directory_has_no_events(tmp_path):
     assert ledger.read(tmp_path / "none") == []
 
 
 # ---------------------------------------------------------------------------------------------- closed attempts
 
 
-def told(folder, **which):
+def summary_of(folder, **which):
     return [(e.attempt, e.writer, e.sequence, e.kind) for e in ledger.read(folder, **which)]
 
 
@@ -78,7 +78,7 @@ def test_the_ledger_of_many_attempts_is_as_many_files_as_the_open_ones_have(tmp_
     assert len(names(tmp_path)) == 3 + 3 + 2
 
 
-def test_folding_changes_nothing_of_what_is_read(tmp_path):
+def test_folding_does_not_change_what_is_read(tmp_path):
     Ledger(tmp_path, 0, "submit").write("submitted", stage="train", job_id="7")
     for writer in ("task000", "train000"):
         Ledger(tmp_path, 1, writer).write("began", text='[1]\n{"file": "x", "lines": 9}')
@@ -95,18 +95,18 @@ def test_a_stale_writers_late_line_is_found_before_and_after_the_next_fold(tmp_p
     ledger.fold(tmp_path, 1)
     stale.write("late")
     expected = [(1, "task000", 1, "began"), (1, "task000", 2, "late")]
-    assert told(tmp_path) == expected
+    assert summary_of(tmp_path) == expected
     for number in (2, 3, 4):
         ledger.fold(tmp_path, number)
-        assert told(tmp_path) == expected
+        assert summary_of(tmp_path) == expected
     assert names(tmp_path) == ["folded-0003.jsonl", "folded-0004.jsonl"]
     stale.write("later")  # its file is gone
     Ledger(tmp_path, 1, "task000").write("of a new process")
     expected += [(1, "task000", 3, "later"), (1, "task000", 4, "of a new process")]
-    assert told(tmp_path) == told(tmp_path, attempt=1) == told(tmp_path, writer="task000") == expected
+    assert summary_of(tmp_path) == summary_of(tmp_path, attempt=1) == summary_of(tmp_path, writer="task000") == expected
     ledger.fold(tmp_path, 4)
     ledger.fold(tmp_path, 4)
-    assert told(tmp_path) == expected
+    assert summary_of(tmp_path) == expected
 
 
 def test_a_line_that_meets_the_removal_of_its_file_goes_into_a_new_one(tmp_path, monkeypatch):
@@ -114,14 +114,14 @@ def test_a_line_that_meets_the_removal_of_its_file_goes_into_a_new_one(tmp_path,
     stale.write("began")
     synced = ledger.os.fsync
 
-    def overtaken(handle):
+    def remove_first(handle):
         monkeypatch.setattr(ledger.os, "fsync", synced)
         for number in (1, 2):
             (tmp_path / f"folded-{number:04d}.jsonl").write_text("")
         stale.path.unlink()
         synced(handle)
 
-    monkeypatch.setattr(ledger.os, "fsync", overtaken)
+    monkeypatch.setattr(ledger.os, "fsync", remove_first)
     stale.write("late")
     assert [e.kind for e in ledger.read(tmp_path)] == ["late"]
 
@@ -139,7 +139,7 @@ def test_one_attempt_is_read_without_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_files, "read_bytes", lambda path, limit: opened.append(path.name) or path.read_bytes())
     assert len(ledger.read(tmp_path, attempt=5)) == 3
     assert sorted(opened) == ["0005-task000.jsonl", "0005-task001.jsonl", "0005-task002.jsonl"]
-    assert told(tmp_path, attempt=2, writer="task001") == [(2, "task001", 1, "began")]
+    assert summary_of(tmp_path, attempt=2, writer="task001") == [(2, "task001", 1, "began")]
 
 
 def test_a_reader_whose_listing_is_old_finds_everything(tmp_path, monkeypatch):
@@ -159,14 +159,14 @@ def test_what_the_former_version_wrote_is_folded_and_its_code_reads_what_a_verb_
     assert {"sequence", "kind", "time"} <= set(json.loads((tmp_path / "0001-resume.jsonl").read_text()))
     for _ in range(2):
         ledger.fold(tmp_path, 1)
-    assert told(tmp_path) == [(1, "resume", 1, "resumed"), (1, "task000", 1, "began"), (1, "task000", 2, "end")]
+    assert summary_of(tmp_path) == [(1, "resume", 1, "resumed"), (1, "task000", 1, "began"), (1, "task000", 2, "end")]
 
 
 # ---------------------------------------------------------------------------------------------- storage that fails
 
 
 def failing(monkeypatch, number):
-    """The disk takes no line until ``mend()`` is called."""
+    """The disk takes no line until ``repair()`` is called."""
     synced = ledger.os.fsync
 
     def refuse(handle):
@@ -179,11 +179,11 @@ def failing(monkeypatch, number):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE])
 def test_what_a_patient_writer_cannot_write_comes_with_its_next_event(tmp_path, monkeypatch, capsys, number):
     writer = Ledger(tmp_path, 1, "train000", patient=True)
-    mend = failing(monkeypatch, number)
+    repair = failing(monkeypatch, number)
     writer.write("not-committed", iteration=1)
     writer.write("not-committed", iteration=2)
     assert capsys.readouterr().err == f"warning: not-committed: not in the ledger yet ({os.strerror(number)})\n"
-    mend()
+    repair()
     writer.write("commit", iteration=3)
     assert [e["iteration"] for e in ledger.read(tmp_path)] == [1, 2, 3]
 

@@ -76,7 +76,7 @@ def test_who_wants_to_submit_waits_for_the_other_and_says_so(tmp_path, capsys):
     other = threading.Thread(target=hold)
     other.start()
     wait_until(lambda: not _is_free(run), "the other holds the lock", 10)
-    with locks.run_lock(run), locks.run_lock(run):  # within it, once more does nothing
+    with locks.run_lock(run), locks.run_lock(run):  # reentrant
         other.join()
         assert not _is_free(run)
     assert capsys.readouterr().err == "run: waiting for another process that is submitting or cancelling its jobs\n"
@@ -148,9 +148,9 @@ def test_an_id_that_belongs_to_another_job_by_now_is_left_alone(answers, tmp_pat
 @pytest.mark.parametrize("comment, command, ours", [
     (TOKEN, "(null)", True), ("own", SCRIPT, True), ("own", "sbatch " + SCRIPT, True), ("(null)", "(null)", False),
     ("ecm-cluster:run:train:ffffffffffff", "/runs/run/submitit/.submission_file_ffffffffffff.sh", False),
-    ("", f"sbatch /runs/run/submitit/.submission_file_{'ab' * 16}.sh", True),  # of the former version, in accounting
+    ("", f"sbatch /runs/run/submitit/.submission_file_{'ab' * 16}.sh", True),  # of an earlier version, in accounting
     ("", f"sbatch /runs/other/submitit/.submission_file_{'ab' * 16}.sh", False)])
-def test_a_job_is_told_by_its_comment_or_by_its_script(comment, command, ours):
+def test_a_job_is_recognized_by_its_comment_or_its_script(comment, command, ours):
     state = job_states.JobState("7", "RUNNING", "None", comment, "N/A", command)
     assert state.is_of(TOKEN, "/runs/run/submitit") == ours
 
@@ -220,8 +220,8 @@ def test_from_another_cluster_or_as_another_user_a_verb_says_where_to_type_it(an
     before = sorted(path.name for path in run.path.rglob("*"))
     for verb, name in ((cancel, "cancel"), (resume, "resume")):
         assert call(verb, run.path) == 2
-        told = capsys.readouterr().err
-        assert where in told and f"python -m ecm_cluster.{name} {run.path}" in told and told.count("\n") == 1
+        output = capsys.readouterr().err
+        assert where in output and f"python -m ecm_cluster.{name} {run.path}" in output and output.count("\n") == 1
     assert "sbatch" not in answers.calls() and "scancel" not in answers.calls()
     assert sorted(path.name for path in run.path.rglob("*")) == before
     assert call(status, run.path) == 0, "who only looks may"
@@ -249,7 +249,7 @@ def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, f
 
 
 def test_a_record_that_is_older_than_the_job_is_read_again(tmp_path):
-    """As on a node whose NFS client still has the record of the former job."""
+    """As on a node whose NFS client still has the record of the previous job."""
     run = slurm_run(tmp_path / "run")
     late = threading.Timer(1.0, lambda: files.write_json(run.submission_file("train"), {
         "token": "new", "cluster": "slurm", "job_id": None, "former": [{"token": TOKEN, "job_id": "7"}]}))
@@ -269,7 +269,7 @@ def test_nothing_on_record_makes_nothing_stale(tmp_path):
 
 
 def one_job_allowed(answers: Answers, run: Run, evaluation: bool) -> None:
-    """An sbatch that takes the training, and the evaluation only if told so."""
+    """An sbatch that takes the training, and the evaluation only if asked to."""
     refuse = "" if evaluation else ("case \"$*\" in *test-only*) ;; *) sed -n '/job-name=.*evaluate/q9' \"$2\"; "
                                     "[ $? = 9 ] && { echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; }"
                                     " ;; esac\n")
@@ -281,16 +281,16 @@ def test_a_chain_of_which_sbatch_refuses_the_evaluation_says_so_and_is_completed
     os.utime(run.submission_file("train"), (1, 1))
     one_job_allowed(answers, run, evaluation=False)
     assert call(resume, run.path) == 0
-    told = capsys.readouterr()
-    assert "submitted: train 77\n" in told.out
+    output = capsys.readouterr()
+    assert "submitted: train 77\n" in output.out
     assert "warning: train 77 is submitted; its evaluation is not submitted (sbatch refused the evaluate job: " \
-           "QOSMaxSubmitJobPerUserLimit)" in told.err
+           "QOSMaxSubmitJobPerUserLimit)" in output.err
     token = run.submission("train")["token"]
     answers(squeue=rows(f"77;RUNNING;None;N/A;{token};"))
     assert call(status, run.path) == 0
-    told = capsys.readouterr().out
-    assert "running" in told and "its evaluation is not submitted" in told
-    assert f"next: python -m ecm_cluster.resume {run.path}" in told
+    output = capsys.readouterr().out
+    assert "running" in output and "its evaluation is not submitted" in output
+    assert f"next: python -m ecm_cluster.resume {run.path}" in output
     one_job_allowed(answers, run, evaluation=True)
     assert call(status, run.path) == 0
     assert "not submitted (" not in capsys.readouterr().out

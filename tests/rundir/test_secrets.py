@@ -130,7 +130,7 @@ def test_a_start_whose_values_are_gone_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_submission_goes_on_with_the_same_values_alone(tmp_path, small_data, capfd):
+def test_an_interrupted_submission_continues_only_with_the_same_values(tmp_path, small_data, capfd):
     run = submitted(tmp_path, small_data)
     submissions.take_back(run, "train")
     words = [str(tmp_path / "job.yaml"), *map(str, job_flags(small_data, tmp_path / "runs", "a-run")[1:]),

@@ -35,14 +35,14 @@ def test_a_record_without_later_keys_and_with_unknown_ones_is_read():
     assert spec.job.evaluation == EvaluationOptions()
 
 
-def test_what_was_legal_when_it_was_submitted_stays_readable():
+def test_what_was_valid_at_submission_stays_readable():
     assert RunSpec.from_dict({"cluster": "slurm", "job": {"env": {"1x": "a"}, "gpus": 0}}).job.env == {"1x": "a"}
 
 
 @pytest.mark.parametrize("record", [[], {}, {"job": {}}, {"cluster": "slurm"}, {"cluster": "slurm", "job": 3},
                                     {"cluster": "slurm", "job": {"gpus": "two"}},
                                     {"cluster": "slurm", "job": {"evaluation": [1]}}])
-def test_what_is_no_record_of_a_run_is_one_clear_line(tmp_path, record):
+def test_an_invalid_record_of_a_run_is_one_clear_line(tmp_path, record):
     run = Run(tmp_path)
     files.write_json(run.run_file, record)
     with pytest.raises(UserError, match=r"run\.json is not a readable record of a run \(.+\)$"):
@@ -52,7 +52,7 @@ def test_what_is_no_record_of_a_run_is_one_clear_line(tmp_path, record):
 def test_the_job_is_that_of_the_submission_with_what_resumes_have_changed(run):
     assert run.job() == run.spec.job
     files.write_json(run.overrides_file, Overrides(job={"mem_per_gpu": "20G"}).as_dict())
-    assert run.job() == dataclasses.replace(run.spec.job, mem_per_gpu="20G"), "read anew at each call"
+    assert run.job() == dataclasses.replace(run.spec.job, mem_per_gpu="20G"), "read at each call"
 
 
 def test_overrides_come_back_as_they_were_written_and_are_those_of_the_former_version(run):
@@ -79,7 +79,7 @@ def test_a_sweep_keeps_the_whole_job_that_it_was_submitted_with(run):
     kept = run.job("sweep001")
     assert (kept.device, kept.mem_per_gpu, kept.account, kept.gpus, kept.nodes) == ("cpu", "2G", "x", 2, 1)
     assert run.threads("sweep001") == 3 and run.threads("train") == run.spec.threads
-    assert files.read_json(run.elements_file("sweep001"))["block"]["gpus"] == 2, "which code of a former version reads"
+    assert files.read_json(run.elements_file("sweep001"))["block"]["gpus"] == 2, "for code of an earlier version"
     asked = chain.request(run, kept, "sweep001", "token")
     assert (asked.job.nodes, asked.job.gpus, asked.job.time) == (1, 2, "30"), "resolved once, and not again"
 

@@ -46,7 +46,7 @@ def test_the_epoch_in_which_a_run_was_rescaled_has_a_length_of_its_own(tmp_path)
     assert [line["iteration"] for line in training_log.fold(run)] == [1, 2, 3, 4, 5, 12, 13, 32, 33]
 
 
-def test_a_line_torn_by_a_kill_and_an_attempt_that_logged_nothing_are_passed_over(tmp_path):
+def test_a_line_truncated_by_a_kill_and_an_attempt_without_lines_are_skipped(tmp_path):
     run = Run(tmp_path / "run")
     attempt(run, 1, 0, range(1, 5))
     with run.json_log(1).open("a") as handle:

@@ -35,7 +35,7 @@ def test_an_attempt_without_a_heartbeat_gave_no_sign_of_life(work):
     assert work.seconds_since_heartbeat(1) is None
 
 
-def test_silence_is_told_by_the_file_servers_clock_whatever_time_it_is_here(work, monkeypatch):
+def test_the_age_of_a_heartbeat_is_measured_by_the_file_servers_clock_only(work, monkeypatch):
     aged(work.heartbeat_file(1), 90)
     monkeypatch.setattr(works.time, "time", lambda: 5.0)
     assert work.seconds_since_heartbeat(1) == pytest.approx(90, abs=5)
@@ -47,7 +47,7 @@ def test_a_heartbeat_of_the_former_version_is_a_sign_of_life_too(work):
     assert work.seconds_since_heartbeat(1) == pytest.approx(30, abs=5)
 
 
-def test_a_heartbeat_from_the_future_is_no_silence(work):
+def test_a_heartbeat_from_the_future_has_age_zero(work):
     aged(work.heartbeat_file(1), -100)
     assert work.seconds_since_heartbeat(1) == 0
 

@@ -261,14 +261,14 @@ def test_a_val_too_small_for_all_classes_keeps_every_frequency_group():
 @pytest.mark.parametrize(
     "arguments, named",
     [
-        ({"train_images": 0}, "--train-images must be between 1 and"),
-        ({"val_images": 0}, "--val-images must be between 1 and"),
-        ({"classes": 1297}, "--classes must be between 1 and 1296"),
-        ({"seed": -1}, "--seed must be between 0 and"),
-        ({"image_size": 31}, "--image-size must be between 32 and 4096"),
-        ({"min_images": 41}, "--min-images must be between 1 and 40"),
+        ({"train_images": 0}, "invalid --train-images"),
+        ({"val_images": 0}, "invalid --val-images"),
+        ({"classes": 1297}, "invalid --classes"),
+        ({"seed": -1}, "invalid --seed"),
+        ({"image_size": 31}, "invalid --image-size"),
+        ({"min_images": 41}, "invalid --min-images"),
         ({"classes": 161}, "give at least 41 images, or fewer classes"),
-        ({"min_images": 30}, "--classes 7 with at least 30 images each do not fit in --train-images 40"),
+        ({"min_images": 30}, "--classes 7 with at least 30 images each do not fit into --train-images 40"),
     ],
 )
 def test_arguments_out_of_range_are_refused_and_named(arguments, named):

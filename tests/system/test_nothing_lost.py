@@ -281,7 +281,7 @@ def test_a_run_is_rescaled_on_request_only_and_that_is_on_record(small_data, tmp
     await_state(run, "stopped")
     last = checkpoints.accepted(run)[-1]
     refused = verb("resume", run.path, "--gpus", 2, code=2).stderr
-    assert len(refused.splitlines()) == 1 and "laid out for 1 ranks, which 2 cannot share evenly" in refused
+    assert len(refused.splitlines()) == 1 and "cannot be divided evenly among 2" in refused
     assert run.overrides() == spec.Overrides() and run.attempts() == [1]
     verb("resume", run.path, "--gpus", 2, "--rescale")
     await_state(run, "done")

@@ -75,8 +75,8 @@ def test_a_config_or_job_file_of_somebody_else_does_not_stand_in_for_a_shipped_o
         mkdir -p here/configs/ecm; cd here
         echo 'import pathlib; pathlib.Path("../traps/config").touch()' > configs/ecm/mask_rcnn_r50_1x.py
         echo 'setup: ["touch ../traps/job"]' > demo""")
-    for words, named in (([], "config: 'configs/ecm/mask_rcnn_r50_1x.py' in this folder belongs to another user"),
-                         (["demo"], "JOB: 'demo' in this folder belongs to another user")):
+    for words, named in (([], "config: 'configs/ecm/mask_rcnn_r50_1x.py' in this directory belongs to another user"),
+                         (["demo"], "JOB: 'demo' in this directory belongs to another user")):
         done = machine.victim("ecm-cluster", "submit", *words, "--dry-run", "--cluster", "local", code=2,
                               cwd=machine.shared / "here")
         assert named in done.stderr

@@ -60,7 +60,7 @@ def test_a_dry_run_lists_everything_with_sizes_and_deletes_nothing(capsys, run):
     assert there(run) == before
 
 
-def test_without_abandoned_the_branch_stays_and_the_line_that_deletes_it_is_told(capsys, run):
+def test_without_abandoned_the_branch_stays_and_the_command_that_deletes_it_is_shown(capsys, run):
     said = call(capsys, run.path)
     assert there(run) == COUNTING | BRANCH
     assert f"to delete the branch: python -m ecm_cluster.clean {run.path} --abandoned" in said
@@ -99,7 +99,7 @@ def test_the_plan_of_a_resume_says_what_stays_and_how_to_delete_it(capsys, tmp_p
            f"`python -m ecm_cluster.clean {run.path} --abandoned` deletes them" in said
     assert cli.run(resume.main, [str(run.path), "--dry-run"]) == 0
     assert "abandoned" not in capsys.readouterr().out
-    # the frozen code of a former version knows of no branch
+    # the frozen code of an earlier version has no branches
     (run.code_dir / "ecm_cluster").mkdir(parents=True)
     assert cli.run(resume.main, [str(run.path), "--from", "20", "--dry-run"]) == 0
     assert "of an earlier version, which deletes them; use --code current to keep them" in capsys.readouterr().out

@@ -274,7 +274,7 @@ def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path
     annotations.write_text("{}")
     files.write_json(run.run_file, {**files.read_json(run.run_file), "annotations": {"test": str(annotations)}})
     run = Run(run.path)
-    with pytest.raises(evaluations.UserError, match="it is not the file that was there when first was submitted"):
+    with pytest.raises(evaluations.UserError, match="has changed since first was submitted"):
         worker.annotations_digest(run)
 
 
@@ -311,7 +311,7 @@ def plain(small_data, tmp_path) -> list[object]:
     (["--checkpoints", "x"], "invalid checkpoints: 'x'"), (["--checkpoints", "7"], "invalid checkpoints: '7'"),
     (["--checkpoints", "best"], "never scored before"), (["--vary", "flip=true", "--vary", "scale=3"], "scale"),
     (["--dry-run"], "dry-run: "), (["--vary", "nms=1"], "setting: 'nms'"), (["--gpus", "0"], "gpus"),
-    (["nowhere.pth"], "nowhere.pth is not a file"), (["empty.pth"], "it is empty"), (["text.pth"], "plain text"),
+    (["nowhere.pth"], "nowhere.pth is not a file"), (["empty.pth"], "an empty file"), (["text.pth"], "plain text"),
     (["folder.pth"], "is not a file"), (["fifo.pth"], "is not a file"), (["--set", "optimizer=5"], "option optimizer")])
 def test_a_checkpoint_file_is_refused_before_anything_is_made(capsys, plain, tmp_path, argv, said):
     (tmp_path / "empty.pth").touch()

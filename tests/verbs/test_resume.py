@@ -24,10 +24,10 @@ def snapshot(run: Run) -> dict[str, bytes]:
 def test_the_dry_run_says_from_where_and_on_what_and_writes_nothing(tmp_path):
     run = ended_run(tmp_path / "run", iterations=(5, 10))
     before = snapshot(run)
-    told = verb("resume", run.path, "--dry-run", "--time", "2:00:00").stdout
-    assert "from iter_0000010-a0001.pth: iteration 10, epoch 0" in told
-    assert "time limit 2:00:00 (changed: time)" in told
-    assert told.endswith("dry run: nothing was written or submitted\n")
+    output = verb("resume", run.path, "--dry-run", "--time", "2:00:00").stdout
+    assert "from iter_0000010-a0001.pth: iteration 10, epoch 0" in output
+    assert "time limit 2:00:00 (changed: time)" in output
+    assert output.endswith("dry run: nothing was written or submitted\n")
     assert snapshot(run) == before
 
 
@@ -35,14 +35,14 @@ def test_the_dry_run_says_from_where_and_on_what_and_writes_nothing(tmp_path):
 def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can(tmp_path):
     run = ended_run(tmp_path / "run", gpus=4)
     before = snapshot(run)
-    told = verb("resume", run.path, "--gpus", 3, code=2).stderr
-    assert "laid out for 4 ranks, which 3 cannot share evenly" in told and "out of 1, 2, 4, or --rescale" in told
+    output = verb("resume", run.path, "--gpus", 3, code=2).stderr
+    assert "4 ranks of run cannot be divided evenly among 3" in output and "out of 1, 2, 4, or --rescale" in output
     assert snapshot(run) == before
-    told = verb("resume", run.path, "--gpus", 3, "--rescale", "--dry-run").stdout
-    assert ("rescaled from 4 to 3: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay\n" in told
-            and "what is left of the epoch in progress is dealt out among the 3" in told)
-    told = verb("resume", run.path, "--gpus", 2, "--dry-run").stdout
-    assert "2 play the 4 that the run is laid out for, with 2 batches each in every optimizer step" in told
+    output = verb("resume", run.path, "--gpus", 3, "--rescale", "--dry-run").stdout
+    assert ("rescaled from 4 to 3 ranks: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay the "
+            "same\n" in output and "the rest of the current epoch is divided among the 3" in output)
+    output = verb("resume", run.path, "--gpus", 2, "--dry-run").stdout
+    assert "the run's 4 virtual ranks are assigned to 2 processes, with 2 batches each in every optimizer step" in output
     assert "ranks  " not in verb("resume", run.path, "--nodes", 2, "--gpus", 2, "--dry-run").stdout
 
 
@@ -53,11 +53,11 @@ def test_a_model_that_reckons_over_its_processes_is_not_given_another_number_of_
     run = ended_run(tmp_path / "run", gpus=4)
     run.config_file.write_text("model = {'norm_cfg': {'type': 'SyncBN'}}\ndata = {}\n")
     begun, fewer = (jobs.make({"name": "run", "gpus": number}) for number in (4, 2))
-    with pytest.raises(UserError, match="with 2 ranks run would be another run than with 4: SyncBN takes its stat"):
+    with pytest.raises(UserError, match="run with 2 ranks would differ from those with 4: SyncBN computes"):
         elastic.check(run, begun, fewer, False, Overrides())
     record = Overrides()
-    assert "not kept: SyncBN takes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
-    assert record.not_kept == ["SyncBN takes its statistics over the processes of one forward pass"]
+    assert "changed: SyncBN computes its statistics" in elastic.check(run, begun, fewer, True, record)[-1]
+    assert record.not_kept == ["SyncBN computes its statistics over the processes of one forward pass"]
     assert elastic.check(run, begun, begun, False, Overrides()) == []
 
 
@@ -100,7 +100,7 @@ def test_attempts_before_a_resume_do_not_count_against_the_run(tmp_path):
     assert attempts_without_progress(run, run.events()) == 0
 
 
-def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
+def test_a_new_job_keeps_the_ids_of_the_previous_ones(tmp_path):
     run = ended_run(tmp_path / "run", "slurm")
     submissions.replace_token(run, "train", None)
     first = run.submission("train")
@@ -112,7 +112,7 @@ def test_a_new_job_keeps_the_ids_of_the_former_ones(tmp_path):
     assert chain.continue_line(run) == f"python -m ecm_cluster.resume {run.path}"
 
 
-def test_an_overtaken_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):
+def test_a_stale_attempt_and_that_of_a_cancelled_run_submit_no_successor(tmp_path):
     run = ended_run(tmp_path / "run", "slurm", attempts=2)
     before = snapshot(run)
     assert successor.successor(run, 1, "4194304") is None
@@ -144,7 +144,7 @@ def test_an_attempt_that_beats_on_another_machine_is_alive(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_an_older_checkpoint_with_fewer_ranks(small_data, tmp_path):
+def test_a_run_resumes_from_an_older_checkpoint_with_fewer_ranks(small_data, tmp_path):
     flags = [*job_flags(small_data, tmp_path, "run", runner__max_epochs=4), "--no-eval", "--checkpoint-every", "2",
              "--keep", "20", "--gpus", "2"]
     verb("submit", *flags, "--cluster", "local")
@@ -158,8 +158,8 @@ def test_a_run_goes_on_from_an_older_checkpoint_with_fewer_ranks(small_data, tmp
     attempt = run.read_attempt(2)
     assert attempt["from"] == "iter_0000002-a0001.pth" and attempt["world_size"] == 1
     assert not {m.file for m in abandoned} & set(attempt["accepts"])
-    told = verb("status", run.path).stdout
-    assert "resumed: train with from {'iteration': 2, 'after': 1}, gpus 1" in told
+    output = verb("status", run.path).stdout
+    assert "resumed: train with from {'iteration': 2, 'after': 1}, gpus 1" in output
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, s
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_pack_is_no_data_root_to_pack(packed, capsys):
+def test_a_pack_is_not_a_data_root(packed, capsys):
     assert call("pack", packed) == 2
     assert f"use it as it is: --data-root {packed}" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def cut(path: Path) -> None:
 
 
 def wrong_offset(pack: Path) -> None:
-    """An index that is whole, and says that an image lies elsewhere."""
+    """A complete index with a wrong position of an image."""
     index = pack / "index.bin"
     data = bytearray(index.read_bytes())
     count = struct.unpack_from("<8sQQ", data)[1]
@@ -221,7 +221,7 @@ def test_verify_prints_the_first_problems_and_counts_all(tmp_path, capsys):
     assert len(lines) == 11 and lines[-1].endswith("31 problems, the first 10 above")
 
 
-def test_originals_that_are_not_there_are_named_before_anything_is_read(packed, capsys):
+def test_missing_originals_are_reported_before_anything_is_read(packed, capsys):
     for missing in ("nowhere", "x" * 5000):
         with pytest.raises(UserError, match="--against: .* does not exist"):
             stage.main(["verify", str(packed), "--against", missing])

@@ -1,4 +1,4 @@
-"""What status says of a run, from its directory and Slurm's answer, whatever else lies there."""
+"""What status shows of a run, from its directory and Slurm's answer, also among unrelated files."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def known(*answers: tuple[str, str] | tuple[str, str, str]) -> dict[str, JobStat
     return {a[0]: JobState(a[0], a[1], a[2] if len(a) > 2 else "None", "", "") for a in answers}
 
 
-def told(run: Run, *answers: Any) -> states.RunState:
+def state_of(run: Run, *answers: Any) -> states.RunState:
     tokens = {s.job_id: s.token for s in run.submissions()}
     return states.fold_one(run, {job_id: replace(state, comment=tokens.get(job_id, ""))
                                  for job_id, state in known(*answers).items()})
@@ -99,20 +99,20 @@ def told(run: Run, *answers: Any) -> states.RunState:
 
 
 @pytest.mark.parametrize("jobs", [{}, {"train": None}])
-def test_an_interrupted_submission_says_how_to_go_on(tmp_path, jobs):
+def test_an_interrupted_submission_says_how_to_continue(tmp_path, jobs):
     run = make_run(tmp_path / "it's a run", jobs=jobs)
-    found = told(run)
+    found = state_of(run)
     assert (found.state, found.reason) == ("submitting", "the submission was interrupted")
     assert found.next == f"""python -m ecm_cluster.submit --name 'it'"'"'s a run' --runs-dir {tmp_path}"""
     local = make_run(tmp_path / "local", "local", jobs={})
-    assert str(told(local).next).endswith(f"--name local --runs-dir {tmp_path} --cluster local")
+    assert str(state_of(local).next).endswith(f"--name local --runs-dir {tmp_path} --cluster local")
 
 
 def test_a_pending_job_waits_for_what_slurm_says(tmp_path):
     run = make_run(tmp_path / "run")
-    assert told(run, ("7", "PENDING", "Priority")) == states.RunState(
+    assert state_of(run, ("7", "PENDING", "Priority")) == states.RunState(
         "run", str(run.path), "waiting", "job 7 pending (Priority)", jobs={"train": "7", "evaluate": "8"})
-    assert told(run, ("7", "CONFIGURING")).reason == "job 7 configuring"
+    assert state_of(run, ("7", "CONFIGURING")).reason == "job 7 configuring"
 
 
 def test_a_requeued_job_waits_and_says_what_happened_before(tmp_path):
@@ -120,7 +120,7 @@ def test_a_requeued_job_waits_and_says_what_happened_before(tmp_path):
     begin(run, 1)
     commit(run, 1, 12, epoch=1)
     end(run, 1, "preempted", detail="Slurm preempted the job", rank=0)
-    found = told(run, ("7", "PENDING", "BeginTime"))
+    found = state_of(run, ("7", "PENDING", "BeginTime"))
     assert found.state == "waiting"
     assert found.reason == "job 7 pending (BeginTime), after attempt 1: Slurm preempted the job"
     assert (found.attempt, found.iteration, found.epoch) == (1, 12, 1)
@@ -129,14 +129,14 @@ def test_a_requeued_job_waits_and_says_what_happened_before(tmp_path):
 
 def test_a_running_job_shows_how_far_it_is(tmp_path):
     run = make_run(tmp_path / "run")
-    assert told(run, ("7", "RUNNING")).reason == "starting"
+    assert state_of(run, ("7", "RUNNING")).reason == "starting"
     begin(run, 1)
     run.write_heartbeat(1, phase="training", iteration=5, iterations=30, epoch=0, loss=1.25,
                     seconds_per_iteration=0.4)
-    found = told(run, ("7", "RUNNING"))
+    found = state_of(run, ("7", "RUNNING"))
     assert (found.state, found.reason, found.iteration, found.iterations, found.loss, found.seconds_per_iteration) == (
         "running", "training", 5, 30, 1.25, 0.4)
-    assert told(run, ("7", "COMPLETING")).state == "running"
+    assert state_of(run, ("7", "COMPLETING")).state == "running"
 
 
 FULL = {"seconds": 3 * 3600 + 5, "reason": "No space left on device", "stands": 12}
@@ -147,10 +147,10 @@ def test_commits_that_fail_for_hours_show_in_the_first_line(tmp_path):
     begin(run, 1)
     run.write_heartbeat(1, phase="training", iteration=90, commits_fail=FULL)
     said = "commits have failed for 3 h (No space left on device); the checkpoint of iteration 12 stands"
-    assert told(run, ("7", "RUNNING")).reason == f"training; warning: {said}"
-    assert told(run).reason.endswith(said), "by its heartbeat alone"
+    assert state_of(run, ("7", "RUNNING")).reason == f"training; warning: {said}"
+    assert state_of(run).reason.endswith(said), "by its heartbeat only"
     run.write_heartbeat(1, phase="training", iteration=91, commits_fail=None)
-    assert told(run, ("7", "RUNNING")).reason == "training"
+    assert state_of(run, ("7", "RUNNING")).reason == "training"
 
 
 def test_commits_that_fail_show_by_the_ledger_where_the_heartbeat_is_lost(tmp_path, monkeypatch):
@@ -162,11 +162,11 @@ def test_commits_that_fail_show_by_the_ledger_where_the_heartbeat_is_lost(tmp_pa
     trainer.write("commit", checkpoint="x")
     for iteration in (20, 30):
         trainer.write("commit-failed", iteration=iteration, reason="Disk quota exceeded", stands="iteration 12 stands")
-    assert told(run, ("7", "RUNNING")).reason == \
+    assert state_of(run, ("7", "RUNNING")).reason == \
         "starting; warning: commits have failed for 2 h (Disk quota exceeded); iteration 12 stands"
     monkeypatch.undo()
     trainer.write("commit", checkpoint="y")
-    assert told(run, ("7", "RUNNING")).reason == "starting"
+    assert state_of(run, ("7", "RUNNING")).reason == "starting"
 
 
 def test_a_running_job_without_a_heartbeat_is_said_to_be_silent_and_nothing_more(tmp_path):
@@ -175,8 +175,8 @@ def test_a_running_job_without_a_heartbeat_is_said_to_be_silent_and_nothing_more
     run.write_heartbeat(1, phase="training", iteration=90)
     then = os.stat(run.heartbeat_file(1)).st_mtime - 400
     os.utime(run.heartbeat_file(1), (then, then))
-    assert told(run, ("7", "RUNNING")).reason == "training; warning: no heartbeat for 6 min"
-    assert "no heartbeat" not in told(run, ("7", "PENDING", "Priority")).reason
+    assert state_of(run, ("7", "RUNNING")).reason == "training; warning: no heartbeat for 6 min"
+    assert "no heartbeat" not in state_of(run, ("7", "PENDING", "Priority")).reason
 
 
 def test_a_new_attempt_begins_where_the_last_checkpoint_is(tmp_path):
@@ -186,7 +186,7 @@ def test_a_new_attempt_begins_where_the_last_checkpoint_is(tmp_path):
     run.write_heartbeat(1, phase="training", iteration=17, iterations=30, epoch=0)
     end(run, 1, "preempted")
     begin(run, 2)
-    found = told(run, ("7", "RUNNING"))
+    found = state_of(run, ("7", "RUNNING"))
     assert (found.attempt, found.iteration) == (2, 12)
 
 
@@ -195,16 +195,16 @@ def test_what_a_fenced_attempt_commits_is_not_shown(tmp_path):
     begin(run, 1)
     commit(run, 1, 12)
     begin(run, 2)
-    with contextlib.suppress(RuntimeError):  # as it notices that it was overtaken
+    with contextlib.suppress(RuntimeError):  # as it notices that it is stale
         commit(run, 1, 20)
-    assert told(run, ("7", "RUNNING")).checkpoint == "iter_0000012-a0001.pth"
+    assert state_of(run, ("7", "RUNNING")).checkpoint == "iter_0000012-a0001.pth"
 
 
 def test_a_failed_job_says_why_and_where_to_read_on(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     end(run, 1, "crashed", detail="rank 3: ValueError: the loss is not a number", rank=3)
-    found = told(run, ("7", "FAILED", "NonZeroExitCode"))
+    found = state_of(run, ("7", "FAILED", "NonZeroExitCode"))
     assert (found.state, found.reason) == ("failed", "rank 3: ValueError: the loss is not a number")
     assert found.next == f"less {run.rank_log(3)}; python -m ecm_cluster.resume {run.path}"
 
@@ -213,7 +213,7 @@ def test_a_job_that_failed_before_any_attempt_says_slurms_words_and_its_log(tmp_
     run = make_run(tmp_path / "run")
     run.submitit_dir.mkdir()
     (run.submitit_dir / "7_0_log.out").write_text("module: command not found")
-    found = told(run, ("7", "FAILED", "NonZeroExitCode"))
+    found = state_of(run, ("7", "FAILED", "NonZeroExitCode"))
     assert (found.state, found.reason) == ("failed", "job 7 failed (NonZeroExitCode)")
     assert found.next == f"less {run.submitit_dir}/7_0_log.out; python -m ecm_cluster.resume {run.path}"
 
@@ -221,11 +221,11 @@ def test_a_job_that_failed_before_any_attempt_says_slurms_words_and_its_log(tmp_
 @pytest.mark.parametrize(("cause", "state"), [
     ("preempted", "stopped"), ("time limit", "stopped"), ("signalled", "stopped"), ("requeued", "stopped"),
     ("crashed", "failed"), ("killed", "failed")])
-def test_an_ended_job_is_stopped_where_it_could_go_on_and_failed_where_not(tmp_path, cause, state):
+def test_an_ended_job_is_stopped_if_it_could_continue_and_failed_if_not(tmp_path, cause, state):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     end(run, 1, cause)
-    assert told(run, ("7", "FAILED")).state == state
+    assert state_of(run, ("7", "FAILED")).state == state
 
 
 @pytest.mark.parametrize("mark", [True, False])
@@ -235,15 +235,15 @@ def test_a_cancelled_run_is_stopped_and_says_so(tmp_path, mark):
     end(run, 1, "signalled" if mark else "cancelled", detail="SIGTERM received")
     if mark:
         files.write_json(run.cancel_file, {"time": 1.0})
-    found = told(run, ("7", "CANCELLED"))
+    found = state_of(run, ("7", "CANCELLED"))
     assert (found.state, found.reason) == ("stopped", "cancelled; SIGTERM received")
     assert found.next == f"python -m ecm_cluster.resume {run.path}"
 
 
-def test_an_attempt_that_ended_without_a_word_has_failed(tmp_path):
+def test_an_attempt_that_recorded_no_end_has_failed(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
-    found = told(run, ("7", "FAILED"))
+    found = state_of(run, ("7", "FAILED"))
     assert (found.state, found.reason) == ("failed", "job 7 failed")
 
 
@@ -255,12 +255,12 @@ def test_an_attempt_that_ended_without_a_word_has_failed(tmp_path):
     ("CANCELLED", "stopped", "cancelled; job 7 cancelled"),
     ("OUT_OF_MEMORY", "failed", "a rank needed more memory than the job has: job 7 out_of_memory"),
 ])
-def test_an_end_without_a_word_is_told_in_slurms(tmp_path, closed, said, state, reason):
+def test_an_unrecorded_end_is_described_by_slurm(tmp_path, closed, said, state, reason):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     if closed:  # by a batch shell that could not ask Slurm
         run.ledger(1, "batch.7.0").write("end", cause="lost", rank=None, detail="Slurm does not answer")
-    found = told(run, ("7", said))
+    found = state_of(run, ("7", said))
     assert (found.state, found.reason) == (state, reason)
     assert (found.next or "").endswith(f"python -m ecm_cluster.resume {run.path}")
 
@@ -268,13 +268,13 @@ def test_an_end_without_a_word_is_told_in_slurms(tmp_path, closed, said, state, 
 def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
-    assert told(run).state == "failed"
-    assert told(run).reason == "Slurm knows no job 7"
+    assert state_of(run).state == "failed"
+    assert state_of(run).reason == "Slurm knows no job 7"
     run.write_heartbeat(1, phase="training", iteration=1, iterations=30, epoch=0)
-    assert told(run).state == "running"
+    assert state_of(run).state == "running"
     then = time.time() - slurm_backend.SILENT_SECONDS - 1
     os.utime(run.heartbeat_file(1), (then, then))
-    assert told(run).state == "failed"
+    assert state_of(run).state == "failed"
 
 
 def test_where_slurm_does_not_answer_nothing_is_said_to_have_failed(tmp_path):
@@ -297,7 +297,7 @@ def test_a_trained_run_whose_evaluation_waits_is_complete(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     complete(run)
-    found = told(run, ("7", "COMPLETED"), ("8", "PENDING", "Dependency"))
+    found = state_of(run, ("7", "COMPLETED"), ("8", "PENDING", "Dependency"))
     assert (found.state, found.reason) == ("complete", "trained; evaluation: job 8 pending (Dependency)")
     assert (found.iteration, found.epoch, found.checkpoint) == (30, 2, "iter_0000030-a0001.pth")
     assert states.fold_one(run, None).state == "complete"
@@ -307,22 +307,22 @@ def test_without_an_evaluation_asked_for_a_trained_run_is_done(tmp_path):
     run = make_run(tmp_path / "run", evaluation={"enabled": False}, jobs={"train": "7"})
     begin(run, 1)
     complete(run)
-    assert (told(run).state, told(run).reason) == ("done", "trained; no evaluation was requested")
+    assert (state_of(run).state, state_of(run).reason) == ("done", "trained; no evaluation was requested")
 
 
 def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     complete(run)
-    assert told(run, ("8", "RUNNING")).reason == "starting"
+    assert state_of(run, ("8", "RUNNING")).reason == "starting"
     work = evaluation_of(run)
     begin(work, 1)
     work.write_heartbeat(1, phase="inference", done=3, total=8)
-    found = told(run, ("8", "RUNNING"))
+    found = state_of(run, ("8", "RUNNING"))
     assert (found.state, found.reason) == ("evaluating", "inference 3/8")
     files.write_json(work.metrics_file(), {
         **SCORED, "figures": {"bbox": {"AP": 0.269, "APr": None}, "segm": {"AP": 0.25}}})
-    found = told(run, ("8", "COMPLETED"))
+    found = state_of(run, ("8", "COMPLETED"))
     assert (found.state, found.reason) == ("done", "trained and scored")
     assert found.evaluation == {"metrics_file": f"evaluations/{work.key}/metrics.json", "bbox_AP": 0.269,
                                 "bbox_APr": None, "segm_AP": 0.25}
@@ -333,13 +333,13 @@ def test_a_failed_evaluation_says_why_and_where_to_read_on(tmp_path):
     run = make_run(tmp_path / "run")
     begin(run, 1)
     complete(run)
-    found = told(run, ("8", "CANCELLED"))
+    found = state_of(run, ("8", "CANCELLED"))
     resume = f"python -m ecm_cluster.resume {run.path}"
     assert (found.state, found.reason, found.next) == ("failed", "evaluation: job 8 cancelled", resume)
     work = evaluation_of(run)
     begin(work, 1)
     end(work, 1, "crashed", detail="rank 1: MemoryError", rank=1)
-    found = told(run, ("8", "FAILED"))
+    found = state_of(run, ("8", "FAILED"))
     assert (found.state, found.reason) == ("failed", "evaluation: rank 1: MemoryError")
     assert found.next == f"less {work.rank_log(1)}; {resume}"
 
@@ -350,9 +350,9 @@ def test_an_evaluation_that_slurm_has_forgotten_runs_only_while_its_heart_beats(
     complete(run)
     work = evaluation_of(run)
     begin(work, 1)
-    assert told(run).state == "failed"
+    assert state_of(run).state == "failed"
     work.write_heartbeat(1, phase="inference", done=3, total=8)
-    assert told(run).state == "evaluating"
+    assert state_of(run).state == "evaluating"
 
 
 def test_a_completion_mark_of_a_fenced_attempt_is_none(tmp_path):
@@ -360,7 +360,7 @@ def test_a_completion_mark_of_a_fenced_attempt_is_none(tmp_path):
     begin(run, 1)
     complete(run)
     begin(run, 2)
-    assert told(run, ("7", "RUNNING")).state == "running"
+    assert state_of(run, ("7", "RUNNING")).state == "running"
 
 
 # ---------------------------------------------------------------------------------------------- one machine
@@ -455,11 +455,11 @@ def test_the_timeline_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_pat
     begin(run, 2)
     code, out, _ = call(capsys, run.path)
     assert code == 0
-    told_in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
+    in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
                      "train submitted as job 7", "started on n1", "committed iter_0000012-a0001.pth in 0.1 s",
                      "ended: preempted: Slurm preempted the job", "requeued",
                      "moved iter_0000012-a0001.pth to quarantine: 3 bytes instead of 7"]
-    places = [out.index(text) for text in told_in_order]
+    places = [out.index(text) for text in in_order]
     assert places == sorted(places)
 
 
@@ -475,21 +475,21 @@ def test_the_timeline_says_how_long_staging_took_and_why(capsys, slurm, tmp_path
     fields = dict(zip(("copied", "found", "repaired", "seconds", "waited"), numbers))
     run.ledger(1, "staging000").write("staged", host="n1", node=0, rank=0, scratch="/s/ab", pack="/p", **fields)
     run.ledger(1, "staging001").write("staging", host="n2", detail="read from shared storage: scratch: no room")
-    told = call(capsys, run.path)[1]
-    assert words in told
-    assert "n2: read from shared storage: scratch: no room" in told
+    output = call(capsys, run.path)[1]
+    assert words in output
+    assert "n2: read from shared storage: scratch: no room" in output
 
 
-def test_what_a_rank_of_the_same_node_has_just_copied_is_told_once(capsys, slurm, tmp_path):
+def test_what_another_rank_of_the_node_copied_is_shown_once(capsys, slurm, tmp_path):
     run = make_run(tmp_path / "runs/run")
     begin(run, 1)
     same = {"host": "n1", "node": 0, "scratch": "/s", "pack": "/p", "repaired": 0, "seconds": 1.0, "waited": 0.0}
     run.ledger(1, "staging000").write("staged", copied=0, found=5000, **same)
     run.ledger(1, "staging001").write("staged", copied=5000, found=0, **same)
     run.ledger(1, "staging002").write("staged", copied=0, found=5000, **{**same, "node": 1, "host": "n2"})
-    told = call(capsys, run.path)[1]
-    assert told.count("5.0 kB staged to /s") == 1
-    assert told.count("already there") == 1 and "n2: 5.0 kB already there" in told
+    output = call(capsys, run.path)[1]
+    assert output.count("5.0 kB staged to /s") == 1
+    assert output.count("already there") == 1 and "n2: 5.0 kB already there" in output
 
 
 def test_a_run_that_stages_says_how_far_it_is(capsys, slurm, tmp_path):
@@ -517,7 +517,7 @@ def test_status_works_while_slurm_is_down(capsys, slurm, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["none", "runs", "../runs", "runs/empty", "runs/run/run.json"])
-def test_what_is_no_run_is_refused_in_one_line(capsys, slurm, tmp_path, monkeypatch, name):
+def test_something_that_is_not_a_run_is_refused_in_one_line(capsys, slurm, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs/run")
     (tmp_path / "runs/empty").mkdir()
@@ -614,7 +614,7 @@ def test_a_run_whose_record_cannot_be_read_says_so(capsys, slurm, tmp_path, what
     assert "run.json" in err
 
 
-def test_foreign_things_beside_the_runs_are_passed_over(capsys, slurm, tmp_path):
+def test_unrelated_files_beside_the_runs_are_skipped(capsys, slurm, tmp_path):
     make_run(tmp_path / "runs/run")
     (tmp_path / "runs/notes.txt").write_text("x")
     (tmp_path / "runs/empty").mkdir()

@@ -115,16 +115,16 @@ def test_without_slurm_the_way_out_is_named(capsys, small_data, tmp_path, monkey
     (["--cluster", "slrum"], "invalid choice: 'slrum'"),
     (["dmeo"], "JOB: 'dmeo' is unknown (did you mean demo?)"),
     (["demo", "one-more"], "unrecognized arguments: one-more"),
-    (["demo", "--config", "configs/dmeo.py"], "near to it: configs/demo.py"),
+    (["demo", "--config", "configs/dmeo.py"], "did you mean configs/demo.py"),
     (["demo", "--set", "optimizer.lr"], "optimizer.lr"),
     (["demo", "--time", "soon"], "time: invalid value 'soon'"),
     (["demo", "--name", "a/b"], "name: invalid value 'a/b'; expected a plain directory name, below --runs-dir"),
     (["demo", "--name", "../a"], "name: invalid value '../a'"),
     (["demo", "--name", ".a"], "name: invalid value '.a'"),
     (["demo", "--name", ""], "name: invalid value ''"),
-    (["demo", "--nodes", "2", "--device", "cuda"], "nodes: 2 is not legal on one machine"),
+    (["demo", "--nodes", "2", "--device", "cuda"], "invalid nodes: 2; expected 1"),
 ])
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(capsys, argv, said):
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(capsys, argv, said):
     assert said in refused(capsys, *LOCAL, *argv)
 
 
@@ -153,13 +153,13 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, small_data, id
     (tmp_path / "runs/a-run").mkdir(parents=True)
     (tmp_path / "runs/a-run/thesis.tex").write_text("years of work")
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
-    assert "holds something else; give another --name or --runs-dir" in said
+    assert "exists and is not a run; give another --name or --runs-dir" in said
 
 
-def test_a_file_in_the_place_of_the_run_is_left_alone(capsys, small_data, idle, tmp_path):
+def test_a_file_with_the_name_of_the_run_is_left_alone(capsys, small_data, idle, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/a-run").write_text("years of work")
-    assert "holds something else" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
+    assert "exists and is not a run" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
     assert "could not create" in said and "(Not a directory); give a writable --runs-dir" in said
     assert (tmp_path / "runs/a-run").read_text() == "years of work"
@@ -285,7 +285,7 @@ def killed(point: str, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("point", ["before-rename:/code", "before-fsync:config.py", "after-rename:config.py",
                                    "before-link:run.json"])
-def test_a_submission_killed_while_it_makes_the_run_is_made_anew_under_the_same_name(
+def test_a_submission_killed_while_it_creates_the_run_can_be_repeated_with_the_same_name(
         capsys, small_data, idle, tmp_path, point):
     flags = flags_for(idle, small_data, tmp_path / "runs")
     killed(point, flags)
@@ -314,7 +314,7 @@ def test_a_driver_whose_submitter_died_is_found_and_no_second_one_started(capsys
     assert [p for p in os.listdir("/proc") if p.isdigit() and driver.alive(run, p)] == [pid]
 
 
-def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_others(
+def test_an_interrupted_submission_continues_with_its_own_settings_and_refuses_others(
         capsys, small_data, idle, tmp_path, monkeypatch):
     flags = flags_for(idle, small_data, tmp_path / "runs")
     killed("after-driver", flags)
@@ -328,8 +328,8 @@ def test_an_interrupted_submission_goes_on_with_its_own_settings_and_refuses_oth
     slurm(sbatch="", squeue="")
     slurm.script("sinfo", "exit 0\n")
     assert "had another cluster;" in refused(capsys, "--name", "a-run", "--runs-dir", tmp_path / "runs")
-    told = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
-    assert (told["state"], told["next"]) == ("submitting", line)
+    state = json.loads(verb("status", run.path, "--json", cwd=tmp_path).stdout)
+    assert (state["state"], state["next"]) == ("submitting", line)
     code, out, _ = call(capsys, *line.split()[3:])
     assert code == 0, out
     assert [s.stage for s in run.submissions()] == ["train"]
@@ -347,7 +347,7 @@ def test_a_name_or_a_folder_that_slurm_would_write_otherwise_is_refused_in_one_l
         assert "\n" not in str(caught.value)
 
 
-def test_names_that_slurm_leaves_as_they_are_stay_legal():
+def test_names_that_slurm_does_not_change_stay_valid():
     for name in ("it's a \"b\"", "a b", "a#b", "a|b;c", "$HOME", "Köln 北京", "[1-3]*", "a=b", "~{x}&(y)"):
         units.check_run_path("name", name)
 

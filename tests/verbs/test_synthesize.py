@@ -1,4 +1,4 @@
-"""The verb that makes a synthetic data set: whole or not at all, once, and never over something else."""
+"""The verb that makes a synthetic dataset: whole or not at all, once, and never over something else."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_an_empty_folder_is_taken_and_anything_else_left_alone_even_when_forced(
     assert file.read_text() == "mine"
 
 
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
+def test_a_directory_that_cannot_be_written_is_reported_in_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert call(tmp_path / "file" / "set", *FEW) == 2
     message = capsys.readouterr().err
@@ -141,5 +141,5 @@ def test_help_needs_no_numpy_and_the_verb_names_the_remedy():
 
 def test_numbers_out_of_range_are_refused_before_anything_is_written(tmp_path, capsys):
     assert call(tmp_path / "set", "--classes", "5000") == 2
-    assert "--classes must be between 1 and 1296, not 5000" in capsys.readouterr().err
+    assert "invalid --classes: 5000; expected 1 to 1296" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

@@ -1,4 +1,4 @@
-# LVIS v0.5: 1,230 classes, the images of each split in a folder of its own.
+# LVIS v0.5: 1,230 classes; each split has its own directory of images.
 _base_ = 'lvis_v1.py'
 
 dataset_type = 'LVISV05Dataset'

@@ -1,4 +1,4 @@
-# LVIS v1: 1,203 classes, repeat-factor sampling of images with classes in fewer than 0.1 % of them.
+# LVIS v1: 1,203 classes; repeat-factor sampling for classes in fewer than 0.1 % of the images.
 dataset_type = 'LVISV1Dataset'
 data_root = 'data/lvis_v1/'
 num_classes = 1203
@@ -28,7 +28,7 @@ test_pipeline = [
     ]),
 ]
 
-# img_prefix is the root: the file says train2017/… or val2017/…, as LVIS draws its splits from both
+# img_prefix is the root: annotations refer to train2017/… or val2017/…, since LVIS draws its splits from both
 train = dict(type=dataset_type, ann_file=data_root + 'annotations/lvis_v1_train.json', img_prefix=data_root,
              pipeline=train_pipeline)
 val = dict(type=dataset_type, ann_file=data_root + 'annotations/lvis_v1_val.json', img_prefix=data_root,

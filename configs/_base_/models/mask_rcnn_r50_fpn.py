@@ -1,10 +1,10 @@
-# Mask R-CNN with ResNet-50 and FPN for long-tailed classes: mmdet's own, with cosine classifiers for boxes
-# and masks, the ECM loss, and LVIS's rule of 300 detections an image. The dataset says how many classes there
-# are and how many objects of each; a config brings the two together (see ecm/mask_rcnn_r50_1x.py).
+# Mask R-CNN with ResNet-50 and FPN for long-tailed classes: mmdet's model with cosine classifiers for boxes and masks,
+# the ECM loss, and LVIS's limit of 300 detections per image. The dataset defines the number of classes and their
+# instance counts; a config combines both (see ecm/mask_rcnn_r50_1x.py).
 
 
 def assigner(pos, neg, least):
-    """mmdet's MaxIoUAssigner within a bound on memory: an image of LVIS may hold hundreds of objects."""
+    """mmdet's MaxIoUAssigner with bounded memory: an image of LVIS may have hundreds of objects."""
     return dict(type='MemorySafeMaxIoUAssigner', pos_iou_thr=pos, neg_iou_thr=neg, min_pos_iou=least,
                 match_low_quality=True, ignore_iof_thr=-1)
 
@@ -60,7 +60,7 @@ model = dict(
             num_classes=1203,
             bbox_coder=coder(0.1, 0.1, 0.2, 0.2),
             reg_class_agnostic=False,
-            # mmdet spells it so
+            # the spelling of mmdet
             cls_predictor_cfg=dict(type='NormedLinear', tempearture=20),
             loss_cls=dict(type='EffectiveClassMarginLoss', fg_bg_ratio=6.3313, loss_weight=1.0),
             loss_bbox=dict(type='L1Loss', loss_weight=1.0)),

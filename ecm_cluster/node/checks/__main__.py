@@ -1,8 +1,8 @@
-"""The process behind ``submit --check``: builds what a rank builds, from a run directory, and takes one step.
+"""The process behind ``submit --check``: builds everything that a rank builds and trains for one step.
 
-Run as ``python -m ecm_cluster.node.checks RUN FINDINGS``, where RUN is a run directory made for this check alone, and
-FINDINGS a file that takes one JSON line for each finding (:mod:`ecm_cluster.checking.findings` reads them). Whoever
-started this process ends it when it takes too long.
+Run as ``python -m ecm_cluster.node.checks RUN FINDINGS``: RUN is a run directory created for this check, FINDINGS a
+file to which findings are appended as JSON lines (read by :mod:`ecm_cluster.checking.findings`). The parent process
+enforces the time limit.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ...checking.findings import ALONE_ENV, EVERYTHING, FRAMEWORK, Findings
 from ...rundir.run import Run
 from .. import signals, world
 
-MEMORY_SHARE, MEMORY_MOST = 0.5, 12 << 30  # of the machine's free memory, and in bytes
+MEMORY_SHARE, MEMORY_MOST = 0.5, 12 << 30  # limits on a shared login node: of its free memory, and in bytes
 THREADS = 2
 
 
 def main(path: str, findings: str) -> int:
-    """Check; the findings say the rest. 0 where nothing is wrong with what was looked at."""
+    """Run the check; returns 0 if it found no error."""
     out = Findings(Path(findings))
     run = Run(path)
     alone = os.environ.get(ALONE_ENV)
@@ -37,14 +37,14 @@ def main(path: str, findings: str) -> int:
         out.skip(EVERYTHING, f"{sys.executable} has no {', '.join(missing)}")
         return 0
     os.environ.update(world.export(_place()))
-    # imported here: numpy and torch take their thread counts from the environment when they are imported
+    # imported here: numpy and torch read their thread counts from the environment when they are imported
     from . import steps
 
     try:
         steps.all_of(run, _place(), out, on_cpu=bool(alone))
     except steps.Stop:
         return 1
-    except Exception as error:  # a fault of the check itself must not keep anybody from submitting
+    except Exception as error:  # a bug in the check must not prevent a submission
         traceback.print_exc()
         out.skip("the rest", f"the check itself failed: {type(error).__name__}: {error}")
     return 0
@@ -56,11 +56,11 @@ def _place() -> world.RankInfo:
 
 
 def stay_modest(parent: int) -> None:
-    """On a machine that others use: no GPU, few threads, low priority, bounded memory, and gone with the parent."""
+    """On a shared machine: no GPU, few threads, low priority, bounded memory, and killed with the parent."""
     signals.die_with_parent()
     if os.getppid() != parent:
-        os._exit(1)  # it died before this process could ask to die with it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends this process
+        os._exit(1)  # the parent died before die_with_parent took effect
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which kills this process
     os.environ.update({"CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"})
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS)))
     with contextlib.suppress(OSError):
@@ -75,4 +75,4 @@ if __name__ == "__main__":
     code = main(*sys.argv[1:3])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads of torch's, or of a user's module, need not be waited for
+    os._exit(code)  # without waiting for threads of torch or of the user's modules

@@ -1,4 +1,4 @@
-"""From an exception while a rank's parts are built to one line: the config's key, what is wrong, the remedy."""
+"""Turns an exception from building or training into one line: the key of the config, the error, the remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...freeze import snapshot
 from ...mmconfig import lookup
 from ...rundir.run import Run
 
-# of torch's and mmcv's operators where there is no GPU, or too little memory
+# messages of torch's and mmcv's operators without a GPU, or without enough memory
 NEEDS_GPU = re.compile(r"implementation for device|\bCUDA\b|\bcuda\b|NVIDIA|not implemented for 'Half'|"
                        r"Not compiled with GPU")
 HALF = re.compile(r"\bHalf\b")
@@ -31,16 +31,16 @@ CLASS_COUNT = re.compile(r"`num_classes` \((\d+)\) in (\w+) of \w+ does not matc
 
 
 def not_here(error: BaseException, on_cpu: bool, device: str) -> str | None:
-    """Why this machine cannot check what another one may well do; None where the fault is the job's.
+    """Why the error may only occur on this machine; None if the job itself is at fault.
 
     Args:
-        device: Where the job is to train: on CPUs it fails as the check does.
+        device: The job's device: on CPUs it would fail like the check.
     """
     if not on_cpu or isinstance(error, (UserError, NotStartable)):
         return None
     text = str(error)
     if isinstance(error, MemoryError) or NO_MEMORY.search(text):
-        return "it takes more memory than a check may have here; --check=job checks in a job"
+        return "it needs more memory than a check may use here; --check=job checks in a job"
     if device == "cuda" and NEEDS_GPU.search(text):
         return f"it needs a GPU ({brief(text)}); --check=job checks in a job"
     if isinstance(error, OSError) and error.filename and str(error.filename).endswith(".so"):
@@ -49,17 +49,17 @@ def not_here(error: BaseException, on_cpu: bool, device: str) -> str | None:
 
 
 def may_be_of_size(error: BaseException) -> bool:
-    """Whether layers may say so of images that are too small for them, rather than a mistake in any case."""
+    """Whether a layer may raise this just because the reduced images are too small for it."""
     plain = isinstance(error, (UserError, NotStartable, BadSample, NotImplementedError))
     return not plain and isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError, ArithmeticError))
 
 
 def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
-    """The message for a failure in the step that ``key`` of the config is about."""
+    """The message for a failure in a step; ``key`` is the part of the config that the step builds."""
     if isinstance(error, (UserError, NotStartable, BadSample)):
         return str(error)
     text, blocks = str(error), [(k, b) for k, b in lookup.paths(_plain(cfg)) if isinstance(b, dict)]
-    named = re.findall(r"(\w+): ", text)  # mmcv puts the classes that were being built before an error's text
+    named = re.findall(r"(\w+): ", text)  # mmcv prefixes an error with the classes that were being built
     key = _of_hook(named[0], blocks) or key if named and key == "optimizer" else key
     if found := UNKNOWN_TYPE.search(text):
         return _unknown_type(found[1], found[2], blocks)
@@ -71,7 +71,7 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     if found := CLASS_COUNT.search(text):
         wrong = [k for k, b in blocks if b.get("num_classes") == int(found[1]) and k.startswith("model")]
         remedy = " ".join(f"--set {k}.num_classes={found[3]}" for k in wrong)
-        return (f"config: model: num_classes of {found[2]} is {found[1]}, and data.train has {found[3]} classes; give "
+        return (f"config: model: num_classes of {found[2]} is {found[1]}, but data.train has {found[3]} classes; give "
                 f"{remedy or 'the head that number'}")
     if isinstance(error, ImportError) and key == "custom_imports":
         return _import(error, cfg, run)
@@ -83,7 +83,7 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
 
 
 def _of_hook(kind: str, blocks: list[tuple[str, dict[str, Any]]]) -> str | None:
-    """The key whose hook is of this class: one that names it, or a policy that does."""
+    """The key of the hook with this class, which its type or its policy selects."""
     policies = {"LrUpdaterHook": "lr_config", "MomentumUpdaterHook": "momentum_config"}
     return next((key for key, block in blocks if block.get("type") == kind),
                 next((key for ending, key in policies.items() if kind.endswith(ending)), None))
@@ -93,18 +93,18 @@ def _unknown_type(name: str, registry: str, blocks: list[tuple[str, dict[str, An
     where = next((f"{k}.type" for k, b in blocks if b.get("type") == name), "type")
     near = difflib.get_close_matches(name, _registered(registry), n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return (f"config: {where}: {name!r} is not registered among mmdet's {registry}{hint}; correct it, or name the "
-            "module that registers it in custom_imports = dict(imports=[...]) and give its folder with --code")
+    return (f"config: {where}: {name!r} is not in the registry {registry} of mmdet{hint}; fix it, or list the module "
+            "that registers it in custom_imports = dict(imports=[...]) and give its directory with --code")
 
 
 def _registered(name: str) -> list[str]:
-    """Names in the registries that mmcv calls so, and in their parents."""
+    """Names in the registries with this name, and in their parents."""
     found = [r for r in _registries() if r.name == name]
     return [n for r in found for n in [*r.module_dict, *(r.parent.module_dict if r.parent else ())]]
 
 
 def _registries() -> list[Any]:
-    """Those of mmcv and mmdet, wherever they are kept."""
+    """All registries of mmcv and mmdet."""
     from mmcv.utils import Registry
 
     ours = [module for name, module in list(sys.modules.items()) if name.startswith(("mmcv.", "mmdet."))]
@@ -113,7 +113,7 @@ def _registries() -> list[Any]:
 
 def _unknown_argument(argument: str, named: list[str], blocks: list[tuple[str, dict[str, Any]]],
                       key: str) -> str | None:
-    """Mmcv names the class unless the class itself passes the argument on."""
+    """Mmcv's error has the class, unless the class passed the argument on to another one."""
     with_it = [(k, b) for k, b in blocks if argument in b]
     of_class = [(k, b) for k, b in with_it if named and b.get("type") == named[-1]]
     if not with_it:
@@ -122,7 +122,7 @@ def _unknown_argument(argument: str, named: list[str], blocks: list[tuple[str, d
     kind = str(block.get("type") or (named[-1] if named else key))
     near = difflib.get_close_matches(argument, _arguments(kind), n=1)
     hint = f"did you mean {near[0]}?" if near else "remove it"
-    return f"config: {where}.{argument}: {kind} takes no {argument!r}; {hint}"
+    return f"config: {where}.{argument}: {kind} has no argument {argument!r}; {hint}"
 
 
 def _arguments(kind: str) -> list[str]:
@@ -133,26 +133,26 @@ def _arguments(kind: str) -> list[str]:
 
 def _import(error: ImportError, cfg: Any, run: Run) -> str:
     if isinstance(error.__context__, ImportError):
-        error = error.__context__  # mmcv raises one without a text in its place
+        error = error.__context__  # mmcv replaces it with one without a message
     code = run.spec.job.code
-    told = f"--code {code} does not have it" if code else "no --code is given"
+    searched = f"it is not in --code {code}" if code else "no --code is given"
     name = getattr(error, "name", None) or str(error)
     if isinstance(error, ModuleNotFoundError):
-        return (f"config: custom_imports: the module {name!r} cannot be found: it is not installed for this Python, "
-                f"and {told}; give the folder that holds it with --code")
-    return f"config: custom_imports: {brief(str(error))}{_where(error, run)}; correct the module"
+        return (f"config: custom_imports: module {name!r} not found: it is not installed for this Python, and "
+                f"{searched}; give its directory with --code")
+    return f"config: custom_imports: {brief(str(error))}{_where(error, run)}; fix the module"
 
 
 def _plainly(error: BaseException, key: str, run: Run) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
-        return f"config: {key}: {error.filename} does not exist{_where(error, run)}; correct its path"
+        return f"config: {key}: {error.filename} does not exist{_where(error, run)}; fix its path"
     kind = type(error).__name__
-    return (f"config: {key}: {kind}: {brief(str(error)) or 'without a text'}{_where(error, run)}; correct it "
-            "(--verbose shows the traceback), or submit with --no-check")
+    return (f"config: {key}: {kind}: {brief(str(error)) or 'no message'}{_where(error, run)}; fix it (--verbose "
+            "shows the traceback), or submit with --no-check")
 
 
 def _where(error: BaseException, run: Run) -> str:
-    """The line of the user's code that raised, or else the last one, as a user finds it."""
+    """The line that raised, preferably in the user's code, with its original path."""
     frames = traceback.extract_tb(error.__traceback__)
     user = snapshot.python_path(run.code_dir)[1]
     own = [f for f in frames if f.filename.startswith(user)]
@@ -168,7 +168,7 @@ def _where(error: BaseException, run: Run) -> str:
 
 
 def short(error: BaseException) -> str:
-    """An error in a few words."""
+    """A short description of an error."""
     return f"{type(error).__name__}: {brief(str(error))}"
 
 

@@ -1,4 +1,4 @@
-"""What a rank will need, and whether its state can be kept: measured on a model that has taken a step."""
+"""The memory that a rank will need, and whether its state can be saved: measured after one training step."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from . import small
 
 
 def parameters(wrapped: Any) -> str:
-    """How many parameters a model has, and how many of them learn."""
+    """How many parameters a model has, and how many of them are trained."""
     each = list(wrapped.parameters())
     learning = sum(p.numel() for p in each if p.requires_grad)
     return f"{sum(p.numel() for p in each) / 1e6:.1f} M parameters, {learning / 1e6:.1f} M of them trained"
 
 
 def fitting(content: Any, runner: Any, source: str) -> str:
-    """How many of the model's tensors were taken from weights that were loaded.
+    """How many of the model's tensors match the loaded weights.
 
     Raises:
-        UserError: None of them.
+        UserError: None of them does.
     """
     weights = content.get("state_dict", content)
     own = runner._bare_model().state_dict()
@@ -39,13 +39,13 @@ def fitting(content: Any, runner: Any, source: str) -> str:
               for name, value in weights.items()}
     taken = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
     if not taken:
-        raise UserError(f"config: load_from: none of the {len(theirs)} tensors of {source} fits the model, which would "
-                        "begin from random weights; give a checkpoint of this model, or load_from=None")
+        raise UserError(f"config: invalid load_from: none of the {len(theirs)} tensors in {source} fits the model, "
+                        "which would start from random weights; give a checkpoint of this model, or load_from=None")
     return f"{len(taken)} of the model's {len(own)} tensors"
 
 
 def unused(wrapped: Any, cfg: Any, ranks: int) -> list[str]:
-    """What will end a training of several ranks in its first step: parameters without a gradient."""
+    """Parameters without a gradient, which make DDP on several ranks fail in the second step."""
     names = [n for n, p in wrapped.module.named_parameters() if p.requires_grad and p.grad is None]
     if not names or ranks == 1 or cfg.get("find_unused_parameters"):
         return []
@@ -54,14 +54,14 @@ def unused(wrapped: Any, cfg: Any, ranks: int) -> list[str]:
 
 @dataclass
 class Watched:
-    """Sizes in bytes, taken after a step."""
+    """Sizes in bytes, measured in a step."""
 
     bench: Any
     activations: int = 0
     peak: int = 0
 
     def describe(self, batch: Any) -> str:
-        """Memory of a rank, as a text."""
+        """The memory that a rank needs, as text."""
         bench = self.bench
         model, optimizer = bench.wrapped, bench.runner.optimizer
         weights = _bytes([*model.parameters(), *model.buffers()])
@@ -71,7 +71,7 @@ class Watched:
         text = (f"{parameters(model)}; {size_text(weights)} weights, {size_text(gradients)} gradients, "
                 f"{size_text(state)} optimizer state")
         if self.peak:
-            return f"{text}; at most {size_text(self.peak)} of GPU memory in the first step"
+            return f"{text}; peak of {size_text(self.peak)} of GPU memory in the first step"
         now, full = small.size(batch), bench.size
         if now is None or full is None or not self.activations:
             return text
@@ -79,8 +79,8 @@ class Watched:
         kept = self.activations * per_gpu * full[1] * full[2] / (now[0] * now[1] * now[2])
         kept /= 2 if bench.cfg.get("fp16") is not None else 1
         total = weights + gradients + state + kept
-        return (f"{text}; roughly {size_text(kept)} of activations for {per_gpu} images of {full[1]}×{full[2]}, "
-                f"{size_text(total)} in all")
+        return (f"{text}; about {size_text(kept)} of activations for {per_gpu} images of {full[1]}×{full[2]}, "
+                f"{size_text(total)} in total")
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:
@@ -89,7 +89,7 @@ def _bytes(tensors: list[torch.Tensor]) -> int:
 
 @contextlib.contextmanager
 def watching(bench: Any) -> Iterator[Watched]:
-    """Measure what a step keeps for its backward pass, or on a GPU all that it takes."""
+    """Measure the tensors that a step saves for its backward pass, or on a GPU the peak of its memory."""
     watched = Watched(bench)
     if bench.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -111,13 +111,13 @@ def watching(bench: Any) -> Iterator[Watched]:
 
 
 def round_trip(state: Any) -> tuple[str, list[str]]:
-    """Write a state as a checkpoint into memory, and read it back.
+    """Write a state as a checkpoint to memory, and read it back.
 
     Returns:
-        Its size, and what of the state no checkpoint can hold.
+        Its size, and the parts of the state that a checkpoint cannot contain.
 
     Raises:
-        UserError: It cannot be read back.
+        UserError: It could not be read back.
     """
     memory = saver.SharedCopy()
     structure, spans = memory.take(state)
@@ -132,8 +132,8 @@ def round_trip(state: Any) -> tuple[str, list[str]]:
             view.release()
         try:
             loading.read(f"/proc/self/fd/{descriptor}")
-        except archive.Unreadable as error:
-            raise UserError(f"a checkpoint of this training could not be read back ({error})") from error
+        except archive.InvalidCheckpoint as error:
+            raise UserError(f"could not read back a checkpoint of this training ({error})") from error
         return size_text(kept.size), memory.lost
     finally:
         os.close(descriptor)

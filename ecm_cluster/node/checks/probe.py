@@ -32,7 +32,7 @@ NETWORK_SECONDS = 60.0
 NETWORK_MIB = 64
 
 
-class Probe:
+class NodeProbe:
     """One task of the doctor's job.
 
     Attributes:
@@ -216,7 +216,7 @@ def main(folder: str) -> None:
     """Look at this machine, where it takes the place of a node."""
     place = world.RankInfo(rank=0, world_size=1, local_rank=0, node=0, nodes=1, job_id=str(os.getpid()), restart=0,
                         cluster="local")
-    Probe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text(encoding="utf-8")))
+    NodeProbe(folder).look(place, Path(folder), json.loads((Path(folder) / ASKED).read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training made small enough for a step on a busy machine's CPU: few images, small ones, few proposals."""
+"""Reduces a training so that one step is fast on the CPU of a busy machine: few small images, few proposals."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ from mmdet_ext.data.annotations import columns_of
 
 from ...base import files
 from ...mmconfig import config
+from ...pack import columns, manifest
+from ...rundir.run import Run
+from ...staging import planned
+from .. import staged_data
 
-IMAGES, LONGEST, STRIDE = 2, 256, 32  # of a batch; pixels of its longer side; what sizes are multiples of
-PROPOSALS = 64  # that a sampler of anchors or boxes keeps
-BIG_FILE = 64 << 20  # bytes: annotations above are cut, as parsing takes seconds and gigabytes
+IMAGES, LONGEST = 2, 256  # images in a batch; pixels of their longer side
+STRIDE = 32  # sizes are multiples of the largest stride of a backbone
+PROPOSALS = 64  # samples per image: 1,203 classes take about 30 s an iteration on a CPU with the usual 512
+BIG_FILE = 64 << 20  # bytes: larger annotation files are cut, since parsing them takes seconds and gigabytes
 CUT_IMAGES, CUT_ANNOTATIONS = 64, 4000
 KNOWN = {"img", "img_metas", "gt_bboxes", "gt_labels", "gt_bboxes_ignore", "gt_masks", "gt_semantic_seg", "proposals"}
 
 
 def load_here(cfg: Any, few: bool) -> None:
-    """Load batches in this process, and few images at a time."""
+    """Load batches in this process, with few images each."""
     own = cfg.data.get("train_dataloader") or {}
     for block in (cfg.data, own):
         if "workers_per_gpu" in block or block is cfg.data:
@@ -41,11 +46,29 @@ def load_here(cfg: Any, few: bool) -> None:
     own.pop("persistent_workers", None)
 
 
+def unstaged(run: Run) -> staged_data.Data:
+    """The data without staging: in the data root, which may be a pack; columns only if they already exist."""
+    record = run.spec.staging
+    if record is None:
+        return staged_data.Data()
+    plan = planned.Staging.of(record, run.job())
+    data = staged_data.Data(pack=Path(plan.pack) if plan.pack else None)
+    cfg = config.read_frozen(run.config_file)
+    for ann_file in sorted({f for split in ("train", "test") for f in planned.annotation_files(cfg, split)}):
+        packed = manifest.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
+        kept = columns.kept(Path(plan.columns), plan.annotations.get(ann_file, ""))
+        if packed is not None and packed.columns:
+            data.columns[ann_file] = str(Path(plan.pack or "") / packed.columns)
+        elif ann_file in plan.annotations and manifest.is_pack(kept):
+            data.columns[ann_file] = str(kept / manifest.read(kept).files[0].name)
+    return data
+
+
 # ---------------------------------------------------------------------------------------------- annotations
 
 
 def cut_annotations(cfg: Any, folder: Path) -> str:
-    """Let the data sets read a part of each annotation file that is big and has no columns; what was done, in words."""
+    """Make the datasets read a part of each large annotation file without columns; returns a description of it."""
     cut: dict[str, str] = {}
     for number, block in enumerate(config.nested(cfg.data)):
         named = block.get("ann_file")
@@ -56,7 +79,7 @@ def cut_annotations(cfg: Any, folder: Path) -> str:
             continue
         cut.setdefault(path, str(folder / f"cut{number}-{os.path.basename(path)}"))
         block["ann_file"] = cut[path]
-    return f" (of a part of {', '.join(os.path.basename(path) for path in cut)})" if cut else ""
+    return f" (from part of {', '.join(os.path.basename(path) for path in cut)})" if cut else ""
 
 
 def _is_big(path: str) -> bool:
@@ -64,7 +87,7 @@ def _is_big(path: str) -> bool:
 
 
 def _cut(path: str, target: Path) -> bool:
-    """Write the first annotations, and their images; False where the file is laid out in no usual way."""
+    """Write the first annotations and their images; False if the file has an unusual layout."""
     with open(path, "rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         categories = _records(data, "categories")
         images = _records(data, "images")
@@ -80,7 +103,7 @@ def _cut(path: str, target: Path) -> bool:
 
 
 def _records(data: mmap.mmap, key: str, most: int | None = None) -> list[Any] | None:
-    """The first records of a list, or all; None where there is no such list."""
+    """The first records of a list, or all of them; None if there is no such list."""
     for at in json_walk.likely_places(data, key):
         with contextlib.suppress(ValueError, RecursionError):
             return list(itertools.islice(json_walk.records(data, at), most))
@@ -90,8 +113,8 @@ def _records(data: mmap.mmap, key: str, most: int | None = None) -> list[Any] | 
 # ---------------------------------------------------------------------------------------------- batches
 
 
-class Again:
-    """A loader that gives one batch over and over."""
+class RepeatedBatch:
+    """A loader that returns the same batch again and again."""
 
     def __init__(self, loader: Any, batch: Any) -> None:
         self._loader, self._batch = loader, batch
@@ -107,7 +130,7 @@ class Again:
 
 
 def size(batch: Any) -> tuple[int, int, int] | None:
-    """(images, height, width) of a collated batch; None where it has no one tensor of images."""
+    """(images, height, width) of a collated batch; None if it has no single tensor of images."""
     found = _images(batch)
     return (int(found.shape[0]), *map(int, found.shape[-2:])) if found is not None else None  # type: ignore[return-value]
 
@@ -120,7 +143,7 @@ def _images(batch: Any) -> torch.Tensor | None:
 
 
 def shrink(batch: Any) -> Any:
-    """The same batch with its images, boxes and masks scaled down; None where it holds what cannot be scaled."""
+    """The batch with its images, boxes and masks scaled down; None if it contains anything else."""
     images = _images(batch)
     if images is None or not set(batch) <= KNOWN:
         return None
@@ -164,7 +187,7 @@ def _scaled_meta(meta: dict[str, Any], x: float, y: float) -> dict[str, Any]:
 
 
 class Float32(Hook):
-    """Comes after mmcv's hooks for fp16 and switches their casts off again: a CPU has no kernels for them."""
+    """Runs after mmcv's hooks for fp16 and disables their casts again: CPUs lack kernels for them."""
 
     def before_run(self, runner: Any) -> None:
         for module in runner.model.modules():
@@ -173,7 +196,7 @@ class Float32(Hook):
 
 
 def few_samples(model: torch.nn.Module) -> None:
-    """Let the model keep few anchors, boxes and detections: its heads take most of a step's time and memory."""
+    """Limit the model's anchors, boxes and detections: its heads take most of the time and memory of a step."""
     for module in model.modules():
         for block in config.nested(getattr(module, "test_cfg", None) or {}):
             if isinstance(block.get("max_per_img"), int):

@@ -1,4 +1,7 @@
-"""The steps of a check, each with the functions that a rank uses: one training step, a checkpoint, a test image."""
+"""The steps of a check, with the functions that a rank uses: one training step, a checkpoint, a test image.
+
+Modules that import mmdet are imported inside the steps, so that a failure of mmdet becomes a finding.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,44 @@ import contextlib
 import copy
 import os
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
+from mmcv.runner.hooks import LoggerHook, TextLoggerHook
+
+from mmdet_ext.data.samples import NamedSubset
+from mmdet_ext.runners.virtual_ranks import Share
+
 from ...checking.findings import Findings
 from ...rundir.run import Run
-from ...staging import planned
 from .. import rank_process, staged_data
 from ..mmdet_trainer import config as mmdet_config
+from ..mmdet_trainer.batches import collate, unpack
+from ..training import saver
+from ..training.logs import training_logger
 from ..world import RankInfo
 from . import blame, needs, small
 
 
 class Stop(Exception):
-    """Nothing more can be checked: a failure was found."""
+    """A failure was found, so nothing else can be checked."""
+
+
+class Skip(Exception):
+    """A step that cannot be checked here; the text says why."""
+
+
+class _StepDone(Exception):
+    """The training has taken its one step."""
 
 
 @dataclass
 class Bench:
-    """What the steps have made so far."""
+    """The parts that the steps have built so far."""
 
     run: Run
     place: RankInfo
@@ -39,7 +58,7 @@ class Bench:
     wrapped: Any = None
     runner: Any = None
     batch: Any = None
-    size: tuple[int, int, int] | None = None  # images of the batch, height, width, before it was made small
+    size: tuple[int, int, int] | None = None  # images of the batch, height, width, before it was reduced
     state: Any = None
 
     @property
@@ -48,10 +67,10 @@ class Bench:
 
 
 def all_of(run: Run, place: RankInfo, out: Findings, on_cpu: bool) -> None:
-    """Take all steps, as far as the time goes.
+    """Run all steps.
 
     Raises:
-        Stop: A failure is among the findings.
+        Stop: One has failed; the findings have the reason.
     """
     bench = Bench(run, place, out, on_cpu)
     rank_process.enter(run)
@@ -79,52 +98,18 @@ def all_of(run: Run, place: RankInfo, out: Findings, on_cpu: bool) -> None:
     out.end()
 
 
-class Skip(Exception):
-    """A step that cannot be taken here; the text says why."""
-
-
 def imports(bench: Bench) -> str:
-    """torch, mmcv and mmdet, and the modules that the config names."""
+    """The modules in ``custom_imports``."""
     bench.cfg = mmdet_config.load(bench.run)
-    import cv2
-    import torch
-
     if bench.on_cpu:
         torch.set_num_threads(min(2, os.cpu_count() or 1))
     cv2.setNumThreads(0)
-    staged_data.use(bench.cfg, _data(bench.run))
+    staged_data.use(bench.cfg, small.unstaged(bench.run))
     return ", ".join((bench.cfg.get("custom_imports") or {}).get("imports") or [])
 
 
-def _data(run: Run) -> staged_data.Data:
-    """Where the data is without staging: in the data root, which may be a pack; columns only where there are some."""
-    record = run.spec.staging
-    if record is None:
-        return staged_data.Data()
-    plan = planned.Staging.of(record, run.job())
-    data = staged_data.Data(pack=Path(plan.pack) if plan.pack else None)
-    from ...pack import columns, manifest
-
-    for ann_file in sorted({f for split in ("train", "test") for f in planned.annotation_files(_plain(run), split)}):
-        packed = manifest.read(plan.pack).annotation(plan.within_pack(ann_file)) if plan.pack else None
-        kept = columns.kept(Path(plan.columns), plan.annotations.get(ann_file, ""))
-        if packed is not None and packed.columns:
-            data.columns[ann_file] = str(Path(plan.pack or "") / packed.columns)
-        elif ann_file in plan.annotations and manifest.is_pack(kept):
-            data.columns[ann_file] = str(kept / manifest.read(kept).files[0].name)
-    return data
-
-
-def _plain(run: Run) -> dict[str, Any]:
-    from ...mmconfig import config
-
-    return config.read_frozen(run.config_file)
-
-
 def training_data(bench: Bench) -> str:
-    """The data set and the loader's order."""
-    from mmdet_ext.runners.virtual_ranks import Share
-
+    """The dataset and the order of its loader."""
     from ..mmdet_trainer import building
 
     cfg = bench.cfg
@@ -136,8 +121,6 @@ def training_data(bench: Bench) -> str:
 
 def model(bench: Bench) -> str:
     """The detector with its initial weights."""
-    import torch
-
     from ..mmdet_trainer import building
 
     if bench.device == "cuda":
@@ -148,14 +131,9 @@ def model(bench: Bench) -> str:
 
 
 def runner(bench: Bench) -> str:
-    """Optimizer, hooks and runner; loggers that would reach the outside are built and left out."""
-    from mmcv.runner.hooks import LoggerHook, TextLoggerHook
-
-    from mmdet_ext.runners.virtual_ranks import Share
-
+    """Optimizer, hooks and runner; loggers for external services are built but not run."""
     from ..mmdet_trainer import building
     from ..mmdet_trainer.trainer import mmdet_logger
-    from ..training.logs import training_logger
 
     run = bench.run
     logger = mmdet_logger(training_logger(run, 0))
@@ -172,17 +150,13 @@ def runner(bench: Bench) -> str:
     return f"{type(bench.runner.optimizer).__name__}, {count} hooks"
 
 
-class _Enough(Exception):
-    """One step is done."""
-
-
 def _boundary(bench: Bench, made: Any, epoch_end: bool) -> None:
     bench.state = made.state()
-    raise _Enough
+    raise _StepDone
 
 
 def load_from(bench: Bench) -> str | None:
-    """What the training begins with: ``resume_from`` or ``load_from``."""
+    """The weights from ``resume_from`` or ``load_from``."""
     from ..mmdet_trainer.trainer import load_start
 
     content = load_start(bench.runner, bench.cfg, bench.loader.batch_sampler)
@@ -202,14 +176,14 @@ def a_step(bench: Bench) -> str:
         return _step(bench, bench.batch)
     batch = small.shrink(bench.batch)
     if batch is None:
-        raise Skip("the batch holds what cannot be made small, and at full size it may take minutes on a CPU")
+        raise Skip("the batch cannot be scaled down, and at full size it may take minutes on a CPU")
     try:
         return _step(bench, batch)
     except Exception as error:
         if small.size(batch) == bench.size or not _may_be_of_size(bench, error):
             raise
-        bench.out.doubt(f"at small size it fails ({blame.short(error)})")
-    model(bench)  # hooks have begun with the other ones
+        bench.out.doubt(f"it fails with smaller images ({blame.short(error)})")
+    model(bench)  # again: the failed step may have changed the model and the hooks
     runner(bench)
     load_from(bench)
     return _step(bench, bench.batch)
@@ -222,8 +196,8 @@ def _may_be_of_size(bench: Bench, error: BaseException) -> bool:
 def _step(bench: Bench, batch: Any) -> str:
     if bench.on_cpu:
         small.few_samples(bench.wrapped)
-    with needs.watching(bench) as watched, contextlib.suppress(_Enough):
-        bench.runner.run([small.Again(bench.loader, batch)], [("train", 1)])
+    with needs.watching(bench) as watched, contextlib.suppress(_StepDone):
+        bench.runner.run([small.RepeatedBatch(bench.loader, batch)], [("train", 1)])
     for text in needs.unused(bench.wrapped, bench.cfg, bench.run.spec.virtual_ranks):
         bench.out.warn(text)
     bench.out.needs(watched.describe(batch))
@@ -233,39 +207,33 @@ def _step(bench: Bench, batch: Any) -> str:
 
 
 def a_checkpoint(bench: Bench) -> str:
-    """The state after that step, as the writer writes it, read back as a restart does."""
+    """The state after that step, written and read back like a checkpoint."""
     if bench.state is None:
-        raise Skip("there was no step to make a state")
-    from ..training import saver
-
+        raise Skip("there was no training step")
     size, lost = needs.round_trip({**bench.state, "rank_buffers": []})
     saver.require_essentials(lost)
     if lost:
-        bench.out.warn(f"checkpoints will not hold {saver.listed(lost)}, which is lost on a restart; "
+        bench.out.warn(f"checkpoints will not contain {saver.listed(lost)}, which a restart will lose; "
                        f"{saver.PLAIN_DATA}")
     return size
 
 
 def a_test_image(bench: Bench) -> str | None:
-    """An image of the test set through its pipeline and the model."""
+    """An image of the test set, through its pipeline and the model."""
     if not bench.run.job().evaluation.enabled:
         return None
-    import torch
-
-    from mmdet_ext.data.samples import NamedSubset
-
     from ..inference import detect, scored_set
-    from ..mmdet_trainer.batches import collate, unpack
 
     dataset, _, _ = scored_set.build(bench.cfg)
     scored = scored_set.describe(dataset)
     full = collate([NamedSubset(dataset, [0])[0]], 1)
     sizes = [small.shrink(full), full] if bench.on_cpu else [full]
     if sizes[0] is None:
-        return f"{len(dataset):,} images; not given to the model"
+        return f"{len(dataset):,} images; not passed to the model"
+    bench.wrapped.eval()  # for good: this is the last step
     for data in sizes:
         try:
-            with _evaluating(bench.wrapped), torch.no_grad():
+            with torch.no_grad():
                 _, named = unpack((), data, bench.wrapped.device)
                 result = bench.wrapped.module(return_loss=False, rescale=True, **named)[0]
             break
@@ -273,17 +241,7 @@ def a_test_image(bench: Bench) -> str | None:
             if not bench.on_cpu or not _may_be_of_size(bench, error):
                 raise
             why = blame.short(error)
-    else:  # boxes of random weights may lie anywhere
+    else:  # not a failure: random weights may predict boxes anywhere
         raise Skip(f"the untrained model fails on it ({why})")
     detect.columns_at(scored, 0, result)
     return f"{len(dataset):,} images"
-
-
-@contextlib.contextmanager
-def _evaluating(wrapped: Any) -> Iterator[None]:
-    training = wrapped.training
-    wrapped.eval()
-    try:
-        yield
-    finally:
-        wrapped.train(training)

@@ -16,7 +16,7 @@ COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR an
 
 
 class DriverError(Exception):
-    """The driver is not there, or a call of it failed.
+    """The driver does not exist, or a call of it failed.
 
     Attributes:
         call: The function that failed; empty where the library could not be loaded.
@@ -33,7 +33,7 @@ class Gpu:
     """A GPU, or an instance of one (MIG), as this process sees it.
 
     Attributes:
-        uuid: Its identity on the node, whatever ``CUDA_VISIBLE_DEVICES`` calls it.
+        uuid: Its identity on the node, regardless of its name in ``CUDA_VISIBLE_DEVICES``.
         capability: Compute capability, such as (9, 0).
         free, total: Memory in bytes; None where it was not asked for.
     """

@@ -1,7 +1,7 @@
 """Whether a rank can train here at all: asked before an attempt is taken, without importing torch.
 
 Run by each rank's supervisor as ``python -m ecm_cluster.node.gpu.preflight LOCAL_RANK SECONDS``, in a process of its
-own: a broken GPU can hang whoever asks for it, and a context on a GPU takes memory as long as its process lives. Prints
+own: a broken GPU can hang its caller, and a context on a GPU takes memory as long as its process lives. Prints
 what is wrong as JSON, or nothing.
 """
 

@@ -1,8 +1,7 @@
-"""A rank's worker process in an evaluation: infer this rank's images; rank 0 then scores.
+"""The worker process of a rank in an evaluation: inference on its share of the images; rank 0 then scores.
 
 Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT STAGE INDEX CHECKPOINT``.
-Detections are chunks, whole or absent; after a restart only what is missing is computed, whatever the number of ranks
-is now.
+Detections are written in chunks, atomically; a restart with any number of ranks computes only missing chunks.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from ..supervise.supervisor import STORAGE_SECONDS
 from ..training import logs
 from ..world import RankInfo, device_index, identify
 
-SERVING_SECONDS = 30.0  # that a rank with nothing left to do serves nodes which are still copying
+SERVING_SECONDS = 30.0  # that a finished rank still serves staged data to nodes that are copying
 
 
 def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
-    """Evaluate the checkpoint of this name, which the supervisor has verified; 0 when this rank's part is done."""
+    """Evaluate the checkpoint of this name, which the supervisor has verified; returns 0 on success."""
     run, place = Run(run_path), identify()
     element = evaluations.read(run, stage)[index]
     checkpoint = checkpoints.read(run, file)
-    assert checkpoint is not None, "the supervisor has seen it"
+    assert checkpoint is not None, "the supervisor has read it"
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
     signals.watch(work.stacks_file(attempt, place.rank))
     heartbeat.beat(phase="starting")
@@ -57,15 +56,15 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
 
 def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
              checkpoint: evaluations.Manifest) -> None:
-    """Inference of this rank's share; on rank 0 also the scores of all."""
+    """Inference on this rank's share; on rank 0 also the scoring."""
     if not evaluations.has_detections(work):
         infer(run, work, place, attempt, stage, element, checkpoint)
     if place.rank == 0:
         heartbeat.beat(phase="waiting for other ranks")
         while not patiently(partial(evaluations.has_detections, work), STORAGE_SECONDS):
             with contextlib.suppress(OSError):
-                os.listdir(work.detections_dir)  # makes an NFS client look for new names
-            time.sleep(0.2)  # a rank that fails ends this one through its supervisor, so there is no limit
+                os.listdir(work.detections_dir)  # makes an NFS client refresh its directory cache
+            time.sleep(0.2)  # no time limit: if another rank fails, the supervisor terminates this one
         missing = [scoring for scoring in element.scoring if work.metrics(evaluations.scoring_variant(scoring)) is None]
         if missing:
             score_all(run, work, element, missing, checkpoint)
@@ -76,12 +75,12 @@ def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: s
 
 def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
           checkpoint: evaluations.Manifest) -> None:
-    """Write this rank's chunks, those that a former start did not."""
+    """Write this rank's missing chunks."""
     job = run.job(stage)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
     from ..mmdet_trainer import imports
 
-    imports.framework()  # takes seconds, and copying need not wait for it
+    imports.framework()  # after copying has started, since it takes seconds
     import torch
 
     from ..mmdet_trainer import config as mmdet_config
@@ -116,7 +115,7 @@ def class_counts(run: Run, cfg: Any) -> list[float] | None:
 
 def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mapping[str, Any]],
               checkpoint: evaluations.Manifest) -> None:
-    """Detections to figures, in every way; detections are read through once for all."""
+    """Score the detections in every variant; they are read only once."""
     from ...scoring.detection_files import read_shards
 
     heartbeat.beat(phase="scoring")
@@ -132,7 +131,7 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
 
 
 def test_set(run: Run) -> Any:
-    """The dataset of ``data.test`` as mmdet makes it."""
+    """The dataset of ``data.test``, built by mmdet."""
     from ..mmdet_trainer import imports
 
     imports.framework()
@@ -143,24 +142,23 @@ def test_set(run: Run) -> Any:
 
 
 def annotations_digest(run: Run) -> str | None:
-    """Digest of the test annotations; None where nothing is on record.
+    """Digest of the test annotations; None if the run has no record of them.
 
     Raises:
-        UserError: They are not those of the submission.
+        UserError: They have changed since the submission.
     """
     paths = planned.annotation_files(config.read_frozen(run.config_file), "test")
     paths = paths or [path for split, path in run.spec.annotations.items() if split == "test"]
     digest = planned.digest_of_all([files.digest(path) for path in paths])
     recorded = run.spec.digests.get("val_annotations")
     if recorded and digest != recorded:
-        raise UserError(f"{' or '.join(paths)}: it is not the file that was there when {run.name} was submitted; put "
-                        "that one back")
+        raise UserError(f"{' or '.join(paths)}: has changed since {run.name} was submitted; restore the original file")
     return digest
 
 
 def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, digest: str | None, element: Element,
           scoring: Mapping[str, Any], checkpoint: evaluations.Manifest) -> None:
-    """Detections to figures, in one way; the metrics file is written last and means that they are there."""
+    """Score the detections in one variant; the metrics file is written last and marks completion."""
     from ...reporting.tables import metrics_table, per_class_csv, per_class_table
     from ...scoring import score as scorers
     from . import score_parts

@@ -43,7 +43,7 @@ def create(work: Work, run: Run, place: RankInfo, stage: str, mark: str,
         record = {"number": number, "identity": mark, "time": round(time.time(), 3), "host": socket.gethostname(),
                   "job_id": place.job_id, "cluster": place.cluster, "restart": place.restart, "token": place.token,
                   "nodes": place.nodes, "world_size": place.world_size, **basis(ledger)}
-        # after the number was found: whoever starts from here on takes it, and then the link fails
+        # after the number was found: a start that comes later takes it, and then the link fails
         require_ownership(work, run, place, stage)
         if files.create_exclusive(work.attempt_file(number), json.dumps(record, indent=1)):
             return number

@@ -55,7 +55,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     job_id, restart = world.batch_start()
     newest, start = work.newest_attempt(), f"slurm:{job_id}:{restart}"
     took_part = bool(newest) and is_of(work, newest, job_id, restart)
-    # the fence: a start that a later one has overtaken decides nothing, nor does one that found the work done
+    # the fence: a stale start decides nothing, nor does one that found the work done
     if not took_part and (code == 0 or not still_its_turn(run, work, stage, job_id, restart)):
         return
     own = starts.on_record(run, job_id).get(restart)
@@ -85,7 +85,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
     if again and may_requeue(answer, restart) and not run.cancelled(stage):
         nodes = leave_out(run, work, start, ledger)
-        if go_on(run, work, newest, stage, ledger, decision.reason) and nodes:
+        if carry_on(run, work, newest, stage, ledger, decision.reason) and nodes:
             commands.leave_out(job_id, nodes)
     elif again and answer is None:
         ledger.write("stopped", detail="Slurm did not answer, so the job could not be requeued",
@@ -133,8 +133,9 @@ def settle(run: Run, work: Work, job_id: str, restart: int) -> None:
     """
     known = starts.on_record(run, job_id)
     events = work.events()
-    told = {e["start"] for e in events if e.kind == "not-started"}
-    open_ones = [r for r in range(restart) if f"slurm:{job_id}:{r}" not in told and (r not in known or known[r].broken)]
+    recorded = {e["start"] for e in events if e.kind == "not-started"}
+    open_ones = [r for r in range(restart)
+                 if f"slurm:{job_id}:{r}" not in recorded and (r not in known or known[r].broken)]
     if restart not in known or not open_ones:
         return
     job = commands.show_job(job_id) or {}
@@ -154,10 +155,10 @@ def settle(run: Run, work: Work, job_id: str, restart: int) -> None:
 
 
 def leave_out(run: Run, work: Work, start: str, ledger: ledgers.Ledger) -> str:
-    """Put on record which nodes the run shall not start on again, before Slurm is told: a successor reads it, too.
+    """Put on record which nodes the run excludes from now on, before Slurm is asked to: a successor reads it, too.
 
     Returns:
-        All that the job shall leave out, the user's own ``exclude`` included, as Slurm takes it; empty where nothing
+        All that the job must exclude, the user's own ``exclude`` included, as Slurm takes it; empty where nothing
         new came on record.
     """
     known = run.events()
@@ -198,10 +199,10 @@ def may_requeue(answer: Mapping[str, str] | None, restart: int) -> bool:
 
     Slurm also takes back a job that is ending or has ended, as after a preemption by ``PreemptMode=CANCEL``.
     """
-    told = answer or {}
-    ended = told.get("JobState") not in slurm_ends.ALIVE and \
-        slurm_ends.why_signalled(told, restart, 0, None) in causes.REQUEUES
-    return (told.get("JobState") == "RUNNING" or ended) and int(told.get("Restarts") or 0) == restart
+    job = answer or {}
+    ended = job.get("JobState") not in slurm_ends.ALIVE and \
+        slurm_ends.why_signalled(job, restart, 0, None) in causes.REQUEUES
+    return (job.get("JobState") == "RUNNING" or ended) and int(job.get("Restarts") or 0) == restart
 
 
 def is_of(work: Work, attempt: int, job_id: str, restart: int) -> bool:
@@ -210,18 +211,18 @@ def is_of(work: Work, attempt: int, job_id: str, restart: int) -> bool:
     return str(record.get("job_id")) == job_id and int(record.get("restart") or 0) == restart
 
 
-def go_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger, reason: str) -> bool:
+def carry_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger, reason: str) -> bool:
     """Requeue this job; where Slurm refuses, submit a successor; where that fails too, say what the user can type.
 
     Returns:
-        Whether something will go on.
+        Whether something will continue the work.
     """
     job_id, restart = world.batch_start()
     # of a start that began no attempt the newest attempt is another start's, and so is what followed it
     own = is_of(work, attempt, job_id, restart) if attempt else False
     done = {e.kind for e in work.events(attempt) if own or e.writer == ledger.writer}
     if work.newest_attempt() != attempt or done & {"requeue", "successor", "stopped"}:
-        return False  # overtaken, or a task has seen to it
+        return False  # stale, or a task has done it
     accepted = commands.requeue(job_id, restart, os.environ.get(TOKEN_ENV, ""))
     files.kill_point("after-requeue", run.path)
     ledger.write("requeue", accepted=accepted, cause=reason)

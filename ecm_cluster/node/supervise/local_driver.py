@@ -3,7 +3,7 @@
 Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver STAGE RUN``;
 STAGE is ``chain`` for the training and what stands behind it. It runs each stage through submitit's local executor,
 the elements of an array one after the other, runs what stopped resumably again, and starts an evaluation only on a
-checkpoint that is there. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
+existing checkpoint. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..world import DRIVER_ENV, ELEMENT_ENV
 
 
 class LocalDriver:
-    """Plays the chain of one run, or one stage of it."""
+    """Runs the chain of one run, or one stage of it."""
 
     def __init__(self, run: Run, stage: str) -> None:
         self.run, self.job = run, run.job(chain.TRAIN if stage == driver.CHAIN else stage)
@@ -87,7 +87,7 @@ class LocalDriver:
             if idle == endings.NO_PROGRESS_LIMIT:
                 why = f"{idle} starts in a row began no attempt; see {self.run.submitit_dir}"
                 return endings.Decision("stop", why)
-            say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); going on")
+            say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); continuing")
 
     def _launch(self, stage: str, tasks: int) -> str:
         """Run a stage's tasks to their end; their job id."""

@@ -1,4 +1,4 @@
-"""Whether the kernel has killed something for want of memory: a worker that it ends has no time to say so."""
+"""Whether the kernel has killed something for lack of memory: a worker that it kills cannot record that."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def record_exit(work: Work, place: RankInfo, attempt: int, record: ledger.Ledger
     Args:
         code: Its exit code, negative for a signal.
         log_begin: Size of its log when it was started.
-        starved: Whether the kernel has killed something for want of memory since then.
+        starved: Whether the kernel has killed something for lack of memory since then.
     """
     if _own_ends(work, place, attempt):
         return
@@ -52,7 +52,7 @@ def read_abort(work: Work, attempt: int) -> dict[str, Any] | None:
         return files.read_json(work.abort_file(attempt), ABORT)
     except FileNotFoundError:
         return None
-    except Unreadable:  # made whole and at once, so that this is no file half written
+    except Unreadable:  # created atomically, so this is not a file half written
         return {}
 
 

@@ -14,7 +14,7 @@ from ..world import RankInfo
 from . import epilog, postmortem
 
 OUTLIVE_SECONDS = 600.0  # twice the SlurmdTimeout that Slurm has by default
-UNANSWERED_SECONDS = 600.0  # what neither Slurm explains nor a kill follows was no preemption
+UNANSWERED_SECONDS = 600.0  # a signal that Slurm does not explain, and no kill follows, was not a preemption
 
 
 def ask(run: Run, place: RankInfo) -> str:
@@ -26,7 +26,7 @@ def ask(run: Run, place: RankInfo) -> str:
     if answer is None or cause != "signalled" or answer.get("EndTime", "Unknown") in slurm_ends.UNSET:
         return cause
     left = site.seconds_left(answer)
-    # without slurmctld's time a signal before the time limit cannot be told from somebody's
+    # without slurmctld's time a signal before the time limit cannot be distinguished from a user's
     return "unknown" if left is None else slurm_ends.why_signalled(answer, place.restart, warned, left)
 
 
@@ -92,7 +92,7 @@ def requeue(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, st
     if accepted or (cause == "preempted" and slurm_requeues(place)):
         return None
     epilog.succeed(run, attempt, stage, place.job_id, ledger)
-    return "Slurm refused the requeue; a job that was submitted in its place goes on, or `resume` does"
+    return "Slurm refused the requeue; a job submitted in its place continues the run, or `resume` does"
 
 
 def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> bool:
@@ -112,7 +112,7 @@ def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, s
     ledger.write("end", cause=cause, rank=place.rank, next="stop", detail=f"{what}: Slurm has ended job {place.job_id}")
     decision = endings.decide(work)
     if decision.action == "continue" and not run.cancelled(stage):
-        epilog.go_on(run, work, attempt, stage, ledger, decision.reason)
+        epilog.carry_on(run, work, attempt, stage, ledger, decision.reason)
     return True
 
 
@@ -132,6 +132,6 @@ def outlive(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, st
 def slurm_requeues(place: RankInfo) -> bool:
     """Whether Slurm itself runs the job again at the end of the grace: then the tasks need only stay."""
     job = commands.show_job(place.job_id) or {}
-    # a job that is ending, and was not requeued, does not come back by itself whatever the modes are
+    # a job that is ending, and was not requeued, is not restarted automatically, regardless of the modes
     alive = job.get("Requeue") == "1" and job.get("JobState") in slurm_ends.ALIVE
     return alive and "REQUEUE" in site.preempt_mode(job)

@@ -1,7 +1,7 @@
 """The supervisor of a rank of an evaluation, and its answer to signals.
 
-An evaluation has nothing to commit but what it comes to the end of, so a signal interrupts nothing: it goes on as
-long as it is let, and rank 0 sees to it that the job comes back where Slurm would not bring it back by itself.
+An evaluation commits only what it has finished, so a signal interrupts nothing: it continues until it is killed, and
+rank 0 has the job requeued if Slurm would not requeue it automatically.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class EvaluationSupervisor(Supervisor):
         if self.training.cancelled(self.stage):
             return "cancelled"
         if not self.place.on_slurm:
-            # whoever asked for it may have been the driver's death, after which nobody starts the evaluation again
+            # the signal may follow the driver's death, after which nothing starts the evaluation again
             return "cancelled" if world.driver_is_gone() else "signalled"
         return requeue.ask(self.training, self.place)
 
@@ -108,7 +108,7 @@ def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:
     """The supervisor of this job's element of a stage.
 
     Raises:
-        AttemptFailed: Its checkpoint is not there; a half-trained model is never scored as if it were the result.
+        AttemptFailed: Its checkpoint does not exist; a half-trained model is never scored as if it were the result.
     """
     index = world.element()
     element = evaluations.read(run, stage)[index]

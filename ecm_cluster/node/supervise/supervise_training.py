@@ -1,4 +1,4 @@
-"""The supervisor of a rank of a training: what it goes on from, and its answer to signals that the ranks cannot give.
+"""The supervisor of a rank of a training: what it resumes from, and its answer to signals that the ranks cannot give.
 
 From its first iteration on a training answers signals itself, all ranks at the same step. Before (imports, rendezvous,
 staging) it cannot, and that may take longer than a grace.
@@ -19,7 +19,7 @@ from . import postmortem, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0
-# phases in which a worker cannot stop by itself
+# phases in which a worker cannot stop on its own
 BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 
 
@@ -48,7 +48,7 @@ class TrainingSupervisor(Supervisor):
             cause = "cancelled" if self.training.cancelled() else "signalled"
         else:
             cause = requeue.ask(self.training, self.place)
-        # in its grace a job that Slurm brings back by itself may come to a first step, and so may one near its limit
+        # within its grace period a job that Slurm requeues itself may reach a first step, and so may one near its limit
         if cause in ("cancelled", "requeued") or (cause == "preempted" and not requeue.slurm_requeues(self.place)):
             postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause, stopped=True)
 

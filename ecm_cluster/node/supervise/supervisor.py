@@ -18,20 +18,17 @@ from typing import Any
 
 from ...attempts import causes
 from ...base import files, processes
-from ...base.reading import OneOf
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
 from ..gpu import preflight
-from . import attempts, epilog, oom, postmortem, requeue, watchdog, watching
+from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
 JOIN_SECONDS = 600.0
-STAY_SECONDS = 3600.0
 ASK_AGAIN_SECONDS = 5.0
 STORAGE_SECONDS = 30.0  # that storage which answers with errors is asked again
-DECISION = {"action": OneOf("again", "stay", "stop"), "cause": str}
 
 
 class Supervisor:
@@ -62,7 +59,7 @@ class Supervisor:
         return self.training.job(self.stage).device == "cuda"
 
     def arguments(self) -> list[str]:
-        """What the worker is told besides run and attempt."""
+        """The worker's arguments besides run and attempt."""
         return []
 
     def poll_signals(self, attempt: int, ledger: Any) -> None:
@@ -129,7 +126,7 @@ class Supervisor:
         if cause == "preempted":
             signals.ask_to_stop(signal.SIGTERM)
         elif cause == "requeued":
-            raise AttemptFailed("Slurm has started this job again: this start is too late")
+            raise AttemptFailed("Slurm has started this job again: this incarnation is stale")
 
     def take_attempt(self) -> int | None:
         """The attempt's number: rank 0 creates its file, the others wait for it. None: the work is done."""
@@ -226,57 +223,25 @@ class Supervisor:
         return abort is not None and bool(abort.get("stopped"))
 
     def after_stop(self, attempt: int, ledger: Any) -> None:
-        """All ranks have stopped, at the same step or before any: rank 0 finds out why, and they do the same thing."""
-        path = self.work.decision_file(attempt)
+        """All ranks have stopped, at the same step or before any: rank 0 finds out why, and they all do the same."""
         received = signals.received()
-        signals.clear()  # before Slurm is asked: what comes later is news, and stops the next attempt
+        signals.clear()  # before Slurm is asked: a signal that comes later is news, and stops the next attempt
         if self.place.rank == 0:
             # what it reads may fail, and comes before what it does
-            decision = patiently(partial(requeue.after_stop, self.training, self.work, attempt, self.place, ledger,
-                                         self.stage, received), STORAGE_SECONDS)
-            with Quiet():  # on a full disk the others do not hear of it, and end with this task
-                patiently(partial(files.write_json, path, decision), ASK_AGAIN_SECONDS)
+            decided = patiently(partial(requeue.after_stop, self.training, self.work, attempt, self.place, ledger,
+                                        self.stage, received), STORAGE_SECONDS)
+            with Quiet():  # on a full disk the others do not learn it, and end with this task
+                patiently(partial(files.write_json, self.work.decision_file(attempt), decided), ASK_AGAIN_SECONDS)
         else:
-            decision = self._await_decision(path)
-        if decision["action"] == "again":
+            decided = decision.await_decision(self.work, attempt, self.place)
+        if decided["action"] == "again":
             self.generation += 1
             return
-        if decision["action"] == "stay":
-            if self.place.rank == 0 and decision["cause"] in causes.REQUEUES:
+        if decided["action"] == "stay":
+            if self.place.rank == 0 and decided["cause"] in causes.REQUEUES:
                 refused = patiently(partial(requeue.requeue, self.training, self.work, attempt, self.place, ledger,
                                             self.stage), STORAGE_SECONDS)
                 if refused:
                     raise AttemptFailed(refused)
-            self._stay(attempt)
-        raise AttemptFailed(f"stopped: {decision['cause']}")
-
-    def _await_decision(self, path: Any) -> dict[str, Any]:
-        """Rank 0's answer, waited for as long as it asks: a rank that gave up would fail a job that is to be requeued.
-
-        On one machine nobody but the others notices that rank 0's task has died before it could answer.
-        """
-        near, end, lost = watchdog.Siblings(self.place.world_size), time.monotonic() + STAY_SECONDS, False
-        while time.monotonic() < end and not lost:
-            lost = not self.place.on_slurm and near.gone()
-            decision = _await_json(path, 1.0)
-            if decision is not None:
-                return decision
-        return {"action": "stop", "cause": "unknown"}
-
-    def _stay(self, attempt: int) -> None:
-        """Until Slurm ends the task, or has accepted a requeue: an exit before would be the end of the job."""
-        end, quiet = time.monotonic() + STAY_SECONDS, Quiet()
-        while time.monotonic() < end:
-            with quiet:  # rank 0 alone writes it, so that one file is read
-                if any(e.kind == "requeue" and e["accepted"] for e in self.work.events(attempt, "task000")):
-                    return
-            time.sleep(1.0)
-
-
-def _await_json(path: Any, seconds: float) -> Any:
-    end, quiet = time.monotonic() + seconds, Quiet()
-    while time.monotonic() < end:
-        with quiet, contextlib.suppress(FileNotFoundError):
-            return files.read_json(path, DECISION)
-        time.sleep(0.1)
-    return None
+            decision.stay(self.work, attempt)
+        raise AttemptFailed(f"stopped: {decided['cause']}")

@@ -1,4 +1,4 @@
-"""Silence: when a worker counts as hung, and when another task of this machine has died without a word."""
+"""Silence: when a worker counts as hung, and when another task of this machine has died without recording a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...rundir.run import Work
 # other without saying so, in a collective, they are in phases of the same limit.
 PHASES: dict[str, float | None] = {"starting": 1.0, "staging": 1.0, "first iteration": 1.0, "saving": 1.0,
                                    "training": 1 / 6, "inference": 1 / 6, "scoring": 2.0, "waiting": None}
-SLOWEST = 20.0  # an iteration may take this many times the usual, whatever the limit
+SLOWEST = 20.0  # an iteration may take this many times the usual, regardless of the limit
 PAUSE_SECONDS = 5.0  # a gap between two looks that says that this process itself did not run (scontrol suspend)
 STOPPED_STATES = "Tt"  # by a signal, or by a debugger
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -1,6 +1,6 @@
 """The loop in which a supervisor watches its worker: until that ends, or must be ended.
 
-What the loop asks itself costs no system call on shared storage: the worker's progress lies in memory that both share.
+What the loop asks itself costs no system call on shared storage: the worker's progress is in memory that both share.
 Everything else is looked at beside it, so that storage which fails, hangs or is full ends nothing.
 """
 
@@ -30,7 +30,7 @@ KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for 
 
 @dataclass(frozen=True)
 class StorageReport:
-    """What shared storage says: why to end (a rank's abort), and a rank of this machine that died without a word."""
+    """What shared storage says: why to end (a rank's abort), and a rank of this machine that died silently."""
 
     abort: dict[str, Any] | None = None
     lost: int | None = None
@@ -79,7 +79,7 @@ class Watch:
         return StorageReport(abort, self._near.lost() if alone else None)
 
     def _must_end(self, worker: subprocess.Popen, looks: Beside) -> bool:
-        """Whether to end the worker: another rank failed, nothing is heard any more, or it has stopped and stays."""
+        """Whether to end the worker: a rank failed, it gives no heartbeat, or it stopped and does not exit."""
         if signals.asked_to_stop() and self._should_have_left():
             return True
         seen = looks.value or StorageReport()
@@ -89,7 +89,7 @@ class Watch:
             if silence is not None:
                 self._record_hung(silence)
             elif seen.lost is not None:
-                self._tell("killed", seen.lost, f"rank {seen.lost}: its task is gone without a word")
+                self._record_end("killed", seen.lost, f"rank {seen.lost}: its task ended without recording a reason")
             elif world.driver_is_gone() and not signals.asked_to_stop():
                 signals.ask_to_stop(signal.SIGTERM)
             with self._quiet:
@@ -106,12 +106,12 @@ class Watch:
 
     def _record_hung(self, silence: watchdog.Silence) -> None:
         rank = self.place.rank
-        self._tell("hung", rank, f"rank {rank}: {silence.text}; see {self.work.stacks_file(self.attempt, rank)}",
+        self._record_end("hung", rank, f"rank {rank}: {silence.text}; see {self.work.stacks_file(self.attempt, rank)}",
                    silence=silence.seconds, process_state=silence.process.state,
                    cpu_seconds=silence.process.cpu_seconds)
 
-    def _tell(self, cause: str, rank: int, detail: str, **evidence: Any) -> None:
-        """Put an end on record, and have the other ranks end; this one's worker ends even if they cannot be told."""
+    def _record_end(self, cause: str, rank: int, detail: str, **evidence: Any) -> None:
+        """Put an end on record, and have the other ranks end; this one's worker ends even if that fails."""
         self._abort = {"rank": rank, "cause": cause}
         self.record.write("end", cause=cause, rank=rank, detail=detail, **evidence)
         with self._quiet:
@@ -127,7 +127,7 @@ class Watch:
 
 
 def send(worker: subprocess.Popen, number: int) -> None:
-    """A signal to a worker that is there."""
+    """Signal a worker if it is alive."""
     if worker.poll() is None:
         worker.send_signal(number)
 

@@ -36,7 +36,7 @@ def _dump(value: Any) -> tuple[bytes, list[torch.UntypedStorage]]:
     pickler = _StoragePickler(rest)
     pickler.dump(value)
     structure = rest.getvalue()
-    restricted.Probe(io.BytesIO(structure)).load()
+    restricted.FastStructure(io.BytesIO(structure)).load()
     return structure, pickler.storages
 
 

@@ -21,7 +21,7 @@ def read(path: str | Path, map_location: Any = "cpu") -> Any:
     """What ``torch.save`` wrote, as long as it is plain data, tensors and numpy's arrays; no code in it is run.
 
     Raises:
-        archive.Unreadable: The file is damaged, or holds anything else.
+        archive.InvalidCheckpoint: The file is damaged, or holds anything else.
         FileNotFoundError: It does not exist.
     """
     path = os.path.expanduser(path)

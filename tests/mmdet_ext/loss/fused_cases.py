@@ -265,7 +265,7 @@ def test_a_failure_in_the_backward_pass_leaves_it_to_torchs_operators(monkeypatc
     expected = value_and_gradient(lambda t: module(t, label, weight), x, upstream=3.0)
     monkeypatch.setattr(ecm_kernels, "gradient", full)
     monkeypatch.setattr(ecm_fused, "_failed", False)
-    with pytest.warns(UserWarning, match="fused ECM loss is off in this process .OSError: no space left"):
+    with pytest.warns(UserWarning, match="fused ECM loss is disabled in this process .OSError: no space left"):
         loss, grad = value_and_gradient(lambda t: module(t, label, weight), x, upstream=3.0)
     assert torch.equal(loss, expected[0])
     torch.testing.assert_close(grad, expected[1], rtol=1e-3, atol=1e-7)

@@ -83,7 +83,7 @@ def test_the_cpu_takes_over_when_the_gpu_is_out_of_memory():
     ours.iou_calculator.calculator = OutOfMemory()
     given = boxes(30, 0), boxes(5, 1), None, torch.arange(5)
     expected = build_assigner(dict(type="MaxIoUAssigner", **SETTINGS)).assign(*given)
-    with pytest.warns(UserWarning, match="out of GPU memory in the assignment of 30 boxes to 5 objects"):
+    with pytest.warns(UserWarning, match="out of GPU memory when assigning 30 boxes to 5 objects"):
         assert same(ours.assign(*given), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once, not at every image
@@ -96,5 +96,5 @@ def test_other_errors_pass_through():
 
 
 def test_a_bound_below_one_is_refused():
-    with pytest.raises(ValueError, match="max_pairs is 0"):
+    with pytest.raises(ValueError, match="invalid max_pairs: 0"):
         assigner(max_pairs=0)

@@ -100,7 +100,7 @@ def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew)
     x = torch.randn(3, 7, requires_grad=True)
     expected = loss_of(x)
     anew.setenv("ECM_LOSS_FUSED", "1")
-    with pytest.warns(UserWarning, match=r"ECM loss is off in this process \(\w+: .+ECM_LOSS_FUSED=0") as told:
+    with pytest.warns(UserWarning, match=r"ECM loss is disabled in this process \(\w+: .+ECM_LOSS_FUSED=0") as told:
         assert torch.equal(loss_of(x), expected)
     assert len(told) == 1 and "\n" not in str(told[0].message)
     with warnings.catch_warnings():
@@ -115,7 +115,7 @@ def test_without_triton_torchs_operators_do_it_with_one_warning(anew):
     x = torch.randn(3, 7)
     expected = loss_of(x)
     anew.setenv("ECM_LOSS_FUSED", "1")
-    with pytest.warns(UserWarning, match="off in this process .*triton"):
+    with pytest.warns(UserWarning, match="disabled in this process .*triton"):
         assert torch.equal(loss_of(x), expected)
 
 

@@ -34,8 +34,8 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_where_a_fork_has_our_names_ours_is_built_and_the_warning_names_the_other():
     done = run("import mmdet_ext.register\n" + BUILT.format("{'class_counts': [3, 2]}"))
     assert done.stdout.splitlines()[-1] == "mmdet_ext.loss.ecm_loss"
-    assert ("EffectiveClassMarginLossNick: that of mmdet_ext.loss.ecm_loss is used, not that of "
-            "mmdet.models.losses.ecm_loss; to use that one, leave mmdet_ext.register out") in done.stderr
+    assert ("EffectiveClassMarginLossNick: mmdet_ext.loss.ecm_loss replaces mmdet.models.losses.ecm_loss; to use the "
+            "latter, remove mmdet_ext.register from custom_imports") in done.stderr
 
 
 @pytest.mark.slow
@@ -53,6 +53,6 @@ def test_a_free_name_and_a_module_that_is_imported_again_need_no_warning():
         warnings.simplefilter("error")
         for _ in range(2):
             assert registry.get("Thing") is not takes_its_name(registry)(type("Thing", (), {}))
-    with pytest.warns(UserWarning, match="Thing: that of elsewhere is used, not that of .*test_registration"):
+    with pytest.warns(UserWarning, match="Thing: elsewhere replaces .*test_registration"):
         other = takes_its_name(registry)(type("Thing", (), {"__module__": "elsewhere"}))
     assert registry.get("Thing") is other

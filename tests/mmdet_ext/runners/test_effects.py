@@ -119,7 +119,7 @@ class Switch(Hook):
 
 
 class Replace(Hook):
-    """New objects in the place of others, at an epoch's end and begin; one is taken away from where it stood."""
+    """New objects replace others, at an epoch's end and begin; one is removed."""
 
     def after_train_epoch(self, runner: Any) -> None:
         if runner.epoch == 0:
@@ -260,7 +260,7 @@ def test_an_object_that_refers_to_itself_ends_the_walk():
 
 
 class Keeps(Hook):
-    """Data of many kinds in itself and a helper, tensors, and a list that is made anew for each epoch."""
+    """Data of many kinds in itself and a helper, tensors, and a list that is recreated for each epoch."""
 
     def __init__(self) -> None:
         self.helper = types.SimpleNamespace(best=1e9, bad=0)
@@ -295,7 +295,7 @@ class Keeps(Hook):
 
 
 class Grows(Hook):
-    """At an epoch: a new layer in the place of one, its group in the optimizer, another weight decay."""
+    """At an epoch: a new layer instead of one, its group in the optimizer, another weight decay."""
 
     def before_train_epoch(self, runner: Any) -> None:
         if runner.epoch == 2:

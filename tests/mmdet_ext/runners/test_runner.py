@@ -116,7 +116,7 @@ class Watch(Hook):
 
 
 class Training:
-    """One start of a training, everything built anew."""
+    """One start of a training, everything built again."""
 
     def __init__(self, folder: Path, kind: str, optimizer: str = "sgd", ends_at: int | None = None,
                  interval: int = 4, workers: int = 0, virtual: int = 1, together: int = 1) -> None:
@@ -323,7 +323,7 @@ def stock_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["epoch", "iteration"])
-def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and_learning_rates(
+def test_a_training_of_mmdets_own_continues_with_its_optimizer_epoch_iteration_and_learning_rates(
         tmp_path, stock_checkpoint, kind):
     mine = Training(tmp_path / "mine", kind, virtual=2)
     mine.runner.resume(str(stock_checkpoint))
@@ -336,14 +336,14 @@ def test_a_training_of_mmdets_own_goes_on_with_its_optimizer_epoch_iteration_and
     assert mine.runner.meta == {"seed": SEED, "note": "kept", "hook_msgs": {"best_score": 0.5}}
 
 
-def test_weights_alone_are_no_training_to_resume(tmp_path):
+def test_weights_alone_cannot_be_resumed(tmp_path):
     torch.save({"state_dict": Net().state_dict()}, tmp_path / "weights.pth")
     mine = Training(tmp_path / "mine", "epoch")
     with pytest.raises(ValueError, match="weights.pth does not say at which epoch .* use load_from"):
         mine.runner.resume(str(tmp_path / "weights.pth"))
 
 
-def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_ask_in_vain_for_the_older_state(
+def test_a_resumed_foreign_training_may_be_stopped_and_its_hooks_do_not_get_the_older_state(
         tmp_path, stock_checkpoint):
     class Asks(Hook):
         def before_run(self, runner: Any) -> None:
@@ -428,20 +428,20 @@ def test_an_epoch_entered_in_its_middle_swaps_no_weights_twice(tmp_path, at):
 
 
 def test_a_hook_may_tell_an_epoch_it_resumes_from_one_it_begins(tmp_path):
-    class Telling(Hook):
-        told: list[str] = []
+    class Noting(Hook):
+        noted: list[str] = []
 
         def before_train_epoch(self, runner: Any) -> None:
-            self.told.append(f"begins {runner.epoch}")
+            self.noted.append(f"begins {runner.epoch}")
 
         def before_resumed_epoch(self, runner: Any) -> None:
-            self.told.append(f"resumes {runner.epoch} at {runner.position}")
+            self.noted.append(f"resumes {runner.epoch} at {runner.position}")
 
     first = Training(tmp_path / "parts", "epoch", ends_at=10).go()
     second = Training(tmp_path / "parts", "epoch")
-    second.runner.register_hook(Telling())
+    second.runner.register_hook(Noting())
     second.go(first.stored)
-    assert Telling.told == ["resumes 1 at 3", "begins 2"]
+    assert Noting.noted == ["resumes 1 at 3", "begins 2"]
 
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales losses on GPUs alone")
@@ -475,7 +475,7 @@ def test_where_gradients_are_gathered_over_iterations_it_stops_between_optimizer
     assert_same_end(through, Training(tmp_path / "parts", kind, together=4).go(stored))
 
 
-def test_an_epoch_that_ends_inside_a_step_is_told_at_the_end_of_that_step(tmp_path):
+def test_an_epoch_that_ends_inside_a_step_is_reported_at_the_end_of_that_step(tmp_path):
     seen = Training(tmp_path / "whole", "epoch", together=4).go().boundaries
     assert [(iteration, epoch) for iteration, epoch, _, epoch_end in seen if epoch_end] == [(8, 1), (16, 2), (21, 3)]
 
@@ -483,7 +483,7 @@ def test_an_epoch_that_ends_inside_a_step_is_told_at_the_end_of_that_step(tmp_pa
 @pytest.mark.parametrize("kind", ["epoch", "iter"])
 def test_rescaled_in_mid_epoch_the_rest_of_it_is_dealt_out_among_the_new_ranks(tmp_path, kind):
     first = Training(tmp_path / "first", kind, virtual=2, ends_at=2).go()  # 4 of 8 batches of the first epoch
-    parts = {"at once": (), "stopped once more": (3,)}
+    parts = {"at once": (), "stopped again": (3,)}
     ends = {}
     for name, stops in parts.items():
         stored, drawn = first.stored, list(first.drawn.keys)
@@ -499,7 +499,7 @@ def test_rescaled_in_mid_epoch_the_rest_of_it_is_dealt_out_among_the_new_ranks(t
     if kind == "epoch":
         assert ends["at once"].runner.iter == 2 + 2 + 2 * 3
         assert [(i, e, p) for i, e, p, _ in ends["at once"].boundaries][:3] == [(3, 0, 3), (4, 1, 0), (5, 1, 1)]
-    assert_same_end(ends["at once"], ends["stopped once more"])
+    assert_same_end(ends["at once"], ends["stopped again"])
 
 
 def test_a_log_line_that_a_full_disk_does_not_take_ends_no_training(tmp_path, whole):

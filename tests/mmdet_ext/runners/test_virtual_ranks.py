@@ -27,8 +27,8 @@ def test_processes_share_the_virtual_ranks_equally_or_refuse_in_one_line(virtual
         with pytest.raises(ValueError, match=rf"ranks {world} for a run submitted for {virtual}; expected one of 1"):
             Share(virtual, world, 0)
         return
-    played = [rank for process in range(world) for rank in Share(virtual, world, process).ranks]
-    assert played == list(range(virtual))
+    assigned = [rank for process in range(world) for rank in Share(virtual, world, process).ranks]
+    assert assigned == list(range(virtual))
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=3).filter(any), st.integers(1, 3),

@@ -87,14 +87,14 @@ def test_a_sound_job_passes_every_step_and_what_it_needs_is_said(small_data, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"model__backbone__type": "ResNett"}, "model.backbone.type: 'ResNett' is not registered among mmdet's models "
+    ({"model__backbone__type": "ResNett"}, "model.backbone.type: 'ResNett' is not in the registry models of mmdet "
                                            "(did you mean ResNet?)"),
-    ({"model__backbone__depht": 18}, "model.backbone.depht: ResNet takes no 'depht'; did you mean depth?"),
-    ({"optimizer__lrr": 1.0}, "optimizer.lrr: AdamW takes no 'lrr'; did you mean lr?"),
+    ({"model__backbone__depht": 18}, "model.backbone.depht: ResNet has no argument 'depht'; did you mean depth?"),
+    ({"optimizer__lrr": 1.0}, "optimizer.lrr: AdamW has no argument 'lrr'; did you mean lr?"),
     ({"model__roi_head__mask_head__num_classes": 5}, "--set model.roi_head.mask_head.num_classes=6"),
     ({"model__neck__in_channels": [16, 32, 64, 99]}, "config: model: RuntimeError"),
-    ({"custom_imports": {"imports": ["no_such_losses"]}}, "the module 'no_such_losses' cannot be found"),
-    ({"custom_hooks": [{"type": "NoSuchHook"}]}, "custom_hooks.0.type: 'NoSuchHook' is not registered among mmdet's "
+    ({"custom_imports": {"imports": ["no_such_losses"]}}, "module 'no_such_losses' not found"),
+    ({"custom_hooks": [{"type": "NoSuchHook"}]}, "custom_hooks.0.type: 'NoSuchHook' is not in the registry "
                                                  "hook"),
     ({"lr_config": {"policy": "step", "step": [1], "warmup": "foo"}}, "config: lr_config: ValueError"),
     ({"data__train__dataset__pipeline": [{"type": "LoadImageFromFil"}]}, "did you mean LoadImageFromFile?"),
@@ -133,7 +133,7 @@ def test_what_no_checkpoint_can_hold_is_named_before_anything_is_submitted(small
                             custom_hooks=[{"type": "KeepingHook"}]))
     assert report.failure == ""
     text, = report.warnings
-    assert text.startswith("checkpoints will not hold meta.kept (keeping_hook.Thing), which is lost on a restart")
+    assert text.startswith("checkpoints will not contain meta.kept (keeping_hook.Thing), which a restart will lose")
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_weights_of_another_model_are_refused_and_fitting_ones_counted(small_dat
     weights = tmp_path / "weights.pth"
     torch.save({"state_dict": {"some.other.weight": torch.zeros(3)}}, weights)
     report = checked(made(small_data, tmp_path, {"load_from": str(weights)}))
-    assert f"load_from: none of the 1 tensors of {weights} fits the model" in report.failure
+    assert f"invalid load_from: none of the 1 tensors in {weights} fits the model" in report.failure
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_a_big_annotation_file_is_cut_to_its_first_images(tmp_path, monkeypatch)
     monkeypatch.setattr(small, "BIG_FILE", 1000)
     cfg = Config({"data": {"train": {"dataset": {"ann_file": "big.json", "data_root": str(tmp_path)}},
                            "test": {"ann_file": str(path)}}})
-    assert small.cut_annotations(cfg, tmp_path) == " (of a part of big.json)"
+    assert small.cut_annotations(cfg, tmp_path) == " (from part of big.json)"
     assert cfg.data.train.dataset.ann_file == cfg.data.test.ann_file
     cut = json.loads(Path(cfg.data.test.ann_file).read_text())
     assert [image["id"] for image in cut["images"]] == list(range(500 - small.CUT_IMAGES, 500))

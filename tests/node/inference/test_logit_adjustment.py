@@ -8,7 +8,7 @@ from mmdet.models.losses import CrossEntropyLoss
 from torch import nn
 
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.node.inference.logit_adjustment import Adjusted, adjust, log_share
+from ecm_cluster.node.inference.logit_adjustment import AdjustedLoss, adjust, log_share
 from mmdet_ext.loss.ecm_loss import EffectiveClassMarginLoss, EffectiveClassMarginLossNick
 
 COUNTS = [5.0, 20.0, 75.0]
@@ -22,7 +22,7 @@ def x() -> torch.Tensor:
 def scores(loss: nn.Module, x: torch.Tensor, margin: float = 0.0, temperature: float = 1.0,
            background: str | None = None) -> torch.Tensor:
     shift = margin * log_share(COUNTS, 3).double() if margin else None
-    return Adjusted(loss, shift, temperature, background).get_activation(x)
+    return AdjustedLoss(loss, shift, temperature, background).get_activation(x)
 
 
 def test_nothing_asked_for_leaves_the_scores_of_the_loss(x):
@@ -53,7 +53,7 @@ def test_the_margin_takes_the_share_of_a_class_off_its_logit_and_none_off_the_ba
 
 @pytest.mark.parametrize("counts", [None, [1.0, 2.0], [1.0, 0.0, 2.0]])
 def test_a_margin_without_counts_of_every_class_is_refused(counts):
-    with pytest.raises(UserError, match="margin: needs a positive count of training instances for each of 3 classes"):
+    with pytest.raises(UserError, match="margin: invalid counts .* expected a positive count for each of 3 classes"):
         log_share(counts, 3)
 
 
@@ -67,4 +67,4 @@ def test_every_stage_of_a_cascade_is_adjusted():
     model.roi_head = nn.Module()
     model.roi_head.bbox_head = nn.ModuleList([head(), head()])
     adjust(model, {"temperature": 2.0, "nms_iou": 0.5}, None)
-    assert all(isinstance(h.loss_cls, Adjusted) and h.loss_cls.temperature == 2.0 for h in model.roi_head.bbox_head)
+    assert all(isinstance(h.loss_cls, AdjustedLoss) and h.loss_cls.temperature == 2.0 for h in model.roi_head.bbox_head)

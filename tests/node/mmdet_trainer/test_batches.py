@@ -1,4 +1,4 @@
-"""Batches: pinned as far as they travel to a GPU, and unpacked as mmcv would unpack them.
+"""Batches: pinned where they are sent to a GPU, and unpacked as mmcv would unpack them.
 
 Pinning itself needs CUDA. So the one thing replaced here is ``torch.Tensor.pin_memory``, by a copy that is recorded;
 torch's own walk over a batch decides what is pinned.
@@ -62,15 +62,15 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_every_tensor_that_travels_to_the_device_is_pinned_and_no_other(pinned, workers):
+def test_every_tensor_that_is_sent_to_the_device_is_pinned_and_no_other(pinned, workers):
     loader = ShieldedLoader(Samples(), batch_size=SAMPLES_PER_GPU, num_workers=workers,
                     collate_fn=lambda samples: batches.collate(samples, SAMPLES_PER_GPU))
     batch = pin_memory(next(iter(loader)))
     _, named = batches.unpack((), batch, torch.device("cpu"))
     metas = named.pop("img_metas")
-    travelling = tensors(named)
-    assert len(travelling) == 8  # img, 3 gt_bboxes, proposals, index, 2 views
-    assert {t.data_ptr() for t in travelling} == {t.data_ptr() for t in pinned}
+    sent = tensors(named)
+    assert len(sent) == 8  # img, 3 gt_bboxes, proposals, index, 2 views
+    assert {t.data_ptr() for t in sent} == {t.data_ptr() for t in pinned}
     assert len(metas) == SAMPLES_PER_GPU and not {t.data_ptr() for t in tensors(metas)} & {
         t.data_ptr() for t in pinned}
 

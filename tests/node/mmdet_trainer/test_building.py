@@ -140,7 +140,7 @@ def test_log_lines_are_counted_as_their_hook_does_and_the_runs_own_logs_stay(tmp
 
 
 def test_a_resumed_training_is_not_profiled_again(tmp_path):
-    """Begun in its middle, mmcv's profiler goes on after its end and torch raises."""
+    """Begun in its middle, mmcv's profiler continues after its end and torch raises."""
     run = Run(tmp_path)
     run.attempts_dir.mkdir()
     run.attempt_file(2).write_text('{"from": null, "accepts": []}')

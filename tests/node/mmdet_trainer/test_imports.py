@@ -118,7 +118,7 @@ def test_what_is_imported_already_or_absent_has_no_stand_in(package):
     assert not absent.standing and "top.absent" not in sys.modules
 
 
-def test_once_taken_away_an_import_is_an_ordinary_one(package):
+def test_once_removed_an_import_is_an_ordinary_one(package):
     held = sys.modules["top.heavy"]
     package.remove()
     import top.heavy
@@ -172,7 +172,7 @@ def test_a_training_imports_none_of_it_and_learns_the_same():
 
 
 @pytest.mark.slow
-def test_whoever_uses_them_gets_the_real_ones():
+def test_using_them_imports_the_real_ones():
     first, second = python(TRAIN.format(framework="imports.framework()") + """
     import numpy as np
     from mmdet.core.bbox.assigners import hungarian_assigner

@@ -97,7 +97,7 @@ def test_of_many_missing_parameters_a_few_are_named():
     assert "layer4.weight and 4 more, so" in said and "layer5" not in said
 
 
-def test_parameters_that_may_be_missing_are_no_failure(group):
+def test_parameters_that_may_be_missing_do_not_fail(group):
     net = Net()
     net.all = False
     wrapped = parallel.Parallel(net, find_unused_parameters=True)

@@ -13,7 +13,7 @@ from small import ROOT, job_flags, logs_of, wait_until
 from users import environment, home_of, needs_root, run_as, shared_folder
 
 from ecm_cluster.base import files
-from ecm_cluster.node.supervise import postmortem, supervisor
+from ecm_cluster.node.supervise import postmortem
 from ecm_cluster.rundir.run import Run
 
 ALONE = 61003  # of whom no other test runs anything at the same time
@@ -60,9 +60,9 @@ def test_an_abort_that_is_damaged_still_ends_the_ranks(tmp_path, text):
 def test_a_decision_that_is_none_is_waited_for(tmp_path: Path, decision, capsys):
     path = tmp_path / "decision.json"
     files.write_json(path, decision)
-    assert supervisor._await_json(path, 0.0001) is None
+    assert decision.read(path, 0.0001) is None
     files.write_json(path, {"action": "stay", "cause": "preempted"})
-    assert supervisor._await_json(path, 5.0) == {"action": "stay", "cause": "preempted"}
+    assert decision.read(path, 5.0) == {"action": "stay", "cause": "preempted"}
 
 
 def listening(uid: int) -> set[str]:

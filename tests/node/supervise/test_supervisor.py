@@ -24,23 +24,25 @@ from small import ROOT, wait_until
 from ecm_cluster.base import files
 from ecm_cluster.job import job
 from ecm_cluster.node import world
-from ecm_cluster.node.supervise import supervise_evaluation, supervisor
+from ecm_cluster.node.supervise import decision, supervise_evaluation, supervisor
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.ledger import Event
 from ecm_cluster.rundir.run import Run
 
 SUPERVISOR = """
 import sys
-from ecm_cluster.node import signals as preemption
+from ecm_cluster.base import processes
+from ecm_cluster.node import signals
 from ecm_cluster.node.supervise import supervise_training, watching
 from ecm_cluster.rundir.run import Run
 
 watching.LEAVE_SECONDS = 1.0
 
 class Small(supervise_training.TrainingSupervisor):
-    module = "small_worker"
+    process = "small worker"
 
-preemption.watch()
+processes.MODULES["small worker"] = "small_worker"
+signals.watch()
 Small(Run(sys.argv[1])).run()
 """
 WORKER = """
@@ -49,7 +51,7 @@ from pathlib import Path
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.base import files
 from ecm_cluster.node import heartbeat, signals as preemption
-from ecm_cluster.node.training.worker import record_failure
+from ecm_cluster.node.rank_process import record_failure
 from ecm_cluster.rundir.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
@@ -700,6 +702,6 @@ def test_an_evaluation_of_an_incomplete_run_does_not_run(run, monkeypatch):
 
 def test_a_decision_that_is_still_being_written_is_waited_for(tmp_path: Path):
     path = tmp_path / "decision.json"
-    assert supervisor._await_json(path, 0.2) is None
+    assert decision.read(path, 0.2) is None
     path.write_text(json.dumps({"action": "stay", "cause": "preempted"}))
-    assert supervisor._await_json(path, 0.2) == {"action": "stay", "cause": "preempted"}
+    assert decision.read(path, 0.2) == {"action": "stay", "cause": "preempted"}

@@ -131,7 +131,7 @@ def test_gradients_that_are_not_finite_are_found_before_the_loss_is(training):
     assert t.warnings()[0].startswith("the norm of the gradients was nan from iteration 2 on")
 
 
-def test_steps_that_a_loss_scaler_skips_are_no_alarm(training):
+def test_steps_that_a_loss_scaler_skips_raise_no_alarm(training):
     t = training()
     t.runner._hooks.append(SimpleNamespace(loss_scaler=object()))
     t.step(1.0, math.inf, math.nan, 1.0, norm=math.inf)
@@ -171,7 +171,7 @@ for iteration in range(1, 9):
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_at_the_same_iteration_where_the_loss_of_one_is_no_number(tmp_path, root):
+def test_all_ranks_stop_at_the_same_iteration_where_the_loss_of_one_is_not_a_number(tmp_path, root):
     ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(tmp_path), str(rank)], cwd=root, stdout=subprocess.PIPE,
                               text=True) for rank in (0, 1)]
     said = [rank.communicate(timeout=120)[0].splitlines()[-1] for rank in ranks]  # below what gloo prints

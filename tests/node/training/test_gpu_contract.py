@@ -177,7 +177,7 @@ def yolox(data: Path) -> dict[str, Any]:
 def test_yolox_with_its_hooks_changes_sizes_and_augmentation_on_all_ranks_together(gpus, few, tmp_path):
     run = gpus.train(yolox(few), tmp_path / "run", [(2, None)], 2)
     with_l1 = [line["epoch"] for line in log_lines(run) if "loss_l1" in line]
-    assert set(with_l1) == {2, 3}, "as mmdet's hook has it, which takes an epoch more than it is told"
+    assert set(with_l1) == {2, 3}, "as mmdet's hook has it, which takes one epoch more than configured"
 
 
 def test_an_evaluation_on_gpus_finds_and_scores_what_one_on_cpus_does(gpus, few, tmp_path):
@@ -203,7 +203,7 @@ def test_an_evaluation_on_gpus_finds_and_scores_what_one_on_cpus_does(gpus, few,
     assert found[0] == found[1] and found[0][0]
 
 
-def test_where_memory_cannot_be_pinned_checkpoints_are_copied_and_the_training_goes_on(gpus, few, tmp_path):
+def test_where_memory_cannot_be_pinned_checkpoints_are_copied_and_the_training_continues(gpus, few, tmp_path):
     cfg = config(few, [], max_iters=2)
     plain = gpus.train(cfg, tmp_path / "plain", [(1, None)], 1, every=1, EMULATED_GPU_NO_PINNING="1")
     assert bits(end(plain)) == bits(end(gpus.train(cfg, tmp_path / "pinned", [(1, None)], 1, every=1)))
@@ -241,4 +241,4 @@ def test_what_fails_on_a_gpu_fails_here(gpus, few, tmp_path):
         for name in ("a CPU tensor among CUDA tensors", "weights on the CPU", "a mask operator with both"):
             assert found[name].startswith("RuntimeError: Expected all tensors to be on the same device"), found[name]
         assert found["too large an allocation"].startswith("OutOfMemoryError: CUDA out of memory.")
-        assert "invalid device ordinal" in found["a GPU that is not there"]
+        assert "invalid device ordinal" in found["a missing GPU"]

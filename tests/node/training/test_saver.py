@@ -1,6 +1,6 @@
 """Copies of a state from a device: nothing that CUDA reports on the way is left for the training to stumble over.
 
-There is no GPU here; these few calls of the CUDA runtime are the part that is played.
+There is no GPU here; these few calls of the CUDA runtime are simulated.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def training(tmp_path: Path):
         each.saver.writer.close()
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_the_event_follows(training):
+def test_training_continues_while_a_checkpoint_is_written_and_the_event_follows(training):
     t = training(every=1)
     os.kill(t.saver.writer.pid, signal.SIGSTOP)
     t.step()
@@ -163,7 +163,7 @@ def test_completion_waits_and_marks_the_checkpoint_of_the_last_iteration(trainin
     assert t.kinds("commit", "commit-failed") == [("commit", 2)]
 
 
-def test_training_goes_on_when_a_checkpoint_does_not_fit_on_the_disk(training, caplog):
+def test_training_continues_when_a_checkpoint_does_not_fit_on_the_disk(training, caplog):
     t = training(every=1)
     t.step()
     t.saver.settle(wait=True)
@@ -177,7 +177,7 @@ def test_training_goes_on_when_a_checkpoint_does_not_fit_on_the_disk(training, c
     assert not list(t.run.checkpoints_dir.glob(f"*{files.TMP_MARK}*"))
 
 
-def test_commits_that_go_on_failing_are_told_to_status_and_in_the_log(training, caplog, monkeypatch):
+def test_commits_that_keep_failing_are_reported_by_status_and_in_the_log(training, caplog, monkeypatch):
     t = training(every=1)
     t.step(epoch_end=True)
     assert t.saver.trouble() is None
@@ -232,7 +232,7 @@ def test_a_writer_that_died_at_the_last_checkpoint_is_replaced_and_the_run_compl
     assert checkpoints.last(t.run).iteration == 1
 
 
-def test_an_attempt_that_was_overtaken_ends(training):
+def test_a_stale_attempt_ends(training):
     t = training()
     t.step(epoch_end=True)
     files.create_exclusive(t.run.attempt_file(2), json.dumps({"number": 2, "accepts": []}))

@@ -224,7 +224,7 @@ def test_a_truly_full_file_system_says_so(tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-def test_an_overtaken_attempt_commits_nothing_and_ends(run, saver):
+def test_a_stale_attempt_commits_nothing_and_ends(run, saver):
     save(saver, 1)
     begin(run, 2)
     with pytest.raises(checkpoints.StaleAttempt, match="attempt 2 has begun"):

@@ -21,7 +21,7 @@ def test_a_check_runs_as_a_short_job_on_the_partition_and_the_run_is_submitted_a
     flags = [*job_flags(small_data, tmp_path / "runs", "checked"), "--partition", "high", "--check=job"]
     done = verb("submit", *flags, env=slurm.env)
     assert "checking the job in job " in done.stderr
-    assert done.stdout.index("nothing wrong found in") < done.stdout.index("submitted: train ")
+    assert done.stdout.index("check       passed in") < done.stdout.index("submitted: train ")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["checked"]
     verb("cancel", tmp_path / "runs/checked", env=slurm.env)
 

@@ -65,7 +65,7 @@ def test_a_sound_cluster_is_ok_and_a_partition_whose_grace_is_short_or_that_ends
     assert found["slurm.controller"]["text"].startswith("cluster t answers, Slurm ")
     assert set(states(found, "slurm.controller", "slurm.accounting", "slurm.clock", "limits.account", "limits.array",
                       "limits.submission.train", "limits.partition.low", "folder.runs", "job.data").values()) == {"ok"}
-    assert found["slurm.requeue"]["text"] == "jobs of a run ask for --requeue (JobRequeue=0: others are not)"
+    assert found["slurm.requeue"]["text"] == "jobs of a run request --requeue (JobRequeue=0 applies to other jobs)"
     assert found["slurm.killwait"]["state"] == "warning"
     assert "a preempted job of partition low has 5 s" in found["limits.partition.low.stop"]["text"]
     assert "hidden (CANCEL, grace 600 s" in found["limits.partitions"]["text"]
@@ -80,18 +80,18 @@ def test_a_sound_cluster_is_ok_and_a_partition_whose_grace_is_short_or_that_ends
         "text": "the job's time limit 60 is longer than its MaxTime 00:01:00"}
     assert "never preempted" in found["limits.partition.high"]["text"]
     assert "a successor job is submitted" in found["limits.partition.hidden"]["text"]
-    assert "AllowAccounts is physics, and yours: root" in found["limits.partition.theirs"]["text"]
+    assert "AllowAccounts is physics, but yours: root" in found["limits.partition.theirs"]["text"]
     assert "limits.partition.slow.stop" not in found
 
 
 def test_what_a_job_asks_for_and_may_not_have_is_named_with_what_it_may(asks):
     found = asks("--device", "cuda", "--gpus", 8, "--account", "physics", "--qos", "dear", code=1)
-    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job asks for 8 a node"
-    assert found["limits.account"]["text"].endswith("may use root; the job names physics")
+    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job requests 8 per node"
+    assert found["limits.account"]["text"].endswith("may use root; the job requests physics")
     assert "limits.qos" not in found, "what another account may use is not known"
     assert found["limits.submission.train"]["state"] == "fails"
     found = asks("--device", "cuda", "--gpu-type", "h100", "--qos", "brief", code=1)
-    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job asks for h100"
+    assert found["limits.gpus.low"]["text"] == "its nodes have 4 × a100; the job requests h100"
     assert found["limits.qos.brief"]["text"] == "QOS brief has MaxWall 00:10:00; the job's time limit is 60"
     found = asks("--cpus-per-gpu", 100, "--partition", "low", code=1)
     assert found["limits.nodes.low"]["text"].startswith("its 2 nodes have up to 64 CPUs and 67.1 GB of memory; the job")
@@ -109,7 +109,7 @@ def test_an_account_that_is_closed_by_a_limit_of_0_and_nodes_that_are_drained_ar
     assert found["limits.account.limits"]["remedy"].startswith("give another --account or --qos")
     with site.drained():
         found = asks(code=0)
-    assert found["limits.nodes.low"]["text"].endswith("all that the job fits on are drain")
+    assert found["limits.nodes.low"]["text"].endswith("all nodes that fit are drain")
     assert found["limits.nodes.low"]["state"] == found["limits.submission.train"]["state"] == "warning"
 
 
@@ -122,7 +122,7 @@ def test_a_user_without_an_account_is_told_so(asks, site):
         site.run("sacctmgr", "-i", "add", "user", user, "account=root", "AdminLevel=Administrator")
         site.run("sacctmgr", "-i", "modify", "user", user, "set", "qos=normal,brief")
     assert "no association" in found["limits.account"]["text"]
-    assert "Slurm enforces them" in found["limits.account"]["text"]
+    assert "Slurm enforces associations" in found["limits.account"]["text"]
     assert states(found, "limits.account", "limits.submission.train") == {
         "limits.account": "fails", "limits.submission.train": "fails"}
 

@@ -1,4 +1,4 @@
-"""What stands in the place of tensors, arrays and functions where a pickle is read without torch and numpy."""
+"""Placeholders for tensors, arrays and functions in a pickle that is read without torch and numpy."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 class Refused(pickle.UnpicklingError):
-    """A pickle asks for something that is not on the list; the text names it."""
+    """A pickle asks for something that is not on the list; the text says what."""
 
 
-class StandIn:
-    """In the place of a function, a tensor or an array."""
+class Placeholder:
+    """For a function or an array."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
 
-    def __call__(self, *_: Any) -> StandIn:
-        return StandIn()
+    def __call__(self, *_: Any) -> Placeholder:
+        return Placeholder()
 
     def __setstate__(self, state: Any) -> None:
-        """Nothing is kept."""
+        """The state is dropped."""
 
 
-class TensorStandIn(StandIn):
-    """In the place of a tensor."""
+class TensorPlaceholder(Placeholder):
+    """For a tensor."""
 
 
-class StorageStandIn(StandIn):
-    """In the place of the numbers of tensors, of which it knows how many there are."""
+class StoragePlaceholder(Placeholder):
+    """For the storage of tensors; knows how many numbers it has."""
 
     def __init__(self, numel: Any) -> None:
         super().__init__()
@@ -40,27 +40,27 @@ class StorageStandIn(StandIn):
         self.numel = numel
 
 
-class Maker(StandIn):
-    """In the place of a function that makes a tensor."""
+class TensorConstructor(Placeholder):
+    """For a function that returns a tensor."""
 
-    def __call__(self, *args: Any) -> TensorStandIn:
-        if self.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and args and isinstance(args[0], StorageStandIn):
+    def __call__(self, *args: Any) -> TensorPlaceholder:
+        if self.name in ("_rebuild_tensor", "_rebuild_tensor_v2") and args and isinstance(args[0], StoragePlaceholder):
             _check_shape(args[0].numel, *args[1:4])
-        return TensorStandIn()
+        return TensorPlaceholder()
 
 
 def _check_shape(numel: int, offset: Any = None, size: Any = None, stride: Any = None) -> None:
-    """Whether a tensor lies in its storage: torch would make the storage larger, with whatever is in memory."""
+    """Check that a tensor is within its storage: torch would enlarge the storage, with uninitialised memory."""
     shape = [size, stride, [offset]]
     if not all(isinstance(part, (list, tuple)) and all(type(n) is int and n >= 0 for n in part) for part in shape) \
             or len(size) != len(stride):
         raise ValueError("a tensor without a valid shape")
     if min(size, default=1) and offset + 1 + sum((n - 1) * step for n, step in zip(size, stride)) > numel:
-        raise ValueError("a tensor that reaches beyond its storage")
+        raise ValueError("a tensor that extends beyond its storage")
 
 
-class DtypeStandIn(StandIn):
-    """In the place of a dtype, of which it knows what can be read."""
+class DtypePlaceholder(Placeholder):
+    """For a dtype; refuses the byte orders that cannot be read."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -70,7 +70,7 @@ class DtypeStandIn(StandIn):
 
 
 def foreign_order(text: str, state: Any) -> str | None:
-    """The byte order in a dtype's state, where it is not this machine's; the rest of it is in its text."""
+    """The byte order in a dtype's state if it is not this machine's; everything else is in its text."""
     order = state[1]
     if order in ("|", "=", NATIVE):
         return None
