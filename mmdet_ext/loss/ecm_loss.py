@@ -103,7 +103,9 @@ class EffectiveClassMarginLoss(nn.Module):
             raise ValueError(f"{self._kind}: expected either class_counts or stats_file: a list of the positives of "
                              "each class, a text file with one count per line, or the LVIS annotation file of the "
                              "training set")
-        counts = read_class_counts(stats_file if class_counts is None else class_counts, count_field)
+        given = stats_file if class_counts is None else class_counts
+        assert given is not None  # for type checkers: one of them was given
+        counts = read_class_counts(given, count_field)
         self.num_classes = len(counts)
         if num_classes not in (None, self.num_classes):
             raise ValueError(f"{self._kind}: num_classes is {num_classes} but {counts.source} has {self.num_classes} "
