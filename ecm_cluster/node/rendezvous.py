@@ -30,7 +30,7 @@ from ..base import files
 from ..base.reading import Maybe, Number, Text, check, parse_json
 from .world import RankInfo
 
-SECONDS = 300.0
+SECONDS = 300.0  # torch's default for a TCPStore
 LEAVE_SECONDS = 10.0  # that ranks wait for each other when they end
 LARGEST = 4096  # bytes of the file
 SHAPE = {"token": Text("[0-9a-f]{32}"), "address": Maybe(Text(r"[0-9.]+", called="an IPv4 address")),
@@ -57,6 +57,7 @@ def join(place: RankInfo, path: Path, device: str, timeout: float) -> Any:
     if place.rank == 0:
         own = "127.0.0.1" if place.nodes == 1 else addresses()[0]
         store, record = _serve(own, place)
+        # after the store listens: a rank that reads the record connects at once
         files.write_text(path, json.dumps(record), private=True)
     else:
         record = await_record(path, SECONDS)
@@ -107,7 +108,7 @@ def _listening_at(address: str, ranks: int) -> Any:
     """A store that listens at this address alone, on a port that the kernel picks; None: torch has none."""
     import torch.distributed as dist
 
-    with socket.create_server((address, 0), backlog=1024) as server:
+    with socket.create_server((address, 0), backlog=1024) as server:  # all ranks connect at the same moment
         for more in ({}, {"use_libuv": False}):  # 2.3 and 2.4 take a socket without libuv alone
             handle = os.dup(server.fileno())
             try:
@@ -162,6 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _answers(record: dict[str, Any]) -> bool:
     if record["file"]:
         return os.path.exists(record["file"])
+    # one look of many: `await_record` looks again until its own time is up
     with contextlib.suppress(OSError), socket.create_connection((record["address"], record["port"]), timeout=3):
         return True
     return False

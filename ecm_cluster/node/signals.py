@@ -39,6 +39,7 @@ def watch(stacks: Path | None = None) -> None:
     for number in SIGNALS:
         signal.signal(number, _note)
     signal.signal(signal.SIGCONT, lambda number, frame: _continued.append(number))
+    # unblocked last: a pending SIGUSR2 would end the process that has no handler yet
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

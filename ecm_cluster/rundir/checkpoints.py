@@ -81,6 +81,7 @@ def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: in
                         step)
     try:
         files.kill_point("before-manifest", target)
+        # between file and manifest: what does not read back, or became stale meanwhile, never counts
         last_check()
         files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
     except BaseException:

@@ -52,6 +52,7 @@ def can_ask() -> bool:
     return shutil.which("scontrol") is not None
 
 
+# 3 s: a task asks within its grace, so slurmctld that is slower counts as down, and is asked again
 def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     """``scontrol show job`` as a dict, or None where Slurm does not answer in time."""
     out = ask("scontrol", "-o", "show", "job", job_id, timeout=timeout)
@@ -72,6 +73,7 @@ def _is_another(job_id: str, token: str) -> bool:
 
 def past_states(job_id: str) -> list[str]:
     """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
+    # longer than for scontrol: asked as an attempt begins, when no grace is running
     out = ask("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
     return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]

@@ -70,6 +70,7 @@ def write_task(request: JobRequest, task: Callable[[], Any]) -> None:
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(task)
+    # no limit on time-outs: submitit takes each preemption for one where the time limit is 10 minutes or less
     delayed.set_timeout(request.job.time_minutes, 1 << 30)
     files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
 
@@ -94,7 +95,7 @@ def submit(request: JobRequest, held: Sequence[int] = ()) -> str:
     folder = request.run.submitit_dir
     folder.mkdir(parents=True, exist_ok=True)
     job_env.keep(request.run, request.job)
-    sharing.close(request.run.path)
+    sharing.close(request.run.path)  # before the script is there, which Slurm will run as this user
     script = folder / script_name(request.token)
     files.write_text(script, render(request))
     try:

@@ -24,10 +24,10 @@ from ...slurm import commands, site
 from ...slurm.sbatch import TOKEN_ENV
 from .. import world
 
-LAST_WORDS_BYTES = 4000
-LAST_LINES = 3
+LAST_WORDS_BYTES = 4000  # of the job's log, at whose end srun says what became of its step
+LAST_LINES = 3  # of the log, and 500 characters, in the detail of a failed start
 NAMED_BY_SRUN = re.compile(r"^srun: error: (\S+): tasks?\b.*: Exited with", re.MULTILINE)
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0  # for slurmctld under load: without an answer nobody requeues the job, and the run stops
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
@@ -100,6 +100,7 @@ def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) 
         return int(record.get("restart") or 0) < restart
     token, recorded = os.environ.get(TOKEN_ENV, ""), run.submission(stage)
     known = bool(token or recorded.get("job_id") or not newest)
+    # less than OUTDATED_SECONDS: a shell that is being ended has KillWait, 30 s by default
     return known and submissions.stale(run, stage, token, job_id, patience=5.0) is None
 
 
