@@ -99,12 +99,13 @@ class EffectiveClassMarginLoss(nn.Module):
                  loss_weight: float = 1.0, use_sigmoid: bool = True, dataset: str = "lvis") -> None:
         super().__init__()
         self._kind = type(self).__name__
-        source = stats_file if class_counts is None else class_counts
-        if source is None or not (class_counts is None or stats_file is None):
+        if (class_counts is None) == (stats_file is None):
             raise ValueError(f"{self._kind}: expected either class_counts or stats_file: a list of the positives of "
                              "each class, a text file with one count per line, or the LVIS annotation file of the "
                              "training set")
-        counts = read_class_counts(source, count_field)
+        given = stats_file if class_counts is None else class_counts
+        assert given is not None  # for type checkers: one of them was given
+        counts = read_class_counts(given, count_field)
         self.num_classes = len(counts)
         if num_classes not in (None, self.num_classes):
             raise ValueError(f"{self._kind}: num_classes is {num_classes} but {counts.source} has {self.num_classes} "

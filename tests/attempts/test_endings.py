@@ -85,9 +85,9 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("cause", "told", "restarts", "remaining"), ROWS)
-def test_each_answer_of_slurm_has_one_meaning(cause, told, restarts, remaining):
-    assert slurm_ends.why_signalled(told, restarts, lead=120, remaining=remaining) == cause
+@pytest.mark.parametrize(("cause", "reported", "restarts", "remaining"), ROWS)
+def test_each_answer_of_slurm_has_one_meaning(cause, reported, restarts, remaining):
+    assert slurm_ends.why_signalled(reported, restarts, lead=120, remaining=remaining) == cause
 
 
 def test_the_next_start_of_a_requeued_job_does_not_count_as_this_ones():
@@ -95,15 +95,15 @@ def test_the_next_start_of_a_requeued_job_does_not_count_as_this_ones():
     assert slurm_ends.why_signalled(answer("RUNNING", 1), 0, 120, 7200.0) == "requeued"
 
 
-def test_the_time_limit_is_told_from_the_lead_that_the_job_asked_for():
+def test_the_time_limit_is_reported_from_the_lead_that_the_job_asked_for():
     assert slurm_ends.why_signalled(answer("RUNNING"), 0, lead=600, remaining=590) == "time limit"
     assert slurm_ends.why_signalled(answer("RUNNING"), 0, lead=60, remaining=590) == "signalled"
 
 
-def test_only_what_is_meant_to_go_on_is_ever_requeued():
-    for cause, told, restarts, remaining in ROWS:
+def test_only_what_is_meant_to_continue_is_ever_requeued():
+    for cause, reported, restarts, remaining in ROWS:
         if cause in ("cancelled", "deadline", "ended by Slurm"):
-            assert causes.CAUSES[cause].action == "stop", (told, restarts, remaining)
+            assert causes.CAUSES[cause].action == "stop", (reported, restarts, remaining)
 
 
 # ---------------------------------------------------------------------------------------------- decisions
@@ -142,7 +142,7 @@ def test_every_ending_has_an_action_that_someone_carries_out():
     assert {e.action for e in causes.CAUSES.values()} <= {"none", "continue", "wait", "stop"}
 
 
-def test_an_attempt_that_ended_without_a_word_is_followed_by_another(tmp_path):
+def test_an_attempt_that_ended_without_a_record_is_followed_by_another(tmp_path):
     attempt(Run(tmp_path), 1, ("commit", {"checkpoint": "x"}))
     decision = endings.decide(Run(tmp_path))
     assert (decision.action, decision.reason) == ("continue", causes.CAUSES["lost"].text)
@@ -193,7 +193,7 @@ def test_another_error_or_the_same_elsewhere_is_tried_again(tmp_path, other):
     assert endings.decide(run).action == "continue"
 
 
-def test_resuming_forgives_what_was_before(tmp_path):
+def test_resuming_resets_what_was_before(tmp_path):
     run = Run(tmp_path)
     for number in (1, 2, 3):
         attempt(run, number, ("end", {"cause": "killed"}))
@@ -204,13 +204,13 @@ def test_resuming_forgives_what_was_before(tmp_path):
     assert endings.decide(run).action == "continue"
 
 
-@pytest.mark.parametrize(("told", "code", "cause"), [
+@pytest.mark.parametrize(("reported", "code", "cause"), [
     (answer("RUNNING"), 137, "killed"), (answer("RUNNING"), 1, "crashed"), (answer("COMPLETING"), None, "cancelled"),
     (answer("RUNNING"), None, "signalled"), (answer("COMPLETING", reason="NodeDown"), 143, "node failure"),
     (answer("COMPLETING", 1), 143, "requeued"), (answer("COMPLETING", reason="TimeLimit"), None, "time limit"),
     (None, 137, "lost")])
-def test_the_batch_shell_knows_why_a_step_ended(told, code, cause):
-    assert slurm_ends.why_step_ended(told, 0, code) == cause
+def test_the_batch_shell_knows_why_a_step_ended(reported, code, cause):
+    assert slurm_ends.why_step_ended(reported, 0, code) == cause
 
 
 @pytest.mark.parametrize(("said", "code", "cause"), [
@@ -231,7 +231,7 @@ def test_no_attempt_at_all_stops_too(tmp_path):
     assert endings.decide(Run(tmp_path)).action == "stop"
 
 
-def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_processes(tmp_path):
+def test_work_whose_completion_mark_stands_is_done_no_matter_what_became_of_its_processes(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "killed", "rank": 0}))
     files.write_json(run.complete_file(1), {"attempt": 1, "checkpoint": "iter_0000008-a0001.pth"})
@@ -243,7 +243,7 @@ def test_work_whose_completion_mark_stands_is_done_whatever_became_of_its_proces
     assert endings.decide(evaluation).action == "done"
 
 
-def test_the_end_of_an_older_attempt_says_nothing_of_the_newest(tmp_path):
+def test_the_end_of_an_older_attempt_says_none_of_the_newest(tmp_path):
     run = Run(tmp_path)
     attempt(run, 1, ("end", {"cause": "preempted", "detail": "the first"}))
     attempt(run, 2)
@@ -265,7 +265,7 @@ def skewed(request, monkeypatch):
     return write
 
 
-def test_the_first_cause_counts_as_the_others_follow_from_it_whatever_the_clocks_say(tmp_path, skewed):
+def test_the_first_cause_counts_as_the_others_follow_from_it_regardless_of_the_clocks(tmp_path, skewed):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}))
     run.ledger(1, "task000").write("end", cause="crashed", detail="connection closed by peer", rank=0, follows=True)
@@ -276,7 +276,7 @@ def test_the_first_cause_counts_as_the_others_follow_from_it_whatever_the_clocks
     assert endings.describe_end(None) is None
 
 
-def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_whatever_the_clocks_say(tmp_path, skewed):
+def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_regardless_of_the_clocks(tmp_path, skewed):
     run = Run(tmp_path)
     attempt(run, 1, ("end", {"cause": "crashed", "detail": "rank 0", "rank": 0}))
     skewed(run.ledger(1, "train002"), "end", cause="killed", detail="rank 2", rank=2)
@@ -284,7 +284,7 @@ def test_of_two_failures_the_first_is_the_one_that_ended_the_attempt_whatever_th
     assert endings.last_end(run.events(), 1)["detail"] == "rank 2"
 
 
-def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_whatever_the_clocks_say(tmp_path, skewed):
+def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_regardless_of_the_clocks(tmp_path, skewed):
     run = Run(tmp_path)
     attempt(run, 1, ("commit", {}), ("end", {"cause": "preempted", "detail": "agreed", "rank": 0, "next": "stay"}))
     skewed(run.ledger(1, "train001"), "end", cause="crashed", detail="rank 1", rank=1)
@@ -292,7 +292,7 @@ def test_what_all_ranks_agreed_on_outranks_a_crash_on_the_way_out_whatever_the_c
     assert endings.last_end(run.events(), 1)["cause"] == "preempted"
 
 
-def test_failures_that_nothing_orders_are_told_by_the_lowest_rank_whatever_the_clocks_say(tmp_path, skewed):
+def test_failures_that_nothing_orders_are_reported_by_the_lowest_rank_regardless_of_the_clocks(tmp_path, skewed):
     run = Run(tmp_path)
     attempt(run, 1)
     skewed(run.ledger(1, "batch.7.0"), "end", cause="lost", rank=None)
@@ -322,7 +322,7 @@ def test_status_warns_where_starts_end_in_a_row_before_a_new_checkpoint(tmp_path
         "3 starts in a row ended before a new checkpoint (requeued 2x, preempted 1x)"
 
 
-def test_what_others_ended_between_neither_counts_nor_forgives(tmp_path):
+def test_what_others_ended_between_neither_counts_nor_resets(tmp_path):
     run = Run(tmp_path)
     for number, cause in enumerate(["hung", "preempted", "crashed", "requeued", "time limit"], 1):
         attempt(run, number, ("end", {"cause": cause}))
@@ -340,7 +340,7 @@ def test_three_attempts_in_a_row_without_a_commit_stop_a_run_for_causes_of_its_o
     assert decision.reason.endswith("3 attempts in a row ended without a new checkpoint")
 
 
-def test_a_commit_between_begins_the_count_anew(tmp_path):
+def test_a_commit_between_begins_the_count_again(tmp_path):
     run = Run(tmp_path)
     for number in range(1, 9):
         events = [("commit", {"checkpoint": "x"})] if number % 3 == 0 else []

@@ -55,7 +55,7 @@ def test_the_same_node_again_counts_once(run):
 
 
 @pytest.mark.parametrize(("of_node", "cluster"), [(False, "slurm"), (True, "local")])
-def test_what_no_other_node_would_mend_stops_the_run_at_once(run, of_node, cluster):
+def test_what_no_other_node_would_repair_stops_the_run_at_once(run, of_node, cluster):
     refused(run, "n1", 0, of_node, cluster)
     assert endings.decide(run) == endings.Decision("stop", "not startable: n1: no GPU is visible")
 

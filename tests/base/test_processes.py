@@ -27,7 +27,7 @@ def test_a_task_is_pickled_by_name_under_the_names_that_frozen_code_of_every_ver
 
 
 @pytest.mark.parametrize("process", processes.FORMER)
-def test_the_frozen_code_of_a_former_version_has_its_own_module_for_a_process(tmp_path, process):
+def test_the_frozen_code_of_an_earlier_version_has_its_own_module_for_a_process(tmp_path, process):
     now, former = processes.MODULES[process], f"ecm_cluster.{processes.FORMER[process]}"
     assert processes.module(process) == processes.module(process, tmp_path / "not frozen yet") == now
     (tmp_path / former.replace(".", "/")).parent.mkdir(parents=True)

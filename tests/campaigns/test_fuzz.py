@@ -76,7 +76,7 @@ def test_a_fault_of_a_real_program_is_found(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_150_cases_are_answered_well_and_each_can_be_had_alone(tmp_path: Path) -> None:
+def test_150_cases_are_answered_well_and_each_is_available_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--seed", "11", "--folder", str(tmp_path / "fuzz"),
                "--library", str(tmp_path / "library")]
     env = {**os.environ, "COLUMNS": "80"}

@@ -36,7 +36,7 @@ def test_the_page_has_a_row_for_every_representative():
     assert [f"{family.strip()}/{name}" for family, name in rows] == EVERY
 
 
-def test_a_config_that_is_no_representative_is_refused_with_the_families():
+def test_a_config_that_is_not_a_representative_is_refused_with_the_families():
     with pytest.raises(SystemExit, match="nosuch is not among the families.*yolox"):
         families.chosen(["nosuch"])
 

@@ -194,7 +194,7 @@ def test_a_cancelled_sweep_keeps_nothing_and_one_submitted_after_the_cancel_does
     assert run.cancelled("sweep002") and evaluations.awaited(run) == set()
 
 
-def test_the_cancel_mark_of_a_former_version_is_read(run):
+def test_the_cancel_mark_of_an_earlier_version_is_read(run):
     sweep(run)
     files.write_json(run.cancel_file, {"time": 1.0, "by": "cancel"})
     assert run.cancelled() and run.cancelled("evaluate") and run.cancelled("sweep001")

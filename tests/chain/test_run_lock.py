@@ -104,7 +104,7 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
 
 
 @needs_root
-def test_a_process_of_another_user_is_no_driver_whatever_its_command_line(tmp_path):
+def test_a_process_of_another_user_is_not_a_driver_no_matter_what_its_command_line(tmp_path):
     run = Run(shared_folder() / "run")
     run.path.mkdir()
     line = ["bash", "-c", "echo; read -r", table.MODULES[driver.DRIVER], "chain", str(run.path)]

@@ -50,7 +50,7 @@ def test_one_step_of_two_hours_leaves_the_lead_near_the_usual(tmp_path):
     assert signal_lead.lead_of(run, 60) == 60
 
 
-def test_a_run_recorded_by_the_former_version_which_kept_the_slowest_step_of_an_attempt_is_read_alike(tmp_path):
+def test_a_run_recorded_by_an_earlier_version_which_kept_the_slowest_step_of_an_attempt_is_read_alike(tmp_path):
     steps = [0.0, 0.5, 0.5, 0.6, *[7200.0] * 100]
     run = commits(make(tmp_path / "r"), *((step, 0.1, 4.0) for step in steps))
     assert signal_lead.lead_of(run, 60) == 60
@@ -58,7 +58,7 @@ def test_a_run_recorded_by_the_former_version_which_kept_the_slowest_step_of_an_
     assert cost is not None and cost.slowest_step == 0.6
 
 
-def test_steps_that_are_slow_now_and_then_are_no_outliers(tmp_path):
+def test_steps_that_are_slow_now_and_then_are_not_outliers(tmp_path):
     """A step of each interval between commits waits for storage: the slowest of each interval is on record."""
     cost = signal_lead.measured(commits(make(tmp_path / "r"), *((20.0 + i % 7, 0.1, 30.0) for i in range(60))))
     assert cost is not None and (cost.slowest_step, cost.commit) == (26.0, 30.1)
@@ -102,7 +102,7 @@ def test_a_grace_or_a_lead_that_is_too_short_is_warned_of_with_the_figures():
     assert signal_lead.warnings(cost, lead=150, preemption=replace(GRACE, grace=120), limit="24:00:00") == []
 
 
-def test_no_job_is_told_to_stop_before_half_of_its_time_is_over_and_a_limit_too_short_for_a_stop_is_warned_of():
+def test_no_job_is_reported_to_stop_before_half_of_its_time_is_over_and_a_limit_too_short_for_a_stop_is_warned_of():
     assert [signal_lead.within(120, limit) for limit in ("1", "3:00", "4", "1-00:00:00")] == [30, 90, 120, 120]
     (short,) = signal_lead.warnings(signal_lead.Cost(10.0, 50.0, "measured in r"), lead=150, preemption=None, limit="4")
     assert short.startswith("time: 4 is short: of the 240 s of each start 120 s are kept for a stop that may take 120")

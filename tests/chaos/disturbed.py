@@ -262,12 +262,12 @@ class Disturbed:
             Wrong: It is not so.
         """
         try:
-            told = verb("status", self.run.path, "--json", env=self.place.env, timeout=120)
-            json.loads(told.stdout)
+            said = verb("status", self.run.path, "--json", env=self.place.env, timeout=120)
+            json.loads(said.stdout)
         except (AssertionError, ValueError, subprocess.TimeoutExpired) as error:
             raise Wrong(f"status does not answer: {error}") from None
-        if "Traceback" in told.stderr:
-            raise Wrong(f"status: {told.stderr}")
+        if "Traceback" in said.stderr:
+            raise Wrong(f"status: {said.stderr}")
         for manifest in checkpoints.accepted(self.run):
             why = checkpoints.problem(self.run, manifest)
             # it may have been pruned meanwhile, its manifest first

@@ -72,20 +72,20 @@ class Tally:
 
     def table(self) -> str:
         """The figures as text."""
-        told = self.figures()
-        lines = ["", f"{'kills':<72}{told['kills']:>6}"]
+        said = self.figures()
+        lines = ["", f"{'kills':<72}{said['kills']:>6}"]
         lines += [f"  with {ranks} rank{'s' * (ranks > 1):<61}{count:>6}"
-                  for ranks, count in told["kills_by_ranks"].items()]
-        for title, counts in (("at named points", told["points"]), ("by signals, at random moments", told["signals"]),
-                              ("besides", told["besides"])):
+                  for ranks, count in said["kills_by_ranks"].items()]
+        for title, counts in (("at named points", said["points"]), ("by signals, at random moments", said["signals"]),
+                              ("besides", said["besides"])):
             lines += ["", f"{title:<72}{sum(counts.values()):>6}"]
             lines += [f"  {label:<70}{count:>6}" for label, count in counts.items()]
         lines += ["", *(f"{f'file operations that failed with {name}':<72}{count:>6}"
-                        for name, count in told["failed_calls"].items())]
+                        for name, count in said["failed_calls"].items())]
         lines += ["", *(f"{name:<72}{value:>6}" for name, value in {
-            "runs brought to their end": told["runs"] - told["lost"], "attempts": told["attempts"],
-            "resumes typed": told["resumes"], "iterations of these runs": told["iterations"],
-            "iterations done again": told["redone"],
-            "checkpoints compared": told["compared_checkpoints"],
-            "runs that differ from the undisturbed one": told["mismatches"], "runs lost": told["lost"]}.items())]
+            "runs brought to their end": said["runs"] - said["lost"], "attempts": said["attempts"],
+            "resumes typed": said["resumes"], "iterations of these runs": said["iterations"],
+            "iterations done again": said["redone"],
+            "checkpoints compared": said["compared_checkpoints"],
+            "runs that differ from the undisturbed one": said["mismatches"], "runs lost": said["lost"]}.items())]
         return "\n".join(lines)

@@ -78,10 +78,10 @@ class Troubles:
         env = {**os.environ, **self.place.env, **self.env, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", f"ecm_cluster.{verb}", *map(str, words)]
         with self._lock:
-            told = Path(f"{self._order}.told{len(self._typed)}-{time.monotonic_ns()}")
-            with told.open("w") as out:  # not a pipe: the driver that a verb starts may keep it open
+            said = Path(f"{self._order}.told{len(self._typed)}-{time.monotonic_ns()}")
+            with said.open("w") as out:  # not a pipe: the driver that a verb starts may keep it open
                 typed = subprocess.Popen(command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-            self._typed.append((verb, typed, told))
+            self._typed.append((verb, typed, said))
         self.tally.troubled(label)
 
     def end(self) -> None:
@@ -162,10 +162,10 @@ class Troubles:
             if typed.poll() is None:
                 continue
             self._typed.remove((verb, typed, told_file))
-            told = told_file.read_text()
+            said = told_file.read_text()
             told_file.unlink()
-            if typed.returncode not in (0, 2, -signal.SIGKILL) or "Traceback" in told:
-                self.wrong = f"{verb}, typed by a second user: exit code {typed.returncode}\n{told}"
+            if typed.returncode not in (0, 2, -signal.SIGKILL) or "Traceback" in said:
+                self.wrong = f"{verb}, typed by a second user: exit code {typed.returncode}\n{said}"
 
 
 def wake(pid: int) -> None:

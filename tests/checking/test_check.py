@@ -165,13 +165,13 @@ def test_no_room_for_a_check_refuses_nothing(small_data, temporary, monkeypatch,
         capsys.readouterr().out
 
 
-def test_a_process_that_was_killed_is_no_fault_of_the_job():
+def test_a_process_that_was_killed_is_not_a_fault_of_the_job():
     report = finished(Report(done={"imports": ""}), -9, 20)
     assert (report.failure, report.skipped) == ("", {"training data": "the check was killed by SIGKILL"})
 
 
 @pytest.mark.parametrize("mode", ["yes", "off"])
-def test_another_word_in_the_environment_is_refused_with_the_legal_ones(small_data, monkeypatch, mode):
+def test_another_word_in_the_environment_is_refused_with_the_valid_ones(small_data, monkeypatch, mode):
     monkeypatch.setenv(check.MODE_ENV, mode)
     plan, frozen = planned(small_data)
     with pytest.raises(UserError, match=f"ECM_CLUSTER_CHECK: '{mode}'.*here, job, none"):

@@ -55,12 +55,12 @@ def test_a_folder_that_is_full_or_read_only_or_nearly_full_is_named(tmp_path, op
     assert (found["state"], text in found["text"], remedy in found["remedy"]) == (state, True, True), found
 
 
-def test_a_folder_in_memory_is_no_other_machines(tmp_path):
+def test_a_folder_in_memory_is_not_another_machines(tmp_path):
     found = look(tmp_path, *mounted(tmp_path, "size=64m"))
     assert (found["folder.runs"]["state"], found["folder.runs.memory"]["state"]) == ("ok", "warning")
 
 
-def test_a_folder_of_somebody_else_and_a_file_in_its_place_are_named(tmp_path):
+def test_a_folder_of_another_user_and_a_file_in_its_place_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     assert look(tmp_path / "file" / "runs")["folder.runs"]["text"] == f"{tmp_path}/file is not a directory"
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups"] if os.geteuid() == 0 and shutil.which("setpriv") else []
@@ -123,7 +123,7 @@ def test_marks_of_the_login_node_are_seen_with_its_lock_and_gone_afterwards(tmp_
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_a_folder_that_was_there_stays(tmp_path):
+def test_a_folder_that_existed_stays(tmp_path):
     (tmp_path / "runs").mkdir()
     with sharing.laid_out(tmp_path / "runs", "t"):
         pass

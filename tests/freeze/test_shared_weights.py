@@ -147,7 +147,7 @@ def test_a_server_that_never_ends_is_given_up(server, tmp_path, monkeypatch):  #
     assert not (tmp_path / "cache" / NAMED).exists()
 
 
-def test_who_has_no_home_is_told_where_to_keep_weights_and_needs_nothing_without_any(tmp_path, monkeypatch):
+def test_who_has_no_home_is_reported_where_to_keep_weights_and_needs_nothing_without_any(tmp_path, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME", weight_cache.CACHE_ENV):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))

@@ -143,7 +143,7 @@ def test_a_config_without_weights_needs_nothing_and_stays_equal() -> None:
 
 @pytest.mark.parametrize("source", ["s3://bucket/r50.pth", "petrel://b/r50.pth", "pavi://r50",
                                     "openmmlab:s3://b/r50.pth", "file:///tmp/r50.pth"])
-def test_schemes_that_cannot_be_fetched_are_refused_with_what_is_legal(source: str) -> None:
+def test_schemes_that_cannot_be_fetched_are_refused_with_what_is_valid(source: str) -> None:
     text = refused(config(source))
     assert KEY in text and source in text and "torchvision://" in text and f"--set {KEY}=PATH" in text
 
@@ -317,7 +317,7 @@ def test_two_urls_with_the_same_last_name_do_not_share_a_file(server: Server, ca
     assert sorted(server.asked) == ["/a/latest.pth", "/b/latest.pth"]
 
 
-def test_the_query_of_a_url_is_no_part_of_the_files_name(server: Server, cache: Path) -> None:
+def test_the_query_of_a_url_is_not_a_part_of_the_files_name(server: Server, cache: Path) -> None:
     url = server.offer("/file%20a.pth?download=1&token=x/y.z")
     assert weights.fetch(weights.find(config(url)))[0].path == cache / "file a.pth"
 
@@ -341,7 +341,7 @@ def test_a_cache_that_cannot_be_written_is_named(server: Server, cache: Path) ->
     assert str(cache) in text and "ECM_CLUSTER_WEIGHTS" in text and f"--set {KEY}=PATH" in text
 
 
-def test_a_full_disk_is_told_from_a_broken_network(server: Server, cache: Path) -> None:
+def test_a_full_disk_is_reported_from_a_broken_network(server: Server, cache: Path) -> None:
     code = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
             "from ecm_cluster.console import cli; from ecm_cluster.freeze import weights\n"
             "cli.run(lambda argv: weights.fetch(weights.find({'load_from': sys.argv[1]})))")

@@ -104,7 +104,7 @@ def _worker(seed: int, numbers: list[int], folder: Path, library: Library, resul
     import traceback
 
     running.prepare()
-    with open(results, "w") as told:
+    with open(results, "w") as reported:
         for number in numbers:
             place = folder / str(number)
             try:
@@ -113,7 +113,7 @@ def _worker(seed: int, numbers: list[int], folder: Path, library: Library, resul
                 traceback.print_exc()
                 print(f"case {number} could not be made or judged", flush=True)
                 raise
-            told.write(json.dumps(vars(result)) + "\n")
-            told.flush()
+            reported.write(json.dumps(vars(result)) + "\n")
+            reported.flush()
             if not result.bad:
                 shutil.rmtree(place, ignore_errors=True)

@@ -230,7 +230,7 @@ def test_a_type_that_is_not_registered_is_refused_with_the_nearest(coco):
         assert found and said in found, (option, found)
 
 
-def test_arguments_of_the_former_type_are_named_with_the_way_to_drop_them(coco):
+def test_arguments_of_the_earlier_type_are_named_with_the_way_to_drop_them(coco):
     said = refused(coco, "model.backbone.type=SwinTransformer")
     assert "SwinTransformer has no 'depth'" in said and "--set model.backbone._delete_=True" in said
     assert refused(coco, "model.backbone.type=SwinTransformer", "model.backbone._delete_=True") is None

@@ -129,7 +129,7 @@ def test_every_key_that_mmdet_reads_is_carried_out_refused_or_listed_as_not_used
     assert sorted(key for key in found if keys.verdict(key) is None and key not in sections) == []
 
 
-def test_the_plan_has_a_line_for_what_a_config_sets_in_vain_and_none_for_what_is_the_same_here(whole):
+def test_the_plan_has_a_line_for_what_a_config_sets_without_effect_and_none_for_what_is_the_same_here(whole):
     whole.update(gpu_ids=[0], work_dir="work_dirs/x", dist_params={"backend": "nccl"}, log_level="INFO",
                  resume_from=None)
     whole["evaluation"] = {"interval": 2, "metric": ["bbox"], "save_best": "auto", "classwise": True}
@@ -144,7 +144,7 @@ def test_the_plan_has_a_line_for_what_a_config_sets_in_vain_and_none_for_what_is
     assert {"data.val", "dist_params", "log_config.hooks.0.keep_local"} <= set(keys.unused(whole))
 
 
-def test_arguments_of_scoring_are_in_vain_where_the_datasets_rule_has_no_such_thing(whole):
+def test_arguments_of_scoring_are_without_effect_where_the_datasets_rule_has_no_such_thing(whole):
     whole["evaluation"] = {"metric": "bbox", "iou_thrs": [0.5], "iou_thr": 0.5, "scale_ranges": None}
     assert set(keys.unused(whole)) == {"evaluation.iou_thr"}
     whole["data"]["test"]["type"] = whole["data"]["val"]["type"] = "LVISV1Dataset"

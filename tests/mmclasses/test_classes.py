@@ -58,5 +58,5 @@ def test_what_the_table_does_not_hold_is_unknown(section, name):
     assert classes.arguments_of(section, name) is None
 
 
-def test_a_scope_of_mmdet_itself_is_no_part_of_a_name():
+def test_a_scope_of_mmdet_itself_is_not_a_part_of_a_name():
     assert classes.arguments_of("model", "mmdet.ResNet") == classes.arguments_of(None, "ResNet")

@@ -264,13 +264,13 @@ def test_brackets_that_nest_too_deeply_are_refused():
 # --- writing --------------------------------------------------------------------------------------------------
 
 
-def test_functions_and_classes_that_a_config_imports_are_no_settings(tmp_path):
+def test_functions_and_classes_that_a_config_imports_are_not_settings(tmp_path):
     path = write(tmp_path, {"c.py": "from __future__ import annotations\nfrom pathlib import Path\n"
                                     "from math import sqrt\nx = sqrt(4)"})  # fmt: skip
     assert config.dump(config.read(path)) == "x = 2.0\n"
 
 
-def test_a_value_that_is_no_literal_is_refused_by_its_key(tmp_path):
+def test_a_value_that_is_not_a_literal_is_refused_by_its_key(tmp_path):
     path = write(tmp_path, {"c.py": "model = dict(a=[1, dict(root=object())])"})
     assert "invalid model.a.1.root: a object" in message(config.read, path)
 
@@ -395,7 +395,7 @@ def test_a_cycle_of_bases_is_shown_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "text"), [("c.json", "{"), ("c.yaml", "a: [1"), ("c.txt", ""), ("c.json", "[1]")])
-def test_a_file_that_is_no_config_is_refused_by_name(name, text, tmp_path):
+def test_a_file_that_is_not_a_config_is_refused_by_name(name, text, tmp_path):
     assert name in message(config.read, write(tmp_path, {name: text}))
 
 

@@ -149,7 +149,7 @@ LVIS = {
 }
 
 
-def test_mask_rcnn_is_mmdets_but_for_loss_classifiers_and_lvis_settings():
+def test_mask_rcnn_is_mmdets_except_loss_classifiers_and_lvis_settings():
     ours = config.read(CONFIGS / "ecm/mask_rcnn_r50_1x.py")["model"]
     theirs = config.read("mmdet::_base_/models/mask_rcnn_r50_fpn.py")["model"]
     boxes = {f"roi_head.bbox_head.{key}": value for key, value in ECM.items()}
@@ -157,7 +157,7 @@ def test_mask_rcnn_is_mmdets_but_for_loss_classifiers_and_lvis_settings():
     assert difference(ours, theirs) == {**boxes, **LVIS, **rcnn}
 
 
-def test_cascade_mask_rcnn_is_mmdets_but_for_depth_loss_classifiers_and_lvis_settings():
+def test_cascade_mask_rcnn_is_mmdets_except_depth_loss_classifiers_and_lvis_settings():
     ours = config.read(CONFIGS / "ecm/cascade_mask_rcnn_r101_2x.py")["model"]
     theirs = config.read("mmdet::_base_/models/cascade_mask_rcnn_r50_fpn.py")["model"]
     boxes = {f"roi_head.bbox_head.{at}.{key}": value for at in range(3) for key, value in ECM.items()}
@@ -202,7 +202,7 @@ def test_a_logger_is_added_by_naming_it_beside_a_config(option, hook, tmp_path):
     inspect.signature(HOOKS.get(hook)).bind(**arguments)  # raises for an argument that the hook does not have
 
 
-def test_an_added_logger_runs_after_whatever_writes_into_the_log(tmp_path):
+def test_an_added_logger_runs_after_no_matter_what_writes_into_the_log(tmp_path):
     import logging
 
     import torch
@@ -223,7 +223,7 @@ def test_an_added_logger_runs_after_whatever_writes_into_the_log(tmp_path):
     assert [type(hook).__name__ for hook in runner.hooks[-2:]] == ["TextLoggerHook", "TensorboardLoggerHook"]
 
 
-def test_no_base_lies_outside_of_configs():
+def test_no_base_is_outside_of_configs():
     for path in sorted(CONFIGS.rglob("*.py")):
         assert all(CONFIGS in file.parents for file in config.bases(path))
         assert not {"mmdet::", "open-mmlab"} & set(path.read_text().split())

@@ -145,7 +145,7 @@ def test_a_config_that_fails_is_one_line(tmp_path, text, said):
     assert len(str(caught.value)) < 500
 
 
-def test_what_a_config_prints_is_no_output_of_the_verb(capsys, tmp_path):
+def test_what_a_config_prints_is_not_an_output_of_the_verb(capsys, tmp_path):
     (tmp_path / "c.py").write_text("print('hello')\nx = 1\n")
     assert config.read(tmp_path / "c.py") == {"x": 1}
     assert capsys.readouterr() == ("", "hello\n")

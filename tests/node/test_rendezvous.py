@@ -224,7 +224,7 @@ if sys.argv[2] != "0":
 
 @pytest.mark.slow
 @needs_root
-def test_a_stranger_can_neither_read_the_file_nor_take_a_ranks_place(tmp_path):
+def test_a_unknown_client_can_neither_read_the_file_nor_take_a_ranks_place(tmp_path):
     """One who is on the same node, knows the port, and speaks before the real rank 1 comes."""
     shared = shared_folder()
     home, path = home_of(VICTIM, shared), shared / "home-61001" / "rendezvous.json"

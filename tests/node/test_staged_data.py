@@ -34,7 +34,7 @@ def submitted(data: Path, folder: Path, name: str, *flags: object) -> Run:
     return run
 
 
-def told(run: Run) -> list[tuple[str, str]]:
+def said(run: Run) -> list[tuple[str, str]]:
     return [(e.kind, e.get("source") or e.get("what")) for e in run.events() if e.kind in ("staged", "staging")]
 
 
@@ -51,7 +51,7 @@ def test_a_pack_is_copied_once_and_there_at_the_next_attempt(pack, tmp_path):
         assert not (data.folder / "images/lvis_v1_val-00000.tar").exists(), "a training does not read it"
         (columns,) = data.columns.values()
         assert columns.startswith(str(data.folder))
-    assert told(run) == [("staged", "copied"), ("staged", "there")]
+    assert said(run) == [("staged", "copied"), ("staged", "there")]
 
 
 def test_the_columns_of_a_plain_data_root_are_made_once_and_staged(small_data, tmp_path, monkeypatch):
@@ -94,13 +94,13 @@ def test_without_room_shared_storage_is_read_unless_the_job_forbids_it(pack, tmp
     data = prepared(run)
     assert (data.pack, data.folder) == (pack, None)
     assert list(data.columns.values()) == [str(pack / "annotations/lvis_v1_train.columns")]
-    assert told(run) == [("staging", "failed")]
+    assert said(run) == [("staging", "failed")]
 
 
 def test_nothing_is_copied_where_the_job_says_so(pack, tmp_path):
     run = submitted(pack, tmp_path, "none", "--stage", "none")
     assert prepared(run).folder is None
-    assert told(run) == [] and not (tmp_path / "scratch").exists()
+    assert said(run) == [] and not (tmp_path / "scratch").exists()
 
 
 def test_a_pack_with_other_annotations_than_it_was_made_with_is_refused(pack, tmp_path):
@@ -144,4 +144,4 @@ def test_files_packs_and_copies_of_packs_train_to_the_same_bits(pack, small_data
         state["meta"].pop("config_digest", None)
         ends.append((bits(state), log_lines(run)))
     assert ends[0] == ends[1] == ends[2]
-    assert [told(run) for run in runs] == [[], [("staged", "copied")], [("staging", "failed")]]
+    assert [said(run) for run in runs] == [[], [("staged", "copied")], [("staging", "failed")]]

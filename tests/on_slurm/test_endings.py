@@ -39,7 +39,7 @@ def test_a_cancelled_job_stays_cancelled_and_its_evaluation_too(slurm, begin):
     assert slurm.job(job_id)["Restarts"] == "0"
 
 
-def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on(slurm, begin):
+def test_a_rank_that_is_killed_ends_the_others_and_the_run_continues(slurm, begin):
     run, job_id = begin("killed", "--gpus", 2, "--no-eval")
     os.kill(worker_of(run, 1, 1), signal.SIGKILL)
     await_state(run, "done", env=slurm.env)
@@ -58,7 +58,7 @@ def test_a_task_that_is_killed_with_its_supervisor_is_recorded_by_the_batch_shel
     assert slurm.job(job_id)["Restarts"] == "1"
 
 
-def test_a_signal_from_somebody_is_committed_and_the_job_goes_on(slurm, begin):
+def test_a_signal_from_a_user_is_committed_and_the_job_continues(slurm, begin):
     run, job_id = begin("signalled", "--no-eval")
     slurm.run("scancel", "--signal=USR2", job_id)
     await_state(run, "done", env=slurm.env)

@@ -107,7 +107,7 @@ def test_a_node_whose_power_is_cut_loses_its_tasks_and_its_job_at_once(slurm: Sl
     slurm.clear()
 
 
-def test_a_node_whose_power_is_cut_is_noticed_without_being_told(
+def test_a_node_whose_power_is_cut_is_noticed_without_being_reported(
     make_slurm: Callable[..., SlurmCluster],
 ) -> None:
     slurm = make_slurm(nodes=1, slurmd_timeout=5)
@@ -164,14 +164,14 @@ def test_with_preemption_by_qos_the_qos_decide_what_becomes_of_a_job_and_their_l
     assert "Invalid job array" in slurm.run("sbatch", "--array=0-4", "--wrap", "true", check=False).stderr
 
 
-def test_a_job_over_the_time_limit_of_its_partition_waits_for_ever(slurm: SlurmCluster) -> None:
+def test_a_job_over_the_time_limit_of_its_partition_waits_forever(slurm: SlurmCluster) -> None:
     job = slurm.submit("-pshort", "--time=2", "--wrap", "true")
     assert slurm.job(job)["JobState"] == "PENDING"
     slurm.wait_for(job, "PENDING", Reason="PartitionTimeLimit")
     slurm.clear()
 
 
-def test_a_wait_in_vain_tells_the_state_of_the_job_and_the_logs(slurm: SlurmCluster) -> None:
+def test_a_wait_without_effect_tells_the_state_of_the_job_and_the_logs(slurm: SlurmCluster) -> None:
     job = slurm.submit("--hold", "--wrap", "true")
     with pytest.raises(TimeoutError, match=r"JobState=PENDING, Reason=JobHeldUser[\s\S]*slurmctld.log"):
         slurm.wait_for(job, "COMPLETED", timeout=0.2)
@@ -197,7 +197,7 @@ def test_stopping_ends_every_daemon_step_and_task(make_slurm: Callable[..., Slur
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
-def test_a_cluster_whose_owner_is_killed_ends_by_itself_and_removes_its_folder(
+def test_a_cluster_whose_owner_is_killed_ends_automatically_and_removes_its_folder(
     number: signal.Signals, slurm: SlurmCluster
 ) -> None:
     # the fixture is only for its skip where packages are missing

@@ -48,7 +48,7 @@ def test_a_run_longer_than_its_time_limit_takes_as_many_starts_as_it_needs_and_i
 # ---------------------------------------------------------------------------------------------- a requeue
 
 
-def test_where_slurm_refuses_to_requeue_a_successor_goes_on_and_the_evaluation_waits_for_it(
+def test_where_slurm_refuses_to_requeue_a_successor_continues_and_the_evaluation_waits_for_it(
     slurm, small_data, tmp_path
 ):
     run, first = submit(slurm, small_data, tmp_path, "refused")
@@ -73,7 +73,7 @@ def test_where_slurm_refuses_to_requeue_a_successor_goes_on_and_the_evaluation_w
     assert slurm.job(first)["Restarts"] == "0"
 
 
-def test_a_user_signal_at_a_preemption_is_answered_at_once_whatever_submitit_has_left_behind(
+def test_a_user_signal_at_a_preemption_is_answered_at_once_no_matter_what_submitit_has_left_behind(
     make_slurm, small_data, tmp_path
 ):
     slurm = make_slurm(nodes=1, preempt_params="preempt_send_user_signal")
@@ -152,7 +152,7 @@ def test_a_run_that_never_fits_into_its_memory_is_tried_twice_and_says_so(make_s
 
 if can_limit_memory():
 
-    def test_a_rank_that_the_kernel_kills_for_its_memory_is_told_from_others_and_the_run_goes_on(
+    def test_a_rank_that_the_kernel_kills_for_its_memory_is_reported_from_others_and_the_run_continues(
         make_slurm, small_data, tmp_path
     ):
         slurm = make_slurm(nodes=1, memory_limits=True, prefix=f"m{Path('/proc/self').resolve().name}x")
@@ -199,7 +199,7 @@ def test_an_attempt_whose_end_nobody_could_record_is_closed_by_the_next_start(
     verb("cancel", run.path, env=slurm.env)
 
 
-def test_an_attempt_that_ended_for_good_without_a_word_is_told_in_slurms_and_closed_when_it_is_resumed(
+def test_an_attempt_that_ended_for_good_without_a_record_is_reported_in_slurms_and_closed_when_it_is_resumed(
     slurm, small_data, tmp_path
 ):
     run, job_id = submit(slurm, small_data, tmp_path, "gone", "--no-eval")

@@ -205,7 +205,7 @@ def test_the_submitting_jobs_own_variables_do_not_reach_the_run(slurm, small_dat
     assert not {k: v for k, v in leaking.items() if found.get(k) == v}
 
 
-def test_a_preempted_run_comes_back_by_itself_and_goes_on(slurm, small_data, tmp_path):
+def test_a_preempted_run_comes_back_automatically_and_continues(slurm, small_data, tmp_path):
     run = submit(
         slurm, small_data, tmp_path, "preempted", "--partition", "low", "--no-eval", runner__max_epochs=8
     )

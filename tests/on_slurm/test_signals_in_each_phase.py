@@ -52,12 +52,12 @@ def test_a_signal_while_it_imports_meets_begins_or_commits_costs_a_run_nothing(s
     preempt(slurm, job_id)  # Slurm lets the writer go on: a SIGCONT comes before each SIGTERM
     await_state(run, "done", env=slurm.env, seconds=400)
 
-    told = causes(run)
-    assert told[0] in ("preempted", "requeued"), "in the import"
-    assert told[1] == "signalled", "in the rendezvous"
-    assert told[2] == "signalled", "in the first iteration"
-    assert told[3] in ("preempted", "requeued"), "in a commit"
-    assert told[4:] == ["complete"]
+    said = causes(run)
+    assert said[0] in ("preempted", "requeued"), "in the import"
+    assert said[1] == "signalled", "in the rendezvous"
+    assert said[2] == "signalled", "in the first iteration"
+    assert said[3] in ("preempted", "requeued"), "in a commit"
+    assert said[4:] == ["complete"]
     committed = [e["iteration"] for e in run.events() if e.kind == "commit" and e.attempt == 4]
     assert run.read_attempt(5)["from"] == run.checkpoint_file(max(committed), 4).name
     assert max(committed) > max(before, default=0), "the commit under way was lost"
@@ -95,7 +95,7 @@ LoadImageFromFile.__call__ = load_slowly
 """
 
 
-def test_an_evaluation_goes_on_after_a_signal_and_comes_back_after_a_preemption_and_a_kill(
+def test_an_evaluation_continues_after_a_signal_and_comes_back_after_a_preemption_and_a_kill(
     slurm, small_data, tmp_path
 ):
     slow = with_code(tmp_path, SLOW_INFERENCE)
@@ -117,7 +117,7 @@ def test_an_evaluation_goes_on_after_a_signal_and_comes_back_after_a_preemption_
     slurm.run("scancel", "--signal=USR2", job_id)
     found = await_state(run, "done", env=slurm.env)
     assert found["reason"] == "trained and scored"
-    told = [ends(work, attempt)[0] for attempt in work.attempts()]
-    assert told == ["preempted", "killed", "complete"]
+    said = [ends(work, attempt)[0] for attempt in work.attempts()]
+    assert said == ["preempted", "killed", "complete"]
     assert slurm.job(job_id)["Restarts"] == "2"
     assert run.attempts() == [1], "the training ran once"

@@ -121,7 +121,7 @@ def test_crafted_pickles_are_refused(stream, named):
             reader(stream).load()
 
 
-def test_numpys_own_numbers_stay_as_they_are_whatever_a_file_says_of_them(tmp_path):
+def test_numpys_own_numbers_stay_as_they_are_no_matter_what_a_file_says_of_them(tmp_path):
     # a dtype's state goes into the dtype, and numpy has one of each for everybody
     stream = pickled(b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x89tR(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xff"
                      b"J\xff\xff\xff\xffK?tb")
@@ -146,7 +146,7 @@ def test_damaged_files_and_others_are_named(tmp_path, damage, reason):
         assert "\n" not in str(refused.value)
 
 
-def test_a_file_of_the_former_format_that_was_cut_off_is_damaged_and_no_stranger(tmp_path):
+def test_a_file_of_the_earlier_format_that_was_cut_off_is_damaged_and_no_unknown_client(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"w": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
@@ -175,7 +175,7 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path, content, hint, zipped
     assert (hint in said if hint else "python" not in said) and "\n" not in said
 
 
-def test_a_dict_of_tensors_is_one_by_itself_and_under_the_names_that_its_reader_knows(tmp_path):
+def test_a_dict_of_tensors_is_one_automatically_and_under_the_names_that_its_reader_knows(tmp_path):
     weights = {"w": torch.ones(1), "b": torch.nn.Parameter(torch.ones(1))}
     for content in (weights, {"state_dict": weights}, {"state_dict": {"b": weights["b"]}, "meta": {}},
                     {"state_dict": torch.nn.BatchNorm2d(2).state_dict()}):
@@ -328,7 +328,7 @@ def with_tensor(size: Any, stride: Any, offset: int = 0, numel: int = 100) -> by
     (((2**62, 2**62), (1, 1)), "beyond its storage"), (((100,), (1,), 0, 10**9), "storage 0 is truncated"),
     (((0,), (1,), 0, -5), "a storage of -5 numbers"), (((5, 5), (1,)), "valid shape"),
     (((100,), (1,)), ""), (((0, 5), (1, 1)), ""), (((), ()), ""), (((7, 9), (0, 1)), "")])
-def test_a_tensor_lies_within_its_storage_and_that_within_the_file(tmp_path, shape, said):
+def test_a_tensor_is_within_its_storage_and_that_within_the_file(tmp_path, shape, said):
     path = rezipped(tmp_path, lambda name, data: with_tensor(*shape) if name == "data.pkl" else data)
     if said:
         with pytest.raises(archive.InvalidCheckpoint, match=said):

@@ -59,14 +59,14 @@ def test_forms_that_mmcv_does_not_take_are_refused(code, section, wrong):
         assert modules.problems({"custom_imports": section}, job.make({"code": str(code)})) == ([], [])
 
 
-def test_a_package_that_is_no_python_is_named(code):
+def test_a_package_that_is_not_a_python_is_named(code):
     (code / "losses/__init__.py").write_text("x = )\n")
     for name in ("losses", "losses.margin.own"):
         text, = said(name, code=str(code))
         assert text.startswith(f"config: custom_imports: {code / 'losses/__init__.py'}:1: ")
 
 
-def test_a_module_that_is_no_python_and_code_that_is_no_folder_are_named(code):
+def test_a_module_that_is_not_a_python_and_code_that_is_not_a_folder_are_named(code):
     (code / "heads.py").write_text("ok = 1\nx = )\n")
     text, = said("heads", code=str(code))
     assert text.startswith(f"config: custom_imports: {code / 'heads.py'}:2: ") and "fix the module" in text

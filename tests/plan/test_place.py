@@ -40,7 +40,7 @@ def slurm(tmp_path, monkeypatch) -> Answers:
     ({"sbatch": "exit 1\n", "scontrol": "exit 0\n"}, "scontrol lists no partitions"),
 ])
 @pytest.mark.parametrize("partition", [None, "gpu"])
-def test_where_slurm_was_not_asked_the_plan_claims_nothing_of_the_partition(small_data, slurm, commands, reason,
+def test_where_slurm_was_not_asked_the_plan_claims_none_of_the_partition(small_data, slurm, commands, reason,
                                                                             partition):
     for name, lines in commands.items():
         slurm.script(name, lines)
@@ -63,7 +63,7 @@ def test_a_controller_that_hangs_is_not_waited_for(small_data, slurm, monkeypatc
     assert sum(timeout for _, timeout in asked) <= 10
 
 
-def test_a_client_without_a_cluster_is_no_slurm_and_submit_says_what_to_do(slurm, capsys, small_data, tmp_path):
+def test_a_client_without_a_cluster_is_not_a_slurm_and_submit_says_what_to_do(slurm, capsys, small_data, tmp_path):
     from small import job_flags
 
     slurm.script("sbatch", "echo 'sbatch: error: Batch job submission failed' >&2\nexit 1\n")

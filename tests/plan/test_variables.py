@@ -34,11 +34,11 @@ def test_a_misspelt_section_that_nothing_refers_to_is_warned_of(tmp_path, text, 
     "model_ = dict(type='B')\nmodel = model_", "models = ['a']\nmodel = dict(type=models[0])",
     "optimizer1 = 3\noptimizer = dict(lr='${optimizer1}')", "img_norm_cfg = dict()", "dataset_type = 'CocoDataset'",
     "classes = ('a',)", "model = dict(type='B')", "_data = 3\nmodel = dict(a=f'{_data}')"])
-def test_a_variable_is_no_section(tmp_path, text):
+def test_a_variable_is_not_a_section(tmp_path, text):
     assert said(tmp_path, text) == []
 
 
-def test_a_variable_of_a_base_that_a_placeholder_refers_to_is_no_section(tmp_path):
+def test_a_variable_of_a_base_that_a_placeholder_refers_to_is_not_a_section(tmp_path):
     (tmp_path / "variables.py").write_text("models = 'B'\n")
     path = tmp_path / "own.py"
     path.write_text("_base_ = 'variables.py'\nmodel = dict(type={{ _base_.models }})\n")

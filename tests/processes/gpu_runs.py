@@ -56,9 +56,9 @@ def pair(data: Path, folder: Path, device: str, disturb: Sequence[tuple[int, str
          hook: Mapping[str, Any] | None = None, **rest: Any) -> tuple[Run, Run]:
     """The same training twice: one that nothing happens to, and one that is disturbed; both done."""
     made = []
-    for name, told in (("straight", []), ("disturbed", disturb)):
+    for name, said in (("straight", []), ("disturbed", disturb)):
         run = begin(data, folder, name, device, "--no-eval", *flags,
-                    hook={**(hook or {}), "disturb": [list(d) for d in told]}, **rest)
+                    hook={**(hook or {}), "disturb": [list(d) for d in said]}, **rest)
         await_state(run, "done", seconds=PATIENCE)
         made.append(run)
     assert made[1].newest_attempt() == len(disturb) + 1, "every disturbance ends an attempt"

@@ -268,7 +268,7 @@ def test_a_wheel_serves_the_gpus_that_it_was_built_for(tmp_path, built, fits):
     assert not mmcv_full.fits(path, wanted(torch="2.9.0+cu128"))
 
 
-def test_wheels_for_other_gpus_lie_beside_each_other(tmp_path):
+def test_wheels_for_other_gpus_are_beside_each_other(tmp_path):
     names = {mmcv_full.folder_name(wanted(architectures=names))
              for names in (("sm_80",), ("sm_90",), ("sm_90", "compute_90"), ("sm_80", "sm_90"))}
     assert len(names) == 4 and all(mmcv_full.fits(wheel(tmp_path / name, wanted()), wanted()) for name in names)

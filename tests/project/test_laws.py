@@ -30,7 +30,7 @@ HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "e
 # -- law 1: what learns knows nothing of clusters, and the login node knows nothing of torch
 
 
-def test_what_is_registered_into_mmdet_knows_nothing_of_clusters() -> None:
+def test_what_is_registered_into_mmdet_does_not_depend_on_clusters() -> None:
     holds([f"{m.where}:{i.line} imports {i.name}"
            for m in modules("mmdet_ext") for i in m.imports if is_in(i.name, "ecm_cluster")])
 
@@ -62,7 +62,7 @@ def test_mmcv_and_mmdet_are_imported_by_the_rooms_of_their_trainer_alone() -> No
            if not any(is_in(name, room) for name, _ in importing)])
 
 
-def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_is_needed() -> None:
+def test_outside_those_rooms_only_the_base_install_is_imported_before_it_is_needed() -> None:
     base = import_names(setup_cfg()["options"]["install_requires"])
     holds([f"{m.where}:{i.line} imports {i.name} at its top, which a login node need not have"
            for m in modules("ecm_cluster") for i in m.imports
@@ -74,7 +74,7 @@ def test_outside_those_rooms_nothing_but_the_base_install_is_imported_before_it_
 BROUGHT_BY_TORCH = {("mmdet_ext.loss.ecm_kernels", "triton")}
 
 
-def test_whatever_is_imported_is_named_in_setup_cfg() -> None:
+def test_no_matter_what_is_imported_is_named_in_setup_cfg() -> None:
     options = setup_cfg()
     train = options["options.extras_require"]["train"]
     declared = import_names(options["options"]["install_requires"], train)
@@ -375,7 +375,7 @@ def without_encoding(module: Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, name or ""
 
 
-def test_text_is_utf_8_whatever_the_locale() -> None:
+def test_text_is_utf_8_regardless_of_the_locale() -> None:
     holds([f"{m.where}:{line} {call}: give encoding=\"utf-8\"" for m in modules("ecm_cluster")
            for line, call in without_encoding(m)])
 
@@ -476,7 +476,7 @@ def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
            if i.name.split(".")[0] in ("dill", "cloudpickle", "joblib", "shelve", "marshal", "imp", "telnetlib")])
 
 
-def test_whoever_loads_a_checkpoint_says_what_it_may_hold() -> None:
+def test_no_matter_who_loads_a_checkpoint_says_what_it_may_hold() -> None:
     found = [(m, call) for m, call, name in calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks")
              if name == "torch.load"]
     assert found
@@ -502,7 +502,7 @@ def test_temporary_files_have_names_that_nobody_can_guess() -> None:
 MODES_BY_PATH: dict[tuple[str, str], str] = {}
 
 
-def test_modes_change_on_what_this_call_has_opened_and_not_on_whatever_a_path_leads_to() -> None:
+def test_modes_change_on_what_this_call_has_opened_and_not_on_no_matter_what_a_path_leads_to() -> None:
     found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
              if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
     held_but_for(found, MODES_BY_PATH, "MODES_BY_PATH")

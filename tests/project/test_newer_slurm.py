@@ -20,7 +20,7 @@ def newer_slurm(root: Path, folder: Path, version: str, **env: str) -> subproces
 
 
 @pytest.mark.parametrize("version", ["23.02.7", "25.11.2"])
-def test_a_newer_slurm_that_is_there_is_used(root: Path, tmp_path: Path, version: str) -> None:
+def test_a_newer_slurm_that_exists_is_used(root: Path, tmp_path: Path, version: str) -> None:
     done = newer_slurm(root, tmp_path, version, ECM_CLUSTER_SLURM_ROOT=str(tmp_path / "none"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "it ran\n", "")
     assert not (tmp_path / "none").exists()

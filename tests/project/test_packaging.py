@@ -74,7 +74,7 @@ def test_ranges_refuse_what_the_code_cannot_work_with(options, name: str, versio
 
 
 @each_stack
-def test_every_pinned_version_lies_in_the_range_that_the_package_declares(options, stack) -> None:
+def test_every_pinned_version_is_in_the_range_that_the_package_declares(options, stack) -> None:
     python = "3.8" if stack.name == "original" else "3.11"
     declared = requirements(options["options"]["install_requires"], python)
     for extra in options["options.extras_require"].values():

@@ -39,8 +39,8 @@ def rows(document: str) -> list[str]:
 
 
 def test_each_line_of_what_happens_when_is_held_by_a_test_that_exists():
-    told = (ROOT / "tests" / "project" / "promises.txt").read_text().split("\n\n", 1)[1]
-    promises = dict(re.findall(r"^(\S.*)\n    (\S+)$", told, re.MULTILINE))
+    said = (ROOT / "tests" / "project" / "promises.txt").read_text().split("\n\n", 1)[1]
+    promises = dict(re.findall(r"^(\S.*)\n    (\S+)$", said, re.MULTILINE))
     assert rows("docs/guide/what-happens.md") == list(promises)
     for event, test in promises.items():
         file, _, name = test.partition("::")

@@ -176,7 +176,7 @@ def test_a_branch_that_resume_from_leaves_stays_and_counts_no_more(tmp_path):
     assert {m.file for m in checkpoints.manifests(run)} == {*old[2:], new[2], *last[1:]}
 
 
-def test_what_a_former_version_wrote_of_a_checkpoint_is_read(tmp_path):
+def test_what_an_earlier_version_wrote_of_a_checkpoint_is_read(tmp_path):
     run = Run(tmp_path)
     begin(run, 1)
     made = commit(run, 1, 10)

@@ -152,7 +152,7 @@ def test_a_reader_whose_listing_is_old_finds_everything(tmp_path, monkeypatch):
     assert ledger.read(tmp_path) == before
 
 
-def test_what_the_former_version_wrote_is_folded_and_its_code_reads_what_a_verb_writes_now(tmp_path):
+def test_what_an_earlier_version_wrote_is_folded_and_its_code_reads_what_a_verb_writes_now(tmp_path):
     (tmp_path / "0001-task000.jsonl").write_text('{"sequence": 1, "kind": "began", "time": 1.0}\n'
                                                  '{"sequence": 2, "kind": "end", "time": 2.0, "cause": "killed"}\n')
     Ledger(tmp_path, 1, "resume").write("resumed", stages=[])

@@ -112,7 +112,7 @@ def test_setup_lines_see_the_values_which_hold_against_them(tmp_path):
 # ---------------------------------------------------------------------------------------------- runs that exist
 
 
-def test_a_run_of_the_former_version_keeps_its_values_and_moves_them_when_it_is_submitted_again(tmp_path):
+def test_a_run_of_an_earlier_version_keeps_its_values_and_moves_them_when_it_is_submitted_again(tmp_path):
     run = Run(tmp_path)
     files.write_json(run.run_file, {"cluster": "local", "job": {"env": {"KEY": SECRET}}})
     job_env.keep(run, run.job())

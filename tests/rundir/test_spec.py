@@ -55,7 +55,7 @@ def test_the_job_is_that_of_the_submission_with_what_resumes_have_changed(run):
     assert run.job() == dataclasses.replace(run.spec.job, mem_per_gpu="20G"), "read at each call"
 
 
-def test_overrides_come_back_as_they_were_written_and_are_those_of_the_former_version(run):
+def test_overrides_come_back_as_they_were_written_and_are_those_of_an_earlier_version(run):
     former = {"job": {"nodes": 2}, "from": {"iteration": 5, "after": 1}, "virtual_ranks": 3, "not_kept": ["a"],
               "code": {"number": 2, "digest": "d"}}
     files.write_json(run.overrides_file, former)
@@ -84,7 +84,7 @@ def test_a_sweep_keeps_the_whole_job_that_it_was_submitted_with(run):
     assert (asked.job.nodes, asked.job.gpus, asked.job.time) == (1, 2, "30"), "resolved once, and not again"
 
 
-def test_a_sweep_of_the_former_version_has_the_evaluation_block_on_record(run):
+def test_a_sweep_of_an_earlier_version_has_the_evaluation_block_on_record(run):
     block = dataclasses.asdict(EvaluationOptions(gpus=3, partition="short"))
     run.evaluations_dir.mkdir()
     files.write_json(run.elements_file("sweep001"), {

@@ -42,7 +42,7 @@ def test_the_age_of_a_heartbeat_is_measured_by_the_file_servers_clock_only(work,
     assert [path.name for path in work.attempts_dir.iterdir()] == [work.heartbeat_file(1).name]
 
 
-def test_a_heartbeat_of_the_former_version_is_a_sign_of_life_too(work):
+def test_a_heartbeat_of_an_earlier_version_is_a_sign_of_life_too(work):
     aged(work.heartbeat_file(1, 0), 30)
     assert work.seconds_since_heartbeat(1) == pytest.approx(30, abs=5)
 

@@ -287,7 +287,7 @@ def test_annotations_that_do_not_fit_are_refused_with_what_is_missing(tmp_path, 
 
 
 @pytest.mark.parametrize("text", ["5", "null", "[]", "{}", "[" * 100_000, "{", "\xff"])
-def test_anything_but_an_annotation_file_is_refused_in_one_line(tmp_path, text):
+def test_anything_except_an_annotation_file_is_refused_in_one_line(tmp_path, text):
     path = tmp_path / "annotations.json"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=f"^{path}: not "):

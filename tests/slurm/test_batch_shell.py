@@ -130,7 +130,7 @@ def test_a_setup_line_that_fails_ends_the_start_and_is_named(shell, setup, line,
 @pytest.mark.parametrize("setup", [
     ["load() { false; true; }", "load"], ["false || true"], ["if false; then", "true", "fi"], ["source {folder}/ok.sh"],
     ["! true"], ["export X=a  # false"], []])
-def test_what_fails_within_a_function_or_a_file_that_ends_well_is_no_failure(shell, setup):
+def test_what_fails_within_a_function_or_a_file_that_ends_well_is_not_a_failure(shell, setup):
     (shell.folder / "ok.sh").write_text("false\nfalse\ntrue\n")
     shell.values["setup"] = [text.replace("{folder}", str(shell.folder)) for text in setup]
     assert shell.start() == 0
@@ -190,13 +190,13 @@ def test_status_says_of_a_job_whose_launch_failed_what_may_be_the_matter(shell):
     assert found.next == "scontrol release 77"
 
 
-@pytest.mark.parametrize("told", [
+@pytest.mark.parametrize("said", [
     {"state": "COMPLETING"}, {"restarts": 1}, {"out": "n8,n9,n2,n3,n4"}, {"state": "CANCELLED"},
     {"refuses": '"requeue"'}])
-def test_a_start_that_is_not_its_jobs_any_more_or_has_used_up_its_nodes_moves_nothing(shell, told):
+def test_a_start_that_is_not_its_jobs_any_more_or_has_used_up_its_nodes_moves_nothing(shell, said):
     shell.tool("srun", "exit 127")
     shell.tool("python", "exit 127")
-    shell.slurm(**told)
+    shell.slurm(**said)
     shell.start()
     assert not [call for call in shell.calls("scontrol") if "update" in call]
 
@@ -210,7 +210,7 @@ def test_without_python_a_cancelled_run_and_a_step_that_ended_well_are_left_alon
     assert not shell.calls("scontrol")
 
 
-def test_where_the_node_cannot_be_left_out_the_job_is_held_and_does_not_come_back_for_ever(shell):
+def test_where_the_node_cannot_be_left_out_the_job_is_held_and_does_not_come_back_forever(shell):
     shell.tool("srun", "exit 127")
     shell.tool("python", "exit 127")
     shell.slurm(refuses="update")

@@ -126,7 +126,7 @@ def test_an_evaluation_without_words_of_its_own_takes_one_node_as_the_training_h
                                                                                            "2880")
 
 
-def test_a_small_job_asks_for_nothing_that_it_was_not_told():
+def test_a_small_job_asks_for_nothing_that_it_was_not_reported():
     shown = options(launcher.render(asked(Run("/shared/a"), {"name": "a"})))
     assert not set(shown) & {"partition", "account", "qos", "constraint", "exclude", "reservation", "exclusive",
                              "dependency", "array", "error"}
@@ -165,7 +165,7 @@ LINES = ("mem", "cpus-per-task", "comment", "gpus-per-node", "signal", "requeue"
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 @pytest.mark.parametrize("name", LINES)
-def test_every_line_that_the_launcher_writes_can_be_left_off(name, stage):
+def test_every_line_that_the_launcher_writes_can_be_omitted(name, stage):
     values = {**FULL, "slurm": {name.replace("-", "_"): None}}
     before = options(launcher.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, stage, after="7")))
     after = options(launcher.render(asked(Run("/shared/a"), values, stage, after="7")))
@@ -173,12 +173,12 @@ def test_every_line_that_the_launcher_writes_can_be_left_off(name, stage):
 
 
 @pytest.mark.parametrize("name", ["output", "array", "dependency", "nodes", "ntasks-per-node"])
-def test_lines_that_no_run_can_do_without_cannot_be_left_off(name):
+def test_lines_that_no_run_can_do_without_cannot_be_omitted(name):
     with pytest.raises(UserError, match=f"slurm: option '{name}' cannot be omitted"):
         job.make({"slurm": {name: None}})
 
 
-def test_a_job_without_a_folder_of_its_own_goes_there_by_itself():
+def test_a_job_without_a_folder_of_its_own_goes_there_automatically():
     script = launcher.render(asked(Run("/shared/my a"), {"slurm": {"chdir": None}}))
     assert "\ncd '/shared/my a/logs'\n" in script
 
@@ -395,13 +395,13 @@ def answers(tmp_path, monkeypatch):
 
 def test_a_jobs_fields_are_read_with_blanks_and_equal_signs_in_them(answers):
     answers(scontrol=RUNNING)
-    told = commands.show_job("1")
-    assert told is not None
+    said = commands.show_job("1")
+    assert said is not None
     expected = {"JobId": "1", "JobState": "RUNNING", "Reason": "None", "Restarts": "2", "PreemptTime": "None",
                 "EndTime": "2026-11-23T01:49:15", "NodeList": "n1", "ReqB:S:C:T": "0:0:*:*", "Power": "",
                 "TRES": "cpu=1,mem=100M,node=1,billing=1,gres/gpu=2", "StdOut": "/shared/my runs/slurm-1.out",
                 "WorkDir": "/shared/my runs", "TresPerNode": "gres:gpu:2"}
-    assert {name: told.get(name) for name in expected} == expected
+    assert {name: said.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("text", [None, ""])

@@ -64,7 +64,7 @@ def test_what_a_partition_does_on_preemption_is_said_as_it_is(answers, mode, eve
 @pytest.mark.parametrize(("mode", "said"), [
     ("OFF", "never preempted (on this cluster)"),
     ("GANG", "when preempted (gang scheduling): stopped in memory and continued; nothing is lost")])
-def test_without_preemption_no_partition_preempts_whatever_its_mode(answers, mode, said):
+def test_without_preemption_no_partition_preempts_no_matter_what_its_mode(answers, mode, said):
     slurm(answers, mode, "none")
     assert preempted("REQUEUE") == [said]
 
@@ -87,7 +87,7 @@ def test_the_qos_of_a_job_that_names_none_is_that_of_its_association(answers):
     assert "QOS normal, the default" in preempted("OFF")[0]
 
 
-def test_where_it_cannot_be_told_it_depends_on_the_qos(answers):
+def test_where_it_cannot_be_reported_it_depends_on_the_qos(answers):
     slurm(answers, "REQUEUE", "qos", qos=QOS, user="vision\n", assoc="||scav,mild\n")
     assert preempted("REQUEUE") == ["when preempted: depends on the job's QOS"]
     slurm(answers, "REQUEUE", "qos")  # no accounting, or none that answers
@@ -149,7 +149,7 @@ def test_what_no_node_has_is_refused_and_what_a_partition_is_too_small_for_is_le
     check(cpus_per_gpu=257)
 
 
-def test_a_job_that_sbatch_takes_is_no_matter(answers, capsys):
+def test_a_job_that_sbatch_takes_is_not_a_matter(answers, capsys):
     answers(sbatch="sbatch: Job 1 to start at 2026-11-23T01:39:15\n")
     check()
     assert capsys.readouterr().err == ""

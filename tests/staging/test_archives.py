@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
     (member("../x.jpg"), "leads out of the data root"), (member("/etc/x.jpg"), "leads out of the data root"),
     (member("t/../../x.json"), "leads out of the data root"),
 ])
-def test_a_member_that_is_no_ordinary_file_inside_is_refused(root, capsys, info, said):
+def test_a_member_that_is_not_an_ordinary_file_inside_is_refused(root, capsys, info, said):
     write(root / "t.zip", (info, b"/etc/passwd"))
     assert f"t.zip: member {info.filename} {said}" in refused(root, capsys)
 

@@ -151,7 +151,7 @@ def test_a_class_not_exhaustively_annotated_has_an_object_drawn_without_annotati
 
 
 @pytest.mark.parametrize("split", dataset.SPLITS)
-def test_polygons_have_two_decimals_and_lie_in_the_image_and_the_box(small, split):
+def test_polygons_have_two_decimals_and_are_in_the_image_and_the_box(small, split):
     text = (small / "annotations" / f"lvis_v1_{split}.json").read_text()
     for polygon in re.findall(r'"segmentation": (\[\[.*?\]\])', text):
         assert not re.search(r"\.\d{3}|[eE]", polygon)

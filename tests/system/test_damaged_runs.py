@@ -195,7 +195,7 @@ def _own_home(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["complete", "complete and folded", "cancelled", "cancelled on Slurm"])
-def test_whatever_a_file_holds_each_verb_answers_in_a_few_lines(tmp_path, state):
+def test_no_matter_what_a_file_holds_each_verb_answers_in_a_few_lines(tmp_path, state):
     """A share of all damages; `sweep` of step 1 is all of them."""
     made = {"complete": lambda: complete(tmp_path).path, "complete and folded": lambda: folded(complete(tmp_path)),
             "cancelled": lambda: cancelled(tmp_path).path,
@@ -205,7 +205,7 @@ def test_whatever_a_file_holds_each_verb_answers_in_a_few_lines(tmp_path, state)
 
 
 @pytest.mark.slow
-def test_whatever_stands_in_a_folders_place_each_verb_answers_in_a_few_lines(tmp_path):
+def test_no_matter_what_stands_in_a_folders_place_each_verb_answers_in_a_few_lines(tmp_path):
     whole, wrong = complete(tmp_path).path, []
     for what, damage in list(folder_damage(Run(whole)))[::3]:
         kept = whole.with_name("kept")
@@ -220,7 +220,7 @@ def test_whatever_stands_in_a_folders_place_each_verb_answers_in_a_few_lines(tmp
 # ---------------------------------------------------------------------------------------------- what is said
 
 
-def told(capsys, *argv: object, verb: Any = status) -> tuple[int, str, str]:
+def reported(capsys, *argv: object, verb: Any = status) -> tuple[int, str, str]:
     code = cli.run(verb.main, [str(a) for a in argv])
     said = capsys.readouterr()
     return code, said.out, said.err
@@ -233,7 +233,7 @@ def test_status_names_what_is_damaged_and_shows_the_rest(tmp_path, capsys):
     run.ledger(0, "submit").write("submitted", stage="train", job_id="7045", token="ecm-cluster:former:train:0a")
     cut(run.submission_file("train"))
     other_bytes(run.manifest_of(run.checkpoints_dir / "iter_0000014-a0001.pth"))
-    code, out, _ = told(capsys, run.path)
+    code, out, _ = reported(capsys, run.path)
     assert code == 0 and out.startswith("former: ")
     assert "damaged: attempts/0001.complete.json: " in out and "damaged: submissions/train.json: " in out
     assert "iter_0000014-a0001.json: line 1: byte 0xff is not UTF-8" in out
@@ -245,7 +245,7 @@ def test_a_damaged_completion_mark_is_read_from_the_ledger_and_without_it_is_one
     run.complete_file(1).write_text("[]")
     assert run.completion() == "iter_0000021-a0001.pth"
     shutil.rmtree(run.ledger_dir)
-    code, _, err = told(capsys, run.path, verb=resume)
+    code, _, err = reported(capsys, run.path, verb=resume)
     assert (code, err.count("\n")) == (2, 1)
     assert f"{run.complete_file(1)}: not a readable completion mark (" in err and "restore the file" in err
 
@@ -275,7 +275,7 @@ def test_damaged_figures_are_scored_again(tmp_path, capsys):
     assert not evaluations.done(run, whole[0]) and evaluations.has_detections(work) == work.chunk_file(0).exists()
 
 
-def test_nothing_but_an_id_a_token_and_a_name_is_taken_from_a_submission(tmp_path):
+def test_only_an_id_a_token_and_a_name_is_taken_from_a_submission(tmp_path):
     run = cancelled(tmp_path, "slurm")
     record = {**run.submission("train"), "user": "anna"}
     shutil.rmtree(run.ledger_dir)
@@ -302,7 +302,7 @@ def test_lines_of_the_ledger_that_lack_a_field_are_skipped_counted_and_shown_onc
     run = complete(tmp_path)
     with open(run.ledger_dir / "0001-task000.jsonl", "a") as handle:
         handle.write('{"kind": "end", "time": 5}\n{"kind": "start", "time": 5, "rank": "x"}\n{"kind": "x"}\n')
-    code, out, _ = told(capsys, run.path)
+    code, out, _ = reported(capsys, run.path)
     assert code == 0 and out.count("damaged: ledger/0001-task000.jsonl: end.cause: missing; expected text "
                                    "(3 lines skipped)") == 1
 
@@ -361,15 +361,15 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
     before = {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")}
     assert not judged(run)  # all is imported, with root's rights
     with acting_as(VICTIM):
-        assert told(capsys, run.path)[0] == 0
-        code, out, err = told(capsys, run.path, verb=evaluate)
+        assert reported(capsys, run.path)[0] == 0
+        code, out, err = reported(capsys, run.path, verb=evaluate)
         assert (code, err) == (0, "") and "1 of 1 scored already" in out and "bbox AP" in out
-        assert told(capsys, run.path, run.path, verb=compare)[0] == 0
-        assert told(capsys, run.path, "--dry-run", verb=clean)[::2] == (0, "")
-        assert told(capsys, run.path, "--dry-run", verb=resume)[::2] == (0, "")
-        code, out, err = told(capsys, run.path, verb=cancel)
+        assert reported(capsys, run.path, run.path, verb=compare)[0] == 0
+        assert reported(capsys, run.path, "--dry-run", verb=clean)[::2] == (0, "")
+        assert reported(capsys, run.path, "--dry-run", verb=resume)[::2] == (0, "")
+        code, out, err = reported(capsys, run.path, verb=cancel)
         assert (code, err) == (0, "") and "nothing to cancel" in out
-        code, _, err = told(capsys, run.path, verb=clean)
+        code, _, err = reported(capsys, run.path, verb=clean)
         assert code == 2 and err.count("\n") == 1
     assert {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")} == before
 
@@ -383,7 +383,7 @@ def test_nothing_is_deleted_through_a_link(tmp_path, capsys):
     run.quarantine_dir.symlink_to(tmp_path / "elsewhere")
     (run.checkpoints_dir / "iter_0000001-a0001.pth").symlink_to(tmp_path / "elsewhere/iter_0000001-a0001.pth")
     (run.checkpoints_dir / "iter_0000002-a0001.pth").mkdir()
-    assert told(capsys, run.path, "--abandoned", verb=clean)[0] == 0
+    assert reported(capsys, run.path, "--abandoned", verb=clean)[0] == 0
     retention.remove_leftovers(run, 2)
     retention.prune(run, 1, 2)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2

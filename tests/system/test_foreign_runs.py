@@ -180,7 +180,7 @@ def test_a_run_that_only_its_owner_can_read_has_a_row_that_says_so(shared, capsy
 
 @pytest.mark.slow
 @needs_root
-def test_whatever_another_users_run_holds_status_reads_little_of_it(shared, capsys, monkeypatch):
+def test_no_matter_what_another_users_run_holds_status_reads_little_of_it(shared, capsys, monkeypatch):
     theirs = on_slurm(shared / "theirs", ATTACKER)
     secret = shared / "secret.json"
     secret.write_text('{"secret": "of the victim"}')

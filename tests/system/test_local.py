@@ -36,7 +36,7 @@ def weights(run: Run) -> dict:
     return read(run.checkpoints_dir / mark)
 
 
-def test_a_signalled_run_goes_on_in_mid_epoch_and_ends_bit_identical_to_an_uninterrupted_one(small_data, tmp_path):
+def test_a_signalled_run_continues_in_mid_epoch_and_ends_bit_identical_to_an_uninterrupted_one(small_data, tmp_path):
     import torch
 
     flags = ("--gpus", 2, "--no-eval")
@@ -55,7 +55,7 @@ def test_a_signalled_run_goes_on_in_mid_epoch_and_ends_bit_identical_to_an_unint
             assert torch.equal(value, second["optimizer"]["state"][index][slot])
 
 
-def test_a_killed_worker_ends_the_others_and_the_run_goes_on_within_its_budget(small_data, tmp_path):
+def test_a_killed_worker_ends_the_others_and_the_run_continues_within_its_budget(small_data, tmp_path):
     run = start(small_data, tmp_path, "killed", "--gpus", 2, runner__max_epochs=500)
     for attempt in (1, 2, 3):
         training(run, attempt, 1)
@@ -110,7 +110,7 @@ class Hanging(Hook):
 """
 
 
-def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_goes_on(small_data, tmp_path):
+def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_continues(small_data, tmp_path):
     code = tmp_path / "code"
     code.mkdir()
     (code / "hanging.py").write_text(HANGING)
@@ -130,7 +130,7 @@ def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_goes_on(small_d
     wait_until(lambda: not run.stacks_file(2, 0).exists(), "what was not needed is removed", 60)
 
 
-def test_a_task_that_is_killed_with_its_supervisor_ends_the_others_and_the_run_goes_on(small_data, tmp_path):
+def test_a_task_that_is_killed_with_its_supervisor_ends_the_others_and_the_run_continues(small_data, tmp_path):
     run = start(small_data, tmp_path, "task-killed", "--gpus", 2, "--no-eval", runner__max_epochs=4)
     training(run, 1, 2)
     os.kill(task_pid(run, 1, rank=1), signal.SIGKILL)

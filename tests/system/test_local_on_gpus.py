@@ -18,7 +18,7 @@ MISSING = emulated_gpu.missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING is not None, reason=f"no emulated GPUs: {MISSING}")]
 
 
-def test_a_run_on_two_gpus_is_preempted_goes_on_in_mid_epoch_and_is_scored(small_data, tmp_path):
+def test_a_run_on_two_gpus_is_preempted_continues_in_mid_epoch_and_is_scored(small_data, tmp_path):
     env = {**os.environ, **emulated_gpu.everywhere(tmp_path, 2)}
     env["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
     flags = job_flags(small_data, tmp_path, "run", runner__max_epochs=2)

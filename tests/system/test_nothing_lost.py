@@ -101,7 +101,7 @@ def elsewhere() -> Iterator[Callable[..., subprocess.Popen]]:
         process.wait()
 
 
-def test_what_an_overtaken_attempt_was_about_to_commit_or_to_complete_does_not_count(
+def test_what_a_stale_attempt_was_about_to_commit_or_to_complete_does_not_count(
         small_data, tmp_path, straight, elsewhere):
     # its writer has passed the fence and stands before the rename of its manifest
     run = start(small_data, tmp_path, "fenced", "--no-eval",
@@ -170,17 +170,17 @@ def damaged(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return run, committed
 
 
-def test_a_truncated_and_a_corrupt_checkpoint_are_put_aside_and_the_one_before_them_is_taken(damaged, straight):
+def test_a_truncated_and_a_corrupt_checkpoint_are_quarantined_and_the_one_before_them_is_taken(damaged, straight):
     run, committed = damaged
     assert run.read_attempt(2)["from"] == committed[-3].file
-    told = verb("status", run.path).stdout
-    assert f"moved {committed[-1].file} to quarantine: {committed[-1].size - 1} bytes instead of" in told
-    assert f"moved {committed[-2].file} to quarantine: its content does not match its digest" in told
+    said = verb("status", run.path).stdout
+    assert f"moved {committed[-1].file} to quarantine: {committed[-1].size - 1} bytes instead of" in said
+    assert f"moved {committed[-2].file} to quarantine: its content does not match its digest" in said
     assert {p.name for p in run.quarantine_dir.glob("*.pth")} == {m.file for m in committed[-2:]}
     ends_as(run, straight)
 
 
-def test_newer_code_is_used_from_the_next_attempt_on_and_the_former_is_kept(damaged):
+def test_newer_code_is_used_from_the_next_attempt_on_and_the_earlier_is_kept(damaged):
     run, committed = damaged
     assert f"by newer code from {committed[-3].file}" in run.train_log.read_text()
     record = run.overrides().code

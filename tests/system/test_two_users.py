@@ -70,7 +70,7 @@ def machine() -> Iterator[Machine]:
         yield Machine(Path(folder))
 
 
-def test_a_config_or_job_file_of_somebody_else_does_not_stand_in_for_a_shipped_one(machine: Machine) -> None:
+def test_a_config_or_job_file_of_another_user_does_not_stand_in_for_a_shipped_one(machine: Machine) -> None:
     machine.attacker("""
         mkdir -p here/configs/ecm; cd here
         echo 'import pathlib; pathlib.Path("../traps/config").touch()' > configs/ecm/mask_rcnn_r50_1x.py
@@ -98,7 +98,7 @@ def test_no_verb_imports_from_the_folder_that_it_is_typed_in(machine: Machine) -
     machine.nothing_ran()
 
 
-def test_git_is_not_asked_about_a_checkout_of_somebody_else(machine: Machine) -> None:
+def test_git_is_not_asked_about_a_checkout_of_another_user(machine: Machine) -> None:
     machine.attacker("""mkdir -p checkout; cd checkout; git init -q .
         git config core.fsmonitor "touch $PWD/../traps/git; :" """)
     script = ("from pathlib import Path; from ecm_cluster.freeze import git; "
@@ -194,14 +194,14 @@ def test_a_training_on_one_node_listens_on_loopback_alone(trained: Seen) -> None
     assert trained.addresses and trained.addresses <= {"0100007F", "0" * 24 + "01000000"}, trained.addresses
 
 
-def test_others_can_change_nothing_of_a_run_whatever_the_umask(trained: Seen, machine: Machine) -> None:
+def test_others_can_change_none_of_a_run_regardless_of_the_umask(trained: Seen, machine: Machine) -> None:
     assert trained.run.path.stat().st_mode & 0o077 == 0
     done = run_as(ATTACKER, "find", trained.run.path.parent, "-user", str(VICTIM), "-writable",
                   env=environment(machine.home[ATTACKER]))
     assert done.stdout == ""
 
 
-def test_a_run_that_is_shared_can_be_read_by_others_but_for_its_secrets(machine: Machine) -> None:
+def test_a_run_that_is_shared_can_be_read_by_others_except_its_secrets(machine: Machine) -> None:
     run = submitted(machine, "shared", "exit 3", "--share", "all")
     wait_until(lambda: not driver.find(run), "the driver to end")
     done = run_as(ATTACKER, "ecm-cluster", "status", str(run.path), env=environment(machine.home[ATTACKER]),
@@ -300,7 +300,7 @@ def looked_at(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> 
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_whatever_stands_in_anothers_run_status_answers_in_time_and_in_plain_text(
+def test_no_matter_what_stands_in_anothers_run_status_answers_in_time_and_in_plain_text(
         spoil: Callable[[Path], None], hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, faults = hostile / "evil", []
     for path in sorted(p for p in run.rglob("*") if p.is_file() and "code" not in p.parts):

@@ -57,7 +57,7 @@ def test_any_numbers_come_back_with_every_bit(given):
 
 
 @pytest.mark.parametrize("given", [-0.0, 655.36, -0.01, 0.001, 1 / 3, float("nan"), 0.1 + 0.2])
-def test_what_is_no_hundredth_is_kept_whole(given):
+def test_what_is_not_a_hundredth_is_kept_whole(given):
     assert encode(np.array([1.5, given]))[1]
 
 
@@ -99,14 +99,14 @@ def test_walking_a_text_finds_what_the_decoder_finds(content, indent, ascii_only
     (text(images=[{"id": 4, "width": 3}]), "image 4 has no width and height that are numbers"),
     (text(categories=[{"name": "a"}]), "category 0 of the list has None for id"),
 ])  # fmt: skip
-def test_a_file_that_is_no_annotation_file_is_refused_in_one_line(content, said, tmp_path):
+def test_a_file_that_is_not_an_annotation_file_is_refused_in_one_line(content, said, tmp_path):
     with pytest.raises(ValueError) as caught:
         make(tmp_path, content)
     message = str(caught.value)
     assert said in message and message.startswith(str(tmp_path / "ann.json")) and "\n" not in message
 
 
-def test_bytes_that_are_no_text_are_refused_in_one_line(tmp_path):
+def test_bytes_that_are_not_text_are_refused_in_one_line(tmp_path):
     (tmp_path / "ann.json").write_bytes(b'{"images": "\xff"}')
     with pytest.raises(ValueError, match="is not JSON"):
         annotations.write(tmp_path / "ann.json", io.BytesIO())
@@ -166,7 +166,7 @@ def test_columns_that_lack_one_are_refused(tmp_path):
         annotations.Columns(tmp_path / "columns")
 
 
-def test_columns_that_do_not_belong_together_or_lie_elsewhere_are_refused(tmp_path):
+def test_columns_that_do_not_belong_together_or_are_elsewhere_are_refused(tmp_path):
     made, values = column_file.load(make(tmp_path, text()))
     for name in ("width", "row_start", "state", "record_ends"):
         with open(tmp_path / "other", "wb") as handle:

@@ -183,7 +183,7 @@ def test_a_missing_file_says_where_a_relative_path_starts():
         read_class_counts("x" * 300)
 
 
-def test_an_unknown_field_lists_the_legal_ones():
+def test_an_unknown_field_lists_the_valid_ones():
     with pytest.raises(
         ClassCountError, match="invalid value 'instances'; expected one of: instance_count, image_count"
     ):

@@ -122,7 +122,7 @@ def test_the_ranks_share_the_positions_of_an_epoch_out_among_them(sizes, per_ran
 
 @FEW
 @given(GROUPS, st.integers(1, 3), st.sampled_from([1, 2, 3, 4, 6]), st.data())
-def test_an_epoch_played_by_changing_numbers_of_processes_draws_the_same_multiset(sizes, per_rank, virtual, data):
+def test_an_epoch_run_by_changing_numbers_of_processes_draws_the_same_multiset(sizes, per_rank, virtual, data):
     order = Order(flags_of(sizes), per_rank, virtual, 5)
     whole = Counter(key for rank in range(virtual) for batch in from_(order, [rank]) for key in batch)
     stops = data.draw(st.lists(st.integers(0, order.iterations), max_size=3).map(sorted))
@@ -144,7 +144,7 @@ def from_(order: Order, ranks: Any, epoch: int = 2, start: int = 0, former: Any 
 @FEW
 @given(GROUPS, st.integers(1, 3), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=3),
        st.integers(1, 5))
-def test_the_rest_of_an_epoch_is_dealt_out_anew_and_only_the_last_iteration_repeats_any(sizes, per_rank, former, now):
+def test_the_rest_of_an_epoch_is_dealt_out_again_and_only_the_last_iteration_repeats_any(sizes, per_rank, former, now):
     flags = flags_of(sizes)
     done: list[tuple[int, int]] = []
     seen: list[tuple[int, int, int]] = []

@@ -135,7 +135,7 @@ def test_loss_and_gradient_are_finite_and_right_for_every_size_of_logit(dtype, w
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_rows_of_weight_zero_contribute_nothing_whatever_their_label(dtype):
+def test_rows_of_weight_zero_contribute_nothing_no_matter_what_their_label(dtype):
     x, label, _ = batch(dtype)
     weight = torch.tensor([1.0, 0, 2, 0, 1, 1, 0], device=DEVICE)
     garbage = label.clone()

@@ -38,7 +38,7 @@ def assigner(**kwargs):
 
 @pytest.mark.parametrize("max_pairs", [1, 700, 1 << 24])
 @pytest.mark.parametrize("wrt_candidates", [True, False])
-def test_it_assigns_as_mmdets_own_does_whatever_the_pieces(max_pairs, wrt_candidates):
+def test_it_assigns_as_mmdets_own_does_regardless_of_the_pieces(max_pairs, wrt_candidates):
     given = boxes(300, 0), boxes(23, 1), boxes(4, 2), torch.arange(23) % 5
     stock = build_assigner(dict(type="MaxIoUAssigner", ignore_wrt_candidates=wrt_candidates, **SETTINGS))
     ours = assigner(max_pairs=max_pairs, ignore_wrt_candidates=wrt_candidates)

@@ -100,9 +100,9 @@ def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew)
     x = torch.randn(3, 7, requires_grad=True)
     expected = loss_of(x)
     anew.setenv("ECM_LOSS_FUSED", "1")
-    with pytest.warns(UserWarning, match=r"ECM loss is disabled in this process \(\w+: .+ECM_LOSS_FUSED=0") as told:
+    with pytest.warns(UserWarning, match=r"ECM loss is disabled in this process \(\w+: .+ECM_LOSS_FUSED=0") as said:
         assert torch.equal(loss_of(x), expected)
-    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert len(said) == 1 and "\n" not in str(said[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(loss_of(x), expected)

@@ -184,7 +184,7 @@ def test_the_foreground_only_reimplementation_keeps_mmdets_softmax():
     torch.testing.assert_close(scores, x.softmax(-1))
 
 
-def test_accuracy_is_told_apart_for_objectness_and_classes():
+def test_accuracy_is_distinguished_for_objectness_and_classes():
     loss = build_head(bbox_head(NAMES[0])).loss_cls
     #                 classes        background: present where above 0
     x = torch.tensor([[3.0, 0, 1, -1], [0, 0, 5, 0.2], [9, 1, 0, 2.0], [0, 1, 0, -3]])

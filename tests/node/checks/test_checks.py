@@ -178,7 +178,7 @@ def test_half_precision_on_the_cpu_is_refused(small_data, tmp_path):
     assert report.failure.startswith("config: fp16: half precision needs a GPU; ")
 
 
-def test_an_error_of_a_missing_gpu_is_no_fault_of_the_job():
+def test_an_error_of_a_missing_gpu_is_not_a_fault_of_the_job():
     for text in ("No CUDA GPUs are available", "deform_conv_forward: implementation for device cpu not found",
                  "\"addmm_impl\" not implemented for 'Half'"):
         assert "it needs a GPU" in str(blame.not_here(RuntimeError(text), True, "cuda"))

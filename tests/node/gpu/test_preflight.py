@@ -66,7 +66,7 @@ def test_a_newer_gpu_may_run_what_the_driver_compiles(node):
     assert preflight.check(0) is None
 
 
-def test_a_node_without_a_driver_is_no_gpu_node(node, monkeypatch):
+def test_a_node_without_a_driver_is_not_a_gpu_node(node, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nonexistent")
     problem = preflight.check(0)
     assert problem is not None
@@ -99,7 +99,7 @@ def test_what_no_node_can_run_is_not_the_nodes_fault(node, spoil, text):
     assert not problem.of_node
 
 
-def test_a_package_that_is_not_there_is_named_with_the_interpreter():
+def test_a_package_that_is_missing_is_named_with_the_interpreter():
     with pytest.raises(preflight.CannotStart, match=f"no_such_package is not installed for {sys.executable}"):
         preflight.package("no_such_package")
 
@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_read_as_a_library_hinders_nobody(tmp_path, conten
     assert found.runs_on((9, 0))
 
 
-def test_the_check_prints_nothing_but_json(node):
+def test_the_check_prints_only_json(node):
     node(init=999)
     command = [sys.executable, "-m", "ecm_cluster.node.gpu.preflight", "0", "0"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -189,7 +189,7 @@ def read_columns(path: Path) -> dict[str, Any]:
         return {name: archive[name].tolist() for name in archive.files}
 
 
-def test_a_rank_holds_no_more_than_a_chunk_whatever_the_size_of_the_set(tmp_path, data, monkeypatch):
+def test_a_rank_holds_no_more_than_a_chunk_regardless_of_the_size_of_the_set(tmp_path, data, monkeypatch):
     cfg = config(data)
     weights = checkpoint(tmp_path, cfg)
     held = []

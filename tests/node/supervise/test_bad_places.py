@@ -37,7 +37,7 @@ rank_process.end(75)
 
 @pytest.mark.parametrize("log", ["/dev/full", pytest.param("closed", marks=pytest.mark.slow),
                                  pytest.param("none", marks=pytest.mark.slow)])
-def test_a_worker_ends_with_its_own_code_whatever_its_log_takes(log):
+def test_a_worker_ends_with_its_own_code_no_matter_what_its_log_takes(log):
     """75 says that all ranks have committed; anything else would count as a failure."""
     line = f"exec {sys.executable} -c '{ENDING}' {log} {'>&- 2>&-' if log == 'none' else '> /dev/full 2>&1'}"
     env = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}

@@ -27,7 +27,7 @@ LATER = "2999-01-01T00:00:00"
 REFUSES = 'case "$*" in requeue*) exit 1;; esac\n'
 
 
-def told(state: str, restarts: int = 0, preempted: bool = False, mode: str = "REQUEUE", end: str = LATER) -> str:
+def said(state: str, restarts: int = 0, preempted: bool = False, mode: str = "REQUEUE", end: str = LATER) -> str:
     """Shell that answers as scontrol does, of the job and of its partition."""
     when = LATER if preempted else "None"
     return (f'case "$*" in *partition*) echo PartitionName=low PreemptMode={mode} GraceTime=5;;\n'
@@ -96,43 +96,43 @@ def evaluation(run) -> EvaluationSupervisor:
 
 
 @pytest.mark.parametrize("script", [
-    told("RUNNING"), told("RUNNING", end="2000-01-01T00:00:00"), told("RUNNING", preempted=True)],
+    said("RUNNING"), said("RUNNING", end="2000-01-01T00:00:00"), said("RUNNING", preempted=True)],
     ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back"])
-def test_an_evaluation_goes_on_where_nothing_has_to_be_done_for_it_to_come_back(evaluation, slurm, script):
+def test_an_evaluation_continues_where_nothing_has_to_be_done_for_it_to_come_back(evaluation, slurm, script):
     slurm(script)
     assert heeds(evaluation) == ([], None)
     assert slurm.requeues() == 0 and not signals.asked_to_stop()
 
 
 def test_an_evaluation_that_was_preempted_ends_as_such_when_its_grace_is_over(evaluation, slurm):
-    slurm(told("RUNNING", preempted=True))
+    slurm(said("RUNNING", preempted=True))
     heeds(evaluation)
-    slurm(told("COMPLETING", restarts=1))
+    slurm(said("COMPLETING", restarts=1))
     assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
 
 
 def test_an_evaluation_requeues_its_job_where_slurm_would_not(evaluation, slurm):
-    slurm(told("RUNNING", preempted=True, mode="CANCEL"))
+    slurm(said("RUNNING", preempted=True, mode="CANCEL"))
     assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
     assert slurm.requeues() == 1
 
 
 @pytest.mark.slow
 def test_an_evaluation_that_slurm_will_not_run_again_uses_its_grace(evaluation, slurm):
-    slurm(REFUSES + told("RUNNING", preempted=True, mode="CANCEL"))
+    slurm(REFUSES + said("RUNNING", preempted=True, mode="CANCEL"))
     assert heeds(evaluation) == (["preempted"], None)
 
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_a_cancelled_evaluation_ends_at_once(run, evaluation, slurm, marked):
-    slurm(told("RUNNING") if marked else told("COMPLETING"))
+    slurm(said("RUNNING") if marked else said("COMPLETING"))
     if marked:
         files.write_json(run.cancel_file, {"time": 1.0})
     assert heeds(evaluation) == (["cancelled"], {"rank": 0, "cause": "cancelled"})
     assert slurm.requeues() == 0
 
 
-def test_an_evaluation_goes_on_while_slurm_does_not_answer_and_asks_again_later(evaluation, slurm):
+def test_an_evaluation_continues_while_slurm_does_not_answer_and_asks_again_later(evaluation, slurm):
     slurm("exit 1\n")
     assert heeds(evaluation) == ([], None)
     asked = len(slurm.calls().splitlines())
@@ -217,8 +217,8 @@ def training(run) -> TrainingSupervisor:
 
 
 @pytest.mark.parametrize(("script", "cause"), [
-    (told("RUNNING", preempted=True, mode="CANCEL"), "preempted"), (told("COMPLETING"), "cancelled"),
-    (told("COMPLETING", restarts=1), "requeued")])
+    (said("RUNNING", preempted=True, mode="CANCEL"), "preempted"), (said("COMPLETING"), "cancelled"),
+    (said("COMPLETING", restarts=1), "requeued")])
 @pytest.mark.parametrize("phase", [None, "starting", "first iteration"])
 def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_nothing(
     run, training, slurm, script, cause, phase
@@ -231,7 +231,7 @@ def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_n
 
 
 @pytest.mark.parametrize("script", [
-    told("RUNNING"), told("RUNNING", end="2000-01-01T00:00:00"), told("RUNNING", preempted=True), "exit 1\n"],
+    said("RUNNING"), said("RUNNING", end="2000-01-01T00:00:00"), said("RUNNING", preempted=True), "exit 1\n"],
     ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back", "no answer"])
 def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slurm, script):
     slurm(script)
@@ -240,7 +240,7 @@ def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slur
 
 
 def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):
-    slurm(told("COMPLETING"))
+    slurm(said("COMPLETING"))
     training.memory.write(phase="training", iteration=1)
     assert heeds(training) == ([], None)
     assert slurm.calls() == ""

@@ -214,7 +214,7 @@ def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(
     assert run.completion() is not None and run.attempts() == [1]
 
 
-def test_an_id_that_slurm_gave_to_a_former_job_of_the_run_makes_no_start_stale(run, start):
+def test_an_id_that_slurm_gave_to_an_earlier_job_of_the_run_makes_no_start_stale(run, start):
     run.attempts_dir.mkdir()
     files.write_json(run.attempt_file(1), {"number": 1, "job_id": "77", "restart": 3, "token": "t:old", "accepts": [],
                                            "cluster": "slurm", "identity": "slurm:77:3:0", "host": "n1"})
@@ -243,7 +243,7 @@ def test_rank_1_goes_home_where_the_work_was_done_before_it_came(run, start):
     assert ended(start("1", rank=1, size=2, job_id="101")) == (0, "")
 
 
-def test_an_attempt_names_the_checkpoint_it_goes_on_from_and_those_it_accepts(run, start):
+def test_an_attempt_names_the_checkpoint_it_resumes_from_and_those_it_accepts(run, start):
     run.attempts_dir.mkdir()
     files.write_json(run.attempt_file(1), {"number": 1, "identity": "x", "accepts": []})
     sound, broken = (checkpoints.commit(run, 1, lambda f: f.write(b"weights"), iteration=i, epoch=0, position=i,
@@ -284,14 +284,14 @@ def test_an_exit_code_is_a_crash_with_the_log_to_read(run, start):
     assert files.read_json(run.abort_file(1)) == {"rank": 0, "code": 3}
 
 
-def test_a_cause_that_the_worker_told_itself_is_the_only_one(run, start):
+def test_a_cause_that_the_worker_reported_itself_is_the_only_one(run, start):
     assert ended(start("fail and say why"))[0] != 0
     (end,) = events(run, "end")
     assert (end["cause"], end["detail"]) == ("crashed", "rank 0: ArithmeticError: the loss is not a number")
     assert "ArithmeticError" in run.rank_log(0).read_text()
 
 
-def test_a_killed_worker_is_told_by_its_signal(run, start):
+def test_a_killed_worker_is_reported_by_its_signal(run, start):
     assert ended(start("be killed"))[0] != 0
     (end,) = events(run, "end")
     assert end["cause"] == "killed"
@@ -307,7 +307,7 @@ def test_a_worker_that_ends_well_without_the_work_has_failed(run, start):
 
 
 @pytest.mark.parametrize("how", ["be killed", "fail and say why"])
-def test_when_one_rank_fails_the_others_end_and_the_cause_is_told_once(run, start, how):
+def test_when_one_rank_fails_the_others_end_and_the_cause_is_reported_once(run, start, how):
     others = (0, 2) if how == "be killed" else (0,)
     waiting = [start("wait", rank=rank, size=3) for rank in others]
     pids = [working(run, rank=rank) for rank in others]
@@ -342,7 +342,7 @@ def test_silent_ranks_are_hung_and_say_where_they_stood(run, start):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_stopped_is_not_hung_and_goes_on_when_it_is_let(run, start):
+def test_a_worker_that_is_stopped_is_not_hung_and_continues_when_it_is_let(run, start):
     """As where the job is suspended, or its worker alone; one that is silent when it runs again hangs."""
     hangs_soon(run)
     task = start("beat;wait")
@@ -380,7 +380,7 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_no_run_and_its_heartbeat_still_goes_on(run, start, small_disk):
+def test_a_full_disk_ends_no_run_and_its_heartbeat_still_continues(run, start, small_disk):
     hangs_soon(run)
     task = start("beat")
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration"), "it works", 60)
@@ -551,7 +551,7 @@ def slurm(tmp_path, monkeypatch) -> Answers:
     return Answers(tmp_path, monkeypatch)
 
 
-def stop_on_slurm(run: Run, start: Any, slurm: Answers, told: str | None = None, script: str = "", size: int = 1,
+def stop_on_slurm(run: Run, start: Any, slurm: Answers, reported: str | None = None, script: str = "", size: int = 1,
                   play: str = "stop", **env: str) -> list[subprocess.Popen]:
     """All ranks of a Slurm job, signalled as Slurm does it; from then on scontrol answers as ``told``, or by a script.
 
@@ -571,7 +571,7 @@ def stop_on_slurm(run: Run, start: Any, slurm: Answers, told: str | None = None,
     if script:
         slurm.script("scontrol", f'echo "$0 $*" >> {slurm.folder}/calls\n{script}\n')
     else:
-        slurm(scontrol=told)
+        slurm(scontrol=reported)
     for task in tasks:
         task.send_signal(signal.SIGTERM)
     return tasks
@@ -622,7 +622,7 @@ def test_a_job_that_is_cancelled_between_the_two_questions_stays_cancelled(run, 
     assert (event["accepted"], event["cause"]) == (False, "cancelled")
 
 
-def test_an_attempt_that_is_overtaken_while_slurm_is_asked_requeues_nothing(run, start, slurm):
+def test_an_attempt_that_is_stale_while_slurm_is_asked_requeues_nothing(run, start, slurm):
     newer = f"echo '{{\"number\": 2, \"identity\": \"x\", \"accepts\": []}}' > {run.attempt_file(2)}"
     (task,) = stop_on_slurm(run, start, slurm, script=f"{newer}; {said_to(PREEMPTED)}")
     assert "not requeued" in ended(task)[1]
@@ -652,7 +652,7 @@ def test_a_job_that_slurm_requeued_itself_ends_at_once_and_not_as_complete(run, 
     assert run.read_attempt(1)["identity"] == "slurm:77:2:0"
 
 
-def test_after_somebodys_signal_all_ranks_go_on_in_a_new_attempt_of_the_same_start(run, start, slurm):
+def test_after_somebodys_signal_all_ranks_continue_in_a_new_attempt_of_the_same_start(run, start, slurm):
     tasks = stop_on_slurm(run, start, slurm, answer("RUNNING"), size=2, play="stop;meet and complete")
     assert [ended(task)[0] for task in tasks] == [0, 0]
     assert run.attempts() == [1, 2]

@@ -60,7 +60,7 @@ def test_each_phase_has_its_limit(beat, limit):
     assert Watchdog(HOUR).limit(beat) == limit
 
 
-def test_silence_beyond_the_limit_is_told_with_its_evidence(worker):
+def test_silence_beyond_the_limit_is_reported_with_its_evidence(worker):
     assert worker.after(590) is None
     worker.process = Process("D", 7.5)
     assert worker.after(60) == Silence("training, iteration 7: no progress for 600 s (process state D, 2.5 s of CPU "
@@ -135,7 +135,7 @@ def test_the_kernel_says_whether_a_process_is_stopped_and_what_it_has_computed()
     assert watchdog.look_at(busy.pid) == Process("?", 0.0)
 
 
-def test_a_neighbour_that_died_without_a_word_is_lost_and_one_that_left_is_not(tmp_path):
+def test_a_neighbour_that_died_without_a_record_is_lost_and_one_that_left_is_not(tmp_path):
     run = Run(tmp_path)
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -160,7 +160,7 @@ for _ in sys.stdin:
 """
 
 
-def test_a_task_that_waits_for_an_attempt_is_told_when_a_sibling_has_gone(root):
+def test_a_task_that_waits_for_an_attempt_is_reported_when_a_sibling_has_gone(root):
     # the shell is the parent of both
     parent = subprocess.Popen(["sh", "-c", 'sleep 60 & echo $!; "$0" -c "$1" 2; true', sys.executable, WATCHED],
                               cwd=root, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

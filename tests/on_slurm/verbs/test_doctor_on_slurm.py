@@ -113,7 +113,7 @@ def test_an_account_that_is_closed_by_a_limit_of_0_and_nodes_that_are_drained_ar
     assert found["limits.nodes.low"]["state"] == found["limits.submission.train"]["state"] == "warning"
 
 
-def test_a_user_without_an_account_is_told_so(asks, site):
+def test_a_user_without_an_account_is_reported_so(asks, site):
     user = site.run("whoami").stdout.strip()
     site.run("sacctmgr", "-i", "delete", "user", user)
     try:
@@ -184,7 +184,7 @@ setup: ['[ "$KEPT" = "a b" ]']
     assert site.run("squeue", "-h").stdout == ""
 
 
-def test_whatever_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
+def test_no_matter_what_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
     shim, fake = shims.build(tmp_path), tmp_path / "fake"
     (fake / "torch").mkdir(parents=True)
     (fake / "torch" / "__init__.py").write_text(NO_TORCH)
@@ -210,7 +210,7 @@ def test_whatever_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
     assert "cannot import torch: ImportError: no torch here" in found["node.import"]["text"]
 
 
-def test_a_folder_that_nodes_do_not_see_and_a_python_that_is_not_there_are_named(asks, site, tmp_path):
+def test_a_folder_that_nodes_do_not_see_and_a_python_that_is_missing_are_named(asks, site, tmp_path):
     found = asks("--node", "--runs-dir", site.local / "runs", code=1)
     assert found["node.job"]["state"] == "fails"
     assert f"n1: {site.local}/runs is not shared" in found["node.job"]["text"]

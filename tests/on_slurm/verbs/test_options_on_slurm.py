@@ -29,7 +29,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_however_a_job_asks_for_gpus_and_whatever_it_leaves_off_its_tasks_see_the_same(slurm, tmp_path):
+def test_however_a_job_asks_for_gpus_and_no_matter_what_it_omits_its_tasks_see_the_same(slurm, tmp_path):
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\ncase "$*" in *core._submit*) '
                        'echo "$SLURMD_NODENAME:$CUDA_VISIBLE_DEVICES $OWN ${PYTHONPATH%%:*} $PWD";; esac\n')
@@ -104,17 +104,17 @@ def test_what_sbatch_queues_is_queued_and_what_it_refuses_is_refused_before_anyt
         assert not (tmp_path / "refused").exists()
 
 
-def test_slurm_knows_nothing_of_the_values_of_env(slurm, small_data, tmp_path):
+def test_slurm_does_not_depend_on_the_values_of_env(slurm, small_data, tmp_path):
     secret, job, seen = "s3cret-for-one-service", tmp_path / "job.yaml", tmp_path / "seen"
     job.write_text((ROOT / "jobs/demo.yaml").read_text() + f"env: {{API_KEY: {secret}}}\n"
                    f"setup: ['printf %s \"$API_KEY\" > {seen}', 'exit 3']\n")
     run = Run(tmp_path / "secretive")
     verb("submit", job, *job_flags(small_data, tmp_path, run.name)[1:], "--no-eval", env=slurm.env)
     job_id = run.submissions()[0].job_id
-    told = slurm.run("scontrol", "-dd", "show", "job", job_id).stdout
-    told += slurm.run("scontrol", "write", "batch_script", job_id, "-").stdout
+    reported = slurm.run("scontrol", "-dd", "show", "job", job_id).stdout
+    reported += slurm.run("scontrol", "write", "batch_script", job_id, "-").stdout
     slurm.wait_for(job_id)
-    assert "env.sh" in told and secret not in told
+    assert "env.sh" in reported and secret not in reported
     assert seen.read_text() == secret
     kept = [path for folder in (run.path, slurm.folder) for path in folder.rglob("*")
             if path.is_file() and secret.encode() in path.read_bytes()]

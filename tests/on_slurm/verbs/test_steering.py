@@ -47,11 +47,11 @@ def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_t
     run = submit(slurm, small_data, tmp_path, "steered", "--gpus", 2, runner__max_epochs=3)
     first = present(run)
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 1, "training", look=lambda: logs_of(run))
-    told = verb("resume", run.path, env=slurm.env, code=2).stderr
-    assert "steered is alive" in told and len(told.splitlines()) == 1
+    said = verb("resume", run.path, env=slurm.env, code=2).stderr
+    assert "steered is alive" in said and len(said.splitlines()) == 1
 
-    told = verb("cancel", run.path, env=slurm.env).stdout
-    assert f"cancelled train {first['train']}, evaluate {first['evaluate']}" in told
+    said = verb("cancel", run.path, env=slurm.env).stdout
+    assert f"cancelled train {first['train']}, evaluate {first['evaluate']}" in said
     assert slurm.wait_for(first["train"])["JobState"] == "CANCELLED"
     # even where somebody brings the job itself back
     slurm.run("scontrol", "requeue", first["train"])
@@ -61,9 +61,9 @@ def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_t
     assert found["state"] == "stopped" and found["reason"].startswith("cancelled")
     assert "nothing to cancel" in verb("cancel", run.path, env=slurm.env).stdout
 
-    told = verb("resume", run.path, "--nodes", 2, "--gpus", 1, env=slurm.env).stdout
+    said = verb("resume", run.path, "--nodes", 2, "--gpus", 1, env=slurm.env).stdout
     second = present(run)
-    assert f"submitted: train {second['train']}, evaluate {second['evaluate']}" in told
+    assert f"submitted: train {second['train']}, evaluate {second['evaluate']}" in said
     assert not set(first.values()) & set(second.values())
     found = await_state(run, "done", env=slurm.env)
     assert found["reason"] == "trained and scored"
@@ -72,7 +72,7 @@ def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_t
     assert "nothing to do" in verb("resume", run.path, env=slurm.env).stdout
 
 
-def test_a_run_that_failed_goes_on_once_what_failed_is_mended(slurm, small_data, tmp_path):
+def test_a_run_that_failed_continues_once_what_failed_is_repaired(slurm, small_data, tmp_path):
     mended = tmp_path / "mended"
     code = tmp_path / "code"
     code.mkdir()
@@ -125,9 +125,9 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
     run = submit(slurm, small_data, tmp_path, "rearmed", job=held_job(tmp_path))
     first = present(run)
     slurm.run("scancel", first["evaluate"])
-    told = verb("resume", run.path, env=slurm.env).stdout
+    said = verb("resume", run.path, env=slurm.env).stdout
     second = present(run)
-    assert second["train"] == first["train"] and f"submitted: evaluate {second['evaluate']}\n" in told
+    assert second["train"] == first["train"] and f"submitted: evaluate {second['evaluate']}\n" in said
     assert slurm.job(second["evaluate"])["Dependency"].startswith(f"afterok:{first['train']}")
     verb("cancel", run.path, env=slurm.env)
 
@@ -208,13 +208,13 @@ def test_of_two_submissions_of_a_name_one_submits_also_when_it_dies_inside_sbatc
     if killed:
         first.kill()
     second = start(flags, env)
-    told = [process.communicate(timeout=120) for process in (first, second)]
+    said = [process.communicate(timeout=120) for process in (first, second)]
     run = Run(tmp_path / "runs/twin")
     ids = present(run)
-    assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], told
-    assert second.returncode == (0 if killed else 2), told
+    assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], said
+    assert second.returncode == (0 if killed else 2), said
     if not killed:
-        assert first.returncode == 0 and "already exists" in told[1][1] and "waiting for it" in told[1][1]
+        assert first.returncode == 0 and "already exists" in said[1][1] and "waiting for it" in said[1][1]
     verb("cancel", run.path, env=slurm.env)
     assert in_queue(slurm, run) == []
 
@@ -247,10 +247,10 @@ def test_where_a_user_may_submit_one_job_the_evaluation_is_submitted_once_slurm_
 ):
     slurm = make_slurm(dbd=True, qos={"one": "MaxSubmitJobsPerUser=1"})
     given = job_flags(small_data, tmp_path, "half")
-    told = verb("submit", held_job(tmp_path), *given[1:], "--qos", "one", env=slurm.env)
+    said = verb("submit", held_job(tmp_path), *given[1:], "--qos", "one", env=slurm.env)
     run = Run(tmp_path / "half")
     train = run.submission("train")["job_id"]
-    assert f"train {train} is submitted; its evaluation is not submitted (sbatch refused" in told.stderr
+    assert f"train {train} is submitted; its evaluation is not submitted (sbatch refused" in said.stderr
     found = state_of(run, slurm.env)
     assert found["state"] == "waiting" and "its evaluation is not submitted" in found["reason"]
     slurm.run("sacctmgr", "-i", "modify", "qos", "one", "set", "MaxSubmitJobsPerUser=5")
