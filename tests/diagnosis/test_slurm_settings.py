@@ -135,7 +135,7 @@ def test_what_is_wrong_has_a_line_and_a_remedy(found, changed, name, state, text
      "its 2 nodes have up to 48 CPUs and 1.1 TB of memory; the job requests 64 CPUs and 412.3 GB of memory per node"),
     ({"gres": f"gpu|gpu:8|idle|{SIZE}gpu|gpu:8|idle|64|64000|9\n", "nodes": 2}, "limits.nodes.gpu", "fails",
      "which 1 of them have, but it needs 2 nodes"),
-    ({"gres": f"gpu|gpu:8|down|{SIZE}gpu|(null)|idle|{SIZE}"}, "limits.nodes.gpu", "warning", "nodes that fit are down"),
+    ({"gres": f"gpu|gpu:8|down|{SIZE}gpu|(null)|idle|{SIZE}"}, "limits.nodes.gpu", "warning", "that fit are down"),
     ({"gres": "gpu|(null)|n/a|0|0|0\n", "device": "cpu", "partitions": PARTITION.replace("Nodes=2", "Nodes=0")},
      "limits.nodes.gpu", "fails", "it has no nodes"),
     ({"gres": ""}, "limits.nodes.gpu", "not asked", "sinfo lists none of its nodes"),
