@@ -42,11 +42,7 @@ def test_ranks_that_cannot_share_the_work_evenly_are_refused_with_those_that_can
     assert ("rescaled from 4 to 3 ranks: batch 12 = 3 × 4 instead of 16; learning rate 0.1 and max_epochs 2 stay the "
             "same\n" in output and "the rest of the current epoch is divided among the 3" in output)
     output = verb("resume", run.path, "--gpus", 2, "--dry-run").stdout
-<<<<<<< HEAD
-    assert "the run's 4 virtual ranks are assigned to 2 processes, with 2 batches each in every " in output
-=======
     assert "the run's 4 virtual ranks are assigned to 2 processes, with 2 batches each in every optimizer " in output
->>>>>>> 64d79d7
     assert "ranks  " not in verb("resume", run.path, "--nodes", 2, "--gpus", 2, "--dry-run").stdout
 
 
