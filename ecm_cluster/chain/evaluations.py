@@ -102,7 +102,7 @@ def write(run: Run, link: str, elements: Sequence[Element], job: Job | None = No
 def link_instead_of(run: Run, job_id: str) -> str | None:
     """The link that takes the place of a job, if there is one."""
     for link in run.links_with_elements():
-        record = run.link(link)
+        record = run.link_record(link)
         if record and record.instead_of == job_id:
             return link
     return None
@@ -110,7 +110,7 @@ def link_instead_of(run: Run, job_id: str) -> str | None:
 
 def read(run: Run, link: str) -> list[Element]:
     """The elements of a link; the last checkpoint as configured where nothing is on record."""
-    record = run.link(link)
+    record = run.link_record(link)
     return list(record.elements) if record else [Element(LAST, {})]
 
 

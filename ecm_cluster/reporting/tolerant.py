@@ -61,8 +61,8 @@ class TolerantRun(_Once, Run):
     def cancel_mark(self) -> dict[str, Any] | None:
         return self._or({}, super().cancel_mark)
 
-    def link(self, link: str) -> LinkRecord | None:
-        return self._or(None, super().link, link)
+    def link_record(self, link: str) -> LinkRecord | None:
+        return self._or(None, super().link_record, link)
 
     def completion(self) -> str | None:
         return self._or(None, super().completion)

@@ -97,7 +97,7 @@ class Run(RunFolder):
     def cancelled(self, link: str = "train") -> bool:
         """Whether the user has cancelled a link; a sweep that was submitted later is not affected."""
         mark = self.cancel_mark()
-        record = self.link(link) if mark is not None and link.startswith("sweep") else None
+        record = self.link_record(link) if mark is not None and link.startswith("sweep") else None
         return mark is not None and (record is None or record.after_cancel != mark)
 
     def evaluation(self, key: str) -> Evaluation:
@@ -144,15 +144,15 @@ class Run(RunFolder):
             now = recorded_job(changes, now)
         if link == "train":
             return now
-        record = self.link(link)
+        record = self.link_record(link)
         return record.job if record and record.job else evaluation_job(now)
 
     def threads(self, link: str) -> int:
         """CPU threads of each rank of a link: the run's, unless the link was submitted with its own job."""
-        record = self.link(link)
+        record = self.link_record(link)
         return record.job.threads_per_rank if record and record.job else self.spec.threads
 
-    def link(self, link: str) -> LinkRecord | None:
+    def link_record(self, link: str) -> LinkRecord | None:
         """The record of a link of evaluations, if there is one."""
         try:
             if not LINK.fullmatch(link):
