@@ -159,10 +159,10 @@ def test_checkpoints_are_named_as_the_command_line_has_them(run):
 # ---------------------------------------------------------------------------------------------- sweeps and their jobs
 
 
-def sweep(run: Run, stage: str = "sweep001", job_id: str | None = "9", at: str = "iteration 15") -> str:
+def sweep(run: Run, link: str = "sweep001", job_id: str | None = "9", at: str = "iteration 15") -> str:
     """A sweep on record, and its submission; the checkpoint that it needs."""
-    evaluations.write(run, stage, [Element(at, {})], run.job())
-    files.write_json(run.submission_file(stage), {"token": "t", "cluster": "slurm", "job_id": job_id})
+    evaluations.write(run, link, [Element(at, {})], run.job())
+    files.write_json(run.submission_file(link), {"token": "t", "cluster": "slurm", "job_id": job_id})
     return evaluations.resolve(run, at).file
 
 

@@ -52,13 +52,13 @@ class Shell:
         self.tool("scontrol", f'case "$*" in {refuses}*) exit 1;; *"show job"*) echo "{shown}";; '
                               f"*hostnames*) echo $3 | tr , '\\n';; esac")
 
-    def start(self, stage: str = "train", restart: int = 0, **env: str) -> int:
+    def start(self, link: str = "train", restart: int = 0, **env: str) -> int:
         record = {"name": "run", "run_id": "ab", "cluster": "slurm", "job": job.make(self.values).as_dict()}
         if self.run.path.exists():
             files.write_json(self.run.run_file, record)
-        asked = chain.request(self.run, job.make(self.values), stage, "t", elements=1)
+        asked = chain.request(self.run, job.make(self.values), link, "t", elements=1)
         if self.run.path.exists():
-            files.write_bytes(_made(self.run.task_pickle(stage)), b"")
+            files.write_bytes(_made(self.run.task_pickle(link)), b"")
         script = self.folder / "script.sh"
         script.write_text(launcher.render(asked))
         return subprocess.run(["bash", str(script)], timeout=60, cwd=self.folder, check=False, env={

@@ -83,8 +83,8 @@ def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, sco
     said = verb(*asked, env=slurm.env).stdout
     assert "3 to score (the model answers on all images): job " in said
     assert "3 queued already" in verb(*asked, env=slurm.env).stdout, "asked for twice, queued once"
-    stage = submissions.recorded_stages(scored)[-1]
-    killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, stage))
+    link = submissions.recorded_links(scored)[-1]
+    killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, link))
     for work in (killed, preempted):
         wait_until(lambda w=work: (w.heartbeat(1) or {}).get("phase"), "it has begun", look=lambda: logs_of(scored))
     os.kill(worker_of(preempted, 1, 0), signal.SIGSTOP)  # else it may be done before it is preempted

@@ -32,7 +32,7 @@ def held_job(folder: Path) -> Path:
 
 
 def present(run: Run) -> dict[str, str]:
-    return {stage: run.submission(stage)["job_id"] for stage in ("train", "evaluate")}
+    return {link: run.submission(link)["job_id"] for link in ("train", "evaluate")}
 
 
 def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
@@ -135,10 +135,10 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
 def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
-    records = {stage: run.submission(stage) for stage in ("train", "evaluate")}
+    records = {link: run.submission(link) for link in ("train", "evaluate")}
     assert "sbatch would refuse" in verb("resume", run.path, "--constraint", "none", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
-    assert {stage: run.submission(stage) for stage in records} == records
+    assert {link: run.submission(link) for link in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
 
 
