@@ -74,8 +74,8 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
                             "in iterations")
         at |= set(range(1, total)) if block.epochs == "all" else set(block.epochs)
         if at and max(at) > total:
-            raise UserError(f"evaluation.epochs: {max(at)} is not legal, as the training has {total} epochs; give "
-                            f"epochs from 1 to {total}, or all")
+            raise UserError(f"evaluation.epochs: invalid {max(at)}; expected epochs from 1 to {total} "
+                            "(the training's last), or all")
     if block.every:
         at |= set(range(block.every, total, block.every))
     places = [f"{unit} {n}" for n in sorted(at) if n < total] + [LAST]
@@ -277,7 +277,7 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
             raise UserError(f"checkpoints: {run.name} is not scored yet, so none is the best; use all first")
         return [place_of(run, best)]
     if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", asked):
-        raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")
+        raise UserError(f"checkpoints: invalid {asked!r}; expected last, all, best, or iterations such as 12000,24000")
     known = {m.iteration: m for m in counting}
     wanted = [int(n) for n in asked.split(",")]
     missing = [n for n in wanted if n not in known]

@@ -1,4 +1,4 @@
-"""What the batch script does about a start by itself, under bash: without Python, and without the run directory."""
+"""What the batch script does about a start, under bash alone: without Python, and without the run directory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_an_element_of_an_array_has_records_of_its_own(shell):
 
 
 @pytest.mark.parametrize(("setup", "line", "code"), [
-    (["true", "module_that_is_not_there load x", "touch reached"], 2, 127),
+    (["true", "module_that_does_not_exist load x", "touch reached"], 2, 127),
     (["load() { true; false; }", "load", "touch reached"], 2, 1),
     (["source {folder}/bad.sh", "touch reached"], 1, 4),
     (["(exit 7)", "touch reached"], 1, 7),
@@ -246,7 +246,7 @@ def test_a_setup_line_fails_alike_on_this_machine(tmp_path):
 
 @needs_root
 def test_nothing_is_run_of_a_folder_that_belongs_to_another_user(shell, capfd):
-    """Somebody who can rename the run's parent folder can put a folder of his own in its place."""
+    """A user who can rename the run's parent folder can replace it by a folder of their own."""
     shell.run.path.chmod(0o777)
     os.chown(shell.run.path, ATTACKER, ATTACKER)
     shell.values["setup"] = ["touch reached"]

@@ -355,7 +355,7 @@ def test_a_pickle_holds_a_path_and_the_name_of_its_link(tmp_path, link):
     assert type(delayed.function).__module__ == "ecm_cluster.node.task"
     assert (delayed.args, delayed.kwargs) == ((), {})
     assert delayed._timeout_min == 90
-    assert len(stored) < 700 + len(str(run.path)), "the class itself travels, not by its name"
+    assert len(stored) < 700 + len(str(run.path)), "the class itself is pickled, not its name"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -551,7 +551,7 @@ def test_a_driver_is_known_by_the_runs_path_however_it_is_spelled(tmp_path, endi
     run = Run(tmp_path / "my runs" / "it's 1")
     assert driver.find(run) is None
     ending.append(started(run, {"setup": ["exec sleep 60 # a comment with 'one quote"]}))
-    # sleep has taken the shell's place, so this is no driver any more
+    # sleep has taken the shell's place, so this is not a driver any more
     wait_until(lambda: driver._command_line(ending[0]).startswith("sleep"), "the shell becomes sleep", 30)
     assert not driver.alive(run, ending[0])
     ending.append(started(run, {"setup": ["echo 'in the shell", "of the setup'", "sleep 60 # isn't over"]}))
