@@ -141,6 +141,7 @@ class Exempt(NamedTuple):
 
 EXEMPT = (
     Exempt("*", "former", r"""["']former["']""", "a field of records on disk"),
+    Exempt("tests/*", "former", r"runs/former|former: iter_", "the name of a run in data of an earlier version"),
     Exempt("*", "former", r"former_(version|run)", "names of tests of earlier versions, and of their data"),
     Exempt("*", "illegal", r"(?i)illegal (memory access|instruction|seek)", "CUDA's and the system's own messages"),
 )
