@@ -161,7 +161,7 @@ def submitted(machine: Machine, name: str, line: str, *flags: str) -> Run:
 @pytest.fixture(scope="module")
 def trained(machine: Machine) -> Seen:
     """A training and its evaluation, looked at until they have ended."""
-    seen = Seen(submitted(machine, "victims", "true"))
+    seen = Seen(submitted(machine, "victims", "true", "--gpus", 2))  # one rank alone meets nobody
     while driver.find(seen.run) or driver.ranks(seen.run):
         pids = pids_of(VICTIM)
         for folder in pids:

@@ -223,7 +223,7 @@ def test_a_gpu_that_is_too_small_or_broken_is_recorded_as_the_cause(gpus, few, t
 def test_an_assignment_that_is_too_large_for_the_gpu_is_done_on_the_cpu(gpus, few, tmp_path):
     cfg = config(few, [hook("Crowded")], max_iters=1)
     run = gpus.train(cfg, tmp_path / "run", [(1, None)], 1, EMULATED_GPU_BYTES=str(64 << 20))
-    assert "done on the CPU" in said(run)
+    assert "falling back to the CPU" in said(run)
 
 
 def test_what_fails_on_a_gpu_fails_here(gpus, few, tmp_path):

@@ -214,7 +214,7 @@ def test_of_two_submissions_of_a_name_one_submits_also_when_it_dies_inside_sbatc
     assert in_queue(slurm, run) == [("twin", ids["train"]), ("twin.evaluate", ids["evaluate"])], said
     assert second.returncode == (0 if killed else 2), said
     if not killed:
-        assert first.returncode == 0 and "already exists" in said[1][1] and "waiting for it" in said[1][1]
+        assert first.returncode == 0 and "already exists" in said[1][1] and "waiting for another" in said[1][1]
     verb("cancel", run.path, env=slurm.env)
     assert in_queue(slurm, run) == []
 
