@@ -183,6 +183,7 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
         return [said + ": " + "; ".join(f"{e.at}: {eval_settings.label(e.settings)}" for e in sweep.elements)]
     job = place_of(run.job(), args, sweep.scoring_only)
     link = chain.next_sweep(run)
+    # on record before sbatch: the job's tasks read there what they score
     evaluations.write(run, link, sweep.elements, job)
     try:
         return [f"{said}: {choose.of(run).submit_sweep(run, job, link)}"]

@@ -61,6 +61,7 @@ def _run_lock_files(run: Run) -> list[Path]:
     runs of those versions, whose jobs use their own code.
     """
     own = [run.lock_file] if run.lock_file.exists() else []
+    # always in this order: two that took them in opposite ones would wait for each other
     return own if own and run.path.stat().st_mode & 0o077 else [*own, run.run_file]
 
 

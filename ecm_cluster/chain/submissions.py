@@ -80,6 +80,7 @@ def _was_tried(record: dict[str, Any]) -> bool:
 def write_id(run: Run, link: str, job_id: str, **fields: Any) -> None:
     """Record what sbatch, or the start of the local driver, has answered."""
     record = {**run.submission(link), "job_id": job_id}
+    # before the ledger: who looks for the id reads that only where this record is damaged
     files.write_json(run.submission_file(link), record)
     run.ledger(0, "submit").write("submitted", stage=link, job_id=job_id, token=record["token"], **fields)
 

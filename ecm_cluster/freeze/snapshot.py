@@ -157,6 +157,7 @@ def _copy(selected: Selection, target: Path) -> dict[str, Any]:
             list(pool.map(files.fsync_dir, folders))
         files.kill_point("before-rename", target)
         old = tmp.with_name(f"{tmp.name}-old")
+        # moved aside, as rename(2) does not replace a folder that has files
         if target.exists():
             os.rename(target, old)
         os.rename(tmp, target)

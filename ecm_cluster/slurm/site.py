@@ -76,6 +76,7 @@ def silence() -> str | None:
         return "no sbatch in PATH"
     said = ""
     for command in (("scontrol", "ping"), ("sinfo", "-h")):  # under load one command alone may fail
+        # 5 s, as for all that this file asks: a user waits for it, or a job in its grace
         done = commands.run_command(*command, timeout=5.0)
         if done is not None and done.returncode == 0:
             return None

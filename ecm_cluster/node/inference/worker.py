@@ -183,7 +183,7 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
     files.write_text(work.table_file(way), table + "\n")
     files.write_text(work.per_class_file(way), per_class_table(document) + "\n")
     files.write_text(work.per_class_csv(way), per_class_csv(document))
-    files.write_json(work.metrics_file(way), document)
+    files.write_json(work.metrics_file(way), document)  # last: with it the variant counts as scored
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class Supervisor:
         """
         self.memory_kills, self.agreed = oom.kills(), False
         self.memory.close()
-        self.memory = heartbeat.HeartbeatMemory()
+        self.memory = heartbeat.HeartbeatMemory()  # the last worker's progress is not this one's
         worker = self._start_worker(attempt)
         # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
         signals.forward_to(partial(watching.send, worker))
