@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .samples import named
+from .samples import bad_sample
 
 ORDER, DRAW, STEP = 1, 2, 3  # what a stream of random numbers is for: two streams never share a seed
 
@@ -222,7 +222,7 @@ class SeededDataset(torch.utils.data.Dataset):
         try:
             return self.dataset[index]
         except Exception as error:
-            raise named(error, self.dataset, index) from error
+            raise bad_sample(error, self.dataset, index) from error
 
 
 def group_flags(dataset: Any) -> np.ndarray:
