@@ -222,6 +222,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     backend = choose.of(run)
     for stage in reversed(backend.records(plan.stages)):
         submissions.replace_token(run, stage, backend.cluster_name())
+    # after the new tokens: they make a former job stale, which only the mark kept from going on
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = backend.submit(run, plan.job)

@@ -125,6 +125,7 @@ class SlurmBackend:
             if passed > 2 and not announced:
                 print(f"{run.name}: waiting for the ranks to end", flush=True)
                 announced = True
+            # a requeue that was under way as the job was cancelled has brought it back by now
             if passed > 1:
                 for job_id in back:
                     commands.cancel(job_id, token_of[job_id])

@@ -57,6 +57,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
             kill_point("after-data", target)
             handle.flush()
             kill_point("before-fsync", target)
+            # before the rename: after a power failure the name could stand for an empty file
             os.fsync(handle.fileno())
         kill_point("before-rename", target)
         with naming(target, tmp):
@@ -108,6 +109,7 @@ def locked(path: str | os.PathLike, patience: float = 10.0, waiting: Callable[[]
                     waiting = None
             except OSError:
                 break  # a file system without locks: proceed as if there were no other process
+            # polled, as a flock that waits has no time limit
             time.sleep(0.05)
         yield handle
     finally:

@@ -122,8 +122,10 @@ def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
         known = run.submission(stage).get("job_id")
         if known:
             return known
+        # on record before sbatch: if this process dies, its job is found by the token, not submitted twice
         token = submissions.to_submit(run, stage, queue.cluster_name())
         asked, path = request(run, job, stage, token, after), run.submission_file(stage)
+        # before sbatch: Slurm may start the job before this process goes on
         launcher.write_task(asked, task(run, stage))
         files.kill_point("before-sbatch", path)
         try:

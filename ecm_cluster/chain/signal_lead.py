@@ -23,7 +23,7 @@ from ..rundir.runs import list_runs
 from ..slurm.site import Preemption
 
 MARGIN = 30.0  # seconds to ask Slurm twice, and to requeue
-SHORTEST = 60
+SHORTEST = 60  # seconds: twice the 30 s after which Slurm looks at time limits again
 RECENT = 200  # commits
 QUANTILE = 0.95
 OUTLIER = 20  # times the median: no step of this training took so long on its own

@@ -31,6 +31,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
             return None
         job = run.job()
         if run.submission(chain.TRAIN).get("job_id") == job_id:
+            # only in place of the caller's own: called again, submit_stage finds the successor on record
             submissions.replace_token(run, chain.TRAIN, queue.cluster_name())
         train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.stages(job):
@@ -60,6 +61,7 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
         new = evaluations.stage_instead_of(run, job_id)
         if new is None:
             new = chain.next_sweep(run)
+            # before sbatch: a call after a crash finds this stage by `instead_of`, and makes no second one
             evaluations.write(run, new, [element], job, instead_of=job_id)
         return chain.submit_stage(run, job, new, after=f"afterany:{job_id}")
 

@@ -14,7 +14,7 @@ from . import trial_run
 from .findings import Report, finished, read
 
 MINUTES = 10  # time limit of the job
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.3  # of the user's wait; it looks at a local process, not at Slurm
 LATE_SECONDS = 2.0  # until the job's last writes are visible on this machine (NFS caches attributes)
 LAST_LINES = 3  # of the job's output in a message
 

@@ -19,7 +19,7 @@ from ..base import folders, units
 from ..base.errors import Failed, UserError
 from . import output, program
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2  # the last is argparse's own for a wrong option
 MODULE, SCRIPT = "python -m ecm_cluster.", "ecm-cluster "
 _acts = False
 

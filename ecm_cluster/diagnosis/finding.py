@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 OK, WARNING, FAILS, NOT_ASKED = STATES = ("ok", "warning", "fails", "not asked")
-WIDTH = 120
+WIDTH = 120  # columns at which the report wraps
 
 
 @dataclass(frozen=True)

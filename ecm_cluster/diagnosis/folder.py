@@ -25,6 +25,7 @@ from .finding import Finding, carried_out, fails, ok, warning
 
 MARK = ".ecm-cluster-doctor-"  # prefix of the doctor's temporary directories
 ENOUGH_BYTES, ENOUGH_FILES = 5 << 30, 10_000  # a few checkpoints; the files of a few runs
+# a cache on slow storage may take minutes to count: then the report says "more than"
 CACHES, COUNTING_SECONDS = ("weights", "annotations"), 2.0
 CLOCK_SECONDS = 5.0  # difference of clocks above which the age of a heartbeat is misleading
 _NOT_WRITABLE = ("permission denied", "use your own directory, or ask for write permission")

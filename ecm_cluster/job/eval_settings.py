@@ -21,7 +21,7 @@ from ..scoring.parts import COCO, LVIS
 from ..scoring.scorers import SCORERS, default
 from .option import BOOL, LARGEST, SCALE, Option, choice, number, whole
 
-MOST_COMBINATIONS = 10_000
+MOST_COMBINATIONS = 10_000  # far above any grid that is meant; each one is built here and checked against the config
 BY_COCO = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset")
 OWN_RULE = ("VOCDataset", "WIDERFaceDataset", "XMLDataset", "OpenImagesDataset", "OpenImagesChallengeDataset")
 

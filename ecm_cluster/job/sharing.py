@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..base.errors import UserError
 
-CLOSED = 0o700
+CLOSED = 0o700  # who can write here decides what the user's jobs execute, and env holds secrets
 READABLE = {"none": 0, "group": 0o050, "all": 0o055}  # mode bits of a directory, by the job's share
 
 

@@ -10,6 +10,7 @@ from ..mmconfig.lookup import at, paths
 from .kinds import short
 
 _MOST = 2**31 - 1  # the range of counters in torch and mmcv
+# 1e12 is beyond any value in use and excludes infinity; 1e-12 excludes zero
 _COUNT, _NOT_NEGATIVE, _POSITIVE = (1, _MOST, True), (0, 1e12, False), (1e-12, 1e12, False)
 # dotted key → lowest, highest, whether it is an integer; applies to the elements if the value is a list
 _LIMITS: dict[str, tuple[float, float, bool]] = {

@@ -21,7 +21,7 @@ from ..rundir.work import Work
 ENV = "ECM_CLUSTER_HEARTBEAT_FD"  # in the worker: the descriptor of the shared memory
 SIZE = 1 << 14  # bytes: a record has some hundreds, and an error's text in it is cut at 300
 HEADER = struct.Struct("<II")  # bytes of the record, and their checksum
-TRIES = 5
+TRIES = 5  # reads that may meet a record half written; then the previous one stands, and the next look is soon
 SECONDS_ENV = "ECM_CLUSTER_HEARTBEAT_SECONDS"
 # between two writes of the file, and between two that differ in their phase: a reader takes 60 s without one for an end
 FILE_SECONDS, PHASE_SECONDS = 10.0, 1.0

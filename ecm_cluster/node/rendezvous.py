@@ -30,7 +30,7 @@ from ..base import files
 from ..base.reading import Maybe, Number, Text, check, parse_json
 from .world import RankInfo
 
-SECONDS = 300.0
+SECONDS = 300.0  # torch's default for a TCPStore
 LEAVE_SECONDS = 10.0  # that ranks wait for each other when they end
 LARGEST = 4096  # bytes of the file
 SHAPE = {"token": Text("[0-9a-f]{32}"), "address": Maybe(Text(r"[0-9.]+", called="an IPv4 address")),
@@ -57,6 +57,7 @@ def join(place: RankInfo, path: Path, device: str, timeout: float) -> Any:
     if place.rank == 0:
         own = "127.0.0.1" if place.nodes == 1 else addresses()[0]
         store, record = _serve(own, place)
+        # after the store listens: a rank that reads the record connects at once
         files.write_text(path, json.dumps(record), private=True)
     else:
         record = await_record(path, SECONDS)

@@ -31,6 +31,7 @@ def watch(stacks: Path | None = None) -> None:
     Args:
         stacks: Where SIGUSR1 writes what every thread is doing; without it SIGUSR1 is ignored.
     """
+    # first of all: by default SIGUSR1 ends a process, and a supervisor may send it while this one starts
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if stacks is not None:
         # written by the C handler itself, so also when Python hangs in a collective or a lock
@@ -39,6 +40,7 @@ def watch(stacks: Path | None = None) -> None:
     for number in SIGNALS:
         signal.signal(number, _note)
     signal.signal(signal.SIGCONT, lambda number, frame: _continued.append(number))
+    # unblocked last: a pending SIGUSR2 would end the process that has no handler yet
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

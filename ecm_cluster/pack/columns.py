@@ -61,6 +61,7 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
     os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     # one process for all that wait, on all nodes, as it takes gigabytes; without file locks each makes its own
     with files.locked(lock, patience):
+        # again: who held the lock may have made them
         if is_pack(target):
             return _of(target, digest)
         done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,

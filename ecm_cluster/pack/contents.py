@@ -34,7 +34,7 @@ from .manifest import (
 )
 from .sources import THREADS, SourceFile, Sources
 
-SHARD_SIZE = 1 << 30
+SHARD_SIZE = 1 << 30  # bytes: a call that was killed makes unfinished shards again; copies are by blocks, not shards
 LARGE = 64 << 20  # an annotation file whose columns take more than a moment
 AT_ONCE = 4  # shards that are written at the same time
 WORK, FINGERPRINT = ".packing", "fingerprint"
@@ -178,6 +178,7 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
             ThreadPoolExecutor(AT_ONCE) as writers:
         def one(shard: shards.Shard) -> None:
             written = found[shard.name] = shards.write(shard, partial / shard.name, readers, advance, stop)
+            # after the shard is durable: the next call trusts a record, and checks no more than the size
             written.record(records[shard.name])
 
         waiting = [writers.submit(one, shard) for shard in missing]

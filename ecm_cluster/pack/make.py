@@ -176,10 +176,12 @@ def _publish(partial: Path, out: Path, previous: Path) -> None:
     close_folder(partial, 0o777 & ~umask & ~stat.S_IWOTH)
     files.kill_point("before-pack", out)
     if is_pack(out):
+        # rename(2) does not replace a folder that has files
         out.rename(previous)
         files.kill_point("previous-aside", out)
     partial.rename(out)
     files.kill_point("after-pack", out)
     files.fsync_dir(out.parent)
+    # last: a call that waits for the lock sees by its absence that the pack was published
     (out / LOCK).unlink(missing_ok=True)
     shutil.rmtree(previous, ignore_errors=True)

@@ -22,7 +22,7 @@ from .manifest import BLOCK, IMAGES, BlockWriter, Location, PackedFile, checksum
 from .sources import SourceFile
 
 AHEAD = 64  # images of one shard that are read before they are written: twice the threads, so that none is idle
-AHEAD_BYTES = 64 << 20
+AHEAD_BYTES = 64 << 20  # of one shard; as much again for each of the AT_ONCE shards that are written beside it
 END = bytes(2 * tarfile.BLOCKSIZE)  # closes an archive
 
 _SUMS = Text(r"([0-9a-f]{16})*", LARGEST)

@@ -24,7 +24,7 @@ from ..base.units import size_text
 LARGEST_IMAGE = 1 << 30  # bytes; an image is read as a whole
 LARGEST_LIST = 256 << 20  # bytes of an archive's list of members; that of COCO's train2017.zip has 10 MB
 EXPANDS = 200  # times its size, if that is more than FREE bytes; deflate reaches 1030, images and annotations 10
-FREE = 256 << 20
+FREE = 256 << 20  # bytes to which anything may expand: so much does no harm in memory or on a disk
 _LOCAL = struct.Struct("<4s22xHH")  # of a zip member's header before its data: magic, lengths of name and extra
 
 

@@ -43,8 +43,8 @@ from .records import EVENTS, TIME
 SUBMISSION = 0  # the attempt number of what happens before the first attempt
 ANY = {"kind": str, "time": TIME}
 NOT_FIELDS = ("kind", "time", "sequence", "attempt", "writer", "work")
-LONGEST_LINE = 1 << 20
-TRIES = 3
+LONGEST_LINE = 1 << 20  # bytes: the longest event holds a traceback, of which 8000 characters are kept
+TRIES = 3  # of a write whose file another host's fold removes: then NFS answers ESTALE, or the link is gone
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class Ledger:
             handle.write((b"" if whole or handle.tell() == 0 else b"\n") + lines)
             handle.flush()
             os.fsync(handle.fileno())
+            # looked at after the fsync: a fold that removed the file before has not copied these lines
             self._whole = os.fstat(handle.fileno()).st_nlink > 0
         return self._whole
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_DETS = 300  # LVIS's limit of detections per image
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32 pixels), medium, large (above 96 x 96)
-AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
+AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))  # pycocotools' own
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in at most 10 training images, at most 100, more
 # what is being scored, of how many categories: (iou type, categories done, categories in all)
 Progress = Callable[[str, int, int], None]

@@ -52,6 +52,7 @@ def can_ask() -> bool:
     return shutil.which("scontrol") is not None
 
 
+# 3 s: a task asks within its grace, so slurmctld that is slower counts as down, and is asked again
 def show_job(job_id: str, timeout: float = 3.0) -> dict[str, str] | None:
     """``scontrol show job`` as a dict, or None where Slurm does not answer in time."""
     out = ask("scontrol", "-o", "show", "job", job_id, timeout=timeout)

@@ -79,6 +79,7 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
     """
     for file in wanted:
         check_name(file.name, pack.path)
+    # before anything is copied: a job that needs room removes sets without a lease
     lease = scratch.enter(pack)
     try:
         copier = Copier(pack, list(dict.fromkeys(wanted)), scratch, peers, threads, memory_limit, trust,

@@ -15,7 +15,7 @@ from ..base.units import size_text
 from ..console import cli
 from ..console.progress import rate, shown
 
-THREADS = 32
+THREADS = 32  # as in pack/sources.py: each waits for a round trip most of the time
 
 PACK = """\
 Pack the images and annotations of a data root into a few large files, which nodes copy at the speed of the network.

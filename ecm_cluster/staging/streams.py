@@ -18,7 +18,7 @@ from ..base.errors import Failed
 from ..base.reading import Unreadable, open_regular
 from ..pack.manifest import BLOCK, PackedFile
 
-PIECE = 1 << 20
+PIECE = 1 << 20  # bytes: fits into the processor's cache
 TICK = 0.2  # seconds between two reports of progress
 Task = Tuple[PackedFile, int]  # a block
 T = TypeVar("T")

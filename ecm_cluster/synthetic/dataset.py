@@ -30,7 +30,7 @@ SPLITS = ("train", "val")
 FIRST_ID = {"train": 1, "val": 2_500_001}  # ids of the splits do not overlap: at most 400,000 images of 6 objects
 MOST_OBJECTS = 6  # per image
 NEGATIVES = 4  # verified absent classes per image
-JPEG_QUALITY = 92
+JPEG_QUALITY = 92  # part of a dataset's identity: another value gives other files for the same seed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 MAGIC = b"annocols"
 VERSION = 1
 _HEAD = struct.Struct("<8sIIQ")  # magic, version, bytes of the table, bytes of the file
-_ALIGN = 64
+_ALIGN = 64  # bytes: a cache line, and a multiple of every dtype's size, as a mapped array must be aligned
 
 
 def _aligned(offset: int) -> int:

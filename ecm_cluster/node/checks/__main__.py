@@ -22,7 +22,7 @@ from ...rundir.run import Run
 from .. import signals, world
 
 MEMORY_SHARE, MEMORY_MOST = 0.5, 12 << 30  # limits on a shared login node: of its free memory, and in bytes
-THREADS = 2
+THREADS = 2  # on a login node, whose cores others use, too
 
 
 def main(path: str, findings: str) -> int:

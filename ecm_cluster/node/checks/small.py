@@ -31,6 +31,7 @@ IMAGES, LONGEST = 2, 256  # images in a batch; pixels of their longer side
 STRIDE = 32  # sizes are multiples of the largest stride of a backbone
 PROPOSALS = 64  # samples per image: 1,203 classes take about 30 s an iteration on a CPU with the usual 512
 BIG_FILE = 64 << 20  # bytes: larger annotation files are cut, since parsing them takes seconds and gigabytes
+# several batches of IMAGES; LVIS v1 has 13 annotations an image, so 4000 name more than 64 images
 CUT_IMAGES, CUT_ANNOTATIONS = 64, 4000
 KNOWN = {"img", "img_metas", "gt_bboxes", "gt_labels", "gt_bboxes_ignore", "gt_masks", "gt_semantic_seg", "proposals"}
 

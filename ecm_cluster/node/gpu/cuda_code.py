@@ -17,7 +17,7 @@ SECTION = ".nv_fatbin"
 CONTAINER = 0xBA55ED50  # magic number at the beginning of a container
 CONTAINER_HEADER = struct.Struct("<IHHQ")  # magic, version, size of the header, size of what follows
 ENTRY_HEADER = struct.Struct("<HHIQ12xI")  # kind, version, size of the header, size of what follows, ..., capability
-PTX, CUBIN = 1, 2
+PTX, CUBIN = 1, 2  # kinds of entries, from CUDA's fatbinary format
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LIBRARY = "libcuda.so.1"
-NO_DEVICE = 100
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE of cuda.h
 COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 

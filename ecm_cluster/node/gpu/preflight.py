@@ -26,7 +26,7 @@ from ..world import RankInfo, node_name
 from .cuda_code import CudaCode, cuda_code
 from .cuda_driver import NO_DEVICE, Driver, DriverError, Gpu
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0  # of the whole check, FREE_SECONDS included: a broken GPU can hang its caller for good
 GIB = 1 << 30
 # What CUDA and its libraries take before a model has a byte. On a small GPU, or an instance of one, a quarter of it.
 FREE_BYTES = 2 * GIB

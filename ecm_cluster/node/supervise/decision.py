@@ -50,4 +50,4 @@ def stay(work: Work, attempt: int) -> None:
         with quiet:  # rank 0 alone writes it, so that one file is read
             if any(e.kind == "requeue" and e["accepted"] for e in work.events(attempt, "task000")):
                 return
-        time.sleep(1.0)
+        time.sleep(1.0)  # the ledger on shared storage is read each time

@@ -24,10 +24,10 @@ from ...slurm import commands, site
 from ...slurm.sbatch import TOKEN_ENV
 from .. import world
 
-LAST_WORDS_BYTES = 4000
-LAST_LINES = 3
+LAST_WORDS_BYTES = 4000  # of the job's log, which srun's own lines about its step end
+LAST_LINES = 3  # of the log, and 500 characters, in the detail of a failed start
 NAMED_BY_SRUN = re.compile(r"^srun: error: (\S+): tasks?\b.*: Exited with", re.MULTILINE)
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0  # for slurmctld under load: without an answer nobody requeues the job, and the run stops
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 

@@ -96,12 +96,13 @@ class LocalDriver:
         controller = executor.submit(chain.task(self.run, stage))
         self._process = controller._process
         while self._process.poll() is None:
-            time.sleep(0.2)
+            time.sleep(0.2)  # of a local process: no storage is asked
         self._process = None
         return str(controller.job_id)
 
     def _cancel(self, number: int, frame: object) -> None:
         self._cancelled = True
+        # before the signal: by the mark rank 0 tells a cancellation from any other signal
         self.run.mark_cancelled(signal.Signals(number).name)
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)  # submitit's controller passes it on to each task

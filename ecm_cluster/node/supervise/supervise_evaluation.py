@@ -76,6 +76,7 @@ class EvaluationSupervisor(Supervisor):
         if cause in ("cancelled", "requeued"):
             # Slurm brings back at the end of the grace what it has preempted
             cause = "preempted" if cause == "requeued" and self._preempted else cause
+            # the end before the abort, at which all workers end: without one the attempt would count as lost
             self._end(cause, received, ledger)
             postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause)
         elif cause == "preempted":

@@ -18,7 +18,7 @@ from ..beside import Beside
 from . import postmortem, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
-RELEASE_SECONDS = 10.0
+RELEASE_SECONDS = 10.0  # between two looks for new checkpoints: each reads manifests and the ledger
 # phases in which a worker cannot stop on its own
 BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 

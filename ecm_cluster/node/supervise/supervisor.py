@@ -26,8 +26,8 @@ from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, wa
 from .attempts import AttemptFailed
 
 EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and committed
-JOIN_SECONDS = 600.0
-ASK_AGAIN_SECONDS = 5.0
+JOIN_SECONDS = 600.0  # that rank 0 may take before an attempt: it checks its GPU, and reads checkpoints to verify them
+ASK_AGAIN_SECONDS = 5.0  # between questions to Slurm, and for last writes: the least that it leaves after SIGTERM
 STORAGE_SECONDS = 30.0  # that storage which answers with errors is asked again
 
 
@@ -158,6 +158,7 @@ class Supervisor:
         worker = self._start_worker(attempt)
         # Slurm signals the worker itself; submitit's local controller and a user's kill reach the supervisor alone
         signals.forward_to(partial(watching.send, worker))
+        # one that came between the start and forward_to has reached this process alone
         if signals.asked_to_stop():
             watching.send(worker, signal.SIGTERM)
         minutes = self.training.job(self.stage).hang_minutes

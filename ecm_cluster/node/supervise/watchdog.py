@@ -16,6 +16,7 @@ from ...rundir.run import Work
 # Silence that is allowed in a phase, as a share of the job's hang_minutes. A phase counts by its first words; what is
 # not named here has the whole. None: waiting for others, whom their own supervisors watch. Wherever ranks wait for each
 # other without saying so, in a collective, they are in phases of the same limit.
+# 1/6 is 5 of the default 30 minutes: a step or an image takes seconds, the other phases read or write gigabytes
 PHASES: dict[str, float | None] = {"starting": 1.0, "staging": 1.0, "first iteration": 1.0, "saving": 1.0,
                                    "training": 1 / 6, "inference": 1 / 6, "scoring": 2.0, "waiting": None}
 SLOWEST = 20.0  # an iteration may take this many times the usual, regardless of the limit

@@ -21,8 +21,8 @@ from ..heartbeat import HeartbeatFile, HeartbeatMemory
 from ..world import RankInfo
 from . import postmortem, watchdog
 
-LOOK_SECONDS = 1.0
-STACKS_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # between two looks at shared storage for another rank's abort
+STACKS_SECONDS = 1.0  # for faulthandler to write all stacks before the worker is killed
 STOPPED = "stopped"  # phase of a worker that has agreed to stop and committed, and has nothing to do but end
 LEAVE_SECONDS = 20.0  # that it may take to end: what it leaves behind, the GPU's driver clears up
 KILL_SECONDS = 10.0  # that a killed worker may take to end; one that waits for a broken GPU may never
@@ -113,6 +113,7 @@ class Watch:
     def _record_end(self, cause: str, rank: int, detail: str, **evidence: Any) -> None:
         """Put an end on record, and have the other ranks end; this one's worker ends even if that fails."""
         self._abort = {"rank": rank, "cause": cause}
+        # before the abort file: at that the other ranks end, and srun -K1 then ends this task, too
         self.record.write("end", cause=cause, rank=rank, detail=detail, **evidence)
         with self._quiet:
             postmortem.abort(self.work, self.attempt, self.record, **self._abort)

@@ -190,6 +190,7 @@ class StepHook:
         newest = self.saver.last if trained else self._source()
         if self.saver.failure or newest is None:
             raise RuntimeError(f"the last checkpoint could not be written: {self.saver.failure}")
+        # the mark before the events: it alone decides, so a kill in between repeats no training
         files.write_json(self.run.complete_file(self.attempt), {
             "attempt": self.attempt, "time": round(time.time(), 3), "checkpoint": newest.file})
         self.ledger.write("complete", **checkpoints.describe(newest))

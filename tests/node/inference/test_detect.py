@@ -205,7 +205,7 @@ def test_a_data_set_that_changed_meanwhile_is_refused(tmp_path, data):
     cfg = config(data)
     work = Evaluation(tmp_path / "work")
     detect.divide(work, 9, 1)
-    with pytest.raises(UserError, match="7 images, and had 9 when this evaluation began"):
+    with pytest.raises(UserError, match="7 images, but had 9 when this evaluation started"):
         detect.infer(cfg, checkpoint(tmp_path, cfg), work, 0, 1, "cpu", {})
 
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, data):
 
 def test_weights_beyond_the_model_are_named_in_a_warning(tmp_path, data):
     weights = checkpoint(tmp_path, config(data))
-    with pytest.warns(UserWarning, match="6 of its weights are not in this model"):
+    with pytest.warns(UserWarning, match="ignoring 6 weights that are not in this model"):
         shards(tmp_path, config(data, masks=False), weights, 1)
 
 
