@@ -182,13 +182,13 @@ def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:
     if args.dry_run:
         return [said + ": " + "; ".join(f"{e.at}: {eval_settings.label(e.settings)}" for e in sweep.elements)]
     job = place_of(run.job(), args, sweep.scoring_only)
-    stage = chain.next_sweep(run)
-    evaluations.write(run, stage, sweep.elements, job)
+    link = chain.next_sweep(run)
+    evaluations.write(run, link, sweep.elements, job)
     try:
-        return [f"{said}: {choose.of(run).submit_sweep(run, job, stage)}"]
+        return [f"{said}: {choose.of(run).submit_sweep(run, job, link)}"]
     except UserError:
-        if not run.submission(stage).get("token"):  # rejected: there is no job, and never will be
-            run.elements_file(stage).unlink(missing_ok=True)
+        if not run.submission(link).get("token"):  # rejected: there is no job, and never will be
+            run.elements_file(link).unlink(missing_ok=True)
         raise
 
 
@@ -204,14 +204,14 @@ def place_of(job: jobs.Job, args: argparse.Namespace, scoring_only: bool) -> job
 
 
 def waiting(run: Run) -> list[Element]:
-    """Elements of stages whose jobs are pending or running."""
+    """Elements of links whose jobs are pending or running."""
     live = liveness.alive(run)
     if live is None:
         raise UserError("cluster: Slurm does not answer, so it is unknown what is queued already; try again when it "
                         "does")
-    stages = [stage for stage in submissions.recorded_stages(run)
-              if stage != chain.TRAIN and set(submissions.job_ids(run, stage)) & set(live)]
-    return [element for stage in stages for element in evaluations.read(run, stage)]
+    links = [link for link in submissions.recorded_links(run)
+              if link != chain.TRAIN and set(submissions.job_ids(run, link)) & set(live)]
+    return [element for link in links for element in evaluations.read(run, link)]
 
 
 def covers(run: Run, queued: Element, asked: Element) -> bool:

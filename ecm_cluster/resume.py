@@ -56,13 +56,13 @@ class ResumePlan:
     """What a resume will do.
 
     Attributes:
-        stages: The steps that get a new job; empty: nothing is left to do.
+        links: The steps that get a new job; empty: nothing is left to do.
         job: With the resources that it will have.
         overrides: What will be recorded.
         dropped: Jobs of Slurm that still wait for a step that has failed.
     """
 
-    stages: list[str]
+    links: list[str]
     job: jobs.Job
     overrides: Overrides
     lines: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.nullcontext() if args.dry_run else locks.run_lock(run):
         plan = make_plan(run, args)
         print(f"run {run.path}")
-        if not plan.stages:
+        if not plan.links:
             print(f"nothing to do: {states.fold([run])[0].reason}")
             return cli.EXIT_OK
         cli.say("\n".join(f"  {line}" for line in plan.lines))
@@ -108,11 +108,11 @@ def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
     if live is None:
         raise UserError(f"cluster: Slurm does not answer, so it is unknown whether {run.name} is alive"
                         f"{liveness.last_sign(run)}; resume it when Slurm does")
-    stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
-    training = [job_id for job_id in live if stage_of.get(job_id, chain.TRAIN) == chain.TRAIN]
-    behind = [job_id for job_id in live if stage_of.get(job_id) == chain.EVALUATE]
+    link_of = {job.job_id: job.link for job in submissions.of_run(run)}
+    training = [job_id for job_id in live if link_of.get(job_id, chain.TRAIN) == chain.TRAIN]
+    behind = [job_id for job_id in live if link_of.get(job_id) == chain.EVALUATE]
     begun = run.job()
-    wanted = chain.stages(begun)
+    wanted = chain.links(begun)
     asked = bool(changes or args.rescale or args.code or args.iteration is not None)
     remedy = f"cancel it first by `python -m ecm_cluster.cancel {shlex.quote(str(run.path))}`, or let it finish"
     if run.completion() is not None:
@@ -121,7 +121,7 @@ def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
             return ResumePlan([], begun, run.overrides())
         if live:
             raise UserError(f"RUN: {run.name} is being evaluated ({', '.join(live.values())}); {remedy}")
-        stages = [chain.EVALUATE]
+        links = [chain.EVALUATE]
         if args.iteration is not None or args.rescale:
             raise UserError(f"RUN: the training of {run.name} is complete; only its evaluation is left, so leave out "
                             "--from and --rescale")
@@ -129,13 +129,13 @@ def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
         lost = chain.EVALUATE in backend.records(wanted) and not behind
         if not lost or asked:
             raise UserError(f"RUN: {run.name} is alive ({', '.join(live.values())}); {remedy}")
-        stages = [chain.EVALUATE]
+        links = [chain.EVALUATE]
     else:
-        stages = wanted
-    return _detail(run, args, changes, stages, behind)
+        links = wanted
+    return _detail(run, args, changes, links, behind)
 
 
-def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages: list[str],
+def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], links: list[str],
             dropped: list[str]) -> ResumePlan:
     begun = run.job()
     record = run.overrides()
@@ -144,7 +144,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
     job = jobs.make({**begun.as_dict(), **changes})
     choose.of(run).check_changes(run, changes, job)
     lines = []
-    if chain.TRAIN in stages:
+    if chain.TRAIN in links:
         ranks = elastic.check(run, begun, job, args.rescale, record)
         interrupted = run.submission(chain.TRAIN).get("job_id") is None
         if args.iteration is None and not (interrupted and chain.resume_point(run) is not None):
@@ -163,7 +163,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], stages:
                  + (f" (changed: {', '.join(changes)})" if changes else ""))
     if args.code:
         lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
-    return ResumePlan(stages, job, record, lines, dropped)
+    return ResumePlan(links, job, record, lines, dropped)
 
 
 def _start(run: Run, point: ResumePoint | None) -> str:
@@ -186,10 +186,10 @@ def _start(run: Run, point: ResumePoint | None) -> str:
 
 def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:
     """What would be submitted, for inspection; ids that are not known yet are placeholders in capitals."""
-    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.stages else run.submission(chain.TRAIN).get("job_id")
+    train = "TRAIN_JOB_ID" if chain.TRAIN in plan.links else run.submission(chain.TRAIN).get("job_id")
     train = None if run.completion() else train
-    asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
-                           train if stage != chain.TRAIN else None) for stage in plan.stages]
+    asked = [chain.request(run, plan.job, link, f"ecm-cluster:{run.name}:{link}:TOKEN",
+                           train if link != chain.TRAIN else None) for link in plan.links]
     # nodes that the run has excluded so far get another chance
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
@@ -215,31 +215,31 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     # earlier failures no longer count against the run, see attempts/endings.py
     code = {"code": plan.overrides.code["digest"]} if plan.overrides.code else {}
     brief = {**plan.overrides.as_dict(), **code}
-    run.ledger(attempt, "resume").write("resumed", stages=plan.stages, overrides=brief, cancelled=cancelled is not None)
+    run.ledger(attempt, "resume").write("resumed", stages=plan.links, overrides=brief, cancelled=cancelled is not None)
     for job_id in plan.dropped:
         commands.cancel(job_id, next(job.token for job in submissions.of_run(run) if job.job_id == job_id))
     # the evaluation first: otherwise a crash in between would leave its old job recorded behind a new training
     backend = choose.of(run)
-    for stage in reversed(backend.records(plan.stages)):
-        submissions.replace_token(run, stage, backend.cluster_name())
+    for link in reversed(backend.records(plan.links)):
+        submissions.replace_token(run, link, backend.cluster_name())
     # after the new tokens: they make a former job stale, which only the mark kept from going on
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = backend.submit(run, plan.job)
     except UserError:
-        for stage in backend.records(plan.stages):
-            submissions.take_back_untried(run, stage)
+        for link in backend.records(plan.links):
+            submissions.take_back_untried(run, link)
         files.write_json(run.overrides_file, before.as_dict())
         if cancelled is not None:
             files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it continue
         raise
-    say_done(run, {name: job_id for name, job_id in ids.items() if name not in chain.stages(plan.job)
-                   or name in plan.stages})
+    say_done(run, {name: job_id for name, job_id in ids.items() if name not in chain.links(plan.job)
+                   or name in plan.links})
 
 
 def say_done(run: Run, ids: dict[str, str]) -> None:
     shown = folders.shortest(run.path)
-    print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    print("submitted: " + ", ".join(f"{link} {job_id}" for link, job_id in ids.items()))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
     cli.say(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"

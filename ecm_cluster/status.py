@@ -141,7 +141,7 @@ def print_timeline(run: Run, s: states.RunState) -> None:
         cli.say(f"next: {s.next}")
     print(f"folder: {folders.shortest(s.path)}")
     if s.jobs:
-        ids = ", ".join(f"{stage} {job_id or 'not recorded'}" for stage, job_id in s.jobs.items())
+        ids = ", ".join(f"{link} {job_id or 'not recorded'}" for link, job_id in s.jobs.items())
         print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
     if s.iteration is not None:
         speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""

@@ -145,10 +145,10 @@ def dry_run(run: Run, plan: Any) -> None:
     from .backends import choose
     from .chain import chain
 
-    asked = [chain.request(run, plan.job, stage, f"ecm-cluster:{run.name}:{stage}:TOKEN",
-                           "TRAIN_JOB_ID" if stage != chain.TRAIN else None,
-                           elements=1 if stage == chain.TRAIN else len(plan.elements))
-             for stage in chain.stages(plan.job)]
+    asked = [chain.request(run, plan.job, link, f"ecm-cluster:{run.name}:{link}:TOKEN",
+                           "TRAIN_JOB_ID" if link != chain.TRAIN else None,
+                           elements=1 if link == chain.TRAIN else len(plan.elements))
+             for link in chain.links(plan.job)]
     print("".join(f"\n{script}\n" for script in choose.by_name(plan.where).scripts(asked)), end="")
     for text in plan.problems:
         cli.say(f"would be refused: {text}", sys.stderr)
@@ -163,7 +163,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     ids = choose.of(run).submit(run, job)
     shown = folders.shortest(run.path)
     log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
-    print("submitted: " + ", ".join(f"{stage} {job_id}" for stage, job_id in ids.items()))
+    print("submitted: " + ", ".join(f"{link} {job_id}" for link, job_id in ids.items()))
     name = shlex.quote(shown)
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
@@ -179,8 +179,8 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
     with locks.run_lock(run):
         job, backend = run.job(), choose.of(run)
         found = backend.adopt(run)
-        wanted = backend.records(chain.stages(job))
-        recorded = [s.stage for s in run.submissions() if s.job_id]
+        wanted = backend.records(chain.links(job))
+        recorded = [s.link for s in run.submissions() if s.job_id]
         if set(wanted) <= set(recorded) and not found:
             raise UserError(f"name: a run {run.name!r} already exists ({run.path}); use another --name, or leave it "
                             "out")

@@ -15,7 +15,7 @@ TOOLS = ("bash", "cat", "sed", "sleep")
 
 
 class Answers:
-    """A PATH that holds the commands given to it, a few tools, and nothing of a Slurm that may be installed."""
+    """A PATH that holds the commands given to it, a few tools, without any Slurm that may be installed."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder / "slurm-bin"

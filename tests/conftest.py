@@ -62,7 +62,7 @@ def _needs_root(node: pytest.Item | pytest.Collector) -> bool:
 
 
 def _refuse_skip(report: Any, node: pytest.Item | pytest.Collector) -> None:
-    """A test that skips itself has failed, for whatever reason, where what it needs is required.
+    """A test that skips itself has failed, for any reason, where what it needs is required.
 
     Slurm is required where a variable says so; tests as two users, where this is root or a CI.
     """

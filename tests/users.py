@@ -1,6 +1,6 @@
 """Two users of one machine: programs run under made-up uids, which have no privileges and no passwd entry.
 
-Only root can become somebody else. Where a folder above the interpreter or the checkout is closed to others (a home
+Only root can become another user. Where a folder above the interpreter or the checkout is closed to others (a home
 directory, say), the program sees a mount namespace in which just those two can be reached.
 """
 

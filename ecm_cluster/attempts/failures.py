@@ -14,7 +14,7 @@ from typing import Any
 from ..base.errors import UserError
 from . import causes
 
-LAST_WORDS_BYTES = 20_000  # of a log: NCCL's watchdog prints the stack of its C++ frames behind the error that is looked for
+LAST_WORDS_BYTES = 20_000  # of a log: NCCL's watchdog prints its C++ stack behind the error that is looked for
 
 # What a rank's collective reports when another rank has gone: a consequence, and not why the attempt ended.
 LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|Dist(Backend|Network|Store)Error",

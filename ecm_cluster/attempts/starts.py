@@ -101,7 +101,7 @@ def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
 
     Where Python cannot run, nobody else can.
     """
-    job = next((s for s in run.submissions() if s.stage == "train" and s.job_id), None)
+    job = next((s for s in run.submissions() if s.link == "train" and s.job_id), None)
     known = on_record(run, job.job_id) if job and job.job_id else {}
     if not job or not known:
         return None

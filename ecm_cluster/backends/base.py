@@ -87,11 +87,11 @@ class Backend(Protocol):
     def cluster_name(self) -> str | None:
         """The cluster that commands go to from here."""
 
-    def records(self, stages: Sequence[str]) -> list[str]:
-        """Those of the stages that have a job each, on record."""
+    def records(self, links: Sequence[str]) -> list[str]:
+        """Those of the links that have a job each, on record."""
 
     def adopt(self, run: Run) -> list[str]:
-        """Find the jobs whose submitter died before it could record them; the stages of existing jobs."""
+        """Find the jobs whose submitter died before it could record them; the links of existing jobs."""
 
     def submit(self, run: Run, job: Job) -> dict[str, str]:
         """Submit what has no job yet; ids by what they are called."""
@@ -99,8 +99,8 @@ class Backend(Protocol):
     def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
         """How new elements are divided into submissions; ``answered``: those that need no model any more."""
 
-    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
-        """Submit a stage of evaluations; its job in words."""
+    def submit_sweep(self, run: Run, job: Job, link: str) -> str:
+        """Submit a link of evaluations; its job in words."""
 
     def life(self, run: Run, job: Submission, known: Known) -> Life:
         """Whether a job is alive, given what Slurm says of it."""

@@ -16,7 +16,7 @@ from ..slurm import batch_shell
 from ..slurm.sbatch import TOKEN_ENV, environment_lines, outside_environment, python_of
 
 DRIVER = "local driver"
-CHAIN = "chain"  # the training and what follows it, in place of a stage
+CHAIN = "chain"  # the training and what follows it, in place of a link
 
 
 def alive(run: Run, pid: str) -> bool:
@@ -36,8 +36,8 @@ def _of_owner(run: Run, pid: str) -> bool:
         return False
 
 
-def stage_of(pid: str) -> str:
-    """What a driver runs: ``chain``, or one stage; empty if it has ended."""
+def link_of(pid: str) -> str:
+    """What a driver runs: ``chain``, or one link; empty if it has ended."""
     words = _last_words(pid)
     return words[-2] if len(words) > 1 else ""
 
@@ -85,8 +85,8 @@ def _command_line(pid: str) -> str:
         return ""
 
 
-def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
-    """Start the process that carries a run, or one stage of it, through on this machine; it outlives the caller.
+def start(run: Run, job: jobs.Job, link: str = CHAIN, token: str = "") -> str:
+    """Start the process that carries a run, or one link of it, through on this machine; it outlives the caller.
 
     Args:
         token: That it goes by in the run's records; empty: none.
@@ -100,8 +100,8 @@ def start(run: Run, job: jobs.Job, stage: str = CHAIN, token: str = "") -> str:
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     job_env.keep(run, job)
     sharing.close(run.path)
-    command = processes.command(python_of(job), DRIVER, stage, run.path, code=run.code_dir)
-    lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, stage), *environment_lines(run, job)]
+    command = processes.command(python_of(job), DRIVER, link, run.path, code=run.code_dir)
+    lines = [*sharing.lines(job.share), *batch_shell.on_this_machine(run, link), *environment_lines(run, job)]
     # in memory, since anybody can read a command line, and the job's environment may hold secrets
     script = os.memfd_create("script", os.MFD_CLOEXEC)
     try:

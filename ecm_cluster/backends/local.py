@@ -1,4 +1,4 @@
-"""A run on one machine: a driver runs the chain, one stage after the other."""
+"""A run on one machine: a driver runs the chain, one link after the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LocalBackend:
     def cluster_name(self) -> str | None:
         return None
 
-    def records(self, stages: Sequence[str]) -> list[str]:
+    def records(self, links: Sequence[str]) -> list[str]:
         return [chain.TRAIN]  # the driver carries the whole chain
 
     def adopt(self, run: Run) -> list[str]:
@@ -62,15 +62,15 @@ class LocalBackend:
     def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
         return [Sweep("on this machine", new)]
 
-    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
+    def submit_sweep(self, run: Run, job: Job, link: str) -> str:
         end = time.monotonic() + ENDING_SECONDS
         while (pid := driver.find(run)) is not None:
             # one that has nothing left to do ends in a moment
-            if time.monotonic() > end or not _has_done_all(run, driver.stage_of(pid)):
+            if time.monotonic() > end or not _has_done_all(run, driver.link_of(pid)):
                 raise UserError(f"RUN: {run.name} is at work on this machine; evaluate it when it has ended, or cancel "
                                 "it")
             time.sleep(0.1)
-        return f"process {driver.start(run, job, stage)}, log {run.local_log}"
+        return f"process {driver.start(run, job, link)}, log {run.local_log}"
 
     def life(self, run: Run, job: Submission, known: Known) -> Life:
         return Life(True, f"local driver {job.job_id}") if driver.alive(run, job.job_id or "") else Life(False, "")
@@ -126,6 +126,6 @@ class LocalBackend:
         return []
 
 
-def _has_done_all(run: Run, stage: str) -> bool:
-    stages = chain.stages(run.job()) if stage == driver.CHAIN else [stage]
-    return run.completion() is not None and all(evaluations.chain_done(run, s) for s in stages if s != chain.TRAIN)
+def _has_done_all(run: Run, link: str) -> bool:
+    links = chain.links(run.job()) if link == driver.CHAIN else [link]
+    return run.completion() is not None and all(evaluations.chain_done(run, s) for s in links if s != chain.TRAIN)

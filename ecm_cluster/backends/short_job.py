@@ -51,7 +51,7 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
     finally:
         if process.poll() is None:
             commands.cancel(job_id)
-            process.kill()  # after the cancel: sbatch --wait ends by itself once Slurm knows
+            process.kill()
         process.wait()
 
 

@@ -47,8 +47,8 @@ class SlurmBackend:
     def cluster_name(self) -> str | None:
         return queue.cluster_name()
 
-    def records(self, stages: Sequence[str]) -> list[str]:
-        return list(stages)
+    def records(self, links: Sequence[str]) -> list[str]:
+        return list(links)
 
     def adopt(self, run: Run) -> list[str]:
         return submissions.adopt(run)
@@ -63,9 +63,9 @@ class SlurmBackend:
         return [Sweep(words, elements[begin:begin + limit], scoring_only) for words, elements, scoring_only in kinds
                 for begin in range(0, len(elements), limit)]
 
-    def submit_sweep(self, run: Run, job: Job, stage: str) -> str:
-        several = len(evaluations.read(run, stage))
-        return f"job {chain.submit_stage(run, job, stage, after=None)}" + (f"_[0-{several - 1}]" if several > 1 else "")
+    def submit_sweep(self, run: Run, job: Job, link: str) -> str:
+        several = len(evaluations.read(run, link))
+        return f"job {chain.submit_link(run, job, link, after=None)}" + (f"_[0-{several - 1}]" if several > 1 else "")
 
     # -- what is alive
 
@@ -81,11 +81,11 @@ class SlurmBackend:
 
     def _life_unlisted(self, run: Run, job: Submission, asked: bool) -> Life:
         text = f"Slurm has no record of job {job.job_id}" if asked else "Slurm does not answer here"
-        if any(_vouches(work, job) for work in _works(run, job.stage)):
+        if any(_vouches(work, job) for work in _works(run, job.link)):
             return Life(True, f"by its heartbeat; {text}", vouched=True)
         if not asked:
             return Life(None, text)
-        age = files.age(run.submission_file(job.stage)) if job.present and run.is_own else None
+        age = files.age(run.submission_file(job.link)) if job.present and run.is_own else None
         if age is not None and age < YOUNG_SECONDS:
             young = f"job {job.job_id} was submitted {age:.0f} s ago, and Slurm does not list it yet"
             return Life(True, young, waiting=True)
@@ -104,8 +104,8 @@ class SlurmBackend:
     # -- ending it
 
     def called(self, run: Run, ids: Sequence[str]) -> list[str]:
-        stage_of = {job.job_id: job.stage for job in submissions.of_run(run)}
-        return [f"{stage_of[job_id]} {job_id}" for job_id in ids]
+        link_of = {job.job_id: job.link for job in submissions.of_run(run)}
+        return [f"{link_of[job_id]} {job_id}" for job_id in ids]
 
     def end(self, run: Run, live: Mapping[str, str]) -> list[str] | None:
         """Cancel the last of the chain first, so that none of it starts while the others end; again what came back."""
@@ -147,13 +147,13 @@ class SlurmBackend:
         return short_job.on_slurm(run, job, command, log, minutes)
 
     def scripts(self, requests: Sequence[JobRequest]) -> list[str]:
-        return [f"# ---- sbatch script: {asked.stage}\n{launcher.render(asked)}" for asked in requests]
+        return [f"# ---- sbatch script: {asked.link}\n{launcher.render(asked)}" for asked in requests]
 
 
-def _works(run: Run, stage: str) -> list[Work]:
-    if stage == chain.TRAIN:
+def _works(run: Run, link: str) -> list[Work]:
+    if link == chain.TRAIN:
         return [run]
-    return [work for work in evaluations.works(run, evaluations.read(run, stage)) if work is not None]
+    return [work for work in evaluations.works(run, evaluations.read(run, link)) if work is not None]
 
 
 def _vouches(work: Work, job: Submission) -> bool:

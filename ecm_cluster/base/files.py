@@ -223,7 +223,7 @@ def digest(path: str | os.PathLike) -> str:
     """``sha256:<hex>`` of the content of a regular file."""
     sha = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb") as handle:
-        while block := handle.read(1 << 22):
+        while block := handle.read(1 << 22):  # few round trips to shared storage, and little memory
             sha.update(block)
     return f"sha256:{sha.hexdigest()}"
 

@@ -1,7 +1,7 @@
 """What is submitted after what: training, then the evaluation of its last checkpoint.
 
 A chain survives a crash of its submitter: what was submitted is found again (see ``submissions``), and what is missing
-is submitted. One job for each stage, never two.
+is submitted. One job for each link, never two.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ TRAIN, EVALUATE = "train", "evaluate"
 DEFAULT_CLUSTER = "slurm"
 
 
-def stages(job: jobs.Job) -> list[str]:
+def links(job: jobs.Job) -> list[str]:
     """The chain of a job, in order."""
     return [TRAIN, EVALUATE] if job.is_evaluated else [TRAIN]
 
 
-def request(run: Run, job: jobs.Job, stage: str, token: str, after: str | None = None,
+def request(run: Run, job: jobs.Job, link: str, token: str, after: str | None = None,
             elements: int | None = None) -> launcher.JobRequest:
-    """What a stage asks of the cluster; an evaluation inherits what its block does not say.
+    """What a link asks of the cluster; an evaluation inherits what its block does not say.
 
     Args:
-        elements: Of the stage's array; None: as many as are on record.
+        elements: Of the link's array; None: as many as are on record.
     """
-    job = job if stage == TRAIN else evaluation_job(job)
-    asked = signal_lead.lead_of(run, job.signal_lead) if stage == TRAIN else job.signal_lead
+    job = job if link == TRAIN else evaluation_job(job)
+    asked = signal_lead.lead_of(run, job.signal_lead) if link == TRAIN else job.signal_lead
     job = dataclasses.replace(job, signal_lead=signal_lead.within(asked, job.time), exclude=excluded(run, job))
     if elements is None:
-        elements = 1 if stage == TRAIN else len(evaluations.read(run, stage))
-    return launcher.JobRequest(run, job, stage, token, after, elements, min(job.evaluation.at_once, elements))
+        elements = 1 if link == TRAIN else len(evaluations.read(run, link))
+    return launcher.JobRequest(run, job, link, token, after, elements, min(job.evaluation.at_once, elements))
 
 
 def excluded(run: Run, job: jobs.Job) -> str | None:
@@ -50,16 +50,16 @@ def excluded(run: Run, job: jobs.Job) -> str | None:
     return ",".join([*filter(None, [job.exclude]), *starts.left_out(run.events())]) or None
 
 
-def task(run: Run, stage: str) -> Callable[[], Any]:
-    """What each task of a stage's job runs."""
-    return processes.task(TRAIN, str(run.path)) if stage == TRAIN else processes.task(EVALUATE, str(run.path), stage)
+def task(run: Run, link: str) -> Callable[[], Any]:
+    """What each task of a link's job runs."""
+    return processes.task(TRAIN, str(run.path)) if link == TRAIN else processes.task(EVALUATE, str(run.path), link)
 
 
 def submit(run: Run, job: jobs.Job) -> dict[str, str]:
-    """Submit every stage that has no job yet.
+    """Submit every link that has no job yet.
 
     Returns:
-        Job ids by stage, those found again included; without the evaluation, where sbatch refuses that one alone.
+        Job ids by link, those found again included; without the evaluation, where sbatch refuses that one alone.
 
     Raises:
         UserError: Nothing was submitted.
@@ -67,10 +67,10 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
     ids: dict[str, str] = {}
     with locks.run_lock(run):
         before = run.submission(TRAIN).get("job_id")
-        for stage in stages(job):
+        for link in links(job):
             try:
                 # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
-                ids[stage] = submit_stage(run, job, stage, after=None if run.completion() else ids.get(TRAIN))
+                ids[link] = submit_link(run, job, link, after=None if run.completion() else ids.get(TRAIN))
             except UserError as refused:
                 if not ids or ids[TRAIN] == before:
                     raise
@@ -102,7 +102,7 @@ def submit_refused(run: Run, patience: float = 0.0) -> None:
             if run.submission(EVALUATE).get("job_id"):  # of the job that came before the refused one
                 submissions.replace_token(run, EVALUATE, queue.cluster_name())
             train = run.submission(TRAIN).get("job_id")
-            submit_stage(run, run.job(), EVALUATE, after=None if run.completion() else train)
+            submit_link(run, run.job(), EVALUATE, after=None if run.completion() else train)
 
 
 def half_a_chain(run: Run, reason: str) -> str:
@@ -111,33 +111,33 @@ def half_a_chain(run: Run, reason: str) -> str:
             f"type `{resume_line(run)}`")
 
 
-def submit_stage(run: Run, job: jobs.Job, stage: str, after: str | None) -> str:
-    """Submit the job of one stage, or find again the one that it has.
+def submit_link(run: Run, job: jobs.Job, link: str, after: str | None) -> str:
+    """Submit the job of one link, or find again the one that it has.
 
     Returns:
         The job id.
     """
     with locks.run_lock(run):
         submissions.adopt(run)
-        known = run.submission(stage).get("job_id")
+        known = run.submission(link).get("job_id")
         if known:
             return known
         # on record before sbatch: if this process dies, its job is found by the token, not submitted twice
-        token = submissions.to_submit(run, stage, queue.cluster_name())
-        asked, path = request(run, job, stage, token, after), run.submission_file(stage)
+        token = submissions.to_submit(run, link, queue.cluster_name())
+        asked, path = request(run, job, link, token, after), run.submission_file(link)
         # before sbatch: Slurm may start the job before this process goes on
-        launcher.write_task(asked, task(run, stage))
+        launcher.write_task(asked, task(run, link))
         files.kill_point("before-sbatch", path)
         try:
             found = launcher.submit(asked, locks.held(run))
         except UserError as refused:
-            found = _taken_all_the_same(run, stage, token, refused)
+            found = _taken_all_the_same(run, link, token, refused)
         files.kill_point("after-sbatch", path)
-        submissions.write_id(run, stage, found)
+        submissions.write_id(run, link, found)
     return found
 
 
-def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) -> str:
+def _taken_all_the_same(run: Run, link: str, token: str, refused: UserError) -> str:
     """The id of a job that slurmctld has taken although sbatch gave up.
 
     Raises:
@@ -149,7 +149,7 @@ def _taken_all_the_same(run: Run, stage: str, token: str, refused: UserError) ->
         raise refused from None
     if found is None:
         if not isinstance(refused, launcher.Unanswered):
-            submissions.take_back(run, stage)
+            submissions.take_back(run, link)
         raise refused
     return found
 
@@ -183,7 +183,7 @@ def continue_line(run: Run) -> str:
 
 
 def next_sweep(run: Run) -> str:
-    """The name of one more stage of evaluations."""
-    taken = [0, *(int(stage[5:]) for stage in (*run.stages_with_elements(), *submissions.recorded_stages(run))
-                  if re.fullmatch(r"sweep\d+", stage))]
+    """The name of one more link of evaluations."""
+    taken = [0, *(int(link[5:]) for link in (*run.links_with_elements(), *submissions.recorded_links(run))
+                  if re.fullmatch(r"sweep\d+", link))]
     return f"sweep{1 + max(taken):03d}"

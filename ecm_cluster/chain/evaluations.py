@@ -25,7 +25,7 @@ from ..job.job import Job
 from ..rundir import checkpoints, records
 from ..rundir.checkpoints import Manifest
 from ..rundir.run import Evaluation, Run
-from ..rundir.spec import Element, StageRecord, evaluation_job
+from ..rundir.spec import Element, LinkRecord, evaluation_job
 
 __all__ = ["Element"]
 
@@ -74,8 +74,8 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
                             "in iterations")
         at |= set(range(1, total)) if block.epochs == "all" else set(block.epochs)
         if at and max(at) > total:
-            raise UserError(f"evaluation.epochs: {max(at)} is not legal, as the training has {total} epochs; give "
-                            f"epochs from 1 to {total}, or all")
+            raise UserError(f"evaluation.epochs: invalid {max(at)}; expected epochs from 1 to {total} "
+                            "(the training's last), or all")
     if block.every:
         at |= set(range(block.every, total, block.every))
     places = [f"{unit} {n}" for n in sorted(at) if n < total] + [LAST]
@@ -85,38 +85,38 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
 # ---------------------------------------------------------------------------------------------- on record
 
 
-def write(run: Run, stage: str, elements: Sequence[Element], job: Job | None = None,
+def write(run: Run, link: str, elements: Sequence[Element], job: Job | None = None,
           instead_of: str | None = None) -> None:
-    """Put on record what each element of a stage is; the order is that of the array's indices.
+    """Put on record what each element of a link is; the order is that of the array's indices.
 
     Args:
-        job: What the stage is submitted with; None: the run's own, as it is when it is submitted.
-        instead_of: The job whose place this stage takes, as Slurm will not run that one again.
+        job: What the link is submitted with; None: the run's own, as it is when it is submitted.
+        instead_of: The job whose place this link takes, as Slurm will not run that one again.
     """
-    path = run.elements_file(stage)
+    path = run.elements_file(link)
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = StageRecord(tuple(elements), evaluation_job(job) if job else None, instead_of, run.cancel_mark())
+    record = LinkRecord(tuple(elements), evaluation_job(job) if job else None, instead_of, run.cancel_mark())
     files.write_json(path, record.as_dict())
 
 
-def stage_instead_of(run: Run, job_id: str) -> str | None:
-    """The stage that takes the place of a job, if there is one."""
-    for stage in run.stages_with_elements():
-        record = run.stage(stage)
+def link_instead_of(run: Run, job_id: str) -> str | None:
+    """The link that takes the place of a job, if there is one."""
+    for link in run.links_with_elements():
+        record = run.link_record(link)
         if record and record.instead_of == job_id:
-            return stage
+            return link
     return None
 
 
-def read(run: Run, stage: str) -> list[Element]:
-    """The elements of a stage; the last checkpoint as configured where nothing is on record."""
-    record = run.stage(stage)
+def read(run: Run, link: str) -> list[Element]:
+    """The elements of a link; the last checkpoint as configured where nothing is on record."""
+    record = run.link_record(link)
     return list(record.elements) if record else [Element(LAST, {})]
 
 
 def iterations_wanted(run: Run) -> set[int]:
     """The iterations at which the training has to commit for what is on record."""
-    elements = (element for stage in run.stages_with_elements() for element in read(run, stage))
+    elements = (element for link in run.links_with_elements() for element in read(run, link))
     return {int(e.at.split()[1]) for e in elements if e.at.startswith("iteration ")}
 
 
@@ -195,9 +195,9 @@ def all_done(run: Run, elements: Sequence[Element]) -> bool:
                for element, work in zip(elements, works(run, elements)))
 
 
-def chain_done(run: Run, stage: str) -> bool:
-    """Whether every element of a stage is scored."""
-    return all_done(run, read(run, stage))
+def chain_done(run: Run, link: str) -> bool:
+    """Whether every element of a link is scored."""
+    return all_done(run, read(run, link))
 
 
 def chunk_files(work: Evaluation) -> list[Path] | None:
@@ -225,17 +225,17 @@ def awaited(run: Run) -> set[str]:
     record, was not cancelled, and has not ended for good.
     """
     names, counting = set(), checkpoints.accepted(run)
-    jobs = {submission.stage: submission.job_id for submission in run.submissions() if submission.token}
-    for stage in run.stages_with_elements():
-        sweep = stage.startswith("sweep")
-        if run.cancelled(stage) or (sweep and stage not in jobs):
+    jobs = {submission.link: submission.job_id for submission in run.submissions() if submission.token}
+    for link in run.links_with_elements():
+        sweep = link.startswith("sweep")
+        if run.cancelled(link) or (sweep and link not in jobs):
             continue
-        for element in read(run, stage):
+        for element in read(run, link):
             checkpoint = resolve(run, element.at, counting)
             if checkpoint is None or checkpoint.file in names:
                 continue
             work = evaluation_of(run, checkpoint, element.settings)
-            if not is_done(work, element.scoring) and not (sweep and _given_up(work, jobs[stage])):
+            if not is_done(work, element.scoring) and not (sweep and _given_up(work, jobs[link])):
                 names.add(checkpoint.file)
     return names
 
@@ -277,7 +277,7 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
             raise UserError(f"checkpoints: {run.name} is not scored yet, so none is the best; use all first")
         return [place_of(run, best)]
     if not re.fullmatch(r"[0-9]{1,18}(,[0-9]{1,18})*", asked):
-        raise UserError(f"checkpoints: {asked!r} is not legal; give last, all, best, or iterations such as 12000,24000")
+        raise UserError(f"checkpoints: invalid {asked!r}; expected last, all, best, or iterations such as 12000,24000")
     known = {m.iteration: m for m in counting}
     wanted = [int(n) for n in asked.split(",")]
     missing = [n for n in wanted if n not in known]

@@ -118,7 +118,7 @@ def require_own_folder(run: Run) -> None:
     if not run.path.is_dir():
         raise FileExistsError(run.path)
     if {run.path.lstat().st_uid, run.path.stat().st_uid} != {os.geteuid()}:
-        raise UserError(f"name: {run.path} belongs to another user (uid {run.path.stat().st_uid}); give another --name "
+        raise UserError(f"name: {run.path} belongs to another user (uid {run.path.stat().st_uid}); use another --name "
                         "or --runs-dir")
 
 

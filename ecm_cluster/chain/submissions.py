@@ -1,6 +1,6 @@
 """What a run has submitted, on record, and who may act on it.
 
-Each stage has one record: the token of its present job (written before sbatch, and given to Slurm as the job's comment
+Each link has one record: the token of its present job (written before sbatch, and given to Slurm as the job's comment
 and in the name of its script), the id that sbatch answered, who submitted it and on which cluster, and the jobs it had
 before. A token is never dropped: a later verb looks for the job of each that has no id, so a job whose
 submitter died is found. All of it changes under one lock, which sbatch itself holds too.
@@ -23,52 +23,52 @@ from . import locks
 OUTDATED_SECONDS = 90.0  # that a node may see a record as it was: NFS trusts what it has read for up to a minute
 
 
-def recorded_stages(run: Run) -> list[str]:
-    """Every stage that has a record, the training first."""
-    return [submission.stage for submission in run.submissions()]
+def recorded_links(run: Run) -> list[str]:
+    """Every link that has a record, the training first."""
+    return [submission.link for submission in run.submissions()]
 
 
 def of_run(run: Run) -> list[Submission]:
     """Every job that a run has had, sweeps included, those of the training first."""
-    return [job for stage in recorded_stages(run) for job in run.submissions_of(stage)]
+    return [job for link in recorded_links(run) for job in run.submissions_of(link)]
 
 
-def job_ids(run: Run, stage: str) -> list[str]:
-    """The ids of a stage's jobs, the present one last."""
-    return [job.job_id for job in run.submissions_of(stage) if job.job_id]
+def job_ids(run: Run, link: str) -> list[str]:
+    """The ids of a link's jobs, the present one last."""
+    return [job.job_id for job in run.submissions_of(link) if job.job_id]
 
 
-def new_token(run_name: str, stage: str) -> str:
-    return f"ecm-cluster:{run_name}:{stage}:{secrets.token_hex(6)}"
+def new_token(run_name: str, link: str) -> str:
+    return f"ecm-cluster:{run_name}:{link}:{secrets.token_hex(6)}"
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def replace_token(run: Run, stage: str, cluster_name: str | None) -> None:
+def replace_token(run: Run, link: str, cluster_name: str | None) -> None:
     """Put a new token on record; the present job joins the earlier ones.
 
     Args:
         cluster_name: Of Slurm; None: not known, or none.
     """
-    record = run.submission(stage)
+    record = run.submission(link)
     earlier = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
         earlier.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
-    path = run.submission_file(stage)
+    path = run.submission_file(link)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"token": new_token(run.name, stage), "cluster": run.spec.cluster, "job_id": None,
+    files.write_json(path, {"token": new_token(run.name, link), "cluster": run.spec.cluster, "job_id": None,
                             "user": queue.user_name(), "cluster_name": cluster_name, "former": earlier})
     files.kill_point("renewed", path)
 
 
-def to_submit(run: Run, stage: str, cluster_name: str | None) -> str:
-    """The token for the next sbatch of a stage, on record: the present one, if no sbatch was tried with it."""
-    record = run.submission(stage)
+def to_submit(run: Run, link: str, cluster_name: str | None) -> str:
+    """The token for the next sbatch of a link, on record: the present one, if no sbatch was tried with it."""
+    record = run.submission(link)
     if not record.get("token") or record.get("job_id") or _was_tried(record):
-        replace_token(run, stage, cluster_name)
-        record = run.submission(stage)
-    files.write_json(run.submission_file(stage), {**record, "submitted": round(time.time(), 3)})
+        replace_token(run, link, cluster_name)
+        record = run.submission(link)
+    files.write_json(run.submission_file(link), {**record, "submitted": round(time.time(), 3)})
     return record["token"]
 
 
@@ -77,16 +77,16 @@ def _was_tried(record: dict[str, Any]) -> bool:
     return "submitted" in record or "user" not in record
 
 
-def write_id(run: Run, stage: str, job_id: str, **fields: Any) -> None:
+def write_id(run: Run, link: str, job_id: str, **fields: Any) -> None:
     """Record what sbatch, or the start of the local driver, has answered."""
-    record = {**run.submission(stage), "job_id": job_id}
-    files.write_json(run.submission_file(stage), record)
-    run.ledger(0, "submit").write("submitted", stage=stage, job_id=job_id, token=record["token"], **fields)
+    record = {**run.submission(link), "job_id": job_id}
+    files.write_json(run.submission_file(link), record)
+    run.ledger(0, "submit").write("submitted", stage=link, job_id=job_id, token=record["token"], **fields)
 
 
-def take_back(run: Run, stage: str) -> None:
-    """The record of a stage as it was before the token that Slurm refused, which joins the earlier ones."""
-    path, record = run.submission_file(stage), run.submission(stage)
+def take_back(run: Run, link: str) -> None:
+    """The record of a link as it was before the token that Slurm refused, which joins the earlier ones."""
+    path, record = run.submission_file(link), run.submission(link)
     earlier = record.pop("former", [])
     last = next((row for row in reversed(earlier) if row.get("job_id")), None)
     if last is None:
@@ -97,11 +97,11 @@ def take_back(run: Run, stage: str) -> None:
                             "former": [*(row for row in earlier if row is not last), *refused]})
 
 
-def take_back_untried(run: Run, stage: str) -> None:
+def take_back_untried(run: Run, link: str) -> None:
     """Undo :func:`replace_token` if sbatch was not called."""
-    record = run.submission(stage)
+    record = run.submission(link)
     if record.get("token") and not record.get("job_id") and not _was_tried(record):
-        take_back(run, stage)
+        take_back(run, link)
 
 
 # ---------------------------------------------------------------------------------------------- finding jobs again
@@ -111,7 +111,7 @@ def adopt(run: Run) -> list[str]:
     """Record the ids of jobs whose submitter died before it could, earlier ones included; under the run's lock.
 
     Returns:
-        The stages whose present job was found.
+        The links whose present job was found.
 
     Raises:
         UserError: Slurm does not answer.
@@ -120,19 +120,19 @@ def adopt(run: Run) -> list[str]:
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
         found.update(queue.find([job.token for job in missing if job.user == user], user))
-    for stage in dict.fromkeys(job.stage for job in missing):
-        record = run.submission(stage)
-        tokens = {job.token for job in missing if job.stage == stage}
+    for link in dict.fromkeys(job.link for job in missing):
+        record = run.submission(link)
+        tokens = {job.token for job in missing if job.link == link}
         for row in (*record.get("former", []), record):
             if row.get("token") in found and row["token"] in tokens:
                 row["job_id"] = found[row["token"]]
             elif row is not record and row["token"] in tokens and row.get("user") in (None, queue.user_name()):
                 # nothing can be on its way, as sbatch holds the lock; of another user's jobs Slurm may not tell
                 row["refused"] = True
-        files.write_json(run.submission_file(stage), record)
+        files.write_json(run.submission_file(link), record)
         if record.get("token") in found:
-            run.ledger(0, "submit").write("submitted", stage=stage, job_id=record["job_id"], adopted=True)
-    return [job.stage for job in missing if job.present and job.token in found]
+            run.ledger(0, "submit").write("submitted", stage=link, job_id=record["job_id"], adopted=True)
+    return [job.link for job in missing if job.present and job.token in found]
 
 
 def try_adopt(run: Run) -> None:
@@ -174,7 +174,7 @@ def require_owner(run: Run, line: str) -> None:
                             f"{job.user} type `{line}`")
 
 
-def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDATED_SECONDS) -> str | None:
+def stale(run: Run, link: str, token: str, job_id: str, patience: float = OUTDATED_SECONDS) -> str | None:
     """Why a start of a job must not take part in a run any more: another job is on record in its place.
 
     Args:
@@ -186,8 +186,8 @@ def stale(run: Run, stage: str, token: str, job_id: str, patience: float = OUTDA
     own = (token, job_id.partition("_")[0])
     while True:
         with contextlib.suppress(OSError):
-            os.listdir(run.submission_file(stage).parent)  # an NFS client looks for new names then
-        jobs = run.submissions_of(stage)
+            os.listdir(run.submission_file(link).parent)  # an NFS client looks for new names then
+        jobs = run.submissions_of(link)
         mine = [job for job in jobs if (job.token == own[0] if token else job.job_id == own[1])]
         present = next((job for job in jobs if job.present), None)
         if present is None or present in mine:

@@ -33,8 +33,8 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
         if run.submission(chain.TRAIN).get("job_id") == job_id:
             # only in place of the caller's own: called again, submit_stage finds the successor on record
             submissions.replace_token(run, chain.TRAIN, queue.cluster_name())
-        train = chain.submit_stage(run, job, chain.TRAIN, after=f"afterany:{job_id}")
-        if chain.EVALUATE in chain.stages(job):
+        train = chain.submit_link(run, job, chain.TRAIN, after=f"afterany:{job_id}")
+        if chain.EVALUATE in chain.links(job):
             try:
                 _evaluate_after(run, job, train)
             except UserError as refused:
@@ -42,7 +42,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
         return train
 
 
-def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str | None:
+def evaluation_successor(run: Run, link: str, index: int, job_id: str) -> str | None:
     """Submit a job that does an element of an array once the element's own, which Slurm will not requeue, has ended.
 
     Called on a compute node, by that job. Calling it again submits no second one.
@@ -54,16 +54,16 @@ def evaluation_successor(run: Run, stage: str, index: int, job_id: str) -> str |
         UserError: Slurm refuses that too.
     """
     with locks.run_lock(run, locks.PATIENCE_ON_NODES):
-        element = evaluations.read(run, stage)[index]
-        if run.cancelled(stage) or evaluations.done(run, element):
+        element = evaluations.read(run, link)[index]
+        if run.cancelled(link) or evaluations.done(run, element):
             return None
-        job = run.job(stage)
-        new = evaluations.stage_instead_of(run, job_id)
+        job = run.job(link)
+        new = evaluations.link_instead_of(run, job_id)
         if new is None:
             new = chain.next_sweep(run)
             # before sbatch: a call after a crash finds this stage by `instead_of`, and makes no second one
             evaluations.write(run, new, [element], job, instead_of=job_id)
-        return chain.submit_stage(run, job, new, after=f"afterany:{job_id}")
+        return chain.submit_link(run, job, new, after=f"afterany:{job_id}")
 
 
 def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
@@ -75,7 +75,7 @@ def _evaluate_after(run: Run, job: jobs.Job, train: str) -> None:
     if old:
         commands.cancel(old, token)
         submissions.replace_token(run, chain.EVALUATE, queue.cluster_name())
-    chain.submit_stage(run, job, chain.EVALUATE, after=train)
+    chain.submit_link(run, job, chain.EVALUATE, after=train)
 
 
 def release_due(run: Run) -> list[str]:

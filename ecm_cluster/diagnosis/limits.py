@@ -215,14 +215,14 @@ def _array(asked: Asked, slurm: SlurmSettings) -> Iterator[Finding]:
 def _submission(asked: Asked) -> Iterator[Finding]:
     """Whether sbatch would accept the jobs of the chain (``sbatch --test-only``)."""
     run = Run(Path(os.path.join(asked.runs_dir, asked.job.name or "doctor")))
-    for stage in chain.stages(asked.job):
-        name, count = f"limits.submission.{stage}", 1 if stage == chain.TRAIN else len(asked.elements)
-        request = chain.request(run, asked.job, stage, f"ecm-cluster:doctor:{stage}", elements=count)
+    for link in chain.links(asked.job):
+        name, count = f"limits.submission.{link}", 1 if link == chain.TRAIN else len(asked.elements)
+        request = chain.request(run, asked.job, link, f"ecm-cluster:doctor:{link}", elements=count)
         words = launcher.refusal(request, timeout=10.0)
         if words is None:
-            yield ok(name, f"sbatch would accept the {stage} job ({request.job.nodes} × {request.job.gpus}, "
+            yield ok(name, f"sbatch would accept the {link} job ({request.job.nodes} × {request.job.gpus}, "
                           f"{request.job.time})")
         elif site.may_queue(request, words):
-            yield warning(name, f"the {stage} job cannot start now: {words}", "Slurm may queue it")
+            yield warning(name, f"the {link} job cannot start now: {words}", "Slurm may queue it")
         else:
-            yield fails(name, f"sbatch would reject the {stage} job: {words}", "fix the job file or the flags")
+            yield fails(name, f"sbatch would reject the {link} job: {words}", "fix the job file or the flags")

@@ -81,12 +81,12 @@ class Visit:
                 self._run(processes.task("probe", str(self.own), "again"), again, "doctor-again")
                 yield from self.read("again")
 
-    def _run(self, task: Any, job: Job, stage: str) -> None:
+    def _run(self, task: Any, job: Job, link: str) -> None:
         run = Run(self.own)
-        token = f"ecm-cluster:doctor:{self.token}{'-2' if stage != 'doctor' else ''}"
-        request = JobRequest(run, job, stage, token)
+        token = f"ecm-cluster:doctor:{self.token}{'-2' if link != 'doctor' else ''}"
+        request = JobRequest(run, job, link, token)
         request = dataclasses.replace(request, setup=self._lines(request))
-        run.task_pickle(stage).parent.mkdir(exist_ok=True)
+        run.task_pickle(link).parent.mkdir(exist_ok=True)
         job_env.write(run, job)
         launcher.write_task(request, task)
         for path in self.own.glob("ended*"):
@@ -114,7 +114,7 @@ class Visit:
             "ecm_failed() { echo \"setup line failed with code $1\"; exit \"$1\"; }",
             f"srun --export=ALL -n $SLURM_JOB_NUM_NODES -N $SLURM_JOB_NUM_NODES {seen} {own} || exit {UNSEEN}",
             *environment_lines(run, request.job),
-            f'cp {shlex.quote(str(run.task_pickle(request.stage)))} {pickle}',
+            f'cp {shlex.quote(str(run.task_pickle(request.link)))} {pickle}',
         ]
 
     def _wait(self) -> None:

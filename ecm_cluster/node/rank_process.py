@@ -36,7 +36,7 @@ def record_failure(work: Any, attempt: int, rank: int, role: str, error: BaseExc
     traceback.print_exc()
     work.ledger(attempt, f"{role}{rank:03d}", patient=True).write(
         "end", **failures.end_of(error, rank), iteration=heartbeat.last().get("iteration"),
-        node=node_name(), traceback=traceback.format_exc()[-8000:])
+        node=node_name(), traceback=traceback.format_exc()[-8000:])  # its end names the error
 
 
 def end(code: int) -> NoReturn:

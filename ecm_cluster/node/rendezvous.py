@@ -108,7 +108,7 @@ def _listening_at(address: str, ranks: int) -> Any:
     """A store that listens at this address alone, on a port that the kernel picks; None: torch has none."""
     import torch.distributed as dist
 
-    with socket.create_server((address, 0), backlog=1024) as server:
+    with socket.create_server((address, 0), backlog=1024) as server:  # all ranks connect at the same moment
         for more in ({}, {"use_libuv": False}):  # 2.3 and 2.4 take a socket without libuv alone
             handle = os.dup(server.fileno())
             try:
@@ -163,6 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _answers(record: dict[str, Any]) -> bool:
     if record["file"]:
         return os.path.exists(record["file"])
+    # one look of many: `await_record` looks again until its own time is up
     with contextlib.suppress(OSError), socket.create_connection((record["address"], record["port"]), timeout=3):
         return True
     return False

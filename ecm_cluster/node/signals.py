@@ -31,7 +31,6 @@ def watch(stacks: Path | None = None) -> None:
     Args:
         stacks: Where SIGUSR1 writes what every thread is doing; without it SIGUSR1 is ignored.
     """
-    # first of all: by default SIGUSR1 ends a process, and a supervisor may send it while this one starts
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if stacks is not None:
         # written by the C handler itself, so also when Python hangs in a collective or a lock

@@ -38,6 +38,6 @@ class Evaluate(Train):
 
     process = "evaluation supervisor"
 
-    def __init__(self, run: str, stage: str) -> None:
+    def __init__(self, run: str, link: str) -> None:
         super().__init__(run)
-        self.stage = stage
+        self.stage = link  # the name in pickles

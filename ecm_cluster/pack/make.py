@@ -182,6 +182,6 @@ def _publish(partial: Path, out: Path, previous: Path) -> None:
     partial.rename(out)
     files.kill_point("after-pack", out)
     files.fsync_dir(out.parent)
-    # last: a call that waits for the lock sees by its absence that the pack was published
+    # after the rename: without it another call would make a lock of its own, and pack into this folder
     (out / LOCK).unlink(missing_ok=True)
     shutil.rmtree(previous, ignore_errors=True)

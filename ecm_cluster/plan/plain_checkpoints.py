@@ -47,7 +47,7 @@ class Plain:
 
     def discard(self) -> None:
         """Remove the new run if its job was refused."""
-        if not self.is_made and not submissions.recorded_stages(self.run):
+        if not self.is_made and not submissions.recorded_links(self.run):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
 

@@ -133,9 +133,9 @@ def check_with_slurm(plan: Plan, run: Run) -> None:
     Raises:
         UserError: It would not, with sbatch's message.
     """
-    asked = [chain.request(run, plan.job, stage, submissions.new_token(run.name, stage),
-                           elements=1 if stage == chain.TRAIN else len(plan.elements))
-             for stage in chain.stages(plan.job)]
+    asked = [chain.request(run, plan.job, link, submissions.new_token(run.name, link),
+                           elements=1 if link == chain.TRAIN else len(plan.elements))
+             for link in chain.links(plan.job)]
     choose.by_name(plan.where).check(asked, "fix the job file or the flags")
 
 

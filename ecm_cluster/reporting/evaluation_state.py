@@ -46,7 +46,7 @@ def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> 
     figures = state.evaluation
     share = f"{figures['scored']} of {figures['asked']} scored; " if "asked" in figures else ""
     if submission and submission.job_id:
-        life = life_of(run, submission.stage, known)
+        life = life_of(run, submission.link, known)
     else:
         here = list((liveness.alive(run) or {}).values())
         life = Life(bool(here), here[0] if here else "no evaluation job was recorded")
@@ -56,7 +56,7 @@ def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> 
     text = life.text
     if life.waiting:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
-        state.next = release_line(run, submission.stage) if life.held else None
+        state.next = release_line(run, submission.link) if life.held else None
     elif life.alive:
         state.state, state.reason = "evaluating", share + _evaluation_phase(pending)
     elif life.alive is None:

@@ -53,9 +53,9 @@ def accounted(job_id: str, known: Known) -> str | None:
     return None if cause == "crashed" else cause  # a job that the run itself ended is FAILED, too
 
 
-def life_of(run: Run, stage: str, known: Known) -> Life:
-    """Of the current job of a stage."""
-    return liveness.of_job(run, run.submissions_of(stage)[-1], known)
+def life_of(run: Run, link: str, known: Known) -> Life:
+    """Of the current job of a link."""
+    return liveness.of_job(run, run.submissions_of(link)[-1], known)
 
 
 def only_stopped(ending: causes.Cause) -> bool:
@@ -63,9 +63,9 @@ def only_stopped(ending: causes.Cause) -> bool:
     return ending.budget is None and ending.action in ("continue", "wait")
 
 
-def release_line(run: Run, stage: str) -> str:
+def release_line(run: Run, link: str) -> str:
     """The command that releases a held job."""
-    return f"scontrol release {run.submission(stage).get('job_id')}"
+    return f"scontrol release {run.submission(link).get('job_id')}"
 
 
 def phase_of(heartbeat: dict[str, Any] | None) -> str:

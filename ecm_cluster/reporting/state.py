@@ -48,7 +48,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         UserError: run.json cannot be read.
     """
     _ = run.spec
-    submissions = {s.stage: s for s in run.submissions()}
+    submissions = {s.link: s for s in run.submissions()}
     state = RunState(run.name, str(run.path), "", "", jobs={k: s.job_id for k, s in submissions.items()})
     _progress(run, state)
     train = submissions.get("train")
@@ -56,7 +56,7 @@ def fold_one(run: Run, known: Known) -> RunState:
     if mark is not None:
         last, state.checkpoint = checkpoints.last(run), mark
         state.iteration, state.epoch = (last.iteration, last.epoch) if last else (None, None)
-        sweeps = [submission for stage, submission in sorted(submissions.items()) if stage.startswith("sweep")]
+        sweeps = [submission for link, submission in sorted(submissions.items()) if link.startswith("sweep")]
         add_evaluation(run, state, _evaluating(run, submissions, sweeps, known), known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
@@ -78,7 +78,7 @@ def fold_one(run: Run, known: Known) -> RunState:
 def _evaluating(run: Run, submissions: dict[str, Any], sweeps: list[Any], known: Known) -> Any:
     """The submission that evaluates: the chain's own, or a sweep that is active instead."""
     own = submissions.get("evaluate") or submissions.get("train")
-    at_work = [s for s in (own, *sweeps) if s and s.job_id and life_of(run, s.stage, known).alive]
+    at_work = [s for s in (own, *sweeps) if s and s.job_id and life_of(run, s.link, known).alive]
     return next(iter(at_work), own or (sweeps[-1] if sweeps else None))
 
 

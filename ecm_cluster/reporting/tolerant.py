@@ -7,7 +7,7 @@ from typing import Any
 from ..base.errors import UserError
 from ..rundir.ledger import Event
 from ..rundir.run import Evaluation, Run, Submission, Work
-from ..rundir.spec import Overrides, StageRecord
+from ..rundir.spec import LinkRecord, Overrides
 
 
 class _Once(Work):
@@ -61,8 +61,8 @@ class TolerantRun(_Once, Run):
     def cancel_mark(self) -> dict[str, Any] | None:
         return self._or({}, super().cancel_mark)
 
-    def stage(self, stage: str) -> StageRecord | None:
-        return self._or(None, super().stage, stage)
+    def link_record(self, link: str) -> LinkRecord | None:
+        return self._or(None, super().link_record, link)
 
     def completion(self) -> str | None:
         return self._or(None, super().completion)
@@ -70,8 +70,8 @@ class TolerantRun(_Once, Run):
     def overrides(self) -> Overrides:
         return self._or(Overrides(), super().overrides)
 
-    def submission(self, stage: str) -> dict[str, Any]:
-        return self._or({}, super().submission, stage)
+    def submission(self, link: str) -> dict[str, Any]:
+        return self._or({}, super().submission, link)
 
     def submissions(self) -> list[Submission]:
         return self._or([], super().submissions)

@@ -80,8 +80,8 @@ def commit(run: Run, attempt: int, save: Callable[[Any], None], *, iteration: in
     manifest = Manifest(target.name, counted.size, counted.digest, iteration, epoch, position, attempt, epoch_end,
                         step)
     try:
-        # the manifest last: until it stands, a kill leaves a file that nobody counts
         files.kill_point("before-manifest", target)
+        # between file and manifest: what does not read back, or became stale meanwhile, never counts
         last_check()
         files.write_json(run.manifest_of(target), {**asdict(manifest), "time": round(time.time(), 3)})
     except BaseException:

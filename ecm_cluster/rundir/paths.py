@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .work import Work
 
-STAGE = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a stage: train, evaluate, sweep001
+LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
 
 
 class RunFolder(Work):
@@ -109,12 +109,12 @@ class RunFolder(Work):
     def evaluations_dir(self) -> Path:
         return self.path / "evaluations"
 
-    def submission_file(self, stage: str) -> Path:
-        return self.path / "submissions" / f"{stage}.json"
+    def submission_file(self, link: str) -> Path:
+        return self.path / "submissions" / f"{link}.json"
 
-    def task_pickle(self, stage: str) -> Path:
+    def task_pickle(self, link: str) -> Path:
         """The task as submitit's pickle, written before sbatch is called: the job may start before sbatch returns."""
-        return self.path / "submissions" / f"{stage}.pkl"
+        return self.path / "submissions" / f"{link}.pkl"
 
     def checkpoint_file(self, iteration: int, attempt: int) -> Path:
         """The attempt is part of the name, so two writers never share a file."""
@@ -124,12 +124,12 @@ class RunFolder(Work):
     def manifest_of(checkpoint: Path) -> Path:
         return checkpoint.with_suffix(".json")
 
-    def elements_file(self, stage: str) -> Path:
-        """What each element of a stage's job array scores."""
-        return self.evaluations_dir / f"{stage}.json"
+    def elements_file(self, link: str) -> Path:
+        """What each element of a link's job array scores."""
+        return self.evaluations_dir / f"{link}.json"
 
-    def stages_with_elements(self) -> list[str]:
-        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if STAGE.fullmatch(path.stem))
+    def links_with_elements(self) -> list[str]:
+        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if LINK.fullmatch(path.stem))
 
     @property
     def results_file(self) -> Path:

@@ -16,8 +16,8 @@ from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.job import Job
 from . import records
-from .paths import STAGE, RunFolder
-from .spec import Overrides, RunSpec, StageRecord, evaluation_job, recorded_job
+from .paths import LINK, RunFolder
+from .spec import LinkRecord, Overrides, RunSpec, evaluation_job, recorded_job
 from .work import Evaluation, Work
 
 __all__ = ["Evaluation", "Run", "Submission", "Work"]
@@ -35,7 +35,7 @@ class Submission:
         refused: Slurm reported that there is no job with this token.
     """
 
-    stage: str
+    link: str
     token: str
     job_id: str | None
     cluster: str
@@ -94,10 +94,10 @@ class Run(RunFolder):
             self.note(error)
             return {}  # damaged, but it exists
 
-    def cancelled(self, stage: str = "train") -> bool:
-        """Whether the user has cancelled a stage; a sweep that was submitted later is not affected."""
+    def cancelled(self, link: str = "train") -> bool:
+        """Whether the user has cancelled a link; a sweep that was submitted later is not affected."""
         mark = self.cancel_mark()
-        record = self.stage(stage) if mark is not None and stage.startswith("sweep") else None
+        record = self.link_record(link) if mark is not None and link.startswith("sweep") else None
         return mark is not None and (record is None or record.after_cancel != mark)
 
     def evaluation(self, key: str) -> Evaluation:
@@ -134,34 +134,34 @@ class Run(RunFolder):
             return "" if uid == os.geteuid() else f": it belongs to {owners.name_of(uid)}"
         return ""
 
-    def job(self, stage: str = "train") -> Job:
-        """The current job of a stage: that of the submission, with the changes of all resumes.
+    def job(self, link: str = "train") -> Job:
+        """The current job of a link: that of the submission, with the changes of all resumes.
 
-        A stage of evaluations that was submitted with its own job keeps that one.
+        A link of evaluations that was submitted with its own job keeps that one.
         """
         now, changes = self.spec.job, self.overrides().job
         if changes:
             now = recorded_job(changes, now)
-        if stage == "train":
+        if link == "train":
             return now
-        record = self.stage(stage)
+        record = self.link_record(link)
         return record.job if record and record.job else evaluation_job(now)
 
-    def threads(self, stage: str) -> int:
-        """CPU threads of each rank of a stage: the run's, unless the stage was submitted with its own job."""
-        record = self.stage(stage)
+    def threads(self, link: str) -> int:
+        """CPU threads of each rank of a link: the run's, unless the link was submitted with its own job."""
+        record = self.link_record(link)
         return record.job.threads_per_rank if record and record.job else self.spec.threads
 
-    def stage(self, stage: str) -> StageRecord | None:
-        """The record of a stage of evaluations, if there is one."""
+    def link_record(self, link: str) -> LinkRecord | None:
+        """The record of a link of evaluations, if there is one."""
         try:
-            if not STAGE.fullmatch(stage):
+            if not LINK.fullmatch(link):
                 return None
-            return StageRecord.from_dict(records.read(self.elements_file(stage), records.ELEMENTS), self.job)
+            return LinkRecord.from_dict(records.read(self.elements_file(link), records.ELEMENTS), self.job)
         except FileNotFoundError:
             return None
         except UserError as error:
-            raise _not_readable(self.elements_file(stage), "record of evaluations", error) from None
+            raise _not_readable(self.elements_file(link), "record of evaluations", error) from None
 
     def completion(self) -> str | None:
         """Name of the last checkpoint if the newest attempt wrote the completion mark; None if it is not complete.
@@ -190,20 +190,20 @@ class Run(RunFolder):
         except UserError as error:
             raise _not_readable(self.overrides_file, "record of overrides", error) from None
 
-    def submission(self, stage: str) -> dict[str, Any]:
-        """The submission record of a stage (:data:`records.SUBMISSION`); empty if there is none.
+    def submission(self, link: str) -> dict[str, Any]:
+        """The submission record of a link (:data:`records.SUBMISSION`); empty if there is none.
 
         If it is damaged, the ledger still has what matters: the jobs with their tokens.
 
         Raises:
             UserError: It is damaged, and the ledger does not have them either.
         """
-        path = self.submission_file(stage)
+        path = self.submission_file(link)
         try:
             return records.read(path, records.SUBMISSION)
         except Unreadable as error:
             rows = {e["job_id"]: {"token": e.get("token"), "job_id": e["job_id"]} for e in self.events(0, "submit")
-                    if e.kind == "submitted" and e["stage"] == stage}
+                    if e.kind == "submitted" and e["stage"] == link}
             record = {"cluster": self.spec.cluster, "submitted": None, "user": None, "cluster_name": None,
                       **(list(rows.values()) or [{}])[-1], "former": list(rows.values())[:-1]}
             if not reading.fits(record, records.SUBMISSION):
@@ -213,17 +213,17 @@ class Run(RunFolder):
         except OSError:  # none, or being replaced
             return {}
 
-    def submissions_of(self, stage: str) -> list[Submission]:
+    def submissions_of(self, link: str) -> list[Submission]:
         """Every job that a step has had, oldest first, with the present one last."""
-        record = self.submission(stage)
+        record = self.submission(link)
         rows = [*record.get("former", []), *([record] if record.get("token") else [])]
-        return [Submission(stage, row["token"], row.get("job_id"), record.get("cluster", "slurm"), row.get("user"),
+        return [Submission(link, row["token"], row.get("job_id"), record.get("cluster", "slurm"), row.get("user"),
                            row.get("cluster_name"), row is record, bool(row.get("refused"))) for row in rows]
 
     def submissions(self) -> list[Submission]:
         """The present jobs of the chain, training first; a step whose job was refused meanwhile has none."""
-        stages = [path.stem for path in self.submission_file("x").parent.glob("*.json") if STAGE.fullmatch(path.stem)]
-        return [job for stage in sorted(stages, key=lambda s: (s != "train", s)) for job in self.submissions_of(stage)
+        links = [path.stem for path in self.submission_file("x").parent.glob("*.json") if LINK.fullmatch(path.stem)]
+        return [job for link in sorted(links, key=lambda s: (s != "train", s)) for job in self.submissions_of(link)
                 if job.present]
 
 

@@ -1,4 +1,4 @@
-"""The records of a run as types: what was submitted, what resumes have changed since, what a stage of evaluations is.
+"""The records of a run as types: what was submitted, what resumes have changed since, what a link of evaluations is.
 
 Only this module accesses these files by key. Records of earlier versions stay readable: a missing key has its default,
 and an unknown one is ignored. Values were validated at submission and are not validated again, so a stricter check of
@@ -174,14 +174,14 @@ class Element:
 
 
 @dataclass(frozen=True)
-class StageRecord:
-    """The record of a stage of evaluations.
+class LinkRecord:
+    """The record of a link of evaluations.
 
     Attributes:
         elements: What each element of its job array scores, by index.
         job: The job that it was submitted with, with the resources of the evaluation; None: the run's current job.
         instead_of: The job that it replaces, as Slurm will not run that one again.
-        after_cancel: The run's cancel mark at the time of submission, which does not apply to this stage.
+        after_cancel: The run's cancel mark at the time of submission, which does not apply to this link.
     """
 
     elements: tuple[Element, ...]
@@ -190,7 +190,7 @@ class StageRecord:
     after_cancel: dict[str, Any] | None = None
 
     @classmethod
-    def from_dict(cls, record: Any, base: Callable[[], Job]) -> StageRecord:
+    def from_dict(cls, record: Any, base: Callable[[], Job]) -> LinkRecord:
         """From the content of the file (:data:`records.ELEMENTS`); ``base`` provides what earlier versions omitted."""
         elements = tuple(Element(e["at"], e["settings"], tuple(e["scoring"])) for e in record["elements"])
         job = recorded_job(record["job"]) if record.get("job") else None

@@ -191,7 +191,7 @@ class Work:
 
 
 class Evaluation(Work):
-    """One checkpoint evaluated with one set of detection settings; shared by all stages that include it."""
+    """One checkpoint evaluated with one set of detection settings; shared by all links that include it."""
 
     attempt_shape = records.ATTEMPT_TO_SCORE
 

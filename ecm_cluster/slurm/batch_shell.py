@@ -20,7 +20,7 @@ NOTES = r"""ecm_phase=setup ecm_line= ecm_first=0 ecm_depth=${#BASH_SOURCE[@]} s
 ecm_start=$ecm_starts/$ecm_job.$ecm_restart.json
 ecm_note() { # KIND FIELDS: a line of this start's file; FIELDS are further JSON, with a comma before each
   mkdir -p "${ecm_start%/*}" && printf '{"kind": "%s", "stage": "%s", "host": "%s", "nodes": "%s", "date": "%s"%s}\n' \
-    "$1" "$ecm_stage" "$ecm_node" "${SLURM_JOB_NODELIST:-$ecm_node}" "$(date +%FT%T%z)" "$2" >> "$ecm_start"
+    "$1" "$ecm_link" "$ecm_node" "${SLURM_JOB_NODELIST:-$ecm_node}" "$(date +%FT%T%z)" "$2" >> "$ecm_start"
 }
 ecm_failed() { # CODE LINE DEPTH: a line of `setup` failed; what fails within a sourced file is that file's affair
   [ "$3" -gt "$ecm_depth" ] || { ecm_line=$(($2 - ecm_first + 1)); exit "$1"; }
@@ -69,7 +69,7 @@ AFTER = r"""ecm_after() {
   ecm_note end ", \"phase\": \"$ecm_phase\", \"code\": ${step_code:-$code}${ecm_line:+, \"line\": $ecm_line}"
   for ecm_each in "$ecm_python" ${ecm_stand_in:+"$ecm_stand_in"}; do
     PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_each" -m {epilog} \
-      "$ecm_run" "$ecm_stage" "${step_code:-none}" && return
+      "$ecm_run" "$ecm_link" "${step_code:-none}" && return
     python=$?
     [ $python -ge 126 ] || break # 126, 127: this shell cannot start it
   done
@@ -81,7 +81,7 @@ AFTER = r"""ecm_after() {
 trap ecm_after EXIT"""
 
 
-def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None,
+def on_slurm(run: Run, link: str, python: str, path: str, exclude: str | None,
              stand_in: str | None = None) -> list[str]:
     """Lines of a batch script before the user's own.
 
@@ -93,7 +93,7 @@ def on_slurm(run: Run, stage: str, python: str, path: str, exclude: str | None,
     """
     opening = OPENING.format(looks=" ".join(map(str, range(LOOKS))), mark=run.run_file.name)
     return [
-        *_names(run, stage),
+        *_names(run, link),
         f"ecm_limit={NODE_LIMIT} ecm_tasks={shlex.quote(str(run.submitit_dir))}",
         f"ecm_batch_log={shlex.quote(str(run.batch_log))}",
         f"ecm_exclude={shlex.quote(exclude or '')} ecm_python={shlex.quote(python)} ecm_path={shlex.quote(path)}",
@@ -117,18 +117,18 @@ def before_srun() -> list[str]:
     ]
 
 
-def on_this_machine(run: Run, stage: str) -> list[str]:
+def on_this_machine(run: Run, link: str) -> list[str]:
     """The same for the script that becomes the local driver."""
     return [
-        *_names(run, stage),
+        *_names(run, link),
         "ecm_job=$$ ecm_restart=0 ecm_node=$HOSTNAME",
         *NOTES.splitlines(),
         'trap \'ecm_note end ", \\"phase\\": \\"setup\\", \\"code\\": $?${ecm_line:+, \\"line\\": $ecm_line}"\' EXIT',
     ]
 
 
-def _names(run: Run, stage: str) -> list[str]:
-    return [f"ecm_run={shlex.quote(str(run.path))} ecm_stage={shlex.quote(stage)}",
+def _names(run: Run, link: str) -> list[str]:
+    return [f"ecm_run={shlex.quote(str(run.path))} ecm_link={shlex.quote(link)}",
             f"ecm_starts={shlex.quote(str(run.starts_dir))}"]
 
 

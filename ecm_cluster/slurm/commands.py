@@ -73,6 +73,7 @@ def _is_another(job_id: str, token: str) -> bool:
 
 def past_states(job_id: str) -> list[str]:
     """How each start of a job ended, oldest first, as accounting has it; empty without accounting."""
+    # longer than for scontrol: asked as an attempt begins, when no grace is running
     out = ask("sacct", "-D", "-X", "-n", "-P", "-o", "JobIDRaw,State,Start", "-j", job_id, timeout=10.0) or ""
     rows = [line.split("|") for line in out.splitlines() if line.count("|") == 2]
     return [state.split(" ")[0] for _, state, _ in sorted(rows, key=lambda row: row[2])]

@@ -70,8 +70,9 @@ def write_task(request: JobRequest, task: Callable[[], Any]) -> None:
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(task)
+    # no limit on time-outs: submitit takes each preemption for one where the time limit is 10 minutes or less
     delayed.set_timeout(request.job.time_minutes, 1 << 30)
-    files.write_bytes(request.run.task_pickle(request.stage), pickle.dumps(delayed))
+    files.write_bytes(request.run.task_pickle(request.link), pickle.dumps(delayed))
 
 
 class Unanswered(UserError):
@@ -94,7 +95,7 @@ def submit(request: JobRequest, held: Sequence[int] = ()) -> str:
     folder = request.run.submitit_dir
     folder.mkdir(parents=True, exist_ok=True)
     job_env.keep(request.run, request.job)
-    sharing.close(request.run.path)
+    sharing.close(request.run.path)  # before the script is there, which Slurm will run as this user
     script = folder / script_name(request.token)
     files.write_text(script, render(request))
     try:
@@ -102,14 +103,14 @@ def submit(request: JobRequest, held: Sequence[int] = ()) -> str:
                               encoding="utf-8", errors="replace",
                               env=outside_environment(os.environ), pass_fds=held, timeout=SUBMIT_TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unanswered(f"sbatch gave no answer to the {request.stage} job: {error}") from None
+        raise Unanswered(f"sbatch gave no answer to the {request.link} job: {error}") from None
     files.kill_point("sbatch-answered", script)
     if done.returncode != 0:
         kind = Unanswered if SAYS_NO_ANSWER.search(done.stderr) else UserError
-        raise kind(f"sbatch refused the {request.stage} job: {said(done.stderr)}")
+        raise kind(f"sbatch refused the {request.link} job: {said(done.stderr)}")
     job_id = job_id_in(done.stdout)
     if job_id is None:
-        raise Unanswered(f"sbatch did not say the id of the {request.stage} job: {said(done.stdout)}")
+        raise Unanswered(f"sbatch did not say the id of the {request.link} job: {said(done.stdout)}")
     with contextlib.suppress(OSError):
         os.symlink(script.name, folder / f"{job_id}_submission.sh")
     return job_id

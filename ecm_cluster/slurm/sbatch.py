@@ -30,7 +30,7 @@ class JobRequest:
     """What one job of the chain requests from the cluster.
 
     Attributes:
-        stage: Name in the chain: ``train``, ``evaluate``.
+        link: Name in the chain: ``train``, ``evaluate``.
         token: The job's comment, by which it is found again.
         after: Job id that must have ended well before this one starts, or a dependency in Slurm's own words.
         elements: Elements of a job array; 1: a plain job.
@@ -40,7 +40,7 @@ class JobRequest:
 
     run: Run
     job: jobs.Job
-    stage: str
+    link: str
     token: str
     after: str | None = None
     elements: int = 1
@@ -49,7 +49,7 @@ class JobRequest:
 
     @property
     def title(self) -> str:
-        return self.run.name if self.stage == "train" else f"{self.run.name}.{self.stage}"
+        return self.run.name if self.link == "train" else f"{self.run.name}.{self.link}"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -116,12 +116,12 @@ def setup_lines(request: JobRequest) -> list[str]:
     # submitit's name for this job: that of an array's element is made of two numbers
     job_id = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"
     pickle = shlex.quote(str(run.submitit_dir)) + f'/"{job_id}"_submitted.pkl'
-    spare = shlex.quote(str(run.task_pickle(request.stage)))
+    spare = shlex.quote(str(run.task_pickle(request.link)))
     python, path = python_of(request.job), os.pathsep.join(snapshot.python_path(run.code_dir))
     return [
         *sharing.lines(request.job.share),
         f"export {TOKEN_ENV}={shlex.quote(request.token)}",
-        *batch_shell.on_slurm(run, request.stage, python, path, request.job.exclude,
+        *batch_shell.on_slurm(run, request.link, python, path, request.job.exclude,
                               stand_in=sys.executable if request.job.srun else None),
         *([f"cd {shlex.quote(str(run.logs_dir))}"] if "chdir" in request.omitted else []),
         *environment_lines(run, request.job),

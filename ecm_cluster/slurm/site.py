@@ -221,8 +221,8 @@ def check(requests: Iterable[launcher.JobRequest], remedy: str, environ: Mapping
         if words is None:
             continue
         if not may_queue(request, words):
-            raise UserError(f"sbatch would refuse the {request.stage} job: {words}; {remedy}")
-        print(f"warning: the {request.stage} job cannot start now: {words}; Slurm may queue it", file=sys.stderr)
+            raise UserError(f"sbatch would refuse the {request.link} job: {words}; {remedy}")
+        print(f"warning: the {request.link} job cannot start now: {words}; Slurm may queue it", file=sys.stderr)
 
 
 def may_queue(request: launcher.JobRequest, words: str) -> bool:

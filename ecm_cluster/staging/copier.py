@@ -207,7 +207,6 @@ class Copier:
         if self.folder.stamp(file.name) is None:
             self.folder.finish(file)
         with self._manifest_guard:
-            # after the rename: an entry without its file would be one that was touched, and be read again
             self._whole[file.name] = self.folder.stamp(file.name) or []
             self.folder.write_manifest(self.pack, self._whole)
         with self._guard:

@@ -136,7 +136,7 @@ class SetFolder:
             if os.fstat(handle).st_size > file.size:
                 os.ftruncate(handle, file.size)
             files.kill_point("before-fsync", target)
-            # before the rename: a file under its name is trusted by size and time stamp, and not read again
+            # before the name and the manifest: what those vouch for is trusted by size and time stamp, and not read
             os.fsync(handle)
         finally:
             os.close(handle)

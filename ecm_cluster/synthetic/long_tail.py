@@ -28,7 +28,7 @@ def image_counts(classes: int, images: int, least: int) -> np.ndarray:
     rank = np.arange(1, classes + 1) + 4.0
     low, high = 0.0, 8.0
     counts = np.full(classes, float(least))
-    for _ in range(40):
+    for _ in range(40):  # bisections: 8 / 2**40 changes no rounded count
         power = (low + high) / 2
         counts = np.clip(least * (rank[-1] / rank) ** power, least, max(least, 0.6 * images))
         low, high = (power, high) if counts.sum() < images * CLASSES_PER_IMAGE else (low, power)

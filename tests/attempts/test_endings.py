@@ -27,7 +27,7 @@ def answer(state: str, restarts: int = 0, reason: str = "None", preempt: str | N
 
 # each row of the table of what the first answer after a signal means; R0 = 0 unless said otherwise
 ROWS = [
-    # RUNNING, PreemptTime set: in grace, whatever else holds
+    # RUNNING, PreemptTime set: in its grace period, regardless of anything else
     ("preempted", answer("RUNNING", preempt=SET), 0, 7200.0),
     ("preempted", answer("RUNNING", preempt=SET), 0, 20.0),
     ("preempted", answer("RUNNING", 3, preempt=SET), 3, None),
@@ -36,7 +36,7 @@ ROWS = [
     ("time limit", answer("RUNNING"), 0, 180.0),
     ("time limit", answer("RUNNING"), 0, -25.0),
     ("time limit", answer("RUNNING", 2, preempt=None), 2, 60.0),
-    # RUNNING otherwise: somebody's signal
+    # RUNNING otherwise: a user's signal
     ("signalled", answer("RUNNING"), 0, 181.0),
     ("signalled", answer("RUNNING", preempt=None), 0, 7200.0),
     ("signalled", answer("RUNNING"), 0, None),

@@ -74,7 +74,7 @@ def test_errors_that_differ_by_their_numbers_are_the_same_error(tmp_path):
      "killed by SIGABRT after a GPU failure"),
     (-6, "what(): Watchdog caught collective operation timeout: NCCL", "killed", "killed by SIGABRT"),
     (-9, "CUDA error: uncorrectable ECC error encountered", "killed", "killed by SIGKILL"),
-    (1, "whatever", "crashed", "exit code 1")])
+    (1, "some output", "crashed", "exit code 1")])
 def test_a_worker_that_could_not_say_why_it_died_is_read_from_its_log(tmp_path, code, words, cause, how):
     log = tmp_path / "rank000.log"
     log.write_text("CUDA error: of an attempt before\n")

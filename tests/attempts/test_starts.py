@@ -119,7 +119,7 @@ def test_a_node_whose_gpus_fail_twice_is_left_out(run):
     gpu_failure(run, 2, "n2")
     assert starts.nodes_at_fault(run.events(), "slurm:77:2") == {}
     gpu_failure(run, 3, "n1")
-    assert endings.no_progress(run) is None, "that GPUs failed says nothing of the run"
+    assert endings.no_progress(run) is None, "GPU failures are not the run's failures"
     assert starts.nodes_at_fault(run.events(), "slurm:77:3") == {"n1": "its GPUs failed 2 times"}
     assert endings.decide(run).action == "continue"
 

@@ -71,7 +71,7 @@ def test_an_epoch_is_found_behind_the_step_in_which_it_ended_even_if_another_end
 
 
 def test_an_epoch_that_the_training_has_not_is_refused():
-    with pytest.raises(UserError, match="evaluation.epochs: 5 is not legal, as the training has 4 epochs"):
+    with pytest.raises(UserError, match="evaluation.epochs: invalid 5; expected epochs from 1 to 4"):
         places(EPOCHS, epochs=[5])
     with pytest.raises(UserError, match="evaluation.epochs: the config counts iterations"):
         places(ITERATIONS, epochs="all")
@@ -146,7 +146,7 @@ def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
 def test_checkpoints_are_named_as_the_command_line_has_them(run):
     assert evaluations.parse_places(run, "all") == ["iteration 10", "iteration 15", "iteration 20"]
     assert evaluations.parse_places(run, "20,10") == ["iteration 20", "iteration 10"]
-    for asked, said in {"11": "none of iteration 11; it has 10, 15, 20", "first": "'first' is not legal",
+    for asked, said in {"11": "none of iteration 11; it has 10, 15, 20", "first": "invalid 'first'; expected last",
                         "best": "run is not scored yet",
                         LAST: "not complete .its newest checkpoint is of iteration 20.*--checkpoints 20"}.items():
         with pytest.raises(UserError, match=f"checkpoints: .*{said}"):
@@ -159,10 +159,10 @@ def test_checkpoints_are_named_as_the_command_line_has_them(run):
 # ---------------------------------------------------------------------------------------------- sweeps and their jobs
 
 
-def sweep(run: Run, stage: str = "sweep001", job_id: str | None = "9", at: str = "iteration 15") -> str:
+def sweep(run: Run, link: str = "sweep001", job_id: str | None = "9", at: str = "iteration 15") -> str:
     """A sweep on record, and its submission; the checkpoint that it needs."""
-    evaluations.write(run, stage, [Element(at, {})], run.job())
-    files.write_json(run.submission_file(stage), {"token": "t", "cluster": "slurm", "job_id": job_id})
+    evaluations.write(run, link, [Element(at, {})], run.job())
+    files.write_json(run.submission_file(link), {"token": "t", "cluster": "slurm", "job_id": job_id})
     return evaluations.resolve(run, at).file
 
 

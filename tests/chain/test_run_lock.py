@@ -34,15 +34,15 @@ def run(tmp_path) -> Run:
     return made
 
 
-@pytest.mark.parametrize(("mode", "own", "former", "free"), [
+@pytest.mark.parametrize(("mode", "own", "earlier", "free"), [
     (0o755, True, False, False), (0o755, True, True, True), (0o700, True, True, False), (0o755, False, True, False),
     (0o700, False, True, False)])
-def test_versions_exclude_each_other_where_nobody_else_can_hold_the_lock(run, mode, own, former, free):
-    """A process of the former version locks run.json; one of this version the run's own lock file, if there is one."""
+def test_versions_exclude_each_other_where_nobody_else_can_hold_the_lock(run, mode, own, earlier, free):
+    """A process of the earlier version locks run.json; one of this version the run's own lock file, if there is one."""
     run.path.chmod(mode)
     if own:
         files.private_file(run.lock_file)
-    with files.locked(run.run_file if former else run.lock_file):
+    with files.locked(run.run_file if earlier else run.lock_file):
         assert is_free(run) is free
     assert is_free(run)
 
@@ -95,7 +95,7 @@ def test_a_folder_that_another_user_has_made_in_advance_is_not_taken(tmp_path):
     (shared / "link").symlink_to(mine.path)
     os.lchown(shared / "link", ATTACKER, ATTACKER)
     for run in (theirs, Run(shared / "link")):
-        with pytest.raises(UserError, match=r"name: .* belongs to another user \(uid .*; give another --name"), \
+        with pytest.raises(UserError, match=r"name: .* belongs to another user \(uid .*; use another --name"), \
                 locks.creation_lock(run):
             pass
         assert not list(run.path.iterdir())

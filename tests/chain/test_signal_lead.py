@@ -1,4 +1,4 @@
-"""How long before its death a run must be told, from what its commits cost."""
+"""How long before its end a run must be signalled, from what its commits cost."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     python -m tests.chaos --kills 200 --seed 1
 
 Trainings of a tiny detector are submitted, on this machine or on a real Slurm, and their processes killed: half of
-the kills at the named points of :mod:`ecm_cluster.base.files`, half by signals at random moments. Each run must come to
-its end all the same, and there be what an undisturbed run of the same job is, bit by bit: weights, optimizer, every
+the kills at the named points of :mod:`ecm_cluster.base.files`, half by signals at random moments. Each run must
+complete all the same, and then be what an undisturbed run of the same job is, bit by bit: weights, optimizer, every
 checkpoint that is left, and the log. All choices come from the seed; when exactly a signal arrives is the machine's.
 """

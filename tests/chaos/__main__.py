@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("ECM_CLUSTER_HEARTBEAT_SECONDS", "0.3")  # moments are told by what a run says of itself
+os.environ.setdefault("ECM_CLUSTER_HEARTBEAT_SECONDS", "0.3")  # moments are recognised by what a run reports
 
 import chaos  # noqa: E402
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--jobs", type=int, default=1, metavar="K", help="runs side by side (default: %(default)s)")
     made.add_argument("--folder", type=Path, metavar="DIR",
                       help="where runs are made (default: a temporary folder); runs that ended well are removed")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, anew after each run")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, rewritten after each run")
     return made
 
 

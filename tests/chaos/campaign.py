@@ -55,7 +55,7 @@ class Campaign:
         disturbed = Disturbed(run, shape, self.place, dice, self.tally, startup_of(reference),
                               self.submit_words(shape, run.name, dice, KEPT), self.folder / f"{run.name}.order")
         try:
-            disturbed.play()
+            disturbed.execute()
             compared, differences = compare(run, reference, self.tally, disturbed.disk_failed())
             wrong, detail = ("mismatch", "\n".join(differences)) if differences else ("", "")
         except Wrong as error:
@@ -81,7 +81,7 @@ class Campaign:
         """The undisturbed run of a shape; made when it is first asked for.
 
         Raises:
-            Wrong: It does not come to its end.
+            Wrong: It does not complete.
         """
         with self._lock:
             lock = self._locks.setdefault(shape.name, threading.Lock())
@@ -181,7 +181,7 @@ def compare(run: Run, reference: Run, tally: Tally, disk_failed: bool) -> tuple[
     mine, theirs = log_lines(run), log_lines(reference)
     missing = [line["iteration"] for line in theirs if line not in mine]
     odd = [line["iteration"] for line in mine if line not in theirs]
-    # a line that a full disk did not take comes with the next one, unless somebody is killed in between
+    # a line that a full disk did not take comes with the next one, unless a process is killed in between
     if odd or len(mine) + len(missing) != len(theirs) or (missing and not disk_failed):
         found.append(f"the log differs: {len(mine)} lines instead of {len(theirs)}, odd {odd}, missing {missing}")
     tally.troubled("log lines that a failing disk did not take", len(missing))

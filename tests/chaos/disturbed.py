@@ -50,7 +50,7 @@ class Disturbed:
         self._polled = self._stopped_since = 0.0
         self._news: tuple[Any, float] = (None, time.monotonic())
 
-    def play(self) -> None:
+    def execute(self) -> None:
         """To the end.
 
         Raises:
@@ -59,11 +59,11 @@ class Disturbed:
         self.troubles = Troubles(self.run, self.place, self.tally, self.order)
         self.env.update({files.KILL_ENV: f"@{self.order}", **self.troubles.env})
         try:
-            self._play(self.troubles)
+            self._execute(self.troubles)
         finally:
             self.troubles.end()
 
-    def _play(self, troubles: Troubles) -> None:
+    def _execute(self, troubles: Troubles) -> None:
         self.type_verb("submit", *self.submit_words)
         staging = self.dice.staging_point()
         if staging is not None:
@@ -93,7 +93,7 @@ class Disturbed:
     # -- kills
 
     def make(self, kill: Kill) -> bool:
-        """Whether somebody was killed."""
+        """Whether a process was killed."""
         if kill.point is None:
             return self.wait(lambda: self.is_moment(kill)) and self.strike(kill)
         if kill.when == "start":
@@ -152,7 +152,7 @@ class Disturbed:
         return Path(f"{self.order}{files.TAKEN}")
 
     def disarm(self) -> bool | None:
-        """Take the order back; True where somebody has died of it meanwhile, None where nobody had."""
+        """Take the order back; True where a process has died of it meanwhile, None where none had."""
         with contextlib.suppress(FileNotFoundError):
             self.order.unlink()
             return None
@@ -283,5 +283,5 @@ class Disturbed:
 
 
 def started_at(record: dict[str, Any]) -> int:
-    """The iteration that an attempt goes on after."""
+    """The iteration that an attempt resumes after."""
     return int(str(record["from"])[5:12]) if record.get("from") else 0

@@ -6,7 +6,7 @@
  * The control file holds four 32-bit numbers: how many calls in a million fail, the errno that they fail with, and how
  * many have failed with ESTALE and with ENOSPC, which every process adds to. Where the rate is 0 nothing is done.
  *
- * ESTALE: whatever names a file, and reads; ENOSPC: what makes or fills one. Not covered: descriptors' own fstat, mmap,
+ * ESTALE: calls that name a file, and reads; ENOSPC: what makes or fills one. Not covered: descriptors' own fstat, mmap,
  * and close (a write that fails late fails in fsync here). The verbs that a user types are spared: one that reports the
  * error and ends is typed again, which says nothing about the run.
  */
@@ -69,7 +69,7 @@ static int name_is_below(int folder, const char *path) {
     return folder == AT_FDCWD ? link_is_below("/proc/self/cwd") : fd_is_below(folder);
 }
 
-/* Whether this call shall fail; errno is then set. `fills`: it makes or fills a file. */
+/* Whether this call must fail; errno is then set. `fills`: it makes or fills a file. */
 static int due(int fills) {
     static __thread uint64_t seed;
     if (!control || !control->rate || (control->number == ENOSPC && !fills))

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "on_slurm"))
 
 
 class Missed(Exception):
-    """The victim is not there (any more)."""
+    """The victim does not exist (any more)."""
 
 
 class Place:
@@ -77,7 +77,7 @@ class Place:
         raise NotImplementedError
 
     def carriers(self, run: Run) -> list[str]:
-        """What would start or goes on with attempts of the run: one thing at most, but for moments."""
+        """What would start or continues attempts of the run: one thing at most, except for moments."""
         raise NotImplementedError
 
     def left_over(self, run: Run) -> list[str]:
@@ -234,7 +234,7 @@ class OnSlurm(Place):
         return bool(liveness.alive(run))
 
     def carriers(self, run: Run) -> list[str]:
-        """Jobs whose batch script lies in the run."""
+        """Jobs whose batch script is in the run."""
         said = self.cluster.run("squeue", "-h", "-a", "-o", "%i %T %o", check=False).stdout.splitlines()
         return [line for line in said if f"{run.path}/" in line]
 

@@ -31,7 +31,7 @@ class Shape:
     @property
     def name(self) -> str:
         by = f"{self.iterations}-iterations" if self.iterations else f"{self.epochs}-epochs"
-        extras = [word for word, key in (("ema", "custom_hooks"), ("workers", "data__workers_per_gpu"))
+        extras = [extra for extra, key in (("ema", "custom_hooks"), ("workers", "data__workers_per_gpu"))
                   if key in self.options]
         return "-".join([f"{self.ranks}-ranks", self.loss, by, *extras])
 
@@ -72,7 +72,7 @@ def shape_of(number: int, ranks: list[int]) -> Shape:
 
 
 def data_set(folder: Path) -> tuple[Path, Path]:
-    """The few images that all runs learn, in files and as a pack: the former is for runs that nobody disturbs."""
+    """The few images that all runs learn, in files and as a pack: the files are for runs that nothing disturbs."""
     whole, few = folder / "all", folder / "few"
     few.mkdir(parents=True)
     first_images(make_data(whole), few, IMAGES)
@@ -177,17 +177,17 @@ VERB_SHARE = {"submit": 0.3, "resume": 0.4}
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is done to a run without killing anybody, while kills go on.
+    """What is done to a run without killing a process, while kills continue.
 
     Attributes:
         label: Its row in the report.
-        kind: ``writer`` (stopped, woken later), ``point`` (whoever comes to ``point`` is), ``faults``, ``typed``.
+        kind: ``writer`` (stopped, woken later), ``point`` (a process that reaches ``point`` is), ``faults``, ``typed``.
         seconds: How long.
         point: For ECM_CLUSTER_STOP_AT.
         node_fails: Whether Slurm gives the stopped process's node up meanwhile.
         error: Name of the errno.
         rate: Of file operations that fail with it.
-        verb: Typed by somebody else.
+        verb: Typed by a second user.
     """
 
     label: str

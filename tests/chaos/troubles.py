@@ -36,7 +36,7 @@ class Troubles:
 
     Attributes:
         env: What the run's processes must inherit.
-        wrong: What a second user was told that nobody must be told.
+        wrong: The output of a second user's verb that ended with a traceback or an unexpected exit code.
     """
 
     def __init__(self, run: Run, place: Place, tally: Tally, beside: Path) -> None:
@@ -53,11 +53,11 @@ class Troubles:
         self._pointed: Trouble | None = None
         self._typed: list[tuple[str, subprocess.Popen[bytes], Path]] = []
         self._lock, self._over = threading.RLock(), threading.Event()
-        self._thread = threading.Thread(target=self._play, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def begin(self, trouble: Trouble, submit: Sequence[str] = ()) -> None:
-        """Start one; the former ones go on, but a process that was only sought is not sought any more."""
+        """Start one; the previous ones continue, but a process that was only sought is not sought any more."""
         with self._lock:
             self._sought = self._pointed = None
             self._order.unlink(missing_ok=True)
@@ -78,14 +78,14 @@ class Troubles:
         env = {**os.environ, **self.place.env, **self.env, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", f"ecm_cluster.{verb}", *map(str, words)]
         with self._lock:
-            said = Path(f"{self._order}.told{len(self._typed)}-{time.monotonic_ns()}")
+            said = Path(f"{self._order}.output{len(self._typed)}-{time.monotonic_ns()}")
             with said.open("w") as out:  # not a pipe: the driver that a verb starts may keep it open
                 typed = subprocess.Popen(command, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
             self._typed.append((verb, typed, said))
         self.tally.troubled(label)
 
     def end(self) -> None:
-        """Wake whoever stands still, wait for the second user, and count what has failed. Once more does nothing."""
+        """Wake stopped processes, wait for the second user, and count what has failed. A second call does nothing."""
         if self._over.is_set():
             return
         with self._lock:
@@ -108,7 +108,7 @@ class Troubles:
 
     # -- the thread
 
-    def _play(self) -> None:
+    def _run(self) -> None:
         while not self._over.wait(0.1):
             with self._lock:
                 due = [do for at, do in self._later if at <= time.monotonic()]
@@ -158,12 +158,12 @@ class Troubles:
             self._in(trouble.seconds, functools.partial(wake, pid))
 
     def _hear_second_user(self) -> None:
-        for verb, typed, told_file in list(self._typed):
+        for verb, typed, output in list(self._typed):
             if typed.poll() is None:
                 continue
-            self._typed.remove((verb, typed, told_file))
-            said = told_file.read_text()
-            told_file.unlink()
+            self._typed.remove((verb, typed, output))
+            said = output.read_text()
+            output.unlink()
             if typed.returncode not in (0, 2, -signal.SIGKILL) or "Traceback" in said:
                 self.wrong = f"{verb}, typed by a second user: exit code {typed.returncode}\n{said}"
 
@@ -174,7 +174,7 @@ def wake(pid: int) -> None:
 
 
 def stopped(order: Path) -> list[int]:
-    """Processes that stand still and were told by this file where to."""
+    """Processes that this order has stopped."""
     found = []
     mark = f"{files.STOP_ENV}=@{order}".encode()
     for pid in filter(str.isdigit, os.listdir("/proc")):

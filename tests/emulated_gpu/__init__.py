@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 
 def missing() -> str | None:
-    """What is not there that the emulation needs."""
+    """What the emulation needs and is missing."""
     spec = importlib.util.find_spec("torch")
     libraries = Path(spec.origin or "").parent / "lib" if spec else HERE
     if not (libraries / "libtorch_cuda.so").exists():

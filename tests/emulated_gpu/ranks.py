@@ -60,7 +60,7 @@ class Server:
 
         Args:
             folder: For the run directory.
-            parts: For each attempt how many processes play it, and the iteration during which one of them gets
+            parts: For each attempt how many processes run it, and the iteration during which one of them gets
                 SIGTERM; None: it trains to the end.
             virtual: Ranks that the training is laid out for.
             every: Iterations between checkpoints; 0: none.

@@ -18,7 +18,7 @@ def main() -> None:
     runtime = emulated_gpu.interpose()
     import torch
 
-    # to count GPUs is enough to make CUDA unusable in a fork, so libraries are told while they are imported
+    # to count GPUs is enough to make CUDA unusable in a fork, so libraries are configured while they are imported
     counting = torch.cuda.is_available, torch.cuda.device_count
     torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
     from ecm_cluster.node.inference import detect  # noqa: F401, I001
@@ -34,11 +34,11 @@ def main() -> None:
             pids.append(os.fork())
             if not pids[-1]:
                 torch.cuda.is_available, torch.cuda.device_count = counting
-                play(request, rank)
+                run_rank(request, rank)
         print(json.dumps([os.WEXITSTATUS(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
 
 
-def play(request: dict[str, Any], rank: int) -> None:
+def run_rank(request: dict[str, Any], rank: int) -> None:
     """One rank, in a process of its own."""
     code = 1
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).resolve().parent
-# cpu: run whatever makes sense without a GPU, as a check of the suite itself
+# cpu: run everything that makes sense without a GPU, as a check of the suite itself
 DEVICE_ENV = "ECM_CLUSTER_GPU_TESTS_DEVICE"
 DEVICE = os.environ.get(DEVICE_ENV, "cuda")
 KINDS = ("not checked", "measured")
@@ -96,7 +96,7 @@ def two_devices() -> None:
         import torch
 
         if torch.cuda.device_count() < 2:
-            pytest.skip("for want of a second GPU")
+            pytest.skip("there is no second GPU")
 
 
 @pytest.fixture

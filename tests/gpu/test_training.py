@@ -57,7 +57,7 @@ def same_steps(straight: Run, disturbed: Run, ranks: int = 1, per_epoch: int = P
 def first_steps_again(straight: Run, disturbed: Run) -> dict[int, float]:
     """For each resumed attempt its first iteration, and how far its losses are from another forward pass of it.
 
-    That other pass started from the same checkpoint's weights: an earlier attempt of the same run went on from them.
+    That other pass started from the same checkpoint's weights: an earlier attempt of the same run resumed from them.
     """
     found = {}
     for attempt in range(2, disturbed.newest_attempt() + 1):

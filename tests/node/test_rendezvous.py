@@ -63,7 +63,7 @@ def address(monkeypatch: pytest.MonkeyPatch, resolved: str | None, **env: str) -
     ("10.1.0.7", {}, "10.1.0.7"),
     ("127.0.1.1", {}, "192.168.0.7"),  # Debian and Ubuntu
     (None, {}, "192.168.0.7"),
-    ("172.16.0.1", {}, "192.168.0.7"),  # of a name that stands for somebody else
+    ("172.16.0.1", {}, "192.168.0.7"),  # of a name that resolves to another machine
     ("192.168.0.7", {"SLURM_LAUNCH_NODE_IPADDR": "10.1.0.7"}, "10.1.0.7"),
     ("192.168.0.7", {"SLURM_LAUNCH_NODE_IPADDR": "10.1.0.99"}, "192.168.0.7"),  # another node's
     ("192.168.0.7", {"SLURM_LAUNCH_NODE_IPADDR": "192.168.0.7", "GLOO_SOCKET_IFNAME": "ib0"}, "10.1.0.7"),
@@ -91,7 +91,7 @@ def test_a_file_that_is_torn_or_wrong_or_names_a_dead_port_is_waited_out(listeni
     path = tmp_path / "rendezvous.json"
     path.write_text('{"addresses": ["127.0')
 
-    def go_on() -> None:
+    def write_records() -> None:
         for wrong in ([], {}, record(99999), record(1, "::1"), record(1, token=""), record(1, file="/etc/passwd"),
                       record(dead)):
             files.write_json(path, wrong)
@@ -99,7 +99,7 @@ def test_a_file_that_is_torn_or_wrong_or_names_a_dead_port_is_waited_out(listeni
         files.write_json(path, record(listening))
 
     dead = closed_port()
-    thread = threading.Thread(target=go_on)
+    thread = threading.Thread(target=write_records)
     thread.start()
     assert rendezvous.await_record(path, 30) == record(listening)
     thread.join()
@@ -147,9 +147,9 @@ most = torch.tensor([place.rank])
 dist.all_reduce(most, op=dist.ReduceOp.MAX, group=group)
 own = {link for link in (os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if os.path.islink(fd))}
 lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/self/net", name).read_text().splitlines()]
-heard = sorted({line[1].split(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own})
+listening = sorted({line[1].split(":")[0] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own})
 print(json.dumps([place.rank, total.item(), most.item(), dist.get_backend(), dist.get_world_size(),
-                  os.environ.get("GLOO_SOCKET_IFNAME"), heard]), flush=True)
+                  os.environ.get("GLOO_SOCKET_IFNAME"), listening]), flush=True)
 if len(sys.argv) > 2:
     sys.stdin.read()
 dist.barrier(group)
@@ -217,7 +217,7 @@ if sys.argv[2] != "0":
                           wait_for_workers=False)
     for prefix in ("", "default_pg/", "0" * 32 + "/"):
         for key in ("0", "0/0", "default_pg/0//cpu//0/rank_1", "rank_1"):
-            store.set(prefix + key, "stranger")
+            store.set(prefix + key, "unauthenticated")
     print("spoke")
 """
 

@@ -1,4 +1,4 @@
-"""A run's data on its node: the same training whatever it is read from, and an answer where there is no room."""
+"""A run's data on its node: the same training wherever it is read from, and an answer where there is no room."""
 
 from __future__ import annotations
 

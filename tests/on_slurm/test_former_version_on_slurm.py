@@ -1,4 +1,4 @@
-"""A job of the former version waits in the queue while the checkout that submitted it is replaced by this version."""
+"""A job of the earlier version waits in the queue while the checkout that submitted it is replaced by this version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ecm_cluster.rundir.run import Run
 
 
 def replace(checkout: Path) -> None:
-    """This version in the place of the former one."""
+    """Replace the earlier version by this one."""
     for package in ("ecm_cluster", "mmdet_ext", "configs", "jobs"):
         shutil.rmtree(checkout / package)
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -28,7 +28,7 @@ def test_pending_jobs_run_to_their_end_and_every_verb_of_this_version_works_on_t
         for name, epochs in (("left-alone", 1), ("steered", 40)):
             verb("submit", *job_flags(small_data, tmp_path, name, runner__max_epochs=epochs), env=env, source=source)
         left_alone, run = Run(tmp_path / "left-alone"), Run(tmp_path / "steered")
-        assert not (run.code_dir / "ecm_cluster/base").exists(), "submitted by the former version"
+        assert not (run.code_dir / "ecm_cluster/base").exists(), "submitted by the earlier version"
         replace(source)
         assert await_state(run, "waiting", env=env)["attempt"] == 0
     finally:
@@ -42,7 +42,7 @@ def test_pending_jobs_run_to_their_end_and_every_verb_of_this_version_works_on_t
     assert "segm_AP" in await_state(left_alone, "done", env=env)["evaluation"]
     assert left_alone.newest_attempt() == 1
 
-    # a pickle that this version writes is read by the former version's code
+    # a pickle that this version writes is read by the earlier version's code
     verb("resume", run.path, env=env, source=source)
     assert await_state(run, "done", env=env)["attempt"] == 2
     assert run.read_attempt(2)["from"] == stopped["checkpoint"]

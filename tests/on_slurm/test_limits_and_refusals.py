@@ -1,4 +1,4 @@
-"""Where Slurm takes away or refuses what a run needs, on a real Slurm through the real command line: time, memory,
+"""Where Slurm withdraws or refuses what a run needs, on a real Slurm through the real command line: time, memory,
 a requeue, its own commands, its memory of how a job ended."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_a_run_longer_than_its_time_limit_takes_as_many_starts_as_it_needs_and_i
     assert run.newest_attempt() >= 3, "three steps in less than three starts"
     for attempt in range(1, run.newest_attempt()):
         assert ends(run, attempt)[0] == "time limit"
-        assert run.read_attempt(attempt + 1)["from"] is not None, "nothing of a start was kept"
+        assert run.read_attempt(attempt + 1)["from"] is not None, "no state of a start was kept"
     # on a busy machine the limit may pass in the last step, and one more start finds the work done
     assert int(slurm.job(job_id)["Restarts"]) - (run.newest_attempt() - 1) in (0, 1)
 

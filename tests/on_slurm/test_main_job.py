@@ -33,7 +33,7 @@ def submit(
 
 
 def job_ids(run: Run) -> dict[str, str | None]:
-    return {s.stage: s.job_id for s in run.submissions()}
+    return {s.link: s.job_id for s in run.submissions()}
 
 
 def test_one_node_with_two_ranks_trains_and_is_scored_behind_without_accounting(slurm, small_data, tmp_path):
@@ -45,8 +45,8 @@ def test_one_node_with_two_ranks_trains_and_is_scored_behind_without_accounting(
     assert found["iteration"] == found["iterations"]
     assert run.read_attempt(1)["world_size"] == 2
     assert "attempt 1: 2 ranks on 1 nodes" in run.train_log.read_text()
-    for stage in ids:
-        assert slurm.wait_for(ids[stage])["JobState"] == "COMPLETED"
+    for link in ids:
+        assert slurm.wait_for(ids[link])["JobState"] == "COMPLETED"
 
 
 def test_two_nodes_with_two_ranks_each_train_together_with_accounting(slurm_dbd, small_data, tmp_path):
@@ -72,12 +72,12 @@ def test_what_the_dry_run_prints_is_what_is_submitted(slurm, small_data, tmp_pat
     parts = re.split(
         r"# ---- sbatch script: \w+\n", shown.replace("dry run: nothing was written or submitted\n", "")
     )
-    for stage, text in zip(("train", "evaluate"), parts[1:]):
-        token = files.read_json(run.submission_file(stage))["token"]
-        expected = text.replace(f"ecm-cluster:scripts:{stage}:TOKEN", token).replace(
+    for link, text in zip(("train", "evaluate"), parts[1:]):
+        token = files.read_json(run.submission_file(link))["token"]
+        expected = text.replace(f"ecm-cluster:scripts:{link}:TOKEN", token).replace(
             "TRAIN_JOB_ID", ids["train"]
         )
-        submitted = (run.submitit_dir / f"{ids[stage]}_submission.sh").read_text()
+        submitted = (run.submitit_dir / f"{ids[link]}_submission.sh").read_text()
         assert submitted.strip() == expected.strip()
 
 
@@ -154,16 +154,16 @@ def test_breaking_the_checkout_while_the_job_waits_changes_nothing(slurm, small_
     await_state(run, "done", env=slurm.env)
 
 
-@pytest.mark.parametrize(("stage", "point"), [("train", "sbatch-answered"), ("evaluate", "after-sbatch:evaluate.json")])
+@pytest.mark.parametrize(("link", "point"), [("train", "sbatch-answered"), ("evaluate", "after-sbatch:evaluate.json")])
 def test_a_submission_killed_before_the_id_is_recorded_leads_to_one_job_of_each_kind(
-    slurm, small_data, tmp_path, stage, point
+    slurm, small_data, tmp_path, link, point
 ):
-    flags = job_flags(small_data, tmp_path, f"crash-{stage}")
+    flags = job_flags(small_data, tmp_path, f"crash-{link}")
     env = {**slurm.env, files.KILL_ENV: point}
     assert verb("submit", *flags, env=env, code=None).returncode == -signal.SIGKILL
-    run = Run(tmp_path / f"crash-{stage}")
-    assert job_ids(run)[stage] is None
-    if stage == "train":
+    run = Run(tmp_path / f"crash-{link}")
+    assert job_ids(run)[link] is None
+    if link == "train":
         assert not list(run.submitit_dir.glob("[0-9]*_submitted.pkl"))  # the job will have to help itself
     verb("submit", *flags, env=slurm.env)
     names = slurm.run("squeue", "-h", "-o", "%j").stdout.split()

@@ -49,7 +49,7 @@ def test_a_signal_while_it_imports_meets_begins_or_commits_costs_a_run_nothing(s
     slurm.run("scancel", "--signal=USR2", job_id)
     wait_until(Path(f"{order}{files.TAKEN}").exists, "the writer stands still in its commit")
     before = [m.iteration for m in checkpoints.accepted(run)]
-    preempt(slurm, job_id)  # Slurm lets the writer go on: a SIGCONT comes before each SIGTERM
+    preempt(slurm, job_id)  # Slurm lets the writer continue: a SIGCONT comes before each SIGTERM
     await_state(run, "done", env=slurm.env, seconds=400)
 
     said = causes(run)

@@ -15,7 +15,7 @@ def test_a_trainer_in_plain_pytorch_is_preempted_requeued_and_resumed_bit_identi
     straight, broken = Run(tmp_path / "straight"), Run(tmp_path / "broken")
     verb("submit", *trainer_flags(tmp_path, "straight", "--gpus", 2, seconds=0), "--cluster", "local", "--wait")
     verb("submit", *trainer_flags(tmp_path, "broken", "--gpus", 2, "--partition", "low"), env=slurm.env)
-    assert [s.stage for s in broken.submissions()] == ["train"], "no evaluation is chained"
+    assert [s.link for s in broken.submissions()] == ["train"], "no evaluation is chained"
     trained(broken, 1, 2)
     preempt(slurm, str(broken.submissions()[0].job_id))
     assert await_state(broken, "done", env=slurm.env)["attempt"] == 2

@@ -14,7 +14,7 @@ from small import ROOT
 
 
 class GpuNode:
-    """Sets the environment of this process and its children; see ``fake_libcuda.c`` for what a node can be told."""
+    """Sets the environment of this process and its children; see ``fake_libcuda.c`` for what can be set."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
         self.monkeypatch, self.packages = monkeypatch, folder / "packages"

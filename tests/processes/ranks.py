@@ -1,7 +1,7 @@
 """Trainings of a small detector on several ranks, stopped and taken up again; each rank is a forked process.
 
 Ranks are forked from one server that has imported mmdet, so that a training costs its iterations and little else.
-Everything but the process group and what stands between the iterations is the launcher's own code.
+Everything except the process group and what happens between the iterations is the launcher's own code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | No
 
     Args:
         folder: For the run directory.
-        parts: For each attempt how many processes play it, and the iteration that it ends after; None: the end.
+        parts: For each attempt how many processes run it, and the iteration that it ends after; None: the end.
         virtual: Ranks that the training is laid out for.
         rescaled: Ranks that each attempt after the first lays it out for instead.
     """
@@ -63,7 +63,8 @@ def train(cfg: dict[str, Any], folder: Path, parts: Sequence[tuple[int, int | No
     source = None
     for number, (world, ends_at) in enumerate(parts, 1):
         run.attempt_file(number).write_text(json.dumps({"from": source, "accepts": []}))
-        ranks = [context.Process(target=play, args=(str(folder), number, rank, world, laid_out[number - 1], ends_at))
+        given = (laid_out[number - 1], ends_at)
+        ranks = [context.Process(target=run_rank, args=(str(folder), number, rank, world, *given))
                  for rank in range(world)]
         for process in ranks:
             process.start()
@@ -102,7 +103,7 @@ def notes(run: Run, kind: str) -> list[Any]:
     return [note for path in sorted(run.path.glob(f"*.{kind}.json")) for note in json.loads(path.read_text())]
 
 
-def play(folder: str, attempt: int, rank: int, world: int, virtual: int, ends_at: int | None) -> None:
+def run_rank(folder: str, attempt: int, rank: int, world: int, virtual: int, ends_at: int | None) -> None:
     """One rank of one attempt, in a process of its own."""
     code = 1
     try:
@@ -110,7 +111,7 @@ def play(folder: str, attempt: int, rank: int, world: int, virtual: int, ends_at
 
         # as in a rank that Slurm starts: else loader workers come from a server of their own, which outlives them
         multiprocessing.set_start_method("fork", force=True)
-        ranks_in_process.play(Run(folder), attempt, rank, world, virtual, ends_at)
+        ranks_in_process.run_rank(Run(folder), attempt, rank, world, virtual, ends_at)
         code = 0
     except BaseException:
         Path(folder, f"{attempt}-{rank}.traceback").write_text(traceback.format_exc())

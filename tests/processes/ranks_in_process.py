@@ -45,9 +45,9 @@ class Recording(SeededDataset):
         return item
 
 
-def play(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: int | None) -> None:
+def run_rank(run: Run, attempt: int, rank: int, world: int, virtual: int, ends_at: int | None) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(attempt * 100 + rank)  # as left by whatever came before
+    torch.manual_seed(attempt * 100 + rank)  # as left by earlier code
     np.random.seed(attempt * 100 + rank)
     store = dist.FileStore(str(run.path / f"store-{attempt}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))

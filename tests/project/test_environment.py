@@ -34,7 +34,7 @@ needs_311 = pytest.mark.skipif(sys.version_info < (3, 11), reason="these stacks 
 def bare(tmp_path, monkeypatch):
     """A shell that has no CUDA of its own: the folder in which tests put toolkits."""
     for name in ("CUDA_HOME", "CUDA_PATH", "FORCE_CUDA", "TORCH_CUDA_ARCH_LIST", "CPATH", "MAX_JOBS"):
-        monkeypatch.setenv(name, "")  # so that it is undone, whatever the code under test sets
+        monkeypatch.setenv(name, "")  # so that it is undone, regardless of what the code under test sets
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(cuda, "USUAL_PLACE", tmp_path / "usual")
@@ -306,7 +306,7 @@ def test_an_environment_says_what_its_operators_are_for(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"operators": null}', '{"operators": {"mmcv": "1.7.2"}}',
-                                  '{"inputs": "of a former version", "cuda": true}'])
+                                  '{"inputs": "of an earlier version", "cuda": true}'])
 def test_an_environment_without_a_sound_record_says_nothing(tmp_path, text):
     (tmp_path / operators.STAMP).write_text(text)
     assert operators.of_interpreter(str(tmp_path / "bin" / "python")) is None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small import ROOT
 
-sys.path.insert(0, str(ROOT))  # tools/ is no part of the installed package
+sys.path.insert(0, str(ROOT))  # tools/ is not part of the installed package
 
 from tools.gpu import basics, bundle, operators  # noqa: E402
 

@@ -27,7 +27,7 @@ HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "e
                "ecm_cluster.synthetic")
 
 
-# -- law 1: what learns knows nothing of clusters, and the login node knows nothing of torch
+# -- law 1: what learns does not depend on clusters, nor the login node on torch
 
 
 def test_what_is_registered_into_mmdet_does_not_depend_on_clusters() -> None:
@@ -49,7 +49,7 @@ def test_only_the_rooms_that_run_on_nodes_import_torch_or_mmdet() -> None:
 
 
 # mmdet's trainer with the check that runs its parts, inference, the data of both, and the backend of mmcv that reads
-# packs; whatever else a node runs works for any framework
+# packs; everything else that a node runs works for any framework
 MMDET_ROOMS = ("ecm_cluster.node.mmdet_trainer", "ecm_cluster.node.checks", "ecm_cluster.node.inference",
                "ecm_cluster.node.staged_data", "ecm_cluster.staging.mmcv_backend")
 
@@ -93,7 +93,7 @@ import importlib, io, contextlib, sys, time
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {blocked!r}:
-            raise ImportError(f"{{name}} is not there on a login node")
+            raise ImportError(f"{{name}} does not exist on a login node")
 
 sys.meta_path.insert(0, Blocker())
 for name in {verbs!r}:
@@ -270,7 +270,7 @@ def looked_up(module: Module) -> Iterator[tuple[int, str]]:
         keys: list[ast.expr] = []
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
             keys = [node.slice]
-        elif isinstance(node, ast.Call):  # whatever the function: it may be one that reads the environment
+        elif isinstance(node, ast.Call):  # any function: it may be one that reads the environment
             keys = list(node.args)
         elif isinstance(node, ast.Compare):
             keys = [node.left]
@@ -307,8 +307,8 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
            "copyfile", "copyfileobj", "copy2", "copytree", "move", "link", "symlink_to", "hardlink_to"}
 # (module, call) -> why it need not survive, or survives otherwise
 WRITTEN_OTHERWISE = {
-    ("ecm_cluster.base.faults", "rename"): "takes away a test's order; nothing of a run",
-    ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader passes over a torn one",
+    ("ecm_cluster.base.faults", "rename"): "removes a test's order; no file of a run",
+    ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader skips a torn one",
     ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
@@ -343,7 +343,7 @@ def writes(module: Module) -> Iterator[tuple[int, str]]:
 
 
 def is_handle(node: ast.expr) -> bool:
-    """What is written to an open file is the business of whoever opened it."""
+    """What is written to an open file is the business of the code that opened it."""
     return isinstance(node, ast.Name) and node.id in ("handle", "buffer")
 
 
@@ -401,7 +401,7 @@ OUTSIDE = {
                                       r"deb\.deb" r"ian\.org|archive\.ub" r"untu\.com|"
                                       r"conda\.ana" r"conda\.org|download\.pyt" r"orch\.org/whl)",
 }
-MAY_NAME = {(".ci/run", "a folder beside the checkout")}  # a wheelhouse may lie there
+MAY_NAME = {(".ci/run", "a folder beside the checkout")}  # a wheelhouse may be there
 
 
 def test_the_project_names_no_path_outside_itself_and_no_package_registry() -> None:
@@ -435,7 +435,7 @@ EXECUTED: dict[tuple[str, str], str] = {
 
 
 def dotted(node: ast.AST) -> str:
-    """``pickle.loads`` of that attribute; empty where what stands before the dots is no name."""
+    """``pickle.loads`` of that attribute; empty where what stands before the dots is not a name."""
     if isinstance(node, ast.Name):
         return node.id
     owner = dotted(node.value) if isinstance(node, ast.Attribute) else ""
@@ -457,8 +457,8 @@ def given(call: ast.Call, keyword: str) -> ast.expr | None:
     return next((k.value for k in call.keywords if k.arg == keyword), None)
 
 
-def held_but_for(found: list[tuple[tuple[str, str], str]], exempt: dict[tuple[str, str], str], called: str) -> None:
-    """No violation but of the exemptions, and no exemption without a violation."""
+def holds_except(found: list[tuple[tuple[str, str], str]], exempt: dict[tuple[str, str], str], called: str) -> None:
+    """No violation except the exemptions, and no exemption without a violation."""
     holds([where for key, where in found if key not in exempt]
           + [f"{key} is no longer there: take it off {called}" for key in exempt
              if key not in {key for key, _ in found}])
@@ -466,7 +466,7 @@ def held_but_for(found: list[tuple[tuple[str, str], str]], exempt: dict[tuple[st
 
 def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
     found = [((m.name, name), f"{m.where}:{call.lineno} calls {name}") for m, call, name in calls() if name in EXECUTES]
-    held_but_for(found, EXECUTED, "EXECUTED")
+    holds_except(found, EXECUTED, "EXECUTED")
     holds([f"{m.where}:{call.lineno} unpickles what another rank sends" for m, call, _ in calls()
            if re.search(r"^(all_gather|gather|broadcast|scatter|send|recv)_object(_list)?$|^collect_results",
                         called(call) or "")])
@@ -505,7 +505,7 @@ MODES_BY_PATH: dict[tuple[str, str], str] = {}
 def test_modes_change_on_what_this_call_has_opened_and_not_on_no_matter_what_a_path_leads_to() -> None:
     found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
              if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
-    held_but_for(found, MODES_BY_PATH, "MODES_BY_PATH")
+    holds_except(found, MODES_BY_PATH, "MODES_BY_PATH")
 
 
 # where JSON is parsed without the reader that checks it -> why

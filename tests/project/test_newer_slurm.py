@@ -1,4 +1,4 @@
-"""tools/newer_slurm: a newer Slurm that is there is used, and where none can be had it says so and fails."""
+"""tools/newer_slurm: an installed newer Slurm is used; where none is available, it reports that and fails."""
 
 from __future__ import annotations
 

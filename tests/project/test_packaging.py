@@ -133,7 +133,7 @@ def test_pyproject_names_the_build_system_alone() -> None:
     assert tables == ["[build-system]"]
 
 
-# -- a wheel, installed where nothing but the base requirements is
+# -- a wheel, installed with only the base requirements
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_a_wheel_brings_the_data_files_of_the_packages(light: Path) -> None:
 
 @pytest.mark.slow
 def test_an_import_path_given_first_wins_over_the_installed_checkout(tmp_path: Path) -> None:
-    """Runs import the code that was frozen into them, whatever the checkout has become since."""
+    """Runs import the code that was frozen into them, regardless of what the checkout has become since."""
     frozen = tmp_path / "ecm_cluster"
     frozen.mkdir()
     (frozen / "__init__.py").write_text("__version__ = 'frozen'\n")

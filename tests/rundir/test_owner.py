@@ -303,7 +303,7 @@ def test_where_the_training_itself_is_refused_nothing_is_submitted(answers, tmp_
     answers.script("sbatch", "case \"$*\" in *test-only*) ;; *) echo no >&2; exit 1 ;; esac\n")
     assert call(resume, run.path) == 2
     assert chain.refusal(run) is None and submissions.job_ids(run, "train") == ["4194304"]
-    assert [job.stage for job in submissions.of_run(run) if job.present] == ["train"], "no half of a resume is left"
+    assert [job.link for job in submissions.of_run(run) if job.present] == ["train"], "no half of a resume is left"
 
 
 @pytest.mark.parametrize("flag", ["reservation", "account", "qos", "partition", "constraint", "exclude", "gpu-type"])
@@ -335,10 +335,10 @@ def test_a_sweep_of_more_elements_than_an_array_may_have_becomes_several_arrays(
     os.utime(run.submission_file("train"), (1, 1))
     answers(scontrol=CONFIG.format("alpha") + "MaxArraySize            = 2\n", sbatch="77\n")
     assert call(evaluate, run.path, "--checkpoints", "all") == 0, capsys.readouterr().err
-    stages = [stage for stage in submissions.recorded_stages(run) if stage.startswith("sweep")]
-    assert sorted(len(evaluations.read(run, stage)) for stage in stages) == [1, 2, 2]
+    links = [link for link in submissions.recorded_links(run) if link.startswith("sweep")]
+    assert sorted(len(evaluations.read(run, link)) for link in links) == [1, 2, 2]
     assert answers.calls().count("sbatch --parsable") == 3
-    at = [element.at for stage in stages for element in evaluations.read(run, stage)]
+    at = [element.at for link in links for element in evaluations.read(run, link)]
     assert sorted(at) == sorted(f"iteration {n}" for n in (2, 4, 6, 8, 10))
 
 

@@ -1,4 +1,4 @@
-"""What is on record of a run, typed: the submission, what resumes changed, what a stage of evaluations is."""
+"""What is on record of a run, typed: the submission, what resumes changed, what a link of evaluations is."""
 
 from __future__ import annotations
 
@@ -92,4 +92,4 @@ def test_a_sweep_of_an_earlier_version_has_the_evaluation_block_on_record(run):
     job = run.job("sweep001")
     assert (job.gpus, job.partition, job.time, job.mem_per_gpu) == (3, "short", "24:00:00", "10G")
     assert evaluations.read(run, "sweep001") == [Element("last", {})]
-    assert evaluations.stage_instead_of(run, "7") == "sweep001"
+    assert evaluations.link_instead_of(run, "7") == "sweep001"

@@ -1,4 +1,4 @@
-"""What the batch script does about a start by itself, under bash: without Python, and without the run directory."""
+"""What the batch script does about a start, under bash alone: without Python, and without the run directory."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Shell:
         self.tool("scontrol", f'case "$*" in {refuses}*) exit 1;; *"show job"*) echo "{shown}";; '
                               f"*hostnames*) echo $3 | tr , '\\n';; esac")
 
-    def start(self, stage: str = "train", restart: int = 0, **env: str) -> int:
+    def start(self, link: str = "train", restart: int = 0, **env: str) -> int:
         record = {"name": "run", "run_id": "ab", "cluster": "slurm", "job": job.make(self.values).as_dict()}
         if self.run.path.exists():
             files.write_json(self.run.run_file, record)
-        asked = chain.request(self.run, job.make(self.values), stage, "t", elements=1)
+        asked = chain.request(self.run, job.make(self.values), link, "t", elements=1)
         if self.run.path.exists():
-            files.write_bytes(_made(self.run.task_pickle(stage)), b"")
+            files.write_bytes(_made(self.run.task_pickle(link)), b"")
         script = self.folder / "script.sh"
         script.write_text(launcher.render(asked))
         return subprocess.run(["bash", str(script)], timeout=60, cwd=self.folder, check=False, env={
@@ -105,7 +105,7 @@ def test_an_element_of_an_array_has_records_of_its_own(shell):
 
 
 @pytest.mark.parametrize(("setup", "line", "code"), [
-    (["true", "module_that_is_not_there load x", "touch reached"], 2, 127),
+    (["true", "module_that_does_not_exist load x", "touch reached"], 2, 127),
     (["load() { true; false; }", "load", "touch reached"], 2, 1),
     (["source {folder}/bad.sh", "touch reached"], 1, 4),
     (["(exit 7)", "touch reached"], 1, 7),
@@ -246,7 +246,7 @@ def test_a_setup_line_fails_alike_on_this_machine(tmp_path):
 
 @needs_root
 def test_nothing_is_run_of_a_folder_that_belongs_to_another_user(shell, capfd):
-    """Somebody who can rename the run's parent folder can put a folder of his own in its place."""
+    """A user who can rename the run's parent folder can replace it by a folder of their own."""
     shell.run.path.chmod(0o777)
     os.chown(shell.run.path, ATTACKER, ATTACKER)
     shell.values["setup"] = ["touch reached"]

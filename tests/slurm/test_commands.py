@@ -91,8 +91,8 @@ sh -c 'trap "" TERM USR2; exec "$0" "$@"' '/opt/my env/bin/python' -u -m submiti
 """
 
 
-def asked(run: Run, values: dict[str, Any], stage: str = "train", after: str | None = None) -> sbatch.JobRequest:
-    return chain.request(run, job.make(values), stage, f"ecm-cluster:{run.name}:{stage}:0123", after)
+def asked(run: Run, values: dict[str, Any], link: str = "train", after: str | None = None) -> sbatch.JobRequest:
+    return chain.request(run, job.make(values), link, f"ecm-cluster:{run.name}:{link}:0123", after)
 
 
 def options(script: str) -> dict[str, str]:
@@ -163,12 +163,12 @@ LINES = ("mem", "cpus-per-task", "comment", "gpus-per-node", "signal", "requeue"
          "job-name", "kill-on-invalid-dep", "exclusive", "account", "partition", "qos")
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize("link", ["train", "evaluate"])
 @pytest.mark.parametrize("name", LINES)
-def test_every_line_that_the_launcher_writes_can_be_omitted(name, stage):
+def test_every_line_that_the_launcher_writes_can_be_omitted(name, link):
     values = {**FULL, "slurm": {name.replace("-", "_"): None}}
-    before = options(launcher.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, stage, after="7")))
-    after = options(launcher.render(asked(Run("/shared/a"), values, stage, after="7")))
+    before = options(launcher.render(asked(Run("/shared/a"), {**FULL, "slurm": {}}, link, after="7")))
+    after = options(launcher.render(asked(Run("/shared/a"), values, link, after="7")))
     assert name in before and after == {k: v for k, v in before.items() if k != name}
 
 
@@ -188,7 +188,7 @@ def test_without_cores_from_sbatch_srun_asks_for_none_either():
     assert "cpus-per-task" not in script
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
+@pytest.mark.parametrize("link", ["train", "evaluate"])
 @pytest.mark.parametrize(("given", "expected"), [
     ({"mem_per_gpu": "none"}, {"mem": None}),
     ({"slurm": {"mem": 0}}, {"mem": "0"}),
@@ -203,13 +203,13 @@ def test_without_cores_from_sbatch_srun_asks_for_none_either():
     ({"slurm": {"exclusive": "user"}}, {"exclusive": "user"}),
     ({"slurm": {"export": "NONE"}}, {"export": "NONE"}),
 ])
-def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_line(given, expected, stage):
+def test_what_a_job_file_says_in_sbatchs_words_takes_the_place_of_the_launchers_line(given, expected, link):
     values = {**FULL, "slurm": {}, **given, "evaluation": {"nodes": 2}}
-    shown = options(launcher.render(asked(Run("/shared/a"), values, stage, after="7")))
+    shown = options(launcher.render(asked(Run("/shared/a"), values, link, after="7")))
     assert {name: shown.get(name) for name in expected} == expected
 
 
-def test_the_number_of_gpus_is_that_of_the_stage_however_they_are_asked_for():
+def test_the_number_of_gpus_is_that_of_the_link_however_they_are_asked_for():
     values = {**FULL, "slurm": {"gres": "gpu:a100:8"}, "evaluation": {"gpus": 2}}
     assert options(launcher.render(asked(Run("/shared/a"), values, "evaluate")))["gres"] == "gpu:a100:2"
     values = {**FULL, "device": "cpu", "slurm": {"gres": "gpu:a100:8", "gpus-per-task": 1}}
@@ -342,20 +342,20 @@ def test_the_traces_of_a_surrounding_job_stay_outside():
     assert sbatch.outside_environment({**inside, **kept}) == kept
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_a_pickle_holds_a_path_and_the_name_of_its_stage(tmp_path, stage):
+@pytest.mark.parametrize("link", ["train", "evaluate"])
+def test_a_pickle_holds_a_path_and_the_name_of_its_link(tmp_path, link):
     run = Run(tmp_path / "it's a run")
-    path = run.task_pickle(stage)
+    path = run.task_pickle(link)
     path.parent.mkdir(parents=True)
-    wanted = asked(run, {"name": run.name, "time": "90"}, stage)
-    launcher.write_task(wanted, chain.task(run, stage))
+    wanted = asked(run, {"name": run.name, "time": "90"}, link)
+    launcher.write_task(wanted, chain.task(run, link))
     stored = path.read_bytes()
     delayed = pickle.loads(stored)
-    assert vars(delayed.function) == {"run": str(run.path), **({} if stage == "train" else {"stage": stage})}
+    assert vars(delayed.function) == {"run": str(run.path), **({} if link == "train" else {"stage": link})}
     assert type(delayed.function).__module__ == "ecm_cluster.node.task"
     assert (delayed.args, delayed.kwargs) == ((), {})
     assert delayed._timeout_min == 90
-    assert len(stored) < 700 + len(str(run.path)), "the class itself travels, not by its name"
+    assert len(stored) < 700 + len(str(run.path)), "the class itself is pickled, not its name"
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -551,7 +551,7 @@ def test_a_driver_is_known_by_the_runs_path_however_it_is_spelled(tmp_path, endi
     run = Run(tmp_path / "my runs" / "it's 1")
     assert driver.find(run) is None
     ending.append(started(run, {"setup": ["exec sleep 60 # a comment with 'one quote"]}))
-    # sleep has taken the shell's place, so this is no driver any more
+    # sleep has taken the shell's place, so this is not a driver any more
     wait_until(lambda: driver._command_line(ending[0]).startswith("sleep"), "the shell becomes sleep", 30)
     assert not driver.alive(run, ending[0])
     ending.append(started(run, {"setup": ["echo 'in the shell", "of the setup'", "sleep 60 # isn't over"]}))

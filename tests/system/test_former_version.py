@@ -55,7 +55,7 @@ def test_the_completion_mark_leads_to_the_manifest_with_its_size(run):
     assert checkpoints.problem(run, last) == "its content does not match its digest"
 
 
-def test_stages_of_evaluations_are_read_and_everything_is_scored(run):
+def test_links_of_evaluations_are_read_and_everything_is_scored(run):
     assert [e.at for e in evaluations.read(run, "evaluate")] == ["epoch 1", "epoch 2", "last"]
     assert run.job("sweep001").gpus == 2, "of which the evaluation block was on record"
     assert evaluations.chain_done(run, "evaluate") and evaluations.chain_done(run, "sweep001")
@@ -112,7 +112,7 @@ def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_t
                                    stderr=log, start_new_session=True)
     files.write_json(run.submission_file("train"), {**record, "job_id": str(started.pid)})
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 3, "training", look=lambda: logs_of(run))
-    assert driver.find(run) == str(started.pid) and driver.stage_of(str(started.pid)) == driver.CHAIN
+    assert driver.find(run) == str(started.pid) and driver.link_of(str(started.pid)) == driver.CHAIN
     assert len(driver.ranks(run)) >= 2, "its supervisor and its worker are distinguished from other processes"
     assert state_of(run)["state"] == "running"
     assert "cancelled driver" in verb("cancel", run.path).stdout

@@ -163,7 +163,7 @@ def test_a_sweep_that_slurm_refuses_leaves_nothing_that_keeps_checkpoints(capsys
     answers(sbatch=None, squeue="", sacct=None, scontrol="", sinfo="")
     code, _, err = call(capsys, on_slurm.path, "--checkpoints", 10, "--vary", "nms_iou=0.7")
     assert code == 2 and "refused" in err
-    assert on_slurm.stages_with_elements() == [] and evaluations.awaited(on_slurm) == set()
+    assert on_slurm.links_with_elements() == [] and evaluations.awaited(on_slurm) == set()
 
 
 # ---------------------------------------------------------------------------------------------- on this machine

@@ -41,17 +41,17 @@ def make_run(path: Path, where: str = "slurm", submitted: float = 1.0, jobs: dic
     files.write_json(run.run_file, {"name": run.name, "run_id": "ab", "submitted": submitted, "cluster": where,
                                     "cwd": str(path), "threads": 1, "job": made.as_dict(),
                                     "digests": {"config": "sha256:0"}})
-    for stage, job_id in ({"train": "7", "evaluate": "8"} if jobs is None else jobs).items():
-        record_job(run, stage, job_id, where)
+    for link, job_id in ({"train": "7", "evaluate": "8"} if jobs is None else jobs).items():
+        record_job(run, link, job_id, where)
     return run
 
 
-def record_job(run: Run, stage: str, job_id: str | None, where: str = "slurm", age: float = 3600) -> None:
-    run.submission_file(stage).parent.mkdir(exist_ok=True)
-    files.write_json(run.submission_file(stage), {"token": f"token {run.name} {stage}", "cluster": where,
+def record_job(run: Run, link: str, job_id: str | None, where: str = "slurm", age: float = 3600) -> None:
+    run.submission_file(link).parent.mkdir(exist_ok=True)
+    files.write_json(run.submission_file(link), {"token": f"token {run.name} {link}", "cluster": where,
                                                   **({"job_id": job_id} if job_id else {})})
-    then = run.submission_file(stage).stat().st_mtime - age
-    os.utime(run.submission_file(stage), (then, then))
+    then = run.submission_file(link).stat().st_mtime - age
+    os.utime(run.submission_file(link), (then, then))
 
 
 def begin(work: Run | Evaluation, number: int, rank: int = 0) -> None:

@@ -236,7 +236,7 @@ def test_a_run_holds_everything_that_it_needs(capsys, small_data, idle, tmp_path
     assert len(counts) == CLASSES
     assert stored["data"]["train"]["dataset"]["ann_file"] == str(small_data / "annotations/lvis_v1_train.json")
     (submission,) = run.submissions()
-    assert (submission.stage, submission.cluster) == ("train", "local")
+    assert (submission.link, submission.cluster) == ("train", "local")
     assert f"submitted: driver {submission.job_id}" in out
     assert "python -m ecm_cluster.status runs/a-run" in out
     assert list_runs(tmp_path / "runs") and list_runs(tmp_path / "runs")[0].path == run.path
@@ -298,7 +298,7 @@ def test_a_submission_killed_while_it_creates_the_run_can_be_repeated_with_the_s
     assert again.spec.job.seed == 5
     assert again.spec.digests["config"] == files.digest(again.config_file)
     assert again.spec.code["digest"] == snapshot.digest(again.code_dir)
-    assert [s.stage for s in again.submissions()] == ["train"]
+    assert [s.link for s in again.submissions()] == ["train"]
 
 
 def test_a_driver_whose_submitter_died_is_found_and_no_second_one_started(capsys, small_data, staying, tmp_path):
@@ -332,7 +332,7 @@ def test_an_interrupted_submission_continues_with_its_own_settings_and_refuses_o
     assert (state["state"], state["next"]) == ("submitting", line)
     code, out, _ = call(capsys, *line.split()[3:])
     assert code == 0, out
-    assert [s.stage for s in run.submissions()] == ["train"]
+    assert [s.link for s in run.submissions()] == ["train"]
 
 
 @pytest.mark.parametrize("cluster", ["slurm", "local"])

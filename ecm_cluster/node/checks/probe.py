@@ -28,8 +28,8 @@ from ..gpu import preflight
 from ..gpu.cuda_driver import Driver, DriverError
 
 ASKED, FOUND = "asked.json", "findings"
-NETWORK_SECONDS = 60.0  # for a collective on the wrong interface, which fails by its time-out alone; the job has 10 minutes
-NETWORK_MIB = 64  # the bandwidth, not the latency, decides how long it takes
+NETWORK_SECONDS = 60.0  # for a collective on the wrong interface, which only times out; the job has 10 minutes
+NETWORK_MIB = 64  # enough that the bandwidth, and not the latency, decides how long it takes
 
 
 class NodeProbe:

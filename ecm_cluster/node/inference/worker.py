@@ -1,6 +1,6 @@
 """The worker process of a rank in an evaluation: inference on its share of the images; rank 0 then scores.
 
-Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT STAGE INDEX CHECKPOINT``.
+Started by the supervisor as ``python -m ecm_cluster.node.inference.worker RUN ATTEMPT LINK INDEX CHECKPOINT``.
 Detections are written in chunks, atomically; a restart with any number of ranks computes only missing chunks.
 """
 
@@ -36,10 +36,10 @@ from ..world import RankInfo, device_index, identify
 SERVING_SECONDS = 30.0  # that a finished rank still serves staged data to nodes that are copying
 
 
-def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
+def main(run_path: str, attempt: int, link: str, index: int, file: str) -> int:
     """Evaluate the checkpoint of this name, which the supervisor has verified; returns 0 on success."""
     run, place = Run(run_path), identify()
-    element = evaluations.read(run, stage)[index]
+    element = evaluations.read(run, link)[index]
     checkpoint = checkpoints.read(run, file)
     assert checkpoint is not None, "the supervisor has read it"
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
@@ -47,18 +47,18 @@ def main(run_path: str, attempt: int, stage: str, index: int, file: str) -> int:
     heartbeat.beat(phase="starting")
     try:
         enter(run)
-        evaluate(run, work, place, attempt, stage, element, checkpoint)
+        evaluate(run, work, place, attempt, link, element, checkpoint)
         return 0
     except BaseException as error:
         record_failure(work, attempt, place.rank, "evaluate", error)
         return 1
 
 
-def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
+def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, link: str, element: Element,
              checkpoint: evaluations.Manifest) -> None:
     """Inference on this rank's share; on rank 0 also the scoring."""
     if not evaluations.has_detections(work):
-        infer(run, work, place, attempt, stage, element, checkpoint)
+        infer(run, work, place, attempt, link, element, checkpoint)
     if place.rank == 0:
         heartbeat.beat(phase="waiting for other ranks")
         while not patiently(partial(evaluations.has_detections, work), STORAGE_SECONDS):
@@ -73,10 +73,10 @@ def evaluate(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: s
         record.write("end", cause="complete", rank=0)
 
 
-def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str, element: Element,
+def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, link: str, element: Element,
           checkpoint: evaluations.Manifest) -> None:
     """Write this rank's missing chunks."""
-    job = run.job(stage)
+    job = run.job(link)
     data = staged_data.prepare(run, job, work, place, attempt, "test")
     from ..mmdet_trainer import imports
 
@@ -86,7 +86,7 @@ def infer(run: Run, work: Evaluation, place: RankInfo, attempt: int, stage: str,
     from ..mmdet_trainer import config as mmdet_config
     from .detect import infer as infer_chunks
 
-    torch.set_num_threads(run.threads(stage))
+    torch.set_num_threads(run.threads(link))
     cfg = mmdet_config.load(run)
     staged_data.use(cfg, data)
     eval_settings.apply(cfg, element.settings)

@@ -21,7 +21,7 @@ class AttemptFailed(RuntimeError):
     """Ends the task with a non-zero code: an incomplete job must never look completed to Slurm."""
 
 
-def create(work: Work, run: Run, place: RankInfo, stage: str, mark: str,
+def create(work: Work, run: Run, place: RankInfo, link: str, mark: str,
            basis: Callable[[Any], dict[str, Any]]) -> int:
     """Take the next number.
 
@@ -33,7 +33,7 @@ def create(work: Work, run: Run, place: RankInfo, stage: str, mark: str,
         AttemptFailed: Nothing may begin.
     """
     work.attempts_dir.mkdir(parents=True, exist_ok=True)
-    require_ownership(work, run, place, stage)
+    require_ownership(work, run, place, link)
     postmortem.close_open(work, place)
     if stop := endings.no_progress(work):
         preflight.refuse(work, run, place, stop)
@@ -44,23 +44,23 @@ def create(work: Work, run: Run, place: RankInfo, stage: str, mark: str,
                   "job_id": place.job_id, "cluster": place.cluster, "restart": place.restart, "token": place.token,
                   "nodes": place.nodes, "world_size": place.world_size, **basis(ledger)}
         # after the number was found: a start that comes later takes it, and then the link fails
-        require_ownership(work, run, place, stage)
+        require_ownership(work, run, place, link)
         if files.create_exclusive(work.attempt_file(number), json.dumps(record, indent=1)):
             return number
 
 
-def require_ownership(work: Work, run: Run, place: RankInfo, stage: str) -> None:
+def require_ownership(work: Work, run: Run, place: RankInfo, link: str) -> None:
     """End a start that stood still while Slurm, or the user, has put another one in its place.
 
     Raises:
         AttemptFailed: It is stale. Nothing hangs on its exit: the job on record is another, or runs again already.
     """
-    why = stale(work, run, place, stage)
+    why = stale(work, run, place, link)
     if why:
         raise AttemptFailed(why)
 
 
-def stale(work: Work, run: Run, place: RankInfo, stage: str) -> str | None:
+def stale(work: Work, run: Run, place: RankInfo, link: str) -> str | None:
     """Why this start of a job must not take part in the run any more, if another one has its place."""
     newest = work.newest_attempt()
     record = work.read_attempt(newest) if newest else {}
@@ -69,4 +69,4 @@ def stale(work: Work, run: Run, place: RankInfo, stage: str) -> str | None:
     if same and int(record.get("restart") or 0) > place.restart:
         return (f"stale start: job {place.job_id} was restarted: restart {record['restart']} has begun attempt "
                 f"{newest}, and this is restart {place.restart}")
-    return submissions.stale(run, stage, place.token, place.job_id)
+    return submissions.stale(run, link, place.token, place.job_id)

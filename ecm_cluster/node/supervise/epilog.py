@@ -1,6 +1,6 @@
 """What the batch shell does when its job step is gone: record the end if nobody has, and requeue where that is right.
 
-Run by the batch script's EXIT trap as ``python -m ecm_cluster.node.supervise.epilog RUN STAGE CODE``, CODE being what
+Run by the batch script's EXIT trap as ``python -m ecm_cluster.node.supervise.epilog RUN LINK CODE``, CODE being what
 srun returned, or ``none`` where the shell was ended before srun. Imports nothing heavy: it may have seconds only.
 """
 
@@ -24,39 +24,39 @@ from ...slurm import commands, site
 from ...slurm.sbatch import TOKEN_ENV
 from .. import world
 
-LAST_WORDS_BYTES = 4000  # of the job's log, which srun's own lines about its step end
+LAST_WORDS_BYTES = 4000  # of the job's log, at whose end srun says what became of its step
 LAST_LINES = 3  # of the log, and 500 characters, in the detail of a failed start
 NAMED_BY_SRUN = re.compile(r"^srun: error: (\S+): tasks?\b.*: Exited with", re.MULTILINE)
 PATIENCE_SECONDS = 60.0  # for slurmctld under load: without an answer nobody requeues the job, and the run stops
 STARTED = "Starting with JobEnvironment"  # submitit's first words in each start of the job
 
 
-def main(run_path: str, stage: str, code: str) -> int:
+def main(run_path: str, link: str, code: str) -> int:
     """Always 0: the script's own exit code stays."""
     run = Run(run_path)
-    work = work_of(run, stage)
+    work = work_of(run, link)
     if work is not None:
-        after_step(run, work, stage, int(code) if code.isdigit() else None)
-    if stage == chain.TRAIN and run.completion():
+        after_step(run, work, link, int(code) if code.isdigit() else None)
+    if link == chain.TRAIN and run.completion():
         with contextlib.suppress(UserError):  # `status` and `resume` try it again
             chain.submit_refused(run, locks.PATIENCE_ON_NODES)
     return 0
 
 
-def work_of(run: Run, stage: str) -> Work | None:
-    """What the stage's job works on; None where an evaluation has found no checkpoint."""
-    if stage == chain.TRAIN:
+def work_of(run: Run, link: str) -> Work | None:
+    """What the link's job works on; None where an evaluation has found no checkpoint."""
+    if link == chain.TRAIN:
         return run
-    return evaluations.of_element(run, evaluations.read(run, stage)[world.element()])
+    return evaluations.of_element(run, evaluations.read(run, link)[world.element()])
 
 
-def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
+def after_step(run: Run, work: Work, link: str, code: int | None) -> None:
     """Close the attempt, ask what follows, and do it if this job may."""
     job_id, restart = world.batch_start()
     newest, start = work.newest_attempt(), f"slurm:{job_id}:{restart}"
     took_part = bool(newest) and is_of(work, newest, job_id, restart)
     # the fence: a stale start decides nothing, nor does one that found the work done
-    if not took_part and (code == 0 or not still_its_turn(run, work, stage, job_id, restart)):
+    if not took_part and (code == 0 or not still_its_turn(run, work, link, job_id, restart)):
         return
     own = starts.on_record(run, job_id).get(restart)
     # a shell that is being ended itself has seconds; one whose step has ended can wait for slurmctld
@@ -68,7 +68,7 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     if refused is not None and (refused["start"] != start or refused.writer == "shell"):
         refused = None
     if not took_part and refused is None:
-        if endings.is_done(work) or run.cancelled(stage):
+        if endings.is_done(work) or run.cancelled(link):
             return
         refused = record_failed_start(run, ledger, own, answer, restart, code)
     if took_part and endings.last_end(work.events(newest), newest) is None:
@@ -83,24 +83,25 @@ def after_step(run: Run, work: Work, stage: str, code: int | None) -> None:
     decision = endings.decide(work)
     # a job whose work is done must end well too, as what comes behind it waits for that
     again = decision.action == "continue" or (decision.action == "done" and code != 0)
-    if again and may_requeue(answer, restart) and not run.cancelled(stage):
+    if again and may_requeue(answer, restart) and not run.cancelled(link):
         nodes = leave_out(run, work, start, ledger)
-        if carry_on(run, work, newest, stage, ledger, decision.reason) and nodes:
+        if carry_on(run, work, newest, link, ledger, decision.reason) and nodes:
             commands.leave_out(job_id, nodes)
     elif again and answer is None:
         ledger.write("stopped", detail="Slurm did not answer, so the job could not be requeued",
                      next=chain.resume_line(run))
 
 
-def still_its_turn(run: Run, work: Work, stage: str, job_id: str, restart: int) -> bool:
-    """Whether a start that took no attempt is its stage's newest: of the job on record, and no later start of it."""
+def still_its_turn(run: Run, work: Work, link: str, job_id: str, restart: int) -> bool:
+    """Whether a start that took no attempt is its link's newest: of the job on record, and no later start of it."""
     newest = work.newest_attempt()
     record = work.read_attempt(newest) if newest else {}
     if str(record.get("job_id")) == job_id:
         return int(record.get("restart") or 0) < restart
-    token, recorded = os.environ.get(TOKEN_ENV, ""), run.submission(stage)
+    token, recorded = os.environ.get(TOKEN_ENV, ""), run.submission(link)
     known = bool(token or recorded.get("job_id") or not newest)
-    return known and submissions.stale(run, stage, token, job_id, patience=5.0) is None
+    # less than OUTDATED_SECONDS: a shell that is being ended has KillWait, 30 s by default
+    return known and submissions.stale(run, link, token, job_id, patience=5.0) is None
 
 
 def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | None, answer: Mapping[str, str] | None,
@@ -211,7 +212,7 @@ def is_of(work: Work, attempt: int, job_id: str, restart: int) -> bool:
     return str(record.get("job_id")) == job_id and int(record.get("restart") or 0) == restart
 
 
-def carry_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Ledger, reason: str) -> bool:
+def carry_on(run: Run, work: Work, attempt: int, link: str, ledger: ledgers.Ledger, reason: str) -> bool:
     """Requeue this job; where Slurm refuses, submit a successor; where that fails too, say what the user can type.
 
     Returns:
@@ -226,14 +227,14 @@ def carry_on(run: Run, work: Work, attempt: int, stage: str, ledger: ledgers.Led
     accepted = commands.requeue(job_id, restart, os.environ.get(TOKEN_ENV, ""))
     files.kill_point("after-requeue", run.path)
     ledger.write("requeue", accepted=accepted, cause=reason)
-    return accepted or succeed(run, attempt, stage, job_id, ledger)
+    return accepted or succeed(run, attempt, link, job_id, ledger)
 
 
-def succeed(run: Run, attempt: int, stage: str, job_id: str, ledger: ledgers.Ledger) -> bool:
+def succeed(run: Run, attempt: int, link: str, job_id: str, ledger: ledgers.Ledger) -> bool:
     """Submit a job in place of this one, which Slurm will not run again; behind a training, with its evaluation."""
     try:
-        new = successor.successor(run, attempt, job_id) if stage == chain.TRAIN else \
-            successor.evaluation_successor(run, stage, world.element(), job_id)
+        new = successor.successor(run, attempt, job_id) if link == chain.TRAIN else \
+            successor.evaluation_successor(run, link, world.element(), job_id)
     except (UserError, OSError, subprocess.SubprocessError) as error:
         ledger.write("stopped", detail=f"no job could be submitted in place of job {job_id}: {error}",
                      next=chain.resume_line(run))

@@ -1,7 +1,7 @@
 """The chain on one machine: what Slurm's requeue and dependency do on a cluster, one step after the other.
 
-Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver STAGE RUN``;
-STAGE is ``chain`` for the training and what stands behind it. It runs each stage through submitit's local executor,
+Started detached by ``submit --cluster local`` as ``python -m ecm_cluster.node.supervise.local_driver LINK RUN``;
+LINK is ``chain`` for the training and what stands behind it. It runs each link through submitit's local executor,
 the elements of an array one after the other, runs what stopped resumably again, and starts an evaluation only on a
 existing checkpoint. SIGTERM or Ctrl-C to it is a cancel: the ranks commit and end, and the run can be resumed.
 """
@@ -25,46 +25,46 @@ from ..world import DRIVER_ENV, ELEMENT_ENV
 
 
 class LocalDriver:
-    """Runs the chain of one run, or one stage of it."""
+    """Runs the chain of one run, or one link of it."""
 
-    def __init__(self, run: Run, stage: str) -> None:
-        self.run, self.job = run, run.job(chain.TRAIN if stage == driver.CHAIN else stage)
-        self.stages = chain.stages(self.job) if stage == driver.CHAIN else [stage]
+    def __init__(self, run: Run, link: str) -> None:
+        self.run, self.job = run, run.job(chain.TRAIN if link == driver.CHAIN else link)
+        self.links = chain.links(self.job) if link == driver.CHAIN else [link]
         self.token = os.environ.get(TOKEN_ENV, "")
-        self.on_record = chain.TRAIN if stage == driver.CHAIN else stage
+        self.on_record = chain.TRAIN if link == driver.CHAIN else link
         self._process: Any = None
         self._cancelled = False
 
     def run_chain(self) -> int:
-        """All stages; 0 when the last is done."""
+        """All links; 0 when the last is done."""
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGINT, self._cancel)
         failed = False
-        for stage in self.stages:
-            several = 1 if stage == chain.TRAIN else len(evaluations.read(self.run, stage))
+        for link in self.links:
+            several = 1 if link == chain.TRAIN else len(evaluations.read(self.run, link))
             for index in range(several):
-                name = stage if several == 1 else f"{stage} {index}"
+                name = link if several == 1 else f"{link} {index}"
                 say(f"{name}: starting")
-                decision = self._run_step(stage, index)
+                decision = self._run_step(link, index)
                 say(f"{name}: {decision.action}: {decision.reason}")
                 failed |= decision.action != "done"
-                if failed and (stage == chain.TRAIN or self._cancelled):
+                if failed and (link == chain.TRAIN or self._cancelled):
                     return 1
         return int(failed)
 
-    def _run_step(self, stage: str, index: int) -> endings.Decision:
-        asked = chain.request(self.run, self.job, stage, token="local")
+    def _run_step(self, link: str, index: int) -> endings.Decision:
+        asked = chain.request(self.run, self.job, link, token="local")
         os.environ[ELEMENT_ENV] = str(index)
         idle = 0
         while True:
-            if self._cancelled or self.run.cancelled(stage):
+            if self._cancelled or self.run.cancelled(link):
                 return endings.Decision("stop", "cancelled")
             stale = submissions.stale(self.run, self.on_record, self.token, "")
             if stale:
                 return endings.Decision("stop", stale)
             work: Work = self.run
-            if stage != chain.TRAIN:
-                element = evaluations.read(self.run, stage)[index]
+            if link != chain.TRAIN:
+                element = evaluations.read(self.run, link)[index]
                 found = evaluations.of_element(self.run, element)
                 if found is None:
                     return endings.Decision("stop", f"there is no checkpoint: {element.at}")
@@ -72,7 +72,7 @@ class LocalDriver:
                     return endings.Decision("done", "scored already")
                 work = found
             before = work.newest_attempt()
-            job_id = self._launch(stage, asked.job.world_size)
+            job_id = self._launch(link, asked.job.world_size)
             newest = work.newest_attempt()
             # the fence: what another machine has begun meanwhile is not this driver's to decide on
             if newest > before and str(work.read_attempt(newest)["job_id"]) != job_id:
@@ -87,13 +87,13 @@ class LocalDriver:
             if idle == endings.NO_PROGRESS_LIMIT:
                 why = f"{idle} starts in a row began no attempt; see {self.run.submitit_dir}"
                 return endings.Decision("stop", why)
-            say(f"{stage}: attempt {work.newest_attempt()} ended ({decision.reason}); continuing")
+            say(f"{link}: attempt {work.newest_attempt()} ended ({decision.reason}); continuing")
 
-    def _launch(self, stage: str, tasks: int) -> str:
-        """Run a stage's tasks to their end; their job id."""
+    def _launch(self, link: str, tasks: int) -> str:
+        """Run a link's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
         executor = launcher.local_executor(self.run, self.job, tasks)
-        controller = executor.submit(chain.task(self.run, stage))
+        controller = executor.submit(chain.task(self.run, link))
         self._process = controller._process
         while self._process.poll() is None:
             time.sleep(0.2)  # of a local process: no storage is asked

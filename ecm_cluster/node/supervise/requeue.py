@@ -46,7 +46,7 @@ def missed_signal(place: RankInfo) -> str:
     return slurm_ends.why_signalled(commands.show_job(place.job_id), place.restart, 0, None)
 
 
-def after_stop(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str,
+def after_stop(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, link: str,
                received: list[str]) -> dict[str, Any]:
     """Rank 0: why all ranks have stopped, on record as the attempt's end, and what they do now.
 
@@ -61,7 +61,7 @@ def after_stop(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any,
     failed = endings.failed_commit(work.events(attempt, "train000"), attempt)
     lost = f"; {failed}" if failed else ""
     if not place.on_slurm:
-        cause = "cancelled" if run.cancelled(stage) else "signalled"
+        cause = "cancelled" if run.cancelled(link) else "signalled"
         ledger.write("end", cause=cause, detail=f"{signals or 'signal'} received{lost}", rank=0, next="stop")
         return {"action": "stop", "cause": cause}
     cause = why_signalled(run, place)
@@ -72,14 +72,14 @@ def after_stop(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any,
     return {"action": action, "cause": cause}
 
 
-def requeue(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> str | None:
+def requeue(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, link: str) -> str | None:
     """Have Slurm run this job again after its commit; where it refuses, submit a successor.
 
     Returns:
         None where this task is to stay until Slurm ends it; else why it must fail.
     """
     # asked again, since a scancel may have come meanwhile: a requeue would bring the cancelled job back to life
-    cause = "cancelled" if run.cancelled(stage) else why_signalled(run, place)
+    cause = "cancelled" if run.cancelled(link) else why_signalled(run, place)
     if cause == "requeued":
         return None
     if cause not in causes.REQUEUES or work.newest_attempt() != attempt:
@@ -91,11 +91,11 @@ def requeue(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, st
     ledger.write("requeue", accepted=accepted, cause=cause)
     if accepted or (cause == "preempted" and slurm_requeues(place)):
         return None
-    epilog.succeed(run, attempt, stage, place.job_id, ledger)
+    epilog.succeed(run, attempt, link, place.job_id, ledger)
     return "Slurm refused the requeue; a job submitted in its place continues the run, or `resume` does"
 
 
-def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> bool:
+def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, link: str) -> bool:
     """Rank 0 and the batch shell may have gone with their node: the first task of another node does their last work.
 
     Returns:
@@ -111,12 +111,12 @@ def stand_in(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, s
     what = "a node failed" if cause == "node failure" else "the batch shell was killed"
     ledger.write("end", cause=cause, rank=place.rank, next="stop", detail=f"{what}: Slurm has ended job {place.job_id}")
     decision = endings.decide(work)
-    if decision.action == "continue" and not run.cancelled(stage):
-        epilog.carry_on(run, work, attempt, stage, ledger, decision.reason)
+    if decision.action == "continue" and not run.cancelled(link):
+        epilog.carry_on(run, work, attempt, link, ledger, decision.reason)
     return True
 
 
-def outlive(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, stage: str) -> None:
+def outlive(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, link: str) -> None:
     """After a failure that only followed from another rank's: wait for word of rank 0's node, and stand in for it.
 
     Gloo notices within a second that a node is gone, slurmctld only after SlurmdTimeout. A rank that left before would
@@ -125,7 +125,7 @@ def outlive(run: Run, work: Work, attempt: int, place: RankInfo, ledger: Any, st
     end = time.monotonic() + OUTLIVE_SECONDS
     while place.on_slurm and place.node != 0 and time.monotonic() < end and not work.abort_file(attempt).exists():
         time.sleep(2.0)
-        if stand_in(run, work, attempt, place, ledger, stage):
+        if stand_in(run, work, attempt, place, ledger, link):
             return
 
 

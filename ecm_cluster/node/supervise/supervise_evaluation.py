@@ -28,10 +28,10 @@ class EvaluationSupervisor(Supervisor):
     process = "evaluation worker"
     work: Evaluation
 
-    def __init__(self, work: Evaluation, run: Run, stage: str, index: int, checkpoint: Manifest) -> None:
+    def __init__(self, work: Evaluation, run: Run, link: str, index: int, checkpoint: Manifest) -> None:
         super().__init__(work, run)
-        self.stage, self.index, self.checkpoint = stage, index, checkpoint
-        self.element = evaluations.read(run, stage)[index]
+        self.link, self.index, self.checkpoint = link, index, checkpoint
+        self.element = evaluations.read(run, link)[index]
         self._preempted, self._asked = False, float("-inf")
 
     def already_done(self) -> bool:
@@ -41,7 +41,7 @@ class EvaluationSupervisor(Supervisor):
         return super().on_gpu() and not evaluations.has_detections(self.work)  # scoring alone takes none
 
     def arguments(self) -> list[str]:
-        return [self.stage, str(self.index), self.checkpoint.file]
+        return [self.link, str(self.index), self.checkpoint.file]
 
     def basis(self, ledger: Any) -> dict[str, Any]:
         # where the model has answered on all images already, nothing is read of it any more
@@ -83,7 +83,7 @@ class EvaluationSupervisor(Supervisor):
             self._preempted = True
             if not requeue.slurm_requeues(self.place):
                 self._end(cause, received, ledger)
-                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.stage)
+                refused = requeue.requeue(self.training, self.work, attempt, self.place, ledger, self.link)
                 if refused is None:
                     postmortem.abort(self.work, attempt, ledger, rank=0, cause=cause)
 
@@ -92,7 +92,7 @@ class EvaluationSupervisor(Supervisor):
         ledger.write("end", cause=cause, detail=detail, rank=0, next="stop")
 
     def _cause(self) -> str:
-        if self.training.cancelled(self.stage):
+        if self.training.cancelled(self.link):
             return "cancelled"
         if not self.place.on_slurm:
             # the signal may follow the driver's death, after which nothing starts the evaluation again
@@ -100,23 +100,23 @@ class EvaluationSupervisor(Supervisor):
         return requeue.ask(self.training, self.place)
 
 
-def main(run: str, stage: str) -> None:
+def main(run: str, link: str) -> None:
     """What a task of an evaluation's job does."""
-    evaluation_supervisor(Run(run), stage).run()
+    evaluation_supervisor(Run(run), link).run()
 
 
-def evaluation_supervisor(run: Run, stage: str) -> EvaluationSupervisor:
-    """The supervisor of this job's element of a stage.
+def evaluation_supervisor(run: Run, link: str) -> EvaluationSupervisor:
+    """The supervisor of this job's element of a link.
 
     Raises:
         AttemptFailed: Its checkpoint does not exist; a half-trained model is never scored as if it were the result.
     """
     index = world.element()
-    element = evaluations.read(run, stage)[index]
+    element = evaluations.read(run, link)[index]
     checkpoint = evaluations.resolve(run, element.at)
     if checkpoint is None:
         incomplete = element.at == evaluations.LAST and run.completion() is None
         why = f"{run.name} is not complete" if incomplete else f"{run.name} has no such checkpoint"
         raise AttemptFailed(f"{element.at}: {why}, so its evaluation does not run")
     work = evaluations.evaluation_of(run, checkpoint, element.settings)
-    return EvaluationSupervisor(work, run, stage, index, checkpoint)
+    return EvaluationSupervisor(work, run, link, index, checkpoint)

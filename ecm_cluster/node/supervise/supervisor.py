@@ -35,7 +35,7 @@ class Supervisor:
     """Carries one rank of one piece of work through one start of its job."""
 
     process = ""  # the worker's name in `processes`
-    stage = "train"
+    link = "train"
 
     def __init__(self, work: Work, run: Run) -> None:
         self.work, self.training = work, run
@@ -56,7 +56,7 @@ class Supervisor:
 
     def on_gpu(self) -> bool:
         """Whether the worker will need its GPU."""
-        return self.training.job(self.stage).device == "cuda"
+        return self.training.job(self.link).device == "cuda"
 
     def arguments(self) -> list[str]:
         """The worker's arguments besides run and attempt."""
@@ -78,7 +78,7 @@ class Supervisor:
         if self.on_gpu() and not self.already_done():
             preflight.require(self.work, self.training, self.place)
         while not self._done():
-            if patiently(partial(self.training.cancelled, self.stage), STORAGE_SECONDS):
+            if patiently(partial(self.training.cancelled, self.link), STORAGE_SECONDS):
                 raise AttemptFailed("not started: the run is cancelled")
             attempt = self.take_attempt()
             if attempt is None:
@@ -132,7 +132,7 @@ class Supervisor:
         """The attempt's number: rank 0 creates its file, the others wait for it. None: the work is done."""
         mark = f"{self.place.identity}:{self.generation}"
         if self.place.rank == 0:
-            return attempts.create(self.work, self.training, self.place, self.stage, mark, self.basis)
+            return attempts.create(self.work, self.training, self.place, self.link, mark, self.basis)
         end, near, quiet = time.monotonic() + JOIN_SECONDS, watchdog.Siblings(self.place.world_size), Quiet()
         while time.monotonic() < end:
             with quiet:
@@ -161,7 +161,7 @@ class Supervisor:
         # one that came between the start and forward_to has reached this process alone
         if signals.asked_to_stop():
             watching.send(worker, signal.SIGTERM)
-        minutes = self.training.job(self.stage).hang_minutes
+        minutes = self.training.job(self.link).hang_minutes
         watch = watching.Watch(self.work, self.place, attempt, ledger, self.memory, 60 * minutes,
                                partial(self.poll_signals, attempt, ledger))
         aside = self.aside(attempt) if self.place.rank == 0 else []
@@ -200,9 +200,9 @@ class Supervisor:
     def after_failure(self, attempt: int, ledger: Any, code: int) -> None:
         """Record a crash or kill once, tell the other ranks, and fail the task."""
         with Quiet():
-            stood_in = requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
+            stood_in = requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.link)
             if not stood_in and postmortem.only_follows(self.work, self.place, attempt, code, self.log_begin):
-                requeue.outlive(self.training, self.work, attempt, self.place, ledger, self.stage)
+                requeue.outlive(self.training, self.work, attempt, self.place, ledger, self.link)
         with Quiet():
             if not patiently(self.work.abort_file(attempt).exists, STORAGE_SECONDS):
                 patiently(partial(postmortem.record_exit, self.work, self.place, attempt, ledger, code, self.log_begin,
@@ -216,7 +216,7 @@ class Supervisor:
         due = time.monotonic() - self._stood_in > ASK_AGAIN_SECONDS
         if self.place.node != 0 and signals.asked_to_stop() and due:
             self._stood_in = time.monotonic()
-            requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.stage)
+            requeue.stand_in(self.training, self.work, attempt, self.place, ledger, self.link)
 
     def stopped_early(self, attempt: int) -> bool:
         """Whether rank 0's supervisor has ended the workers as a signal came, and not as one of them failed."""
@@ -230,7 +230,7 @@ class Supervisor:
         if self.place.rank == 0:
             # what it reads may fail, and comes before what it does
             decided = patiently(partial(requeue.after_stop, self.training, self.work, attempt, self.place, ledger,
-                                        self.stage, received), STORAGE_SECONDS)
+                                        self.link, received), STORAGE_SECONDS)
             with Quiet():  # on a full disk the others do not learn it, and end with this task
                 patiently(partial(files.write_json, self.work.decision_file(attempt), decided), ASK_AGAIN_SECONDS)
         else:
@@ -241,7 +241,7 @@ class Supervisor:
         if decided["action"] == "stay":
             if self.place.rank == 0 and decided["cause"] in causes.REQUEUES:
                 refused = patiently(partial(requeue.requeue, self.training, self.work, attempt, self.place, ledger,
-                                            self.stage), STORAGE_SECONDS)
+                                            self.link), STORAGE_SECONDS)
                 if refused:
                     raise AttemptFailed(refused)
             decision.stay(self.work, attempt)

@@ -71,7 +71,7 @@ class Watch:
         finally:
             looks.close()
             if beats is not None:
-                beats.close(patience=2.0)
+                beats.close(patience=2.0)  # for a last heartbeat; storage that hangs must not hold up the end
 
     def _look(self) -> StorageReport:
         abort = postmortem.read_abort(self.work, self.attempt)

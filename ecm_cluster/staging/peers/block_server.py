@@ -84,7 +84,7 @@ class BlockServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 128  # socketserver's 5 are too few where all nodes begin to copy at once
 
     def __init__(self, addresses: Sequence[str], secret: Secret, answer: Callable[[str], Answer]) -> None:
         self.secret, self.answer = secret, answer

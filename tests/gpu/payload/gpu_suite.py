@@ -1,4 +1,4 @@
-"""Taken along by the runs of the GPU suite (``--code``): a hook that records steps and disturbs them."""
+"""Frozen into the runs of the GPU suite (``--code``): a hook that records steps and disturbs them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ mmcv.ops.RoIAlignOnCpu = RoIAlignOnCpu  # where mmdet's extractors look their la
 
 @HOOKS.register_module()
 class GpuSuite(Hook):
-    """Notes what each step starts from, and disturbs the training at the steps it is told.
+    """Notes what each step starts from, and disturbs the training at the steps given.
 
     Args:
         folder: Where the notes go, a file for each attempt and rank.

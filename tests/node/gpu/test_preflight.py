@@ -82,17 +82,17 @@ def test_a_driver_that_hangs_is_not_waited_for(node, monkeypatch):
                                         "--exclude, or tell its administrator", of_node=True)
 
 
-@pytest.mark.parametrize(("spoil", "text"), [
+@pytest.mark.parametrize(("breakage", "text"), [
     (lambda packages: (packages / "torch/version.py").write_text("cuda: Optional[str] = None\n"),
      "is built for the CPU alone; install a build for CUDA"),
     (lambda packages: (packages / "mmcv/_ext.so").unlink(), "has no compiled operators; install mmcv-full"),
     (lambda packages: files.write_bytes(packages / "mmcv/_ext.so", Path(sys.executable).resolve().read_bytes()),
      "has operators for the CPU alone; run `make setup` where nvcc is"),
 ])
-def test_what_no_node_can_run_is_not_the_nodes_fault(node, spoil, text):
+def test_what_no_node_can_run_is_not_the_nodes_fault(node, breakage, text):
     (node.packages / "mmcv/_ext.so").unlink()
     node.operators.symlink_to(sys.executable)
-    spoil(node.packages)
+    breakage(node.packages)
     problem = preflight.check(0)
     assert problem is not None
     assert text in problem.text

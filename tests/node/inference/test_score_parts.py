@@ -1,4 +1,4 @@
-"""Figures are those that mmdet's own datasets give for the same answers of a model, whatever the dataset says."""
+"""Figures are those that mmdet's own datasets give for the same answers of a model, for any dataset."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def identical(ours: list[Any], theirs: list[Any]) -> None:
 def same(ours: dict[str, Any], theirs: dict[str, Any], kinds: tuple[str, ...] = ("bbox", "segm"), before: str = "",
          behind: str = "", without: str = "") -> None:
     """Every figure that mmdet gives, which it rounds."""
-    assert any(0 < theirs[f"{before}{kind}_mAP"] < 1 for kind in kinds)  # something is told apart
+    assert any(0 < theirs[f"{before}{kind}_mAP"] < 1 for kind in kinds)  # the comparison is not trivial
     for kind in kinds:
         for name, mine in COCO_NAMES.items():
             value, expected = ours["figures"][kind + behind][mine], theirs[f"{before}{kind}_{name}"]

@@ -13,7 +13,7 @@ from small import ROOT, job_flags, logs_of, wait_until
 from users import environment, home_of, needs_root, run_as, shared_folder
 
 from ecm_cluster.base import files
-from ecm_cluster.node.supervise import postmortem
+from ecm_cluster.node.supervise import decision, postmortem
 from ecm_cluster.rundir.run import Run
 
 ALONE = 61003  # of whom no other test runs anything at the same time
@@ -56,10 +56,10 @@ def test_an_abort_that_is_damaged_still_ends_the_ranks(tmp_path, text):
     assert found is not None and found["stopped"] is True
 
 
-@pytest.mark.parametrize("decision", [[], {}, {"action": "jump", "cause": "x"}, {"action": "stay"}, "again", None])
-def test_a_decision_that_is_none_is_waited_for(tmp_path: Path, decision, capsys):
+@pytest.mark.parametrize("invalid", [[], {}, {"action": "jump", "cause": "x"}, {"action": "stay"}, "again", None])
+def test_an_invalid_decision_is_waited_out(tmp_path: Path, invalid, capsys):
     path = tmp_path / "decision.json"
-    files.write_json(path, decision)
+    files.write_json(path, invalid)
     assert decision.read(path, 0.0001) is None
     files.write_json(path, {"action": "stay", "cause": "preempted"})
     assert decision.read(path, 5.0) == {"action": "stay", "cause": "preempted"}
@@ -88,15 +88,15 @@ def test_a_user_without_a_name_a_home_and_a_locale_trains_and_nobody_else_is_lis
                   cwd=home / "here")
     assert done.returncode == 0, done.stderr
     (home / "here").rmdir()
-    heard: set[str] = set()
+    sockets: set[str] = set()
 
     def is_over() -> bool:
-        heard.update(listening(ALONE))
+        sockets.update(listening(ALONE))
         return not [path for path in Path("/proc").glob("[0-9]*") if is_of(path, ALONE)]
 
     wait_until(is_over, "the run ends", 300, lambda: logs_of(run))
     assert run.completion(), logs_of(run)
-    assert heard == {"0100007F"}
+    assert sockets == {"0100007F"}
     assert sorted(run.evaluations_dir.glob("*/metrics*.json")), logs_of(run)
 
 

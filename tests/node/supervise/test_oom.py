@@ -1,4 +1,4 @@
-"""Kills for want of memory are counted where the kernel counts them, in either kind of cgroup."""
+"""Kills for lack of memory are counted where the kernel counts them, in either kind of cgroup."""
 
 from __future__ import annotations
 

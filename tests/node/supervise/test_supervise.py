@@ -76,7 +76,7 @@ def began(work: Work) -> None:
     files.create_exclusive(_folder(work.attempt_file(1)), json.dumps({"number": 1, "job_id": "77"}))
 
 
-def heeds(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
+def signalled(supervisor: Any) -> tuple[list[str], dict[str, Any] | None]:
     """Let it look at a signal; the ends that are on record then, and the order to the workers to end."""
     signals.ask_to_stop(signal.SIGTERM)
     supervisor.poll_signals(1, supervisor.work.ledger(1, "task000"))
@@ -97,30 +97,30 @@ def evaluation(run) -> EvaluationSupervisor:
 
 @pytest.mark.parametrize("script", [
     said("RUNNING"), said("RUNNING", end="2000-01-01T00:00:00"), said("RUNNING", preempted=True)],
-    ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back"])
+    ids=["a user's signal", "near its time limit", "preempted, and Slurm brings it back"])
 def test_an_evaluation_continues_where_nothing_has_to_be_done_for_it_to_come_back(evaluation, slurm, script):
     slurm(script)
-    assert heeds(evaluation) == ([], None)
+    assert signalled(evaluation) == ([], None)
     assert slurm.requeues() == 0 and not signals.asked_to_stop()
 
 
 def test_an_evaluation_that_was_preempted_ends_as_such_when_its_grace_is_over(evaluation, slurm):
     slurm(said("RUNNING", preempted=True))
-    heeds(evaluation)
+    signalled(evaluation)
     slurm(said("COMPLETING", restarts=1))
-    assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
+    assert signalled(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
 
 
 def test_an_evaluation_requeues_its_job_where_slurm_would_not(evaluation, slurm):
     slurm(said("RUNNING", preempted=True, mode="CANCEL"))
-    assert heeds(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
+    assert signalled(evaluation) == (["preempted"], {"rank": 0, "cause": "preempted"})
     assert slurm.requeues() == 1
 
 
 @pytest.mark.slow
 def test_an_evaluation_that_slurm_will_not_run_again_uses_its_grace(evaluation, slurm):
     slurm(REFUSES + said("RUNNING", preempted=True, mode="CANCEL"))
-    assert heeds(evaluation) == (["preempted"], None)
+    assert signalled(evaluation) == (["preempted"], None)
 
 
 @pytest.mark.parametrize("marked", [True, False])
@@ -128,15 +128,15 @@ def test_a_cancelled_evaluation_ends_at_once(run, evaluation, slurm, marked):
     slurm(said("RUNNING") if marked else said("COMPLETING"))
     if marked:
         files.write_json(run.cancel_file, {"time": 1.0})
-    assert heeds(evaluation) == (["cancelled"], {"rank": 0, "cause": "cancelled"})
+    assert signalled(evaluation) == (["cancelled"], {"rank": 0, "cause": "cancelled"})
     assert slurm.requeues() == 0
 
 
 def test_an_evaluation_continues_while_slurm_does_not_answer_and_asks_again_later(evaluation, slurm):
     slurm("exit 1\n")
-    assert heeds(evaluation) == ([], None)
+    assert signalled(evaluation) == ([], None)
     asked = len(slurm.calls().splitlines())
-    assert heeds(evaluation) == ([], None)
+    assert signalled(evaluation) == ([], None)
     assert len(slurm.calls().splitlines()) == asked == 1 and signals.asked_to_stop()
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_last_checkpoint_is_not_scored_and_the_evaluation_says_why(com
     with pytest.raises(NotStartable, match=f"{path.name} is damaged: its content does not match its digest; restore"):
         supervisor.run()
     decision = endings.decide(supervisor.work)
-    assert decision.action == "stop" and f"{path.name} is damaged" in decision.reason, "no start would mend that"
+    assert decision.action == "stop" and f"{path.name} is damaged" in decision.reason, "no start would repair that"
     assert supervisor.work.attempts() == [] and supervisor.work.all_metrics() == []
 
 
@@ -226,21 +226,21 @@ def test_before_its_first_step_a_training_is_ended_where_waiting_for_it_brings_n
     slurm(script)
     if phase:
         training.memory.write(phase=phase)
-    assert heeds(training) == ([], {"rank": 0, "cause": cause, "stopped": True})
+    assert signalled(training) == ([], {"rank": 0, "cause": cause, "stopped": True})
     assert training.stopped_early(1)
 
 
 @pytest.mark.parametrize("script", [
     said("RUNNING"), said("RUNNING", end="2000-01-01T00:00:00"), said("RUNNING", preempted=True), "exit 1\n"],
-    ids=["somebody's signal", "near its time limit", "preempted, and Slurm brings it back", "no answer"])
+    ids=["a user's signal", "near its time limit", "preempted, and Slurm brings it back", "no answer"])
 def test_before_its_first_step_a_training_is_left_alone_otherwise(training, slurm, script):
     slurm(script)
-    assert heeds(training) == ([], None)
+    assert signalled(training) == ([], None)
     assert signals.asked_to_stop() and not training.stopped_early(1)
 
 
 def test_once_it_trains_the_ranks_agree_on_the_answer(run, training, slurm):
     slurm(said("COMPLETING"))
     training.memory.write(phase="training", iteration=1)
-    assert heeds(training) == ([], None)
+    assert signalled(training) == ([], None)
     assert slurm.calls() == ""

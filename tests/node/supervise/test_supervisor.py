@@ -1,6 +1,6 @@
 """The parent of a rank's worker: one attempt for all ranks, one cause for each end, one decision after a stop.
 
-Real supervisors and real workers; the workers are told what to do instead of training.
+Real supervisors and real workers; the tests say what the workers do instead of training.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def act(what):
             if (run.path / "go").exists():
                 return act("complete")
             time.sleep(0.05)
-    if what == "commit when told":
+    if what == "commit when asked":
         while not (run.path / "go").exists():
             time.sleep(0.02)
         return act("complete")
@@ -107,7 +107,7 @@ def act(what):
         time.sleep(0.02)
     return int(what)
 
-sys.exit(act(sys.argv[3] if len(sys.argv) > 3 else os.environ["PLAY"].split(";")[attempt - 1]))
+sys.exit(act(sys.argv[3] if len(sys.argv) > 3 else os.environ["ACTS"].split(";")[attempt - 1]))
 """
 
 
@@ -124,16 +124,16 @@ def run(tmp_path) -> Run:
 
 @pytest.fixture
 def start(run, tmp_path) -> Iterator[Any]:
-    """Starts the supervisor of a rank; ``play`` is what its worker does in attempt 1; in attempt 2; …"""
+    """Starts the supervisor of a rank; ``acts`` is what its worker does in attempt 1; in attempt 2; …"""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(play: str, rank: int = 0, size: int = 1, job_id: str = "100", **env: str) -> subprocess.Popen[str]:
+    def begin(acts: str, rank: int = 0, size: int = 1, job_id: str = "100", **env: str) -> subprocess.Popen[str]:
         place = {"SUBMITIT_LOCAL_JOB_ID": job_id, "SUBMITIT_LOCAL_NTASKS": str(size),
                  "SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_LOCALID": str(rank)}
         if "SLURM_JOB_ID" in env:
             place = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(size), "SLURM_LOCALID": str(rank),
                      "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1"}
-        environ = {**os.environ, **place, "PLAY": play, "PYTHONPATH": f"{ROOT}:{tmp_path}/modules", **env}
+        environ = {**os.environ, **place, "ACTS": acts, "PYTHONPATH": f"{ROOT}:{tmp_path}/modules", **env}
         started.append(subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(run.path)], env=environ, cwd=tmp_path,
                                         text=True, stderr=subprocess.PIPE))
         return started[-1]
@@ -203,7 +203,7 @@ def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(
         files.write_json(run.submission_file("train"), {"token": "t:78", "job_id": "78", "cluster": "slurm",
                                                         "former": [before]})
         token = {"ECM_CLUSTER_TOKEN": "t:78"} if tokens else {}
-    new = start("commit when told", **other, **token)
+    new = start("commit when asked", **other, **token)
     working(run)
     os.kill(old.pid, signal.SIGCONT)
     code, said = ended(old)
@@ -258,7 +258,7 @@ def test_an_attempt_names_the_checkpoint_it_resumes_from_and_those_it_accepts(ru
 
 def test_a_second_start_fences_the_first(run, start):
     """As when Slurm takes a node for dead and runs the job elsewhere while its old tasks live on."""
-    old = start("commit when told", job_id="100")
+    old = start("commit when asked", job_id="100")
     working(run)
     new = start(";wait", job_id="101")
     working(run, 2)
@@ -399,7 +399,7 @@ def test_a_full_disk_ends_no_run_and_its_heartbeat_still_continues(run, start, s
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_that_hangs_or_fails_ends_even_so(run, start, small_disk):
     hangs_soon(run)
-    task = start("commit when told")
+    task = start("commit when asked")
     working(run)
     fill(small_disk)
     code, said = ended(task)
@@ -436,7 +436,7 @@ def test_storage_that_fails_for_a_while_ends_no_run(run, start, shim, tmp_path, 
 @pytest.mark.slow
 def test_storage_that_fails_as_a_worker_ends_is_asked_again(run, start, shim, tmp_path):
     orders = tmp_path / "errors"
-    task = start("commit when told", LD_PRELOAD=str(shim), SLOWFS_FOLDER=str(run.path), SLOWFS_ERRORS=str(orders))
+    task = start("commit when asked", LD_PRELOAD=str(shim), SLOWFS_FOLDER=str(run.path), SLOWFS_ERRORS=str(orders))
     pid = working(run)
     orders.write_text(f"{errno.ESTALE} attempts\n{errno.ESTALE} ledger\n")
     os.kill(pid, signal.SIGKILL)
@@ -552,8 +552,8 @@ def slurm(tmp_path, monkeypatch) -> Answers:
 
 
 def stop_on_slurm(run: Run, start: Any, slurm: Answers, reported: str | None = None, script: str = "", size: int = 1,
-                  play: str = "stop", **env: str) -> list[subprocess.Popen]:
-    """All ranks of a Slurm job, signalled as Slurm does it; from then on scontrol answers as ``told``, or by a script.
+                  acts: str = "stop", **env: str) -> list[subprocess.Popen]:
+    """All ranks of a Slurm job, signalled as Slurm does it; from then on scontrol answers ``reported``, or by a script.
 
     Only what is asked from then on is among ``slurm.calls()``.
     """
@@ -563,7 +563,7 @@ def stop_on_slurm(run: Run, start: Any, slurm: Answers, reported: str | None = N
     later = scontrol.rename(scontrol.with_suffix(".later"))
     scontrol.write_text(f'#!/bin/sh\necho "{answer("RUNNING", int(env.get("SLURM_RESTART_COUNT", 0))).strip()}"\n')
     scontrol.chmod(0o755)
-    tasks = [start(play, rank=rank, size=size, SLURM_JOB_ID="77", **env) for rank in range(size)]
+    tasks = [start(acts, rank=rank, size=size, SLURM_JOB_ID="77", **env) for rank in range(size)]
     for rank in range(size):
         working(run, rank=rank)
     later.rename(scontrol)
@@ -653,7 +653,7 @@ def test_a_job_that_slurm_requeued_itself_ends_at_once_and_not_as_complete(run, 
 
 
 def test_after_somebodys_signal_all_ranks_continue_in_a_new_attempt_of_the_same_start(run, start, slurm):
-    tasks = stop_on_slurm(run, start, slurm, answer("RUNNING"), size=2, play="stop;meet and complete")
+    tasks = stop_on_slurm(run, start, slurm, answer("RUNNING"), size=2, acts="stop;meet and complete")
     assert [ended(task)[0] for task in tasks] == [0, 0]
     assert run.attempts() == [1, 2]
     assert [run.read_attempt(n)["identity"] for n in (1, 2)] == ["slurm:77:0:0", "slurm:77:0:1"]
@@ -664,7 +664,7 @@ def test_after_somebodys_signal_all_ranks_continue_in_a_new_attempt_of_the_same_
 @pytest.mark.slow
 def test_a_signal_that_comes_while_slurm_is_asked_stops_the_next_attempt(run, start, slurm):
     (task,) = stop_on_slurm(run, start, slurm, script=f"sleep 0.5\n{said_to(answer('RUNNING'))}",
-                            play="stop;stop;complete")
+                            acts="stop;stop;complete")
     wait_until(slurm.calls, "Slurm is asked", 60)
     task.send_signal(signal.SIGUSR2)
     assert ended(task)[0] == 0

@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 
 class Worker:
-    """What a watchdog is asked about: a worker whose time passes as told."""
+    """What a watchdog is asked about: a worker whose time the tests set."""
 
     def __init__(self, seconds: float = HOUR) -> None:
         self.now, self.beats = 1000.0, 0
@@ -128,7 +128,7 @@ def test_the_kernel_says_whether_a_process_is_stopped_and_what_it_has_computed()
         wait_until(lambda: watchdog.look_at(busy.pid).state == "T", "it is stopped", 30)
         before = watchdog.look_at(busy.pid).cpu_seconds
         busy.send_signal(signal.SIGCONT)
-        wait_until(lambda: watchdog.look_at(busy.pid).cpu_seconds > before, "it goes on", 30)
+        wait_until(lambda: watchdog.look_at(busy.pid).cpu_seconds > before, "it continues", 30)
     finally:
         busy.kill()
         busy.wait()
@@ -176,5 +176,5 @@ def test_a_task_that_waits_for_an_attempt_is_reported_when_a_sibling_has_gone(ro
         assert asked() == "False"
     finally:
         os.kill(sibling, signal.SIGKILL)
-    wait_until(lambda: asked() == "True", "it is told", 30)
+    wait_until(lambda: asked() == "True", "it is reported", 30)
     parent.communicate()

@@ -79,6 +79,6 @@ def test_it_is_submitted_preempted_resumed_bit_identically_and_completed_on_one_
     for rank in (0, 1):
         loaded = json.loads((broken.logs_dir / f"modules-{rank}.json").read_text())
         assert not {"mmcv", "mmdet", "mmdet_ext", "cv2"} & set(loaded) and "torch" in loaded
-    assert broken.evaluations() == [] and [s.stage for s in broken.submissions()] == ["train"]
+    assert broken.evaluations() == [] and [s.link for s in broken.submissions()] == ["train"]
     refused = verb("evaluate", broken.path, code=None)
     assert refused.returncode == 2 and "was trained by tiny_trainer:make" in refused.stderr

@@ -34,7 +34,7 @@ preempts all of them. Preemption is stock: no user signal. With ``preempt="qos"`
 - SIGTERM to SIGKILL is max(KillWait, 5). KillWait is 30 in stock Slurm and ``kill_wait=10`` here.
 - The end of a grace time is looked at every KillWait + MessageTimeout only: with 10 + 5, GraceTime 5 lasts
   15.
-- Time limits and ``--signal`` are looked at every 30, whatever the configuration.
+- Time limits and ``--signal`` are looked at every 30, regardless of the configuration.
 - A requeued job waits cred_expire + 1 (here 6; 121 in stock Slurm) before it may start.
 - A dead node is noticed after up to 3 x SlurmdTimeout: ``slurmd_timeout=30`` here, so that a loaded machine
   loses no node (5 makes it about 15). ``kill_node`` then ``node_down`` is a power cut that Slurm notices at

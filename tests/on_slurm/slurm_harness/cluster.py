@@ -30,7 +30,7 @@ _DETACHED: dict[str, Any] = {
 class SlurmCluster(Commands):
     """munged, slurmctld, one slurmd for each virtual node, and with ``dbd=True`` slurmdbd on a MariaDB.
 
-    ``folder`` must be new or empty and its path short (60 characters: unix sockets). Everything lies in it:
+    ``folder`` must be new or empty and its path short (60 characters: unix sockets). Everything is in it:
     ``etc``, ``log``, ``state``, ``jobs`` (where commands run) and ``disk/<node>``, which jobs on that node
     see as :attr:`local`. The options are those of :class:`config.Options`. Daemons are children of this
     process, in the foreground; should it die without :meth:`stop`, a keeper process ends them within 2 s.
@@ -100,7 +100,7 @@ class SlurmCluster(Commands):
     # ---- parts that come and go
 
     def start_controller(self) -> None:
-        """Start slurmctld and wait until it answers; after a stop it goes on from its saved state."""
+        """Start slurmctld and wait until it answers; after a stop it continues from its saved state."""
         words = ["slurmctld", "-D", "-i"]
         if self.namespaces:  # where a node fails it looks for the srun of each step, by the name of its host
             hosts = 'mount --bind "$0" /etc/hosts && exec "$@"'
@@ -109,7 +109,7 @@ class SlurmCluster(Commands):
         self._until("slurmctld answers", lambda: _listens(self._ports[0]))
 
     def stop_controller(self, crash: bool = False) -> None:
-        """End slurmctld: with SIGTERM, upon which it saves its state, or with SIGKILL."""
+        """End slurmctld: with SIGTERM, after which it saves its state, or with SIGKILL."""
         self._end("slurmctld", seconds=0 if crash else 60)
 
     def start_node(self, node: str) -> None:

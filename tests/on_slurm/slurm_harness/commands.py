@@ -25,7 +25,7 @@ _FINAL = (
 
 
 class Commands:
-    """Commands of a user of the Slurm whose files lie under ``folder``; they run in ``folder/jobs``."""
+    """Commands of a user of the Slurm whose files are below ``folder``; they run in ``folder/jobs``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -59,7 +59,7 @@ def _own_line() -> set[int]:
 
 
 def _homes(pid: int, slurm_conf: Path) -> set[str]:
-    """The nodes that a process is marked with; {""} for other members of the cluster, empty for strangers."""
+    """The nodes that a process is marked with; {""} for other members of the cluster, empty for all others."""
     homes, local = set(), f"{slurm_conf.parents[1]}/local"
     env = environment(pid)
     if env.get("SLURM_CONF") == str(slurm_conf):

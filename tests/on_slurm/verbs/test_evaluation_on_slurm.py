@@ -1,4 +1,4 @@
-"""Arrays of evaluations on a real Slurm: behind the training, while it goes on, killed, preempted, asked for twice."""
+"""Arrays of evaluations on a real Slurm: behind the training, while it runs, killed, preempted, asked for twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ecm_cluster.chain import evaluations, submissions
 from ecm_cluster.reporting import results
 from ecm_cluster.rundir.run import Evaluation, Run
 
-# the training does not end before the first epoch's evaluation has begun: whoever waits for the end waits in vain
+# the training does not end before the first epoch's evaluation has begun: waiting for its end would deadlock
 WAITING = """
 import time
 from pathlib import Path
@@ -77,14 +77,14 @@ def test_checkpoints_are_scored_as_they_are_committed_in_one_array(slurm, scored
 
 
 def test_killing_and_preempting_elements_changes_nothing_in_the_table(slurm, scored):
-    # without grace, in which an evaluation as small as these would come to its end
+    # without grace, in which an evaluation as small as these would complete
     asked = ["evaluate", scored.path, "--checkpoints", "all", "--vary", "nms_iou=0.4", "--partition", "lown",
              "--at-once", 2]
     said = verb(*asked, env=slurm.env).stdout
     assert "3 to score (the model answers on all images): job " in said
     assert "3 queued already" in verb(*asked, env=slurm.env).stdout, "asked for twice, queued once"
-    stage = submissions.recorded_stages(scored)[-1]
-    killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, stage))
+    link = submissions.recorded_links(scored)[-1]
+    killed, preempted, _ = (evaluations.of_element(scored, e) for e in evaluations.read(scored, link))
     for work in (killed, preempted):
         wait_until(lambda w=work: (w.heartbeat(1) or {}).get("phase"), "it has begun", look=lambda: logs_of(scored))
     os.kill(worker_of(preempted, 1, 0), signal.SIGSTOP)  # else it may be done before it is preempted

@@ -21,7 +21,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "gpus per task": {"slurm": {"gpus-per-task": 1}},
     "no environment": {"slurm": {"export": "NONE"}},
     "some of it": {"slurm": {"export": "NIL", "get-user-env": True}},
-    "nothing that can be left off": {"mem_per_gpu": "none", "slurm": dict.fromkeys(
+    "nothing that can be omitted": {"mem_per_gpu": "none", "slurm": dict.fromkeys(
         ["cpus-per-task", "comment", "signal", "requeue", "time", "chdir", "open-mode", "job-name",
          "kill-on-invalid-dep"])},
     "memory in other words": {"slurm": {"mem-per-cpu": "50M"}},

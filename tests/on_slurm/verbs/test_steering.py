@@ -1,4 +1,4 @@
-"""Cancel and resume on a real Slurm: one job of each kind, whatever happens in between."""
+"""Cancel and resume on a real Slurm: one job of each kind, regardless of what happens in between."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def submit(slurm: SlurmCluster, data: Path, runs: Path, name: str, *flags: objec
 
 
 def held_job(folder: Path) -> Path:
-    """A job that Slurm keeps until somebody releases it: what is submitted stays to be looked at."""
+    """A job that Slurm keeps until a user releases it: what is submitted stays to be looked at."""
     path = folder / "held.yaml"
     path.write_text((ROOT / "jobs/demo.yaml").read_text() + "slurm: {hold: true}\n")
     return path
 
 
 def present(run: Run) -> dict[str, str]:
-    return {stage: run.submission(stage)["job_id"] for stage in ("train", "evaluate")}
+    return {link: run.submission(link)["job_id"] for link in ("train", "evaluate")}
 
 
 def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
@@ -53,7 +53,7 @@ def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_t
     said = verb("cancel", run.path, env=slurm.env).stdout
     assert f"cancelled train {first['train']}, evaluate {first['evaluate']}" in said
     assert slurm.wait_for(first["train"])["JobState"] == "CANCELLED"
-    # even where somebody brings the job itself back
+    # even where the job itself is requeued manually
     slurm.run("scontrol", "requeue", first["train"])
     slurm.wait_for(first["train"])
     assert run.attempts() == [1]
@@ -73,13 +73,13 @@ def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_t
 
 
 def test_a_run_that_failed_continues_once_what_failed_is_repaired(slurm, small_data, tmp_path):
-    mended = tmp_path / "mended"
+    repaired = tmp_path / "repaired"
     code = tmp_path / "code"
     code.mkdir()
     (code / "breaking.py").write_text(
         "import os\nfrom mmcv.runner import HOOKS, Hook\n\n\n@HOOKS.register_module()\nclass Breaking(Hook):\n"
         "    def after_train_iter(self, runner):\n"
-        f"        if not os.path.exists({str(mended)!r}):\n            raise ArithmeticError('not a number')\n")
+        f"        if not os.path.exists({str(repaired)!r}):\n            raise ArithmeticError('not a number')\n")
     config = tmp_path / "failing.py"
     config.write_text(
         f"_base_ = ['{ROOT}/configs/demo.py']\ncustom_hooks = [dict(type='Breaking')]\n"
@@ -87,7 +87,7 @@ def test_a_run_that_failed_continues_once_what_failed_is_repaired(slurm, small_d
     run = submit(slurm, small_data, tmp_path, "failing", "--code", code, "--config", config)
     found = await_state(run, "failed", env=slurm.env)
     assert found["next"].endswith(f"python -m ecm_cluster.resume {run.path}")
-    mended.touch()
+    repaired.touch()
     verb("resume", run.path, env=slurm.env)
     await_state(run, "done", env=slurm.env)
 
@@ -135,10 +135,10 @@ def test_a_lost_evaluation_is_armed_again_behind_a_training_that_lives(slurm, sm
 def test_what_sbatch_refuses_leaves_the_run_as_it_was(slurm, small_data, tmp_path):
     run = submit(slurm, small_data, tmp_path, "refused", job=held_job(tmp_path))
     verb("cancel", run.path, env=slurm.env)
-    records = {stage: run.submission(stage) for stage in ("train", "evaluate")}
+    records = {link: run.submission(link) for link in ("train", "evaluate")}
     assert "sbatch would refuse" in verb("resume", run.path, "--constraint", "none", env=slurm.env, code=2).stderr
     assert "partition" in verb("resume", run.path, "--partition", "lwo", env=slurm.env, code=2).stderr
-    assert {stage: run.submission(stage) for stage in records} == records
+    assert {link: run.submission(link) for link in records} == records
     assert run.cancel_file.exists() and not run.overrides_file.exists()
 
 
@@ -164,7 +164,7 @@ def test_a_successor_waits_for_its_job_takes_the_evaluation_over_and_comes_once(
     assert present(run) == {"train": heir, "evaluate": first["evaluate"]}
     assert successor(slurm, run, 1, first["train"]) == heir
     assert len(in_queue(slurm, run)) == 3
-    # cancel ends the former job too, and what is cancelled gets no successor
+    # cancel ends the previous job too, and what is cancelled gets no successor
     verb("cancel", run.path, env=slurm.env)
     assert in_queue(slurm, run) == []
     assert successor(slurm, run, 1, heir) == "None"
