@@ -1,4 +1,4 @@
-"""What is registered into mmdet: losses, assigners, runners, datasets. It knows nothing of clusters.
+"""What is registered into mmdet: losses, assigners, runners, datasets. It does not depend on clusters.
 
 Configs load all of it with
 ``custom_imports = dict(imports=['mmdet_ext.register'], allow_failed_imports=False)``. This file imports

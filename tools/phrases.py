@@ -140,6 +140,8 @@ class Exempt(NamedTuple):
 
 
 EXEMPT = (
+    Exempt("ecm_cluster/pack/make.py", "former", "TMP_MARK", "the name of a temporary folder on disk"),
+    Exempt("tests/*", "former", r"(ecm-cluster:former:|\"former: )", "the name of the run of these tests"),
     Exempt("*", "former", r"""["']former["']""", "a field of records on disk"),
     Exempt("tests/*", "former", r"runs/former|former: iter_", "the name of a run in data of an earlier version"),
     Exempt("*", "former", r"former_(version|run)", "names of tests of earlier versions, and of their data"),

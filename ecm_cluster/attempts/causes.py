@@ -58,7 +58,7 @@ CAUSES: dict[str, Cause] = {
     "preempted": Cause("continue", "Slurm preempted the job", "scheduler", requeues=True, states=("PREEMPTED",)),
     "time limit": Cause("continue", "the time limit was near", "run", requeues=True, states=("TIMEOUT",),
                         reasons=("TimeLimit",)),
-    "signalled": Cause("continue", "somebody sent a signal", "scheduler"),
+    "signalled": Cause("continue", "a user or process sent a signal", "scheduler"),
     "requeued": Cause("wait", "Slurm had requeued the job already", "scheduler", states=("REQUEUED",)),
     "node failure": Cause("continue", "a node failed", "place", requeues=True, states=("NODE_FAIL", "BOOT_FAIL"),
                           reasons=("NodeDown", "BootFail")),

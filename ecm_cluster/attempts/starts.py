@@ -42,7 +42,7 @@ class Start:
         return next((note["host"] for note in self.notes.values()), "")
 
     @property
-    def alone(self) -> bool:
+    def on_one_node(self) -> bool:
         """Whether the job had this one node."""
         return all(note["nodes"] == note["host"] for note in self.notes.values())
 
@@ -111,7 +111,7 @@ def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
     if failure is None or identity in recorded or (newest and start_of(run.read_attempt(newest)) == identity):
         return None
     return Event(newest, "shell", 0, "not-started", 0.0, {
-        "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.alone,
+        "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.on_one_node,
         "start": identity, "cluster": job.cluster, "resumes": resumes_of(events)})
 
 

@@ -22,4 +22,4 @@ def of(run: Run) -> Backend:
 
 def require(name: str) -> None:
     """Refuse to submit to what this machine cannot reach."""
-    by_name(name).require("give --cluster local to run here, or submit from a login node", answering=True)
+    by_name(name).require("use --cluster local to run here, or submit from a login node", answering=True)

@@ -43,7 +43,7 @@ def link_of(pid: str) -> str:
 
 
 def _last_words(pid: str) -> list[str]:
-    """The words of a process's command line; of a shell of a former version, those of what it will ``exec``."""
+    """The words of a process's command line; of a shell of an earlier version, those of what it will ``exec``."""
     words = _command_line(pid).rstrip("\0").split("\0")
     last = words[-1].split("\n")[-1]
     with contextlib.suppress(ValueError):

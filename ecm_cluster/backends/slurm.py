@@ -80,7 +80,7 @@ class SlurmBackend:
         return Life(True, f"job {job.job_id} on Slurm") if state.kind == LIVE else Life(False, words)
 
     def _life_unlisted(self, run: Run, job: Submission, asked: bool) -> Life:
-        text = f"Slurm knows no job {job.job_id}" if asked else "Slurm does not answer here"
+        text = f"Slurm has no record of job {job.job_id}" if asked else "Slurm does not answer here"
         if any(_vouches(work, job) for work in _works(run, job.link)):
             return Life(True, f"by its heartbeat; {text}", vouched=True)
         if not asked:
@@ -92,7 +92,7 @@ class SlurmBackend:
         return Life(False, text)
 
     def alive(self, run: Run) -> dict[str, str] | None:
-        """Includes former jobs; those whose submitter died are found first."""
+        """Includes earlier jobs; those whose submitter died are found first."""
         submissions.try_adopt(run)
         jobs = [job for job in submissions.of_run(run) if job.job_id]
         known = queue.query([job.job_id for job in jobs if job.job_id]) if jobs else {}

@@ -1,8 +1,8 @@
 """The processes that this program starts, by name: the only file in which a string names a module.
 
 Starting a process is not importing what it runs: a caller on a low floor names a process here, and the module stays
-free to import that caller. A run's processes import the run's frozen code, which may come from a former version; where
-that version has another module for a process, :data:`FORMER` says which.
+free to import that caller. A run's processes import the run's frozen code, which may come from an earlier version; if
+that version has another module for a process, :data:`EARLIER` says which.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TASKS = {
 MMDET_TRAINER = "ecm_cluster.node.mmdet_trainer.entry:make"
 # Modules, below the package, that version 0.1 had for processes which a verb starts with a run's frozen code. Runs
 # of that version can be resumed and evaluated as long as these lines stand.
-FORMER = {"local driver": "node.local", "batch-shell epilog": "node.batch"}
+EARLIER = {"local driver": "node.local", "batch-shell epilog": "node.batch"}
 
 
 def module(process: str, code: Path | None = None) -> str:
@@ -47,10 +47,10 @@ def module(process: str, code: Path | None = None) -> str:
     Args:
         code: The frozen code that the process will import; None: what this process imports.
     """
-    name, former = MODULES[process], FORMER.get(process)
-    if code is None or former is None or _has(code, name) or not _has(code, f"{PACKAGE}.{former}"):
+    name, earlier = MODULES[process], EARLIER.get(process)
+    if code is None or earlier is None or _has(code, name) or not _has(code, f"{PACKAGE}.{earlier}"):
         return name
-    return f"{PACKAGE}.{former}"
+    return f"{PACKAGE}.{earlier}"
 
 
 def _has(code: Path, name: str) -> bool:
@@ -79,10 +79,10 @@ def main_of(process: str) -> Callable[..., Any]:
 
 
 def runs(process: str, word: str) -> bool:
-    """Whether a word of a command line is the module of a process, in this version or a former one."""
-    return word in (MODULES[process], f"{PACKAGE}.{FORMER.get(process, '')}")
+    """Whether a word of a command line is the module of a process, in this version or an earlier one."""
+    return word in (MODULES[process], f"{PACKAGE}.{EARLIER.get(process, '')}")
 
 
 def is_of_rank(word: str) -> bool:
-    """Whether a word of a command line belongs to a supervisor or worker, in this version or a former one."""
+    """Whether a word of a command line belongs to a supervisor or worker, in this version or an earlier one."""
     return word.startswith(("submitit.", f"{PACKAGE}.node."))

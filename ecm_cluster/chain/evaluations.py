@@ -1,9 +1,9 @@
 """What of a run is scored: checkpoints under settings, as the elements of an array of jobs, and where results lie.
 
 An element names a checkpoint by what it will be (the last one, the end of an epoch, an iteration), so that it can be
-submitted before there is such a checkpoint. Its result lies in an :class:`~ecm_cluster.rundir.run.Evaluation`, whose
-key is made of the checkpoint's digest and of everything else that the model's answers depend on: whoever asks for the
-same again finds it there.
+submitted before there is such a checkpoint. Its result is in an :class:`~ecm_cluster.rundir.run.Evaluation`, whose
+key is made of the checkpoint's digest and of everything else that the model's answers depend on: a second request
+finds it there.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
     at: set[int] = set()
     if block.epochs is not None:
         if not by_epoch:
-            raise UserError("evaluation.epochs: the config counts iterations (IterBasedRunner); give evaluation.every, "
+            raise UserError("evaluation.epochs: the config counts iterations (IterBasedRunner); use evaluation.every, "
                             "in iterations")
         at |= set(range(1, total)) if block.epochs == "all" else set(block.epochs)
         if at and max(at) > total:
@@ -288,5 +288,5 @@ def parse_places(run: Run, asked: str, best: Manifest | None = None) -> list[str
 
 
 def place_of(run: Run, checkpoint: Manifest) -> str:
-    """How an element names a checkpoint that is there."""
+    """How an element names an existing checkpoint."""
     return LAST if run.completion() == checkpoint.file else f"iteration {checkpoint.iteration}"

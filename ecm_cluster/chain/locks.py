@@ -55,7 +55,7 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
 
 
 def _run_lock_files(run: Run) -> list[Path]:
-    """What has to be locked: the run's own lock file, and what former versions lock.
+    """What has to be locked: the run's own lock file, and what earlier versions lock.
 
     That is run.json, which everybody who can read it can lock, too. So it counts where nobody else can reach it, and in
     runs of those versions, whose jobs use their own code.
@@ -125,4 +125,4 @@ def require_own_folder(run: Run) -> None:
 
 def not_created(run: Run, error: OSError) -> UserError:
     """The error for a run directory that could not be created."""
-    return UserError(f"runs-dir: could not create {run.path} ({error.strerror or error}); give a writable --runs-dir")
+    return UserError(f"runs-dir: could not create {run.path} ({error.strerror or error}); use a writable --runs-dir")

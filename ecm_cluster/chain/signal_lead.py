@@ -138,5 +138,5 @@ def warnings(cost: Cost, lead: int, preemption: Preemption | None, limit: str) -
                      f"{within(wanted, limit)} s are kept for a stop that may take {need:.0f} s {said}; ask for more")
     elif wanted > lead:
         found.append(f"signal_lead: {lead} s before the time limit is short for a stop that may take {need:.0f} s "
-                     f"{said}; give --signal-lead {wanted}")
+                     f"{said}; use --signal-lead {wanted}")
     return found

@@ -46,19 +46,19 @@ def new_token(run_name: str, link: str) -> str:
 
 
 def replace_token(run: Run, link: str, cluster_name: str | None) -> None:
-    """Put a new token on record; the present job joins the former ones.
+    """Put a new token on record; the present job joins the earlier ones.
 
     Args:
         cluster_name: Of Slurm; None: not known, or none.
     """
     record = run.submission(link)
-    former = list(record.pop("former", []))
+    earlier = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):
-        former.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
+        earlier.append({key: value for key, value in record.items() if key not in ("cluster", "submitted")})
     path = run.submission_file(link)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {"token": new_token(run.name, link), "cluster": run.spec.cluster, "job_id": None,
-                            "user": queue.user_name(), "cluster_name": cluster_name, "former": former})
+                            "user": queue.user_name(), "cluster_name": cluster_name, "former": earlier})
     files.kill_point("renewed", path)
 
 
@@ -86,16 +86,16 @@ def write_id(run: Run, link: str, job_id: str, **fields: Any) -> None:
 
 
 def take_back(run: Run, link: str) -> None:
-    """The record of a link as it was before the token that Slurm refused, which joins the former ones."""
+    """The record of a link as it was before the token that Slurm refused, which joins the earlier ones."""
     path, record = run.submission_file(link), run.submission(link)
-    former = record.pop("former", [])
-    last = next((row for row in reversed(former) if row.get("job_id")), None)
+    earlier = record.pop("former", [])
+    last = next((row for row in reversed(earlier) if row.get("job_id")), None)
     if last is None:
         path.unlink()
         return
     refused = [{"token": record["token"], "job_id": None, "refused": True}] if _was_tried(record) else []
     files.write_json(path, {**last, "cluster": record["cluster"], "submitted": None,
-                            "former": [*(row for row in former if row is not last), *refused]})
+                            "former": [*(row for row in earlier if row is not last), *refused]})
 
 
 def take_back_untried(run: Run, link: str) -> None:
@@ -109,7 +109,7 @@ def take_back_untried(run: Run, link: str) -> None:
 
 
 def adopt(run: Run) -> list[str]:
-    """Record the ids of jobs whose submitter died before it could, former ones included; under the run's lock.
+    """Record the ids of jobs whose submitter died before it could, earlier ones included; under the run's lock.
 
     Returns:
         The links whose present job was found.

@@ -81,7 +81,7 @@ class Report:
 
     @property
     def over(self) -> bool:
-        """Whether the check has finished by itself."""
+        """Whether the check has finished without being stopped."""
         return self.ended or bool(self.failure) or EVERYTHING in self.skipped
 
     @property

@@ -73,7 +73,7 @@ class Visit:
         yield ok("node.job", f"job {self.job_id} ran on {', '.join(self.nodes)}")
         found = list(self.read("alone"))
         yield from merged(found)
-        yield from self._unheard(found)
+        yield from self._without_findings(found)
         yield from merged(self.read("network"))
         if any(one.id == "node.scratch" and one.state == "ok" for one in found):
             with contextlib.suppress(Ended):
@@ -168,11 +168,11 @@ class Visit:
             for one in json.loads(path.read_text(encoding="utf-8")):
                 yield Finding(one["id"], one["state"], one["text"], one["remedy"], (node,))
 
-    def _unheard(self, found: list[Finding]) -> Iterator[Finding]:
+    def _without_findings(self, found: list[Finding]) -> Iterator[Finding]:
         """Nodes of the job that have left nothing, or whose marks are not seen here."""
-        heard = {node for one in found for node in one.nodes}
+        answered = {node for one in found for node in one.nodes}
         for node in self.nodes:
-            if node not in heard:
+            if node not in answered:
                 yield Finding("node.job", "fails", "it has left no findings", "see whether it can run Python", (node,))
         shared = [node for node in self.nodes if any(one.id == "node.folder.runs" and one.state == "ok"
                                                      and node in one.nodes for one in found)]

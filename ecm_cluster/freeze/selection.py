@@ -44,7 +44,7 @@ class Selection:
                           and Path(folder, n) not in left_out]
             if user and (len(self.items) > MAX_FILES or self.size > MAX_BYTES):
                 raise UserError(f"--code {root}: holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MB; "
-                                "give a folder that holds the modules alone")
+                                "use a folder that contains only the modules")
         self.left_out += [f"{path}: {reason}" for path, reason in sorted(left_out.items())]
 
     def _why_not(self, path: Path, user: bool) -> str:

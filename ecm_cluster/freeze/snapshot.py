@@ -110,10 +110,10 @@ def _add_configs(selected: Selection, config_files: list[Path]) -> dict[str, Any
 
 def _add_user(selected: Selection, folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        raise UserError(f"--code {folder}: is not a directory; give the one that holds your modules")
+        raise UserError(f"--code {folder}: is not a directory; expected the one that contains your modules")
     inside = names_in(folder)
     if "__init__.py" in inside:
-        raise UserError(f"--code {folder}: is a package itself; give its parent directory")
+        raise UserError(f"--code {folder}: is a package itself; use its parent directory")
     for name in sorted(inside):
         if name.partition(".")[0] in selected.ours:
             raise UserError(f"--code {folder}: holds {name}, which would hide this program's package; "

@@ -123,7 +123,7 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
             raise UserError(f"{key}: {error}") from None
         if not os.path.isfile(path):  # which is False for a name that no file can have
             what = f"{path} is a directory" if os.path.isdir(path) else f"there is no file {path}"
-            raise UserError(f"{key}: {what}; give a file with --set {key}=PATH")
+            raise UserError(f"{key}: {what}; specify a file with --set {key}=PATH")
         return WeightFile(key, source, None, path, True)
     if scheme in SCHEMES:
         url = _look_up(key, source, scheme, name)
@@ -140,11 +140,11 @@ def _resolve(key: str, source: str, prefixed: bool, cache: Path | None) -> Weigh
         raise UserError(f"{key}: {shown} has a user's name in it, which is not supported; download the file and give "
                         f"it with --set {key}=PATH")
     if not model_urls.file_name(url):
-        raise UserError(f"{key}: {shown} names no file; give a URL that ends in one, or --set {key}=PATH")
+        raise UserError(f"{key}: {shown} names no file; use a URL that ends in one, or --set {key}=PATH")
     path = place(url, cache or cache_folder())
     if not path.is_file() and not model_urls.is_safe(url, model_urls.expected_digest(path.name)):
-        raise UserError(f"{key}: {shown} comes unencrypted, and its name holds no digest to check it by; give an "
-                        f"https:// URL, or download it and give the file with --set {key}=PATH")
+        raise UserError(f"{key}: {shown} comes unencrypted, and its name holds no digest to check it by; use an "
+                        f"https:// URL, or download it and specify the file with --set {key}=PATH")
     return WeightFile(key, shown, url, path, path.is_file())
 
 

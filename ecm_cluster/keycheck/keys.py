@@ -98,7 +98,7 @@ REFUSED: dict[str, str] = {
         "generator")), _LOADER),
     "data.train_dataloader.in_order": "batches are always in the order of the sampler; remove it",
     **dict.fromkeys((f"runner.{key}" for key in ("model", "optimizer", "work_dir", "logger", "meta")), _JOB),
-    "runner.batch_processor": "mmcv deprecates it; give the model a train_step instead",
+    "runner.batch_processor": "mmcv deprecates it; define train_step in the model instead",
     "runner.constructor": "only mmcv's DefaultRunnerConstructor is supported; use custom_hooks instead",
     "checkpoint_config.sync_buffer": "it would change the model whenever a checkpoint is written; use "
                                      "custom_hooks=[dict(type='SyncBuffersHook')] instead",
@@ -223,7 +223,7 @@ def _refuse_parts(cfg: dict[str, Any]) -> None:
                         "(optimizer.paramwise_cfg.custom_keys sets learning rates for parts of a model)")
     for section in ("lr_config", "momentum_config"):
         if cfg.get(section) and "policy" not in cfg[section]:
-            raise UserError(f"config: {section} has no 'policy', by which mmcv selects the hook; give --set "
+            raise UserError(f"config: {section} has no 'policy', by which mmcv selects the hook; add --set "
                             f"{section}.policy=step")
         if at(cfg, f"{section}.warmup_by_epoch") and cfg["runner"]["type"] == "IterBasedRunner":
             raise UserError(f"config: {section}.warmup_by_epoch cannot be combined with IterBasedRunner, which has no "

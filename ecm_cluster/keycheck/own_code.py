@@ -30,10 +30,10 @@ class OwnCode:
         names = [imports] if isinstance(imports, str) else imports if isinstance(imports, (list, tuple)) else []
         folder = Path(code).expanduser() if code else None
         own = [name for name in names if isinstance(name, str)
-               and (name.partition(".")[0] not in STOCK or (folder and _lies_in(folder, name)))]
+               and (name.partition(".")[0] not in STOCK or (folder and _is_in(folder, name)))]
         self.text = ""
         # a module elsewhere can register anything
-        self.is_opaque = any(folder is None or not _lies_in(folder, name) for name in own)
+        self.is_opaque = any(folder is None or not _is_in(folder, name) for name in own)
         if own and folder and not self.is_opaque:
             self.text = "\n".join(path.read_text(encoding="utf-8", errors="replace")
                                   for path in sorted(folder.rglob("*.py")) if path.is_file())
@@ -54,7 +54,7 @@ class OwnCode:
         return name in self.defined or any(argument in _arguments(tree) for tree in _definitions(name))
 
 
-def _lies_in(folder: Path, module: str) -> bool:
+def _is_in(folder: Path, module: str) -> bool:
     top = module.partition(".")[0]
     return (folder / top).is_dir() or (folder / f"{top}.py").is_file()
 

@@ -46,7 +46,7 @@ def arguments_of(section: str | None, type_name: str, release: str | None = None
         section: ``model`` (any part of one), ``dataset``, ``pipeline``, ``hook``, ``runner``, ``optimizer``,
             ``constructor`` (of optimizers), one of :data:`NOT_REGISTRIES`, or None: any registry.
         type_name: As in the config, optionally with the scope of mmdet or mmcv (``mmdet.ResNet``).
-        release: Of mmdet, e.g. ``2.25.2``; None: whatever some release from 2.25 to 2.28 accepts.
+        release: Of mmdet, e.g. ``2.25.2``; None: what any release from 2.25 to 2.28 accepts.
     """
     scope, dot, name = type_name.rpartition(".")
     if dot and scope not in ("mmdet", "mmcv"):

@@ -89,12 +89,12 @@ def find(path: str | os.PathLike) -> Path:
 def _find_in_mmdet(given: str) -> Path:
     spec = importlib.util.find_spec("mmdet")  # finds the package without importing it, which takes seconds
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"config {given}: mmdet is not installed here; give the path of a copy of the config, or "
+        raise UserError(f"config {given}: mmdet is not installed here; use the path of a copy of the config, or "
                         "choose one of configs/")
     package = Path(next(iter(spec.submodule_search_locations)))
     home = next((d for d in (package / ".mim" / "configs", package.parent / "configs") if d.is_dir()), None)
     if home is None:
-        raise UserError(f"config {given}: mmdet in {package} has no configs; give the path of a copy of the config")
+        raise UserError(f"config {given}: mmdet in {package} has no configs; use the path of a copy of the config")
     file = home / given[len(SHIPPED):]
     if not file.is_file():
         raise _not_found(given, home, SHIPPED)

@@ -86,7 +86,7 @@ def apply_options(cfg: dict[str, Any], options: Mapping[str, Any]) -> dict[str, 
         for part in path:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise UserError(f"option {full}: conflicts with an option that sets all of {part!r}; give only one")
+                raise UserError(f"option {full}: conflicts with an option that sets all of {part!r}; use only one")
         inner[last] = copy.deepcopy(value)
     try:
         return merge(tree, copy.deepcopy(cfg), list_keys=True)
@@ -127,5 +127,5 @@ def rewrite_data_root(cfg: dict[str, Any], new_root: str | os.PathLike) -> dict[
     if left:
         reason = f"are not below its data_root {root!r}" if root else "but no data_root"
         shown = " ".join(f"--set {key}={new}{text[len('data'):]}" for key, text in left.items())
-        raise UserError(f"config: {len(left)} path(s) that begin with data/ {reason}; give {shown}")
+        raise UserError(f"config: {len(left)} path(s) that begin with data/ {reason}; use {shown}")
     return map_strings(cfg, lambda text: (new + text[len(root):]) or "/" if inside(text) else text)

@@ -1,6 +1,6 @@
 """A resolved config as a Python file of literals: writing it, and reading it without executing it.
 
-Others may be able to write to the place of a run's frozen config, so it is parsed, and anything but literals is
+Others may be able to write to the place of a run's frozen config, so it is parsed, and anything except literals is
 refused.
 """
 
@@ -41,7 +41,7 @@ def dump(cfg: Mapping[str, Any]) -> str:
 
 
 def plain(cfg: Mapping[str, Any], where: object = "config") -> dict[str, Any]:
-    """A copy of nothing but Python's plain types: numpy numbers, paths and subclasses of dict are converted.
+    """A copy that has only Python's plain types: numpy numbers, paths and subclasses of dict are converted.
 
     Classes and functions imported at the top of a config (``from … import …``) are left out, as modules are when it
     is read: they are tools of the file, not settings.
@@ -163,7 +163,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     ``dict(a=1)``, ``set()``, ``range(3)`` and ``float('inf')`` are accepted, since mmcv writes them.
 
     Raises:
-        Unreadable: It is not text, not Python, or contains anything but names and literals; the message has the line.
+        Unreadable: It is not text or Python, or contains anything except names and literals; the message has the line.
         OSError: It cannot be read.
     """
     return parse(reading.read_text(path), path)

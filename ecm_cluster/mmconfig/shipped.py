@@ -24,7 +24,7 @@ def find_job_file(given: str) -> Path:
     if found is None or found.suffix == ".py":
         config = find_config(given if given.endswith(".py") else f"{given}.py")
         if given.startswith("mmdet::") or os.path.isfile(config):
-            raise UserError(f"JOB: {given!r} is an mmdet config; give it as --config {shlex.quote(given)}")
+            raise UserError(f"JOB: {given!r} is an mmdet config; pass it as --config {shlex.quote(given)}")
         raise one_of("JOB", given, job_names(), "expected the path of a job file (YAML), or one of: ",
                      "; an mmdet config is given with --config")
     return found.absolute()  # not resolved: messages show the path as it was typed
@@ -63,5 +63,5 @@ def meant(what: str, given: str, shipped: Sequence[Path]) -> Path | None:
     if ours is not None and not given.startswith(("/", "./", "../")) and not here.samefile(ours) \
             and here.stat().st_uid not in (0, os.geteuid()):
         raise UserError(f"{what}: {given!r} in this directory belongs to another user and has the name of a file of "
-                        f"this installation; give ./{given} or {ours}")
+                        f"this installation; use ./{given} or {ours}")
     return here

@@ -95,7 +95,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
                              run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
-        raise UserError(f"name: {run.path} exists and is not a run; give another --name or --runs-dir")
+        raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
 
     frozen = frozen or freeze(plan)
     text = config.dump(frozen.cfg)
@@ -127,7 +127,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
         weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
     if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
-        raise UserError(f"name: another submission created {run.path} at the same time; give another --name")
+        raise UserError(f"name: another submission created {run.path} at the same time; use another --name")
     return run
 
 

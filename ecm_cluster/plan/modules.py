@@ -103,7 +103,7 @@ def own_files(name: str, job: Job) -> list[Path]:
 
 def remedy(name: str) -> str:
     meant = ".".join(part for part in name[:-len(".py")].split("/") if part != ".") if name.endswith(".py") else ""
-    return f"did you mean {meant!r}?" if meant else "give its directory with --code"
+    return f"did you mean {meant!r}?" if meant else "specify its directory with --code"
 
 
 def is_there(name: str, paths: list[str]) -> bool:

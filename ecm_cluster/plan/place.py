@@ -52,7 +52,7 @@ def _ask_slurm(plan: Plan) -> None:
         return
     names = job.partition.split(",") if job.partition else [p.name for p in known if p.default]
     if not names:
-        plan.problems.append("partition: none is given, and this cluster has no default; give --partition, one of: "
+        plan.problems.append("partition: none is given, and this cluster has no default; use --partition, one of: "
                              + ", ".join(p.name for p in known))
     for name in names:
         if name not in {p.name for p in known}:

@@ -25,7 +25,7 @@ __all__ = ["Evaluation", "Run", "Submission", "Work"]
 
 @dataclass(frozen=True)
 class Submission:
-    """One job of a step of the chain, the present one or a former one, as recorded where it was submitted.
+    """One job of a step of the chain, the present one or an earlier one, as recorded where it was submitted.
 
     Attributes:
         token: Passed to Slurm as the job's comment; finds a job whose id was never recorded.

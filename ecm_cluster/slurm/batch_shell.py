@@ -28,11 +28,11 @@ ecm_failed() { # CODE LINE DEPTH: a line of `setup` failed; what fails within a 
 
 ELSEWHERE = r"""ecm_count() { case $1 in ""|"(null)") echo 0;; *) scontrol show hostnames "$1" | wc -l;; esac; }
 ecm_elsewhere() { # have Slurm start this job on other nodes, if it is still this start's and few are left out so far
-  local told out
-  told=" $(scontrol -o show job "$ecm_job") "
-  case $told in *" JobState=RUNNING "*) ;; *) return 1;; esac
-  case $told in *" Restarts=$ecm_restart "*) ;; *) return 1;; esac
-  out=${told#* ExcNodeList=} out=${out%% *}
+  local record out
+  record=" $(scontrol -o show job "$ecm_job") "
+  case $record in *" JobState=RUNNING "*) ;; *) return 1;; esac
+  case $record in *" Restarts=$ecm_restart "*) ;; *) return 1;; esac
+  out=${record#* ExcNodeList=} out=${out%% *}
   [ $(($(ecm_count "$out") - $(ecm_count "$ecm_exclude"))) -lt $ecm_limit ] || return 1
   case $out in "(null)") out=$ecm_node;; *) out=$out,$ecm_node;; esac
   scontrol requeue "$ecm_job" || return 1

@@ -85,7 +85,7 @@ class JobState:
             and not NAMED.search(self.command))
 
 
-NAMED = re.compile(r"\.submission_file_[0-9a-f]{12}\.sh")  # by a token: then it is no other's
+NAMED = re.compile(r"\.submission_file_[0-9a-f]{12}\.sh")  # by a token: so it belongs to no other job
 
 
 def script_name(token: str) -> str:

@@ -54,7 +54,7 @@ class Spec:
                 raise UserError(f"invalid --{field.replace('_', '-')}: {value}; expected {least} to {most}")
         if self.classes * self.least_train_images > (MOST_CLASSES - 1) * self.train_images:
             raise UserError(f"--classes {self.classes} with at least {self.least_train_images} images each do not fit "
-                            f"into --train-images {self.train_images}; give at least "
+                            f"into --train-images {self.train_images}; use at least "
                             f"{-(-self.classes * self.least_train_images // (MOST_CLASSES - 1))} images, or fewer "
                             "classes")
 

@@ -56,7 +56,7 @@ def _drop() -> np.ndarray:
 
 
 def _fitted(parts: list[np.ndarray]) -> list[np.ndarray]:
-    """Scaled so that the farthest corner lies on the unit circle."""
+    """Scaled so that the farthest corner is at radius 1."""
     return [part / max(np.hypot(*p.T).max() for p in parts) for part in parts]
 
 

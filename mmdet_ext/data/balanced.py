@@ -79,10 +79,10 @@ def distinct_categories(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarra
         return None if inner is None else (np.tile(inner[0], times), np.tile(inner[1], times), inner[2])
     if type(dataset) is ConcatDataset:
         parts = [distinct_categories(part) for part in dataset.datasets]
-        told = [part for part in parts if part is not None]
-        if len(told) == len(parts):
-            table, common = np.unique(np.concatenate([part[2] for part in told]), return_inverse=True)
-            begins = np.cumsum([0, *(len(part[2]) for part in told)]).tolist()
-            places = [common[part[1] + begin] for part, begin in zip(told, begins)]
-            return np.concatenate([part[0] for part in told]), np.concatenate(places), table
+        known = [part for part in parts if part is not None]
+        if len(known) == len(parts):
+            table, common = np.unique(np.concatenate([part[2] for part in known]), return_inverse=True)
+            begins = np.cumsum([0, *(len(part[2]) for part in known)]).tolist()
+            places = [common[part[1] + begin] for part, begin in zip(known, begins)]
+            return np.concatenate([part[0] for part in known]), np.concatenate(places), table
     return None

@@ -1,6 +1,6 @@
 """Which image an error is about: out of a data set's pipeline comes one that names its file, its id and its record.
 
-mmdet's pipelines raise whatever OpenCV, numpy or pycocotools do ("'NoneType' object has no attribute 'shape'"), in a
+mmdet's pipelines raise what OpenCV, numpy or pycocotools do ("'NoneType' object has no attribute 'shape'"), in a
 process of the DataLoader. Nothing is done for a sample that is sound.
 """
 
@@ -17,9 +17,9 @@ NUMBERS = 6  # of the smallest polygon
 
 
 class BadSample(ValueError):
-    """A sample that cannot be made; the text is one line with the image, the annotation file, the reason and a remedy.
+    """A sample that could not be loaded; its text is one line: the image, the annotation file, the reason, a remedy.
 
-    torch makes it anew in the main process, from the whole traceback as a text: the last line is taken, and the rest
+    torch recreates it in the main process, from the whole traceback as a text: the last line is taken, and the rest
     is kept as its cause.
     """
 
@@ -30,8 +30,8 @@ class BadSample(ValueError):
             self.__cause__ = RuntimeError(text)
 
 
-def named(error: Exception, dataset: Any, index: int) -> BadSample:
-    """The error to raise in the place of another that a data set raised for a sample."""
+def bad_sample(error: Exception, dataset: Any, index: int) -> BadSample:
+    """The error to raise instead of another that a data set raised for a sample."""
     found = _sample_in(error)
     original = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     if found is None:
@@ -134,7 +134,7 @@ class NamedSubset(Subset):
         try:
             return self.dataset[index]
         except Exception as error:
-            raise named(error, self.dataset, index) from error
+            raise bad_sample(error, self.dataset, index) from error
 
     def __getitems__(self, places: Any) -> list[Any]:
         return [self[place] for place in places]

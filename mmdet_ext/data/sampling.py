@@ -2,7 +2,7 @@
 
 mmdet's samplers keep their place in the process, draw augmentations from generators whose state no checkpoint
 holds, and depend on the number of workers. Here the order of an epoch is computed from (seed, epoch), and every
-sample is drawn with generators seeded from (seed, epoch, position). So training can go on in the middle of an
+sample is drawn with generators seeded from (seed, epoch, position). So training can continue in the middle of an
 epoch in O(1), and neither workers nor their persistence change a single draw.
 
 Covered: group and plain order as mmdet's ``GroupSampler`` and ``DistributedGroupSampler`` (aspect groups, padding
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .samples import named
+from .samples import bad_sample
 
 ORDER, DRAW, STEP = 1, 2, 3  # what a stream of random numbers is for: two streams never share a seed
 
@@ -54,7 +54,7 @@ class Order:
             only the last batches are filled up by repeats.
 
     Raises:
-        ValueError: There are no samples: a training would step for ever on nothing.
+        ValueError: There are no samples: a training would step indefinitely on nothing.
     """
 
     def __init__(self, flags: np.ndarray, samples_per_rank: int, world_size: int, seed: int,
@@ -95,34 +95,34 @@ class Order:
         batches = generator.permutation(np.concatenate(parts).reshape(-1, self.samples_per_rank), axis=0)
         return batches.reshape(self.iterations, self.world_size, self.samples_per_rank)
 
-    def length(self, former: Sequence[Sequence[int]] = ()) -> int:
+    def length(self, earlier: Sequence[Sequence[int]] = ()) -> int:
         """Iterations of an epoch that other numbers of ranks have begun; see :meth:`rest`."""
-        left = self._first(former).batches - sum(ranks * iterations for ranks, iterations in former)
-        return sum(iterations for _, iterations in former) + -(-left // self.world_size)
+        left = self._first(earlier).batches - sum(ranks * iterations for ranks, iterations in earlier)
+        return sum(iterations for _, iterations in earlier) + -(-left // self.world_size)
 
-    def rest(self, epoch: int, former: Sequence[Sequence[int]] = ()) -> tuple[np.ndarray, np.ndarray]:
+    def rest(self, epoch: int, earlier: Sequence[Sequence[int]] = ()) -> tuple[np.ndarray, np.ndarray]:
         """What is left of an epoch that other numbers of ranks have begun, dealt out among those of this order.
 
         Every batch keeps its place in the order that the epoch began with, and so its samples their draws. What fills
         up the last iteration repeats some, at places behind all others.
 
         Args:
-            former: (ranks, iterations) of each number of ranks before this one; none: all of the epoch is left.
+            earlier: (ranks, iterations) of each number of ranks before this one; none: all of the epoch is left.
 
         Returns:
             Indices, shape (iterations, world_size, samples_per_rank), and the position in the epoch of the first
             sample of each batch, shape (iterations, world_size); both int64.
         """
-        batches = self._first(former).epoch(epoch).reshape(-1, self.samples_per_rank)
-        done = sum(ranks * iterations for ranks, iterations in former)
+        batches = self._first(earlier).epoch(epoch).reshape(-1, self.samples_per_rank)
+        done = sum(ranks * iterations for ranks, iterations in earlier)
         fill = -(len(batches) - done) % self.world_size
         left = np.concatenate([batches[done:], np.resize(batches[done:], (fill, self.samples_per_rank))])
         places = np.arange(done, len(batches) + fill) * self.samples_per_rank
         return left.reshape(-1, self.world_size, self.samples_per_rank), places.reshape(-1, self.world_size)
 
-    def _first(self, former: Sequence[Sequence[int]]) -> Order:
+    def _first(self, earlier: Sequence[Sequence[int]]) -> Order:
         """The order that an epoch began with."""
-        ranks = former[0][0] if former else self.world_size
+        ranks = earlier[0][0] if earlier else self.world_size
         return self if ranks == self.world_size else self._for(ranks)
 
     def _for(self, ranks: int) -> Order:
@@ -166,7 +166,7 @@ class PositionedBatchSampler:
     ``position`` numbers the samples of an epoch over all ranks: the key of a sample's random draws.
 
     Args:
-        rank: The rank whose batches these are, or several (the virtual ranks that a process plays): then each
+        rank: The rank whose batches these are, or several (the virtual ranks that are assigned to a process): then each
             iteration of the training takes one batch of each, in this order.
     """
 
@@ -176,14 +176,14 @@ class PositionedBatchSampler:
         self.batch_size, self.drop_last = order.samples_per_rank, False
         self.begin(0)
 
-    def begin(self, epoch: int, start: int = 0, former: Sequence[Sequence[int]] = ()) -> None:
+    def begin(self, epoch: int, start: int = 0, earlier: Sequence[Sequence[int]] = ()) -> None:
         """The next iteration over this sampler yields ``epoch`` from its iteration ``start`` on.
 
         Args:
-            former: (ranks, iterations) of each other number of ranks that has had a part of this epoch.
+            earlier: (ranks, iterations) of each other number of ranks that has had a part of this epoch.
         """
-        self._epoch, self._start, self._former = epoch, start, tuple(former)
-        self._length = self.order.length(self._former)
+        self._epoch, self._start, self._earlier = epoch, start, tuple(earlier)
+        self._length = self.order.length(self._earlier)
 
     @property
     def per_epoch(self) -> int:
@@ -196,8 +196,8 @@ class PositionedBatchSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch = self._epoch
-        table, places = self.order.rest(epoch, self._former)
-        for iteration in range(self._start - sum(iterations for _, iterations in self._former), len(table)):
+        table, places = self.order.rest(epoch, self._earlier)
+        for iteration in range(self._start - sum(iterations for _, iterations in self._earlier), len(table)):
             for rank in self.ranks:
                 base = int(places[iteration, rank])
                 yield [(epoch, base + k, int(index)) for k, index in enumerate(table[iteration, rank])]
@@ -222,7 +222,7 @@ class SeededDataset(torch.utils.data.Dataset):
         try:
             return self.dataset[index]
         except Exception as error:
-            raise named(error, self.dataset, index) from error
+            raise bad_sample(error, self.dataset, index) from error
 
 
 def group_flags(dataset: Any) -> np.ndarray:

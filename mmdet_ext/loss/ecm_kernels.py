@@ -124,7 +124,7 @@ def loss(x: Tensor, inputs: LossInputs) -> Tensor:
     """The loss, float32: of shape (B,) for the reduction ``none``, else a scalar."""
     by_row = inputs.reduction == "none"
     factor = float(inputs.loss_weight)
-    with torch.cuda.device_of(x):  # Triton launches on the current device, whatever its arguments
+    with torch.cuda.device_of(x):  # Triton launches on the current device, regardless of its arguments
         rows = torch.empty(len(x), dtype=torch.float32, device=x.device)
         _row_losses[(len(x),)](rows, *_arguments(x, inputs), factor if by_row else 1.0, x.size(1), BLOCK=_BLOCK)
         if by_row:

@@ -62,7 +62,7 @@ class EffectiveClassMarginLoss(nn.Module):
     Args:
         class_counts: Positives of each class in label order, or the path of a text file with one count per line, or of
             an LVIS annotation file (see :mod:`mmdet_ext.data.class_counts`).
-        stats_file: The name of ``class_counts`` in the re-implementation's configs; give only one of them.
+        stats_file: The name of ``class_counts`` in the re-implementation's configs; use only one of them.
         count_field: The field read from an annotation file, ``instance_count`` or ``image_count``. The authors' file
             is named image_count but contains instance counts.
         clamp_zero_counts: Count classes without positives as 1 instead of refusing them.
@@ -109,7 +109,7 @@ class EffectiveClassMarginLoss(nn.Module):
         self.num_classes = len(counts)
         if num_classes not in (None, self.num_classes):
             raise ValueError(f"{self._kind}: num_classes is {num_classes} but {counts.source} has {self.num_classes} "
-                             "counts; give the counts of the model's classes")
+                             "counts; use the counts of the model's classes")
         for name, value, valid in (("class_weights", class_weights, self.weights_known),
                                    ("reduction", reduction, ("mean", "sum", "none"))):
             if value not in valid:
@@ -168,7 +168,7 @@ class EffectiveClassMarginLoss(nn.Module):
         """Outputs of the classifier: the classes and the background."""
         if num_classes != self.num_classes:
             raise ValueError(f"{self._kind}: the head has {num_classes} classes but the loss has counts for "
-                             f"{self.num_classes}; give the counts of the model's classes")
+                             f"{self.num_classes}; use the counts of the model's classes")
         return num_classes + 1
 
     def get_activation(self, cls_score: Tensor) -> Tensor:

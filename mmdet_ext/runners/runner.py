@@ -30,13 +30,13 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
 
     Attributes:
         position: Iterations of the current epoch that are done.
-        former: (ranks, iterations) of each other number of virtual ranks that did a part of the current epoch.
+        earlier: (ranks, iterations) of each other number of virtual ranks that did a part of the current epoch.
         boundary: Called as ``boundary(runner, epoch_end)`` after each optimizer step, with all counters advanced;
             it ends the training by raising.
     """
 
     position: int = 0
-    former: Sequence[Sequence[int]] = ()
+    earlier: Sequence[Sequence[int]] = ()
     boundary: Callable[[Any, bool], None] | None = None
     _history: dict[str, Any] | None = None  # of a restored state, until its epoch continues
     _epoch_ended = False  # since the last boundary
@@ -78,7 +78,7 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         r: Any = self
         model = self._bare_model()
         meta = {**(r.meta or {}), "epoch": r._epoch, "iter": r._iter, "position": self.position,
-                "virtual_ranks": self.share.virtual, "former": [list(part) for part in self.former],
+                "virtual_ranks": self.share.virtual, "former": [list(part) for part in self.earlier],
                 "log_buffer": self._logged()}
         if getattr(model, "CLASSES", None) is not None:
             meta["CLASSES"] = list(cast("Any", model).CLASSES)
@@ -109,11 +109,11 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
             raise RuntimeError(f"the checkpoint is another model's: it lacks {', '.join(missing[:5])}")
         meta = dict(state["meta"])
         r._epoch, r._iter, self.position = meta["epoch"], meta["iter"], meta["position"]
-        self.former = meta.pop("former", [])
-        own = self.position - sum(iterations for _, iterations in self.former)
+        self.earlier = meta.pop("former", [])
+        own = self.position - sum(iterations for _, iterations in self.earlier)
         if meta.get("virtual_ranks", self.share.virtual) != self.share.virtual and own:
             # rescaled on request: the rest of the epoch is redistributed among the present ranks
-            self.former = [*self.former, [meta["virtual_ranks"], own]]
+            self.earlier = [*self.earlier, [meta["virtual_ranks"], own]]
         history = meta.pop("log_buffer", {"values": {}, "counts": {}})
         self._history = history
         self._fill_log_buffer()
@@ -138,7 +138,7 @@ class PositionedRunner(HookCallingRunner, AccumulatingRunner):
         if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
             raise ValueError(f"{checkpoint} does not say at which epoch and iteration it was made; expected the "
                              "checkpoint of a training (for weights alone use load_from)")
-        r._epoch, r._iter, self.position, self.former = meta["epoch"], meta["iter"], 0, ()
+        r._epoch, r._iter, self.position, self.earlier = meta["epoch"], meta["iter"], 0, ()
         r._iter = r._iter * (gpus_of(meta.get("config", "")) or self.share.virtual) // self.share.virtual
         if resume_optimizer and "optimizer" in found:
             named = r.optimizer if isinstance(r.optimizer, dict) else {None: r.optimizer}
@@ -177,7 +177,7 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
         self.mode = "train"
         self.data_loader = data_loader
         start = self.position
-        data_loader.batch_sampler.begin(self._epoch, start, self.former)
+        data_loader.batch_sampler.begin(self._epoch, start, self.earlier)
         self._max_iters = self.last_iteration(data_loader.batch_sampler)
         self._note_what_hooks_do(by_epoch=True)
         self._seed_step()
@@ -199,7 +199,7 @@ class PositionedEpochBasedRunner(PositionedRunner, EpochBasedRunner):
                 self._at_boundary(False)
         self.call_hook("after_train_epoch")
         self._epoch += 1
-        self.position, self.former = 0, ()
+        self.position, self.earlier = 0, ()
         self._at_boundary(True)
 
 
@@ -230,7 +230,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
     def _one_pass(self, loader: Any, **kwargs: Any) -> None:
         self.model.train()
         self.mode = "train"
-        loader.batch_sampler.begin(self._epoch, self.position, self.former)
+        loader.batch_sampler.begin(self._epoch, self.position, self.earlier)
         for i, batches in enumerate(self._steps(loader), self.position):
             self._seed_step()
             self.data_batch = batches[0]
@@ -243,7 +243,7 @@ class PositionedIterBasedRunner(PositionedRunner, IterBasedRunner):
             self.position = i + 1
             if self.position == len(loader):
                 self._epoch += 1
-                self.position, self.former = 0, ()
+                self.position, self.earlier = 0, ()
             last = self._iter >= self._max_iters
             self._at_boundary(last)
             if last:

@@ -26,17 +26,17 @@ def test_a_task_is_pickled_by_name_under_the_names_that_frozen_code_of_every_ver
         assert (type(task).__module__, type(task).__name__) == ("ecm_cluster.node.task", kind)
 
 
-@pytest.mark.parametrize("process", processes.FORMER)
+@pytest.mark.parametrize("process", processes.EARLIER)
 def test_the_frozen_code_of_an_earlier_version_has_its_own_module_for_a_process(tmp_path, process):
-    now, former = processes.MODULES[process], f"ecm_cluster.{processes.FORMER[process]}"
+    now, earlier = processes.MODULES[process], f"ecm_cluster.{processes.EARLIER[process]}"
     assert processes.module(process) == processes.module(process, tmp_path / "not frozen yet") == now
-    (tmp_path / former.replace(".", "/")).parent.mkdir(parents=True)
-    (tmp_path / former.replace(".", "/")).with_suffix(".py").touch()
-    assert processes.module(process, tmp_path) == former
+    (tmp_path / earlier.replace(".", "/")).parent.mkdir(parents=True)
+    (tmp_path / earlier.replace(".", "/")).with_suffix(".py").touch()
+    assert processes.module(process, tmp_path) == earlier
     (tmp_path / now.replace(".", "/")).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / now.replace(".", "/")).with_suffix(".py").touch()
     assert processes.module(process, tmp_path) == now
-    assert processes.runs(process, now) and processes.runs(process, former)
+    assert processes.runs(process, now) and processes.runs(process, earlier)
     assert not processes.runs(process, "ecm_cluster.") and not processes.runs(process, "")
 
 

@@ -24,9 +24,9 @@ def test_an_unknown_number_of_ranks_is_refused_before_anything_starts(tmp_path: 
 
 @pytest.mark.slow
 def test_what_is_killed_at_named_points_and_at_random_moments_ends_in_the_same_bits(tmp_path: Path) -> None:
-    done = campaign("--kills", 6, "--seed", 2, "--ranks", 2, "--folder", tmp_path / "runs", "--json", tmp_path / "told")
+    done = campaign("--kills", 6, "--seed", 2, "--ranks", 2, "--folder", tmp_path / "runs", "--json", tmp_path / "json")
     assert done.returncode == 0, done.stdout + done.stderr
-    said = json.loads((tmp_path / "told").read_text())
+    said = json.loads((tmp_path / "json").read_text())
     assert said["kills"] >= 6 and said["at_named_points"] and said["by_signals"]
     assert said["compared_checkpoints"] and said["attempts"] > 1 and said["besides"]
     assert not (tmp_path / "runs").exists(), "what ended well is removed"

@@ -18,20 +18,20 @@ GOOD = running.Answer(2, b"", b"error: mine.yaml: nodes: invalid value 'x'; expe
 
 
 def judged(tmp_path: Path, *, before: dict[str, str] | None = None, after: dict[str, str] | None = None,
-           illegal: bool = False, **answer: object) -> list[str]:
+           invalid: bool = False, **answer: object) -> list[str]:
     case = Case(1, random.Random(1), tmp_path, Library(tmp_path))
-    case.changed("a value", illegal, names=["nodes"])
+    case.changed("a value", invalid, names=["nodes"])
     return judging.judge(case, running.Answer(**{**vars(GOOD), **answer}), before or {}, after or {})
 
 
 def test_an_answer_that_names_the_field_is_good(tmp_path: Path) -> None:
-    assert judged(tmp_path, illegal=True) == []
+    assert judged(tmp_path, invalid=True) == []
 
 
 @pytest.mark.parametrize("answer, said", [
     ({"code": 1, "err": b"Traceback (most recent call last):\n  x\nKeyError: 'nodes'\n"}, "traceback: KeyError"),
     ({"code": 1, "err": b"error: unexpected KeyError: 'nodes' (traceback: /tmp/x.txt)\n"}, "nobody foresaw it"),
-    ({"code": 0, "err": b"", "illegal": True}, "accepted in silence"),
+    ({"code": 0, "err": b"", "invalid": True}, "accepted in silence"),
     ({"after": {"runs/x": "1"}}, "written although refused: runs/x"),
     ({"before": {"mine.yaml": "1"}, "after": {"mine.yaml": "2"}}, "written although refused"),
     ({"err": b"error: something is wrong\n"}, "names neither file nor field"),
@@ -45,8 +45,8 @@ def test_the_judge_finds_what_is_bad(tmp_path: Path, answer: dict[str, object], 
 
 
 def test_what_a_dry_run_would_refuse_is_not_accepted_in_silence(tmp_path: Path) -> None:
-    assert judged(tmp_path, illegal=True, code=0, err=b"would be refused: nodes: no\n") == []
-    assert judged(tmp_path, illegal=True, code=0, err=b"would be refused: no\n")
+    assert judged(tmp_path, invalid=True, code=0, err=b"would be refused: nodes: no\n") == []
+    assert judged(tmp_path, invalid=True, code=0, err=b"would be refused: no\n")
 
 
 def seeded(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -56,7 +56,7 @@ def seeded(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         case.write("ecm_cluster/__init__.py", "")
         case.write("ecm_cluster/seeded.py", text)
         case.argv = ["seeded"]
-        case.changed("a file", illegal=True, names=["mine.yaml"])
+        case.changed("a file", invalid=True, names=["mine.yaml"])
 
     monkeypatch.setattr(areas, "AREAS", {"seeded": (area, 1)})
 
@@ -93,7 +93,7 @@ def test_a_case_follows_from_its_seed_and_number_alone(tmp_path: Path) -> None:
     def made(number: int) -> tuple[list[str], list[str], bool]:
         case = Case(number, random.Random(f"5-{number}"), tmp_path, Library(tmp_path))
         areas.option(case)
-        return case.argv, case.kinds, case.illegal
+        return case.argv, case.kinds, case.invalid
 
     first = [made(number) for number in range(40)]
     assert first == [made(number) for number in range(40)]

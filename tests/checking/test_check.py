@@ -1,4 +1,4 @@
-"""``submit`` checks a job by itself, leaves nothing behind, and refuses nothing for want of time or of torch."""
+"""``submit`` checks a job automatically, leaves nothing behind, and refuses nothing for lack of time or of torch."""
 
 from __future__ import annotations
 

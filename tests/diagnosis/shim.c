@@ -1,4 +1,4 @@
-/* What cannot be had on one machine: a clock that is wrong, and a file system whose locks do not work.
+/* What one machine does not have: a clock that is wrong, and a file system whose locks do not work.
  *
  * SHIM_SKEW: seconds that the wall clock is off; SHIM_FLOCK: the errno that every flock fails with, 0: it succeeds and
  * locks nothing, as on a file system that is mounted with local locks.

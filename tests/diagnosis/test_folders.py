@@ -31,7 +31,7 @@ def look(path: Path, *before: str, **env: str) -> dict[str, dict]:
 
 
 def mounted(path: Path, options: str) -> list[str]:
-    """What runs a command where a file system of its own lies on a folder."""
+    """What runs a command where a separate file system is mounted on a folder."""
     probe = subprocess.run([*UNSHARE, "mount", "-t", "tmpfs", "tmpfs", str(path)], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip("this kernel lets nobody mount a file system of his own")

@@ -31,7 +31,7 @@ QOSES = "normal|||||||\ndear||1-00:00:00||||||\n"
 
 @pytest.fixture
 def found(tmp_path, monkeypatch):
-    """Findings by id for a cluster that differs from a sound one as told, and a job."""
+    """Findings by id for a cluster that differs from a sound one as specified, and a job."""
     answers = Answers(tmp_path, monkeypatch)
 
     def look(config=(), partitions=PARTITION, gres=NODES, association=ASSOCIATION, qoses=QOSES, sbatch="exit 0\n",

@@ -277,9 +277,9 @@ def test_modules_named_like_ours_are_refused(checkout: Path, tmp_path: Path, nam
 
 
 def test_a_folder_that_cannot_hold_modules_is_refused_with_the_remedy(checkout: Path, tmp_path: Path) -> None:
-    for given, remedy in ((checkout / "gone", "give the one that holds your modules"),
-                          (checkout / "mine/tools.py", "give the one that holds your modules"),
-                          (checkout / "mine/heads", "give its parent directory")):
+    for given, remedy in ((checkout / "gone", "expected the one that contains your modules"),
+                          (checkout / "mine/tools.py", "expected the one that contains your modules"),
+                          (checkout / "mine/heads", "use its parent directory")):
         with pytest.raises(UserError, match=f"--code {given}: is .*{remedy}"):
             snapshot.freeze(tmp_path / "run/code", [], [], given)
     assert not (tmp_path / "run").exists()
@@ -289,7 +289,7 @@ def test_a_folder_with_far_too_much_in_it_is_refused(checkout: Path, tmp_path: P
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     with open(checkout / "mine/huge.so", "wb") as handle:
         handle.truncate(selection.MAX_BYTES + 1)  # takes no room on the disk
-    with pytest.raises(UserError, match="more than 5000 files or 200 MB; give a folder"):
+    with pytest.raises(UserError, match="more than 5000 files or 200 MB; use a folder"):
         freeze(checkout, tmp_path / "run/code")
     (checkout / "mine/huge.so").unlink()
     monkeypatch.setattr(selection, "MAX_FILES", 7)  # 5 of the packages and 3 of the user's

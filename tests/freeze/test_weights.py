@@ -390,7 +390,7 @@ def test_every_name_resolves_to_the_file_that_mmcv_would_load(monkeypatch: pytes
 
     asked: list[str] = []
 
-    # the internet is not there: what mmcv asks of it is recorded instead
+    # there is no internet: what mmcv asks of it is recorded instead
     def record(url: str, **_: object) -> dict:
         asked.append(url)
         return {"state_dict": {}}
@@ -454,7 +454,7 @@ def test_every_config_that_mmdet_ships_resolves_or_is_refused_in_one_line(tmp_pa
         texts = [value for value in leaves(local.get("model", {})) if isinstance(value, str)]
         rest += [(file.name, text) for text in texts if "://" in text]
     assert found > 500 and rest == []
-    # three name a file to be had from a web page, one lets timm fetch
+    # three name a file that a web page offers, one lets timm fetch
     assert sorted(" ".join(text.split()[1:5]) for text in refusals) == [
         "True lets the model's", *["there is no file"] * 3]
 

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--folder", type=Path, metavar="DIR",
                       help="where cases lie (default: a temporary folder); those that were answered well are removed")
     made.add_argument("--library", type=Path, metavar="DIR",
-                      help="keep the valid input there, and take what is there already (default: anew in --folder)")
+                      help="keep the valid input there, and use what is there already (default: new, in --folder)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write every case with a bad answer there")
     made.add_argument("--no-training", action="store_true", help="use a run as trained ones look, made in no time")
     return made

@@ -1,6 +1,6 @@
 """What a case can be about, and how often: each function gives a case its input and its command line.
 
-``illegal`` is set only where every reader would agree.
+``invalid`` is set only where every reader would agree.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def config(case: Case) -> None:
     if case.rng.random() < 0.1:
         case.argv = ["evaluate", str(case.library.checkpoint), "--config", str(path), "--dry-run",
                      "--data-root", str(case.library.data)]
-        case.illegal = False  # refused by --dry-run in any case
+        case.invalid = False  # refused by --dry-run in any case
         case.names.append("dry-run")
 
 
@@ -52,10 +52,10 @@ def annotations(case: Case) -> None:
         elif path.is_file() and files.is_tree(path.read_bytes()):
             tops = case.rng.random() < 0.2
             files.change_json(case, path, only=("images", "annotations", "categories") if tops else ())
-            case.illegal |= tops and case.kinds[-1] == "json value dropped"
+            case.invalid |= tops and case.kinds[-1] == "json value dropped"
     if case.rng.random() < 0.1:
         files.mistreat(case, path, "annotations")
-        case.illegal = True
+        case.invalid = True
     _use_data(case, root)
 
 
@@ -67,7 +67,7 @@ def _use_data(case: Case, root: Path) -> None:
     else:
         case.argv = ["stage", "pack", str(root), str(case.work / "out.pack"), "--threads", "2",
                      *case.choose([[], ["--strict"]])]
-        case.illegal = False  # a pack may hold what no training reads
+        case.invalid = False  # a pack may hold what no training reads
 
 
 def data_root(case: Case) -> None:
@@ -87,7 +87,7 @@ def data_root(case: Case) -> None:
 
 
 def _archive(case: Case, root: Path) -> None:
-    """A zip file in the place of the folder of images or beside the annotations."""
+    """A zip file instead of the folder of images or beside the annotations."""
     images = sorted((root / "train2017").iterdir())
     path = root / case.choose(["train2017.zip", "annotations/lvis_v1_train.json.zip"])
     inside = case.choose(["right", "bomb", "leads out", "NUL", "long name", "twice", "folder", "no UTF-8"])
@@ -126,11 +126,11 @@ def pack(case: Case) -> None:
     if verb == "submit":
         case.argv = ["submit", "--config", str(case.library.folder / "demo.py"), "--cluster", "local", "--device",
                      "cpu", "--data-root", str(pack), *CLASSES, "--dry-run"]
-        case.illegal = False  # images are not read here
+        case.invalid = False  # images are not read here
     else:
         case.argv = ["stage", verb, str(pack), *([str(case.work / "scratch")] * (verb == "copy")), "--threads", "2"]
         same = {"json BOM", "json CRLF"} & set(case.kinds) or {"fingerprint", "source"} & set(case.names)  # notes
-        case.illegal = verb == "verify" and changed and not same
+        case.invalid = verb == "verify" and changed and not same
 
 
 def scratch(case: Case) -> None:
@@ -182,17 +182,17 @@ def run(case: Case) -> None:
     target = str(run)
     case.argv = [target if word == "RUN" else str(case.library.run) if word == "library" else word for word in words]
     if "--runs-dir" in words:
-        case.illegal = False  # a row of the table says what is wrong
+        case.invalid = False  # a row of the table says what is wrong
     case.may_start = case.argv[0] in ("resume", "evaluate") and "--dry-run" not in case.argv
 
 
 def checkpoint(case: Case) -> None:
     path = case.copy(case.library.checkpoint, "mine.pth")
-    configs.spoil_checkpoint(case, path)
+    configs.corrupt_checkpoint(case, path)
     case.names += ["mine.pth"]
     case.argv = ["evaluate", str(path), "--config", str(case.library.folder / "demo.py"), "--cluster", "local",
                  "--device", "cpu", "--data-root", str(case.library.data), "--runs-dir", "runs"]
-    case.may_start = not case.illegal
+    case.may_start = not case.invalid
 
 
 # by the names in the summary; how often, as weights

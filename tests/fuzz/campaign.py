@@ -111,7 +111,7 @@ def _worker(seed: int, numbers: list[int], folder: Path, library: Library, resul
                 result, _ = one(seed, number, place, library, real=number % REAL_EVERY == 0)
             except Exception:
                 traceback.print_exc()
-                print(f"case {number} could not be made or judged", flush=True)
+                print(f"case {number} could not be created or judged", flush=True)
                 raise
             reported.write(json.dumps(vars(result)) + "\n")
             reported.flush()

@@ -54,7 +54,7 @@ class Case:
         argv: The verb and its words.
         kinds: What was changed, for the summary and for the reader.
         names: The answer to a refusal holds one of them: the file, the field, the flag.
-        illegal: Whether the input is certainly wrong, so that an answer of 0 is a fault.
+        invalid: Whether the input is certainly wrong, so that an answer of 0 is a fault.
         may_start: Whether the verb may leave a process behind, as a submission does.
         env: Variables beside those that every case has.
     """
@@ -66,14 +66,14 @@ class Case:
     argv: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    illegal: bool = False
+    invalid: bool = False
     may_start: bool = False
     env: dict[str, str] = field(default_factory=dict)
 
-    def changed(self, kind: str, illegal: bool = False, names: Iterable[object] = ()) -> None:
+    def changed(self, kind: str, invalid: bool = False, names: Iterable[object] = ()) -> None:
         self.kinds.append(kind)
         self.names += [str(name) for name in names if str(name)]
-        self.illegal |= illegal
+        self.invalid |= invalid
 
     def choose(self, values: Iterable[Any]) -> Any:
         return self.rng.choice(list(values))

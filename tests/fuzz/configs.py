@@ -79,12 +79,12 @@ def write(case: Case, path: Path) -> None:
             section, value = case.choose(SECTIONS), case.choose(VALUES)
             text += f"\n{section} = {value}\n"
             case.changed(f"config: {section} = …", names=[section],
-                         illegal=(section, value) in NO_VALUES and value not in ("[]", "{}"))
+                         invalid=(section, value) in NO_VALUES and value not in ("[]", "{}"))
         elif roll < 0.8:
             line = case.choose(LINES)
             wrong = line in WRONG or (line == "data['train'] = data" and not inherits)
             text += f"\n{line}\n"
-            case.changed(f"config: {line.splitlines()[0][:40]}", illegal=wrong, names=re.findall(r"\w+", line)[:1])
+            case.changed(f"config: {line.splitlines()[0][:40]}", invalid=wrong, names=re.findall(r"\w+", line)[:1])
         else:
             break
     case.write(path.name, text)
@@ -92,7 +92,7 @@ def write(case: Case, path: Path) -> None:
     if not case.kinds:
         if case.rng.random() < 0.25:
             files.mistreat(case, path, "a config")
-            case.illegal = True
+            case.invalid = True
         else:
             files.damage(case, path, "py")
 
@@ -102,7 +102,7 @@ def option(case: Case) -> None:
     case.argv += ["--set", case.choose([f"{key}={word}"] * 12 + [key, "=", f"{key}=={word}"])]
     whole = case.argv[-1] == f"{key}={word}"
     case.changed("--set", names=["set", "option", key, key.split(".")[0], key.split(".")[-1]],
-                 illegal=whole and (key, word) in NO_VALUES)
+                 invalid=whole and (key, word) in NO_VALUES)
 
 
 class _Runs:
@@ -114,20 +114,20 @@ class _Runs:
         return os.system, ("touch executed",)
 
 
-def spoil_checkpoint(case: Case, path: Path) -> None:
+def corrupt_checkpoint(case: Case, path: Path) -> None:
     roll = case.rng.random()
     if roll < 0.2:
         files.mistreat(case, path, "a checkpoint")
-        case.illegal = True
+        case.invalid = True
         return
     data = path.read_bytes()
     if roll < 0.5:
         files.damage(case, path, "binary")
-        case.illegal = case.kinds[-1] in ("binary emptied", "binary cut", "binary random bytes")
+        case.invalid = case.kinds[-1] in ("binary emptied", "binary cut", "binary random bytes")
         return
     name, made = case.choose(sorted(_others(case, data).items()))
     case.replace(path, made)
-    case.changed(f"a checkpoint is {name}", illegal=name not in ("a plain pickle of None", "a pickle of a number"))
+    case.changed(f"a checkpoint is {name}", invalid=name not in ("a plain pickle of None", "a pickle of a number"))
     case.names += [path.name]
 
 

@@ -1,4 +1,4 @@
-"""What can become of a file: other bytes, or something that is no regular file."""
+"""What can become of a file: other bytes, or something that is not a regular file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mistreat(case: Case, path: Path, text: str = "") -> None:
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     kinds[name]()
     if name == "/dev/null":
-        case.illegal = False  # what was wrong before is gone
+        case.invalid = False  # what was wrong before is gone
     case.changed(f"{text or 'a file'} is {name}" if name != "missing" else f"{text or 'a file'} is missing",
                  names=(path.name, path.stem))
 
@@ -60,8 +60,8 @@ def damage(case: Case, path: Path, form: str, certain: bool = True) -> None:
     wrong |= form == "json" and (name == "emptied" or (name == "doubled" and bool(data.strip()))
                                  or (name == "cut" and len(made) < len(data.rstrip())))
     if name in ("emptied", "cut"):
-        case.illegal = False  # what was wrong before may be gone
-    case.changed(f"{form} {name}", illegal=certain and wrong, names=(path.name, path.stem))
+        case.invalid = False  # what was wrong before may be gone
+    case.changed(f"{form} {name}", invalid=certain and wrong, names=(path.name, path.stem))
 
 
 def _insert(rng: random.Random, data: bytes, piece: bytes) -> bytes:
@@ -130,7 +130,7 @@ def change_json(case: Case, path: Path, certain: bool = False, only: tuple[str, 
 
     Args:
         certain: Whether any change of a value is certainly wrong.
-        only: Keys of the root, of which one is changed and not what lies below it.
+        only: Keys of the root, of which one is changed and not what is below it.
     """
     first, end, rest = path.read_bytes().partition(b"\n" if path.suffix == ".jsonl" else b"no end of a line")
     tree = json.loads(first)
@@ -153,12 +153,12 @@ def change_tree(case: Case, tree: Any, path: Path, certain: bool, only: tuple[st
     else:
         inner[key] = rng.choice([leaf for leaf in LEAVES if repr(leaf) != repr(value)])
     dotted = ".".join(str(part) for part in place)
-    case.changed(f"{path.suffix[1:]} value {kind}", illegal=certain,
+    case.changed(f"{path.suffix[1:]} value {kind}", invalid=certain,
                  names=(path.name, dotted, *(str(part) for part in place if not isinstance(part, int))))
 
 
 def anything(case: Case, path: Path) -> None:
-    """Change a file of a record in one of all these ways; nothing of it is certainly wrong for every reader."""
+    """Change a file of a record in one of all these ways; none is certainly wrong for every reader."""
     form = {".json": "json", ".jsonl": "text", ".py": "py", ".pth": "binary", ".npz": "binary", ".pkl": "binary",
             ".bin": "binary", ".tar": "binary", ".columns": "binary"}.get(path.suffix, "text")
     text, roll = path.read_bytes(), case.rng.random()

@@ -12,7 +12,7 @@ from .case import Case
 from .running import SECONDS, Answer
 
 LINES = 6  # of an error
-CHARACTERS = 3000  # of an error in all: a line of a megabyte is no answer
+CHARACTERS = 3000  # of an error in all: a line of a megabyte does not count as an answer
 MEMORY = 2 << 30  # resident bytes
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # what the verbs make of an exception that nothing was prepared for
@@ -44,7 +44,7 @@ def judge(case: Case, answer: Answer, before: dict[str, str], after: dict[str, s
     if any("\udc80" <= c <= "\udcff" for c in said):
         bad.append("bytes in the output that are not UTF-8")
     refused = answer.code in (1, 2) or REFUSED_IN_A_DRY_RUN in err
-    if case.illegal and answer.code == 0 and not refused:
+    if case.invalid and answer.code == 0 and not refused:
         bad.append("accepted in silence")
     if refused and not any(b.startswith(("traceback", "nobody")) for b in bad) and not names_what_is_wrong(case, said):
         bad.append("the error names neither file nor field")

@@ -51,4 +51,4 @@ def _verb(folder: Path, name: str, *words: object, killed_at: str = "") -> None:
     done = subprocess.run([sys.executable, "-m", f"ecm_cluster.{name}", *map(str, words)], cwd=folder, env=env,
                           capture_output=True, text=True, check=False)
     if done.returncode != (-9 if killed_at else 0):
-        sys.exit(f"the input of the campaign could not be made: {name} gave {done.returncode}\n{done.stderr}")
+        sys.exit(f"could not create the input of the campaign: {name} gave {done.returncode}\n{done.stderr}")

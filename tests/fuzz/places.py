@@ -57,7 +57,7 @@ def odd_names(case: Case) -> None:
         scratch = case.copy(library.scratch, name)
         case.argv = ["stage", case.choose(["status", "gc", "verify"]), str(scratch)]
     case.argv = [f"./{word}" if word == name and word.startswith("-") else word for word in case.argv]
-    # whatever refuses such a name says the path, printable; or what it was looking for
+    # what refuses such a name says the path, printable; or what it was looking for
     case.changed(f"{kind} of an odd name", names=["/", "%", "name", "config", "RUN", "data", "path"])
 
 
@@ -101,7 +101,7 @@ def folders_of_code(case: Case) -> None:
                                                                                             "/nothing", "code/.."]),
                      *imports)
     if "/nothing" in case.argv:
-        case.changed("code: none there", illegal=True)
+        case.changed("code: none there", invalid=True)
 
 
 def other_data(case: Case) -> None:
@@ -140,7 +140,7 @@ def other_data(case: Case) -> None:
             entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
             case.replace(xml, f'<!DOCTYPE x [<!ENTITY a0 "x">{entities}]><x>&a9;</x>'.encode() if kind == "bomb"
                          else b"<a>" * 100_000)
-            case.changed(f"XML: {kind}", illegal=kind == "deep")
+            case.changed(f"XML: {kind}", invalid=kind == "deep")
         case.names += ["xml", "list.txt"]
     config = case.write("mine.py", text)
     case.names += ["annotations", "data.train", "data.val", "data.test", "config"]
@@ -149,7 +149,7 @@ def other_data(case: Case) -> None:
 
 
 def former_run(case: Case) -> None:
-    """A run of the former version, cancelled and resumed, of which one to two files are not right."""
+    """A run of the previous version, cancelled and resumed, of which one to two files are not right."""
     run = case.choose([former_version.complete, former_version.cancelled])(case.work).path
     found = sorted(path for path in run.rglob("*") if path.is_file())
     for _ in range(case.choose([1, 1, 2])):
@@ -159,12 +159,12 @@ def former_run(case: Case) -> None:
     case.argv = case.choose([["status", str(run)], ["status", "--json"], ["resume", str(run), "--dry-run"],
                              ["evaluate", str(run), "--dry-run", "--checkpoints", "all"], ["clean", str(run)],
                              ["cancel", str(run)], ["compare", str(run), str(run)], ["status", str(run), "--json"]])
-    case.illegal = False
+    case.invalid = False
     case.names += ["former", "run.json"]
 
 
 def half_a_pack(case: Case) -> None:
-    """What a call of `stage pack` or `synthesize` that was killed has left, or somebody else has made."""
+    """What a call of `stage pack` or `synthesize` that was killed has left, or another process has made."""
     if case.rng.random() < 0.4:
         root = case.copy(case.library.data, "out")
         path = root / case.choose(["synthetic.json", "synthetic.json", "annotations/lvis_v1_val.json"])
@@ -190,7 +190,7 @@ def half_a_pack(case: Case) -> None:
 def weights(case: Case) -> None:
     """A checkpoint that a config names."""
     path: Path = case.copy(case.library.checkpoint, "mine.pth")
-    configs.spoil_checkpoint(case, path)
+    configs.corrupt_checkpoint(case, path)
     case.names += ["mine.pth", "load_from", "pretrained"]
     option = case.choose([f"load_from={path}", f"model.pretrained={path}"])
     case.argv = demo(case, "--data-root", case.library.data, *CLASSES, "--set", option)

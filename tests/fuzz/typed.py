@@ -62,7 +62,7 @@ def flags(case: Case) -> None:
             case.names.append("argument")
         case.changed(f"a flag's word: {action.dest}",
                      names=[action.dest, flag.strip("-"), action.metavar or flag, "option", *files.short(word)],
-                     illegal=certainly_wrong(action, word) and not again)
+                     invalid=certainly_wrong(action, word) and not again)
     if case.rng.random() < 0.1:
         case.argv.append(case.choose(["--no-such-flag", "--dry", "-x", "surplus", "\udcff", "--set"]))
         case.changed("a surplus word", names=[case.argv[-1], "argument"])
@@ -106,7 +106,7 @@ def kind_of(one: option.Option | None) -> str:
 
 
 def positionals(case: Case) -> None:
-    """Words in the place of a run, a job, a pack, a folder."""
+    """Words instead of a run, a job, a pack, a folder."""
     word = case.choose(WORDS + ("runs", str(case.library.data), str(case.library.run / "run.json"), "demo", "real@x"))
     runs = ["--runs-dir", str(case.library.run.parent)]
     case.argv = case.choose([
@@ -127,7 +127,7 @@ def job_file(case: Case) -> None:
     path = _yaml_of_a_job(case, "mine.yaml")
     verb = case.choose(["submit"] * 9 + ["doctor"])
     case.argv = [verb, str(path), *cluster(case), *(["--dry-run"] if verb == "submit" else [])]
-    if case.illegal and verb == "submit" and case.rng.random() < 0.3:
+    if case.invalid and verb == "submit" and case.rng.random() < 0.3:
         case.argv.remove("--dry-run")
 
 
@@ -140,7 +140,7 @@ def site_file(case: Case) -> None:
     else:  # these read the site's runs_dir or scratch alone
         case.argv = {"status": ["status"], "evaluate": ["evaluate", "x", "--dry-run"], "compare": ["compare", "x", "y"],
                      "stage": ["stage", "status"]}[verb]
-        case.illegal = False
+        case.invalid = False
         case.names += ["no run", "x", "scratch"]
 
 
@@ -162,7 +162,7 @@ def _yaml_of_a_job(case: Case, name: str) -> Path:
     if not case.kinds or case.rng.random() < 0.15:
         if case.rng.random() < 0.3:
             files.mistreat(case, path, "the YAML file")
-            case.illegal |= case.kinds[-1] not in ("the YAML file is missing", "the YAML file is /dev/null")
+            case.invalid |= case.kinds[-1] not in ("the YAML file is missing", "the YAML file is /dev/null")
         else:
             files.damage(case, path, "yaml")
     case.names += [path.name, *lines]
@@ -190,13 +190,13 @@ def _change_field(case: Case, lines: dict[str, str]) -> None:
         wrong = (key, inner) in (("slurm", "wrap"), ("slurm", "--wrap")) and value != "null"
         wrong |= key == "slurm" and value == '"a\\nb"'
         lines[key] = f"{{{inner}: {value}}}"
-        case.changed(f"{key}: an inner value", illegal=wrong, names=[key, inner.strip("'-")])
+        case.changed(f"{key}: an inner value", invalid=wrong, names=[key, inner.strip("'-")])
         return
     lines[key] = value
     certain = broken and not value.startswith(("&a &b", "<<", "{<<", "{?", "!!int 0x", "!!int 1_", "!!int 0b",
                                                "!!float 1_", "!unknown"))
     case.changed("no YAML" if certain else f"a value for {names[key] or key}", names=[key, "line"],
-                 illegal=certain or _wrong_for(names[key], value))
+                 invalid=certain or _wrong_for(names[key], value))
 
 
 def _wrong_for(kind: str, raw: str) -> bool:
@@ -213,11 +213,11 @@ def sweep_file(case: Case) -> None:
     broken = case.rng.random() < 0.3
     value = case.choose(NO_YAML if broken else (*YAML, "[0.1, 0.2]", "[abc]", "[[1]]", "[0.5, null]", "[1333x800]"))
     case.changed("no YAML in a sweep" if broken else "a value of a sweep", names=[setting, "sweep.yaml", "line"],
-                 illegal=value in ("abc", "{a: 1}", "[abc]", "{}", "2020-01-01", "null", "[]", "''", "[null]"))
+                 invalid=value in ("abc", "{a: 1}", "[abc]", "{}", "2020-01-01", "null", "[]", "''", "[null]"))
     lines = {"score_thr": "[0.0001, 0.01]", "nms_iou": "[0.5, 0.6]", setting: value}
     if case.rng.random() < 0.1:
         lines[case.choose(["no_such", "1", "null", "[a]", "''"])] = "[1]"
-        case.changed("no setting", illegal=True, names=["no_such", "setting", "key", "line"])
+        case.changed("no setting", invalid=True, names=["no_such", "setting", "key", "line"])
     path = case.write("sweep.yaml", "".join(f"{key}: {value}\n" for key, value in lines.items()))
     if case.rng.random() < 0.3:
         case.choose([lambda: files.mistreat(case, path, "a sweep"), lambda: files.damage(case, path, "yaml")])()

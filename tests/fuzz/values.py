@@ -19,7 +19,7 @@ WORDS = (
     "1-00:00:00:00", "\U0001f4a9", "a\u0301", "None,None", "mmdet::", "mmdet::../../etc/passwd", "all", "last", "best",
 )
 
-# values as a YAML file spells them, and whether they are no YAML at all
+# values as a YAML file writes them, and whether they are invalid YAML
 YAML = (
     "", "~", "null", "abc", "-1", "0", "1.5", "true", '"5"', "[]", "[1, 2]", "{}", "{a: 1}", "[[1]]", "2020-01-01",
     "12:30:45", "0x1F", "1_000", "010", ".inf", "-.inf", ".nan", DIGITS, "-" + DIGITS, "1e400", "\u00b2", "\u0663",

@@ -151,7 +151,7 @@ def test_an_unknown_job_file_names_the_nearest(tmp_path):
 def test_a_config_in_place_of_a_job_file_is_reported_with_the_flag_to_use(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_config.py").write_text("model = {}")
-    with pytest.raises(UserError, match=f"is an mmdet config; give it as --config {given}"):
+    with pytest.raises(UserError, match=f"is an mmdet config; pass it as --config {given}"):
         shipped.find_job_file(given)
 
 

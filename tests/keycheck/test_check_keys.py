@@ -296,7 +296,7 @@ def test_a_class_of_the_users_own_is_not_checked_and_a_misspelt_one_is(coco, tmp
     assert refused(wanted, "model.roi_head.type=InCode", code=str(tmp_path)) is None, "in place of the library's"
     assert "did you mean MyHead" in refused(wanted, "model.roi_head.type=MyHed", code=str(tmp_path))
     wanted["custom_imports"] = {"imports": ["installed_somewhere"]}
-    assert refused(wanted, "model.roi_head.type=Whatever", code=str(tmp_path)) is None
+    assert refused(wanted, "model.roi_head.type=Anything", code=str(tmp_path)) is None
 
 
 def test_what_a_release_of_mmdet_lacks_is_refused_for_it(coco):

@@ -31,7 +31,7 @@ def tree(package: str, name: str) -> ast.Module:
 
 
 class Reads(ast.NodeVisitor):
-    """The dotted keys that code looks up in a variable ``cfg``, through whatever names it gives to parts of it."""
+    """The dotted keys that code looks up in a variable ``cfg``, through any names it gives to parts of it."""
 
     def __init__(self) -> None:
         self.names = {"cfg": "", "ori_cfg": "", "updated_cfg": ""}

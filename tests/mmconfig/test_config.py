@@ -23,7 +23,7 @@ MMDET = Path(importlib.util.find_spec("mmdet").submodule_search_locations[0]) / 
 SHIPPED = sorted(MMDET.rglob("*.py"))
 OURS = sorted((ROOT / "configs").rglob("*.py"))
 
-# one folder serves all examples of a test: each writes its files anew
+# one folder serves all examples of a test: each rewrites its files
 FILES = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -90,7 +90,7 @@ SAME_AS_MMCV = {
     "an empty list of bases": "_base_ = []\na = dict(b=dict(_delete_=True))",
     "delete": "_base_ = 'base/model.py'\nmodel = dict(a=dict(_delete_=True, q=0))",
     "delete that is off": "_base_ = 'base/model.py'\nmodel = dict(a=dict(_delete_=False, q=0))",
-    "delete of what is not there": "_base_ = 'base/model.py'\nmodel = dict(new=dict(_delete_=True, q=0))",
+    "delete of a missing key": "_base_ = 'base/model.py'\nmodel = dict(new=dict(_delete_=True, q=0))",
     "delete of a list": "_base_ = 'base/model.py'\nmodel = dict(c=dict(_delete_=True, q=0))",
     "variables of the file": "a = ['{{ fileBasename }}', '{{fileBasenameNoExtension}}', '{{  fileExtname  }}']\n"
                              "b = '{{ fileDirname }}/x'  # {{ fileDirname }}",
@@ -198,7 +198,7 @@ def test_options_are_applied_as_mmcv_merges_a_dict(cfg, options):
     try:
         reference.merge_from_dict(copy.deepcopy(options))  # mmcv changes what it is given
     except Exception:
-        # mmcv has many ways to fail, and fails at setting an element of a list to what is no dict; here that works
+        # mmcv has many ways to fail, and fails at setting an element of a list to what is not a dict; here that works
         try:
             config.apply_options(cfg, options)
         except UserError as error:

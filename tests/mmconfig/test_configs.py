@@ -30,7 +30,7 @@ LOSSES = {
 
 @pytest.fixture(scope="module")
 def lvis_roots(tmp_path_factory) -> dict[str, Path]:
-    """Data roots with nothing but the categories, by the data root in the config."""
+    """Data roots with only the categories, by the data root in the config."""
     folder = tmp_path_factory.mktemp("lvis")
     roots = {}
     for name, classes in (("lvis_v1", 1203), ("lvis_v0.5", 1230)):

@@ -121,7 +121,7 @@ def test_crafted_pickles_are_refused(stream, named):
             reader(stream).load()
 
 
-def test_numpys_own_numbers_stay_as_they_are_no_matter_what_a_file_says_of_them(tmp_path):
+def test_numpys_own_numbers_stay_as_they_are_regardless_of_what_a_file_says_of_them(tmp_path):
     # a dtype's state goes into the dtype, and numpy has one of each for everybody
     stream = pickled(b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x89tR(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xff"
                      b"J\xff\xff\xff\xffK?tb")
@@ -235,7 +235,7 @@ def test_mmcv_reads_files_the_same_way(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
 def test_what_is_swapped_after_the_check_is_refused_as_well(tmp_path, monkeypatch, form):
-    """Whoever can write to the folder can put another file there at any moment, and 1.13 ignores ``pickle_module``."""
+    """Any user that can write to the folder can replace the file at any moment, and 1.13 ignores ``pickle_module``."""
     path = tmp_path / "evil.pth"
     torch.save({"x": Runs()}, path, _use_new_zipfile_serialization=form == "zip")
     monkeypatch.chdir(tmp_path)
@@ -288,7 +288,7 @@ assert not Path(sys.argv[1], "executed").exists()
 
 @pytest.mark.slow
 def test_no_form_of_weights_runs_code_on_any_torch(tmp_path, root):
-    """What a hub has fetched lies in its cache, so that no network is needed."""
+    """What a hub has fetched is in its cache, so that no network is needed."""
     script = tmp_path / "load.py"
     script.write_text(WITHOUT_NETWORK)
     done = subprocess.run([sys.executable, script, tmp_path], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},

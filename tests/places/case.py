@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """Both calls, and what lay in the world after each: paths of files, without those that were there before."""
+    """Both calls, and the files that exist after each: paths, without those that existed before."""
 
     call: Call
     place: Place
@@ -51,7 +51,7 @@ def locales(folder: Path) -> Path:
 
 
 def carry_out(world: Path, call: Call, place: Place, again: bool = True) -> Case:
-    """Call a verb in a bad place, and once more where it is well."""
+    """Call a verb in a bad place, and again where it works."""
     pipes = [os.pipe() for _ in range(7)]
     numbers = [write for _, write in pipes]
     script = _script(world, call, place, numbers, again)
@@ -73,7 +73,7 @@ def carry_out(world: Path, call: Call, place: Place, again: bool = True) -> Case
     process.wait(SECONDS)
     codes = [_code(word) for word in texts[4].split()]
     if not codes:
-        raise RuntimeError(f"{call.name} at {place.name}: the place could not be made: {texts[1]}")
+        raise RuntimeError(f"{call.name} at {place.name}: could not create the place: {texts[1]}")
     before, *rest = (set(part.split("\n")) for part in texts[5].split("\0")[:3])
     new = [sorted(one - before) for one in rest]
     after = Outcome(codes[1], texts[2], texts[3]) if len(codes) > 1 else None

@@ -80,7 +80,7 @@ def moments(world: Path, call: Call, number: int, seed: int) -> list[Interrupted
         if left:
             faults.append(f"left behind: {left[0]}")
         again = ended(world, call) if code != good else None
-        if again is not None and again[0] != good and "already exists" not in again[1]:  # it was all but printed
+        if again is not None and again[0] != good and "already exists" not in again[1]:  # it was nearly printed
             faults.append(f"afterwards code {again[0]}: {again[1].strip()[-300:]}")
         found.append(Interrupted(call, seconds, code, err, faults))
     renew(world, base)

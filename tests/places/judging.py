@@ -44,7 +44,7 @@ def _of_code(case: Case, well: Case) -> Iterator[str]:
 
 
 def _alike(one: str, other: str) -> bool:
-    """Equal but for figures, which times and free space are made of, and for characters that a locale lacks."""
+    """Equal except for numbers, such as times and free space, and for characters that a locale lacks."""
     def core(text: str) -> str:
         return re.sub(r"[^a-wyz]+", " ", re.sub(r"\\x..|\\u....", "", text.lower()))
 
@@ -60,7 +60,7 @@ def _of_words(case: Case) -> Iterator[str]:
         if len(lines) > LINES:
             yield f"{len(lines)} lines of errors"
         elif not lines and "2>" not in case.place.streams:
-            yield "fails without a word"
+            yield "fails without a message"
     if any(len(line) > 1200 for line in lines):
         yield "a line that nobody reads to its end"
 

@@ -19,7 +19,7 @@ class Place:
 
     Attributes:
         breaking: Shell lines before the call.
-        healing: Shell lines after it; the same call follows once more.
+        healing: Shell lines after it; the same call follows again.
         limits: Shell lines in the process that becomes the verb.
         streams: Redirections of the verb.
         user: Who calls; 0 is root.
@@ -51,7 +51,7 @@ def _limit(letter: str, value: int, user: int = 0) -> Place:
     return Place(f"ulimit-{letter}-{value}", limits=f"ulimit -{letter} {value}", starts=False, user=user)
 
 
-# the checkout may lie there, too
+# the checkout may be there, too
 NO_TMP = f"""exec 97<{shlex.quote(str(ROOT))} 98<$W
 mount -t tmpfs none /tmp && mount -t tmpfs -o ro none /var/tmp
 mkdir -p $W && mount -c --bind /proc/self/fd/98 $W

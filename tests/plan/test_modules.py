@@ -37,7 +37,7 @@ def test_modules_of_the_users_code_of_ours_and_of_the_environment_are_found(code
 def test_a_module_that_is_nowhere_is_named_with_the_place_and_the_remedy(code, name):
     text, = said("heads", name, code=str(code))
     assert f"custom_imports: module {name!r} not found in --code {code}, and none is installed for " in text
-    assert text.endswith("give its directory with --code")
+    assert text.endswith("specify its directory with --code")
 
 
 @pytest.mark.parametrize("name, meant", [("heads.py", "heads"), ("losses/margin/own.py", "losses.margin.own"),
@@ -83,7 +83,7 @@ def test_a_module_of_the_working_folder_is_not_one_that_a_rank_finds(code, monke
     assert len(said("heads")) == 1
     monkeypatch.setattr(sys, "path", [str(code), *sys.path[1:]])  # as `python -m` has it
     assert len(said("heads")) == 1
-    monkeypatch.setenv("PYTHONPATH", str(code))  # which the job takes along
+    monkeypatch.setenv("PYTHONPATH", str(code))  # which the job copies
     assert said("heads") == []
 
 

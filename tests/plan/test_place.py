@@ -73,7 +73,7 @@ def test_a_client_without_a_cluster_is_not_a_slurm_and_submit_says_what_to_do(sl
         submit.main(job_flags(small_data, tmp_path / "runs", "a-run"))
     assert str(caught.value) == (
         "cluster: Slurm is not reachable: slurm_load_partitions: Unable to contact slurm controller (connect failure); "
-        "give --cluster local to run here, or submit from a login node")
+        "use --cluster local to run here, or submit from a login node")
     assert not (tmp_path / "runs").exists()
 
 
@@ -81,5 +81,5 @@ def test_a_cluster_without_a_default_partition_wants_one_to_be_named(small_data,
     slurm(sbatch="", scontrol="PartitionName=a100 Default=NO PreemptMode=OFF State=UP\n")
     plan, line = place(small_data)
     assert "partition not given, and no default" in line
-    assert plan.problems == ["partition: none is given, and this cluster has no default; give --partition, one of: "
+    assert plan.problems == ["partition: none is given, and this cluster has no default; use --partition, one of: "
                              "a100"]

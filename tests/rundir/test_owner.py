@@ -235,12 +235,12 @@ def test_the_owner_and_records_without_an_owner_are_as_ever(answers, tmp_path, r
 # ---------------------------------------------------------------------------------------------- stale starts
 
 
-@pytest.mark.parametrize("former, token, job_id, stale", [
+@pytest.mark.parametrize("earlier, token, job_id, stale", [
     (False, TOKEN, "7", False), (True, TOKEN, "7", True), (True, "", "7", True), (True, "", "8", False),
     (True, "", "8_3", False), (False, "", "7_1", False)])
-def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, former, token, job_id, stale):
+def test_a_start_is_stale_once_another_job_is_on_record_in_its_place(tmp_path, earlier, token, job_id, stale):
     run = slurm_run(tmp_path / "run")
-    if former:
+    if earlier:
         submissions.replace_token(run, "train", None)
         submissions.write_id(run, "train", "8")
     found = submissions.stale(run, "train", token, job_id, patience=0.0)

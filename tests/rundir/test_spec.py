@@ -56,10 +56,10 @@ def test_the_job_is_that_of_the_submission_with_what_resumes_have_changed(run):
 
 
 def test_overrides_come_back_as_they_were_written_and_are_those_of_an_earlier_version(run):
-    former = {"job": {"nodes": 2}, "from": {"iteration": 5, "after": 1}, "virtual_ranks": 3, "not_kept": ["a"],
+    earlier = {"job": {"nodes": 2}, "from": {"iteration": 5, "after": 1}, "virtual_ranks": 3, "not_kept": ["a"],
               "code": {"number": 2, "digest": "d"}}
-    files.write_json(run.overrides_file, former)
-    assert run.overrides().as_dict() == former
+    files.write_json(run.overrides_file, earlier)
+    assert run.overrides().as_dict() == earlier
     assert Overrides().as_dict() == {}
 
 

@@ -1,7 +1,7 @@
 """Train, resume and score every config family that mmdet ships, at tiny size on the CPU, against stock mmdet.
 
 Give families (folders of mmdet's configs) or single configs (family/name); none: all. Results are kept in the output
-folder and added to those of former calls; the table is made of all of them. What some configs need beyond mmdet
+folder and added to those of earlier calls; the table is made of all of them. What some configs need beyond mmdet
 (mmcls==0.25.0 timm==0.6.13 albumentations==1.3.1 instaboostfast wandb) is used where it is installed.
 """
 

@@ -30,7 +30,7 @@ class Scene:
     """One picture: RGB (height, width, 3), and what is drawn with the index of each object's class.
 
     ``objects`` is what annotations say. A model that has hardly learned answers with boxes and classes of its own, and
-    all figures would be zero, whoever computes them: in a test picture each object, and squares of some sizes all over
+    all figures would be zero, by any program: in a test picture each object, and squares of some sizes all over
     it, are annotated as every class.
     """
 

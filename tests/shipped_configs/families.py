@@ -122,13 +122,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "yolof": ("yolof_r50_c5_8x8_1x_coco", "yolof_r50_c5_8x8_iter-1x_coco"),
     "yolox": ("yolox_tiny_8x8_300e_coco", "yolox_nano_8x8_300e_coco", "yolox_s_8x8_300e_coco"),
 }
-NO_FAMILY = ("_base_", "common")  # parts of configs, which cannot be trained by themselves
+NO_FAMILY = ("_base_", "common")  # parts of configs, which cannot be trained alone
 
 # what the short form trains: two stages with masks on LVIS with repeat-factor sampling, a Transformer, VOC, which is
 # scored by mmdet's own rule, a detector with state of its own and a hook that changes the augmentations in mid-training
 SHORT = ("lvis/mask_rcnn_r50_fpn_sample1e-3_mstrain_1x_lvis_v1", "detr/detr_r50_8x2_150e_coco",
          "pascal_voc/retinanet_r50_fpn_1x_voc0712", "yolox/yolox_tiny_8x8_300e_coco")
-BY_ITERATIONS = "yolof/yolof_r50_c5_8x8_iter-1x_coco"  # trained once more by the processes that a user starts
+BY_ITERATIONS = "yolof/yolof_r50_c5_8x8_iter-1x_coco"  # trained again by the processes that a user starts
 
 
 def chosen(words: list[str]) -> list[str]:

@@ -44,7 +44,7 @@ def train(config: Path, folder: Path, checkpoint: Path | None) -> dict[str, Any]
     cfg.evaluation = None
 
     class Epochs(PositionedBatchSampler):
-        """Each pass over it is the next epoch."""
+        """Each iteration over all of it is the next epoch."""
 
         passes = 0
 

@@ -121,7 +121,7 @@ class _Trial:
         return max(manifest.iteration for manifest in checkpoints.manifests(run))
 
     def _resume(self, run: Run, stop_after: int, straight: Path) -> dict[str, Any]:
-        """Stop at an iteration, go on, and compare with the run that was not stopped."""
+        """Stop at an iteration, resume, and compare with the run that was not stopped."""
         stopped = product.forked(partial(self._train, run, stop_after), self.folder / "broken-1.log")
         product.forked(partial(self._train, run, None), self.folder / "broken-2.log")
         from comparing import bits, log_lines, state_in

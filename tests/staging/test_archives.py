@@ -1,4 +1,4 @@
-"""Zip files and folders of images that somebody made to do harm: one line that names file and member."""
+"""Zip files and folders of images made with malicious intent: one line that names file and member."""
 
 from __future__ import annotations
 

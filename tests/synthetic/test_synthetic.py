@@ -267,7 +267,7 @@ def test_a_val_too_small_for_all_classes_keeps_every_frequency_group():
         ({"seed": -1}, "invalid --seed"),
         ({"image_size": 31}, "invalid --image-size"),
         ({"min_images": 41}, "invalid --min-images"),
-        ({"classes": 161}, "give at least 41 images, or fewer classes"),
+        ({"classes": 161}, "use at least 41 images, or fewer classes"),
         ({"min_images": 30}, "--classes 7 with at least 30 images each do not fit into --train-images 40"),
     ],
 )

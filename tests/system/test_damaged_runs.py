@@ -1,4 +1,4 @@
-"""Run directories as damaged data: whatever a file in one holds, each verb answers in a few lines."""
+"""Run directories as damaged data: regardless of what a file in one holds, each verb answers in a few lines."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def files_of(run: Run) -> list[Path]:
 
 
 def folder_damage(run: Run) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Each folder of a run as something else; what was there has to be brought back by copying it anew."""
+    """Each folder of a run as something else; what was there has to be restored by copying it again."""
     for path in sorted(p for p in run.path.rglob("*") if p.is_dir()):
         for how, make in (("file", written("{}")), ("fifo", fifo), ("loop", loop), ("zero", zero), ("gone", gone)):
             def damage(path: Path = path, make: Callable[[Path], Any] = make) -> None:
@@ -257,7 +257,7 @@ def test_a_damaged_submission_record_is_put_together_from_the_ledger(tmp_path):
     run.ledger(0, "submit").write("submitted", stage="train", job_id="8001", token="ecm-cluster:former:train:0a")
     run.submission_file("train").write_text("{")
     with pytest.raises(UserError, match=r"train\.json: not a readable record of a submission"):
-        run.submission("train")  # the former version told the ledger no tokens
+        run.submission("train")  # the previous version wrote no tokens to the ledger
     shutil.rmtree(run.ledger_dir)
     run.ledger(0, "submit").write("submitted", stage="train", job_id="7", token="ecm-cluster:former:train:0b")
     run.ledger(0, "submit").write("submitted", stage="train", job_id="8", token="ecm-cluster:former:train:0c")

@@ -1,4 +1,4 @@
-"""Runs of the former version go on under this one: every record that it wrote is read, and every verb answers."""
+"""Runs of the previous version continue under this one: every record that it wrote is read, and every verb answers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_t
     files.write_json(run.submission_file("train"), {**record, "job_id": str(started.pid)})
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 3, "training", look=lambda: logs_of(run))
     assert driver.find(run) == str(started.pid) and driver.link_of(str(started.pid)) == driver.CHAIN
-    assert len(driver.ranks(run)) >= 2, "its supervisor and its worker are told apart from other processes"
+    assert len(driver.ranks(run)) >= 2, "its supervisor and its worker are distinguished from other processes"
     assert state_of(run)["state"] == "running"
     assert "cancelled driver" in verb("cancel", run.path).stdout
     started.wait()
@@ -124,7 +124,7 @@ def test_a_run_with_its_own_code_is_steered_resumed_and_scored_by_the_verbs_of_t
     verb("resume", run.path)
     found = await_state(run, "done")
     assert (found["iteration"], found["attempt"]) == (84, 2) and "segm_AP" in found["evaluation"]
-    assert not (run.code_dir / "ecm_cluster/base").exists(), "its own code went on"
+    assert not (run.code_dir / "ecm_cluster/base").exists(), "its own code continued"
     pickles = [path.read_bytes() for path in run.submitit_dir.glob("*_submitted.pkl")]
     assert len(pickles) == 3 and all(b"ecm_cluster.node.task" in one for one in pickles)
 

@@ -29,6 +29,6 @@ def test_a_run_on_two_gpus_is_preempted_continues_in_mid_epoch_and_is_scored(sma
     task = next(e["pid"] for e in run.events() if e.kind == "start" and e.attempt == 1 and e["rank"] == 1)
     os.kill(task, signal.SIGTERM)
     found = await_state(run, "done")
-    assert found["attempt"] == 2, "the ranks agreed on a step, and went on from it"
+    assert found["attempt"] == 2, "the ranks agreed on a step, and resumed from it"
     assert all(evaluations.done(run, element) for element in evaluations.read(run, "evaluate")), logs_of(run)
     assert "memory: " in run.train_log.read_text(), "the log measures the GPUs' memory"

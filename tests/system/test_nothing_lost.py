@@ -1,7 +1,7 @@
-"""Whatever happens to a run on one machine, it ends in the bits of one that nothing happened to.
+"""Regardless of what happens to a run on one machine, it ends in the bits of one that nothing happened to.
 
 Real trainings through the real verbs. Where a moment matters that lasts microseconds, a process is stopped there by
-SIGSTOP (see ``ecm_cluster.base.files``) and goes on when the test lets it.
+SIGSTOP (see ``ecm_cluster.base.files``) and continues when the test lets it.
 """
 
 from __future__ import annotations
@@ -155,11 +155,11 @@ def damaged(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     os.kill(writer, signal.SIGCONT)
     assert cancel.wait(120) == 0
     committed = checkpoints.accepted(run)
-    newest, former = (m.path(run) for m in committed[:-3:-1])
+    newest, previous = (m.path(run) for m in committed[:-3:-1])
     newest.write_bytes(newest.read_bytes()[:-1])
-    content = bytearray(former.read_bytes())
+    content = bytearray(previous.read_bytes())
     content[len(content) // 2] ^= 1
-    former.write_bytes(content)
+    previous.write_bytes(content)
     for package in ("ecm_cluster", "mmdet_ext", "configs"):
         shutil.copytree(ROOT / package, tmp_path / "newer" / package)
     trainer = tmp_path / "newer/ecm_cluster/node/train.py"
@@ -222,7 +222,7 @@ def test_a_full_disk_costs_checkpoints_and_ends_the_run_only_when_it_takes_not_e
     assert (failed["reason"], failed["stands"]) == ("No space left on device", "iteration 2 stands")
     assert [m.iteration for m in checkpoints.accepted(run)] == [2]
     ballast.unlink()
-    # the training has gone on, and its next commit works
+    # the training has continued, and its next commit works
     writer = await_standing(run)
     kept = checkpoints.accepted(run)[-1]
     assert kept.iteration > failed["iteration"]

@@ -268,7 +268,7 @@ def closed(path: Path) -> None:
     path.chmod(0)
 
 
-SPOILT = (fifo, endless, huge, deep, no_json, another_type, closed)
+DAMAGES = (fifo, endless, huge, deep, no_json, another_type, closed)
 
 
 @pytest.fixture
@@ -299,13 +299,13 @@ def looked_at(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> 
     return said.out + said.err
 
 
-@pytest.mark.parametrize("spoil", SPOILT)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_no_matter_what_stands_in_anothers_run_status_answers_in_time_and_in_plain_text(
-        spoil: Callable[[Path], None], hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        damage: Callable[[Path], None], hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, faults = hostile / "evil", []
     for path in sorted(p for p in run.rglob("*") if p.is_file() and "code" not in p.parts):
         before, mode = path.read_bytes(), path.stat().st_mode
-        spoil(path)
+        damage(path)
         for words in ((), (str(run),)):
             try:
                 looked_at(hostile, capsys, *words)

@@ -269,7 +269,7 @@ def test_a_job_that_slurm_has_forgotten_has_failed_unless_its_heart_beats(tmp_pa
     run = make_run(tmp_path / "run")
     begin(run, 1)
     assert state_of(run).state == "failed"
-    assert state_of(run).reason == "Slurm knows no job 7"
+    assert state_of(run).reason == "Slurm has no record of job 7"
     run.write_heartbeat(1, phase="training", iteration=1, iterations=30, epoch=0)
     assert state_of(run).state == "running"
     then = time.time() - slurm_backend.SILENT_SECONDS - 1

@@ -153,7 +153,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(capsys, small_data, id
     (tmp_path / "runs/a-run").mkdir(parents=True)
     (tmp_path / "runs/a-run/thesis.tex").write_text("years of work")
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
-    assert "exists and is not a run; give another --name or --runs-dir" in said
+    assert "exists and is not a run; use another --name or --runs-dir" in said
 
 
 def test_a_file_with_the_name_of_the_run_is_left_alone(capsys, small_data, idle, tmp_path):
@@ -161,7 +161,7 @@ def test_a_file_with_the_name_of_the_run_is_left_alone(capsys, small_data, idle,
     (tmp_path / "runs/a-run").write_text("years of work")
     assert "exists and is not a run" in refused(capsys, *flags_for(idle, small_data, tmp_path / "runs"))
     said = refused(capsys, *flags_for(idle, small_data, tmp_path / "runs/a-run"))
-    assert "could not create" in said and "(Not a directory); give a writable --runs-dir" in said
+    assert "could not create" in said and "(Not a directory); use a writable --runs-dir" in said
     assert (tmp_path / "runs/a-run").read_text() == "years of work"
 
 

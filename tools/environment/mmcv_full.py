@@ -85,7 +85,7 @@ def plan(toolkit: cuda.Toolkit | None) -> tuple[Operators, dict[str, str]]:
         wanted = cuda.compiled_for(json.loads(_torch_says(code, environment)))
     except _TorchError as error:
         raise SetupError(f"TORCH_CUDA_ARCH_LIST: torch refuses {environment['TORCH_CUDA_ARCH_LIST']} ({error}); "
-                         "give a list such as 8.0;9.0+PTX") from None
+                         "expected a list such as 8.0;9.0+PTX") from None
     cuda.refuse_unknown(wanted, toolkit)
     return Operators(MMCV, version, release, toolkit.release, wanted), environment
 

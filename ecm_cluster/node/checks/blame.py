@@ -71,14 +71,14 @@ def line(error: BaseException, key: str, cfg: Any, run: Run) -> str:
     if found := CLASS_COUNT.search(text):
         wrong = [k for k, b in blocks if b.get("num_classes") == int(found[1]) and k.startswith("model")]
         remedy = " ".join(f"--set {k}.num_classes={found[3]}" for k in wrong)
-        return (f"config: model: num_classes of {found[2]} is {found[1]}, but data.train has {found[3]} classes; give "
-                f"{remedy or 'the head that number'}")
+        return (f"config: model: num_classes of {found[2]} is {found[1]}, but data.train has {found[3]} classes; use "
+                f"{remedy or 'that number in the head'}")
     if isinstance(error, ImportError) and key == "custom_imports":
         return _import(error, cfg, run)
     if run.job().device == "cpu" and HALF.search(text):
-        return f"config: fp16: half precision needs a GPU; give --device cuda, or --set fp16=None ({brief(text)})"
+        return f"config: fp16: half precision needs a GPU; use --device cuda, or --set fp16=None ({brief(text)})"
     if run.job().device == "cpu" and NEEDS_GPU.search(text):
-        return f"config: {key}: it needs a GPU ({brief(text)}); give --device cuda"
+        return f"config: {key}: it needs a GPU ({brief(text)}); use --device cuda"
     return _plainly(error, key, run)
 
 
@@ -139,7 +139,7 @@ def _import(error: ImportError, cfg: Any, run: Run) -> str:
     name = getattr(error, "name", None) or str(error)
     if isinstance(error, ModuleNotFoundError):
         return (f"config: custom_imports: module {name!r} not found: it is not installed for this Python, and "
-                f"{searched}; give its directory with --code")
+                f"{searched}; specify its directory with --code")
     return f"config: custom_imports: {brief(str(error))}{_where(error, run)}; fix the module"
 
 

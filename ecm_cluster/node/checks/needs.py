@@ -40,7 +40,7 @@ def fitting(content: Any, runner: Any, source: str) -> str:
     taken = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
     if not taken:
         raise UserError(f"config: invalid load_from: none of the {len(theirs)} tensors in {source} fits the model, "
-                        "which would start from random weights; give a checkpoint of this model, or load_from=None")
+                        "which would start from random weights; use a checkpoint of this model, or load_from=None")
     return f"{len(taken)} of the model's {len(own)} tensors"
 
 

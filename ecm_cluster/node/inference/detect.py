@@ -99,7 +99,7 @@ def infer(cfg: Config, checkpoint: Path, work: Evaluation, rank: int, world_size
 
 
 def divide(work: Evaluation, images: int, world_size: int) -> list[range]:
-    """The positions of each chunk, as divided by the first start, whatever the number of ranks is now."""
+    """The positions of each chunk, as divided by the first start, regardless of the present number of ranks."""
     wanted = max(-(-images // CHUNK), min(images, 4 * world_size))
     work.detections_dir.mkdir(parents=True, exist_ok=True)
     files.create_exclusive(work.chunks_file, json.dumps({"chunks": wanted, "images": images}) + "\n")

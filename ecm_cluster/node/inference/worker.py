@@ -122,7 +122,7 @@ def score_all(run: Run, work: Evaluation, element: Element, ways: Sequence[Mappi
     digest = annotations_digest(run)
     found = read_shards(evaluations.chunk_files(work) or [])
     scored = ScoredSet.read(work.scored_set_file)
-    if scored is None:  # the detections are of a former version
+    if scored is None:  # the detections are of an earlier version
         from . import scored_set
 
         scored = scored_set.describe(test_set(run))

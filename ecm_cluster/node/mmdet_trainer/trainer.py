@@ -114,7 +114,7 @@ class MmdetTrainer(Trainable):
     def _settle(self) -> None:
         """Make sampler, hooks and the log's header fit where the training stands."""
         runner, sampler = self.runner, self.loader.batch_sampler
-        sampler.begin(runner.epoch, runner.position, runner.former)
+        sampler.begin(runner.epoch, runner.position, runner.earlier)
         if runner.iter and any(isinstance(hook, ProfilerHook) for hook in runner.hooks):
             # it counts from the first iteration on; started later, it continues after its end, which torch refuses
             runner.logger.info("ProfilerHook is skipped: it profiles the beginning of a training")

@@ -109,7 +109,7 @@ def record_failed_start(run: Run, ledger: ledgers.Ledger, own: starts.Start | No
     """Put on record why this start began no attempt: as its batch shell saw it, as Slurm says it, as its log ends."""
     words = last_words(run)
     cause = slurm_ends.why_step_ended(answer, restart, code, words)
-    node, of_node = world.node_name(), own is not None and own.alone
+    node, of_node = world.node_name(), own is not None and own.on_one_node
     seen = own.failure(run) if own else None
     if seen is not None and cause in ("signalled", "crashed", "killed", "lost"):  # as far as Slurm knows, it runs
         cause, detail = seen

@@ -34,7 +34,7 @@ def record_exit(work: Work, place: RankInfo, attempt: int, record: ledger.Ledger
     how = end.pop("how")
     if starved and code == -signal.SIGKILL:
         end = {"cause": "out of memory"}
-        how = "killed by the kernel, as the job's memory is used up; give more with --mem-per-gpu"
+        how = "killed by the kernel, as the job's memory is used up; request more with --mem-per-gpu"
     see = f"; see {log}" if code > 0 else ""
     record.write("end", **end, rank=place.rank, node=node_name(),
                  detail=f"rank {place.rank} on {socket.gethostname()}: {how}{see}")
@@ -99,5 +99,5 @@ def why(record: dict, place: RankInfo) -> tuple[str, str]:
     answer = commands.show_job(job_id) or {}
     state = answer.get("JobState", "")
     cause = slurm_ends.why_unrecorded(answer, restart)
-    said = f"Slurm says {state} of job {job_id}" if state else f"Slurm knows nothing of job {job_id}"
+    said = f"Slurm says {state} of job {job_id}" if state else f"Slurm has no record of job {job_id}"
     return cause, f"{causes.CAUSES[cause].text}; {said}"

@@ -149,9 +149,9 @@ def files(draw: Any) -> tuple[list[Any], list[Any]]:
             one["bbox"] = draw(st.lists(numbers, min_size=4, max_size=4))
         if draw(st.booleans()):
             one["segmentation"] = draw(segmentation)
-        for key, legal in (("iscrowd", [0, 1, True]), ("ignore", [0, 1]), ("area", [0, -1.5, 7, 0.1])):
+        for key, valid in (("iscrowd", [0, 1, True]), ("ignore", [0, 1]), ("area", [0, -1.5, 7, 0.1])):
             if draw(st.integers(0, 3)) == 0:
-                one[key] = draw(st.sampled_from(legal))
+                one[key] = draw(st.sampled_from(valid))
         for key in ("bbox", "segmentation", "area"):
             if draw(st.integers(0, 20)) == 0:
                 del one[key]
@@ -479,7 +479,7 @@ def test_a_dataset_that_reads_json_is_balanced_by_mmdet(tmp_path):
 def test_a_pickled_dataset_is_small_and_gives_the_same(tmp_path):
     ann_file = write(tmp_path, [image(i) for i in range(300)], [box(i, i % 300) for i in range(3000)])
     dataset = build("LVISV1Dataset", ann_file, mapped=True, classes=["a"])
-    annotations.use({})  # a worker that is not forked knows nothing of it
+    annotations.use({})  # a worker that is not forked does not have it
     written = pickle.dumps(dataset)
     assert len(written) < 15_000 < os.path.getsize(columns_beside(ann_file)) / 10
     assert_same(build("LVISV1Dataset", ann_file, mapped=False, classes=["a"]), pickle.loads(written))

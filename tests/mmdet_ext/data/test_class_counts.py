@@ -197,7 +197,7 @@ def test_an_unknown_field_lists_the_valid_ones():
     st.integers(min_value=64, max_value=4096),
 )
 def test_the_short_way_never_disagrees_with_parsing(tmp_path_factory, order, indent, window):
-    """Whatever the order and the window: the answer, or none."""
+    """For any order and window: the answer, or none."""
     path = written(tmp_path_factory.mktemp("order") / "a.json", " ".join(order), indent=indent)
     before, json_walk.NEAR = json_walk.NEAR, window
     try:

@@ -28,13 +28,13 @@ TEST = [{"type": "LoadImageFromFile"}, {"type": "Collect", "keys": ["img"], "met
 SQUARE = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
 
 
-def written(folder: Path, spoil: Any = None, segmentation: Any = SQUARE) -> str:
-    """Annotations of one image of 60×40, which ``spoil`` is given; their path."""
+def written(folder: Path, corrupt: Any = None, segmentation: Any = SQUARE) -> str:
+    """Annotations of one image of 60×40, which ``corrupt`` is given; their path."""
     path = folder / "images/one.jpg"
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(path)
-    if spoil:
-        spoil(path)
+    if corrupt:
+        corrupt(path)
     ann_file = folder / "annotations.json"
     ann_file.write_text(json.dumps({
         "images": [{"id": 77, "file_name": "one.jpg", "width": 60, "height": 40}],
@@ -64,7 +64,7 @@ def turned(path: Path) -> None:
     Image.open(path).save(path, exif=exif)
 
 
-SPOILT = [
+CORRUPTIONS = [
     (lambda path: path.write_bytes(b""), "the file is empty"),
     (truncated, r"the file cannot be decoded as an image \(20 bytes, beginning with b'\\xff\\xd8\\xff\\xe0"),
     (lambda path: path.write_text("not found"), r"cannot be decoded as an image \(9 bytes, beginning with b'not foun'"),
@@ -74,9 +74,9 @@ SPOILT = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("spoil", "said", "workers"), [(*one, int(n == 1)) for n, one in enumerate(SPOILT)])
-def test_an_image_that_cannot_be_read_is_named_from_within_a_loader(tmp_path, spoil, said, workers):
-    data = dataset(tmp_path, written(tmp_path, spoil))
+@pytest.mark.parametrize(("corrupt", "said", "workers"), [(*one, int(n == 1)) for n, one in enumerate(CORRUPTIONS)])
+def test_an_image_that_cannot_be_read_is_named_from_within_a_loader(tmp_path, corrupt, said, workers):
+    data = dataset(tmp_path, written(tmp_path, corrupt))
     loader = torch.utils.data.DataLoader(SeededDataset(data, 0), batch_sampler=[[(0, 0, 0)]], num_workers=workers)
     with pytest.raises(BadSample) as caught:
         next(iter(loader))
@@ -87,9 +87,9 @@ def test_an_image_that_cannot_be_read_is_named_from_within_a_loader(tmp_path, sp
     assert detail == f"rank 3: {caught.value}"
 
 
-@pytest.mark.parametrize(("spoil", "said"), SPOILT[:1])
-def test_the_same_in_an_evaluation(tmp_path, spoil, said):
-    data = dataset(tmp_path, written(tmp_path, spoil), TEST, test_mode=True)
+@pytest.mark.parametrize(("corrupt", "said"), CORRUPTIONS[:1])
+def test_the_same_in_an_evaluation(tmp_path, corrupt, said):
+    data = dataset(tmp_path, written(tmp_path, corrupt), TEST, test_mode=True)
     loader = torch.utils.data.DataLoader(NamedSubset(data, [0]), num_workers=1)
     with pytest.raises(BadSample, match=rf"id 77, in {tmp_path}/annotations.json\): .*{said}"):
         next(iter(loader))

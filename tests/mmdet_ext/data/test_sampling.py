@@ -1,4 +1,4 @@
-"""Order, positions and draws: functions of seed, epoch and position, whoever asks and from wherever."""
+"""Order, positions and draws: functions of seed, epoch and position, regardless of the caller."""
 
 from __future__ import annotations
 
@@ -135,28 +135,28 @@ def test_an_epoch_run_by_changing_numbers_of_processes_draws_the_same_multiset(s
     assert found == whole
 
 
-def from_(order: Order, ranks: Any, epoch: int = 2, start: int = 0, former: Any = ()) -> list[Any]:
+def from_(order: Order, ranks: Any, epoch: int = 2, start: int = 0, earlier: Any = ()) -> list[Any]:
     sampler = PositionedBatchSampler(order, list(ranks))
-    sampler.begin(epoch, start, former)
+    sampler.begin(epoch, start, earlier)
     return list(sampler)
 
 
 @FEW
 @given(GROUPS, st.integers(1, 3), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=3),
        st.integers(1, 5))
-def test_the_rest_of_an_epoch_is_dealt_out_again_and_only_the_last_iteration_repeats_any(sizes, per_rank, former, now):
+def test_the_rest_of_an_epoch_is_dealt_out_again_and_only_the_last_iteration_repeats_any(sizes, per_rank, earlier, now):
     flags = flags_of(sizes)
     done: list[tuple[int, int]] = []
     seen: list[tuple[int, int, int]] = []
-    for ranks, iterations in former:  # as rescaled again and again within one epoch
+    for ranks, iterations in earlier:  # as rescaled again and again within one epoch
         order = Order(flags, per_rank, ranks, 5)
         begun = sum(n for _, n in done)
-        batches = from_(order, range(ranks), start=begun, former=done)
-        iterations = min(iterations, len(batches) // ranks - 1)  # an epoch that is over is no epoch to go on in
+        batches = from_(order, range(ranks), start=begun, earlier=done)
+        iterations = min(iterations, len(batches) // ranks - 1)  # an epoch that has ended cannot be continued
         seen += [key for batch in batches[:iterations * ranks] for key in batch]
         done += [(ranks, iterations)] if iterations else []
     order = Order(flags, per_rank, now, 5)
-    rest = from_(order, range(now), start=sum(n for _, n in done), former=done)
+    rest = from_(order, range(now), start=sum(n for _, n in done), earlier=done)
     seen += [key for batch in rest for key in batch]
     whole = {key for batch in from_(Order(flags, per_rank, (done or [(now, 0)])[0][0], 5), range(
         (done or [(now, 0)])[0][0])) for key in batch}

@@ -1,6 +1,6 @@
 """The fused ECM loss against the golden data and torch's operators: on a GPU, or on a CPU in Triton's interpreter.
 
-Not collected by itself: ``test_ecm_fused.py`` runs it in a process of its own, with ``TRITON_INTERPRET=1`` and
+Not collected on its own: ``test_ecm_fused.py`` runs it in a process of its own, with ``TRITON_INTERPRET=1`` and
 ``ECM_LOSS_FUSED=1``. On a machine with a GPU, ``pytest tests/mmdet_ext/loss/fused_cases.py`` runs the compiled kernels.
 """
 
@@ -215,7 +215,7 @@ def test_a_second_derivative_is_refused():
 
 
 class Operators(TorchDispatchMode):
-    """Names of torch's operators that run, but for those that only make or look at memory."""
+    """Names of torch's operators that run, except those that only make or look at memory."""
 
     HARMLESS = {"empty", "detach", "view", "alias", "new_empty", "empty_strided"}
 
@@ -240,7 +240,7 @@ def test_forward_and_backward_are_three_launches_and_none_of_torchs_operators(dt
 
     def counted(executor, *args, **kwargs):
         launched.append(executor.fn.__name__)
-        with torch.utils._python_dispatch._disable_current_modes():  # the interpreter is no part of the loss
+        with torch.utils._python_dispatch._disable_current_modes():  # the interpreter is not part of the loss
             return launch(executor, *args, **kwargs)
 
     monkeypatch.setattr(GridExecutor, "__call__", counted)

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def anew(monkeypatch):
+def fresh(monkeypatch):
     """As a process that has not tried the kernels yet."""
     monkeypatch.setattr(ecm_fused, "_failed", False)
     monkeypatch.delenv("ECM_LOSS_FUSED", raising=False)
@@ -95,11 +95,11 @@ def test_the_kernels_compile_for_gpus(kernel, dtype, capability, optional, tmp_p
 
 
 @needs_triton
-def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew):
+def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(fresh):
     """Compiled kernels on a CPU: Triton itself refuses, as it does without a compiler or a driver."""
     x = torch.randn(3, 7, requires_grad=True)
     expected = loss_of(x)
-    anew.setenv("ECM_LOSS_FUSED", "1")
+    fresh.setenv("ECM_LOSS_FUSED", "1")
     with pytest.warns(UserWarning, match=r"ECM loss is disabled in this process \(\w+: .+ECM_LOSS_FUSED=0") as said:
         assert torch.equal(loss_of(x), expected)
     assert len(said) == 1 and "\n" not in str(said[0].message)
@@ -108,22 +108,22 @@ def test_where_the_kernels_cannot_run_torchs_operators_do_with_one_warning(anew)
         assert torch.equal(loss_of(x), expected)
 
 
-def test_without_triton_torchs_operators_do_it_with_one_warning(anew):
-    anew.setitem(sys.modules, "triton", None)  # as where it is not installed
-    anew.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
-    anew.delattr(mmdet_ext.loss, "ecm_kernels", raising=False)
+def test_without_triton_torchs_operators_do_it_with_one_warning(fresh):
+    fresh.setitem(sys.modules, "triton", None)  # as where it is not installed
+    fresh.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
+    fresh.delattr(mmdet_ext.loss, "ecm_kernels", raising=False)
     x = torch.randn(3, 7)
     expected = loss_of(x)
-    anew.setenv("ECM_LOSS_FUSED", "1")
+    fresh.setenv("ECM_LOSS_FUSED", "1")
     with pytest.warns(UserWarning, match="disabled in this process .*triton"):
         assert torch.equal(loss_of(x), expected)
 
 
 @pytest.mark.parametrize("switch", [None, "0"])
-def test_a_cpu_neither_tries_the_kernels_nor_imports_triton(anew, switch):
-    anew.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
+def test_a_cpu_neither_tries_the_kernels_nor_imports_triton(fresh, switch):
+    fresh.delitem(sys.modules, "mmdet_ext.loss.ecm_kernels", raising=False)
     if switch:
-        anew.setenv("ECM_LOSS_FUSED", switch)
+        fresh.setenv("ECM_LOSS_FUSED", switch)
     x = torch.randn(3, 7, requires_grad=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""A fork of mmdet that has losses of our names: a config that imports ours gets ours, and is told."""
+"""A fork of mmdet that has losses of our names: a config that imports ours gets ours, and a warning."""
 
 from __future__ import annotations
 

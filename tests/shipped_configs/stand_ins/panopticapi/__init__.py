@@ -1,4 +1,4 @@
 """What mmdet takes from panopticapi, which is not in the package index; used only where the real one is missing.
 
-An id is written into a PNG as red + 256 · green + 256² · blue, and 0 is no segment: the format of COCO's panoptic task.
+An id is written into a PNG as red + 256 · green + 256² · blue, 0 for no segment: the format of COCO's panoptic task.
 """
