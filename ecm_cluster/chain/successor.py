@@ -31,7 +31,7 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
             return None
         job = run.job()
         if run.submission(chain.TRAIN).get("job_id") == job_id:
-            # only in place of the caller's own: called again, submit_stage finds the successor on record
+            # only in place of the caller's own: called again, submit_link finds the successor on record
             submissions.replace_token(run, chain.TRAIN, queue.cluster_name())
         train = chain.submit_link(run, job, chain.TRAIN, after=f"afterany:{job_id}")
         if chain.EVALUATE in chain.links(job):
