@@ -125,7 +125,7 @@ def submit_link(run: Run, job: jobs.Job, link: str, after: str | None) -> str:
         # on record before sbatch: if this process dies, its job is found by the token, not submitted twice
         token = submissions.to_submit(run, link, queue.cluster_name())
         asked, path = request(run, job, link, token, after), run.submission_file(link)
-        # before sbatch: Slurm may start the job before this process goes on
+        # before sbatch: Slurm may start the job before this process continues
         launcher.write_task(asked, task(run, link))
         files.kill_point("before-sbatch", path)
         try:
