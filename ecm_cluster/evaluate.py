@@ -17,7 +17,7 @@ from .backends import choose, liveness
 from .backends.base import Sweep
 from .base import folders
 from .base.errors import UserError
-from .chain import chain, evaluations, locks, submissions
+from .chain import chain, evaluations, locks, requested, submissions
 from .chain.evaluations import Element
 from .console import cli, shell
 from .datacheck import splits
@@ -132,8 +132,8 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
         if best is None:
             raise UserError(f"checkpoints: the best of {run.name} is {name}, which no longer exists; use "
                             "--checkpoints all")
-    places = evaluations.parse_places(run, args.checkpoints, best)
-    return evaluations.combine(places, evaluations.changing(config.read_frozen(run.config_file), grid))
+    places = requested.parse_places(run, args.checkpoints, best)
+    return requested.combine(places, requested.changing(config.read_frozen(run.config_file), grid))
 
 
 # ---------------------------------------------------------------------------------------------- submitting

@@ -222,7 +222,7 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
     backend = choose.of(run)
     for link in reversed(backend.records(plan.links)):
         submissions.replace_token(run, link, backend.cluster_name())
-    # after the new tokens: they make a former job stale, which only the mark kept from continuing
+    # after the new tokens: they make an earlier job stale, which only the mark kept from continuing
     run.cancel_file.unlink(missing_ok=True)
     try:
         ids = backend.submit(run, plan.job)

@@ -12,7 +12,7 @@ from typing import Any
 from ..base import folders
 from ..base.errors import UserError
 from ..base.units import without_secrets
-from ..chain import evaluations, signal_lead
+from ..chain import evaluations, requested, signal_lead
 from ..freeze import weight_cache, weights
 from ..job import job as jobs
 from ..mmconfig import config, shipped
@@ -75,7 +75,7 @@ def read(job: jobs.Job, where: str, given: bool) -> Asked:
         _, cfg = planning.checked_config(asked.config_path, job)
         root = job.data_root or cfg.get("data_root")
         asked.cfg = config.rewrite_data_root(cfg, os.path.abspath(os.path.expanduser(root))) if root else cfg
-        asked.elements = evaluations.planned(job.evaluation, asked.cfg)
+        asked.elements = requested.planned(job.evaluation, asked.cfg)
     except (UserError, OSError, KeyError) as error:
         asked.trouble = str(error)
     return asked

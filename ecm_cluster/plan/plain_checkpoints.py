@@ -15,7 +15,7 @@ from ..backends import choose
 from ..base import files, folders
 from ..base.errors import UserError
 from ..base.units import check_run_path, safe_name
-from ..chain import evaluations, submissions
+from ..chain import requested, submissions
 from ..job import job as jobs
 from ..job.flags import given_flags
 from ..mmconfig import config
@@ -80,7 +80,7 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
     found = Plain(path, digest, plan, run, run.completion() is not None)
     _check_places(found, args.checkpoints)
-    evaluations.changing(plan.cfg, grid)
+    requested.changing(plan.cfg, grid)
     if args.dry_run and not found.is_made:
         raise UserError(f"dry-run: {path} was never scored before; run without --dry-run to create {run.path}")
     return found

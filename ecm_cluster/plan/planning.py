@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backends import choose
 from ..base import files
-from ..chain import chain, evaluations, signal_lead, submissions
+from ..chain import chain, requested, signal_lead, submissions
 from ..datacheck import heads, splits
 from ..freeze import weights
 from ..job import job as jobs
@@ -44,7 +44,7 @@ def make(job: jobs.Job, where: str) -> Plan:
                 weights.find(cfg), global_batch(cfg, job), planned.plan(job, root))
     plan.warnings += variables.warnings(written, plan.config_files)
     plan.problems += weights.unreadable(plan.weights)
-    plan.elements = evaluations.planned(job.evaluation, cfg)
+    plan.elements = requested.planned(job.evaluation, cfg)
     scale_learning_rate(plan)
     check_data(plan)
     if not plan.problems:  # which are mostly about the same missing file

@@ -9,7 +9,7 @@ from steering import SCORED, ended_run
 
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.chain import chain, evaluations
+from ecm_cluster.chain import chain, evaluations, requested
 from ecm_cluster.chain.evaluations import LAST, Element
 from ecm_cluster.job.evaluation_options import EvaluationOptions
 from ecm_cluster.rundir import checkpoints
@@ -20,7 +20,7 @@ ITERATIONS = {"runner": {"type": "IterBasedRunner", "max_iters": 100}, "model": 
 
 
 def planned(cfg: dict, **block: object) -> list[Element]:
-    return evaluations.planned(EvaluationOptions(**block), cfg)
+    return requested.planned(EvaluationOptions(**block), cfg)
 
 
 def places(cfg: dict, **block: object) -> list[str]:
@@ -144,16 +144,16 @@ def test_a_checkpoint_is_kept_as_long_as_an_evaluation_needs_it(run):
 
 
 def test_checkpoints_are_named_as_the_command_line_has_them(run):
-    assert evaluations.parse_places(run, "all") == ["iteration 10", "iteration 15", "iteration 20"]
-    assert evaluations.parse_places(run, "20,10") == ["iteration 20", "iteration 10"]
+    assert requested.parse_places(run, "all") == ["iteration 10", "iteration 15", "iteration 20"]
+    assert requested.parse_places(run, "20,10") == ["iteration 20", "iteration 10"]
     for asked, said in {"11": "none of iteration 11; it has 10, 15, 20", "first": "invalid 'first'; expected last",
                         "best": "run is not scored yet",
                         LAST: "not complete .its newest checkpoint is of iteration 20.*--checkpoints 20"}.items():
         with pytest.raises(UserError, match=f"checkpoints: .*{said}"):
-            evaluations.parse_places(run, asked)
+            requested.parse_places(run, asked)
     complete(run, commit(run, 1, 30, 3, True))
-    assert evaluations.parse_places(run, LAST) == [LAST]
-    assert evaluations.parse_places(run, "30,10") == [LAST, "iteration 10"]
+    assert requested.parse_places(run, LAST) == [LAST]
+    assert requested.parse_places(run, "30,10") == [LAST, "iteration 10"]
 
 
 # ---------------------------------------------------------------------------------------------- sweeps and their jobs

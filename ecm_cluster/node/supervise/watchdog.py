@@ -114,7 +114,7 @@ class Neighbours:
 
     def lost(self) -> int | None:
         """A rank whose supervisor is gone without having recorded why, if there is one."""
-        if time.monotonic() - self._looked < 2.0:  # it may read the ledger, which lies on shared storage
+        if time.monotonic() - self._looked < 2.0:  # it may read the ledger, which is on shared storage
             return None
         self._looked = time.monotonic()
         if len(self._pids) < self.world_size - 1:
