@@ -202,7 +202,7 @@ def test_a_logger_is_added_by_naming_it_beside_a_config(option, hook, tmp_path):
     inspect.signature(HOOKS.get(hook)).bind(**arguments)  # raises for an argument that the hook does not have
 
 
-def test_an_added_logger_runs_after_no_matter_what_writes_into_the_log(tmp_path):
+def test_an_added_logger_runs_after_everything_that_writes_into_the_log(tmp_path):
     import logging
 
     import torch

@@ -74,7 +74,7 @@ def test_outside_those_rooms_only_the_base_install_is_imported_before_it_is_need
 BROUGHT_BY_TORCH = {("mmdet_ext.loss.ecm_kernels", "triton")}
 
 
-def test_no_matter_what_is_imported_is_named_in_setup_cfg() -> None:
+def test_every_import_is_declared_in_setup_cfg() -> None:
     options = setup_cfg()
     train = options["options.extras_require"]["train"]
     declared = import_names(options["options"]["install_requires"], train)
@@ -476,7 +476,7 @@ def test_nothing_that_was_read_is_executed_or_unpickled() -> None:
            if i.name.split(".")[0] in ("dill", "cloudpickle", "joblib", "shelve", "marshal", "imp", "telnetlib")])
 
 
-def test_no_matter_who_loads_a_checkpoint_says_what_it_may_hold() -> None:
+def test_every_load_of_a_checkpoint_says_what_it_may_hold() -> None:
     found = [(m, call) for m, call, name in calls("ecm_cluster", "mmdet_ext", "tools", "benchmarks")
              if name == "torch.load"]
     assert found
@@ -502,7 +502,7 @@ def test_temporary_files_have_names_that_nobody_can_guess() -> None:
 MODES_BY_PATH: dict[tuple[str, str], str] = {}
 
 
-def test_modes_change_on_what_this_call_has_opened_and_not_on_no_matter_what_a_path_leads_to() -> None:
+def test_modes_are_changed_only_on_what_this_call_has_opened() -> None:
     found = [((m.name, called(call)), f"{m.where}:{call.lineno} {ast.unparse(call)[:60]}") for m, call, _ in calls()
              if called(call) in ("chmod", "lchmod", "chown", "lchown", "copystat", "copymode")]
     holds_except(found, MODES_BY_PATH, "MODES_BY_PATH")

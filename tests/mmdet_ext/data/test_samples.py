@@ -126,7 +126,7 @@ def test_an_image_that_its_exif_data_turns_is_named_with_both_sizes(tmp_path):
     lambda one: {"type": "MultiImageMixDataset", "dataset": one,
                  "pipeline": [{"type": "Mosaic", "img_scale": (32, 32)}]},
 ])
-def test_no_matter_what_wraps_a_data_set_its_image_is_found(tmp_path, wrap):
+def test_an_image_is_found_through_any_wrapper_of_its_dataset(tmp_path, wrap):
     one = {"type": "CocoDataset", "ann_file": written(tmp_path, truncated), "img_prefix": f"{tmp_path}/images/",
            "classes": ["a"], "pipeline": TRAIN}
     data = SeededDataset(build_dataset(wrap(one)), 0)

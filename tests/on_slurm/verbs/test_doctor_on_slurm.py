@@ -184,7 +184,7 @@ setup: ['[ "$KEPT" = "a b" ]']
     assert site.run("squeue", "-h").stdout == ""
 
 
-def test_no_matter_what_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
+def test_everything_that_a_node_lacks_is_named_with_the_node(asks, site, tmp_path):
     shim, fake = shims.build(tmp_path), tmp_path / "fake"
     (fake / "torch").mkdir(parents=True)
     (fake / "torch" / "__init__.py").write_text(NO_TORCH)
