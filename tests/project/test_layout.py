@@ -107,7 +107,6 @@ def lengths(module: Module) -> dict[str, int]:
 # what has one job all the same, and why
 LONG_FILES = {
     "benchmarks/evaluation.py": "a measurement is read as one page: what is compared, how, and what is printed",
-    "benchmarks/staging.py": "a measurement is read as one page: what is compared, how, and what is printed",
 }
 LONG_FUNCTIONS = {
     "benchmarks/training.py:gate": "one list of conditions for a fair comparison, each with its reason",

@@ -17,6 +17,7 @@ from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 from ecm_cluster import evaluate
 from ecm_cluster.backends import driver
 from ecm_cluster.base import files
+from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import evaluations, successor
 from ecm_cluster.console import cli
 from ecm_cluster.plan import plain_checkpoints
@@ -97,7 +98,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: invalid value 0"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
-    (["--config", "configs/demo.py"], "is not a file; with --config give checkpoint files"),
+    (["--config", "configs/demo.py"], "is not a file; expected checkpoint"),
 ])
 def test_a_mistake_is_one_line_and_nothing_is_written(capsys, run, argv, said):
     before = sorted(run.path.rglob("*"))
@@ -274,7 +275,7 @@ def test_annotations_that_changed_since_the_submission_are_refused(run, tmp_path
     annotations.write_text("{}")
     files.write_json(run.run_file, {**files.read_json(run.run_file), "annotations": {"test": str(annotations)}})
     run = Run(run.path)
-    with pytest.raises(evaluations.UserError, match="has changed since first was submitted"):
+    with pytest.raises(UserError, match="has changed since first was submitted"):
         worker.annotations_digest(run)
 
 
@@ -327,7 +328,7 @@ def test_a_checkpoint_file_is_refused_before_anything_is_made(capsys, plain, tmp
 @pytest.mark.slow
 def test_what_was_made_for_an_evaluation_that_is_refused_in_the_end_is_removed(capsys, plain, tmp_path, monkeypatch):
     def refuse(*_):
-        raise evaluations.UserError("sbatch: no such partition")
+        raise UserError("sbatch: no such partition")
 
     monkeypatch.setattr(evaluate, "submit", refuse)
     assert call(capsys, *plain)[0] == 2
