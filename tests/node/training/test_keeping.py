@@ -140,7 +140,7 @@ def test_nothing_is_committed_that_cannot_be_read_back(saver, monkeypatch, tmp_p
         request = writer.CommitRequest(5, 0, 5, False, 1, broken, [], saver._memory.size or 1, 2)
         monkeypatch.setattr(writer.mmap, "mmap", lambda *args, **options: b"")
         outcome = writer.serve(run, 1, request, saver._memory.descriptor)
-        assert outcome.manifest is None and ("os.system" in outcome.reason or "not a checkpoint" in outcome.reason)
+        assert outcome.manifest is None and ("os.system" in outcome.reason or "invalid checkpoint" in outcome.reason)
     assert not checkpoints.accepted(run) and not list(run.checkpoints_dir.glob("*"))
 
 
