@@ -1,10 +1,11 @@
-"""An option of sbatch, a metric, a scorer and a verb are added in at most two files each, and everything shows them.
+"""An option of sbatch, a cause, a metric, a scorer and a verb are added in at most two files each, and all show them.
 
 Each is added to a copy of the source, by the edit that docs/architecture.md describes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import former_version
 import pytest
 from scored import scored_run
 
+from ecm_cluster.base import files
 from ecm_cluster.job import flags
 from ecm_cluster.job.job import OPTIONS, RESOURCES, STAGING
 from ecm_cluster.scoring import metrics
@@ -66,6 +68,23 @@ def test_an_option_of_sbatch_is_added_in_one_file(copy, small_data):
     refused = copy("-c", "from ecm_cluster.job import job\ntry: job.make({'slurm': {'switches': 1}})\n"
                          "except ValueError as error: print(error)")
     assert refused.startswith("slurm: option 'switches' is set by the launcher itself; use switches")
+
+
+@pytest.mark.slow
+def test_a_cause_of_an_ending_is_added_in_one_file(copy, tmp_path):
+    copy.insert("ecm_cluster/attempts/causes.py", '    "hung": Cause(',
+                '    "out of quota": Cause("stop", "the user has no quota left", "run", states=("OUT_OF_QUOTA",),\n'
+                '                          error=r"Disk quota exceeded", remedy="delete old runs"),\n')
+    run = former_version.complete(tmp_path)
+    number = run.newest_attempt() + 1
+    files.create_exclusive(run.attempt_file(number), json.dumps({"number": number, "accepts": []}))
+    run.ledger(number, "task000").write("end", cause="out of quota", detail="Disk quota exceeded")
+    said = copy("-c", "import sys; from ecm_cluster.attempts import causes, endings; "
+                      "from ecm_cluster.rundir.run import Run; "
+                      "print(causes.of_error('OSError: Disk quota exceeded'), causes.BY_STATE['OUT_OF_QUOTA'], "
+                      "endings.decide(Run(sys.argv[1])).action, sep='; ')", run.path)
+    assert said == "out of quota; out of quota; stop\n"
+    assert "Disk quota exceeded" in copy.verb("status", "--runs-dir", run.path.parent)
 
 
 @pytest.mark.slow
