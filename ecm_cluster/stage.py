@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from .base.errors import MISTAKES, Failed, UserError
 from .console import cli
 from .pack.manifest import is_pack
 from .staging import pack_verbs, scratch_verbs
 from .staging.scratch import Scratch
-
-
-class Command(NamedTuple):
-    """A subcommand of ``stage``."""
-
-    help: str
-    description: str
-    epilog: str
-    options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -33,33 +22,30 @@ def verify(args: argparse.Namespace) -> int:
     return pack_verbs.run_verify(args)
 
 
-COMMANDS = {
-    "pack": Command("pack a data root into a few large files", pack_verbs.PACK, pack_verbs.PACK_EPILOG,
-                    pack_verbs.add_pack, pack_verbs.run_pack),
-    "copy": Command("copy a pack to this node's scratch", scratch_verbs.COPY, "", scratch_verbs.add_copy,
-                    scratch_verbs.run_copy),
-    "status": Command("show what is staged on this node", scratch_verbs.STATUS, "", scratch_verbs.add_status,
-                      scratch_verbs.run_status),
-    "gc": Command("remove what is staged on this node and not in use", scratch_verbs.GC, "", scratch_verbs.add_gc,
-                  scratch_verbs.run_gc),
-    "verify": Command("check every byte of a pack, or of what is staged", pack_verbs.VERIFY, "", pack_verbs.add_verify,
-                      verify),
-}
-
-
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.stage", description=__doc__)
     several = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        command.options(several.add_parser(name, help=command.help, description=command.description,
-                                           epilog=command.epilog))
+    for name, text, description, epilog, add_options, act in (
+            ("pack", "pack a data root into a few large files", pack_verbs.PACK, pack_verbs.PACK_EPILOG,
+             pack_verbs.add_pack, pack_verbs.run_pack),
+            ("copy", "copy a pack to this node's scratch", scratch_verbs.COPY, "", scratch_verbs.add_copy,
+             scratch_verbs.run_copy),
+            ("status", "show what is staged on this node", scratch_verbs.STATUS, "", scratch_verbs.add_status,
+             scratch_verbs.run_status),
+            ("gc", "remove what is staged on this node and not in use", scratch_verbs.GC, "", scratch_verbs.add_gc,
+             scratch_verbs.run_gc),
+            ("verify", "check every byte of a pack, or of what is staged", pack_verbs.VERIFY, "",
+             pack_verbs.add_verify, verify)):
+        command = several.add_parser(name, help=text, description=description, epilog=epilog)
+        add_options(command)
+        command.set_defaults(act=act)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return COMMANDS[args.command].run(args)
+        return args.act(args)
     except OSError as error:
         if error.filename is None or error.errno not in MISTAKES:
             raise
