@@ -60,9 +60,11 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     from .diagnosis import asked as asking
     from .diagnosis import environment, on_nodes, storage
     from .diagnosis.finding import carried_out, not_asked
+    from .staging import planned
 
     # these are slow and may hang: they are started first, and waited for last
-    looks = storage.Looks({**asked.folders(), **({} if queues else asking.scratch_here(asked))})
+    scratch = None if queues else planned.scratch_of(planned.plan(asked.job, None), os.environ)
+    looks = storage.Looks({**asked.folders(), **({} if scratch is None else {"scratch": scratch})})
     started = environment.ask_job(asked)
     silence = _silence(queues)
     if silence:

@@ -136,9 +136,6 @@ def wanted_of(run: Run, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     return requested.combine(places, requested.changing(config.read_frozen(run.config_file), grid))
 
 
-# ---------------------------------------------------------------------------------------------- submitting
-
-
 def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> list[str]:
     """Queue what is neither scored nor queued; returns what happened, in lines."""
     backend = choose.of(run)

@@ -112,11 +112,7 @@ def half_a_chain(run: Run, reason: str) -> str:
 
 
 def submit_link(run: Run, job: jobs.Job, link: str, after: str | None) -> str:
-    """Submit the job of one link, or find again the one that it has.
-
-    Returns:
-        The job id.
-    """
+    """Submit the job of one link, or find again the one that it has; the job id."""
     with locks.run_lock(run):
         submissions.adopt(run)
         known = run.submission(link).get("job_id")

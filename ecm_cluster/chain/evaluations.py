@@ -60,9 +60,6 @@ def iterations_wanted(run: Run) -> set[int]:
     return {int(e.at.split()[1]) for e in elements if e.at.startswith("iteration ")}
 
 
-# ---------------------------------------------------------------------------------------------- found
-
-
 def resolve(run: Run, at: str, counting: Sequence[Manifest] | None = None) -> Manifest | None:
     """The checkpoint that is meant, if it is committed and counts; the last one only of a complete run.
 

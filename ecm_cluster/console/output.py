@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 # C0 except newline and tab, DEL, C1; bidirectional marks and overrides; line and paragraph separators; surrogates,
@@ -50,23 +50,22 @@ class Guarded:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="ecm_cluster.legible")
 
-    def write(self, text: str) -> int:
+    def _attempt(self, act: Callable[..., object], *args: str) -> None:
         if self.lost is None:
             try:
-                self.stream.write(text)
+                act(*args)
             except OSError as error:
                 self.lost = error
+
+    def write(self, text: str) -> int:
+        self._attempt(self.stream.write, text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        if self.lost is None:
-            try:
-                self.stream.flush()
-            except OSError as error:
-                self.lost = error
+        self._attempt(self.stream.flush)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

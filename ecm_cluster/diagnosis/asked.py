@@ -87,12 +87,6 @@ def only_read(asked: Asked) -> list[str]:
     return ["weights"] if wanted and all(weight.present for weight in wanted) else []
 
 
-def scratch_here(asked: Asked) -> dict[str, Path]:
-    """The scratch directory of a job on this machine, if it has one."""
-    path = planned.scratch_of(planned.plan(asked.job, None), os.environ)
-    return {} if path is None else {"scratch": path}
-
-
 def check(asked: Asked) -> Iterator[Finding]:
     """The job's config, its data and its pretrained weights."""
     if asked.trouble:

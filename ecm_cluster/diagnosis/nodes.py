@@ -22,7 +22,6 @@ class Nodes:
         gpus: Number of GPUs per node, by type.
         state: As abbreviated by ``sinfo``.
         memory: MiB per node.
-        count: Number of nodes.
     """
 
     partition: str

@@ -80,17 +80,13 @@ def prepare(path: Path, args: argparse.Namespace, grid: Sequence[dict[str, Any]]
     text = files.digest_text(repr(key))
     run = Run(runs_dir / f"{safe_name(path.stem)}-{text[7:15]}")
     found = Plain(path, digest, plan, run, run.completion() is not None)
-    _check_places(found, args.checkpoints)
+    if not found.is_made and args.checkpoints not in ("last", "all", "0"):
+        raise UserError(f"invalid checkpoints: {args.checkpoints!r}; expected last or all: {path} is a single "
+                        "checkpoint, which was never scored before")
     requested.changing(plan.cfg, grid)
     if args.dry_run and not found.is_made:
         raise UserError(f"dry-run: {path} was never scored before; run without --dry-run to create {run.path}")
     return found
-
-
-def _check_places(found: Plain, asked: str) -> None:
-    if not found.is_made and asked not in ("last", "all", "0"):
-        raise UserError(f"invalid checkpoints: {asked!r}; expected last or all: {found.path} is a single checkpoint, "
-                        "which was never scored before")
 
 
 def _digest_of_code(folder: Path) -> str:

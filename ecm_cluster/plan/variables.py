@@ -21,12 +21,7 @@ _REFERENCE = re.compile(r"\$\{(\w+)")
 
 
 def warnings(cfg: Mapping[str, Any], config_files: Iterable[Path]) -> list[str]:
-    """One line for each such name.
-
-    Args:
-        cfg: The config without options.
-        config_files: The config and all files that it inherits from.
-    """
+    """One line for each such name in a config without options, given the files of it and of all that it inherits."""
     known = sections.known({}, "")
     assert known is not None
     near = {name: found for name in cfg if name not in known[1]

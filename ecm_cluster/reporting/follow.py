@@ -66,11 +66,7 @@ def _show(state: states.RunState, shown: str) -> str:
 
 
 def follow_evaluations(wanted: Mapping[Run, Sequence[Element]]) -> bool:
-    """Wait until everything is scored, or no job is left to score it; print a line whenever more is done.
-
-    Returns:
-        Whether everything is scored.
-    """
+    """Wait until everything is scored (True), or no job is left to score it; print a line whenever more is done."""
     said, idle = -1, 0
     total = sum(map(len, wanted.values()))
     while True:

@@ -29,8 +29,7 @@ class Row:
     """One set of figures.
 
     Attributes:
-        work: Where they lie.
-        document: What ``metrics.json`` holds.
+        document: What ``metrics.json`` of ``work`` holds.
     """
 
     run: Run
