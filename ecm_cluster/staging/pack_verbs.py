@@ -111,7 +111,11 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def size_of(text: str, what: str = "shard-size") -> int:
-    """Bytes of a size such as ``1G`` or ``512K``, which was given to the option ``what``."""
+    """Bytes of a size such as ``1G`` or ``512K``, which was given to the option ``what``.
+
+    Raises:
+        UserError: It is not a size.
+    """
     from ..base.units import parse_memory
 
     small = text.strip().upper().rstrip("B").rstrip("I").endswith("K")
