@@ -84,10 +84,13 @@ class Module:
         return {"parser", "main"} <= found and self.name.count(".") == 1
 
 
-@functools.lru_cache(maxsize=None)
 def modules(*packages: str) -> list[Module]:
-    chosen = packages or ("ecm_cluster", "mmdet_ext")
-    return [Module(path) for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
+    return [module for package in packages or ("ecm_cluster", "mmdet_ext") for module in _of_package(package)]
+
+
+@functools.lru_cache(maxsize=None)
+def _of_package(package: str) -> list[Module]:
+    return [Module(path) for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 @functools.lru_cache(maxsize=None)

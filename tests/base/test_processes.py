@@ -7,6 +7,7 @@ import importlib.util
 import re
 
 import pytest
+from source import modules
 
 from ecm_cluster.base import processes
 
@@ -41,12 +42,8 @@ def test_the_frozen_code_of_an_earlier_version_has_its_own_module_for_a_process(
 
 
 def test_no_other_file_names_a_module_by_a_string(root):
-    found = []
-    for path in [p for package in ("ecm_cluster", "mmdet_ext") for p in sorted((root / package).rglob("*.py"))]:
-        if path.name != "processes.py":
-            found += [f"{path.relative_to(root)}:{node.lineno} names {node.value}"
-                      for node in ast.walk(ast.parse(path.read_text()))
-                      if isinstance(node, ast.Constant) and isinstance(node.value, str)
-                      and re.fullmatch(r"(ecm_cluster|mmdet_ext)(\.\w+)+", node.value)
-                      and not VERB.fullmatch(node.value) and (root / (node.value.replace(".", "/") + ".py")).exists()]
+    found = [f"{module.where}:{node.lineno} names {node.value}" for module in modules() for node in module.nodes
+             if module.path.name != "processes.py" and isinstance(node, ast.Constant) and isinstance(node.value, str)
+             and re.fullmatch(r"(ecm_cluster|mmdet_ext)(\.\w+)+", node.value)
+             and not VERB.fullmatch(node.value) and (root / (node.value.replace(".", "/") + ".py")).exists()]
     assert not found, "\n".join(found)

@@ -54,6 +54,7 @@ def test_a_pack_is_copied_once_and_there_at_the_next_attempt(pack, tmp_path):
     assert said(run) == [("staged", "copied"), ("staged", "there")]
 
 
+@pytest.mark.slow
 def test_the_columns_of_a_plain_data_root_are_made_once_and_staged(small_data, tmp_path, monkeypatch):
     monkeypatch.setenv("ECM_CLUSTER_ANNOTATIONS", str(tmp_path / "kept"))
     run = submitted(small_data, tmp_path, "plain")
@@ -68,6 +69,7 @@ def test_the_columns_of_a_plain_data_root_are_made_once_and_staged(small_data, t
     assert kept.stat().st_mtime_ns == made.st_mtime_ns
 
 
+@pytest.mark.slow
 def test_an_annotation_file_that_has_changed_is_parsed_by_nobody_as_if_it_were_the_old_one(small_data, tmp_path):
     root = tmp_path / "data"
     (root / "annotations").mkdir(parents=True)

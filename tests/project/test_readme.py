@@ -70,6 +70,7 @@ def test_the_dry_runs_of_the_readme_print_plan_and_script(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_each_way_to_bring_an_environment_makes_the_script_that_the_tutorial_promises(tmp_path):
     document = "docs/tutorials/slurm-cluster.md"
     readme.write_files(document, tmp_path)

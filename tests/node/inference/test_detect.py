@@ -309,6 +309,7 @@ def test_a_model_without_known_classes_has_to_answer_for_as_many(tmp_path, data)
         shards(tmp_path, cfg, weights, 1)
 
 
+@pytest.mark.slow
 def test_the_demo_scores_the_same_on_one_rank_and_on_three(tmp_path, root, small_data):
     def relocate(value: Any) -> Any:
         if isinstance(value, dict):

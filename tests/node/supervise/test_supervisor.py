@@ -189,6 +189,7 @@ def test_a_worker_that_completes_ends_its_task_well(run, start):
     assert "---- attempt 1, job 100 on " in run.rank_log(0).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [{"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "78"}])
 @pytest.mark.parametrize("tokens", [True, False])
 def test_a_start_that_stood_still_while_another_took_its_place_takes_no_attempt(run, start, other, tokens):
