@@ -54,7 +54,6 @@ def check_annotation_file(path: Path, what: str = "annotations", lvis: bool | No
     """Check the categories and the first image of an annotation file, of LVIS v1, LVIS v0.5 or COCO.
 
     Args:
-        what: the name of the file in messages, such as ``data.train.ann_file``.
         lvis: whether LVIS's own fields are required; None: if any of them exists.
 
     Raises:
@@ -87,7 +86,6 @@ def check_images(summary: AnnotationSummary, img_prefix: str | os.PathLike, what
 
     Args:
         img_prefix: the dataset's ``img_prefix``; for LVIS v1 the data root, as ``coco_url`` names the folder.
-        dataset: its type, if it is known.
 
     Returns:
         The path of that image.

@@ -25,7 +25,6 @@ def outline(path: Path, said: str, annotated: bool = True, otherwise: str = "") 
     """The file's content; ``images`` and ``annotations`` may be reduced to their first entry.
 
     Args:
-        said: the name of the file in messages.
         annotated: whether ``annotations`` are looked for too.
         otherwise: the alternative to fetching a file that does not exist.
 

@@ -64,10 +64,6 @@ class _Faults:
 def check(path: Path, said: str, needs: Needs, categories: Iterable[Any]) -> tuple[list[str], list[str]]:
     """What is wrong with the entries of an annotation file whose outline is valid.
 
-    Args:
-        said: The name of the file in messages.
-        categories: Ids of those that are listed.
-
     Returns:
         Problems and warnings; one line for each kind, with the first entry.
     """

@@ -21,7 +21,6 @@ def wrong_class_numbers(cfg: Mapping[str, Any], known: Mapping[str, tuple[str, .
     """Heads and losses that are made for another number of classes than the training data has; at most one message.
 
     Args:
-        cfg: The resolved config.
         known: The name of each label of the datasets that were read, by the keys of their annotation files.
     """
     number, whose = _of_training(cfg, known)

@@ -54,10 +54,7 @@ def check(cfg: Mapping[str, Any], staging: Staging | None, scored: bool, trained
     """Check the data of training and, where something is scored, of the test split.
 
     Args:
-        cfg: The resolved config.
         staging: Tells whether the data root is a pack, which is then searched for images; None: unknown.
-        scored: Whether checkpoints will be scored.
-        trained: Whether there will be training.
     """
     found = DataFindings()
     for split in (*(["train"] if trained else []), *(["test"] if scored else [])):

@@ -44,11 +44,7 @@ def expected_digest(name: str) -> str:
 
 
 def is_safe(url: str, begins: str) -> bool:
-    """Whether what a URL answers can be trusted: encrypted, from this machine, or of a digest that is known.
-
-    Args:
-        begins: What the digest is known to begin with.
-    """
+    """Whether what a URL answers can be trusted: encrypted, from this machine, or of a digest that ``begins`` so."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and (
         bool(begins) or parts.hostname in ("localhost", "127.0.0.1", "::1")))

@@ -56,10 +56,8 @@ def freeze(target: Path, packages: Iterable[Path], config_files: Iterable[Path],
     """Copy what runs into ``target``, whole or not at all.
 
     Args:
-        target: Folder of the run's code.
         packages: Folders of the packages to copy, see :func:`own_packages`.
         config_files: The config and its bases; where they lie relative to each other is kept.
-        user_code: Folder that holds the user's modules.
         replace: Replace an existing folder, say of a submission that died half-way; never
             code that an attempt may be importing.
 

@@ -16,7 +16,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -83,9 +83,6 @@ def place(url: str, folder: Path) -> Path:
 def fetch(weights: Iterable[WeightFile]) -> list[Fetched]:
     """Have every file in place and know its digest; what is in the cache is not fetched again.
 
-    Args:
-        weights: From :func:`ecm_cluster.freeze.weights.find`.
-
     Raises:
         UserError: Naming URL, cause, and where to put the file by hand.
     """
@@ -94,10 +91,8 @@ def fetch(weights: Iterable[WeightFile]) -> list[Fetched]:
     for weight in weights:
         name = weight.url or str(weight.path)
         if name not in done:
-            url = weight.url
-            done[name] = _fetch_url(weight, url) if url else _take(weight, weight.path)
-        one = done[name]
-        result.append(Fetched(weight, one.path, one.digest, one.size, one.downloaded))
+            done[name] = _fetch_url(weight, weight.url) if weight.url else _take(weight, weight.path)
+        result.append(replace(done[name], weight=weight))
     return result
 
 

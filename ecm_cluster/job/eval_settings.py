@@ -59,11 +59,7 @@ def check(name: str, value: Any, where: str = "") -> Any:
 
 
 def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
-    """Every combination of the values, each a dict of settings; one empty dict for none.
-
-    Args:
-        values: A value or a list of values by setting.
-    """
+    """Every combination of the values (one or a list of them by setting), each a dict; one empty dict for none."""
     axes = []
     for name, given in values.items():
         several = given if isinstance(given, list) and name != "scale" or _is_list_of_scales(name, given) else [given]
@@ -106,9 +102,6 @@ def label(settings: Mapping[str, Any]) -> str:
 
 def apply(cfg: Any, settings: Mapping[str, Any]) -> None:
     """Put detection settings into a resolved config, in place; those of the logits are applied by the model.
-
-    Args:
-        cfg: A dict or an ``mmcv.Config``.
 
     Raises:
         UserError: The config has nothing that a setting could change.

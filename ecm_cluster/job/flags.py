@@ -18,8 +18,7 @@ def in_groups(*groups: str, on_slurm: bool = True) -> list[str]:
 def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
     """Add one flag for each option that has one, with the option's help and default.
 
-    Args:
-        only: Names of the options, for a job that has values already: then no default is shown.
+    Of the options ``only``, for a job that has values already, no default is shown.
     """
     for name, one in OPTIONS.items():
         if one.flag is None or (only is not None and name not in only):

@@ -175,7 +175,6 @@ def load(job_file: str | None, flags: Mapping[str, Any],
     """Merge site file, job file and flags into a validated job.
 
     Args:
-        job_file: A path, or the bare name of a file in ``jobs/``; None: the defaults.
         flags: What was given on the command line, by name of the option; ``options`` is merged into the file's.
         shell: For keys that are in none of these: the variable of the user's shell that sets it, and its value.
     """

@@ -64,10 +64,7 @@ def name_of(key: str) -> str:
 
 
 def check(options: Mapping[str, Any], own: Mapping[str, str]) -> None:
-    """Reject what is not allowed in the block ``slurm:``.
-
-    Args:
-        own: Options that the launcher writes from a key of the job, and that key.
+    """Reject what is not allowed in the block ``slurm:``; ``own``: options that are written from a key of the job.
 
     Raises:
         UserError: In one line, with the reason.
@@ -96,11 +93,7 @@ def check_srun(options: Mapping[str, Any]) -> None:
 
 
 def check_spelled_once(block: str, options: Mapping[str, Any]) -> None:
-    """Reject a block that has one option in two spellings: only one of them would take effect.
-
-    Raises:
-        UserError: In one line.
-    """
+    """Raise :class:`UserError` if a block has one option in two spellings: only one of them would take effect."""
     known: dict[str, str] = {}
     for key in options:
         if known.setdefault(name_of(key), key) != key:
@@ -134,11 +127,7 @@ def requests_gpus(name: str, value: Any) -> bool:
 
 
 def own(options: Mapping[str, Any], gpus: int) -> dict[str, Any]:
-    """The options by sbatch's names, with the job's number of GPUs.
-
-    Args:
-        gpus: GPUs for each node; 0: none, regardless of the options.
-    """
+    """The options by sbatch's names, with ``gpus`` for each node (0: none, regardless of the options)."""
     found = {name_of(key): value for key, value in options.items() if value is not False}
     if not gpus:
         return {name: value for name, value in found.items() if not requests_gpus(name, value)}

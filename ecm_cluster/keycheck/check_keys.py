@@ -31,10 +31,6 @@ def refuse(base: Mapping[str, Any], cfg: dict[str, Any], options: Mapping[str, A
            release: str | None = None) -> None:
     """Refuse a config with keys, types or values that mmdet does not accept.
 
-    Args:
-        base, cfg, options, release: As for :class:`Wording`.
-        code: The job's directory of the user's own modules.
-
     Raises:
         UserError: With the key, the closest valid ones, and how to set it nevertheless.
     """

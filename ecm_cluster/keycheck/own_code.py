@@ -17,12 +17,7 @@ STOCK = {"mmdet_ext", "mmdet", "mmcv", "torch", *(getattr(sys, "stdlib_module_na
 
 
 class OwnCode:
-    """The classes that the modules in ``custom_imports`` may register.
-
-    Args:
-        cfg: The config.
-        code: The job's directory of modules.
-    """
+    """The classes that the modules in ``custom_imports``, some from the job's directory ``code``, may register."""
 
     def __init__(self, cfg: dict[str, Any], code: str | None) -> None:
         section = cfg.get("custom_imports")

@@ -62,7 +62,7 @@ def known(cfg: dict[str, Any], section: str) -> tuple[str, dict[str, str]] | Non
     """The name of a section for messages, and its valid keys with their kinds; None: any key is valid.
 
     Args:
-        cfg: The config: other parts of it decide which keys ``evaluation``, ``lr_config`` and ``optimizer`` accept.
+        cfg: Other parts of it decide which keys ``evaluation``, ``lr_config`` and ``optimizer`` accept.
         section: A dotted key; empty: the config itself.
     """
     valid = {name.rpartition(".")[2]: "" for name in keys.known() if name.rpartition(".")[0] == section}

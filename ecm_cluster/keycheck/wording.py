@@ -18,10 +18,8 @@ class Wording:
     """The messages of a check; knows which keys were set by options.
 
     Args:
-        base: The config without options.
-        cfg: The config with options.
+        base, cfg: The config without and with options.
         options: Dotted key → value; a key that begins with ``+`` is not checked.
-        own: The user's own classes.
         release: Of mmdet, if known.
     """
 

@@ -46,9 +46,6 @@ def plain(cfg: Mapping[str, Any], where: object = "config") -> dict[str, Any]:
     Classes and functions imported at the top of a config (``from … import …``) are left out, as modules are when it
     is read: they are tools of the file, not settings.
 
-    Args:
-        where: Prefix of messages.
-
     Raises:
         UserError: A value is not plain, too deeply nested or too large; the message has the key.
     """

@@ -38,13 +38,10 @@ def kept(folder: Path, digest: str) -> Path:
 
 def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[], None] | None = None,
            patience: float = PATIENCE_SECONDS) -> Pack:
-    """The columns of an annotation file, made if they do not exist.
+    """The columns of an annotation file in the cache ``folder``, made if they do not exist.
 
     Args:
-        digest: The expected digest of the file.
-        folder: The cache.
         prepare_child: Called in the process that makes them, before it begins.
-        patience: Seconds to wait for another process that makes columns.
 
     Raises:
         UserError: The file has changed, or is not an annotation file.
@@ -53,36 +50,28 @@ def ensure(ann_file: Path, digest: str, folder: Path, prepare_child: Callable[[]
     if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
         raise UserError(f"{ann_file}: invalid digest {digest[:80]!r}; expected sha256: and 64 hexadecimal digits")
     target = kept(folder, digest)
-    if is_pack(target):
-        return _of(target, digest)
-    folder.mkdir(parents=True, exist_ok=True)
-    # one lock per user, as every user that can open a lock can hold it; the first of two renames counts
-    lock = folder / f"{LOCK}-{os.geteuid()}"
-    os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-    # one process for all that wait, on all nodes, as it takes gigabytes; without file locks each makes its own
-    with files.locked(lock, patience):
-        # again: who held the lock may have made them
-        if is_pack(target):
-            return _of(target, digest)
-        done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
-                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
-                              preexec_fn=prepare_child)
-        if not is_pack(target):
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise UserError(f"{ann_file}: could not create its columns ({lines[-1]})")
-    return _of(target, digest)
-
-
-def _of(folder: Path, digest: str) -> Pack:
-    """The pack in a folder, if its one file holds the columns of this annotation file.
-
-    Raises:
-        UserError: It is another pack.
-    """
-    found = read(folder)
+    if not is_pack(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        # one lock per user, as every user that can open a lock can hold it; the first of two renames counts
+        lock = folder / f"{LOCK}-{os.geteuid()}"
+        os.close(open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        # one process for all that wait, on all nodes, as it takes gigabytes; without file locks each makes its own
+        with files.locked(lock, patience):
+            if not is_pack(target):  # who held the lock may have made them
+                _make_apart(ann_file, digest, target, prepare_child)
+    found = read(target)
     if len(found.files) != 1 or [(a.digest, a.columns) for a in found.annotations] != [(digest, found.files[0].name)]:
-        raise UserError(f"{folder}: does not hold the columns of {digest[:16]}…; remove it, and it is made again")
+        raise UserError(f"{target}: does not hold the columns of {digest[:16]}…; remove it, and it is made again")
     return found
+
+
+def _make_apart(ann_file: Path, digest: str, target: Path, prepare_child: Callable[[], None] | None) -> None:
+    done = subprocess.run([sys.executable, "-m", __name__, str(ann_file), digest, str(target)], check=False,
+                          stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+                          preexec_fn=prepare_child)
+    if not is_pack(target):
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"{ann_file}: could not create its columns ({lines[-1]})")
 
 
 def make(ann_file: Path, digest: str, target: Path) -> None:

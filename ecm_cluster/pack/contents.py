@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, ContextManager
 
@@ -19,19 +19,9 @@ from ..base.errors import UserError
 from ..base.reading import Text, Unreadable
 from ..base.units import size_text
 from . import groups, shards
-from .manifest import (
-    ANNOTATIONS,
-    IMAGES,
-    INDEX,
-    INDEX_FILE,
-    MANIFEST,
-    AnnotationFile,
-    BlockWriter,
-    PackedFile,
-    block_checksums,
-    describe,
-    write_index,
-)
+from .checksums import BlockWriter, block_checksums
+from .index import write_index
+from .manifest import ANNOTATIONS, IMAGES, INDEX, INDEX_FILE, MANIFEST, AnnotationFile, PackedFile, describe
 from .sources import THREADS, SourceFile, Sources
 
 SHARD_SIZE = 1 << 30  # bytes: a call that was killed makes unfinished shards again; copies are by blocks, not shards
@@ -63,11 +53,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Annotated:
-    """An annotation file in the pack: with its columns, the images that it names, and names that do not exist."""
+    """An annotation file in the pack: with the images that it names, and names that do not exist."""
 
     name: str
     digest: str
-    columns: PackedFile | None
     images: set[str]
     absent: list[str]
 
@@ -90,12 +79,12 @@ def fill(partial: Path, sources: Sources, fingerprint: str, options: Options, sh
     packed = [shard.packed for shard in complete]
     if packed:
         packed.append(_index(partial, complete))
-    annotated = [_add_columns(partial, a, say) for a in annotated]
-    packed += [a.columns for a in annotated if a.columns is not None]
+    columns = [_columns(partial, a.name, say) for a in annotated]
+    packed += [made for made in columns if made is not None]
     known = []
-    for a in annotated:
+    for a, made in zip(annotated, columns):
         held = {group_of[image] for image in a.images}
-        known.append(AnnotationFile(a.name, a.digest, a.columns.name if a.columns else None,
+        known.append(AnnotationFile(a.name, a.digest, made.name if made else None,
                                     tuple(group for group in order if group in held)))
     files.write_json(partial / MANIFEST, describe(packed, known, len(sources.images), source=str(sources.root),
                                                   **{FINGERPRINT: fingerprint}))
@@ -135,31 +124,29 @@ def _copy_annotations(partial: Path, source: SourceFile, names: groups.Names) ->
         present, absent = groups.named_by(target, names)
     except UserError as error:  # the copy is complete: it is the original that is damaged
         raise UserError(str(error).replace(str(target), source.where)) from None
-    return Annotated(source.name, digest, None, present, absent)
+    return Annotated(source.name, digest, present, absent)
 
 
-def _add_columns(partial: Path, annotated: Annotated, say: Callable[[str], None]) -> Annotated:
+def _columns(partial: Path, source: str, say: Callable[[str], None]) -> PackedFile | None:
     """Make the columns of an annotation file, if it has instances and numpy is installed."""
-    path = partial / annotated.name
+    path = partial / source
     name = f"{ANNOTATIONS}/{path.stem}.columns"
     if not groups.has_instances(path):
-        return annotated
+        return None
     try:
         from mmdet_ext.data import annotations
 
         if path.stat().st_size > LARGE:
-            say(f"making columns of {annotated.name}")
+            say(f"making columns of {source}")
         with files.replacing(partial / name) as handle:
             annotations.write(path, handle)
     except ImportError as error:
-        say(f"no columns of {annotated.name}: they need numpy ({error}); the nodes will make them")
-        return annotated
+        say(f"no columns of {source}: they need numpy ({error}); the nodes will make them")
+        return None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
-        say(f"no columns of {annotated.name} ({error or 'not enough memory here'})")
-        return annotated
-    made = PackedFile(name, (partial / name).stat().st_size, ANNOTATIONS, annotated.name,
-                      block_checksums(partial / name))
-    return replace(annotated, columns=made)
+        say(f"no columns of {source} ({error or 'not enough memory here'})")
+        return None
+    return PackedFile(name, (partial / name).stat().st_size, ANNOTATIONS, source, block_checksums(partial / name))
 
 
 def _shards(partial: Path, planned: list[shards.Shard], options: Options,
@@ -171,7 +158,10 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
     missing = [shard for shard in planned if found[shard.name] is None]
     if missing:
         (partial / IMAGES).mkdir(exist_ok=True)
-        _check_room(partial, sum(shard.size for shard in missing))
+        size, room = sum(shard.size for shard in missing), shutil.disk_usage(partial).free
+        if room < size:
+            raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
+                            "some space, or use another OUT")
     total = sum(s.size for shard in missing for s in shard.members)
     stop = threading.Event()
     with show("packing", total) as advance, ThreadPoolExecutor(options.threads) as readers, \
@@ -193,13 +183,6 @@ def _shards(partial: Path, planned: list[shards.Shard], options: Options,
     files.fsync_dir(partial)
     complete = [shard for shard in found.values() if shard is not None]
     return complete, (total, time.monotonic() - began)
-
-
-def _check_room(partial: Path, size: int) -> None:
-    room = shutil.disk_usage(partial).free
-    if room < size:
-        raise UserError(f"OUT: {partial.parent} has {size_text(room)} left, and {size_text(size)} are needed; free "
-                        "some space, or use another OUT")
 
 
 def first_of(names: Iterable[str], count: int = 3) -> str:

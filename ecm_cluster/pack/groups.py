@@ -102,11 +102,7 @@ def has_instances(path: Path) -> bool:
 
 
 def groups(images_of: dict[str, set[str]]) -> dict[str, str]:
-    """The group of each image: the stem of the first annotation file that names it, those of training first.
-
-    Args:
-        images_of: The images that each annotation file (``annotations/NAME.json``) names.
-    """
+    """The group of each image: the stem of the first annotation file that names it, those of training first."""
     found: dict[str, str] = {}
     for name in in_order(images_of):
         found.update(dict.fromkeys(images_of[name] - found.keys(), Path(name).stem))

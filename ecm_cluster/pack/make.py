@@ -44,7 +44,6 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
     """Pack a data root.
 
     Args:
-        out: Folder of the pack.
         show: Shows progress: called with a word and the number of bytes, returns a function to call with those done.
         say: Called with a line that the user may want to know.
 

@@ -137,10 +137,7 @@ class Pack:
         return wanted
 
     def open_index(self, path: Path | None = None) -> Index:
-        """The index of its images; every location in it is within the pack's files.
-
-        Args:
-            path: A copy of it elsewhere.
+        """The index of its images, or a copy of it; every location in it is within the pack's files.
 
         Raises:
             Unreadable: It does not exist, or its content is not what was packed.
@@ -234,11 +231,7 @@ def check_name(name: str, folder: Path, field: str = "") -> None:
 
 def describe(packed: Sequence[PackedFile], annotations: Sequence[AnnotationFile], images: int,
              **more: Any) -> dict[str, Any]:
-    """The content of pack.json.
-
-    Args:
-        more: What else is on record, such as where the data came from; not part of the pack's digest.
-    """
+    """The content of pack.json; ``more``, such as where the data came from, is not part of the pack's digest."""
     record = {"format": FORMAT, "images": images,
               "files": [{**vars(f), "blocks": as_hex(f.blocks)} for f in packed],
               "annotations": [{**vars(a), "groups": list(a.groups)} for a in annotations]}

@@ -57,11 +57,7 @@ class Shard:
         return f"{checksum(repr([(s.name, s.size) for s in self.members]).encode()):016x}"
 
     def locations(self, checksums: Iterable[int]) -> dict[str, Location]:
-        """Where each image lies, by its name.
-
-        Args:
-            checksums: Of its images.
-        """
+        """Where each image lies, by its name."""
         found, at = {}, 0
         for source, sum_ in zip(self.members, checksums):
             end = at + room(source.name, source.size)
@@ -122,7 +118,6 @@ def divide(images: Sequence[SourceFile], group_of: dict[str, str], order: Sequen
     """The shards of all images: those of one group together, in the order of their names.
 
     Args:
-        group_of: The group of each image by its name.
         order: All groups.
         limit: Bytes of a shard; one image may have more.
     """
@@ -155,7 +150,6 @@ def write(shard: Shard, path: Path, readers: Executor, advance: Callable[[int], 
     """Write one shard, whole or not at all.
 
     Args:
-        readers: Reads images, several at once.
         advance: Called with the bytes of each image that is written.
         stop: Set where another thread has failed.
 

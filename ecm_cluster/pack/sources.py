@@ -124,10 +124,7 @@ class Sources:
 
 
 def scan(root: Path, leave_out: Collection[Path] = ()) -> Sources:
-    """Find what a data root holds.
-
-    Args:
-        leave_out: Folders that are not searched.
+    """Find what a data root holds, except in the folders ``leave_out``.
 
     Raises:
         UserError: It is not a data root, something in it cannot be read, or two different files have one name.

@@ -37,12 +37,7 @@ class Verification:
 
 
 def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -> Verification:
-    """Check everything that a pack says of itself.
-
-    Args:
-        advance: Called with the bytes of each block that was read.
-        threads: Files that are read at once.
-    """
+    """Check everything that a pack says of itself; ``advance`` is called with the bytes of each block that was read."""
     found = Verification(bytes=sum(f.size for f in pack.files))
     placed = _placed(pack, found.problems)
     entries = {packed.name: placed.get(number, []) for number, packed in enumerate(pack.image_files())}
@@ -52,7 +47,11 @@ def verify(pack: Pack, advance: Callable[[int], None], threads: int = THREADS) -
         checks = [pool.submit(_check_file, pack.path, f, entries.get(f.name, []), advance) for f in pack.files]
         found.problems += [problem for check in checks for problem in check.result()]
     for a in pack.annotations:
-        found.problems += _check_annotation(pack.path, a.name, a.digest)
+        try:
+            if files.digest(pack.path / a.name) != a.digest:
+                found.problems.append(f"{a.name}: is not the file that was packed")
+        except (OSError, Unreadable) as error:
+            found.problems.append(_cannot_be_read(a.name, error))
     found.problems.sort()
     return found
 
@@ -112,7 +111,7 @@ def _check_file(folder: Path, packed: PackedFile, entries: list[Placed], advance
                 problems += _check_block(handle.fileno(), packed, block, by_block.get(block, []))
                 advance(packed.span(block)[1])
     except (OSError, Unreadable) as error:
-        problems.append(f"{packed.name}: cannot be read ({getattr(error, 'strerror', None) or error})")
+        problems.append(_cannot_be_read(packed.name, error))
     return problems
 
 
@@ -142,11 +141,8 @@ def _check_block(fd: int, packed: PackedFile, block: int, entries: list[Placed])
     return problems
 
 
-def _check_annotation(folder: Path, name: str, digest: str) -> list[str]:
-    try:
-        return [] if files.digest(folder / name) == digest else [f"{name}: is not the file that was packed"]
-    except (OSError, Unreadable) as error:
-        return [f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})"]
+def _cannot_be_read(name: str, error: Exception) -> str:
+    return f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
 def compare(pack: Pack, root: Path, found: Verification, advance: Callable[[int], None],

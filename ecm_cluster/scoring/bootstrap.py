@@ -36,9 +36,6 @@ def bootstrap(matches: Matches, categories: Sequence[Mapping[str, Any]], max_det
 
     Args:
         matches: of one kind of overlap.
-        categories: of the annotation file.
-        max_dets: maximum detections per image.
-        replicates: how often the images are drawn.
         seed: of the draws; equal seeds draw equal images.
         confidence: the share of sets whose interval is to hold what the figure is on average.
         on_replicate: called with (replicates done, replicates in all).

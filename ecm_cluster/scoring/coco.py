@@ -34,7 +34,6 @@ def evaluate(document: dict[str, Any], found: Detections, iou_type: str, limits:
 
     Args:
         document: Images, annotations and categories to score, and no others.
-        found: Detections on its images.
         limits: Maximum detections per image *and category* (``proposal_nums`` of mmdet), ascending. AP is taken at 100
             if that is one of them, as in pycocotools, and otherwise, like everything else, at the last.
         iou_thrs: Overlaps to average over; none: 0.5 to 0.95.

@@ -28,11 +28,7 @@ REMEDY = "run inference for this evaluation again"
 
 
 class DetectionWriter:
-    """Collects the detections of one rank, image by image, into one shard.
-
-    Args:
-        dataset_size: number of images that all shards together will cover.
-    """
+    """Collects the detections of one rank, image by image, into one shard of a data set of ``dataset_size`` images."""
 
     def __init__(self, dataset_size: int) -> None:
         self.dataset_size = dataset_size
@@ -53,8 +49,6 @@ def write_shard(path: str | Path, found: Detections, positions: Sequence[int], d
     """Write a shard, atomically.
 
     Args:
-        path: the file to write or to replace.
-        found: detections on M images.
         positions: (M,) index in the data set of each of ``found.images``.
         dataset_size: number of images that all shards together cover.
     """
@@ -78,7 +72,6 @@ def read_shards(paths: Sequence[str | Path], expected: Sequence[int] | None = No
     """Join shards into one set of detections in the order of the data set.
 
     Args:
-        paths: the shards of one evaluation, in any order.
         expected: ids of the images that have to be covered; None leaves it at what the shards say themselves.
 
     Raises:
@@ -121,10 +114,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _detections(columns: dict[str, np.ndarray]) -> Detections:
-    masks = None
-    if "mask_counts" in columns:
-        masks = Masks(counts=columns["mask_counts"], span=columns["mask_span"], size=columns["mask_size"],
-                      score=columns.get("mask_score"))
+    masks = None if "mask_counts" not in columns else Masks(
+        columns["mask_counts"], columns["mask_span"], columns["mask_size"], columns.get("mask_score"))
     return Detections(**{name: columns[name] for name in COLUMNS}, masks=masks)
 
 

@@ -115,7 +115,6 @@ def of_image(image_id: int, category_ids: Sequence[int] | np.ndarray, scores: Se
     """The n detections of one image.
 
     Args:
-        image_id: its id in the annotation file.
         category_ids: (n,) ids in the annotation file.
         scores: (n,).
         bbox: (n, 4) x, y, width, height in pixels.

@@ -56,9 +56,7 @@ def evaluate(truth: GroundTruth, found: Detections, iou_type: str, max_dets: int
     """Precision (10, 101, K, 4) and recall (10, K, 4) as lvis-api's ``accumulate`` leaves them.
 
     Args:
-        truth: of LVIS form.
-        found: detections on its images; scores and boxes are finite.
-        iou_type: ``bbox`` or ``segm``.
+        found: detections on images of ``truth``; scores and boxes are finite.
         max_dets: maximum detections per image.
     """
     admitted = admit(truth, found, iou_type, max_dets)
@@ -127,9 +125,7 @@ def find_matches(truth: GroundTruth, found: Detections, iou_type: str, max_dets:
                  only: Collection[int] | None = None) -> Matches:
     """Which detection matches which object, from hotcoco's records of each image and category.
 
-    Args:
-        truth, found, iou_type, max_dets: as for :func:`evaluate`.
-        only: positions of the categories to look at, None for all.
+    Looks at the categories at the positions ``only``, or at all; the rest is as for :func:`evaluate`.
     """
     admitted = admit(truth, found, iou_type, max_dets)
     if only is not None:

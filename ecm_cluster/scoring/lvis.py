@@ -97,8 +97,6 @@ def evaluate(truth: LvisTruth, found: Detections, iou_type: str, max_dets: int =
 
     Args:
         truth: of LVIS form; for ``segm`` its polygons become run lengths, in place, as in lvis-api.
-        found: detections on its images.
-        iou_type: ``bbox`` or ``segm``.
         max_dets: maximum detections per image.
         on_category: called with (categories done, categories in all).
 

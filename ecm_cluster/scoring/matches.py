@@ -142,11 +142,7 @@ class Accumulator:
         self._areas = [_Area(matches, order, area) for area in range(len(metrics.AREAS))]
 
     def __call__(self, times: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Precision (10, 101, K, 4) and recall (10, K, 4), -1 where undefined.
-
-        Args:
-            times: (M,) int, how often each image counts; None means once each.
-        """
+        """Precision (10, 101, K, 4) and recall (10, K, 4), -1 where undefined, of images that count ``times``, (M,)."""
         m = self.matches
         times = np.ones(m.images, np.int64) if times is None else np.asarray(times, np.int64)
         thresholds, recalls = len(metrics.iou_thresholds()), len(metrics.recall_thresholds())

@@ -35,7 +35,6 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
     """Score detections against an annotation file.
 
     Args:
-        annotation_file: LVIS JSON, or COCO JSON.
         found: detections on all images that are scored, and on no other.
         part: what of the file is scored and by whose rule; None: all of it, by LVIS's where the file has LVIS's form.
         iou_types, max_dets, options: as for :func:`score_document`, which says what is returned and raised.
@@ -161,12 +160,7 @@ def versions() -> dict[str, str]:
 
 
 def metrics_document(scored: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes into ``metrics.json``: the figures of :func:`score` and their provenance.
-
-    Args:
-        scored: result of :func:`score`.
-        provenance: what the figures can be traced by, ``PROVENANCE`` at least.
-    """
+    """What goes into ``metrics.json``: the result of :func:`score` and its provenance, ``PROVENANCE`` at least."""
     missing = [key for key in PROVENANCE if provenance.get(key) is None]
     if missing:
         raise ValueError(f"provenance lacks {', '.join(missing)}: figures without it cannot be trusted")

@@ -111,10 +111,7 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def size_of(text: str, what: str = "shard-size") -> int:
-    """Bytes of a size such as ``1G`` or ``512K``.
-
-    Args:
-        what: The option that it was given to.
+    """Bytes of a size such as ``1G`` or ``512K``, which was given to the option ``what``.
 
     Raises:
         UserError: It is not a size.

@@ -108,12 +108,7 @@ def lifetime(scratch: str | None) -> str:
 
 
 def check_memory(staging: Staging, size: int, memory: int) -> str | None:
-    """Why a scratch in memory cannot hold the data; None: it can, or the scratch is not known to be in memory.
-
-    Args:
-        size: Bytes to stage.
-        memory: Bytes of a job's memory on one node.
-    """
+    """Why a scratch in a node's ``memory`` cannot hold ``size`` bytes; None: it can, or may be on a disk."""
     if staging.scratch is None or Path(staging.scratch).parts[:3] != MEMORY or size < memory:
         return None
     return (f"scratch: {staging.scratch} is memory, and counts against the job's: {size_text(size)} to stage do not "
@@ -129,11 +124,7 @@ def size_of(staging: Staging, ann_files: list[str]) -> int:
 
 
 def describe(staging: Staging, ann_files: list[str], here: Mapping[str, str] | None = None) -> str:
-    """The plan's line on staging.
-
-    Args:
-        here: The environment, if the job runs on this machine.
-    """
+    """The plan's line on staging; ``here`` is the environment, if the job runs on this machine."""
     if staging.what == NOTHING:
         return "nothing: images and annotations are read from shared storage"
     if here is not None and scratch_of(staging, here) is None and not staging.or_fail:
@@ -150,11 +141,7 @@ def describe(staging: Staging, ann_files: list[str], here: Mapping[str, str] | N
 
 
 def check_annotations(staging: Staging, digests: Mapping[str, str]) -> None:
-    """Refuse a pack whose annotation files have changed since it was made.
-
-    Args:
-        digests: Of annotation files, by absolute path.
-    """
+    """Refuse a pack whose annotation files, with ``digests`` by absolute path, have changed since it was made."""
     if staging.pack is None:
         return
     known = manifest.read(staging.pack)

@@ -83,7 +83,11 @@ class Scratch:
         for again in (True, False):
             try:
                 with self._locked():
-                    return self._enter(pack.digest)
+                    folder = self.set_folder(pack.digest)
+                    folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    lease = leases.Lease(folder.lease)
+                    lease.touch()
+                    return lease
             except OSError as error:
                 if error.errno not in FULL:
                     raise self._unusable(error) from None
@@ -91,22 +95,12 @@ class Scratch:
                     raise self.no_room(MARGIN) from None
         raise AssertionError
 
-    def _enter(self, digest: str) -> leases.Lease:
-        folder = self.set_folder(digest)
-        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lease = leases.Lease(folder.lease)
-        lease.touch()
-        return lease
-
     def collect(self, bytes_wanted: int | None = None, keep: Collection[str] = ()) -> list[StagedSet]:
-        """Remove sets that are not in use, the least recently used one first.
+        """Remove sets that are not in use, the least recently used one first; returns those that were removed.
 
         Args:
             bytes_wanted: Stop when so many are freed; None: remove all of them.
             keep: Digests of packs whose sets stay.
-
-        Returns:
-            What was removed.
         """
         if not self._lock.exists():
             return []
@@ -124,9 +118,7 @@ class Scratch:
     def make_room(self, needed: int, keep: str, copier: leases.CopyLock, done: leases.Progress) -> None:
         """Reserve ``needed`` bytes for the process that copies into set ``keep``, removing other sets if necessary.
 
-        Args:
-            copier: Its lock, which records the reservation.
-            done: Its progress.
+        Its lock ``copier`` records the reservation.
 
         Raises:
             NoRoom: There is not enough room.

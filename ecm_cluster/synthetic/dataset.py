@@ -101,9 +101,7 @@ def make_image(spec: Spec, split: str, index: int, classes: list[int],
         classes: Indices into ``looks`` of the classes to show; category id = index + 1.
 
     Returns:
-        image: uint8 RGB (height, width, 3)
-        record: its entry in ``images``
-        annotations: its entries in ``annotations``
+        The image, uint8 RGB (height, width, 3), and its entries in ``images`` and in ``annotations``.
     """
     rng = np.random.default_rng([spec.seed, SPLITS.index(split), index])
     width, height = _size(rng, spec.image_size)

@@ -202,8 +202,7 @@ def draw(rng: np.random.Generator, width: int, height: int, looks: list[Look]) -
     If two overlap, the smaller one is in front; polygons cover the whole object, including its hidden part.
 
     Returns:
-        image: uint8 RGB (height, width, 3)
-        instances: in the order of ``looks``
+        The image, uint8 RGB (height, width, 3), and the instances in the order of ``looks``.
     """
     image = background(rng, width, height)
     instances: list[Instance | None] = [None] * len(looks)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -90,7 +91,6 @@ class Columns:
             raise ValueError(f"{path}: its columns do not match each other; remove it, and it is made again from the "
                              "annotation file")
         self._row_of: dict[int, int] | None = None
-        self._categories: dict[str, Any] | None = None
 
     def _is_consistent(self) -> bool:
         """Whether the columns have the lengths of one set of images and rows."""
@@ -114,13 +114,11 @@ class Columns:
 
     def listed_categories(self) -> list[tuple[int, str | None]]:
         """(id, name) of each entry of the file's list of categories; None: it has no name."""
-        content = self._category_list()
-        return list(zip(content["ids"], content["names"]))
+        return list(zip(self._categories["ids"], self._categories["names"]))
 
-    def _category_list(self) -> dict[str, Any]:
-        if self._categories is None:
-            self._categories = json.loads(self._listed.tobytes())
-        return self._categories
+    @cached_property
+    def _categories(self) -> dict[str, Any]:
+        return json.loads(self._listed.tobytes())
 
     def class_counts(self, field: str = "instance_count") -> ClassCounts:
         """The same as :func:`mmdet_ext.data.class_counts.read_class_counts` of the annotation file.
@@ -131,7 +129,7 @@ class Columns:
         if field not in COUNTS:
             raise ClassCountError(f"count_field: invalid value {field!r}; expected one of: {', '.join(COUNTS)}")
         names = dict(self.listed_categories())
-        counts = self._category_list()["counts"][field]
+        counts = self._categories["counts"][field]
         if counts is None or not counts or None in names.values():
             raise ClassCountError(f"{self.path}: its annotation file does not have {field!r}; use a list of counts")
         return ClassCounts(read_class_counts(counts).counts, tuple(map(str, names.values())), self.path)
@@ -169,7 +167,6 @@ class Columns:
         """What mmdet takes from the n annotations of an image that is not raw, as new arrays.
 
         Args:
-            image: its place.
             labels: (K,) int64, the label of each category; -1: left out.
             all_known: no label is -1.
 

@@ -21,7 +21,6 @@ class ClassBalancedFromColumns(ClassBalancedDataset):
     """mmdet's wrapper that repeats images of rare classes.
 
     Args:
-        dataset: the dataset, or its config, as mmdet's ``build_dataset`` takes it.
         oversample_thr: share of images below which a class is repeated.
         filter_empty_gt: see mmdet. ``build_dataset`` does not hand it to the stock wrapper, and it is as good as
             left out beside a config here too.

@@ -31,8 +31,6 @@ def save(handle: IO[bytes], columns: Mapping[str, np.ndarray], values: Mapping[s
 
     Args:
         handle: open for writing, at its start; it need not be seekable.
-        columns: by name.
-        values: anything that JSON can hold.
     """
     arrays = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in columns.items()}
     table: list[list[Any]] = []

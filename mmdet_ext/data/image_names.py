@@ -43,10 +43,9 @@ def of_any(record: dict[str, Any]) -> str:
 
 
 def candidates(record: dict[str, Any], dataset: str = "") -> list[str]:
-    """Every path that a dataset may take, those from ``file_name`` first; records may hold anything.
+    """Every path that a dataset (of this type, if known) may take, those from ``file_name`` first.
 
-    Args:
-        dataset: Its type, if it is known.
+    Records may hold anything.
     """
     name, url = record.get("file_name"), record.get("coco_url")
     found = []

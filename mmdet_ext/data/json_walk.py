@@ -66,9 +66,6 @@ class Cursor:
     def value(self) -> Any:
         """Consume a value, and return it."""
         self.peek()
-        return self._value()
-
-    def _value(self) -> Any:
         while True:
             try:
                 value, end = _decode(self.text, self.at)
@@ -101,7 +98,7 @@ class Cursor:
         while more:
             self.peek()
             begin = self.at
-            value = self._value()
+            value = self.value()
             yield value, begin, self.at
             more = self.take(",]") == ","
 
@@ -150,11 +147,7 @@ def likely_places(data: Any, key: str) -> Iterator[int]:
 
 
 def list_near_an_end(path: Path, key: str, is_right: Callable[[Any], bool]) -> list[dict[str, Any]] | None:
-    """The list of the outermost object, if the file's first or last megabytes show it beyond doubt.
-
-    Args:
-        is_right: Whether a value is such a list.
-    """
+    """The list of the outermost object, if the file's first or last megabytes show it beyond doubt."""
     with open(path, "rb") as handle:
         size = handle.seek(0, os.SEEK_END)
         for window in (NEAR >> 4, NEAR):

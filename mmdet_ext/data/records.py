@@ -14,7 +14,6 @@ class Records(Sequence[Any]):
     """The dict of each image, with its ``filename``, made on access; otherwise like a list of dicts.
 
     Args:
-        source: the columns.
         images: (N,) places of the images, int.
         name: from a record with the names of an image's file to ``filename``; a function of a module, for pickle.
     """
