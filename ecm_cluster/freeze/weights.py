@@ -40,9 +40,7 @@ NETWORK = re.compile(r"(https?|torchvision|modelzoo|open-mmlab|openmmlab|mmcls|p
 def find(cfg: dict[str, Any], cache: Path | None = None) -> list[WeightFile]:
     """Everything in a resolved config that a rank would open to read weights from, in the config's order.
 
-    Args:
-        cfg: Dicts, lists and tuples; relative paths in it are taken from the working folder.
-        cache: Default: :func:`cache_folder`.
+    Relative paths in it are taken from the working folder.
 
     Raises:
         UserError: For a path without a file, an unknown name, or a scheme that cannot be fetched.
