@@ -87,18 +87,11 @@ def unneeded(run: Run) -> dict[str, list[Path]]:
     return {
         ABANDONED: _files(run, [m for m in others if m.file in left]),
         "checkpoints of stale attempts": _files(run, [m for m in others if m.file not in left and m.attempt < newest]),
-        "files of damaged checkpoints": _quarantined(run),
-        "leftovers of interrupted writes": retention.leftovers(run, newest if may_write(run) else newest + 1)}
-
-
-def _quarantined(run: Run) -> list[Path]:
-    """Nothing if the directory is a link: it was not created by this program, and could point anywhere."""
-    return [] if run.quarantine_dir.is_symlink() else sorted(run.quarantine_dir.glob("iter_*"))
-
-
-def may_write(run: Run) -> bool:
-    """Whether an attempt may still write; if that is unknown, it may."""
-    return liveness.alive(run) != {}
+        # a link was not created by this program, and could point anywhere
+        "files of damaged checkpoints": [] if run.quarantine_dir.is_symlink() else sorted(
+            run.quarantine_dir.glob("iter_*")),
+        # if it is unknown whether an attempt is alive, it may still write
+        "leftovers of interrupted writes": retention.leftovers(run, newest + (liveness.alive(run) == {}))}
 
 
 def _files(run: Run, several: list[checkpoints.Manifest]) -> list[Path]:

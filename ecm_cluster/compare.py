@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ from .base import folders
 from .base.errors import UserError
 from .console import cli
 from .job import job as jobs
-from .reporting import results
+from .reporting import results, tables
 from .reporting.tables import aligned, percent
 from .rundir import runs
 from .scoring import metrics
@@ -130,13 +128,8 @@ def most_changed(changes: list[dict[str, Any]], top: int) -> str:
 
 
 def as_csv(changes: list[dict[str, Any]], kind: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "name", "frequency", "instance_count", f"a_{kind}", f"b_{kind}", "change"])
-    for c in changes:
-        writer.writerow(["" if c[k] is None else c[k]
-                         for k in ("id", "name", "frequency", "instance_count", "a", "b", "change")])
-    return text.getvalue()
+    header = ["id", "name", "frequency", "instance_count", f"a_{kind}", f"b_{kind}", "change"]
+    return tables.as_csv([header, *(list(change.values()) for change in changes)])
 
 
 def _signed(value: float | None) -> str:

@@ -79,8 +79,7 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     elif queues and silence:
         yield not_asked("node.job", silence)
     else:
-        visit = on_nodes.visit if queues else on_nodes.visit_here
-        yield from carried_out("node.job", lambda: visit(asked, args.patience))
+        yield from carried_out("node.job", lambda: on_nodes.visit(asked, args.patience))
 
 
 def of_slurm(asked: Any) -> Iterator[Any]:

@@ -154,7 +154,10 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
-        problems = wrong_data(run)
+        # test data that was not checked at submission, or has changed since
+        staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
+        cfg = config.read_frozen(run.config_file)
+        problems = splits.check(cfg, staged, scored=True, trained=False).problems
         if problems and not args.dry_run:
             raise UserError(problems[0])
         lines += [f"would be refused: {text}" for text in problems]
@@ -169,12 +172,6 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         for sweep in backend.sweeps(new, inferred):
             lines += _queue(run, sweep, args)
     return lines
-
-
-def wrong_data(run: Run) -> list[str]:
-    """Why a job could not score: test data that was not checked at submission, or has changed since."""
-    staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
-    return splits.check(config.read_frozen(run.config_file), staged, scored=True, trained=False).problems
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:

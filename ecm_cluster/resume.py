@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +25,7 @@ from .rundir import checkpoints, runs
 from .rundir.run import Run
 from .rundir.spec import Overrides, ResumePoint
 from .slurm import commands, launcher
+from .submit import say_submitted
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -233,17 +233,8 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
         if cancelled is not None:
             files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it continue
         raise
-    say_done(run, {name: job_id for name, job_id in ids.items() if name not in chain.links(plan.job)
-                   or name in plan.links})
-
-
-def say_done(run: Run, ids: dict[str, str]) -> None:
-    shown = folders.shortest(run.path)
-    print("submitted: " + ", ".join(f"{link} {job_id}" for link, job_id in ids.items()))
-    if chain.TRAIN in ids and (refused := chain.refusal(run)):
-        cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
-    cli.say(f"next:\n  python -m ecm_cluster.status {shlex.quote(shown)}\n"
-            f"  python -m ecm_cluster.cancel {shlex.quote(shown)}")
+    say_submitted(run, {name: job_id for name, job_id in ids.items() if name not in chain.links(plan.job)
+                        or name in plan.links})
 
 
 if __name__ == "__main__":

@@ -53,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
     if commands.slurm_available():
         for run in own:
-            adopt(run)
-            release(run)
+            with contextlib.suppress(UserError, OSError):  # a run that cannot be read has nothing to adopt or release
+                if choose.of(run).queues:
+                    submissions.try_adopt(run)  # jobs whose submitter died before it recorded their IDs
+                successor.release_due(run)  # evaluations that no node could release
     folded = states.fold(found)
     for number, state in enumerate(folded):
         if state.refused and found[number] in own and submitted_now(found[number]):
@@ -72,25 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.EXIT_OK
 
 
-def adopt(run: Run) -> None:
-    """Find jobs whose submitter died before it recorded their IDs, unless another process is doing that."""
-    with contextlib.suppress(UserError, OSError):
-        if choose.of(run).queues:
-            submissions.try_adopt(run)
-
-
 def submitted_now(run: Run) -> bool:
     """Whether Slurm now accepts the evaluation that it refused before."""
     with contextlib.suppress(UserError, OSError):
         submissions.require_owner(run, "")
         chain.submit_refused(run)
     return chain.refusal(run) is None
-
-
-def release(run: Run) -> None:
-    """Release evaluations that no node could release; a run that cannot be read has none."""
-    with contextlib.suppress(UserError, OSError):
-        successor.release_due(run)
 
 
 def finite(value: Any) -> Any:

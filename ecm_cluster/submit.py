@@ -158,17 +158,23 @@ def dry_run(run: Run, plan: Any) -> None:
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     """Submit the chain; print what was done and which commands to use next."""
     from .backends import choose
-    from .chain import chain
 
     ids = choose.of(run).submit(run, job)
-    shown = folders.shortest(run.path)
-    log = shlex.quote(os.path.join(shown, run.train_log.relative_to(run.path)))
+    log = os.path.join(folders.shortest(run.path), run.train_log.relative_to(run.path))
+    say_submitted(run, ids, f"tail -F {shlex.quote(log)}")
+    return run
+
+
+def say_submitted(run: Run, ids: dict[str, str], *more: str) -> None:
+    """Print what was submitted, what was refused, and which commands to use next, ``more`` among them."""
+    from .chain import chain
+
     print("submitted: " + ", ".join(f"{link} {job_id}" for link, job_id in ids.items()))
-    name = shlex.quote(shown)
+    name = shlex.quote(folders.shortest(run.path))
     if chain.TRAIN in ids and (refused := chain.refusal(run)):
         cli.say(f"warning: train {ids[chain.TRAIN]} is submitted; {chain.half_a_chain(run, refused)}", sys.stderr)
-    cli.say(f"next:\n  python -m ecm_cluster.status {name}\n  tail -F {log}\n  python -m ecm_cluster.cancel {name}")
-    return run
+    lines = ["next:", f"python -m ecm_cluster.status {name}", *more, f"python -m ecm_cluster.cancel {name}"]
+    cli.say("\n  ".join(lines))
 
 
 def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Run:

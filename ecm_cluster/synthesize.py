@@ -47,19 +47,13 @@ example, enough for a small model to learn from in minutes on a CPU:
 def parser() -> argparse.ArgumentParser:
     p = cli.Parser(prog="python -m ecm_cluster.synthesize", description=DESCRIPTION, epilog=EPILOG)
     p.add_argument("out", metavar="OUT", type=Path, help="directory to create: the root of the dataset")
-    p.add_argument("--train-images", type=int, default=600, metavar="N", help="training images (%(default)s)")
-    p.add_argument("--val-images", type=int, default=100, metavar="M", help="validation images (%(default)s)")
-    p.add_argument("--classes", type=int, default=24, metavar="C", help="classes, up to 1296 (%(default)s)")
-    p.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of the random numbers (%(default)s)"
-    )
-    p.add_argument(
-        "--image-size",
-        type=int,
-        default=128,
-        metavar="PX",
-        help="longer side of an image in pixels (%(default)s)",
-    )
+    for name, default, metavar, text in (
+            ("--train-images", 600, "N", "training images"),
+            ("--val-images", 100, "M", "validation images"),
+            ("--classes", 24, "C", "classes, up to 1296"),
+            ("--seed", 0, "S", "seed of the random numbers"),
+            ("--image-size", 128, "PX", "longer side of an image in pixels")):
+        p.add_argument(name, type=int, default=default, metavar=metavar, help=f"{text} (%(default)s)")
     p.add_argument(
         "--min-images", type=int, metavar="K",
         help="minimum number of training images per class (5, or as many as fit)",

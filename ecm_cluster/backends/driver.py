@@ -13,7 +13,7 @@ from ..job import sharing
 from ..rundir import job_env
 from ..rundir.run import Run
 from ..slurm import batch_shell
-from ..slurm.sbatch import TOKEN_ENV, environment_lines, outside_environment, python_of
+from ..slurm.sbatch import KEPT_HERE, TOKEN_ENV, environment_lines, outside_environment, python_of
 
 DRIVER = "local driver"
 CHAIN = "chain"  # the training and what follows it, in place of a link
@@ -94,9 +94,7 @@ def start(run: Run, job: jobs.Job, link: str = CHAIN, token: str = "") -> str:
     Returns:
         Its pid, which is the run's job id.
     """
-    env = {**outside_environment(os.environ), TOKEN_ENV: token}
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]  # on one machine the user's choice holds
+    env = {**outside_environment(os.environ, KEPT_HERE), TOKEN_ENV: token}
     run.logs_dir.mkdir(parents=True, exist_ok=True)
     job_env.keep(run, job)
     sharing.close(run.path)

@@ -18,7 +18,7 @@ from ..job.job import Job
 from ..rundir import job_env
 from ..rundir.run import Run
 from ..slurm import commands, launcher
-from ..slurm.sbatch import environment_lines, outside_environment
+from ..slurm.sbatch import KEPT_HERE, environment_lines, outside_environment
 from .base import ShortJob
 
 # what a run's own jobs need to come back, and this one does not
@@ -58,13 +58,11 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
 @contextlib.contextmanager
 def on_this_machine(run: Run, job: Job, command: Sequence[str], log: Path) -> Iterator[ShortJob]:
     """The same as a process of this machine, with its GPUs."""
-    env = outside_environment(os.environ)
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        env["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
     script = log.with_suffix(".sh")
     files.write_text(script, "\n".join([*_environment(run, job), f"exec {shlex.join(command)}", ""]))
     process = subprocess.Popen(["bash", "-c", f"exec bash {shlex.quote(str(script))} > {shlex.quote(str(log))} 2>&1"],
-                               env=env, cwd=log.parent, stdin=subprocess.DEVNULL, start_new_session=True)
+                               env=outside_environment(os.environ, KEPT_HERE), cwd=log.parent,
+                               stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         yield ShortJob(f"process {process.pid}", process)
     finally:

@@ -44,11 +44,8 @@ def write(run: Run, link: str, elements: Sequence[Element], job: Job | None = No
 
 def link_instead_of(run: Run, job_id: str) -> str | None:
     """The link that takes the place of a job, if there is one."""
-    for link in run.links_with_elements():
-        record = run.link_record(link)
-        if record and record.instead_of == job_id:
-            return link
-    return None
+    records = ((link, run.link_record(link)) for link in run.links_with_elements())
+    return next((link for link, record in records if record and record.instead_of == job_id), None)
 
 
 def read(run: Run, link: str) -> list[Element]:
@@ -128,12 +125,10 @@ def scoring_variant(scoring: Mapping[str, Any]) -> str:
 
 
 def done(run: Run, element: Element) -> bool:
-    """Whether all of an element's figures are there."""
     return all_done(run, [element])
 
 
 def all_done(run: Run, elements: Sequence[Element]) -> bool:
-    """Whether every element is scored."""
     return all(work is not None and is_done(work, element.scoring)
                for element, work in zip(elements, works(run, elements)))
 

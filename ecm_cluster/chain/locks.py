@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -32,11 +33,8 @@ def run_lock(run: Run, patience: float = PATIENCE) -> Iterator[None]:
         yield
         return
     run.require_own("change")
-
-    def tell() -> None:
-        print(f"{run.name}: waiting for another process that is submitting or cancelling its jobs", file=sys.stderr,
-              flush=True)
-
+    tell = functools.partial(print, f"{run.name}: waiting for another process that is submitting or cancelling its "
+                             "jobs", file=sys.stderr, flush=True)
     try:
         with contextlib.ExitStack() as stack:
             handles = [stack.enter_context(files.locked(path, patience, tell)) for path in _run_lock_files(run)]
@@ -96,9 +94,8 @@ def creation_lock(run: Run) -> Iterator[None]:
 
 def _take_creation_lock(run: Run, stack: contextlib.ExitStack) -> bool:
     """False where the process that held it has removed the file meanwhile."""
-    def tell() -> None:
-        print(f"{run.name}: waiting for another submission of this name", file=sys.stderr, flush=True)
-
+    tell = functools.partial(print, f"{run.name}: waiting for another submission of this name", file=sys.stderr,
+                             flush=True)
     with contextlib.suppress(FileExistsError):
         sharing.make(run.path)
     require_own_folder(run)

@@ -37,11 +37,7 @@ def changing(cfg: Mapping[str, Any], grid: Sequence[dict[str, Any]]) -> list[dic
 
 
 def planned(block: Any, cfg: Mapping[str, Any]) -> list[Element]:
-    """What a job's evaluation block asks for.
-
-    Args:
-        block: :class:`ecm_cluster.job.job.EvaluationOptions`.
-        cfg: The resolved config.
+    """What a job's evaluation block (:class:`ecm_cluster.job.job.EvaluationOptions`) asks for, of a resolved config.
 
     Raises:
         UserError: An epoch that the training does not have, or a setting that its config does not.

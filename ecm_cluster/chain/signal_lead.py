@@ -124,7 +124,6 @@ def warnings(cost: Cost, lead: int, preemption: Preemption | None, limit: str) -
     Args:
         lead: Seconds of the warning before the time limit that the job asks for.
         preemption: The one that leaves the least time; None where none ends the job.
-        limit: The time limit.
     """
     need, said = cost.stop_seconds, f"({cost.source}: step {cost.slowest_step:.3g} s, commit {cost.commit:.3g} s)"
     found = []

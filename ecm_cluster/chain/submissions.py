@@ -46,11 +46,7 @@ def new_token(run_name: str, link: str) -> str:
 
 
 def replace_token(run: Run, link: str, cluster_name: str | None) -> None:
-    """Put a new token on record; the present job joins the earlier ones.
-
-    Args:
-        cluster_name: Of Slurm; None: not known, or none.
-    """
+    """Put a new token on record; the present job joins the earlier ones."""
     record = run.submission(link)
     earlier = list(record.pop("former", []))
     if record.get("token") and (record.get("job_id") or _was_tried(record)):

@@ -18,7 +18,6 @@ def successor(run: Run, attempt: int, job_id: str) -> str | None:
 
     Args:
         attempt: The caller's attempt: only the newest may do this.
-        job_id: The caller's job.
 
     Returns:
         The successor's job id; None if the run must not continue: fenced, cancelled, or complete.

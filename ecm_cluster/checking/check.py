@@ -22,7 +22,6 @@ def check(plan: planning.Plan, frozen: create.Frozen, asked: str | None, verbose
 
     Args:
         asked: One of :data:`MODES`; None: check here, for a short time.
-        verbose: Show the traceback of a failure.
 
     Raises:
         UserError: The job cannot work.

@@ -23,7 +23,7 @@ class Findings:
         self._out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def begin(self, step: str) -> None:
-        self._write(begin=step)
+        self._write(begun=step, doubt="")
 
     def done(self, step: str, detail: str | None) -> None:
         """A completed step with its result; None: the job has no such step."""
@@ -46,10 +46,10 @@ class Findings:
 
     def fail(self, text: str, trace: str) -> None:
         """Why the job cannot work: one line with the key or file, the expected value and the remedy."""
-        self._write(fail=" ".join(text.split()), trace=trace)
+        self._write(failure=" ".join(text.split()), trace=trace)
 
     def end(self) -> None:
-        self._write(end=True)
+        self._write(ended=True)
 
     def _write(self, **finding: Any) -> None:
         os.write(self._out, (json.dumps(finding) + "\n").encode())
@@ -103,22 +103,14 @@ def read(path: Path) -> Report:
             found = json.loads(line)
         except ValueError:
             continue
-        if "begin" in found:
-            report.begun, report.doubt = found["begin"], ""
-        elif "doubt" in found:
-            report.doubt = found["doubt"]
-        elif "done" in found:
+        if "done" in found:
             report.done[found["done"]] = found["detail"]
         elif "skip" in found:
             report.skipped[found["skip"]] = found["why"]
         elif "warn" in found:
             report.warnings.append(found["warn"])
-        elif "needs" in found:
-            report.needs = found["needs"]
-        elif "fail" in found:
-            report.failure, report.trace = found["fail"], found["trace"]
-        elif "end" in found:
-            report.ended = True
+        else:
+            vars(report).update(found)
     return report
 
 

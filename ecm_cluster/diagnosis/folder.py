@@ -43,12 +43,7 @@ ELSEWHERE = {"runs": "--runs-dir", "weights": "$ECM_CLUSTER_WEIGHTS", "annotatio
 
 
 def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
-    """The findings about a directory, or about its closest parent if it does not exist yet.
-
-    Args:
-        name: Its purpose.
-        group: Prefix of the ids.
-    """
+    """The findings about a directory, or about its closest parent if it does not exist yet."""
     key, there = f"{group}.{name}", path
     while not os.path.lexists(there):  # also where it may not be accessed
         there = there.parent
@@ -65,7 +60,8 @@ def check(name: str, path: Path, group: str = "folder") -> Iterator[Finding]:
         return
     except OSError as error:
         reason, remedy = REASONS.get(error.errno or 0, (error.strerror or str(error), "use another directory"))
-        yield fails(key, f"{said} on {disk.kind}: {reason} ({_code(error)})", f"{remedy} ({ELSEWHERE[name]})")
+        code = errno.errorcode.get(error.errno or 0, str(error.errno))
+        yield fails(key, f"{said} on {disk.kind}: {reason} ({code})", f"{remedy} ({ELSEWHERE[name]})")
         return
     except UnreliableDirectory as broken:
         yield fails(key, f"{said} on {disk.kind}: {broken}", f"use another file system ({ELSEWHERE[name]})")
@@ -117,29 +113,25 @@ def _tried(folder: Path) -> float:
         files.write_bytes(own / "data", os.urandom(1 << 20))
         if not files.create_exclusive(own / "once", "1") or files.create_exclusive(own / "once", "2"):
             raise UnreliableDirectory("exclusive creation of a file succeeds twice")
-        locks(own / "once")
+        with files.locked(own / "once"):
+            if not kept_out(own / "once"):
+                raise UnreliableDirectory("two processes can hold the same lock")
         before = time.time()
         return files.server_time(own) - before
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def locks(path: Path) -> None:
-    """Check that a file can only be locked once, on which :func:`ecm_cluster.base.files.locked` relies.
-
-    Raises:
-        OSError: It cannot be locked.
-        UnreliableDirectory: Two locks succeed.
-    """
-    with files.locked(path):
-        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        finally:
-            os.close(second)
-    raise UnreliableDirectory("two processes can hold the same lock")
+def kept_out(path: Path) -> bool:
+    """Whether a lock that is held already keeps this one out, on which :func:`ecm_cluster.base.files.locked` relies."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def held(folder: Path) -> str:
@@ -165,10 +157,6 @@ def room(name: str, folder: Path, disk: Filesystem) -> Iterator[Finding]:
         yield warning(name, text, f"free some space: a run needs {size_text(ENOUGH_BYTES)} and {ENOUGH_FILES:,} files")
     else:
         yield ok(name, text)
-
-
-def _code(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 if __name__ == "__main__":

@@ -33,27 +33,22 @@ def visit(asked: Asked, patience: float) -> Iterator[Finding]:
         if own is not None:
             visited = Visit(asked, own, token, patience)
             _prepare(visited)
-            yield from visited.findings()
+            yield from visited.findings() if choose.by_name(asked.where).queues else _here(visited)
 
 
-def visit_here(asked: Asked, _patience: float) -> Iterator[Finding]:
+def _here(visited: Visit) -> Iterator[Finding]:
     """The findings of this machine, in the job's interpreter, where a run needs no other."""
-    with _laid_out(asked) as (token, own, faults):
-        yield from faults
-        if own is None:
-            return
-        visited = Visit(asked, own, token, 0.0)
-        _prepare(visited)
-        python, log = python_of(asked.job), own / LOG
-        command = processes.command(python, "probe", own)
-        with choose.by_name(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
-                contextlib.suppress(subprocess.TimeoutExpired):
-            job.process.wait(60 * MINUTES)
-        said = last_line([log])
-        found = list(visited.read("alone"))
-        if not found:
-            yield fails("node.job", f"{python}: {said}", "fix the job's `setup` and `env`, or give another --python")
-        yield from (dataclasses.replace(one, nodes=()) for one in found)
+    asked, own = visited.asked, visited.own
+    python, log = python_of(asked.job), own / LOG
+    command = processes.command(python, "probe", own)
+    with choose.by_name(asked.where).short_job(Run(own), asked.job, command, log, MINUTES) as job, \
+            contextlib.suppress(subprocess.TimeoutExpired):
+        job.process.wait(60 * MINUTES)
+    found = list(visited.read("alone"))
+    if not found:
+        yield fails("node.job", f"{python}: {last_line([log])}", "fix the job's `setup` and `env`, or give another "
+                    "--python")
+    yield from (dataclasses.replace(one, nodes=()) for one in found)
 
 
 @contextlib.contextmanager

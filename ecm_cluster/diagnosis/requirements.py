@@ -25,10 +25,6 @@ class Requirement:
     def __str__(self) -> str:
         return f"{self.name} {self.versions}".strip()
 
-    def allows(self, version: str) -> bool:
-        """Whether a version meets the requirement."""
-        return satisfies(version, self.versions)
-
 
 def numbers(version: str) -> tuple[int, ...]:
     """The release of a version as numbers: ``2.8.0rc1+cu128`` is (2, 8, 0)."""
@@ -96,4 +92,4 @@ def parsed(some: Iterable[str], python: str) -> list[Requirement]:
 def unmet(wanted: list[Requirement], there: Mapping[str, str]) -> dict[Requirement, str]:
     """Requirements that are not met, each with the installed version, or an empty string."""
     return {one: there.get(one.name, "") for one in wanted
-            if one.name not in there or not one.allows(there[one.name])}
+            if one.name not in there or not satisfies(there[one.name], one.versions)}

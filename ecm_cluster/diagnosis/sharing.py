@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from ..base import files, folders
 from .finding import Finding, fails, ok, warning
-from .folder import CLOCK_SECONDS, ELSEWHERE, MARK, REASONS
+from .folder import CLOCK_SECONDS, ELSEWHERE, MARK, REASONS, kept_out
 
 TOKEN, TAKEN, NODES = "token", "taken", "node"
 NO_RELIANCE = "a run relies on it: use a file system with locks for all nodes (not `nolock` or `local_lock`)"
@@ -35,17 +34,11 @@ def laid_out(folder: Path, token: str) -> Iterator[Path]:
 
 
 def marks(folder: Path, token: str) -> Path:
-    """Where the marks of a token are."""
     return Path(os.path.join(folder, MARK + token))
 
 
 def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
-    """What a node sees of the marks, as findings; it leaves its own mark behind.
-
-    Args:
-        name: What the folder is for.
-        node: Of this process.
-    """
+    """What this node sees of the marks, as findings; it leaves its own mark behind."""
     own, key, other = marks(folder, token), f"node.folder.{name}", f"name another folder with {ELSEWHERE[name]}"
     try:
         os.listdir(folder)  # an NFS client looks for new names
@@ -62,7 +55,7 @@ def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
     try:
         if files.create_exclusive(own / TAKEN, node):
             faults.append(fails(key, f"{folder}: an existing file could be created again", NO_RELIANCE))
-        if not _kept_out(own / folders.LOCK):
+        if not kept_out(own / folders.LOCK):
             faults.append(fails(f"{key}.lock", f"{folder}: the lock that the login node holds is not seen here",
                                 NO_RELIANCE))
         files.write_text(own / f"{NODES}.{node}", token)
@@ -76,18 +69,6 @@ def look(name: str, folder: Path, token: str, node: str) -> Iterator[Finding]:
             faults.append(warning(f"{key}.clock", f"the clock of the file server of {folder} is {skew:+.0f} s against "
                                   "this node's", "have both synchronised (NTP)"))
     yield from faults or [ok(key, f"{folder} is shared, with its locks")]
-
-
-def _kept_out(path: Path) -> bool:
-    """Whether a lock that another machine holds keeps this process out."""
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def answers(own: Path, token: str, nodes: list[str], seconds: float) -> list[str]:

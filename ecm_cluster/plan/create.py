@@ -45,10 +45,7 @@ class Frozen:
 
 
 def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
-    """Read and download everything that a run of this plan keeps.
-
-    Args:
-        fetch: Whether to download missing weights.
+    """Read everything that a run of this plan keeps, and ``fetch`` the weights that are missing.
 
     Raises:
         UserError: A part cannot be read or downloaded.
@@ -68,10 +65,8 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
 def next_name(runs_dir: Path, config_path: str) -> str:
     """The config's name and the first free number."""
     stem = units.safe_name(Path(config_path).stem)
-    number = 1
-    while (runs_dir / f"{stem}-{number:03d}").exists():
-        number += 1
-    return f"{stem}-{number:03d}"
+    names = (f"{stem}-{number:03d}" for number in itertools.count(1))
+    return next(name for name in names if not (runs_dir / name).exists())
 
 
 def claim(runs_dir: Path, config_path: str) -> Run:

@@ -19,15 +19,10 @@ from . import planning, reproducibility
 
 
 def check(run: Run, begun: jobs.Job, job: jobs.Job, rescale: bool, record: Overrides) -> list[str]:
-    """Refuse a number of ranks that would change the run, unless --rescale is given.
+    """Refuse a number of ranks that would change the run, unless --rescale is given; lines for the user.
 
     Args:
-        begun: The job before.
-        job: The job from now on.
         record: The run's overrides, to which permanent changes are added.
-
-    Returns:
-        Lines for the user.
 
     Raises:
         UserError: The run would change, but --rescale is not given.

@@ -41,7 +41,8 @@ class Plain:
         """Create the run, whose checkpoint is a link to the file, with its digest on record."""
         if not self.is_made:
             if not self.run.run_file.exists():
-                create.create(self.run, _named(self.plan, self.run.name))
+                self.plan.job = jobs.make({**self.plan.job.as_dict(), "name": self.run.name})
+                create.create(self.run, self.plan)
             _adopt(self.run, self.path, self.digest)
         return self.run
 
@@ -97,11 +98,6 @@ def _digest_of_code(folder: Path) -> str:
     folder = folder.expanduser()
     found = sorted(folder.rglob("*.py"))
     return files.digest_text("\n".join(f"{path.relative_to(folder)} {files.digest(path)}" for path in found))
-
-
-def _named(plan: planning.Plan, name: str) -> planning.Plan:
-    plan.job = jobs.make({**plan.job.as_dict(), "name": name})
-    return plan
 
 
 def _adopt(run: Run, path: Path, digest: str) -> None:

@@ -16,7 +16,6 @@ from . import planning, reproducibility
 
 
 def describe(plan: planning.Plan) -> str:
-    """The plan as text."""
     job = plan.job
     used = shell.used(os.environ, job) if choose.by_name(plan.where).queues else []
     unit = "GPU" if job.device == "cuda" else "CPU rank"
@@ -38,6 +37,9 @@ def describe(plan: planning.Plan) -> str:
 def _mmdet(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """What mmdet's trainer will train on, before the line on checkpoints, and how, after it."""
     job, batch = plan.job, plan.batch
+    unused: dict[str, list[str]] = {}
+    for key, reason in keys.unused(plan.cfg).items():
+        unused.setdefault(reason, []).append(key)
     return [
         ("batch", f"{batch['global']} = {job.world_size} × {batch['per_gpu']}; learning rate {batch['lr']} "
                   f"({batch['rule']})"),
@@ -50,7 +52,7 @@ def _mmdet(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, 
         *([("mmcv-full", plan.operators.describe())] if plan.operators else []),
         ("exact", reproducibility.describe(plan.cfg, job.device)),
         ("evaluation", describe_evaluation(plan)),
-        *[("not used", describe_unused(reason, names)) for reason, names in by_reason(keys.unused(plan.cfg)).items()]]
+        *[("not used", f"{', '.join(names)}: {reason}") for reason, names in unused.items()]]
 
 
 def _another_trainer(plan: planning.Plan) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -115,27 +117,11 @@ def describe_evaluation(plan: planning.Plan) -> str:
         return "none"
     block, count = plan.job.evaluation, len(plan.elements)
     places = list(dict.fromkeys(element.at for element in plan.elements))
-    what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({shortened(places)})"
+    named = ", ".join(places if len(places) < 5 else [*places[:2], "…", *places[-2:]])
+    what = "the last checkpoint" if len(places) == 1 else f"{len(places)} checkpoints ({named})"
     if count > len(places):
         what += f" × {count // len(places)} settings"
     early = block.while_training and choose.by_name(plan.where).queues
     when = "as they are committed" if early else "after the training is complete"
     several = f", {min(block.at_once, count)} at once" if count > 1 and choose.by_name(plan.where).queues else ""
     return f"{what}, {when}, on {block.nodes or 1} node(s) × {block.gpus or plan.job.gpus}{several}"
-
-
-def by_reason(unused: dict[str, str]) -> dict[str, list[str]]:
-    """Keys of the config that have no effect here, by the reason why."""
-    reasons: dict[str, list[str]] = {}
-    for key, reason in unused.items():
-        reasons.setdefault(reason, []).append(key)
-    return reasons
-
-
-def describe_unused(reason: str, names: list[str]) -> str:
-    """One line for the keys that share a reason."""
-    return f"{', '.join(names)}: {reason}"
-
-
-def shortened(places: list[str]) -> str:
-    return ", ".join(places if len(places) < 5 else [*places[:2], "…", *places[-2:]])

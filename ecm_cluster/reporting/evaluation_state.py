@@ -54,13 +54,12 @@ def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> 
     if refused:
         state.refused, life = True, Life(False, chain.half_a_chain(run, refused))
     text = life.text
-    if life.waiting:
+    if life.waiting or life.alive is None:
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
         state.next = release_line(run, submission.link) if life.held else None
     elif life.alive:
-        state.state, state.reason = "evaluating", share + _evaluation_phase(pending)
-    elif life.alive is None:
-        state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
+        heartbeat = pending[-1].heartbeat(pending[-1].newest_attempt()) if pending else None
+        state.state, state.reason = "evaluating", share + phase_of(heartbeat)
     else:
         _ended_unscored(run, state, pending, share + text,
                         accounted(submission.job_id, known) if submission else None)
@@ -77,10 +76,6 @@ def _ended_unscored(run: Run, state: RunState, pending: list[Evaluation], text: 
         state.reason = "evaluation: " + ((end.get("detail") if end else None) or text)
         read = f"less {pending[-1].rank_log((end.get('rank') if end else 0) or 0)}; " if pending else ""
         state.next = read + chain.resume_line(run)
-
-
-def _evaluation_phase(pending: list[Evaluation]) -> str:
-    return phase_of(pending[-1].heartbeat(pending[-1].newest_attempt()) if pending else None)
 
 
 def summary(document: dict[str, Any]) -> dict[str, float | None]:

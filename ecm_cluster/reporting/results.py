@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from ..console import cli
 from ..job import eval_settings
 from ..rundir.run import Evaluation, Run
 from ..scoring.metrics import LINE, names
+from . import tables
 from .tables import aligned, percent
 
 MOST_SHOWN = 5  # columns for the results of a dataset's own evaluation
@@ -83,11 +82,7 @@ def metric_name(asked: str | None, found: Sequence[Row]) -> str:
 
 def ranked(found: Sequence[Row], metric: str) -> list[Row]:
     """The best first; rows without the metric last."""
-    def key(row: Row) -> tuple[bool, float]:
-        value = row.figure(metric)
-        return value is None, -(value or 0.0)
-
-    return sorted(found, key=key)
+    return sorted(found, key=lambda row: (row.figure(metric) is None, -(row.figure(metric) or 0.0)))
 
 
 def best(run: Run, metric: str | None = None) -> Row:
@@ -129,15 +124,12 @@ def as_csv(found: Sequence[Row]) -> str:
     varied = list(dict.fromkeys(name for row in found for name in row.settings))
     figures = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, values in row.document["figures"].items()
                                  for name in values))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "checkpoint", "iteration", "epoch", *varied, *figures, "metrics_file"])
+    lines: list[list[Any]] = [["run", "checkpoint", "iteration", "epoch", *varied, *figures, "metrics_file"]]
     for row in found:
         p = row.provenance
-        writer.writerow([row.run.name, p["checkpoint"], p["iteration"], p.get("epoch"),
-                         *(row.settings.get(name, "") for name in varied),
-                         *("" if (v := row.figure(name)) is None else repr(v) for name in figures), row.file])
-    return text.getvalue()
+        lines.append([row.run.name, p["checkpoint"], p["iteration"], p.get("epoch"), *map(row.settings.get, varied),
+                      *map(row.figure, figures), row.file])
+    return tables.as_csv(lines)
 
 
 def as_records(found: Sequence[Row]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ class RunState:
         reason: Why it is in this state, in a few words.
         next: The command to use next, if there is something to do.
         refused: Slurm accepted the training, but refused its evaluation.
-        seconds_per_iteration, loss: From the newest heartheartbeat.
+        seconds_per_iteration, loss: From the newest heartbeat.
     """
 
     run: str

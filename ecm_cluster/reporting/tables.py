@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..scoring import metrics
@@ -45,9 +45,7 @@ def metrics_table(document: Mapping[str, Any]) -> str:
 def per_class_table(document: Mapping[str, Any], limit: int | None = None) -> str:
     """One row for each class, those with the most training images first, those of unknown count last.
 
-    Args:
-        document: as for :func:`metrics_table`.
-        limit: show the ``limit`` most frequent and the ``limit`` rarest classes only.
+    With a limit, so many of the most frequent and so many of the rarest classes only.
     """
     iou_types = scored_by_class(document)
     classes = sorted(document["per_class"], key=lambda c: (-(c["image_count"] or 0), c["id"]))
@@ -82,10 +80,13 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> 
 def per_class_csv(document: Mapping[str, Any]) -> str:
     """Every class with its training counts and its AP as a fraction of one, unrounded; empty where undefined."""
     iou_types = scored_by_class(document)
+    about = ("id", "name", "frequency", "image_count", "instance_count")
+    rows = ([c[key] for key in (*about, *iou_types)] for c in document["per_class"])
+    return as_csv([[*about, *(f"{t}_AP" for t in iou_types)], *rows])
+
+
+def as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; a figure that is None is left empty, the others are unrounded."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "name", "frequency", "image_count", "instance_count", *(f"{t}_AP" for t in iou_types)])
-    for c in document["per_class"]:
-        values = [c[k] for k in ("id", "name", "frequency", "image_count", "instance_count", *iou_types)]
-        writer.writerow(["" if value is None else value for value in values])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

@@ -45,11 +45,7 @@ def without_repeats(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def describe(row: Row, id_word: str) -> str | None:
-    """One event in words; None if it is not shown, as what other ranks than rank 0 report.
-
-    Args:
-        id_word: What the backend calls an ID, e.g. ``job``.
-    """
+    """One event in words; None if it is not shown, as what other ranks than rank 0 report."""
     words = WORDS.get(row["kind"])
     return words(row, id_word) if words else None
 

@@ -46,11 +46,7 @@ def of_running(work: Work) -> str:
 
 
 def declared(work: Work, besides: str = "") -> str:
-    """Warnings of the training itself, since the attempt of the last commit; the newest of each kind.
-
-    Args:
-        besides: Text that is shown already.
-    """
+    """New warnings of the training itself, since the attempt of the last commit; the newest of each kind."""
     events = work.events()
     since = max((e.attempt for e in events if e.kind == "commit"), default=0)
     newest = {e["about"]: e["text"] for e in events if e.kind == "warning" and e.attempt >= since}

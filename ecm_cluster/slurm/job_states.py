@@ -10,35 +10,14 @@ WAITING, LIVE, ENDED = "waiting", "live", "ended"
 # Every state and flag that squeue, sacct and scontrol print, from Slurm 22.05 to 25.05. A state that is not here is one
 # of a newer Slurm and counts as live: a second job beside a live one does more harm than one that is not submitted.
 STATES: dict[str, str] = {
-    "RUNNING": LIVE,
-    "COMPLETING": LIVE,
-    "STOPPED": LIVE,  # by SIGSTOP, with its resources
-    "SIGNALING": LIVE,
-    "STAGE_OUT": LIVE,
-    "RESIZING": LIVE,
-    "EXPEDITING": LIVE,
-    "UPDATE_DB": LIVE,
-    "REVOKED": LIVE,  # here, as another cluster of the federation has started it
-    "LAUNCH_FAILED": LIVE,  # flags beside a state: the job is requeued, or ends in a state of its own
-    "RECONFIG_FAIL": LIVE,
-    "SUSPENDED": WAITING,
-    "CONFIGURING": WAITING,
-    "POWER_UP_NODE": WAITING,
-    "PENDING": WAITING,
-    "REQUEUED": WAITING,
-    "REQUEUE_FED": WAITING,
-    "REQUEUE_HOLD": WAITING,
-    "RESV_DEL_HOLD": WAITING,
-    "SPECIAL_EXIT": WAITING,
-    "BOOT_FAIL": ENDED,
-    "CANCELLED": ENDED,
-    "COMPLETED": ENDED,
-    "DEADLINE": ENDED,
-    "FAILED": ENDED,
-    "NODE_FAIL": ENDED,
-    "OUT_OF_MEMORY": ENDED,
-    "PREEMPTED": ENDED,
-    "TIMEOUT": ENDED,
+    # STOPPED: by SIGSTOP, with its resources. REVOKED: here, as another cluster of the federation has started it.
+    # LAUNCH_FAILED, RECONFIG_FAIL: flags beside a state: the job is requeued, or ends in a state of its own.
+    **dict.fromkeys(("RUNNING", "COMPLETING", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "EXPEDITING",
+                     "UPDATE_DB", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"), LIVE),
+    **dict.fromkeys(("SUSPENDED", "CONFIGURING", "POWER_UP_NODE", "PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
+                     "RESV_DEL_HOLD", "SPECIAL_EXIT"), WAITING),
+    **dict.fromkeys(("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+                     "PREEMPTED", "TIMEOUT"), ENDED),
 }
 HELD = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 HELD_REASON = re.compile(r"held|hold", re.IGNORECASE)  # JobHeldUser, JobHoldMaxRequeue, launch failed requeued held, …

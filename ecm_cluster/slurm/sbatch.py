@@ -23,6 +23,7 @@ LEAKING_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_
                  "MASTER_PORT", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
 TOKEN_ENV = "ECM_CLUSTER_TOKEN"  # the token of the job that a process belongs to
 KEPT = ("SLURM_CONF",)  # how the commands find their cluster
+KEPT_HERE = (*KEPT, "CUDA_VISIBLE_DEVICES")  # on one machine the user's choice holds
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def visible_gpus(environ: Mapping[str, str], count: int) -> list[VisibleGpu]:
     return [VisibleGpu(name) for name in names][:count]
 
 
-def outside_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment without the variables of a job that this process may run in."""
+def outside_environment(environ: Mapping[str, str], kept: Sequence[str] = KEPT) -> dict[str, str]:
+    """An environment without the variables of a job that this process may run in, except those that are kept."""
     return {k: v for k, v in environ.items()
-            if k in KEPT or not (k.startswith(LEAKING) or k in LEAKING_NAMES or k == TOKEN_ENV)}
+            if k in kept or not (k.startswith(LEAKING) or k in LEAKING_NAMES or k == TOKEN_ENV)}

@@ -138,11 +138,7 @@ def seconds(text: str) -> int:
 
 
 def preemption(job: Job, chosen: Sequence[Partition]) -> list[Preemption]:
-    """What may preempt a job: one entry per partition, or that of its QOS.
-
-    Args:
-        chosen: The partitions that the job may run in.
-    """
+    """What may preempt a job: one entry per chosen partition, or that of its QOS."""
     config = configuration()
     kind, everywhere = config.get("PreemptType", ""), config.get("PreemptMode", "")
     if kind.endswith("none"):
