@@ -40,9 +40,7 @@ NETWORK = re.compile(r"(https?|torchvision|modelzoo|open-mmlab|openmmlab|mmcls|p
 def find(cfg: dict[str, Any], cache: Path | None = None) -> list[WeightFile]:
     """Everything in a resolved config that a rank would open to read weights from, in the config's order.
 
-    Args:
-        cfg: Dicts, lists and tuples; relative paths in it are taken from the working folder.
-        cache: Default: :func:`cache_folder`.
+    Relative paths in it are taken from the working folder.
 
     Raises:
         UserError: For a path without a file, an unknown name, or a scheme that cannot be fetched.
@@ -72,29 +70,22 @@ def rewrite(cfg: dict[str, Any], fetched: Iterable[Fetched]) -> dict[str, Any]:
 
 def _references(value: Any, key: str = "", in_model: bool = False) -> Iterator[tuple[str, str, bool]]:
     """(key, source, whether a ``prefix`` beside it can cut the wanted part out) of each reference."""
-    if isinstance(value, dict):
-        initializer = value.get("type") == "Pretrained"
-        for name, item in value.items():
-            here = f"{key}.{name}" if key else str(name)
-            named = (initializer and name == "checkpoint") or (not key and name in TOP_KEYS) or (
-                in_model and name in MODEL_KEYS)
-            if in_model and name == "pretrained" and item is True:
-                raise UserError(f"{here}: True lets the model's own code fetch weights on the compute node; "
-                                f"expected None, a path or a URL: --set {here}=PATH")
-            if item == "" and named and key:
-                raise UserError(f"{here}: is empty; expected a path, a URL{'' if initializer else ' or None'}: --set "
-                                f"{here}=PATH")
-            if isinstance(item, str) and item and (named or (in_model and NETWORK.match(item))):
-                yield here, item, initializer
-            else:
-                yield from _references(item, here, in_model or here == "model")
-    elif isinstance(value, (list, tuple)):
-        for position, item in enumerate(value):
-            here = f"{key}.{position}"
-            if in_model and isinstance(item, str) and NETWORK.match(item):
-                yield here, item, False
-            else:
-                yield from _references(item, here, in_model)
+    initializer = isinstance(value, dict) and value.get("type") == "Pretrained"
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for name, item in items:
+        here = f"{key}.{name}" if key else str(name)
+        named = (initializer and name == "checkpoint") or (not key and name in TOP_KEYS) or (
+            in_model and name in MODEL_KEYS)
+        if in_model and name == "pretrained" and item is True:
+            raise UserError(f"{here}: True lets the model's own code fetch weights on the compute node; "
+                            f"expected None, a path or a URL: --set {here}=PATH")
+        if item == "" and named and key:
+            raise UserError(f"{here}: is empty; expected a path, a URL{'' if initializer else ' or None'}: --set "
+                            f"{here}=PATH")
+        if isinstance(item, str) and item and (named or (in_model and NETWORK.match(item))):
+            yield here, item, initializer
+        else:
+            yield from _references(item, here, in_model or here == "model")
 
 
 def _replace(value: Any, key: str, places: dict[str, Fetched]) -> Any:

@@ -164,10 +164,7 @@ def _rules(cfg: dict[str, Any]) -> set[str | None]:
 
 
 def refuse(cfg: dict[str, Any]) -> None:
-    """Refuse settings that this launcher does not support and cannot ignore.
-
-    Args:
-        cfg: A config as :func:`ecm_cluster.mmconfig.settled.settle` returns it.
+    """Refuse settings of a settled config that this launcher does not support and cannot ignore.
 
     Raises:
         UserError: With the key, the reason and the remedy.

@@ -40,18 +40,13 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _check(key: str, value: Any, limits: tuple[float, float, bool], numbers_only: bool) -> Iterator[tuple[str, str]]:
     low, high, whole = limits
+    kinds: Any = Integral if whole else Real
     if isinstance(value, (list, tuple)):
         for number, one in enumerate(value):
             yield from _check(f"{key}.{number}", one, limits, numbers_only)
     elif value is None or not (numbers_only or isinstance(value, Real)):
         pass  # a user's own class may accept other types
-    elif not _fits(value, limits):
+    elif not (isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high):  # nan is not
         span = f"{low:g} or more" if high >= _MOST else f"{low:g} to {high:g}"
         what = f"an integer, {span}" if whole else "a positive number" if limits == _POSITIVE else f"a number, {span}"
         yield key, f"invalid value {short(value)}; expected {what}"
-
-
-def _fits(value: Any, limits: tuple[float, float, bool]) -> bool:
-    low, high, whole = limits
-    kinds: Any = Integral if whole else Real
-    return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)  # nan is not

@@ -20,7 +20,6 @@ class Wording:
     Args:
         base, cfg: The config without and with options.
         options: Dotted key → value; a key that begins with ``+`` is not checked.
-        release: Of mmdet, if known.
     """
 
     def __init__(self, base: Mapping[str, Any], cfg: dict[str, Any], options: Mapping[str, Any], own: OwnCode,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, or contains a value that :func:`dump` cannot write.
     """
-    reading = _Reading()
     file = find(path)
-    values = reading.load(file, ())
+    values = _load(file, {})
     for key in RESERVED:
         if key in values:
             raise UserError(f"{file}: invalid name {key!r}: reserved by mmcv; choose another name")
@@ -67,9 +65,9 @@ def read_frozen(path: Path) -> dict[str, Any]:
 
 def bases(path: str | os.PathLike) -> list[Path]:
     """Absolute paths of the config and of every file that it inherits from, itself first."""
-    reading = _Reading()
-    reading.load(find(path), ())
-    return list(reading.files)
+    files: dict[Path, None] = {}
+    _load(find(path), files)
+    return list(files)
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -114,38 +112,32 @@ def _not_found(given: str, home: Path, prefix: str) -> UserError:
     return UserError(f"config {given}: does not exist; expected a path, or one of: {there or 'none'}")
 
 
-@dataclass
-class _Reading:
-    """One reading of a config; ``files`` collects the files read, in order."""
-
-    files: dict[Path, None] = field(default_factory=dict)
-
-    def load(self, path: Path, chain: tuple[Path, ...]) -> dict[str, Any]:
-        """The resolved values of ``path``; ``chain`` leads to it from the requested config."""
-        if path in chain:
-            cycle = " → ".join(f.name for f in (*chain[chain.index(path):], path))
-            raise UserError(f"{chain[-1]}: invalid {BASE}: cyclic inheritance {cycle}; remove one of them")
-        self.files[path] = None
-        source = ConfigSource.open(path)
-        values = source.values()
-        values.pop("_deprecation_", None)
-        names = values.pop(BASE, [])
-        names = names if isinstance(names, list) else [names]
-        inherited: dict[str, Any] = {}
-        origin: dict[str, str] = {}
-        for name in names:
-            if not isinstance(name, str):
-                raise UserError(f"{source.at(BASE)}: invalid {BASE}: {name!r}; expected a path or a list of paths")
-            base = Path(os.path.abspath(path.parent / name))
-            if not base.is_file():
-                raise UserError(f"{source.at(BASE, name)}: invalid {BASE}: {name!r}: {base} does not exist")
-            part = self.load(base, (*chain, path))
-            for key in part.keys() & inherited.keys():
-                raise UserError(f"{source.at(BASE)}: invalid {BASE}: {origin[key]} and {name} both set {key!r}; "
-                                "remove it from one of them")
-            inherited.update(part)
-            origin.update(dict.fromkeys(part, name))
-        try:
-            return merge(source.substitute(values, inherited), inherited)
-        except MergeError as error:
-            raise UserError(f"{source.at(error.key)}: {error.key}: {error}") from None
+def _load(path: Path, files: dict[Path, None], chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The resolved values of ``path``, to which ``chain`` leads; ``files`` collects the files read, in order."""
+    if path in chain:
+        cycle = " → ".join(f.name for f in (*chain[chain.index(path):], path))
+        raise UserError(f"{chain[-1]}: invalid {BASE}: cyclic inheritance {cycle}; remove one of them")
+    files[path] = None
+    source = ConfigSource.open(path)
+    values = source.values()
+    values.pop("_deprecation_", None)
+    names = values.pop(BASE, [])
+    names = names if isinstance(names, list) else [names]
+    inherited: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"{source.at(BASE)}: invalid {BASE}: {name!r}; expected a path or a list of paths")
+        base = Path(os.path.abspath(path.parent / name))
+        if not base.is_file():
+            raise UserError(f"{source.at(BASE, name)}: invalid {BASE}: {name!r}: {base} does not exist")
+        part = _load(base, files, (*chain, path))
+        for key in part.keys() & inherited.keys():
+            raise UserError(f"{source.at(BASE)}: invalid {BASE}: {origin[key]} and {name} both set {key!r}; "
+                            "remove it from one of them")
+        inherited.update(part)
+        origin.update(dict.fromkeys(part, name))
+    try:
+        return merge(source.substitute(values, inherited), inherited)
+    except MergeError as error:
+        raise UserError(f"{source.at(error.key)}: {error.key}: {error}") from None

@@ -35,7 +35,6 @@ def merge(new: Mapping[str, Any], old: Any, *, list_keys: bool = False, where: s
     As in mmcv, ``_delete_`` stays in the result where there is nothing to replace.
 
     Args:
-        new: The update.
         old: A dict; with ``list_keys`` also a list, whose elements ``new`` names by ``'0'``, ``'1'``, …
         list_keys: Accept indices of list elements; None is then treated as an empty dict if ``new`` has keys for it.
 

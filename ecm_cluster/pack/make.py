@@ -45,7 +45,6 @@ def pack(root: Path, out: Path, options: Options, show: Show, say: Callable[[str
 
     Args:
         show: Shows progress: called with a word and the number of bytes, returns a function to call with those done.
-        say: Called with a line that the user may want to know.
 
     Raises:
         UserError: Something that the user can fix; what is complete is kept.

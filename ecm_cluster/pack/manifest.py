@@ -125,7 +125,6 @@ class Pack:
 
         Args:
             annotation_files: Their paths below the data root; if one is not in the pack, all images are needed.
-            images: Whether images are wanted, or annotations alone.
         """
         asked = [self.annotation(name) for name in annotation_files]
         columns = {a.columns for a in asked if a is not None}

@@ -118,7 +118,6 @@ def divide(images: Sequence[SourceFile], group_of: dict[str, str], order: Sequen
     """The shards of all images: those of one group together, in the order of their names.
 
     Args:
-        order: All groups.
         limit: Bytes of a shard; one image may have more.
     """
     members: dict[str, list[SourceFile]] = {group: [] for group in order}

@@ -116,7 +116,6 @@ def of_image(image_id: int, category_ids: Sequence[int] | np.ndarray, scores: Se
 
     Args:
         category_ids: (n,) ids in the annotation file.
-        scores: (n,).
         bbox: (n, 4) x, y, width, height in pixels.
         rles: n encodings of pycocotools from a model with masks, an empty list where it found nothing; None
             from a model without masks.

@@ -23,7 +23,7 @@ Imported by :mod:`.scorers` when it scores, since it needs hotcoco and numpy.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import hotcoco
@@ -139,8 +139,9 @@ def find_matches(truth: GroundTruth, found: Detections, iou_type: str, max_dets:
     compared = np.flatnonzero(admitted.compared)  # only these can hit
     evaluation = _evaluator(_dataset(truth, iou_type), found, admitted.take(compared), iou_type, max_dets)
     zero = set((np.flatnonzero(truth.zero) + 1).tolist())
-    for images in _chunks(np.unique(admitted.image[compared]).tolist()):
-        evaluation.params.img_ids = images
+    images = np.unique(admitted.image[compared]).tolist()
+    for begin in range(0, len(images), CHUNK):
+        evaluation.params.img_ids = images[begin:begin + CHUNK]
         evaluation.evaluate()
         for at, record in enumerate(evaluation.eval_imgs):
             if record is not None and record["dtIds"]:
@@ -164,10 +165,6 @@ def _note(record: dict[str, Any], area: int, compared: np.ndarray, excused: np.n
         hit &= ~nothing
         ignore |= nothing & excused[area, rows]
     matched[area][:, rows], ignored[area][:, rows] = hit, ignore
-
-
-def _chunks(items: list[int]) -> Iterator[list[int]]:
-    return (items[at:at + CHUNK] for at in range(0, len(items), CHUNK))
 
 
 def _is_plain(segmentation: Any) -> bool:

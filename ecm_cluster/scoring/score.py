@@ -53,7 +53,6 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
     """Score detections against the content of an annotation file.
 
     Args:
-        annotation_file: how messages call it.
         found: detections on all of its images, and on no other.
         iou_types: ``bbox``, ``segm`` or both; None means what the detections allow, so both if they have masks.
         max_dets: maximum detections per image by LVIS's rule (None: 300), per image and class by COCO's (None: as

@@ -66,7 +66,6 @@ def stage(pack: Pack, wanted: Sequence[PackedFile], scratch: Scratch, *, threads
     """Have the ``wanted`` files of a pack on this node, and a lease on them.
 
     Args:
-        threads: How many blocks to copy at once.
         peers: Other nodes that copy the same.
         memory_limit: Bytes that may be copied where scratch is in memory, and counts against that of the job.
         trust: Take files whose size and time stamp are right as complete, without reading them.

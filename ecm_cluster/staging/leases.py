@@ -42,8 +42,7 @@ def _without_locks(path: Path, error: OSError) -> UserError:
 class Lease:
     """Keeps a staged set from being removed, until it is released or the last process that holds it has ended.
 
-    Args:
-        path: The set's file for leases; its time stamp says when the set was last used.
+    The time stamp of its file says when the set was last used.
     """
 
     def __init__(self, path: Path) -> None:

@@ -20,12 +20,7 @@ def _images(pack: str, folder: str | None) -> PackedImages:
 
 @FileClient.register_backend(NAME, force=True)
 class PackedBackend(BaseStorageBackend):
-    """Reads images of a pack from the pack, and every other file from its path.
-
-    Args:
-        pack: Directory of the pack, which is also the data root.
-        folder: Its copy on this node; None: no copy.
-    """
+    """Reads images of a pack (or of ``folder``, its copy on this node) from it, and every other file from its path."""
 
     def __init__(self, pack: str, folder: str | None = None) -> None:
         self.images = _images(pack, folder)

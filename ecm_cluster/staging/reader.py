@@ -35,11 +35,9 @@ def _report(folder: Path, name: str) -> None:
 
 
 class PackedImages:
-    """Images of a pack by their paths. Safe to use after a fork: nothing is read through a shared file position.
+    """Images of a pack by their paths; ``folder`` is its copy on this node, complete or not.
 
-    Args:
-        pack: The pack, on shared storage.
-        folder: Its copy on this node, complete or not; None: no copy.
+    Safe to use after a fork: nothing is read through a shared file position.
     """
 
     def __init__(self, pack: Pack, folder: Path | None = None) -> None:

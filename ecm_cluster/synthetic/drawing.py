@@ -29,11 +29,6 @@ def _polar(radii: list[float], start: float = -90.0) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)[:, None]
 
 
-def _curve(radius, steps: int = 30) -> np.ndarray:
-    """A closed curve r = radius(angle)."""
-    return _polar([radius(2 * math.pi * i / steps) for i in range(steps)])
-
-
 def _corners(*xy: float) -> np.ndarray:
     return np.asarray(xy, dtype=float).reshape(-1, 2)
 
@@ -55,11 +50,6 @@ def _drop() -> np.ndarray:
     return np.asarray([*arc, (0.0, -1.0)])
 
 
-def _fitted(parts: list[np.ndarray]) -> list[np.ndarray]:
-    """Scaled so that the farthest corner is at radius 1."""
-    return [part / max(np.hypot(*p.T).max() for p in parts) for part in parts]
-
-
 # x to the right, y down; lists of parts, since an LVIS segmentation may have several
 _RAW: dict[str, list[np.ndarray]] = {
     "disc": [_polar([1.0] * 24)],
@@ -73,7 +63,7 @@ _RAW: dict[str, list[np.ndarray]] = {
     "hexagon": [_polar([1.0] * 6, start=0.0)],
     "crescent": [_crescent()],
     "arrow": [_corners(0, -1, .85, -.1, .33, -.1, .33, 1, -.33, 1, -.33, -.1, -.85, -.1)],
-    "trefoil": [_curve(lambda a: 0.66 + 0.34 * math.cos(3 * a), 36)],
+    "trefoil": [_polar([0.66 + 0.34 * math.cos(3 * (2 * math.pi * i / 36)) for i in range(36)])],
     "diamond": [_corners(0, -1, .6, 0, 0, 1, -.6, 0)],
     "tee": [_corners(-.85, -.9, .85, -.9, .85, -.3, .3, -.3, .3, .95, -.3, .95, -.3, -.3, -.85, -.3)],
     "gear": [_polar([1.0, 1.0, 0.7, 0.7] * 8, start=-84.4)],
@@ -82,7 +72,8 @@ _RAW: dict[str, list[np.ndarray]] = {
     "ell": [_corners(-.75, -.9, -.15, -.9, -.15, .35, .8, .35, .8, .9, -.75, .9)],
     "drop": [_drop()],
 }  # fmt: skip
-SHAPES = {name: _fitted(parts) for name, parts in _RAW.items()}
+# scaled so that the farthest corner is at radius 1
+SHAPES = {name: [part / max(np.hypot(*p.T).max() for p in parts) for part in parts] for name, parts in _RAW.items()}
 LOOKS = len(SHAPES) * len(COLOURS) * len(TEXTURES)
 
 

@@ -22,7 +22,7 @@ import json
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -101,13 +101,13 @@ def _counts(categories: list[dict[str, Any]], annotations: Annotations) -> dict[
     return counts
 
 
-class _Rows:
+class _Rows(NamedTuple):
     """Which annotation is in which row, and what follows from it."""
 
-    def __init__(self, columns_: dict[str, np.ndarray], own: np.ndarray, content: np.ndarray, repeated: bool) -> None:
-        self.columns = columns_
-        self.own, self.content = own, content  # (R,) places in the file: of the annotation, of the one to read
-        self.repeated = repeated
+    columns: dict[str, np.ndarray]
+    own: np.ndarray  # (R,) places in the file: of the annotation
+    content: np.ndarray  # (R,) of the one to read
+    repeated: bool
 
 
 def _rows(images: dict[str, np.ndarray], listed: list[int], annotations: Annotations) -> _Rows:
