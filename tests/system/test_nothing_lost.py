@@ -162,7 +162,7 @@ def damaged(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     previous.write_bytes(content)
     for package in ("ecm_cluster", "mmdet_ext", "configs"):
         shutil.copytree(ROOT / package, tmp_path / "newer" / package)
-    trainer = tmp_path / "newer/ecm_cluster/node/train.py"
+    trainer = tmp_path / "newer/ecm_cluster/node/training/worker.py"
     trainer.write_text(trainer.read_text().replace("resuming from %s", "by newer code from %s"))
     done = verb("resume", run.path, "--code", "current", source=tmp_path / "newer")
     assert f"code        replaced by {tmp_path}/newer/ecm_cluster, {tmp_path}/newer/mmdet_ext" in done.stdout
