@@ -144,7 +144,7 @@ def test_a_child_is_deaf_to_the_signals_until_it_listens():
 LOADING = """
 import os, signal, sys
 import torch
-from ecm_cluster.node import signals as preemption
+from ecm_cluster.node import signals
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):
@@ -161,15 +161,15 @@ for batch in batches:
     index, pid = batch[0].tolist()
     seen.append(index)
     assert pid != os.getpid()
-    for number in preemption.SIGNALS:
+    for number in signals.SIGNALS:
         os.kill(pid, number)
-assert not preemption.asked_to_stop()
+assert not signals.asked_to_stop()
 print(seen)
 """
 ABANDONED = """
 import os, signal
 import torch
-from ecm_cluster.node import signals as preemption
+from ecm_cluster.node import signals
 
 class Data(torch.utils.data.Dataset):
     def __len__(self):
@@ -178,7 +178,7 @@ class Data(torch.utils.data.Dataset):
         return torch.zeros(1000)
 
 loader = torch.utils.data.DataLoader(Data(), batch_size=1000, num_workers=2, collate_fn=list,
-                                     worker_init_fn=preemption.prepare_loader_worker)
+                                     worker_init_fn=signals.prepare_loader_worker)
 batches = iter(loader)
 print(*(worker.pid for worker in batches._workers), flush=True)
 next(batches)

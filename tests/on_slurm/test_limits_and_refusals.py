@@ -23,8 +23,8 @@ SLURM_COMMANDS = ("scontrol", "squeue", "sacct", "sbatch", "scancel", "sinfo")
 
 # in two starts, no step ends before Slurm warns
 UNTIL_WARNED = """
-        from ecm_cluster.node import signals as preemption
-        while runner.iter < 2 and not preemption.asked_to_stop():
+        from ecm_cluster.node import signals
+        while runner.iter < 2 and not signals.asked_to_stop():
             time.sleep(0.1)"""
 
 

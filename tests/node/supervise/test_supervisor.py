@@ -50,13 +50,13 @@ import contextlib, os, signal, sys, time
 from pathlib import Path
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.base import files
-from ecm_cluster.node import heartbeat, signals as preemption
+from ecm_cluster.node import heartbeat, signals
 from ecm_cluster.node.rank_process import record_failure
 from ecm_cluster.rundir.run import Run
 
 run, attempt, rank = Run(sys.argv[1]), int(sys.argv[2]), int(os.environ["RANK"])
 agreed = run.path / f"stop-{attempt}"
-preemption.watch(run.stacks_file(attempt, rank))
+signals.watch(run.stacks_file(attempt, rank))
 heartbeat.beat(phase="training", iteration=7)
 files.write_text(run.path / f"working-{attempt}-{rank}", str(os.getpid()))
 
@@ -96,11 +96,11 @@ def act(what):
             time.sleep(0.02)
         return act("complete")
     while what in ("stop", "wait", "stop and stay"):
-        if what == "stop and stay" and preemption.asked_to_stop():
+        if what == "stop and stay" and signals.asked_to_stop():
             heartbeat.beat(phase="stopped")
             signal.pause()
         # stands for the agreement of the ranks
-        if what == "stop" and preemption.asked_to_stop():
+        if what == "stop" and signals.asked_to_stop():
             agreed.touch()
         if what == "stop" and agreed.exists():
             return 75
