@@ -44,7 +44,7 @@ def in_queue(slurm: SlurmCluster, run: Run) -> list[tuple[str, str]]:
 def test_a_cancelled_run_stays_cancelled_and_a_resume_on_other_nodes_brings_it_to_its_scores(
     slurm, small_data, tmp_path
 ):
-    run = submit(slurm, small_data, tmp_path, "steered", "--gpus", 2, runner__max_epochs=3)
+    run = submit(slurm, small_data, tmp_path, "steered", "--gpus", 2, runner__max_epochs=6)
     first = present(run)
     wait_until(lambda: (run.heartbeat(1) or {}).get("iteration", 0) >= 1, "training", look=lambda: logs_of(run))
     said = verb("resume", run.path, env=slurm.env, code=2).stderr
