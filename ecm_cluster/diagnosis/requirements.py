@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+
+from ..base import processes
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt,
              "<": operator.lt, "~=": operator.ge}
@@ -58,7 +59,7 @@ def read(line: str, python: str) -> Requirement | None:
 
 def lines() -> dict[str, list[str]]:
     """The lines of setup.cfg or of the installed metadata: ``python``, ``base`` and ``train``."""
-    path = Path(__file__).resolve().parent.parent.parent / "setup.cfg"
+    path = processes.SOURCE / "setup.cfg"
     if not path.is_file():
         return _installed()
     parsed = configparser.ConfigParser()

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..base import processes
 from ..base.errors import UserError, one_of
 
 
 def resource_dir(kind: str) -> Path:
     """The directory ``configs`` or ``jobs`` of this installation: next to the package, or below sys.prefix."""
-    beside = Path(__file__).resolve().parents[2] / kind
+    beside = processes.SOURCE / kind
     return beside if beside.is_dir() else Path(sys.prefix) / "share" / "ecm-cluster" / kind
 
 
