@@ -80,6 +80,9 @@ class Module:
 
     @functools.cached_property
     def is_verb(self) -> bool:
+        """Whether it is the file of a verb; of one that is a package, what ``python -m`` runs."""
+        if self.name.count(".") == 2 and self.name.endswith(".__main__"):
+            return True
         found = {node.name for node in self.tree.body if isinstance(node, ast.FunctionDef)}
         return {"parser", "main"} <= found and self.name.count(".") == 1
 

@@ -132,6 +132,31 @@ class RunFolder(Work):
         return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if LINK.fullmatch(path.stem))
 
     @property
+    def trackers_dir(self) -> Path:
+        """What the trackers wrote, a directory each: ``tensorboard``, ``wandb``."""
+        return self.path / "trackers"
+
+    @property
+    def report_file(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    @property
+    def summary_file(self) -> Path:
+        """What ``status`` shows of the run, folded, for as long as nothing has changed since."""
+        return self.path / "summary.json"
+
+    @property
+    def environment_file(self) -> Path:
+        """The installed packages and drivers at submission."""
+        return self.path / "environment.json"
+
+    @property
+    def notices_dir(self) -> Path:
+        """A file for each message about the run that was sent."""
+        return self.path / "notices"
+
+    @property
     def results_file(self) -> Path:
         """All results, as CSV."""
         return self.evaluations_dir / "results.csv"

@@ -21,17 +21,18 @@ FLOORS = [
     ("ecm_cluster.annotations", "ecm_cluster.console", "ecm_cluster.mmclasses", "ecm_cluster.mmconfig",
      "ecm_cluster.pickles", "ecm_cluster.synthetic", "mmdet_ext.loss", "mmdet_ext.runners"),
     ("ecm_cluster.scoring",),
-    ("ecm_cluster.freeze", "ecm_cluster.job", "ecm_cluster.pack", "mmdet_ext"),
+    ("ecm_cluster.analysis", "ecm_cluster.freeze", "ecm_cluster.job", "ecm_cluster.pack", "mmdet_ext"),
     ("ecm_cluster.rundir", "ecm_cluster.staging.peers"),
     ("ecm_cluster.staging",),
     ("ecm_cluster.attempts", "ecm_cluster.datacheck"),
     ("ecm_cluster.keycheck", "ecm_cluster.slurm"),
     ("ecm_cluster.chain", "ecm_cluster.node"),
-    ("ecm_cluster.backends", "ecm_cluster.node.gpu"),
+    ("ecm_cluster.backends", "ecm_cluster.node.gpu", "ecm_cluster.trackers"),
     ("ecm_cluster.node.supervise", "ecm_cluster.plan", "ecm_cluster.reporting"),
-    ("ecm_cluster.checking", "ecm_cluster.diagnosis", "ecm_cluster.node.training"),
-    ("ecm_cluster.node.mmdet_trainer",),
-    ("ecm_cluster.node.inference",),
+    ("ecm_cluster.checking", "ecm_cluster.diagnosis", "ecm_cluster.node.training", "ecm_cluster.notices",
+     "ecm_cluster.sweeps"),
+    ("ecm_cluster.diff", "ecm_cluster.node.mmdet_trainer"),
+    ("ecm_cluster.compare", "ecm_cluster.node.inference", "ecm_cluster.report"),
     ("ecm_cluster", "ecm_cluster.node.checks"),  # the verbs, and what a check runs on a node
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .base import folders
-from .base.errors import UserError
-from .console import cli
-from .job import job as jobs
-from .reporting import results, tables
-from .reporting.tables import aligned, percent
-from .rundir import runs
-from .scoring import metrics
+from ..base import folders
+from ..base.errors import UserError
+from ..console import cli
+from ..job import job as jobs
+from ..reporting import results, tables
+from ..reporting.tables import aligned, percent
+from ..rundir import runs
+from ..scoring import metrics
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm
@@ -134,7 +134,3 @@ def as_csv(changes: list[dict[str, Any]], kind: str) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(cli.run(main))

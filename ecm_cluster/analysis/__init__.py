@@ -1,0 +1,1 @@
+"""What a detector gets wrong: errors by type, confusions, calibration, the worst images."""

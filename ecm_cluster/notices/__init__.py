@@ -1,0 +1,1 @@
+"""Messages about a run to people: what is due, and sending it once."""

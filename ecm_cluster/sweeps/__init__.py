@@ -1,0 +1,1 @@
+"""Groups of runs: one job under a grid of options and seeds."""
