@@ -18,6 +18,7 @@ from .base.errors import UserError
 from .chain import chain, submissions, successor
 from .console import cli, output
 from .job import job as jobs
+from .notices import entries
 from .reporting import results, timeline
 from .reporting import state as states
 from .reporting.tolerant import TolerantRun
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    entries.look(runs_dir)
     if args.run:
         found = [runs.find(args.run, runs_dir)]
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read

@@ -87,7 +87,8 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         The new run: if the user gave no name, with the next one that is still free.
     """
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file)}
+                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.notify_file,
+                             run.lock_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
@@ -111,6 +112,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     files.private_file(run.lock_file)
     files.write_text(run.config_file, text)
     job_env.write(run, plan.job)
+    job_env.write_urls(run, plan.job)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements)
     record = spec.RunSpec(
