@@ -9,14 +9,15 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable
 
 from . import output
 
 GAP, INDENT = "  ", "  "
 LEAST_PROSE = 40  # cells beside the other columns of a table; with less, prose is below each row
-CODES = re.compile(r"\x1b\[[0-9]*m")
+CODES = re.compile(r"(\x1b\[[0-9]*m)")
+LEAST_FIRST = 20  # cells, or a third of the line: a longer first cell takes a line of its own where room is short
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 
 Paint = Callable[[str, str], str]  # the name of a column and the text of a cell -> a style, or ""
@@ -37,6 +38,13 @@ def is_colored(stream: Any = None) -> bool:
 
 def styled(text: str, style: str) -> str:
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style else text
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines with styles in them, and no other control sequences."""
+    for line in lines:
+        print("".join(part if CODES.fullmatch(part) else output.printable(part) for part in CODES.split(line)),
+              file=output.bare(sys.stdout))
 
 
 def cells(text: str) -> int:
@@ -75,8 +83,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, r
           paint: Paint | None = None) -> list[str]:
     """The lines of a table, its columns two spaces apart.
 
-    Where it does not fit into a line, prose goes below each row, then columns are dropped, and at last a first cell
-    that is too long takes a line of its own.
+    Where it does not fit into a line, prose goes below each row, then first cells that are long take a line of their
+    own, and at last columns are dropped.
 
     Args:
         left: The first so many columns are flush left, the others flush right.
@@ -91,9 +99,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, r
 
     def missing() -> int:
         """Cells by which a line is too short for the columns."""
-        return 0 if room is None else max(0, sum(widths) + len(GAP) * (len(widths) - 1) - room)
+        return 0 if room is None else max(0, _total(widths) - room)
 
     beside = prose and (room is None or not missing() and room - _total(widths) >= LEAST_PROSE)
+    if missing():
+        widths[0] = _longest(shown, max(LEAST_FIRST, (room or 0) // 3))
     empty = [name for at, name in enumerate(shown[0]) if not any(row[at] for row in shown[1:])]
     for name in sorted(optional, key=lambda name: name not in empty):
         if missing() and name in shown[0]:
@@ -101,17 +111,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, r
             left -= at < left
             for cells_of in (widths, *shown):
                 del cells_of[at]  # type: ignore[attr-defined]
-    longest = widths[0] - missing()
-    widths[0] = max((w for w in (cells(row[0]) for row in shown) if w <= longest), default=0)
+    widths[0] = _longest(shown, widths[0] - missing())
     lines = []
     for number, row in enumerate(shown):
         of_row = _row(row, shown[0], widths, left, room, paint and (paint if number else lambda *_: "bold"))
         if prose:
-            of_row = _with_prose(of_row, texts[number], _total(widths), room, beside, is_header=not number)
+            style = paint(header[-1], texts[number]) if paint and number else "bold" if paint else ""
+            of_row = _with_prose(of_row, texts[number], _total(widths), room, beside, style, is_header=not number)
         lines += of_row
         if rule and not number:
             lines.append("─" * max(map(cells, of_row)))
     return lines
+
+
+def _longest(rows: Sequence[Sequence[str]], limit: int) -> int:
+    """Cells of the longest first cell within a limit."""
+    return max((count for count in (cells(row[0]) for row in rows) if count <= limit), default=0)
 
 
 def _total(widths: Sequence[int]) -> int:
@@ -134,10 +149,11 @@ def _row(row: Sequence[str], header: Sequence[str], widths: Sequence[int], left:
 
 
 def _with_prose(of_row: list[str], text: str, used: int, room: int | None, beside: bool,
-                is_header: bool) -> list[str]:
+                style: str, is_header: bool) -> list[str]:
     if not beside:
         below = wrapped(text, (room or 0) - len(INDENT)) if text and not is_header else []
-        return [*of_row, *(f"{INDENT}{line}" for line in below)]
+        return [*of_row, *(INDENT + styled(line, style) for line in below)]
     first, *more = wrapped(text, None if room is None else room - used - len(GAP))
     gap = " " * (used - cells(of_row[-1])) + GAP
-    return [*of_row[:-1], (of_row[-1] + gap + first).rstrip(), *(f"{' ' * used}{GAP}{line}" for line in more)]
+    return [*of_row[:-1], (of_row[-1] + gap + styled(first, first and style)).rstrip(),
+            *(f"{' ' * used}{GAP}{styled(line, style)}" for line in more)]

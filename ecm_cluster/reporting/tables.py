@@ -81,7 +81,8 @@ def in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], left: int, ro
     """
     widths = [max(map(layout.cells, column)) + len(layout.GAP) for column in zip(header, *rows)]
     begin = sum(widths[:left]) if room is None else min(sum(widths[:left]), room // 4)
-    parts, used = [[]], begin
+    used = begin
+    parts: list[list[int]] = [[]]
     for at, of_column in enumerate(widths[left:], left):
         if parts[-1] and room is not None and used + of_column - len(layout.GAP) > room:
             parts.append([])

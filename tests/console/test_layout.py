@@ -11,7 +11,7 @@ from ecm_cluster.console import layout
 
 LONG = "mask_rcnn_r50_fpn_1x_lvis_v1_ecm_seed_0_with_a_name_of_sixty"
 HEADER = ("run", "state", "epoch", "iteration", "why")
-ROWS = [("a", "running", "3", "12000/90000", "training; warning: commits have failed for 3 h (No space left on device)"),
+ROWS = [("a", "running", "3", "12000/90000", "warning: commits have failed for 3 h (No space left on device)"),
         (LONG, "failed", "", "", "rank 0: ValueError: /a/path/that/is/long/and/has/no/space/in/it.py")]
 TEXT = {word for row in (HEADER, *ROWS) for cell in row for word in cell.split()}
 
@@ -51,7 +51,7 @@ def test_wide_characters_take_two_cells():
 
 def test_control_characters_are_spelled_before_they_are_measured():
     assert layout.table(("run", "n"), [("a\x1b[2J", "1"), ("b", "2")]) == [
-        "run        n", r"a\x1b[2J  1", "b          2"]
+        "run       n", r"a\x1b[2J  1", "b         2"]
 
 
 class Terminal(io.StringIO):
@@ -87,3 +87,8 @@ def test_a_style_takes_no_cells():
     plain = layout.table(HEADER, ROWS, 2, 100, prose=True)
     colored = layout.table(HEADER, ROWS, 2, 100, prose=True, paint=lambda column, cell: "red" * (column == "state"))
     assert "\x1b[31mrunning\x1b[0m" in colored[1] and [layout.CODES.sub("", line) for line in colored] == plain
+
+
+def test_only_styles_reach_the_terminal(capsys):
+    layout.show([layout.styled("a\x1b[2J", "red") + "\x9b"])
+    assert capsys.readouterr().out == "\x1b[31ma\\x1b[2J\x1b[0m\\x9b\n"
