@@ -111,8 +111,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
     files.private_file(run.lock_file)
     files.write_text(run.config_file, text)
-    job_env.write(run, plan.job)
-    job_env.write_urls(run, plan.job)
+    job_env.write_all(run, plan.job)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements)
     record = spec.RunSpec(

@@ -32,8 +32,9 @@ def write(run: Run, job: Job) -> None:
         run.env_file.unlink(missing_ok=True)
 
 
-def write_urls(run: Run, job: Job) -> None:
-    """Store where messages about a run go, replacing what is there."""
+def write_all(run: Run, job: Job) -> None:
+    """Store the values, and where messages about the run go, in a new run."""
+    write(run, job)
     if job.notify.get("urls"):
         files.write_text(run.notify_file, "".join(f"{url}\n" for url in job.notify["urls"]), private=True)
     else:

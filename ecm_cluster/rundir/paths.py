@@ -178,7 +178,7 @@ class RunFolder(Work):
     @property
     def notices_lock(self) -> Path:
         """Locked by the process that sends messages about the run; owner only."""
-        return self.notices_dir / ".lock"
+        return self.notices_dir / "sending.lock"
 
     @property
     def notices_job_log(self) -> Path:
