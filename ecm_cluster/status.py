@@ -46,12 +46,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    entries.look(runs_dir)
     found = runs_of(args.run, runs_dir, named=bool(args.runs_dir))
     single = len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
     own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
+    entries.look(runs_dir, *(run.path.parent for run in own))
     if commands.slurm_available():
         for run in own:
             with contextlib.suppress(UserError, OSError):  # a run that cannot be read has nothing to adopt or release

@@ -8,7 +8,7 @@ from ..backends import choose
 from ..base.units import without_secrets
 from ..console import shell
 from ..freeze import weights
-from ..job.job import OPTIONS, Job
+from ..job.job import OPTIONS
 from ..job.notify_options import Notify, scheme
 from ..keycheck import keys
 from ..rundir import retention
@@ -32,7 +32,7 @@ def describe(plan: planning.Plan) -> str:
         *what,
         ("checkpoints", describe_checkpoints(plan)),
         *how,
-        *([("notify", describe_notify(job))] if job.notify.get("urls") else [])]
+        *([("notify", describe_notify(plan))] if job.notify.get("urls") else [])]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
 
 
@@ -113,12 +113,14 @@ def describe_checkpoints(plan: planning.Plan) -> str:
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
 
 
-def describe_notify(job: Job) -> str:
+def describe_notify(plan: planning.Plan) -> str:
     """Who is told what, without the URLs."""
-    asked = Notify.of(job.notify)
+    asked = Notify.of(plan.job.notify)
+    local = not choose.by_name(plan.where).queues
     services = ", ".join(map(scheme, asked.urls))
     return f"{len(asked.urls)} URL(s) ({services}): {', '.join(asked.events)}; sent by " \
-        + ("a short job behind the run, and " if asked.by_job else "") + "your next command"
+        + ("a process at its end, and " if local else "a short job behind it, and " if asked.by_job else "") \
+        + "your next command"
 
 
 def describe_evaluation(plan: planning.Plan) -> str:
