@@ -15,6 +15,7 @@ from typing import Any
 from .backends import choose
 from .base import folders
 from .base.errors import UserError
+from .base.units import duration_text
 from .chain import chain, submissions, successor
 from .console import cli, layout
 from .job import job as jobs
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs, or patterns of names such "
                       "as 'exp-*'; one name shows that run's timeline (default: all runs)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    made.add_argument("--full", action="store_true", help="with one RUN: every event, instead of a line per attempt")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made
 
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                        for r, s in zip(found, folded)]
         print(json.dumps(finite(values[0] if single else values), indent=1))
     elif single:
-        print_timeline(TolerantRun(found[0].path), folded[0])
+        print_run(TolerantRun(found[0].path), folded[0], args.full)
     elif folded:
         print_table(folded)
     else:
@@ -108,21 +110,65 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     layout.show(runs_table.lines(folded, layout.width(), layout.is_colored()))
 
 
-def print_timeline(run: Run, s: states.RunState) -> None:
-    """State, reason and next step, then the timeline."""
-    word = choose.of(run).id_word
-    cli.say(f"{s.run}: {s.state}: {s.reason}")
+def print_run(run: Run, s: states.RunState, full: bool) -> None:
+    """State, reason and next step, scores and progress, then the timeline."""
+    backend, room = choose.of(run), layout.width()
+    say(first_line(s), room)
     if s.next:
-        cli.say(f"next: {s.next}")
+        cli.say(f"next: {s.next}")  # whole, as it is typed
+    for name, text in (("scores", runs_table.scores(s)), ("progress", progress(s))):
+        if text:
+            say(f"{name}: {text}", room)
     print(f"folder: {folders.shortest(s.path)}")
+    if run.report_file.exists():
+        print(f"page: {folders.shortest(run.report_file)}")
     if s.jobs:
         ids = ", ".join(f"{link} {job_id or 'not recorded'}" for link, job_id in s.jobs.items())
-        print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
-    if s.iteration is not None:
-        speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""
-        loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
-        print(f"progress: iteration {runs_table.progress(s)}, epoch {s.epoch}{loss}{speed}")
-    rows = timeline.without_repeats(timeline.read(run))
+        say(f"{backend.id_word}{'s' if len(s.jobs) > 1 else ''}: {ids}", room)
+    rows = timeline.read(run)
+    if full:
+        print_events(timeline.without_repeats(rows), backend.id_word, room)
+    else:
+        lines = timeline.condensed(run, rows, backend.id_word, s.state == "running")
+        for at, text in lines:
+            say(text, room, f"  {timeline.moment(at)}  ")
+    found = results.rows(run)
+    table = results.table_of(found)
+    if table:
+        print(f"\n{found[0].work.key}\n{table}" if len(found) == 1 else f"\n{table}")
+    if not full and rows:
+        print("\n--full shows every event")
+
+
+def say(text: str, room: int | None, begin: str = "") -> None:
+    """Print a text, broken between words if need be; further lines are indented, or aligned below the first."""
+    indent = " " * len(begin) or layout.INDENT
+    first, *more = [text] if room is None else layout.wrapped(text, room - len(begin), "" if begin else indent)
+    for line in (begin + first, *(indent + line if begin else line for line in more)):
+        cli.say(line)
+
+
+def first_line(s: states.RunState) -> str:
+    """State and reason; that commits fail comes before everything else."""
+    parts = s.reason.split("; warning: ")
+    urgent = [part for part in parts[1:] if part.startswith("commits have failed")]
+    usual = "; warning: ".join(part for part in parts if part not in urgent)
+    return f"{s.run}: {s.state}: " + "; ".join([*(f"warning: {part}" for part in urgent), usual])
+
+
+def progress(s: states.RunState) -> str:
+    """How far the training is, and for how long it will go on."""
+    if s.iteration is None:
+        return ""
+    loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
+    speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""
+    left = s.seconds_left
+    ends = f"; about {duration_text(left)} left" if left is not None else ""
+    return f"iteration {runs_table.progress(s)}, epoch {s.epoch}{loss}{speed}{ends}"
+
+
+def print_events(rows: Sequence[timeline.Row], word: str, room: int | None) -> None:
+    """Every event."""
     several = len({row["work"] for row in rows}) > 2
     for row in rows:
         text = timeline.describe(row, word)
@@ -131,11 +177,7 @@ def print_timeline(run: Run, s: states.RunState) -> None:
             which = row["work"].split("-")[0] if several else "evaluate"
             label = "train" if row["work"] == "train" else which
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
-            print(f"  {when}  {label:<{24 if several else 20}} {text}")
-    found = results.rows(run)
-    table = results.table_of(found)
-    if table:
-        print(f"\n{found[0].work.key}\n{table}" if len(found) == 1 else f"\n{table}")
+            say(text, room, f"  {when}  {label:<{24 if several else 20}} ")
 
 
 if __name__ == "__main__":

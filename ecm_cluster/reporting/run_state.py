@@ -42,6 +42,13 @@ class RunState:
     evaluation: dict[str, Any] = field(default_factory=dict)
     refused: bool = False
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the training is complete, at its present pace; None unless it is training."""
+        if self.state != "running" or not self.iterations or self.iteration is None or not self.seconds_per_iteration:
+            return None
+        return max(0.0, (self.iterations - self.iteration) * self.seconds_per_iteration)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from ..console import cli, layout
 from ..scoring import metrics
 from .run_state import RunState
-from .tables import percent
+from .tables import UNDEFINED, percent
 
-WIDTH = 160  # where the output is no terminal, and COLUMNS is not set
+WIDTH = 160  # where the output is not a terminal, and COLUMNS is not set
 RIGHT = ("attempt", "iteration", "epoch", "loss")
 OPTIONAL = ("epoch", "attempt", "loss", "APr")  # the least important first
 COLORS = {"running": "green", "evaluating": "green", "done": "green", "complete": "cyan", "waiting": "cyan",
@@ -63,6 +63,6 @@ def figure(s: RunState, name: str) -> str:
 def scores(s: RunState) -> str:
     """``mask AP 26.4, APr 18.0``, with what there is."""
     kind = kind_of(s)
-    found = [f"{metrics.in_words(kind, name) if name == 'AP' else name} {figure(s, name)}"
-             for name in ("AP", *(m.name for m in metrics.METRICS if m.frequency)) if kind and figure(s, name)]
-    return ", ".join(found)
+    names = ["AP", *(metric.name for metric in metrics.METRICS if metric.frequency)]
+    return ", ".join(f"{metrics.in_words(kind, name) if name == 'AP' else name} {figure(s, name)}"
+                     for name in names if kind and figure(s, name) not in ("", UNDEFINED))

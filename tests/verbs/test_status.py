@@ -455,7 +455,7 @@ def test_the_timeline_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_pat
     run.ledger(1, "task000").write("requeue", accepted=True, cause="preempted")
     run.ledger(2, "task000").write("quarantine", checkpoint="iter_0000012-a0001.pth", reason="3 bytes instead of 7")
     begin(run, 2)
-    code, out, _ = call(capsys, run.path)
+    code, out, _ = call(capsys, run.path, "--full")
     assert code == 0
     in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
                      "train submitted as job 7", "started on n1", "committed iter_0000012-a0001.pth in 0.1 s",
@@ -477,7 +477,7 @@ def test_the_timeline_says_how_long_staging_took_and_why(capsys, slurm, tmp_path
     fields = dict(zip(("copied", "found", "repaired", "seconds", "waited"), numbers))
     run.ledger(1, "staging000").write("staged", host="n1", node=0, rank=0, scratch="/s/ab", pack="/p", **fields)
     run.ledger(1, "staging001").write("staging", host="n2", detail="read from shared storage: scratch: no room")
-    output = call(capsys, run.path)[1]
+    output = call(capsys, run.path, "--full")[1]
     assert words in output
     assert "n2: read from shared storage: scratch: no room" in output
 
@@ -489,7 +489,7 @@ def test_what_another_rank_of_the_node_copied_is_shown_once(capsys, slurm, tmp_p
     run.ledger(1, "staging000").write("staged", copied=0, found=5000, **same)
     run.ledger(1, "staging001").write("staged", copied=5000, found=0, **same)
     run.ledger(1, "staging002").write("staged", copied=0, found=5000, **{**same, "node": 1, "host": "n2"})
-    output = call(capsys, run.path)[1]
+    output = call(capsys, run.path, "--full")[1]
     assert output.count("5.0 kB staged to /s") == 1
     assert output.count("already there") == 1 and "n2: 5.0 kB already there" in output
 
