@@ -15,7 +15,7 @@ from typing import Any
 from .backends import choose
 from .base import folders
 from .base.errors import UserError
-from .base.units import duration_text
+from .base.units import duration_text, moment
 from .chain import chain, submissions, successor
 from .console import cli, layout
 from .job import job as jobs
@@ -131,7 +131,7 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
     else:
         lines = timeline.condensed(run, rows, backend.id_word, s.state == "running")
         for at, text in lines:
-            say(text, room, f"  {timeline.moment(at)}  ")
+            say(text, room, f"  {moment(at)}  ")
     found = results.rows(run)
     table = results.table_of(found)
     if table:
@@ -153,11 +153,11 @@ def first_line(s: states.RunState) -> str:
     parts = s.reason.split("; warning: ")
     urgent = [part for part in parts[1:] if part.startswith("commits have failed")]
     usual = "; warning: ".join(part for part in parts if part not in urgent)
-    return f"{s.run}: {s.state}: " + "; ".join([*(f"warning: {part}" for part in urgent), usual])
+    return f"{s.run}: {s.state}: " + "; ".join([*(f"warning: {part}" for part in urgent), usual]) + s.expected
 
 
 def progress(s: states.RunState) -> str:
-    """How far the training is, and for how long it will go on."""
+    """How far the training is, and how long it will take."""
     if s.iteration is None:
         return ""
     loss = f", loss {s.loss:.3f}" if s.loss is not None else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ..backends import choose, liveness
 from ..chain import evaluations
 from ..chain.evaluations import Element
-from ..console import cli, output, program
+from ..console import cli, layout, output, program
 from ..rundir.run import Run
 from . import results, trouble
 from . import state as states
@@ -47,15 +47,21 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
 
 
 def _show(state: states.RunState, shown: str) -> str:
-    line = f"{state.state}: {state.reason}"
+    progress = []
     if state.state == "running" and state.iterations:
-        pace = f", {state.seconds_per_iteration:.2f} s/iteration" if state.seconds_per_iteration else ""
-        loss = f", loss {state.loss:.3f}" if state.loss is not None else ""
-        line += f"; attempt {state.attempt}, iteration {state.iteration}/{state.iterations}{loss}{pace}"
+        progress = [f"iteration {state.iteration}/{state.iterations}"]
+        progress += [f"loss {state.loss:.3f}"] if state.loss is not None else []
+        progress += [f"{state.seconds_per_iteration:.2f} s/iteration"] if state.seconds_per_iteration else []
+    reason, attempt = program.one_line(state.reason), f"attempt {state.attempt}"
     if sys.stdout.isatty():
-        print(f"\r\033[K{output.printable(program.one_line(line))}", end="" if state.state not in ENDED else "\n",
-              flush=True, file=output.bare(sys.stdout))
+        # what changes comes first, as a narrow terminal shows no more than the beginning
+        parts = [", ".join([*progress, attempt]), reason] if progress else [reason]
+        line = output.printable(f"{state.state}: {'; '.join(parts)}")
+        line = line if state.state in ENDED else layout.clipped(line, (layout.width() or 80) - 1)
+        print(f"\r\033[K{output.printable(line)}", end="" if state.state not in ENDED else "\n", flush=True,
+              file=output.bare(sys.stdout))
         return line
+    line = f"{state.state}: {state.reason}" + (f"; {', '.join([attempt, *progress])}" if progress else "")
     # in a log: one line per change, and one per tenth of the progress
     key = f"{state.state}:{state.attempt}:{state.reason if state.state != 'evaluating' else ''}"
     if state.iterations and state.iteration is not None:

@@ -30,7 +30,7 @@ def lines(states: Sequence[RunState], room: int | None = None, color: bool = Fal
                    "" if s.loss is None else f"{s.loss:.3f}")
         own = kind_of(s)
         scores = [figure(s, "AP") if kind == own else "" for kind in kinds]
-        rows.append((s.run, s.state, *numbers, *scores, figure(s, "APr"), cli.as_typed(s.reason)))
+        rows.append((s.run, s.state, *numbers, *scores, figure(s, "APr"), cli.as_typed(s.reason + s.expected)))
     return layout.table(header, rows, 2, room or WIDTH, prose=True, optional=OPTIONAL, rule=True,
                         paint=paint if color else None)
 

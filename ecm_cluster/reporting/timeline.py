@@ -6,7 +6,6 @@ Either each of them, or condensed: a line for each attempt, with its commits, an
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -15,7 +14,7 @@ from typing import Any, Mapping
 from ..attempts import causes
 from ..attempts.history import AttemptRecord, history
 from ..base import folders
-from ..base.units import size_text
+from ..base.units import moment, size_text
 from ..rundir.run import Run, Work
 
 Row = Mapping[str, Any]
@@ -197,10 +196,3 @@ def _events(rows: Sequence[Row], id_word: str) -> list[tuple[float, str]]:
         cut = len(lines) - MOST_EVENTS + FIRST_EVENTS + 1
         lines[FIRST_EVENTS:cut] = [(lines[FIRST_EVENTS][0], f"({cut - FIRST_EVENTS} more events)")]
     return lines
-
-
-def moment(seconds: float, beside: float | None = None) -> str:
-    """A time of day, with its date unless that is the same as of another time that stands beside it."""
-    at = time.localtime(seconds)
-    same = beside is not None and at[:3] == time.localtime(beside)[:3]
-    return time.strftime("%H:%M" if same else "%m-%d %H:%M", at)
