@@ -80,7 +80,8 @@ HEARTBEAT = {OptionalKey("phase"): NAME, OptionalKey("loss"): FIGURE, OptionalKe
              OptionalKey("commits_fail"): Maybe({"stands": Maybe(COUNT), "seconds": SECONDS, "reason": str})}
 
 START_NOTE = {"kind": str, OptionalKey("host"): NAME, OptionalKey("nodes"): NAME, OptionalKey("stage"): NAME,
-              OptionalKey("code"): int, OptionalKey("phase"): str, OptionalKey("line"): COUNT}
+              OptionalKey("code"): int, OptionalKey("phase"): str, OptionalKey("line"): COUNT,
+              OptionalKey("date"): NAME, OptionalKey("time"): TIME}
 
 LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position": COUNT,
               "iterations_this_epoch": COUNT, "iterations_per_epoch": COUNT}
@@ -102,7 +103,7 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "end": {"cause": str, **_RANK, OptionalKey("iteration"): Maybe(int),
             **{OptionalKey(name): Maybe(str) for name in ("detail", "next", "node", "traceback")}},
     "commit": {OptionalKey("checkpoint"): str, **{OptionalKey(name): SECONDS for name in (
-        "seconds", "write_seconds", "blocked_seconds", "slowest_step")}},
+        "seconds", "write_seconds", "blocked_seconds", "waited_seconds", "slowest_step")}},
     "commit-failed": {"iteration": COUNT, "reason": str, "stands": str},
     "complete": {"checkpoint": str},
     "quarantine": {"checkpoint": str, "reason": str},

@@ -99,6 +99,8 @@ class Supervisor:
     def _carry(self, attempt: int, ledger: Any) -> bool:
         """One attempt of this rank; whether that was the last."""
         code = self.watch_worker(attempt, ledger)
+        if self.place.rank == 0:
+            ledger.write("phase", phase="ended", iteration=self.memory.read().get("iteration"))
         if code != 0 and self._done():  # it died after the completion mark, or as rank 0 did
             ledger.write("end" if self.place.rank == 0 else "left", rank=self.place.rank, cause="complete",
                          detail=f"the worker ended with code {code} when the work was done")
