@@ -27,10 +27,10 @@ from .job.evaluation_options import EVALUATION
 from .job.flags import add_flags, given_flags, in_groups, without_removed
 from .mmconfig import config
 from .reporting import results
-from .reporting.follow import follow_evaluations
 from .rundir import checkpoints, runs
 from .rundir.run import Run
 from .staging import planned
+from .watching.follow import follow_evaluations
 
 EPILOG = """examples:
   python -m ecm_cluster.evaluate first --checkpoints all

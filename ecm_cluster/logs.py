@@ -16,12 +16,12 @@ from .console import cli, output
 from .job import job as jobs
 from .reporting import log_files
 from .reporting import state as states
-from .reporting.follow import ENDED, PATIENCE
 from .reporting.log_choice import Choice
 from .reporting.log_files import Part
 from .reporting.tolerant import TolerantRun
 from .rundir import runs, training_log
 from .status import finite
+from .watching.follow import ENDED, PATIENCE
 
 EPILOG = """examples:
   python -m ecm_cluster.logs first

@@ -19,17 +19,20 @@ from .base.units import duration_text, moment
 from .chain import chain, submissions, successor
 from .console import cli, layout
 from .job import job as jobs
-from .reporting import results, runs_table, timeline
+from .reporting import goodput, results, runs_table, timeline
 from .reporting import state as states
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
 from .slurm import commands
+from .watching import watch as watching
 
+LONGEST_SECONDS = 86400  # between two looks
 EPILOG = """examples:
   python -m ecm_cluster.status
   python -m ecm_cluster.status runs/mask_rcnn_r50_1x-001
   python -m ecm_cluster.status first second 'exp-*'
+  python -m ecm_cluster.status --watch
   python -m ecm_cluster.status --json | jq '.[] | {run, state, iteration}'
 """
 
@@ -40,17 +43,60 @@ def parser() -> argparse.ArgumentParser:
                       "as 'exp-*'; one name shows that run's timeline (default: all runs)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--full", action="store_true", help="with one RUN: every event, instead of a line per attempt")
+    made.add_argument("--goodput", action="store_true", help="show where the time of the jobs went, by cause")
+    made.add_argument("--watch", nargs="?", const=f"{watching.SECONDS:g}", metavar="SECONDS", help="show runs that are "
+                      "at work or waiting, again and again until they have ended (default: every %(const)s s)")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    seconds = watch_seconds(args)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    found = runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+
+    def find() -> list[Run]:
+        return runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+
+    found = find()
     single = len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
+    folded = look(found)
+    if not found and not args.json:
+        cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
+    elif seconds is not None:
+        watching.watch(find, bool(args.run), seconds)
+    elif args.json:
+        print(json.dumps(finite(as_json(found, folded, single, args.goodput)), indent=1))
+    elif args.goodput:
+        print(goodput.table(list(accounts_of(found, folded).values())))
+    elif single:
+        print_run(TolerantRun(found[0].path), folded[0], args.full)
+    else:
+        print_table(folded)
+    return cli.EXIT_OK
+
+
+def watch_seconds(args: argparse.Namespace) -> float | None:
+    """Seconds between two looks of ``--watch``; in ``--watch RUN`` argparse takes the run for them."""
+    if args.watch is None:
+        return None
+    for name in ("json", "full", "goodput"):
+        if getattr(args, name):
+            raise UserError(f"watch: --{name} has no meaning with --watch; leave one of them out")
+    try:
+        seconds = float(args.watch)
+    except ValueError:
+        args.run.insert(0, args.watch)
+        return watching.SECONDS
+    if not 1 <= seconds <= LONGEST_SECONDS:
+        raise UserError(f"watch: invalid value {args.watch}; expected seconds from 1 to {LONGEST_SECONDS}")
+    return seconds
+
+
+def look(found: Sequence[Run]) -> list[states.RunState]:
+    """The states of runs; what was left undone for the user's own is done first."""
     own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
     if commands.slurm_available():
         for run in own:
@@ -62,17 +108,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, state in enumerate(folded):
         if state.refused and found[number] in own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
-    if args.json:
-        values: Any = [{**s.as_dict(), **({"events": timeline.read(TolerantRun(r.path))} if single else {})}
-                       for r, s in zip(found, folded)]
-        print(json.dumps(finite(values[0] if single else values), indent=1))
-    elif single:
-        print_run(TolerantRun(found[0].path), folded[0], args.full)
-    elif folded:
-        print_table(folded)
-    else:
-        cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
-    return cli.EXIT_OK
+    return folded
+
+
+def as_json(found: Sequence[Run], folded: Sequence[states.RunState], single: bool, with_goodput: bool) -> Any:
+    """One run with its events and account; several as a list; with their accounts also the total of these."""
+    if not single and not with_goodput:
+        return [s.as_dict() for s in folded]
+    accounts = accounts_of(found, folded)
+    shown = [{**s.as_dict(), "goodput": accounts[s.path].as_dict() if s.path in accounts else None} for s in folded]
+    if single:
+        return {**shown[0], "events": timeline.read(TolerantRun(found[0].path))}
+    return {"runs": shown, "total": goodput.total(list(accounts.values()))}
+
+
+def accounts_of(found: Sequence[Run], folded: Sequence[states.RunState]) -> dict[str, goodput.Account]:
+    """Where the time of each run went, by its path; without those that cannot be read."""
+    accounts = {}
+    for run, state in zip(found, folded):
+        with contextlib.suppress(UserError, OSError):
+            if state.state != "unreadable":
+                accounts[state.path] = goodput.account(run, state.state == "running")
+    return accounts
 
 
 def submitted_now(run: Run) -> bool:
@@ -119,6 +176,9 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
     for name, text in (("scores", runs_table.scores(s)), ("progress", progress(s))):
         if text:
             say(f"{name}: {text}", room)
+    for account in accounts_of([run], [s]).values():
+        if account.held:
+            print(f"{goodput.summary(account)} of {account.held / 3600:.1f} {account.unit}; --goodput shows the rest")
     print(f"folder: {folders.shortest(s.path)}")
     if run.report_file.exists():
         print(f"page: {folders.shortest(run.report_file)}")

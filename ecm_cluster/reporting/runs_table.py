@@ -22,15 +22,13 @@ def lines(states: Sequence[RunState], room: int | None = None, color: bool = Fal
     Args:
         room: Cells in a line.
     """
-    kinds = metrics.kinds(kind for kind in map(kind_of, states) if kind) or ["segm"]
+    kinds = kinds_of(states)
     header = ("run", "state", *RIGHT, *(metrics.in_words(kind, "AP") for kind in kinds), "APr", "why")
     rows = []
     for s in states:
         numbers = (str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
                    "" if s.loss is None else f"{s.loss:.3f}")
-        own = kind_of(s)
-        scores = [figure(s, "AP") if kind == own else "" for kind in kinds]
-        rows.append((s.run, s.state, *numbers, *scores, figure(s, "APr"), cli.as_typed(s.reason + s.expected)))
+        rows.append((s.run, s.state, *numbers, *aps(s, kinds), figure(s, "APr"), cli.as_typed(s.reason + s.expected)))
     return layout.table(header, rows, 2, room or WIDTH, prose=True, optional=OPTIONAL, rule=True,
                         paint=paint if color else None)
 
@@ -46,6 +44,16 @@ def progress(s: RunState) -> str:
     if s.iteration is None:
         return ""
     return f"{s.iteration}/{s.iterations}" if s.iterations else str(s.iteration)
+
+
+def kinds_of(states: Sequence[RunState]) -> list[str]:
+    """The kinds of overlap that have a column: masks, boxes where a run has no masks, or both."""
+    return metrics.kinds(kind for kind in map(kind_of, states) if kind) or ["segm"]
+
+
+def aps(s: RunState, kinds: Sequence[str]) -> list[str]:
+    """The cells of those columns."""
+    return [figure(s, "AP") if kind == kind_of(s) else "" for kind in kinds]
 
 
 def kind_of(s: RunState) -> str | None:

@@ -429,7 +429,7 @@ def test_json_has_the_same_fields_for_every_run_and_the_timeline_for_one(capsys,
     names = set(states.RunState.__dataclass_fields__)
     assert all(set(r) == names for r in listed)
     one = json.loads(call(capsys, "run", "--json", "--runs-dir", tmp_path / "runs")[1])
-    assert set(one) == names | {"events"}
+    assert set(one) == names | {"events", "goodput"}
     assert [(e["kind"], e["attempt"], e["writer"]) for e in one["events"]] == [
         ("start", 1, "task000"), ("commit", 1, "train000")]
     assert one["jobs"] == {"train": "7", "evaluate": "8"}

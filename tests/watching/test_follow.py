@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ecm_cluster.console import layout
-from ecm_cluster.reporting import follow
 from ecm_cluster.reporting.run_state import RunState
+from ecm_cluster.watching import follow
 
 TRAINING = RunState("run", "", "running", "training, after: rank 1 of 日本 was killed; warning: no heartbeat",
                     attempt=12, iteration=12000, iterations=90000, loss=0.512, seconds_per_iteration=0.43)
