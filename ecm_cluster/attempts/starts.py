@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base.reading import Unreadable, check, parse_json, read_bytes
+from ..base import files
+from ..base.reading import Unreadable, check, parse_json, read_bytes, read_text
 from ..rundir import records as shapes
 from ..rundir.ledger import Event
 from ..rundir.run import Run, Work
@@ -80,10 +81,11 @@ def all_on_record(run: Run) -> list[tuple[str, int]]:
 
 def put_on_record(run: Run, job_id: str, kind: str, **fields: Any) -> None:
     """A note on the one start of a job of this machine, which no batch shell accompanies; a full disk takes none."""
-    with contextlib.suppress(OSError):
+    path = run.starts_dir / f"{job_id}.0.json"
+    with contextlib.suppress(OSError, Unreadable):
         run.starts_dir.mkdir(exist_ok=True)
-        with open(run.starts_dir / f"{job_id}.0.json", "a", encoding="utf-8") as notes:
-            notes.write(json.dumps({"kind": kind, "host": socket.gethostname(), **fields}) + "\n")
+        before = read_text(path, LARGEST) if path.exists() else ""  # process ids come back
+        files.write_text(path, before + json.dumps({"kind": kind, "host": socket.gethostname(), **fields}) + "\n")
 
 
 def records(run: Run, job_id: str) -> bool:

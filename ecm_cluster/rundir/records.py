@@ -87,6 +87,13 @@ LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position
               "iterations_this_epoch": COUNT, "iterations_per_epoch": COUNT}
 LOG_LINE = {"iter": COUNT, OptionalKey("epoch"): COUNT}
 
+_TEXT = Maybe(NAME)
+ENVIRONMENT: dict[Any, Any] = {
+    OptionalKey("digest"): str, OptionalKey("torch"): {str: object}, OptionalKey("conda"): Maybe({"name": NAME}),
+    OptionalKey("distributions"): [{"name": NAME, "version": NAME, OptionalKey("origin"): {str: object}}],
+    **{OptionalKey(name): _TEXT for name in ("python", "implementation", "executable", "platform", "machine",
+                                             "glibc")}}
+
 # Events of the ledger by kind: the fields that readers require, and the types of those that they show.
 _RANK: dict[Any, Any] = {OptionalKey("rank"): Maybe(int)}
 _STAGED = {name: Number(0, 1e18, whole=False) for name in ("copied", "repaired", "found", "seconds", "waited")}
@@ -98,6 +105,9 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "start": {"host": str, "rank": COUNT, "pid": Number(1, 2**31)},
     # how far the worker of rank 0 came, as its supervisor saw it: each phase that it entered, and at last `ended`
     "phase": {"phase": str, OptionalKey("iteration"): Maybe(COUNT)},
+    "machine": {"host": str, OptionalKey("gpus"): [NAME], OptionalKey("torch"): {str: object},
+                **{OptionalKey(name): _TEXT for name in ("driver", "cuda", "cpu", "kernel", "platform", "python",
+                                                         "environment")}},
     "left": _RANK,
     "abort": _RANK,
     "end": {"cause": str, **_RANK, OptionalKey("iteration"): Maybe(int),

@@ -49,6 +49,7 @@ def start(run: Run, job: str, restart: int, begin: float, end: float | None, lin
     """What a batch shell notes: in whole seconds, and with its zone."""
     run.starts_dir.mkdir(exist_ok=True)
     notes = [("begin", begin)] + ([] if end is None else [("end", end - 1), ("left", end)])
-    lines = [json.dumps({"kind": kind, "host": "n1", "nodes": "n1", "stage": link, "code": 0, "date": datetime.fromtimestamp(
-        int(when), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S%z")}) for kind, when in notes]
+    dates = [datetime.fromtimestamp(int(when), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S%z") for _, when in notes]
+    lines = [json.dumps({"kind": kind, "host": "n1", "nodes": "n1", "stage": link, "code": 0, "date": date})
+             for (kind, _), date in zip(notes, dates)]
     (run.starts_dir / f"{job}.{restart}.json").write_text("\n".join(lines) + "\n")

@@ -32,13 +32,15 @@ def known_run(run: Run) -> Run:
     attempt(run, 1, 1020.0)
     events(run, 1, "phases", *phases((1020.0, "starting", None), (1030.0, "staging", None), (1060.0, "starting", None),
                                      (1108.0, "first iteration", 0), (1112.0, "training", 1)))
-    events(run, 1, "train000", (1280.0, "commit", {"checkpoint": "iter_0000080-a0001.pth", "iteration": 80,
-                                                   "blocked_seconds": 2.0, "write_seconds": 8.0, "waited_seconds": 8.0}))
+    events(run, 1, "train000", (1280.0, "commit", {
+        "checkpoint": "iter_0000080-a0001.pth", "iteration": 80, "blocked_seconds": 2.0, "write_seconds": 8.0,
+        "waited_seconds": 8.0}))
     events(run, 1, "task000", (1320.0, "phase", {"phase": "ended", "iteration": 100}),
            (1350.0, "end", {"cause": "preempted", "rank": 0, "next": "stay"}))
     # attempt 2: 40 s of start-up, 50 iterations at 4 s that all count, 100 s of silence, 60 s until the job left
     attempt(run, 2, 1520.0, "iter_0000080-a0001.pth")
-    events(run, 2, "phases", *phases((1520.0, "starting", None), (1540.0, "first iteration", 80), (1544.0, "training", 81)))
+    events(run, 2, "phases", *phases((1520.0, "starting", None), (1540.0, "first iteration", 80),
+                                     (1544.0, "training", 81)))
     events(run, 2, "train000", (1700.0, "commit", {"checkpoint": "iter_0000130-a0002.pth", "iteration": 130}))
     events(run, 2, "task000", (1840.0, "end", {"cause": "hung", "rank": 0, "silence": 100.0}),
            (1842.0, "phase", {"phase": "ended", "iteration": 130}))

@@ -21,7 +21,7 @@ from ...base import files, processes
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
-from ..gpu import preflight
+from ..gpu import machine, preflight
 from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
 
@@ -68,7 +68,8 @@ class Supervisor:
 
     def aside(self, attempt: int) -> list[Beside]:
         """What rank 0 does beside that, in threads of their own."""
-        return [Beside(partial(self.work.fold_ledger, attempt - 1), None)]
+        return [Beside(partial(self.work.fold_ledger, attempt - 1), None),
+                Beside(partial(machine.put_on_record, self.work, self.training, attempt, self.link), None)]
 
     # -- the life of a task
 
@@ -99,8 +100,6 @@ class Supervisor:
     def _carry(self, attempt: int, ledger: Any) -> bool:
         """One attempt of this rank; whether that was the last."""
         code = self.watch_worker(attempt, ledger)
-        if self.place.rank == 0:
-            ledger.write("phase", phase="ended", iteration=self.memory.read().get("iteration"))
         if code != 0 and self._done():  # it died after the completion mark, or as rank 0 did
             ledger.write("end" if self.place.rank == 0 else "left", rank=self.place.rank, cause="complete",
                          detail=f"the worker ended with code {code} when the work was done")
