@@ -169,7 +169,7 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
             say(f"{name}: {text}", room)
     for account in accounts_of([run], [s]).values():
         if account.held:
-            print(f"{goodput.summary(account)} of {account.held / 3600:.1f} {account.unit}; --goodput shows the rest")
+            say(f"{goodput.summary(account)} of {account.held / 3600:.1f} {account.unit}; --goodput shows the rest", room)
     print(f"folder: {folders.shortest(s.path)}")
     if run.report_file.exists():
         print(f"page: {folders.shortest(run.report_file)}")

@@ -32,8 +32,6 @@ AT_REST = (*ENDED, "submitting", "unreadable")  # nothing of it changes by itsel
 HEADER = ("run", "state", "iteration", "it/s", "loss", "left", "next score")
 OPTIONAL = ("APr", "loss", "it/s", "goodput", "box AP", "mask AP", "next score")
 
-Find = Callable[[], Sequence[Run]]
-
 
 class Watcher:
     """What is shown of the runs, look by look.
@@ -43,7 +41,7 @@ class Watcher:
         all_of_them: Show those as well that had ended before.
     """
 
-    def __init__(self, find: Find, all_of_them: bool) -> None:
+    def __init__(self, find: Callable[[], Sequence[Run]], all_of_them: bool) -> None:
         self._find, self._all = find, all_of_them
         self._seen: set[str] = set()
         self._accounts: dict[str, tuple[float, str]] = {}
@@ -109,7 +107,7 @@ def _time(seconds: float | None) -> str:
     return "" if seconds is None else duration_text(seconds)
 
 
-def watch(find: Find, all_of_them: bool, seconds: float = SECONDS) -> None:
+def watch(find: Callable[[], Sequence[Run]], all_of_them: bool, seconds: float = SECONDS) -> None:
     """Look again and again until all runs have ended, or the user interrupts."""
     watcher = Watcher(find, all_of_them)
     try:
