@@ -169,7 +169,8 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
             say(f"{name}: {text}", room)
     for account in accounts_of([run], [s]).values():
         if account.held:
-            say(f"{goodput.summary(account)} of {account.held / 3600:.1f} {account.unit}; --goodput shows the rest", room)
+            held = f"{account.held / 3600:.1f} {account.unit}"
+            say(f"{goodput.summary(account)} of {held}; --goodput shows the rest", room)
     print(f"folder: {folders.shortest(s.path)}")
     if run.report_file.exists():
         print(f"page: {folders.shortest(run.report_file)}")
