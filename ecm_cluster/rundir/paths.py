@@ -106,6 +106,11 @@ class RunFolder(Work):
         return self.logs_dir / "local.log"
 
     @property
+    def afterwards_log(self) -> Path:
+        """The output of what is done once a piece of work has ended, see ``node/supervise/afterwards.py``."""
+        return self.logs_dir / "afterwards.log"
+
+    @property
     def evaluations_dir(self) -> Path:
         return self.path / "evaluations"
 

@@ -1,8 +1,10 @@
-"""Finding runs: one by its path or name, or all of them."""
+"""Finding runs: by path, name or pattern, or all of them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..base.errors import UserError
@@ -22,6 +24,34 @@ def find(path: str, runs_dir: Path) -> Run:
                     "`python -m ecm_cluster.status` lists all runs")
 
 
+def find_all(words: Sequence[str], runs_dir: Path) -> list[Run]:
+    """The runs that these words stand for, each once, in their order.
+
+    Args:
+        words: Names, paths, and shell patterns of names such as ``exp-*``, also below another directory.
+
+    Raises:
+        UserError: A word stands for no run.
+    """
+    found: dict[str, Run] = {}
+    for word in words:
+        for run in _matching(word, runs_dir) or [find(word, runs_dir)]:
+            found.setdefault(os.path.realpath(run.path), run)
+    return list(found.values())
+
+
+def _matching(word: str, runs_dir: Path) -> list[Run]:
+    """Of a pattern; empty if this is none. A run that has such a name comes first: brackets are valid in names."""
+    if not set(word) & set("*?[") or any(_is_run(folder) for folder in (Path(word), runs_dir / word)):
+        return []
+    folder, pattern = os.path.split(word)
+    found = list_runs(Path(folder) if folder else runs_dir, pattern)
+    if not found:
+        raise UserError(f"RUN: no run matches {word!r} under {folder or runs_dir}; `python -m ecm_cluster.status` "
+                        "lists all runs")
+    return found
+
+
 def _is_run(folder: Path) -> bool:
     """Whether it contains run.json, readable or not; a directory that cannot be accessed may be a run."""
     try:
@@ -33,8 +63,8 @@ def _is_run(folder: Path) -> bool:
     return True
 
 
-def list_runs(runs_dir: Path) -> list[Run]:
-    """All runs directly under ``runs_dir``, oldest submission first; those that cannot be read come before them."""
+def list_runs(runs_dir: Path, pattern: str = "*") -> list[Run]:
+    """The runs directly under ``runs_dir`` whose names match, oldest submission first, unreadable ones before them."""
     if not os.path.isdir(runs_dir):
         return []
 
@@ -45,7 +75,7 @@ def list_runs(runs_dir: Path) -> list[Run]:
             return 0.0
 
     try:
-        runs = [Run(p) for p in runs_dir.iterdir() if _is_run(p)]
+        runs = [Run(p) for p in runs_dir.iterdir() if fnmatchcase(p.name, pattern) and _is_run(p)]
     except OSError as error:
         raise UserError(f"runs-dir: {runs_dir} cannot be read ({error.strerror}); use another --runs-dir") from None
     return sorted(runs, key=lambda r: (submitted(r), r.name))

@@ -314,6 +314,7 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
+    ("ecm_cluster.node.supervise.afterwards", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.freeze.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
     ("ecm_cluster.freeze.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",
     ("ecm_cluster.pack.columns", "rename"): "a folder is renamed as a whole, after an fsync of each file",

@@ -23,6 +23,7 @@ from ...rundir.run import Run, Work
 from ...slurm import commands, site
 from ...slurm.sbatch import TOKEN_ENV
 from .. import world
+from . import afterwards
 
 LAST_WORDS_BYTES = 4000  # of the job's log, at whose end srun says what became of its step
 LAST_LINES = 3  # of the log, and 500 characters, in the detail of a failed start
@@ -40,14 +41,14 @@ def main(run_path: str, link: str, code: str) -> int:
     if link == chain.TRAIN and run.completion():
         with contextlib.suppress(UserError):  # `status` and `resume` try it again
             chain.submit_refused(run, locks.PATIENCE_ON_NODES)
+    if work is not None and code.isdigit() and endings.decide(work).action == "stop":  # else it has seconds only
+        afterwards.carry_out(run)
     return 0
 
 
 def work_of(run: Run, link: str) -> Work | None:
     """What the link's job works on; None where an evaluation has found no checkpoint."""
-    if link == chain.TRAIN:
-        return run
-    return evaluations.of_element(run, evaluations.read(run, link)[world.element()])
+    return run if link == chain.TRAIN else evaluations.of_element(run, evaluations.read(run, link)[world.element()])
 
 
 def after_step(run: Run, work: Work, link: str, code: int | None) -> None:

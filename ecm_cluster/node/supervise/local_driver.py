@@ -22,6 +22,7 @@ from ...rundir.run import Run, Work
 from ...slurm import launcher
 from ...slurm.sbatch import TOKEN_ENV
 from ..world import DRIVER_ENV, ELEMENT_ENV
+from . import afterwards
 
 
 class LocalDriver:
@@ -48,6 +49,8 @@ class LocalDriver:
                 decision = self._run_step(link, index)
                 say(f"{name}: {decision.action}: {decision.reason}")
                 failed |= decision.action != "done"
+                if decision.action == "stop" and not self._cancelled:
+                    afterwards.carry_out(self.run)  # where it is done, rank 0's supervisor has done so
                 if failed and (link == chain.TRAIN or self._cancelled):
                     return 1
         return int(failed)

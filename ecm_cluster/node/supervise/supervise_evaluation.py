@@ -17,7 +17,7 @@ from ...rundir.checkpoints import Manifest
 from ...rundir.run import Evaluation, Run
 from .. import signals, world
 from ..gpu import preflight
-from . import postmortem, requeue
+from . import afterwards, postmortem, requeue
 from .attempts import AttemptFailed
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
@@ -102,7 +102,10 @@ class EvaluationSupervisor(Supervisor):
 
 def main(run: str, link: str) -> None:
     """What a task of an evaluation's job does."""
-    evaluation_supervisor(Run(run), link).run()
+    supervisor = evaluation_supervisor(Run(run), link)
+    supervisor.run()
+    if supervisor.place.rank == 0:
+        afterwards.carry_out(supervisor.training)
 
 
 def evaluation_supervisor(run: Run, link: str) -> EvaluationSupervisor:

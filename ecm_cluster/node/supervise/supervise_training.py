@@ -15,7 +15,7 @@ from ...rundir import checkpoints, retention
 from ...rundir.run import Run
 from .. import signals
 from ..beside import Beside
-from . import postmortem, requeue
+from . import afterwards, postmortem, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0  # between two looks for new checkpoints: each reads manifests and the ledger
@@ -66,4 +66,8 @@ class TrainingSupervisor(Supervisor):
 
 def main(run: str) -> None:
     """What a task of a training's job does."""
-    TrainingSupervisor(Run(run)).run()
+    supervisor = TrainingSupervisor(Run(run))
+    supervisor.run()
+    # with an evaluation behind it the end of the training is not that of the run
+    if supervisor.place.rank == 0 and not supervisor.training.job().is_evaluated:
+        afterwards.carry_out(supervisor.training)
