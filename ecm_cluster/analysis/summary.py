@@ -84,7 +84,8 @@ def calibration(verdicts: Verdicts) -> dict[str, Any]:
 def worst(verdicts: Verdicts, found: Detections, names: Sequence[str], threshold: float) -> list[dict[str, Any]]:
     """The images with the most objects missed and detections wrong, with what is on them and what was detected."""
     truth, shown = verdicts.truth, verdicts.score >= threshold
-    seen = (verdicts.found_by >= 0) & shown[verdicts.found_by]
+    seen = np.zeros(len(verdicts.counts), bool)
+    seen[verdicts.target[shown & (verdicts.verdict == RIGHT)]] = True
     wrong = shown & (verdicts.verdict != IGNORED) & (verdicts.verdict != RIGHT)
     missed = np.bincount(truth.image[verdicts.counts & ~seen], minlength=len(truth.images))
     false = np.bincount(verdicts.image[wrong], minlength=len(truth.images))

@@ -114,7 +114,7 @@ def table_of(found: Sequence[Row]) -> str:
     """The table of everything that a run is scored for; of a single set of figures its own table."""
     if len(found) == 1:
         with contextlib.suppress(OSError, Unreadable):
-            return read_text(found[0].work.table_file()).rstrip()
+            return read_text(found[0].work.metrics_file(suffix="txt")).rstrip()
     return table(found) if found else ""
 
 

@@ -310,7 +310,7 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.base.faults", "rename"): "removes a test's order; no file of a run",
     ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader skips a torn one",
-    ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
+    ("ecm_cluster.console.cli", "open"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
