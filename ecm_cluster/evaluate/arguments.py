@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
                       help="the same on the command line; may be repeated")
     made.add_argument("--sort", metavar="METRIC", help="order of the table, and which checkpoint is the best, e.g. "
                       "segm_APr (default: mask AP, or box AP)")
+    made.add_argument("--columns", metavar="METRICS", help="metrics in the table, e.g. AP,APr,segm_AP50")
     made.add_argument("--at-once", type=int, metavar="N", help="maximum concurrent elements of the array")
     made.add_argument("--config", help="score plain checkpoint files with this mmdet config")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",

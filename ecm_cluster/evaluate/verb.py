@@ -199,6 +199,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
         found += [row for row in results.rows(run)
                   if (row.work.path, evaluations.scoring_variant(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
+    results.columns(args.columns, found)
     for run in wanted if not args.dry_run else ():
         results.keep(run)
     for what in {what: None for run in wanted for what in run.damage}:
@@ -209,6 +210,6 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(results.as_records(found), indent=1))
     elif found:
-        print(f"\n{results.table(found)}\n(by {metric}, best first)")
+        print(f"\n{results.table(found, args.columns)}\n(by {results.in_words(metric)}, best first)")
     if args.analysis and not args.json:
         stored.show(wanted)

@@ -52,7 +52,8 @@ def work_of(run: Run) -> Evaluation:
 def test_an_analysis_is_written_once_with_a_picture(run):
     assert analyse.main(str(run.path)) == 0
     made = json.loads(work_of(run).analysis_file.read_text())
-    assert (made["iou_type"], made["tide"]["r"]["Miss"], made["tide"]["r"]["Loc"]) == ("segm", 0.0, 1.0)
+    assert (made["iou_type"], made["tide"]["r"]["Miss"]) == ("segm", 0.0)
+    assert made["tide"]["r"]["Loc"] == pytest.approx(1.0)
     (worst,) = made["worst"]
     assert (worst["missed"], worst["truth"][0]["name"]) == (1, "ant")
     assert cv2.imread(str(work_of(run).path / worst["image"])).shape == (8, 8, 3)
