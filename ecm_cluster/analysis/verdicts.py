@@ -15,7 +15,7 @@ Imported where it is used, since it needs numpy and pycocotools.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,11 +184,12 @@ def _regions(found: Detections, rows: np.ndarray, iou_type: str) -> Any:
             for (begin, end), size in zip(masks.span[rows].tolist(), masks.size[rows].tolist())]
 
 
-def _regions_of(truth: GroundTruth, image: int, objects: Sequence[int], iou_type: str) -> Any:
+def _regions_of(truth: GroundTruth, image: int, objects: np.ndarray, iou_type: str) -> Any:
     if iou_type == "bbox":
-        return np.array([truth.annotations[i]["bbox"] for i in objects], np.float64)
+        return np.array([truth.annotations[i]["bbox"] for i in objects.tolist()], np.float64)
     record = truth.records[image]
-    return [_encoded(truth.annotations[i]["segmentation"], record["height"], record["width"]) for i in objects]
+    return [_encoded(truth.annotations[i]["segmentation"], record["height"], record["width"])
+            for i in objects.tolist()]
 
 
 def _encoded(segmentation: Any, height: int, width: int) -> dict[str, Any]:

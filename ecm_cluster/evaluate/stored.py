@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Dict, List
 
 from ..base import processes
 from ..base.errors import Failed, UserError
@@ -19,7 +19,7 @@ from ..reporting.tables import aligned, percent
 from ..rundir.run import Evaluation, Run
 from ..scoring.parts import ScoredSet
 
-Wanted = Mapping[Run, Sequence[Element]]
+Wanted = Dict[Run, List[Element]]
 SHOWN = 5  # confusions
 
 

@@ -230,7 +230,7 @@ class Evaluation(Work):
         return self.path / "analysis.json"
 
     def analysis_image(self, number: int) -> Path:
-        return self.path / f"analysis-{number:02d}.jpg"
+        return self.path / f"analysis-{number:02d}.jpeg"
 
     def metrics(self, variant: str = "") -> dict[str, Any] | None:
         """The metrics of one scoring variant; None if they do not exist or are damaged, and can be computed again."""

@@ -24,7 +24,7 @@ from source import ROOT, Module, holds, import_names, is_in, modules, setup_cfg,
 HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
 # rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
 HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "ecm_cluster.scoring",
-               "ecm_cluster.synthetic")
+               "ecm_cluster.analysis", "ecm_cluster.synthetic")
 
 
 # -- law 1: what learns does not depend on clusters, nor the login node on torch

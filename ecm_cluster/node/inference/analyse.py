@@ -45,8 +45,8 @@ def newest_without(run: Run) -> list[Evaluation]:
     scored = {}
     for work in run.evaluations():
         with contextlib.suppress(OSError):
-            if not work.analysis_file.exists():
-                scored[max(path.stat().st_mtime for path in work.path.glob("metrics*.json"))] = work
+            if work.all_metrics() and not work.analysis_file.exists():
+                scored[work.path.stat().st_mtime_ns] = work  # the figures are the last that is put there
     return [scored[max(scored)]] if scored else []
 
 
