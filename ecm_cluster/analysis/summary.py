@@ -1,7 +1,7 @@
-"""What stands in ``analysis.json``: where a model goes wrong, for the page and for whoever wants to know.
+"""The content of ``analysis.json``: where a model goes wrong.
 
-Confusions and the images at fault are of detections that somebody would act on: those with a score from which on
-finds and false alarms are balanced best (the highest F1 over all classes).
+Confusions and the worst images use only detections above one score threshold: the one with the highest F1 over all
+classes together.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def confusions(verdicts: Verdicts, names: Sequence[str], threshold: float) -> li
 def calibration(verdicts: Verdicts) -> dict[str, Any]:
     """Whether a score says how often detections are right: the expected calibration error, and its bins.
 
-    Of all detections that count as right or wrong, in bins of equal width.
+    Over all detections that are right or wrong, in bins of equal width; ignored ones are left out.
     """
     rows = verdicts.verdict != IGNORED
     score, right = verdicts.score[rows], verdicts.verdict[rows] == RIGHT

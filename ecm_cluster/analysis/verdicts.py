@@ -42,7 +42,7 @@ class Verdicts:
         score: (N,).
         verdict: (N,) ``RIGHT``, ``IGNORED``, or an error.
         target: (N,) the object that it is right about, or would be without its error (``CLS``, ``LOC``); else -1.
-        doubled: (N,) bool, it lies on an object of its own class, so its class is not what is wrong.
+        doubled: (N,) bool, it overlaps an object of its own class, so its class is correct.
         counts: (G,) bool, the object is to be found.
         found_by: (G,) the detection that is right about the object, or -1.
     """
@@ -168,7 +168,7 @@ def _overlaps(truth: GroundTruth, found: Detections, admitted: Admitted, iou_typ
 
 
 def _by_image(of_rows: np.ndarray, of_objects: np.ndarray) -> Iterator[tuple[int, slice, slice]]:
-    """The images that have both, with where they lie in two ascending columns."""
+    """The images that have both, each with its slices of two ascending columns."""
     both = np.intersect1d(of_rows, of_objects)
     edges = [np.searchsorted(column, both, side).tolist() for column in (of_rows, of_objects)
              for side in ("left", "right")]

@@ -66,7 +66,7 @@ def analyse(wanted: Wanted) -> None:
 
     Raises:
         UserError: Another user's run.
-        Failed: It could not be made; the process has said why.
+        Failed: The process failed; it has said why.
     """
     for run, elements in wanted.items():
         works = [work for work in _scored(run, elements) if not work.analysis_file.exists()]
@@ -79,7 +79,7 @@ def analyse(wanted: Wanted) -> None:
         done = subprocess.run(processes.command(sys.executable, "analysis", run.path, *(w.key for w in works)), env=env,
                               check=False, stdout=subprocess.DEVNULL)
         if done.returncode:
-            raise Failed(f"{run.name}: the analysis could not be made")
+            raise Failed(f"{run.name}: the analysis failed")
 
 
 def _scored(run: Run, elements: Sequence[Element]) -> list[Evaluation]:

@@ -76,7 +76,7 @@ def test_each_kind_of_error_costs_what_it_does(objects, rows, expected):
     (document([ONE, OTHER], unfinished={0: [1]}), [(0, 1, THERE, 0.9)], verdicts.RIGHT),
     (document([(*ONE, "ignored"), (0, 0, THERE)]), [(0, 0, HERE, 0.9)], verdicts.IGNORED),
 ])
-def test_what_lvis_does_not_hold_against_a_detection_is_no_error(content, rows, expected):
+def test_what_lvis_ignores_is_not_an_error(content, rows, expected):
     assert judged(content, rows).verdict.tolist() == ([] if expected is None else [expected])
 
 
@@ -86,7 +86,7 @@ def test_a_crowd_takes_any_number_of_detections():
     assert found.verdict.tolist() == [verdicts.IGNORED, verdicts.IGNORED, verdicts.RIGHT]
 
 
-def test_a_second_detection_of_an_object_with_two_names_is_no_confusion():
+def test_a_second_detection_of_an_object_with_two_labels_is_not_a_confusion():
     found = judged(document([ONE, (0, 1, HERE)]), [(0, 0, HERE, 0.9), (0, 1, HERE, 0.8), (0, 1, HERE, 0.7)])
     assert found.verdict.tolist() == [verdicts.RIGHT, verdicts.RIGHT, verdicts.CLS]  # as TIDE has it
     assert found.doubled.tolist() == [False, False, True]
@@ -95,7 +95,7 @@ def test_a_second_detection_of_an_object_with_two_names_is_no_confusion():
 def test_a_rare_class_confused_with_a_frequent_one_costs_both():
     content = document([(0, 0, HERE), (1, 2, HERE)])
     split = tide.delta_ap(judged(content, [(0, 2, HERE, 0.9), (1, 2, HERE, 0.8)]), {"r": [0], "c": [1], "f": [2]})
-    assert set(split) == {"all", "r", "f"}  # nothing of the common class is there
+    assert set(split) == {"all", "r", "f"}  # the common class has no objects
     assert (split["all"]["Cls"], split["r"]["Cls"], split["f"]["Cls"]) == (0, 0, 0)  # class 2 is not listed on image 0
     content["images"][0]["neg_category_ids"] = [2]
     split = tide.delta_ap(judged(content, [(0, 2, HERE, 0.9), (1, 2, HERE, 0.8)]), {"r": [0], "c": [1], "f": [2]})

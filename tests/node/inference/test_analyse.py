@@ -60,7 +60,7 @@ def test_an_analysis_is_written_once_with_a_picture(run):
     assert analyse.newest_without(run) == []
 
 
-def test_an_image_that_is_not_at_hand_leaves_its_picture_out(run):
+def test_without_the_image_there_is_no_picture(run):
     (run.path / "1.jpg").unlink()
     analyse.main(str(run.path))
     assert json.loads(work_of(run).analysis_file.read_text())["worst"][0]["image"] is None
@@ -114,7 +114,7 @@ def test_a_picture_is_small(shape, size):
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff"])
-def test_what_is_no_image_gives_no_picture(data):
+def test_other_data_than_an_image_gives_no_picture(data):
     assert analyse.small(data) is None
 
 
@@ -138,7 +138,7 @@ def test_an_earlier_evaluation_is_analysed_on_demand(run, capfd):
 
 
 @pytest.mark.slow
-def test_an_analysis_that_cannot_be_made_is_one_line(run, capfd):
+def test_a_failed_analysis_is_one_line(run, capfd):
     work_of(run).chunk_file(0).unlink()
     code, _, err = call(capfd, run.path, "--checkpoints", 10, "--analysis")
     assert code == 1 and "has no detections that an analysis could read" in err
