@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         carry_out(run, plan, args)
     if args.wait:
-        from .reporting import follow
+        from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
-        from .reporting import follow
+        from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
