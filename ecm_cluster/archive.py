@@ -130,7 +130,7 @@ def _left_out(run: Run, path: Path, last: Path | None, detections: bool) -> str 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
     with os.fdopen(open_regular(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         there = os.fstat(file.fileno())
-        info = tarfile.TarInfo(name)  # the owner is root, so that no user name is told
+        info = tarfile.TarInfo(name)  # owned by root, so that no user name is disclosed
         info.mode = 0o755 if there.st_mode & 0o100 else 0o644
         info.mtime = int(there.st_mtime)
         if there.st_size > IN_MEMORY:

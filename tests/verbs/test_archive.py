@@ -52,7 +52,7 @@ def names(path: Path) -> list[str]:
         return [member.name for member in tar.getmembers()]
 
 
-def test_everything_but_checkpoints_detections_links_and_secrets_is_in_it(capsys, run, tmp_path):
+def test_it_leaves_out_checkpoints_detections_links_and_secrets(capsys, run, tmp_path):
     said = call(capsys, run.path)
     assert said.startswith("wrote first.tar.gz: ") and "warning" not in said
     for text in ("6 secret or temporary files", "2 checkpoints", "1 files of detections", "3 links and other special"):
