@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,19 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "
                         "another --name")
+
+
+class _Callable(types.ModuleType):
+    """This module, which ``from ecm_cluster import submit`` gives to Python code, too: there it is a function."""
+
+    def __call__(self, job: str | None = None, **keys: Any) -> Any:
+        """Submit a run; see :meth:`ecm_cluster.interface.run.RunHandle.submit`."""
+        from .interface.run import RunHandle
+
+        return RunHandle.submit(job, **keys)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 if __name__ == "__main__":
