@@ -169,7 +169,7 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
             say(f"{name}: {text}", room)
     for account in accounts_of([run], [s]).values():
         if account.held:
-            held = f"{account.held / 3600:.1f} {account.unit}"
+            held = f"{account.held / 3600:.3g} {account.unit}"
             say(f"{goodput.summary(account)} of {held}; --goodput shows the rest", room)
     print(f"folder: {folders.shortest(s.path)}")
     if run.report_file.exists():
