@@ -18,6 +18,7 @@ from .base.units import duration_text, moment
 from .chain import chain, submissions, successor
 from .console import cli, layout
 from .job import job as jobs
+from .notices import entries
 from .reporting import goodput, results, runs_table, timeline
 from .reporting import state as states
 from .reporting.tables import finite
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     single = len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
+    entries.look(runs_dir, *(run.path.parent for run in found if run.is_own))
     folded = look(found)
     if not found and not args.json:
         cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
