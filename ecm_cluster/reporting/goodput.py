@@ -6,7 +6,7 @@ time is shown beside it, and does not count either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,18 +150,20 @@ def table(accounts: Sequence[Account]) -> str:
     """Where the time went: of one run by cause; of several a row for each, then all of it by cause."""
     if len(accounts) == 1:
         return _by_cause_table(accounts[0])
-    rows = [[each.run, percent(each.goodput), _hours(each.held), _hours(each.seconds[PRODUCTIVE]),
-             _hours(each.seconds[EVALUATION]), _worst(each)] for each in accounts]
+    whole = merged(accounts)
+    _, shown = _in_unit(whole)
+    rows = [[each.run, percent(each.goodput), shown(each.held), shown(each.seconds[PRODUCTIVE]),
+             shown(each.seconds[EVALUATION]), _worst(each)] for each in accounts]
     header = ["run", "goodput", "held", PRODUCTIVE, EVALUATION, "most of the badput"]
-    return "\n".join([*_beside(header, rows), "", _by_cause_table(merged(accounts))])
+    return "\n".join([*_beside(header, rows), "", _by_cause_table(whole)])
 
 
 def _by_cause_table(one: Account) -> str:
-    seconds = one.seconds
-    rows = [[kind, _hours(seconds[kind]), _percent(seconds[kind], one.held), OF_CAUSE[kind]]
+    seconds, (unit, shown) = one.seconds, _in_unit(one)
+    rows = [[kind, shown(seconds[kind]), _percent(seconds[kind], one.held), OF_CAUSE[kind]]
             for kind in CAUSES if seconds[kind] or kind == PRODUCTIVE]
-    rows.append(["held", _hours(one.held), _percent(one.held, one.held), ""])
-    return "\n".join([summary(one), *_beside(["", one.unit, "share", ""], rows), *_queue(one)])
+    rows.append(["held", shown(one.held), _percent(one.held, one.held), ""])
+    return "\n".join([summary(one), *_beside(["", unit, "share", ""], rows), *_queue(one)])
 
 
 def summary(one: Account) -> str:
@@ -197,6 +199,8 @@ def _percent(part: float, whole: float) -> str:
     return percent(part / whole if whole else None)
 
 
-def _hours(seconds: float) -> str:
-    hours = seconds / HOUR
-    return f"{hours:.1f}" if hours >= 100 else f"{hours:.2f}" if hours >= 1 else f"{hours:.4f}"
+def _in_unit(one: Account) -> tuple[str, Callable[[float], str]]:
+    """The unit of a table, and how it shows seconds: in hours, but not a short run as ``0.00``."""
+    size, word = next(((size, word) for size, word in ((HOUR, "hours"), (60.0, "minutes")) if one.held >= 10 * size),
+                      (1.0, "seconds"))
+    return one.unit.replace("hours", word), lambda seconds: f"{seconds / size:.1f}"
