@@ -1,0 +1,73 @@
+"""Everything that the page says of one run, read from its directory alone; what is damaged is noted and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..base.errors import UserError
+from ..reporting import state as states
+from ..reporting.run_state import RunState
+from ..reporting.tolerant import TolerantRun
+from ..rundir.run import Run
+from . import curves, error_analysis, scores, setup, story
+from .curves import Training
+from .error_analysis import Analysis
+from .scores import Scores
+
+Value = TypeVar("Value")
+NO_TRAINING = Training(curves.Series("loss", ()), curves.Series("lr", ()), (), (), 0)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One run on a page.
+
+    Attributes:
+        name: As the page calls it; two runs of one name are told apart.
+        damage: What could not be read, a line each.
+    """
+
+    name: str
+    run: Run
+    state: RunState
+    training: Training
+    scores: Scores
+    analysis: Analysis | None
+    attempts: list[story.Attempt]
+    events: list[dict[str, str]]
+    commits: str
+    model: list[setup.Setting]
+    batch: list[setup.Setting]
+    options: list[setup.Setting]
+    job: list[setup.Setting]
+    provenance: list[tuple[str, list[setup.Setting]]]
+    submitted: str
+    damage: list[str]
+
+
+def read(given: Run, name: str) -> Subject:
+    """
+    Raises:
+        UserError: It is not a readable run.
+    """
+    run = TolerantRun(given.path)
+    spec = run.spec
+    (state,) = states.fold([run])
+
+    def part(make: Callable[..., Value], default: Value, *args: Any) -> Value:
+        try:
+            return make(*args)
+        except (UserError, OSError) as error:
+            run.note(error)
+            return default
+
+    scored = part(scores.of, Scores(()), run)
+    main = scored.main
+    return Subject(
+        name, run, state, part(curves.of, NO_TRAINING, run), scored,
+        part(error_analysis.of, None, main) if main else None, part(story.attempts, [], run),
+        part(story.events, [], run), part(story.commits, "", run), part(setup.model, [], run),
+        part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
+        part(setup.provenance, [], run, main), story.clock(spec.submitted), list(run.damage))
