@@ -21,11 +21,19 @@ MOST_MARKS = 12  # restarts that are labelled; more are only drawn
 
 @dataclass(frozen=True)
 class Line:
-    """One line. ``style``: its colour and dashes; ``faint``: what was smoothed to give it; ``dots``: of few points."""
+    """One line.
+
+    Attributes:
+        style: Its place among the lines, which decides on its colour and its dashes.
+        colour: A class of the style sheet instead of the colour of its place.
+        faint: The line that was smoothed to give it.
+        dots: Of few points: places in percent, with what they say.
+    """
 
     name: str
     path: str
     style: int = 0
+    colour: str = ""
     faint: str = ""
     last: str = ""
     dots: tuple[tuple[float, float, str], ...] = ()
@@ -93,7 +101,8 @@ def _axis(title: str, found: Sequence[Series], log: bool, small: bool) -> Axis:
     values = [value for one in found for _, value in one.points]
     if log:
         return scales.logarithmic(title, values)
-    return scales.linear(title, [v for v in values if v <= without_peaks(values)], zero=True, count=3 if small else 5)
+    top = without_peaks(values)
+    return scales.linear(title, [value for value in values if value <= top], zero=True, count=3 if small else 5)
 
 
 def without_peaks(values: Sequence[float]) -> float:
@@ -107,7 +116,7 @@ def _line(run: str, one: Series, x: Axis, y: Axis, style: int, columns: int) -> 
     smoothed = curves.smooth(one.points)
     path = curves.path(smoothed or one.points, x, y, columns)
     faint = curves.path(one.points, x, y, columns) if smoothed else ""
-    return Line(run, path, style, faint, value_text((smoothed or one.points)[-1][1]))
+    return Line(run, path, style, faint=faint, last=value_text((smoothed or one.points)[-1][1]))
 
 
 def restarts(training: Training, x: Axis) -> tuple[Mark, ...]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..reporting import results
-from ..reporting.tables import UNDEFINED
 from ..scoring.metrics import FREQUENCIES
 from . import scales
 from .scales import Axis
@@ -133,15 +132,19 @@ def extremes(found: Sequence[dict[str, Any]], count: int) -> list[tuple[str, lis
     return chosen
 
 
-def against_each_other(one: results.Row, other: results.Row, kind: str) -> Scatter | None:
-    """AP of each class in two runs; None where they have no class in common."""
+def in_both(one: results.Row, other: results.Row, kind: str) -> list[tuple[dict[str, Any], float]]:
+    """The classes that have an AP in two runs, each with its AP in the second."""
     theirs = {c["id"]: c["ap"] for c in rows(other, kind)}
-    both = [(c, theirs[c["id"]]) for c in rows(one, kind) if c["ap"] is not None and theirs.get(c["id"]) is not None]
+    return [(c, theirs[c["id"]]) for c in rows(one, kind) if c["ap"] is not None and theirs.get(c["id"]) is not None]
+
+
+def against_each_other(one: results.Row, other: results.Row, kind: str, names: tuple[str, str]) -> Scatter | None:
+    """AP of each class in two runs; None where they have no class in common."""
+    both = in_both(one, other, kind)
     if not both:
         return None
-    values = [value for c, b in both for value in (c["ap"], b)]
-    x = scales.linear(f"{one.run.name}: {word(kind)} AP, %", values, zero=True)
-    y = Axis(f"{other.run.name}: {word(kind)} AP, %", x.low, x.high, x.ticks)
+    x = scales.linear(f"{names[0]}: AP, %", [value for c, b in both for value in (c["ap"], b)], zero=True)
+    y = Axis(f"{names[1]}: AP, %", x.low, x.high, x.ticks)
     dots = [Dot(x.at(c["ap"]), y.at(b), c["group"], f"{c['name']}: {c['ap']:.1f} → {b:.1f} ({b - c['ap']:+.1f})")
             for c, b in both]
     by_change = sorted(range(len(both)), key=lambda at: both[at][1] - both[at][0]["ap"])
@@ -149,9 +152,5 @@ def against_each_other(one: results.Row, other: results.Row, kind: str) -> Scatt
     dots = labelled(dots, [c["name"] if at in named else "" for at, (c, _) in enumerate(both)])
     up, down = sum(b > c["ap"] for c, b in both), sum(b < c["ap"] for c, b in both)
     title = f"{word(kind).capitalize()} AP of each class in both runs"
-    return Scatter(title, x, y, tuple(dots), f"{title}: {len(both)} classes; {up} are better in {other.run.name}, {down} "
-                   "worse.", f"{up} classes above the line are better in {other.run.name}, {down} below it worse.", True)
-
-
-def text_of(value: Any) -> str:
-    return UNDEFINED if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+    note = f"{up} classes are better in {names[1]} (above the line), {down} are worse."
+    return Scatter(title, x, y, tuple(dots), f"{title}: {len(both)} classes. {note}", note, diagonal=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError
@@ -14,7 +17,8 @@ from ..scoring.metrics import FREQUENCIES
 from . import scales
 
 LARGEST_IMAGE, LARGEST_IMAGES = 400_000, 1_500_000  # bytes of one image, and of all
-MOST_IMAGES, MOST_BOXES, MOST_CONFUSIONS = 12, 12, 15
+MOST_IMAGES, MOST_BOXES, MOST_CONFUSIONS = 12, 24, 12
+LETTER = (2.3, 6.0)  # of a name on an image, in percent of its sides where it is shown smallest
 KINDS = {"Cls": "wrong class", "Loc": "poor localisation", "Both": "wrong class and poor localisation",
          "Dupe": "duplicate", "Bkg": "background", "Miss": "missed"}  # as in TIDE (Bolya et al. 2020)
 GROUPS = {"all": "all", **FREQUENCIES}
@@ -29,8 +33,9 @@ SHAPE: dict[Any, Any] = {
     OptionalKey("calibration"): {"ece": _FRACTION, "bins": [{
         "low": _FRACTION, "high": _FRACTION, "count": _COUNT, "confidence": _FRACTION, "precision": _FRACTION}]},
     OptionalKey("worst"): [{
-        "image": Maybe(str), "width": _SIDE, "height": _SIDE, "image_id": object, "missed": _COUNT, "false": _COUNT,
-        "truth": [{"box": _BOX, "name": str}], "detections": [{"box": _BOX, "score": _FRACTION, "name": str}]}]}
+        "image": Maybe(str), "width": Maybe(_SIDE), "height": Maybe(_SIDE), "image_id": object, "missed": _COUNT, "false": _COUNT,
+        "truth": [{"box": _BOX, "name": str, OptionalKey("found"): bool}],
+        "detections": [{"box": _BOX, "score": _FRACTION, "name": str, OptionalKey("right"): bool}]}]}
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,17 @@ class Analysis:
     worst: list[dict[str, Any]]
 
 
+def file_of(row: Row) -> Path:
+    return row.work.analysis_file
+
+
 def of(row: Row) -> Analysis | None:
     """The analysis beside a set of figures; None if there is none.
 
     Raises:
         Unreadable: It is damaged.
     """
-    path = row.work.path.joinpath("analysis.json")
+    path = file_of(row)
     try:
         found = read_json(path, SHAPE)
     except FileNotFoundError:
@@ -100,31 +109,50 @@ def _images(row: Row, worst: list[dict[str, Any]]) -> list[dict[str, Any]]:
         data = _jpeg(row, one["image"]) if one["image"] else b""
         data = data if len(data) <= left else b""
         left -= len(data)
+        missed = [thing for thing in one["truth"] if not thing.get("found", False)]
         detections = sorted((d for d in one["detections"] if d["score"] is not None), key=lambda d: -d["score"])
-        found.append({**{key: one[key] for key in ("width", "height", "missed", "false")},
-                      "id": str(one["image_id"]), "data": base64.b64encode(data).decode(),
-                      "truth": _boxes(one, one["truth"]), "detections": _boxes(one, detections),
-                      "hidden": max(0, len(detections) - MOST_BOXES)})
+        boxes = [_box(one, thing, "missed") for thing in missed[:MOST_BOXES]]
+        boxes += [_box(one, d, "right" if d.get("right") else "false") for d in detections[:MOST_BOXES]]
+        _label(boxes)
+        names = [thing["name"] for thing in missed]
+        found.append({"missed": one["missed"], "false": one["false"], "id": str(one["image_id"]), "boxes": boxes,
+                      "width": one["width"] or 4, "height": one["height"] or 3, "names": counted(names),
+                      "data": base64.b64encode(data).decode(), "hidden": max(0, len(detections) - MOST_BOXES)})
     return found
+
+
+def counted(names: Iterable[str]) -> str:
+    """Names in the order in which they first occur: ``cat, dog × 3``."""
+    return ", ".join(name + (f" × {count}" if count > 1 else "") for name, count in Counter(names).items())
 
 
 def _jpeg(row: Row, name: str) -> bytes:
     """The content of an image beside the analysis; empty if it is not a small JPEG."""
     with contextlib.suppress(OSError, UserError):
-        path = check_inside(row.work.path.joinpath("analysis.json").parent, name, row.work.analysis_file, "worst.image")
-        data = read_bytes(path, LARGEST_IMAGE)
+        path = file_of(row)
+        data = read_bytes(check_inside(path.parent, name, path, "worst.image"), LARGEST_IMAGE)
         return data if data.startswith(b"\xff\xd8\xff") else b""
     return b""
 
 
-def _boxes(image: dict[str, Any], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    boxes = []
-    for one in found[:MOST_BOXES]:
-        if len(one["box"]) != 4:
-            raise Unreadable("analysis.json", "worst.box", "expected four numbers: x, y, width, height")
-        x, y, width, height = (round(100 * side / image[whole], 2)
-                               for side, whole in zip(one["box"], ("width", "height", "width", "height")))
-        score = f" {one['score']:.2f}" if "score" in one else ""
-        boxes.append({"x": x, "y": y, "width": max(width, 0), "height": max(height, 0), "text": one["name"] + score,
-                      "low": y < 8})
-    return boxes
+def _box(image: dict[str, Any], one: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A box in percent of the image's sides."""
+    if len(one["box"]) != 4:
+        raise Unreadable("analysis.json", "worst.box", "expected four numbers: x, y, width, height")
+    sides = [image[side] or max(*one["box"], 1) for side in ("width", "height")] * 2
+    x, y, width, height = (round(100 * value / side, 2) for value, side in zip(one["box"], sides))
+    score = f" {one['score']:.2f}" if "score" in one else ""
+    return {"x": x, "y": y, "width": max(width, 0), "height": max(height, 0), "text": one["name"] + score, "kind": kind}
+
+
+def _label(boxes: list[dict[str, Any]]) -> None:
+    """Name the false detections in the image as far as no name covers another; the others say theirs when hovered."""
+    taken: list[tuple[float, float, float]] = []
+    for box in boxes:
+        low = box["y"] < LETTER[1] + 1
+        width, y = LETTER[0] * len(box["text"]), box["y"] + (LETTER[1] if low else 0)
+        x = max(0.0, min(box["x"], 100 - width))
+        free = all(x > left + wide or left > x + width or abs(y - at) > LETTER[1] for left, wide, at in taken)
+        box.update(label=box["kind"] == "false" and free, label_x=round(x, 2), low=low)
+        if box["label"]:
+            taken.append((x, width, y))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def names(runs: Sequence[Run]) -> list[str]:
     return found
 
 
+@functools.lru_cache(maxsize=None)
 def _environment() -> Any:
     try:
         import jinja2

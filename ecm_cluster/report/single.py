@@ -8,9 +8,6 @@ from ..console import cli
 from . import charts, classes, curves, scores
 from .subject import Subject
 
-NO_ANALYSIS = ("No analysis of the errors is at hand. It is made when a checkpoint is scored; `python -m "
-               "ecm_cluster.evaluate {run}` makes it for one that was scored before.")
-
 
 def values(one: Subject) -> dict[str, Any]:
     """The variables of the template."""
@@ -21,7 +18,7 @@ def values(one: Subject) -> dict[str, Any]:
                             if (chart := scores.over_checkpoints(one.scores, kind)) is not None],
             "tables": scores.table(one.scores), "classes": of_classes(main) if main else [],
             "next": cli.as_typed(one.state.next or ""), "reason": cli.as_typed(one.state.reason),
-            "no_analysis": cli.as_typed(NO_ANALYSIS.format(run=one.run.name))}
+            "evaluate": cli.as_typed(f"python -m ecm_cluster.evaluate {one.run.name}")}
 
 
 def progress(one: Subject) -> str:

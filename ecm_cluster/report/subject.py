@@ -11,7 +11,7 @@ from ..reporting import state as states
 from ..reporting.run_state import RunState
 from ..reporting.tolerant import TolerantRun
 from ..rundir.run import Run
-from . import curves, error_analysis, scores, setup, story
+from . import curves, error_analysis, scores, setup, story, time_use
 from .curves import Training
 from .error_analysis import Analysis
 from .scores import Scores
@@ -35,6 +35,7 @@ class Subject:
     training: Training
     scores: Scores
     analysis: Analysis | None
+    time: time_use.TimeUse | None
     attempts: list[story.Attempt]
     events: list[dict[str, str]]
     commits: str
@@ -67,7 +68,7 @@ def read(given: Run, name: str) -> Subject:
     main = scored.main
     return Subject(
         name, run, state, part(curves.of, NO_TRAINING, run), scored,
-        part(error_analysis.of, None, main) if main else None, part(story.attempts, [], run),
+        part(error_analysis.of, None, main) if main else None, part(time_use.of, None, run), part(story.attempts, [], run),
         part(story.events, [], run), part(story.commits, "", run), part(setup.model, [], run),
         part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
         part(setup.provenance, [], run, main), story.clock(spec.submitted), list(run.damage))
