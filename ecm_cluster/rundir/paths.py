@@ -153,8 +153,12 @@ class RunFolder(Work):
 
     @property
     def environment_file(self) -> Path:
-        """The installed packages and drivers at submission."""
+        """What was installed at submission."""
         return self.path / "environment.json"
+
+    def environment_of(self, attempt: int) -> Path:
+        """What was installed where an attempt trained, if that was not what it was at submission."""
+        return self.attempts_dir / f"{attempt:04d}.environment.json"
 
     @property
     def notices_dir(self) -> Path:

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from ...attempts import endings
+from ...attempts import endings, starts
 from ...backends import driver
 from ...chain import chain, evaluations, submissions
 from ...rundir.run import Run, Work
@@ -95,12 +95,14 @@ class LocalDriver:
     def _launch(self, link: str, tasks: int) -> str:
         """Run a link's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
-        executor = launcher.local_executor(self.run, self.job, tasks)
+        executor, began = launcher.local_executor(self.run, self.job, tasks), time.time()
         controller = executor.submit(chain.task(self.run, link))
+        starts.put_on_record(self.run, str(controller.job_id), "begin", cluster="local", stage=link, time=began)
         self._process = controller._process
         while self._process.poll() is None:
             time.sleep(0.2)  # of a local process: no storage is asked
         self._process = None
+        starts.put_on_record(self.run, str(controller.job_id), "left", cluster="local", stage=link, time=time.time())
         return str(controller.job_id)
 
     def _cancel(self, number: int, frame: object) -> None:
