@@ -23,6 +23,7 @@ MODULES = {
     "batch-shell epilog": "ecm_cluster.node.supervise.epilog",
     "training worker": "ecm_cluster.node.training.worker",
     "evaluation worker": "ecm_cluster.node.inference.worker",
+    "analysis": "ecm_cluster.node.inference.analyse",
     "checkpoint writer": "ecm_cluster.node.training.writer",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",

@@ -24,7 +24,7 @@ from source import ROOT, Module, holds, import_names, is_in, modules, setup_cfg,
 HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
 # rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
 HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "ecm_cluster.scoring",
-               "ecm_cluster.synthetic")
+               "ecm_cluster.analysis", "ecm_cluster.synthetic")
 
 
 # -- law 1: what learns does not depend on clusters, nor the login node on torch
@@ -310,7 +310,7 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.base.faults", "rename"): "removes a test's order; no file of a run",
     ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader skips a torn one",
-    ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
+    ("ecm_cluster.console.cli", "open"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
