@@ -8,8 +8,8 @@ from typing import Any
 
 from ..reporting import results
 from ..scoring.metrics import FREQUENCIES
-from . import scales
-from .scales import Axis
+from .drawing import scales
+from .drawing.scales import Axis
 from .scores import KINDS, word
 
 EXTREMES = 5  # classes at each end of a group, in the table

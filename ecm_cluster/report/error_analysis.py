@@ -14,7 +14,7 @@ from ..base.errors import UserError
 from ..base.reading import Maybe, Number, OptionalKey, Unreadable, check_inside, read_bytes, read_json
 from ..reporting.results import Row
 from ..scoring.metrics import FREQUENCIES
-from . import scales
+from .drawing import scales
 
 LARGEST_IMAGE, LARGEST_IMAGES = 400_000, 1_500_000  # bytes of one image, and of all
 MOST_IMAGES, MOST_BOXES, MOST_CONFUSIONS = 12, 24, 12
@@ -33,7 +33,8 @@ SHAPE: dict[Any, Any] = {
     OptionalKey("calibration"): {"ece": _FRACTION, "bins": [{
         "low": _FRACTION, "high": _FRACTION, "count": _COUNT, "confidence": _FRACTION, "precision": _FRACTION}]},
     OptionalKey("worst"): [{
-        "image": Maybe(str), "width": Maybe(_SIDE), "height": Maybe(_SIDE), "image_id": object, "missed": _COUNT, "false": _COUNT,
+        "image": Maybe(str), "width": Maybe(_SIDE), "height": Maybe(_SIDE), "image_id": object,
+        "missed": _COUNT, "false": _COUNT,
         "truth": [{"box": _BOX, "name": str, OptionalKey("found"): bool}],
         "detections": [{"box": _BOX, "score": _FRACTION, "name": str, OptionalKey("right"): bool}]}]}
 
@@ -94,12 +95,12 @@ def _calibration(found: dict[str, Any] | None) -> dict[str, Any] | None:
     bars = [{"x": axis.at(b["low"]), "width": round(max(axis.at(b["high"]) - axis.at(b["low"]), 0.5), 2),
              "confidence": axis.at(b["confidence"]), "precision": axis.at(b["precision"]),
              "share": round(100 * b["count"] / most, 2),
-             "text": f"confidence {b['low']:.2f} to {b['high']:.2f}: {b['count']} detections, {100 * b['precision']:.0f} % "
-                     "of them right"} for b in known]
-    ece = found["ece"]
+             "text": f"confidence {b['low']:.2f} to {b['high']:.2f}: {b['count']} detections, "
+                     f"{100 * b['precision']:.0f} % of them right"} for b in known]
+    ece = "unknown" if found["ece"] is None else f"{found['ece']:.3f}"
     told = " ".join(f"{100 * b['confidence']:.0f} % confident: {100 * b['precision']:.0f} % right." for b in known)
-    return {"ece": "–" if ece is None else f"{ece:.3f}", "bars": bars, "axis": axis,
-            "alt": f"Reliability diagram, expected calibration error {'unknown' if ece is None else f'{ece:.3f}'}. {told}"}
+    return {"ece": ece, "bars": bars, "axis": axis,
+            "alt": f"Reliability diagram, expected calibration error {ece}. {told}"}
 
 
 def _images(row: Row, worst: list[dict[str, Any]]) -> list[dict[str, Any]]:

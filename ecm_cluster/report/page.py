@@ -27,8 +27,7 @@ def make(runs: Sequence[Run]) -> str:
         UserError: jinja2 is missing, there are too many runs, or one of them cannot be read.
     """
     if len(runs) > MOST_RUNS:
-        raise UserError(f"RUN: {len(runs)} runs; expected {MOST_RUNS} at most on one page, as more curves cannot be told "
-                        "apart")
+        raise UserError(f"RUN: {len(runs)} runs; expected {MOST_RUNS} at most, as more curves cannot be told apart")
     environment = _environment()
     found = [subject.read(run, name) for run, name in zip(runs, names(runs))]
     values = single.values(found[0]) if len(found) == 1 else several.values(found)
@@ -51,11 +50,9 @@ def _environment() -> Any:
         import jinja2
     except ImportError:
         raise UserError("the page needs jinja2; `pip install 'ecm-cluster[report]'` installs it") from None
-    from markupsafe import Markup
-
     def legible(value: Any) -> Any:
         """Without control characters, and marks that reverse text."""
-        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
     return jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, finalize=legible,
                               undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -10,8 +10,8 @@ from ..job import eval_settings
 from ..reporting import results
 from ..reporting.tables import percent
 from ..rundir.run import Run
-from . import curves, scales
-from .charts import Chart, Line
+from .drawing import curves, scales
+from .drawing.charts import Chart, Line
 
 KINDS = {"segm": "mask", "bbox": "box"}  # in the order in which they are shown, as LVIS does
 BY_GROUP = ("AP", "APr", "APc", "APf")
@@ -92,9 +92,10 @@ def _chart(title: str, lines: Mapping[str, list[Any]], order: Sequence[str], uni
         return None
     x = scales.exact("iteration", [place for line in lines.values() for place, _ in line], 6)
     y = scales.linear(f"{unit}, %", [value for line in lines.values() for _, value in line], zero=True)
-    drawn = tuple(Line(name, curves.path(line, x, y), order.index(name), COLOURS.get(name, ""), last=f"{line[-1][1]:.1f}",
-                       dots=tuple((x.at(a), y.at(b), f"{name} {b:.1f} at iteration {a}") for a, b in line))
-                  for name, line in lines.items())
+    dots = {name: tuple((x.at(a), y.at(b), f"{name} {b:.1f} at iteration {a}") for a, b in line)
+            for name, line in lines.items()}
+    drawn = tuple(Line(name, curves.path(line, x, y), order.index(name), COLOURS.get(name, ""),
+                       last=f"{line[-1][1]:.1f}", dots=dots[name]) for name, line in lines.items())
     told = " ".join(f"{name}: {', '.join(f'{value:.1f} at {place}' for place, value in line[-6:])}."
                     for name, line in lines.items())
     return Chart(title, x, y, drawn, f"{title}. {told}")
@@ -108,7 +109,8 @@ def table(scores: Scores) -> list[dict[str, Any]]:
         rows = [{"iteration": row.provenance["iteration"], "settings": eval_settings.label(row.settings),
                  "values": [percent(scales.plain(row.figure(f"{kind}_{name}"))) for name in shown],
                  "intervals": [_interval(row, kind, name) for name in shown]} for row in reversed(scores.rows)]
-        tables.append({"kind": word(kind), "names": shown, "rows": rows, "varied": any(row.settings for row in scores.rows)})
+        tables.append({"kind": word(kind), "names": shown, "rows": rows,
+                       "varied": any(row.settings for row in scores.rows)})
     return tables
 
 

@@ -9,7 +9,8 @@ from ..console import cli
 from ..reporting.results import Row
 from ..reporting.tables import percent
 from ..scoring.metrics import FREQUENCIES
-from . import charts, classes, curves, scales, scores, setup
+from . import classes, scores, setup
+from .drawing import charts, curves, scales
 from .error_analysis import KINDS as ERRORS
 from .subject import Subject
 

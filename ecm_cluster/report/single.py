@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..console import cli
-from . import charts, classes, curves, scores
+from . import classes, scores
+from .drawing import charts, curves
 from .subject import Subject
 
 

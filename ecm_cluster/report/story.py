@@ -57,8 +57,8 @@ def _attempt(record: AttemptRecord) -> Attempt:
     where = ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
     kind = "good" if cause == "complete" else "busy" if record.cause is None else \
         "bad" if known is None or known.owner == "run" else "moved"
-    return Attempt(record.number, clock(record.begin), lasted, reached, str(record.lost or ""), where, cause + rank, detail,
-                   kind)
+    return Attempt(record.number, clock(record.begin), lasted, reached, str(record.lost or ""), where, cause + rank,
+                   detail, kind)
 
 
 def span(seconds: float) -> str:
@@ -98,7 +98,7 @@ def commits(run: Run) -> str:
     written = [event for event in run.events() if event.kind == "commit"]
     failed = sum(event.kind == "commit-failed" for event in run.events())
     if not written:
-        return "No checkpoint was committed." if not failed else f"No checkpoint was committed; {failed} attempts failed."
+        return "No checkpoint was committed" + (f"; {failed} could not be" if failed else "") + "."
     seconds = [value for event in written if (value := event.get("write_seconds", event.get("seconds"))) is not None]
     mean = f", in {sum(seconds) / len(seconds):.1f} s each on average" if seconds else ""
     return (f"{len(written)} checkpoint{'s were' if len(written) > 1 else ' was'} committed{mean}"

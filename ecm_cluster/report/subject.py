@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..attempts import endings
 from ..base.errors import UserError
+from ..chain import chain
 from ..reporting import state as states
-from ..reporting.run_state import RunState
+from ..reporting.run_state import RunState, only_stopped
 from ..reporting.tolerant import TolerantRun
 from ..rundir.run import Run
-from . import curves, error_analysis, scores, setup, story, time_use
-from .curves import Training
+from . import error_analysis, scores, setup, story, time_use
+from .drawing import curves
+from .drawing.curves import Training
 from .error_analysis import Analysis
 from .scores import Scores
 
@@ -48,6 +51,18 @@ class Subject:
     damage: list[str]
 
 
+def state_of(run: Run) -> RunState:
+    """The state of a run; of one that has ended for good also while the job lives that makes this page at its end."""
+    (state,) = states.fold([run])
+    end = endings.newest_end(run)
+    if state.state == "running" and end is not None:
+        decision = endings.decide(run)
+        if decision.action == "stop":
+            state.state = "stopped" if only_stopped(endings.ending(end)) else "failed"
+            state.reason, state.next = decision.reason, chain.resume_line(run)
+    return state
+
+
 def read(given: Run, name: str) -> Subject:
     """
     Raises:
@@ -55,7 +70,7 @@ def read(given: Run, name: str) -> Subject:
     """
     run = TolerantRun(given.path)
     spec = run.spec
-    (state,) = states.fold([run])
+    state = state_of(run)
 
     def part(make: Callable[..., Value], default: Value, *args: Any) -> Value:
         try:
@@ -68,7 +83,7 @@ def read(given: Run, name: str) -> Subject:
     main = scored.main
     return Subject(
         name, run, state, part(curves.of, NO_TRAINING, run), scored,
-        part(error_analysis.of, None, main) if main else None, part(time_use.of, None, run), part(story.attempts, [], run),
-        part(story.events, [], run), part(story.commits, "", run), part(setup.model, [], run),
-        part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
+        part(error_analysis.of, None, main) if main else None, part(time_use.of, None, run),
+        part(story.attempts, [], run), part(story.events, [], run), part(story.commits, "", run),
+        part(setup.model, [], run), part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
         part(setup.provenance, [], run, main), story.clock(spec.submitted), list(run.damage))

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..reporting import goodput
 from ..rundir.run import Run
-from . import scales, story
+from . import story
+from .drawing import scales
 
 COLUMNS = 1000  # of a timeline: what is narrower cannot be seen
 HOUR, DAY = 3600.0, 86400.0
@@ -18,7 +19,7 @@ STEPS = (60, 300, 600, 1800, HOUR, 2 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 
 
 
 @dataclass(frozen=True)
-class Share:
+class CauseShare:
     """A cause with what it took; ``width`` in percent of the bar."""
 
     kind: str
@@ -51,7 +52,7 @@ class TimeUse:
     held: str
     unit: str
     note: str
-    shares: tuple[Share, ...]
+    shares: tuple[CauseShare, ...]
     lanes: tuple[tuple[str, tuple[Strip, ...]], ...]
     ticks: tuple[scales.Tick, ...]
     waiting: str
@@ -69,15 +70,16 @@ def of(run: Run) -> TimeUse | None:
     held = found["held_gpu_hours"]
     if not held:
         return None
-    shares = tuple(Share(kind, hours_text(value), f"{100 * value / held:.1f} %", round(100 * value / held, 2),
+    shares = tuple(CauseShare(kind, hours_text(value), f"{100 * value / held:.1f} %", round(100 * value / held, 2),
                          goodput.OF_CAUSE.get(kind, "")) for kind, value in found["gpu_hours"].items() if value)
     parts = [*found["segments"], *({**wait, "kind": "waiting", "why": wait["kind"]} for wait in found.get("waits", ()))]
     begin, end = min(p["begin"] for p in parts), max(p["end"] for p in parts)
     own = [p for p in parts if "evaluation" not in (p["kind"], p.get("why"))]
     scored = [p for p in parts if p not in own]
-    lanes = [(name, tuple(strips(each, begin, end))) for name, each in (("training", own), ("evaluation", scored)) if each]
-    note = "; ".join(word for word, holds in (("so far", found["alive"]), ("estimated in part, as not every moment is on "
-                                              "record", found["estimated"])) if holds)
+    lanes = [(name, tuple(strips(each, begin, end))) for name, each in (("training", own), ("evaluation", scored))
+             if each]
+    note = "; ".join(["so far"] * found["alive"]
+                     + ["estimated in part, as not every moment is on record"] * found["estimated"])
     waiting = ", ".join(f"{story.span(HOUR * hours)} {word.partition(' ')[2]}" for kind, word in WORDS.items()
                         if (hours := found["waiting_hours"].get(kind)) and HOUR * hours >= 1)
     return TimeUse(goodput.percent(found["goodput"]), hours_text(held), found["unit"], note, shares, tuple(lanes),
@@ -94,11 +96,9 @@ def strips(parts: Sequence[dict[str, Any]], begin: float, end: float) -> Iterabl
     span = max(end - begin, 1e-9)
     joined: list[dict[str, Any]] = []
     for part in sorted(parts, key=lambda p: (p["begin"], p["end"])):
-        last = joined[-1] if joined else None
-        if part["end"] - part["begin"] < span / COLUMNS and last and last["end"] >= part["begin"] - span / COLUMNS:
-            last["end"] = max(last["end"], part["end"])
-        elif last and (last["kind"], last.get("attempt")) == (part["kind"], part.get("attempt")) \
-                and last["end"] >= part["begin"] - span / COLUMNS:
+        last = joined[-1] if joined and joined[-1]["end"] >= part["begin"] - span / COLUMNS else None
+        unseen = part["end"] - part["begin"] < span / COLUMNS
+        if last and (unseen or (last["kind"], last.get("attempt")) == (part["kind"], part.get("attempt"))):
             last["end"] = max(last["end"], part["end"])
         else:
             joined.append(dict(part))

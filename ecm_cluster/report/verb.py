@@ -28,7 +28,8 @@ SEVERAL = "report.html"
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.report", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs="+", metavar="RUN", help="run directories, names of runs, or patterns such as 'exp-*'")
+    made.add_argument("run", nargs="+", metavar="RUN", help="run directories, names of runs, or patterns such as "
+                      "'exp-*'")
     made.add_argument("-o", "--output", metavar="FILE", help="the page; - for standard output (default: report.html in "
                       "the directory of a run of yours, otherwise NAME.html here)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")

@@ -92,7 +92,8 @@ def analyse(run: Run, **changed: Any) -> dict[str, Any]:
              "calibration": {"ece": 0.0991, "bins": [
                  {"low": k / 10, "high": (k + 1) / 10, "count": 100 - 10 * k, "confidence": (k + 0.5) / 10,
                   "precision": (k + 1) / 11} for k in range(10)]},
-             "worst": [{"image": "analysis-00.jpg", "width": 200, "height": 100, "image_id": 17, "missed": 2, "false": 1,
+             "worst": [{"image": "analysis-00.jpg", "width": 200, "height": 100, "image_id": 17, "missed": 2,
+                        "false": 1,
                         "truth": [{"box": [10, 10, 50, 50], "name": "cat", "found": False},
                                   {"box": [90, 10, 50, 50], "name": "cat", "found": False}],
                         "detections": [{"box": [12, 10, 48, 50], "score": 0.876, "name": "dog", "right": False}]}],

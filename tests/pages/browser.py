@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), "")
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (Debian package: chromium)")
 LIGHT, DARK = 1, 0
 # a script of the test's own in a copy of the page, which therefore has no policy: what is wider than the window
@@ -25,9 +26,10 @@ def chromium(page: Path, *flags: str, width: int = 1280, height: int = 900, sche
     """Standard output, and what the page's console has (errors, refused loads)."""
     done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                            "--disable-background-networking", "--disable-component-update", "--no-first-run",
-                           f"--user-data-dir={page.parent / 'chromium'}", f"--blink-settings=preferredColorScheme={scheme}",
-                           f"--window-size={width},{height}", "--virtual-time-budget=3000", "--enable-logging=stderr",
-                           "--v=0", *flags, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+                           f"--user-data-dir={page.parent / 'chromium'}",
+                           f"--blink-settings=preferredColorScheme={scheme}", f"--window-size={width},{height}",
+                           "--virtual-time-budget=3000", "--enable-logging=stderr", "--v=0", *flags, page.as_uri()],
+                          capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..rundir import training_log
-from ..rundir.run import Run
+from ...rundir import training_log
+from ...rundir.run import Run
 from . import scales
 from .scales import Axis
 
@@ -117,8 +117,8 @@ def thin(points: Sequence[Any], columns: int) -> list[Any]:
 
     def close() -> None:
         if column:
-            chosen = {0, len(column) - 1, *(pick(range(len(column)), key=lambda i: column[i][1]) for pick in (min, max))}
-            kept.extend(column[i] for i in sorted(chosen))
+            ends = (pick(range(len(column)), key=lambda i: column[i][1]) for pick in (min, max))
+            kept.extend(column[i] for i in sorted({0, *ends, len(column) - 1}))
 
     for point in points:
         place = int((point[0] - low) * columns / span)
@@ -151,13 +151,15 @@ class Hover:
     text: str
 
 
-def hovers(all_points: Sequence[Sequence[Any]], x: Axis, say: Callable[[int, list[Any]], str], count: int) -> list[Hover]:
-    """Strips over a chart of several lines, at most ``count``; ``say(iteration, values of the lines)`` is their text."""
+def hovers(all_points: Sequence[Sequence[Any]], x: Axis, say: Callable[[int, list[Any]], str],
+           count: int) -> list[Hover]:
+    """Strips over a chart of several lines, at most ``count``; ``say(iteration, values of the lines)`` is the text."""
     longest = max(all_points, key=len, default=())
     chosen = longest[::max(1, math.ceil(len(longest) / count))]
     centres = [x.at(iteration) for iteration, _ in chosen]
     edges = [0.0, *((a + b) / 2 for a, b in zip(centres, centres[1:])), 100.0]
     found, tables = [], [dict(points) for points in all_points]
     for (iteration, _), at, left, right in zip(chosen, centres, edges, edges[1:]):
-        found.append(Hover(round(left, 2), round(right - left, 2), at, say(iteration, [t.get(iteration) for t in tables])))
+        values = [table.get(iteration) for table in tables]
+        found.append(Hover(round(left, 2), round(right - left, 2), at, say(iteration, values)))
     return found

@@ -10,11 +10,11 @@ from . import curves, scales
 from .curves import Hover, Series, Training
 from .scales import Axis
 
-NAMES = {"loss": "Loss", "lr": "Learning rate", "time": "Seconds per iteration", "data_time": "Seconds waiting for data",
-         "grad_norm": "Gradient norm", "loss_cls": "Classification loss", "loss_bbox": "Box loss",
-         "loss_mask": "Mask loss", "loss_rpn_cls": "RPN classification loss", "loss_rpn_bbox": "RPN box loss",
-         "acc": "Classification accuracy, %", "acc_objectness": "Objectness accuracy, %",
-         "acc_classes": "Class accuracy, %"}
+NAMES = {
+    "loss": "Loss", "lr": "Learning rate", "time": "Seconds per iteration", "data_time": "Seconds waiting for data",
+    "grad_norm": "Gradient norm", "loss_cls": "Classification loss", "loss_bbox": "Box loss", "loss_mask": "Mask loss",
+    "loss_rpn_cls": "RPN classification loss", "loss_rpn_bbox": "RPN box loss", "acc": "Classification accuracy, %",
+    "acc_objectness": "Objectness accuracy, %", "acc_classes": "Class accuracy, %"}
 LEAST_TO_CUT = 20  # values
 MOST_MARKS = 12  # restarts that are labelled; more are only drawn
 
@@ -101,7 +101,7 @@ def _axis(title: str, found: Sequence[Series], log: bool, small: bool) -> Axis:
     values = [value for one in found for _, value in one.points]
     if log:
         return scales.logarithmic(title, values)
-    top = without_peaks(values)
+    top = max(without_peaks([value for _, value in one.points]) for one in found)
     return scales.linear(title, [value for value in values if value <= top], zero=True, count=3 if small else 5)
 
 
@@ -127,7 +127,8 @@ def restarts(training: Training, x: Axis) -> tuple[Mark, ...]:
 
 def _cut(found: Mapping[str, Series], y: Axis) -> str:
     above = sum(value > y.high for one in found.values() for _, value in one.points)
-    return f"{above} value{'s' if above > 1 else ''} above {scales.number_text(y.high)} drawn at the top" if above else ""
+    several = "s" if above > 1 else ""
+    return f"{above} value{several} above {scales.number_text(y.high)} drawn at the top" if above else ""
 
 
 def _told(found: Mapping[str, Series]) -> str:
