@@ -28,6 +28,7 @@ MODULES = {
     "checkpoint writer": "ecm_cluster.node.training.writer",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
+    "notices": "ecm_cluster.notices.send",
     "folder check": "ecm_cluster.diagnosis.folder",
 }
 # Pickled tasks name these classes, and frozen code of every version has the first two under these names

@@ -81,8 +81,8 @@ def claim(runs_dir: Path, config_path: str) -> Run:
 def require_unused(run: Run) -> None:
     """Refuse a directory that holds something else than leftovers of a submission."""
     own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file,
-                             run.environment_file)}
+                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.notify_file,
+                             run.lock_file, run.environment_file)}
     there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
     if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
         raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
@@ -116,7 +116,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     files.private_file(run.lock_file)
     files.write_text(run.config_file, text)
     files.write_json(run.environment_file, environment.record())
-    job_env.write(run, plan.job)
+    job_env.write_all(run, plan.job)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements)
     record = spec.RunSpec(

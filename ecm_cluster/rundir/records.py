@@ -49,6 +49,10 @@ ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64
 
 COMPLETE = {"checkpoint": CHECKPOINT}
 
+# of one message to one URL
+NOTICE = {"state": OneOf("sending", "sent", "failed", "unknown", "given up"), "tries": COUNT, "time": TIME,
+          OptionalKey("why"): NAME}
+
 CANCELLED = {OptionalKey("id"): str, OptionalKey("time"): TIME, OptionalKey("by"): str}
 
 MANIFEST = {"file": CHECKPOINT, "size": COUNT, "digest": Text(r"sha256:[0-9a-f]{1,64}", 71, "sha256:HEX"),

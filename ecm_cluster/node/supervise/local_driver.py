@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
 
 from ...attempts import endings, starts
 from ...backends import driver
+from ...base import processes
 from ...chain import chain, evaluations, submissions
 from ...rundir.run import Run, Work
 from ...slurm import launcher
@@ -119,5 +121,18 @@ def say(text: str) -> None:
         os.write(1, line.encode(errors="backslashreplace"))
 
 
+def tell_owner(run: Run) -> None:
+    """Start the process that sends messages about the run; it waits until this one has ended."""
+    if run.notify_file.exists():
+        with contextlib.suppress(OSError):
+            subprocess.Popen(processes.command(sys.executable, "notices", "--wait", run.path), cwd="/",
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)
+
+
 if __name__ == "__main__":
-    sys.exit(LocalDriver(Run(sys.argv[2]), sys.argv[1]).run_chain())
+    try:
+        code = LocalDriver(Run(sys.argv[2]), sys.argv[1]).run_chain()
+    finally:
+        tell_owner(Run(sys.argv[2]))
+    sys.exit(code)
