@@ -113,9 +113,9 @@ class Job:
     setup: list[str] = option([], LINES, "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = option({}, VARIABLES, "environment variables of the job; only its owner can read the values",
                                  secret=True)
-    notify: dict[str, Any] = option({}, notify_options.NOTIFY, "who is told that the run is done, stopped, failed, "
-                                    "preempted or cannot commit: a list of apprise URLs, or {urls, events, from, "
-                                    "partition}; only its owner can read the URLs", secret=True)
+    notify: dict[str, Any] = option({}, notify_options.NOTIFY, "where to send a message when the run is done, stopped, "
+                                    "failed, preempted, or cannot commit: a list of apprise URLs, or {urls, events, "
+                                    "from, partition}; only its owner can read the URLs", secret=True)
     python: str | None = option(None, PATH, "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = option({}, Reader(MAPPING.expected, _sbatch), "any further sbatch option, e.g. {mail-type: "
                                    "END}; null omits a line of the launcher's own")
