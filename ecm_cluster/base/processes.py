@@ -24,6 +24,8 @@ MODULES = {
     "training worker": "ecm_cluster.node.training.worker",
     "evaluation worker": "ecm_cluster.node.inference.worker",
     "checkpoint writer": "ecm_cluster.node.training.writer",
+    "tracker feed": "ecm_cluster.trackers.follow",
+    "tracker sync": "ecm_cluster.trackers.sync",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
     "folder check": "ecm_cluster.diagnosis.folder",

@@ -141,6 +141,21 @@ class RunFolder(Work):
         """What the trackers wrote, a directory each: ``tensorboard``, ``wandb``."""
         return self.path / "trackers"
 
+    def tracker_dir(self, name: str) -> Path:
+        return self.trackers_dir / name
+
+    def tracker_lock(self, name: str) -> Path:
+        """Locked by the process that feeds a tracker."""
+        return self.trackers_dir / f".{name}.lock"
+
+    def tracker_mark(self, name: str) -> Path:
+        """Exists once everything is in a tracker, and its files are closed."""
+        return self.trackers_dir / f"{name}.json"
+
+    def tracker_log(self, name: str) -> Path:
+        """The output of the process that feeds a tracker during the training."""
+        return self.logs_dir / f"tracker-{name}.log"
+
     @property
     def report_file(self) -> Path:
         """The page about the run."""

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Union
 
 from ...attempts import causes
 from ...base import files, processes
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
+from ..companion import Companion
 from ..gpu import preflight
 from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
@@ -29,6 +30,7 @@ EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and
 JOIN_SECONDS = 600.0  # that rank 0 may take before an attempt: it checks its GPU, and reads checkpoints to verify them
 ASK_AGAIN_SECONDS = 5.0  # between questions to Slurm, and for last writes: the least that it leaves after SIGTERM
 STORAGE_SECONDS = 30.0  # that storage which answers with errors is asked again
+Closing = Union[Beside, Companion]  # what rank 0 does beside its worker
 
 
 class Supervisor:
@@ -66,7 +68,7 @@ class Supervisor:
         """What this process does about a signal itself, asked twice a second while the worker works."""
         raise NotImplementedError
 
-    def aside(self, attempt: int) -> list[Beside]:
+    def aside(self, attempt: int) -> list[Closing]:
         """What rank 0 does beside that, in threads of their own."""
         return [Beside(partial(self.work.fold_ledger, attempt - 1), None)]
 
