@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .work import Work
 
+CHECKPOINT = re.compile(r"iter_([0-9]{1,12})-a([0-9]{1,9})\.pth")  # a checkpoint's name: iteration and attempt
 LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from ..job import eval_settings
 from ..rundir import training_log
+from ..rundir.paths import CHECKPOINT
 from ..rundir.run import Evaluation, Run
 
-CHECKPOINT = re.compile(r"iter_([0-9]+)-a([0-9]+)\.pth")  # iteration and attempt
 NOT_FIGURES = ("mode", "epoch", "iter", "iteration", "attempt", "timestamp")
 
 
@@ -84,10 +83,7 @@ class Series:
 
         As with log lines, a checkpoint behind the point from which a later attempt resumed does not count.
         """
-        found, starts = {}, {}
-        for attempt in self.run.attempts():
-            source = CHECKPOINT.fullmatch(self.run.read_attempt(attempt)["from"] or "")
-            starts[attempt] = int(source[1]) if source else 0
+        found, starts = {}, {attempt: self.run.resumed_after(attempt) for attempt in self.run.attempts()}
         for work in self.run.evaluations():
             state = _state(work.metrics_file())
             if work.key not in self._scores or self._scores[work.key][0] != state:
