@@ -87,9 +87,8 @@ def main(run_path: str, name: str) -> int:
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(19)
-    with suppress(OSError):  # where memory runs out, it goes first
-        with open("/proc/self/oom_score_adj", "w") as handle:
-            handle.write("1000")
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:  # where memory runs out, it goes first
+        handle.write("1000")
     follower = Follower(Run(run_path), name)
     try:
         follower.follow()

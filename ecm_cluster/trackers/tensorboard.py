@@ -75,7 +75,8 @@ class TensorBoard(Tracker):
             while left:
                 left = left[self._file.write(left):]
         except OSError:
-            self._file.truncate(begin)
+            self._file.seek(begin)
+            self._file.truncate()
             raise
 
     def close(self) -> None:

@@ -48,7 +48,8 @@ class WeightsAndBiases(Tracker):
 
     @property
     def _folders(self) -> set[Path]:
-        return set(self.run.tracker_dir("wandb").glob(f"offline-run-*-{self.run_id}"))
+        """This run's, of offline and online records."""
+        return set(self.run.tracker_dir("wandb").glob(f"*run-*-{self.run_id}"))
 
     def rewrite(self, points: Sequence[Point]) -> None:
         self._drop()
@@ -58,18 +59,16 @@ class WeightsAndBiases(Tracker):
                 self._open(ONLINE)
             except Exception as error:  # no network, no key, no such entity, …
                 self.warn(f"online failed ({brief(str(error), 200)}); writing offline, for `wandb sync`")
+                self._give_up()
                 mode = OFFLINE
-        if mode != ONLINE:
-            older = self._folders
-            if older:
+        if mode == ONLINE:
+            self._send(points)  # also what an older folder has of a time without network
+        else:
+            if self._folders:
                 time.sleep(1.1)  # the name of a folder has the second in which it began
             self._open(OFFLINE)
             self._log(points)
-            older |= self._folders - {Path(self._run.dir).parent}
-        else:
-            older = self._folders  # of a time without network: the service gets it now
-            self._send(points)
-        for folder in older:
+        for folder in self._folders - {Path(self._run.dir).parent}:
             shutil.rmtree(folder, ignore_errors=True)
 
     def append(self, points: Sequence[Point]) -> None:
@@ -93,6 +92,14 @@ class WeightsAndBiases(Tracker):
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
 
+    @staticmethod
+    def _give_up() -> None:
+        """End W&B's own process, in which a run that could not begin keeps its ID."""
+        import wandb
+
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+
     def _config(self) -> Mapping[str, Any]:
         spec = self.run.spec
         return {"job": self.run.job().as_record(), "batch": spec.batch, "versions": spec.versions,
@@ -101,7 +108,7 @@ class WeightsAndBiases(Tracker):
     def _log(self, points: Sequence[Point]) -> None:
         for point in points:
             self._run.log({"iteration": point.iteration, **point.values, "_timestamp": point.time},
-                          step=point.iteration)
+                          step=point.iteration, commit=True)
             self._rows += 1
 
     def _send(self, points: Sequence[Point]) -> None:
@@ -119,7 +126,8 @@ class WeightsAndBiases(Tracker):
                                "_timestamp": point.time})
         else:
             late = []
-        has = known | {point.iteration for point in points if point.scores and point.iteration >= first or point in late}
+        new = [point for point in points if point.scores and point.iteration >= first]
+        has = known | {point.iteration for point in new + late}
         if has != known:
             self._run.summary[SCORED] = sorted(has)
 
