@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Union
 
 from ..base.units import is_control
 from . import signals
-from .beside import Quiet
+from .beside import Beside, Quiet
 
 PAUSES = (5.0, 30.0, 120.0, 600.0, 600.0)  # seconds before each restart; after the last one the process is left alone
 SILENT_SECONDS = 300.0  # without a line: it hangs
@@ -94,3 +95,6 @@ class Companion:
             for line in filter(None, lines):
                 text = "".join(c for c in line.decode(errors="replace") if not is_control(c))
                 self._warn(text[:LONGEST])
+
+
+Closing = Union[Beside, Companion]  # what rank 0's supervisor does beside watching its worker

@@ -27,7 +27,7 @@ TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": We
 
 def asked(run: Run) -> dict[str, dict[str, Any]]:
     """The trackers of a run with their options."""
-    return tracker_hooks.asked(run.job(), read_literals(run.config_file))
+    return tracker_hooks.asked(run.job(), read_literals(run.config_file) if run.config_file.exists() else {})
 
 
 class Feed:

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 from ..base import files
 from ..rundir.run import Run
@@ -87,8 +88,8 @@ def main(run_path: str, name: str) -> int:
         signal.signal(number, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(19)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:  # where memory runs out, it goes first
-        handle.write("1000")
+    with suppress(OSError):  # where memory runs out, it goes first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
     follower = Follower(Run(run_path), name)
     try:
         follower.follow()

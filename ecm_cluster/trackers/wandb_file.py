@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 HEAD, BLOCK = 7, 32768  # bytes of the file's head, and of a fragment's
 FRAGMENT = struct.Struct("<IHB")  # checksum, length, and which part of a record it is
@@ -20,9 +21,10 @@ def rows(path: Path) -> int:
     Raises:
         OSError: The file cannot be read.
     """
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
-    return sum(Record.FromString(record).HasField("history") for record in records(path.read_bytes()))
+    messages: Any = wandb_internal_pb2
+    return sum(messages.Record.FromString(record).HasField("history") for record in records(path.read_bytes()))
 
 
 def records(data: bytes) -> Iterator[bytes]:

@@ -79,13 +79,14 @@ class WeightsAndBiases(Tracker):
         import wandb
 
         self.run.trackers_dir.mkdir(parents=True, exist_ok=True)
-        given = {"project": os.environ.get("WANDB_PROJECT") or "ecm-cluster", "name": self.run.name,
-                 **{key: self.options[key] for key in INIT if key in self.options}}
+        given: dict[str, Any] = {"project": os.environ.get("WANDB_PROJECT") or "ecm-cluster", "name": self.run.name,
+                                 **{key: self.options[key] for key in INIT if key in self.options}}
+        given.update(id=self.run_id, mode=mode, config=self._config(), dir=str(self.run.trackers_dir),
+                     resume="allow" if mode == ONLINE else None)
         # settings that a job has for its own use of the library
         for name in ("WANDB_RESUME", "WANDB_DIR", "WANDB_NAME"):
             os.environ.pop(name, None)
-        self._run = wandb.init(id=self.run_id, dir=str(self.run.trackers_dir), mode=mode, config=self._config(),
-                               resume="allow" if mode == ONLINE else None, **given)
+        self._run = wandb.init(**given)
         self._rows, self._online = 0, mode == ONLINE
         if self.run.trackers_dir not in Path(self._run.dir).parents:
             raise OSError(f"{self.run.trackers_dir} is not writable for W&B, which writes to {self._run.dir}")

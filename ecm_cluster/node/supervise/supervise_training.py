@@ -16,9 +16,9 @@ from ...rundir.run import Run
 from ...trackers import beside as trackers
 from .. import signals
 from ..beside import Beside
-from ..companion import LAST_SECONDS, Companion
+from ..companion import LAST_SECONDS, Closing, Companion
 from . import afterwards, postmortem, requeue
-from .supervisor import ASK_AGAIN_SECONDS, Closing, Supervisor
+from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0  # between two looks for new checkpoints: each reads manifests and the ledger
 GRACE_SECONDS = 2.0  # for the trackers, once everything else is done, where the attempt was stopped or failed

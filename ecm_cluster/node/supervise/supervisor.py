@@ -14,15 +14,15 @@ import subprocess
 import sys
 import time
 from functools import partial
-from typing import Any, Union
+from typing import Any
 
 from ...attempts import causes
 from ...base import files, processes
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
-from ..companion import Companion
-from ..gpu import preflight
+from ..companion import Closing
+from ..gpu import machine, preflight
 from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
 
@@ -30,7 +30,6 @@ EXIT_STOPPED = 75  # of a worker: all ranks agreed to stop at the same step, and
 JOIN_SECONDS = 600.0  # that rank 0 may take before an attempt: it checks its GPU, and reads checkpoints to verify them
 ASK_AGAIN_SECONDS = 5.0  # between questions to Slurm, and for last writes: the least that it leaves after SIGTERM
 STORAGE_SECONDS = 30.0  # that storage which answers with errors is asked again
-Closing = Union[Beside, Companion]  # what rank 0 does beside its worker
 
 
 class Supervisor:
@@ -70,7 +69,8 @@ class Supervisor:
 
     def aside(self, attempt: int) -> list[Closing]:
         """What rank 0 does beside that, in threads of their own."""
-        return [Beside(partial(self.work.fold_ledger, attempt - 1), None)]
+        return [Beside(partial(self.work.fold_ledger, attempt - 1), None),
+                Beside(partial(machine.put_on_record, self.work, self.training, attempt, self.link), None)]
 
     # -- the life of a task
 
