@@ -39,7 +39,7 @@ TRACKERS: dict[str, dict[str, Option]] = {
 
 
 def read(given: Any) -> dict[str, Any]:
-    """Trackers by name, each with its options; False: not this one, whatever a config says.
+    """Trackers by name, each with its options; False: not this one, even if the config names it.
 
     Args:
         given: A mapping, a list of names, or names with commas between them.
@@ -71,7 +71,7 @@ def checked(name: Any, options: Any, where: str = "") -> Any:
         raise UserError(f"{where}invalid value {shown(options)}; expected a mapping of options, or true or false")
     for key in options:
         if key == "api_key":
-            raise UserError(f"{where}api_key would be readable in the run; give WANDB_API_KEY in env, or run `wandb "
+            raise UserError(f"{where}api_key would be readable in the run; use WANDB_API_KEY in env, or run `wandb "
                             "login`")
         if key not in TRACKERS[name]:
             raise one_of(f"{where}option", key, TRACKERS[name])

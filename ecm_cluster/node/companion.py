@@ -1,4 +1,4 @@
-"""A process beside a training that may do anything but harm it: it may fail, hang or be killed, and is restarted.
+"""A process beside a training that cannot harm it: it may fail, hang or be killed, and is restarted.
 
 It runs in a session of its own, and its supervisor neither waits for it nor shares a file with it. Each line that it
 writes to stdout is a warning for the user, an empty one a sign of life. The end of its stdin asks it to complete its
@@ -77,17 +77,17 @@ class Companion:
 
     def _watch(self, process: subprocess.Popen) -> str | None:
         assert process.stdin is not None and process.stdout is not None
-        heard, deadline, rest = time.monotonic(), float("inf"), b""
+        last_line, deadline, rest = time.monotonic(), float("inf"), b""
         while True:
             if self._closing.is_set() and deadline == float("inf"):
                 process.stdin.close()
                 deadline = time.monotonic() + LAST_SECONDS
-            if time.monotonic() > min(heard + SILENT_SECONDS, deadline):
+            if time.monotonic() > min(last_line + SILENT_SECONDS, deadline):
                 return f"gave no sign of life for {SILENT_SECONDS:.0f} s" if deadline == float("inf") else "was late"
             if not select.select([process.stdout], [], [], 0.2)[0]:
                 continue
             data = os.read(process.stdout.fileno(), 1 << 16)
-            heard = time.monotonic()
+            last_line = time.monotonic()
             if not data:
                 code = process.wait(LAST_SECONDS)
                 return f"ended with code {code}" if code else None

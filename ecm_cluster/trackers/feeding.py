@@ -1,6 +1,6 @@
 """Keeps one tracker at what the run directory says, by one rule: what follows is appended, any change is a new record.
 
-A change is anything but new points at the end: iterations that a resume repeated, a branch that ``resume --from``
+Everything except new points at the end is a change: iterations that a resume repeated, a branch that ``resume --from``
 left, scores of an earlier checkpoint, and what a killed process has left, which may be truncated.
 """
 
@@ -46,7 +46,7 @@ class Feed:
         """Bring the tracker up to date.
 
         Raises:
-            Exception: Anything that a tracker's library may raise; the next update begins anew.
+            Exception: Anything that a tracker's library may raise; the next update starts over.
         """
         wanted = self.wanted()
         if wanted == (self.has or []):

@@ -31,7 +31,7 @@ class Follower:
     def __init__(self, run: Run, name: str) -> None:
         self.run, self.name = run, name
         self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
-        os.dup2(2, 1)  # what a library prints is no warning
+        os.dup2(2, 1)  # what a library prints is not a warning
         self._ended = False
         self._said: set[str] = set()
 

@@ -1,6 +1,6 @@
 """What the trackers get: a point for each line of the folded training log, and the scores of each checkpoint.
 
-Whatever the run went through, this is the series of a training that was never interrupted. It is computed from the run
+Regardless of its attempts, this is the series of a training that was never interrupted. It is computed from the run
 directory alone, so every process that computes it gets the same.
 """
 

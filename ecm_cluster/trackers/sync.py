@@ -1,8 +1,8 @@
 """Brings the trackers of a run up to date once: ``python -m ecm_cluster.trackers.sync RUN``.
 
 Started where a training or an evaluation has ended. Several evaluations may end at once: each process that has held
-the lock of a tracker looks again after it has released it, so nothing that was there before another one gave up waiting
-is left out.
+the lock of a tracker looks again after it has released it, so what another one has
+written before it gave up waiting is not left out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one tracker has to do: take points in their order, or all of them anew."""
+"""What one tracker has to do: take points in their order, or replace all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tracker:
         self.run, self.options, self.warn = run, options, warn
 
     def rewrite(self, points: Sequence[Point]) -> None:
-        """Have these points and nothing else, whatever was there before."""
+        """Replace everything by these points."""
         raise NotImplementedError
 
     def append(self, points: Sequence[Point]) -> None:

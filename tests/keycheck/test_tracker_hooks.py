@@ -79,7 +79,7 @@ def test_the_job_key_is_words_or_a_mapping(given, kept):
     ({"wandb": {"interval": 0}}, "trackers: wandb: interval: invalid value 0; expected a whole number"),
     ({"wandb": {"tags": "a"}}, "trackers: wandb: tags: invalid value 'a'; expected a list of words"),
     ({"wandb": 3}, "trackers: wandb: invalid value 3; expected a mapping of options, or true or false"),
-    ({"wandb": {"api_key": "s3cret"}}, "trackers: wandb: api_key would be readable in the run; give WANDB_API_KEY"),
+    ({"wandb": {"api_key": "s3cret"}}, "trackers: wandb: api_key would be readable in the run; use WANDB_API_KEY"),
     ({"tensorboard": {"log_dir": "a\nb"}}, "trackers: tensorboard: log_dir: invalid value")])
 def test_invalid_values_are_refused_in_one_line(given, text):
     with pytest.raises(UserError, match=text) as caught:

@@ -318,7 +318,7 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.node.companion", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.rundir.training_log", "open"): "appends a line; a reader skips a torn one, as in mmcv's log",
     ("ecm_cluster.trackers.follow", "write_text"): "a setting of the process in /proc",
-    ("ecm_cluster.trackers.tensorboard", "replace"): "written anew from the log by the next process",
+    ("ecm_cluster.trackers.tensorboard", "replace"): "written again from the log by the next process",
     ("ecm_cluster.node.supervise.afterwards", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.freeze.snapshot", "open"): "a file of a folder that is renamed as a whole, after an fsync of each",
     ("ecm_cluster.freeze.snapshot", "rename"): "a folder is renamed as a whole, after an fsync of each file",

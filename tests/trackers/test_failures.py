@@ -162,8 +162,8 @@ def test_a_late_change_is_followed_and_a_second_reader_of_the_same_run_does_noth
 
 
 @pytest.mark.slow
-def test_nothing_of_a_tracker_ends_delays_or_changes_a_training(small_data, tmp_path):
-    """One package is missing and the other crashes the process that imports it; where they write is no directory."""
+def test_a_tracker_cannot_end_delay_or_change_a_training(small_data, tmp_path):
+    """One package is missing and the other crashes the process that imports it; the training is as without them."""
     path = broken(tmp_path, "wandb", "crashes")
     (tmp_path / "modules" / "sitecustomize.py").write_text("import sys; sys.modules['tensorboard'] = None\n")
     job = tmp_path / "job.yaml"

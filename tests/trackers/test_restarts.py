@@ -1,4 +1,4 @@
-"""A run of any number of attempts is one clean line in each tracker, whatever is killed, and whenever."""
+"""A run of any number of attempts is one clean line in each tracker, regardless of what is killed, and when."""
 
 from __future__ import annotations
 
