@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..base import fileserver
 from ..base.reading import Unreadable, check, parse_json, read_bytes
 from ..rundir import records as shapes
 from ..rundir.ledger import Event
@@ -66,12 +67,19 @@ class Start:
 
 def on_record(run: Run, job_id: str) -> dict[int, Start]:
     """The starts of a job that its batch shells have recorded, by restart count."""
-    found = {}
-    for path in run.starts_dir.glob("*.json"):
-        job, _, restart = path.stem.rpartition(".")
-        if job == job_id and RESTART.fullmatch(restart):
-            found[int(restart)] = Start(job_id, int(restart), _notes(run, path))
-    return found
+    return {restart: Start(job_id, restart, _notes(run, path)) for restart, path in _files(run, job_id).items()}
+
+
+def _files(run: Run, job_id: str) -> dict[int, Path]:
+    parts = [(name, name.rpartition(".json")[0].rpartition(".")) for name in fileserver.names_in(run.starts_dir)]
+    return {int(restart): run.starts_dir / name for name, (job, _, restart) in parts
+            if job == job_id and name.endswith(".json") and RESTART.fullmatch(restart)}
+
+
+def newest(run: Run, job_id: str) -> Start | None:
+    """The newest start of a job that its batch shells have recorded."""
+    found = _files(run, job_id)
+    return Start(job_id, max(found), _notes(run, found[max(found)])) if found else None
 
 
 def records(run: Run, job_id: str) -> bool:
@@ -102,15 +110,15 @@ def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
     Where Python cannot run, nobody else can.
     """
     job = next((s for s in run.submissions() if s.link == "train" and s.job_id), None)
-    known = on_record(run, job.job_id) if job and job.job_id else {}
-    if not job or not known:
+    start = newest(run, job.job_id) if job and job.job_id else None
+    if not job or not start:
         return None
-    newest, start = run.newest_attempt(), known[max(known)]
+    attempt = run.newest_attempt()
     identity, failure = f"{job.cluster}:{start.job_id}:{start.restart}", start.failure(run)
     recorded = {e["start"] for e in events if e.kind == "not-started"}
-    if failure is None or identity in recorded or (newest and start_of(run.read_attempt(newest)) == identity):
+    if failure is None or identity in recorded or (attempt and start_of(run.read_attempt(attempt)) == identity):
         return None
-    return Event(newest, "shell", 0, "not-started", 0.0, {
+    return Event(attempt, "shell", 0, "not-started", 0.0, {
         "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.on_one_node,
         "start": identity, "cluster": job.cluster, "resumes": resumes_of(events)})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..base import fileserver
 from .work import Work
 
 LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
@@ -134,7 +135,8 @@ class RunFolder(Work):
         return self.evaluations_dir / f"{link}.json"
 
     def links_with_elements(self) -> list[str]:
-        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if LINK.fullmatch(path.stem))
+        names = fileserver.names_in(self.evaluations_dir)
+        return [name[:-5] for name in names if name.endswith(".json") and LINK.fullmatch(name[:-5])]
 
     @property
     def trackers_dir(self) -> Path:

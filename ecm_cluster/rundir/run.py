@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..base import files, owners, reading
+from ..base import fileserver, files, owners, reading
 from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.job import Job
@@ -106,9 +106,7 @@ class Run(RunFolder):
         return found
 
     def evaluations(self) -> list[Evaluation]:
-        if not self.evaluations_dir.is_dir():
-            return []
-        return [self.evaluation(p.name) for p in sorted(self.evaluations_dir.iterdir()) if p.is_dir()]
+        return [self.evaluation(name) for name in fileserver.names_in(self.evaluations_dir, folders=True)]
 
     @cached_property
     def spec(self) -> RunSpec:
@@ -222,7 +220,8 @@ class Run(RunFolder):
 
     def submissions(self) -> list[Submission]:
         """The present jobs of the chain, training first; a step whose job was refused meanwhile has none."""
-        links = [path.stem for path in self.submission_file("x").parent.glob("*.json") if LINK.fullmatch(path.stem)]
+        names = fileserver.names_in(self.submission_file("x").parent)
+        links = [name[:-5] for name in names if name.endswith(".json") and LINK.fullmatch(name[:-5])]
         return [job for link in sorted(links, key=lambda s: (s != "train", s)) for job in self.submissions_of(link)
                 if job.present]
 
