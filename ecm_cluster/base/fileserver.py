@@ -11,12 +11,12 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Optional, Tuple, TypeVar
+from typing import Any, Tuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# The time of the last change of content, mode or name (nobody can set it), size and inode; None: it does not exist.
-Stamp = Optional[Tuple[int, int, int]]
+# the time of the last change of content, mode or name, which nobody can set; the size; the inode
+Stamp = Tuple[int, int, int]
 
 READERS = 16
 FEW, MANY = 16, 64  # items from which threads are started; from which a thread of an outer call does so
@@ -67,12 +67,12 @@ class Footprint:
     """What was read within :meth:`noting`, which may be entered again, and by several threads.
 
     Attributes:
-        stamps: The state of each file and directory as it was read, by path.
+        stamps: The state of each file and directory as it was read, by path; None: it does not exist.
         kept: What was made of a file, by any key: the second reader gets that, so all see the same state.
     """
 
     def __init__(self) -> None:
-        self.stamps: dict[str, Stamp] = {}
+        self.stamps: dict[str, Stamp | None] = {}
         self.kept: dict[Any, Any] = {}
 
     @contextlib.contextmanager

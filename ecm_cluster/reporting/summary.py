@@ -1,9 +1,10 @@
 """What ``status`` shows of a run that is done, kept in its directory: reading that answers for all of its records.
 
-It holds for as long as nothing has changed. What the state was made from is noted as it is read, each file and directory
-with the time of its last change, its size and its inode, so that a record that is added, replaced, appended to, damaged
-or deleted by whatever process or version makes the summary void. It is written by its owner's ``status`` alone, for runs
-that have not changed for a while: a second change at the same tick of the file server's clock would go unnoticed.
+It holds for as long as nothing has changed. What the state was made from is noted as it is read: each file and
+directory with the time of its last change, its size and its inode. So a record that is added, replaced, appended to,
+damaged or deleted, by whatever process of whatever version, makes the summary void. Only the owner's ``status`` writes
+it, once a run has not changed for a while: a second change at the same tick of the file server's clock would go
+unnoticed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from dataclasses import fields
 from typing import Any
 
-from ..base import fileserver
-from ..base.files import TMP_MARK
-from ..base.reading import Maybe, Unreadable, check, read_json
+from ..base import files, fileserver
+from ..base.reading import Maybe, Unreadable, check, parse_json, read_json
 from ..base.version import __version__
 from ..rundir.records import COUNT
 from .run_state import RunState
@@ -36,6 +35,10 @@ BY = f"{__version__} {FORMAT} {' '.join(STATE)}"
 TEXTS = ("metrics_file",)  # of `evaluation`; its other values are figures
 
 
+class _Unsettled(OSError):
+    """By the file server's clock the run has changed just now."""
+
+
 def read(run: TolerantRun) -> RunState | None:
     """The state of a run that is done; None if there is none, or anything has changed since."""
     try:
@@ -51,7 +54,7 @@ def _is_unchanged(run: TolerantRun, name: str, then: Any) -> bool:
     if name.startswith("/") or ".." in name:
         return False
     try:
-        return list(fileserver.stamp(os.stat(f"{run.path}/{name}"))) == then
+        return [*fileserver.stamp(os.stat(f"{run.path}/{name}"))] == then
     except (FileNotFoundError, NotADirectoryError):
         return then is None
 
@@ -84,20 +87,8 @@ def write(run: TolerantRun, state: RunState) -> None:
     if abs(time.time() - newest) < SETTLED or not all(path.startswith(prefix) for path in stamps):
         return
     with contextlib.suppress(OSError, Unreadable):
-        if _state(run, json.loads(text)["state"]) == state:
-            _replace(run, text.encode(), newest)
-
-
-def _replace(run: TolerantRun, text: bytes, newest: float) -> None:
-    """Replace the summary atomically, without waiting for the disk: after a power failure it is made again."""
-    path = run.summary_file.with_name(f".{run.summary_file.name}{TMP_MARK}{os.getpid()}-{secrets.token_hex(4)}")
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        # by the file server's clock, as all of these times are
-        if os.write(handle, text) == len(text) and os.fstat(handle).st_ctime - newest > SETTLED:
-            os.replace(path, run.summary_file)
-            path = run.summary_file
-    finally:
-        os.close(handle)
-        if path != run.summary_file:
-            os.unlink(path)
+        if _state(run, parse_json(text, run.summary_file)["state"]) == state:
+            with files.replacing(run.summary_file, durable=False) as handle:
+                if os.fstat(handle.fileno()).st_ctime - newest < SETTLED:  # by the file server's clock, as the others
+                    raise _Unsettled
+                handle.write(text.encode())

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base import fileserver, files
+from ..base import files, fileserver
 from ..base.reading import OneOf, Unreadable, check
 from . import records
 from .run import Run

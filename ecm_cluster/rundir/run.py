@@ -7,11 +7,10 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..base import fileserver, files, owners, reading
+from ..base import files, fileserver, owners, reading
 from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.job import Job
@@ -47,6 +46,8 @@ class Submission:
 
 class Run(RunFolder):
     """A training run with its evaluations."""
+
+    _spec: RunSpec | None = None
 
     @property
     def is_own(self) -> bool:
@@ -108,13 +109,18 @@ class Run(RunFolder):
     def evaluations(self) -> list[Evaluation]:
         return [self.evaluation(name) for name in fileserver.names_in(self.evaluations_dir, folders=True)]
 
-    @cached_property
+    @property
     def spec(self) -> RunSpec:
         """run.json, written once at submission.
 
         Raises:
             UserError: The directory is not a run.
         """
+        if self._spec is None:  # no cached_property: before Python 3.12 all instances share its lock
+            self._spec = self._read_spec()
+        return self._spec
+
+    def _read_spec(self) -> RunSpec:
         try:
             return RunSpec.from_dict(records.read(self.run_file, records.RUN))
         except FileNotFoundError:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base import fileserver, files
+from ..base import files, fileserver
 from ..base.errors import UserError
 from ..base.reading import Unreadable, open_regular
 from . import ledger as ledgers
