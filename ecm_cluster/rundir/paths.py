@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from ..base import fileserver
 from ..base.files import TMP_MARK
 from .work import Work
 
@@ -152,7 +153,8 @@ class RunFolder(Work):
         return self.evaluations_dir / f"{link}.json"
 
     def links_with_elements(self) -> list[str]:
-        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if LINK.fullmatch(path.stem))
+        names = fileserver.names_in(self.evaluations_dir)
+        return [name[:-5] for name in names if name.endswith(".json") and LINK.fullmatch(name[:-5])]
 
     @property
     def trackers_dir(self) -> Path:
