@@ -25,6 +25,8 @@ EPILOG = """examples:
   python -m ecm_cluster.submit jobs/r50_1x.yaml --nodes 2 --gpus 8 --dry-run
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
   python -m ecm_cluster.submit demo --cluster local --wait
+  python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
+      --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
 """
 
 
@@ -36,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
+    made.add_argument("--vary", action="append", default=[], metavar="NAME=VALUES", help="submit a group of runs, one "
+                      "for each combination of values: NAME is a key of a job file or an mmdet option, e.g. "
+                      "seed=0,1,2; may be repeated")
+    made.add_argument("--sweep", metavar="FILE", help="the same from a file (YAML): names with lists of values")
+    made.add_argument("--at-once", type=int, metavar="N", help="at most N runs of the group at a time (default: all; "
+                      "1 with --cluster local)")
     made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
@@ -62,6 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         folders.check_working_directory()
         choose.require(args.cluster)
+    if args.vary or args.sweep:
+        from .sweeps import submitting
+
+        return submitting.submit(job, args)
+    if args.at_once is not None:
+        raise UserError("at-once: only for a group of runs; give --vary or --sweep, or leave it out")
     run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
