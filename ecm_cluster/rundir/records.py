@@ -100,6 +100,8 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "resumed": {OptionalKey("stages"): [str], OptionalKey("overrides"): {OptionalKey("job"): dict}},
     "cancelled": {"what": str},
     "start": {"host": str, "rank": COUNT, "pid": Number(1, 2**31)},
+    # how far the worker of rank 0 came, as its supervisor saw it: each phase that it entered, and at last `ended`
+    "phase": {"phase": str, OptionalKey("iteration"): Maybe(COUNT)},
     "left": _RANK,
     "abort": _RANK,
     "end": {"cause": str, **_RANK, OptionalKey("iteration"): Maybe(int),
