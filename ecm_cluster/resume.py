@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import sweeps
 from .backends import choose, liveness
 from .base import files, folders
 from .base.errors import UserError
@@ -26,6 +27,7 @@ from .rundir.run import Run
 from .rundir.spec import Overrides, ResumePoint
 from .slurm import commands, launcher
 from .submit import say_submitted
+from .sweeps import resuming
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -36,7 +38,7 @@ CHANGEABLE = in_groups(jobs.RESOURCES, jobs.STAGING)
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.resume", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run or of a group")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
                       help="resume from the checkpoint of this iteration; later ones are ignored")
@@ -72,7 +74,25 @@ class ResumePlan:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    group = sweeps.find(args.run, runs_dir)
+    if group is not None:
+        if args.iteration is not None:
+            raise UserError("from: only for a single run; leave it out")
+        return resuming.resume(group, lambda run: resume_one(run, args), args.dry_run, args.wait)
     run = runs.find(args.run, runs_dir)
+    if resume_one(run, args) and args.wait and not args.dry_run:
+        from .reporting import follow
+
+        return follow.follow(run)
+    return cli.EXIT_OK
+
+
+def resume_one(run: Run, args: argparse.Namespace) -> bool:
+    """Resume one run, or show what would be submitted; False where nothing is left to do.
+
+    Raises:
+        UserError: It cannot be resumed.
+    """
     run.require_own("resume")
     backend = choose.of(run)
     backend.require("resume from a login node")
@@ -82,18 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run {run.path}")
         if not plan.links:
             print(f"nothing to do: {states.fold([run])[0].reason}")
-            return cli.EXIT_OK
+            return False
         cli.say("\n".join(f"  {line}" for line in plan.lines))
         backend.check(requests(run, plan), "give other flags", os.environ)  # before anything is changed
         if args.dry_run:
-            return dry_run(run, plan)
-        cli.acts()
-        carry_out(run, plan, args)
-    if args.wait:
-        from .reporting import follow
-
-        return follow.follow(run)
-    return cli.EXIT_OK
+            dry_run(run, plan)
+        else:
+            cli.acts()
+            carry_out(run, plan, args)
+    return True
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
@@ -194,11 +211,10 @@ def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
-def dry_run(run: Run, plan: ResumePlan) -> int:
+def dry_run(run: Run, plan: ResumePlan) -> None:
     """The scripts that would be submitted."""
     print("".join(f"\n{script}\n" for script in choose.of(run).scripts(requests(run, plan))), end="")
     print("dry run: nothing was written or submitted")
-    return cli.EXIT_OK
 
 
 def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:

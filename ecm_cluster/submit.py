@@ -207,6 +207,8 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
         refuse_other_settings(run, job, asked, args)
         submissions.require_owner(run, chain.continue_line(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
+        if not recorded:
+            run.cancel_file.unlink(missing_ok=True)  # of a `cancel` before any of it was submitted
         return start(run, job, args)
 
 

@@ -87,8 +87,9 @@ def to_text(compared: Comparison) -> str:
     rows = [[label, f"{KINDS[kind]} {name}", f"{100 * d.value:+.1f}", _interval(d), probability(d.p),
              _error(d.seeds), _error(d.images), str(d.runs)] for (label, kind, name), d in compared.differences.items()]
     if rows:
-        header = ["", "", "difference", "95% interval", "p", "seeds", "images", "n"]
-        lines.append(f"less {compared.reference.label}; errors by seeds and images\n" + aligned(header, rows, left=2))
+        header = ["", "", "points", "95% interval", "p", "seeds", "images", "n"]
+        lines.append(f"difference to {compared.reference.label}, and its errors over seeds and over images\n"
+                     + aligned(header, rows, left=2))
     lines += ["missing:\n" + "\n".join(f"  {text}" for text in compared.missing)] if compared.missing else []
     lines += [f"note: {text}" for text in compared.notes]
     if all(len(setting.runs) < 2 for setting in compared.settings):

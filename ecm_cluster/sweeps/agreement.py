@@ -56,11 +56,20 @@ def check(group: Group, cluster: str, asked: dict[str, Any], cells: Sequence[Cel
             raise UserError(f"vary: {cell.name} is on record with another value of "
                             f"{', '.join(t for t in cell.settings.values() if t.startswith('@')) or 'its settings'}, "
                             "which has changed since; use another --name")
-    other = [key for key in {**group.job, **asked} if key not in FREE and group.job.get(key) != asked.get(key)]
+    other = [f"{key}.{inner}".replace("options.", "") for key in {**group.job, **asked} if key not in FREE
+             for inner in _differing(group.job.get(key), asked.get(key))]
+    other = [key.rstrip(".") for key in other]
     other += ["cluster"] if group.cells and cluster != group.cluster else []
     if group.job and other:
         raise UserError(f"name: the group {group.name!r} exists, and has another {', '.join(sorted(other))}; give what "
                         "it was submitted with, or use another --name")
+
+
+def _differing(one: Any, other: Any) -> list[str]:
+    """The keys of two mappings with different values; one empty name for other values that differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return [""] if one != other else []
 
 
 def in_recorded_order(group: Group, varied: list[Axis]) -> list[Axis]:

@@ -172,12 +172,17 @@ def submit_missing(group: Group, missing: Sequence[Cell], plans: Sequence[tuple[
     backend = choose.by_name(group.cluster)
     for cell, plan in plans:  # all of them first: they are to have the same code, however long the last one waits
         _create(group, cell, plan, frozen[cell.name])
+    for cell in missing:
+        Run(group.path.parent / cell.name).cancel_file.unlink(missing_ok=True)  # asked for again
     line = [run for run in group.runs() if _is_submitted(run) and backend.alive(run) != {}] if group.at_once else []
     for done, cell in enumerate(missing):
         run = Run(group.path.parent / cell.name)
         try:
             if not backend.queues:
                 wait_for_room(line, group.at_once)
+            if run.cancelled():
+                print(f"{cell.name}: cancelled, not submitted", flush=True)
+                continue
             before = line[-group.at_once] if group.at_once and len(line) >= group.at_once else None
             ids = _submit_one(run, _last_job(before) if before else None)
         except (UserError, OSError) as error:
