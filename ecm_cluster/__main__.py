@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "score checkpoints, also under a grid of test settings",
     "compare": "show which classes two runs detect better or worse",
     "status": "show what every run is doing, and why",
+    "logs": "print the log of a run, a rank, or an evaluation; follow it",
     "cancel": "cancel runs with their evaluations; they stay resumable",
     "resume": "resume a run that ended, was cancelled, or crashed",
     "clean": "delete what a run no longer needs",

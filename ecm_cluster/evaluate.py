@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
                       help="the same on the command line; may be repeated")
     made.add_argument("--sort", metavar="METRIC", help="order of the table, and which checkpoint is the best, e.g. "
                       "segm_APr (default: mask AP, or box AP)")
+    made.add_argument("--columns", metavar="METRICS", help="metrics in the table, e.g. AP,APr,segm_AP50")
     made.add_argument("--at-once", type=int, metavar="N", help="maximum concurrent elements of the array")
     made.add_argument("--config", help="score plain checkpoint files with this mmdet config")
     made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
@@ -227,6 +228,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
         found += [row for row in results.rows(run)
                   if (row.work.path, evaluations.scoring_variant(eval_settings.split(row.settings)[1])) in scored]
     metric = results.metric_name(args.sort, found)
+    results.columns(args.columns, found)
     for run in wanted if not args.dry_run else ():
         results.keep(run)
     for what in {what: None for run in wanted for what in run.damage}:
@@ -237,7 +239,7 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(results.as_records(found), indent=1))
     elif found:
-        print(f"\n{results.table(found)}\n(by {metric}, best first)")
+        print(f"\n{results.table(found, args.columns)}\n(by {results.in_words(metric)}, best first)")
 
 
 if __name__ == "__main__":

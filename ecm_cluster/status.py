@@ -1,4 +1,4 @@
-"""Show what every run is doing, and why; with RUN, the timeline of one run."""
+"""Show what every run is doing, and why; with one RUN, its timeline."""
 
 from __future__ import annotations
 
@@ -7,34 +7,38 @@ import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from . import sweeps
 from .backends import choose
 from .base import folders
 from .base.errors import UserError
 from .chain import chain, submissions, successor
-from .console import cli, output
+from .console import cli, layout
 from .job import job as jobs
-from .reporting import results, timeline
+from .reporting import results, runs_table, timeline
 from .reporting import state as states
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
 from .slurm import commands
+from .sweeps import table as group_table
 
 EPILOG = """examples:
   python -m ecm_cluster.status
   python -m ecm_cluster.status runs/mask_rcnn_r50_1x-001
+  python -m ecm_cluster.status first second 'exp-*'
   python -m ecm_cluster.status --json | jq '.[] | {run, state, iteration}'
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.status", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs="?", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs or of groups of runs, or "
+                      "patterns of names such as 'exp-*'; one name shows that run's timeline (default: all runs)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made
@@ -43,13 +47,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    if args.run:
-        found = [runs.find(args.run, runs_dir)]
+    group = sweeps.find(args.run[0], runs_dir) if len(args.run) == 1 else None
+    found = group.runs() if group else runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+    single = group is None and len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
+    if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
-    elif args.runs_dir and not os.path.isdir(runs_dir):
-        raise UserError(f"runs-dir: {runs_dir} is not a directory; use the --runs-dir of submit")
-    else:
-        found = runs.list_runs(runs_dir)
     own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
     if commands.slurm_available():
         for run in own:
@@ -61,11 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, state in enumerate(folded):
         if state.refused and found[number] in own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
-    if args.json:
-        values: Any = [{**s.as_dict(), **({"events": timeline.read(TolerantRun(r.path))} if args.run else {})}
+    if group is not None and args.json:
+        print(json.dumps(finite(group_table.as_dict(group, folded)), indent=1))
+    elif group is not None:
+        layout.show(group_table.lines(group, folded, layout.width(), layout.is_colored()))
+    elif args.json:
+        values: Any = [{**s.as_dict(), **({"events": timeline.read(TolerantRun(r.path))} if single else {})}
                        for r, s in zip(found, folded)]
-        print(json.dumps(finite(values[0] if args.run else values), indent=1))
-    elif args.run:
+        print(json.dumps(finite(values[0] if single else values), indent=1))
+    elif single:
         print_timeline(TolerantRun(found[0].path), folded[0])
     elif folded:
         print_table(folded)
@@ -91,35 +97,22 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def runs_of(words: Sequence[str], runs_dir: Path, named: bool) -> list[Run]:
+    """The runs that are asked for; without words, all of them.
+
+    Args:
+        named: The directory is that of an option, so it is an error if it does not exist.
+    """
+    if words:
+        return sweeps.expand(words, runs_dir)
+    if named and not os.path.isdir(runs_dir):
+        raise UserError(f"runs-dir: {runs_dir} is not a directory; use the --runs-dir of submit")
+    return runs.list_runs(runs_dir)
+
+
 def print_table(folded: Sequence[states.RunState]) -> None:
-    """One line per run."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    numbers = ("attempt", "iteration", "epoch", "loss", "AP")
-    for name in ("run", "state", *numbers, "why"):
-        table.add_column(name, overflow="fold", justify="right" if name in numbers else "left")
-    for s in folded:
-        cells = (s.run, s.state, str(s.attempt or ""), progress(s), "" if s.epoch is None else str(s.epoch),
-                 "" if s.loss is None else f"{s.loss:.3f}", headline(s), cli.as_typed(s.reason))
-        table.add_row(*(Text(output.printable(cell)) for cell in cells))  # no markup: a reason may contain [brackets]
-    Console(file=output.bare(sys.stdout), width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def progress(s: states.RunState) -> str:
-    """``300/900``, or the part that is known."""
-    if s.iteration is None:
-        return ""
-    return f"{s.iteration}/{s.iterations}" if s.iterations else str(s.iteration)
-
-
-def headline(s: states.RunState) -> str:
-    """Box AP in percent, if the run is scored."""
-    value = s.evaluation.get("bbox_AP")
-    return "" if value is None else f"{100 * value:.1f}"
+    """One line per run, or a few where the terminal is narrow."""
+    layout.show(runs_table.lines(folded, layout.width(), layout.is_colored()))
 
 
 def print_timeline(run: Run, s: states.RunState) -> None:
@@ -135,7 +128,7 @@ def print_timeline(run: Run, s: states.RunState) -> None:
     if s.iteration is not None:
         speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""
         loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
-        print(f"progress: iteration {progress(s)}, epoch {s.epoch}{loss}{speed}")
+        print(f"progress: iteration {runs_table.progress(s)}, epoch {s.epoch}{loss}{speed}")
     rows = timeline.without_repeats(timeline.read(run))
     several = len({row["work"] for row in rows}) > 2
     for row in rows:

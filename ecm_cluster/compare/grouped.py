@@ -11,9 +11,10 @@ from typing import Any
 from ..base.errors import UserError, one_of
 from ..console import cli
 from ..reporting.tables import UNDEFINED, aligned, as_csv
+from ..scoring.metrics import in_words
 from ..sweeps.group import Group
 from . import latex, resampling
-from .settings import FIGURES, KINDS, Setting, collect, differing_code, figures, kinds
+from .settings import FIGURES, Setting, collect, differing_code, figures, kinds
 from .significance import Difference, difference
 
 
@@ -53,7 +54,7 @@ def compare(group: Group, args: argparse.Namespace) -> Comparison:
     shown = [args.iou] if args.iou else kinds(settings)
     if not any(setting.values(kind, "AP") for setting in settings for kind in shown):
         why = f" ({'; '.join(missing[:3])}{'; …' if len(missing) > 3 else ''})" if missing else ""
-        raise UserError(f"RUN: no run of the group {group.name!r} has {KINDS[args.iou] + ' ' if args.iou else ''}scores "
+        raise UserError(f"RUN: no run of the group {group.name!r} has {in_words(args.iou) + ' ' if args.iou else ''}scores "
                         f"of its last checkpoint yet{why}; `python -m ecm_cluster.status {group.name}` shows them")
     labels = [setting.label for setting in settings]
     if args.against is not None and args.against not in labels:
@@ -83,8 +84,8 @@ def to_text(compared: Comparison) -> str:
     for kind in compared.kinds:
         shown = figures(compared.settings, kind)
         rows = [[s.label, str(len(s.runs)), *(spread(s, kind, name) for name in shown)] for s in compared.settings]
-        lines.append(aligned(["", "n", f"{KINDS[kind]} {shown[0]}", *shown[1:]], rows, left=1))
-    rows = [[label, f"{KINDS[kind]} {name}", f"{100 * d.value:+.1f}", _interval(d), probability(d.p),
+        lines.append(aligned(["", "n", in_words(kind, shown[0]), *shown[1:]], rows, left=1))
+    rows = [[label, in_words(kind, name), f"{100 * d.value:+.1f}", _interval(d), probability(d.p),
              _error(d.seeds), _error(d.images), str(d.runs)] for (label, kind, name), d in compared.differences.items()]
     if rows:
         header = ["", "", "points", "95% interval", "p", "seeds", "images", "n"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .settings import KINDS, Setting, figures
+from ..scoring.metrics import KINDS
+from .settings import Setting, figures
 
 if TYPE_CHECKING:
     from .grouped import Comparison

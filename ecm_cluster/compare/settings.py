@@ -21,7 +21,6 @@ from ..sweeps.axes import SEED
 from ..sweeps.cells import Cell, label
 from ..sweeps.group import Group
 
-KINDS = {"segm": "mask", "bbox": "box"}  # LVIS's first
 FIGURES = metrics.names(metrics.COMPARE)
 
 
@@ -114,7 +113,7 @@ def _check_annotations(scored: Sequence[Scored]) -> None:
 
 def kinds(settings: Sequence[Setting]) -> list[str]:
     """The kinds of overlap that are scored, masks first."""
-    return [kind for kind in KINDS if any(setting.values(kind, "AP") for setting in settings)]
+    return [kind for kind in metrics.KINDS if any(setting.values(kind, "AP") for setting in settings)]
 
 
 def figures(settings: Sequence[Setting], kind: str) -> list[str]:

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps({"iou": kind, "runs": [source(one), source(other)], "classes": changes}, indent=1))
     else:
-        print(f"{kind} AP\n  A  {source(one)}\n  B  {source(other)}\n")
+        print(f"{metrics.in_words(kind, 'AP')}\n  A  {source(one)}\n  B  {source(other)}\n")
         print(summary(one, other, kind, changes))
         for group, word in metrics.FREQUENCIES.items():
             text = most_changed([c for c in changes if c["frequency"] == group], args.top)

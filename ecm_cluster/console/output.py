@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
@@ -89,6 +90,16 @@ class Output(Guarded):
 def bare(stream: Any) -> Any:
     """The stream for control sequences; the caller must pass all data through :func:`printable`."""
     return getattr(stream, "bare", stream)
+
+
+def is_closed(stream: Any, seconds: float = 0.0) -> bool:
+    """Whether nobody reads a stream any more, as that of ``| head``; waits so long for it."""
+    if getattr(stream, "lost", None) is not None:
+        return True
+    poll = select.poll()
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        poll.register(stream.fileno(), 0)  # an error or a hang-up only
+    return bool(poll.poll(1000 * seconds))
 
 
 class Streams:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import sys
 from collections.abc import Sequence
@@ -12,14 +11,14 @@ from typing import Any
 
 from ..base import files
 from ..base.errors import UserError, one_of
-from ..base.reading import Unreadable, read_text
 from ..chain import evaluations
-from ..console import cli
+from ..console import cli, layout
 from ..job import eval_settings
 from ..rundir.run import Evaluation, Run
+from ..scoring import metrics
 from ..scoring.metrics import LINE, names
 from . import tables
-from .tables import aligned, percent
+from .tables import percent
 
 MOST_SHOWN = 5  # columns for the results of a dataset's own evaluation
 
@@ -62,21 +61,55 @@ def rows(run: Run) -> list[Row]:
     return sorted(found, key=lambda row: (row.provenance.get("iteration", 0), eval_settings.label(row.settings)))
 
 
+def known_metrics(found: Sequence[Row]) -> list[tuple[str, str]]:
+    """Kind and name of every metric that a row has, in the order in which they are shown."""
+    known = dict.fromkeys((kind, name) for row in found for kind, figures in row.document["figures"].items()
+                          for name in figures)
+    return [each for kind in metrics.kinds(kind for kind, _ in known) for each in known if each[0] == kind]
+
+
 def metric_name(asked: str | None, found: Sequence[Row]) -> str:
     """The full name of a metric: ``APr`` is that of masks if there are masks.
 
     Raises:
         UserError: No row has it.
     """
-    known = list(dict.fromkeys(f"{kind}_{name}" for row in found for kind, figures in row.document["figures"].items()
-                               for name in figures))
-    given = (asked or "AP").replace("/", "_")
-    for candidate in (given, f"segm_{given}", f"bbox_{given}"):
-        if candidate in known or not known:
-            return candidate
-    if asked is None:  # several datasets that differ, or figures of a dataset's own evaluation
-        return next((name for name in known if name.endswith(("_AP", "_mAP"))), known[0])
-    raise one_of("metric", given, known)
+    known = known_metrics(found)
+    if asked is None:  # several datasets that differ, or figures of a dataset's own evaluation have none of that name
+        usual = [each for each in known if each[1] == "AP"] or [each for each in known if each[1].endswith("_mAP")]
+        return "_".join((usual or known or [("bbox", "AP")])[0])
+    return "_".join(_meant("metric", asked, known)[0]) if known else asked.replace("/", "_")
+
+
+def in_words(metric: str) -> str:
+    """A metric by its full name, as tables name it."""
+    kind, _, name = metric.partition("_")
+    return metrics.in_words(kind, name)
+
+
+def columns(asked: str | None, found: Sequence[Row]) -> list[tuple[str, str]]:
+    """Kind and name of the metrics in a table: those asked for, such as ``AP,segm_APr``, or the usual ones.
+
+    Raises:
+        UserError: No row has one of them.
+    """
+    known = known_metrics(found)
+    if asked is None:
+        own = {kind: [name for of, name in known if of == kind] for kind, _ in known}
+        return [each for each in known
+                if each[1] in (names(LINE) if "AP" in own[each[0]] else own[each[0]][:MOST_SHOWN])]
+    chosen = [each for word in asked.split(",") for each in _meant("columns", word, known)] if known else []
+    return list(dict.fromkeys(chosen))
+
+
+def _meant(option: str, word: str, known: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The metrics of a name with or without its kind, as JSON (``segm_APr``) or a table (``mask APr``) has it."""
+    given = "_".join(word.replace("/", "_").split())
+    found = [each for each in known
+             if given in (each[1], "_".join(each), metrics.in_words(*each).replace(" ", "_"))]
+    if not found:
+        raise one_of(option, word.strip(), ["_".join(each) for each in known])
+    return found
 
 
 def ranked(found: Sequence[Row], metric: str) -> list[Row]:
@@ -96,26 +129,48 @@ def best(run: Run, metric: str | None = None) -> Row:
     return ranked(found, metric_name(metric, found))[0]
 
 
-def table(found: Sequence[Row]) -> str:
-    """One line a row, percent with one decimal; the run only where there are several."""
-    shown = list(dict.fromkeys((kind, name) for row in found for kind, figures in row.document["figures"].items()
-                               for name in (names(LINE) if "AP" in figures else list(figures)[:MOST_SHOWN])))
+def table(found: Sequence[Row], asked: str | None = None) -> str:
+    """One line a row, percent with one decimal; the run only where there are several.
+
+    A terminal that is too narrow gets a table for each kind of overlap, and if need be several.
+
+    Args:
+        asked: The metrics to show; see :func:`columns`.
+    """
+    shown, room = columns(asked, found), layout.width()
     several = len({row.run.path for row in found}) > 1
-    header = [*(["run"] if several else []), "checkpoint", "settings", *(f"{kind} {name}" for kind, name in shown)]
-    lines = []
-    for row in found:
-        place = f"iter {row.provenance['iteration']}"
-        cells = [percent(row.figure(f"{kind}_{name}")) for kind, name in shown]
-        lines.append([*([row.run.name] if several else []), place, eval_settings.label(row.settings), *cells])
-    return aligned(header, lines, left=len(header) - len(shown))
+    left = [*(["run"] if several else []), "checkpoint", "settings"]
+    first = [[*([row.run.name] if several else []), f"iter {row.provenance['iteration']}",
+              eval_settings.label(row.settings)] for row in found]
+
+    def part(which: Sequence[tuple[str, str]], words: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+        return [*left, *words], [[*cells, *(percent(row.figure("_".join(each))) for each in which)]
+                                 for cells, row in zip(first, found)]
+
+    whole = layout.table(*part(shown, [metrics.in_words(*each) for each in shown]), len(left))
+    if room is None or max(map(layout.cells, whole)) <= room:
+        return "\n".join(whole)
+    texts = []
+    for kind in metrics.kinds(kind for kind, _ in shown):
+        of_kind = [each for each in shown if each[0] == kind]
+        lines = [_narrow(*each, len(left), room) for each in
+                 tables.in_parts(*part(of_kind, [name for _, name in of_kind]), len(left), room)]
+        texts += [f"{metrics.in_words(kind)}\n{text}" for text in lines]
+    return "\n\n".join(texts)
+
+
+def _narrow(header: list[str], rows: list[list[str]], left: int, room: int) -> str:
+    """A table whose first columns are one where they would not fit."""
+    lines = layout.table(header, rows, left)
+    if max(map(layout.cells, lines)) > room:
+        header, *rows = [[", ".join(row[:left]), *row[left:]] for row in (header, *rows)]
+        lines = layout.table(header, rows, 1, room)
+    return "\n".join(lines)
 
 
 def table_of(found: Sequence[Row]) -> str:
     """The table of everything that a run is scored for; of a single set of figures its own table."""
-    if len(found) == 1:
-        with contextlib.suppress(OSError, Unreadable):
-            return read_text(found[0].work.table_file()).rstrip()
-    return table(found) if found else ""
+    return tables.metrics_table(found[0].document, layout.width()) if len(found) == 1 else table(found) if found else ""
 
 
 def as_csv(found: Sequence[Row]) -> str:

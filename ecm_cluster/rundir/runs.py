@@ -40,9 +40,13 @@ def find_all(words: Sequence[str], runs_dir: Path) -> list[Run]:
     return list(found.values())
 
 
+def is_pattern(word: str, runs_dir: Path) -> bool:
+    """Whether a word is a shell pattern, not the name of a run: brackets are valid in names."""
+    return bool(set(word) & set("*?[")) and not any(_is_run(folder) for folder in (Path(word), runs_dir / word))
+
+
 def _matching(word: str, runs_dir: Path) -> list[Run]:
-    """Of a pattern; empty if this is none. A run that has such a name comes first: brackets are valid in names."""
-    if not set(word) & set("*?[") or any(_is_run(folder) for folder in (Path(word), runs_dir / word)):
+    if not is_pattern(word, runs_dir):
         return []
     folder, pattern = os.path.split(word)
     found = list_runs(Path(folder) if folder else runs_dir, pattern)

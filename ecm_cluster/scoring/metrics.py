@@ -6,7 +6,7 @@ numpy is imported inside the functions: tables are printed on login nodes withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -17,6 +17,7 @@ MAX_DETS = 300  # LVIS's limit of detections per image
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32 pixels), medium, large (above 96 x 96)
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))  # pycocotools' own
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in at most 10 training images, at most 100, more
+KINDS = {"segm": "mask", "bbox": "box"}  # kinds of overlap in words, in the order in which they are shown: as LVIS does
 # what is being scored, of how many categories: (iou type, categories done, categories in all)
 Progress = Callable[[str, int, int], None]
 # where a metric is shown besides metrics.json and CSV files: in the table of one evaluation, in a line for each of
@@ -102,6 +103,24 @@ METRICS = (
 def names(where: str, limit: int | None = None) -> list[str]:
     """Names of the metrics that are shown at a place."""
     return [metric.name.format(n=limit) for metric in METRICS if where in metric.shown]
+
+
+def kinds(figures: Iterable[str]) -> list[str]:
+    """Kinds of overlap in the order in which they are shown; of several data sets (``segm@0``) one after the other."""
+    found = list(dict.fromkeys(figures))
+    order, parts = [*KINDS], list(dict.fromkeys(kind.partition("@")[2] for kind in found))
+
+    def place(kind: str) -> tuple[int, int]:
+        base, _, part = kind.partition("@")
+        return parts.index(part), order.index(base) if base in order else len(order)
+
+    return sorted(found, key=place)
+
+
+def in_words(kind: str, name: str = "") -> str:
+    """A metric as every table names it: ``mask AP`` for ``segm_AP``."""
+    base, at, part = kind.partition("@")
+    return f"{KINDS.get(base, base)}{at}{part} {name}".rstrip()
 
 
 def figures(curves: Curves, where: str | None = None) -> dict[str, float]:

@@ -2,61 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from ..reporting import state as states
+from ..console import layout
+from ..reporting import runs_table
 from ..reporting.run_state import RunState
-from ..reporting.tables import UNDEFINED, aligned, percent
-from .cells import short_names
+from ..reporting.tables import UNDEFINED
+from ..scoring import metrics
+from .cells import Cell, short_names
 from .group import Group
 
 NOT_SUBMITTED = "not submitted"
+TO_READ = ("failed", "stopped", "unreadable", "unknown")  # states whose reason is shown
 
 
-def rows(group: Group) -> list[tuple[Mapping[str, str], str, RunState | None]]:
-    """(settings, name, state) of each run; no state where it is not submitted yet."""
-    members = group.members()
-    folded = iter(states.fold([run for _, run in members if run is not None]))
-    found = [(cell, next(folded) if run is not None else None) for cell, run in members]
-    return [(cell.settings, cell.name, None if state is not None and state.state == "submitting" else state)
-            for cell, state in found]
+def lines(group: Group, folded: Sequence[RunState], room: int | None = None, color: bool = False) -> list[str]:
+    """The table, and what to do about runs that are missing.
 
-
-def describe(group: Group) -> str:
-    """The table, and what to do about runs that are missing."""
-    found = rows(group)
+    Args:
+        folded: The states of :meth:`Group.runs`.
+        room: Cells in a line.
+    """
+    found = _rows(group, folded)
     names = short_names(group.varied)
-    lines = [[name, *(settings.get(key, UNDEFINED) for key in names), state.state if state else NOT_SUBMITTED,
-              _progress(state), _headline(state)] for settings, name, state in found]
-    said = [f"group {group.path}: {len(found)} runs, " + ", ".join(
-        f"{sum(line[-3] == word for line in lines)} {word}" for word in dict.fromkeys(line[-3] for line in lines))]
-    said.append(aligned(["run", *names.values(), "state", "iteration", "mask AP"], lines, left=2 + len(names)))
-    for _, name, state in found:
-        if state is not None and state.state in ("failed", "stopped", "unreadable", "unknown"):
-            said.append(f"{name}: {state.reason}")
-    if any(state is None for _, _, state in found):
-        said.append("the same `submit` command submits what is missing")
-    return "\n".join(said)
+    kinds = metrics.kinds(kind for _, s in found if s and (kind := runs_table.kind_of(s))) or ["segm"]
+    counts = Counter(s.state if s else NOT_SUBMITTED for _, s in found)
+    rows = [[cell.name, *(cell.settings.get(key, UNDEFINED) for key in names), *_cells(s, kinds)] for cell, s in found]
+    header = ["run", *names.values(), "state", "iteration", *(metrics.in_words(kind, "AP") for kind in kinds), "APr"]
+    said = [f"group {group.path}: {len(found)} runs, {', '.join(f'{n} {state}' for state, n in counts.items())}"]
+    said += layout.table(header, rows, 2 + len(names), room or runs_table.WIDTH, optional=("APr",), rule=True,
+                         paint=runs_table.paint if color else None)
+    said += [f"{cell.name}: {s.reason}" for cell, s in found if s and s.state in TO_READ]
+    if NOT_SUBMITTED in counts:
+        said.append("repeat the `submit` command to submit what is missing")
+    return said
 
 
-def as_dict(group: Group) -> dict[str, Any]:
+def as_dict(group: Group, folded: Sequence[RunState]) -> dict[str, Any]:
     """For ``--json``."""
     return {"group": group.name, "path": str(group.path), "varied": group.varied,
-            "runs": [{"settings": dict(settings), **(state.as_dict() if state else
-                                                     {"run": name, "state": NOT_SUBMITTED})}
-                     for settings, name, state in rows(group)]}
+            "runs": [{"settings": dict(cell.settings), **(s.as_dict() if s else
+                                                          {"run": cell.name, "state": NOT_SUBMITTED})}
+                     for cell, s in _rows(group, folded)]}
 
 
-def _progress(state: RunState | None) -> str:
-    if state is None or state.iteration is None:
-        return ""
-    return f"{state.iteration}/{state.iterations}" if state.iterations else str(state.iteration)
+def _rows(group: Group, folded: Sequence[RunState]) -> list[tuple[Cell, RunState | None]]:
+    """Each cell with the state of its run; None where it is not submitted yet."""
+    state_of = {state.run: state for state in folded if state.state != "submitting"}
+    return [(cell, state_of.get(cell.name)) for cell in group.cells]
 
 
-def _headline(state: RunState | None) -> str:
-    """Mask AP in percent; box AP, named so, where there are no masks."""
-    figures = state.evaluation if state else {}
-    if figures.get("segm_AP") is None and figures.get("bbox_AP") is not None:
-        return f"box {percent(figures['bbox_AP'])}"
-    return "" if figures.get("segm_AP") is None else percent(figures["segm_AP"])
+def _cells(s: RunState | None, kinds: Sequence[str]) -> list[str]:
+    if s is None:
+        return [NOT_SUBMITTED, *[""] * (2 + len(kinds))]
+    own = runs_table.kind_of(s)
+    return [s.state, runs_table.progress(s), *(runs_table.figure(s, "AP") if kind == own else "" for kind in kinds),
+            runs_table.figure(s, "APr")]

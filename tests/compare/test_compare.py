@@ -28,7 +28,7 @@ def two(tmp_path):
 def test_groups_and_the_classes_that_changed_most_are_shown(capsys, two):
     code, out, _ = call(capsys, "a", "b", "--runs-dir", two)
     assert code == 0
-    assert "segm AP\n  A  a, iteration 20\n  B  b, iteration 20\n" in out
+    assert "mask AP\n  A  a, iteration 20\n  B  b, iteration 20\n" in out
     assert "AP   10.0  15.0   +5.0           4     0     0" in out
     assert "APc     –     –      –           1     0     0" in out
     assert out.index("rare classes") < out.index("common classes") < out.index("frequent classes")

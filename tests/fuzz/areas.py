@@ -157,7 +157,9 @@ READERS = (["status", "RUN"], ["status", "RUN", "--json"], ["status", "--runs-di
            ["evaluate", "RUN", "--csv", "out.csv", "--checkpoints", "best"], ["compare", "RUN", "RUN"],
            ["compare", "RUN", "library"], ["clean", "RUN", "--dry-run"], ["clean", "RUN", "--abandoned"],
            ["cancel", "RUN"], ["resume", "RUN", "--dry-run"], ["resume", "RUN"],
-           ["evaluate", "RUN", "--vary", "nms_iou=0.4,0.5", "--dry-run"])
+           ["evaluate", "RUN", "--vary", "nms_iou=0.4,0.5", "--dry-run"],
+           ["logs", "RUN"], ["logs", "RUN", "--json"], ["logs", "RUN", "--evaluation", "last", "-n", "3"],
+           ["logs", "RUN", "--rank", "0", "--attempt", "last"], ["logs", "RUN", "--job"])
 
 
 def run(case: Case) -> None:

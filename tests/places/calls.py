@@ -64,6 +64,7 @@ def calls(world: Path) -> list[Call]:
         Call("status-json", ("status", "--runs-dir", str(runs), "--json")),
         Call("status-run", ("status", over)),
         Call("status-scored", ("status", scored)),
+        Call("logs", ("logs", over)),
         Call("evaluate-shown", ("evaluate", scored, "--checkpoints", "all")),
         Call("evaluate-csv", ("evaluate", scored, "--checkpoints", "all", "--csv", str(out / "t.csv")), acts=True,
              makes="out/t.csv"),

@@ -22,22 +22,22 @@ DOCUMENT = {
 def test_figures_are_percent_with_one_decimal_and_a_dash_where_undefined():
     assert metrics_table(DOCUMENT) == (
         "        AP  AP50  AP75   APs   APm    APl  APr  APc   APf  AR@300\n"
-        "bbox  26.9  50.0  25.0  10.0  20.0  100.0    –  0.0  30.0    41.0\n"
-        "segm   0.0  50.0  25.0  10.0  20.0  100.0    –  0.0  30.0    41.0")
+        "mask   0.0  50.0  25.0  10.0  20.0  100.0    –  0.0  30.0    41.0\n"
+        "box   26.9  50.0  25.0  10.0  20.0  100.0    –  0.0  30.0    41.0")
 
 
 def test_only_what_was_scored_has_a_row():
     boxes_only = {**DOCUMENT, "figures": {"bbox": FIGURES}}
-    assert [line.split()[0] for line in metrics_table(boxes_only).splitlines()] == ["AP", "bbox"]
+    assert [line.split()[0] for line in metrics_table(boxes_only).splitlines()] == ["AP", "box"]
 
 
 def test_classes_are_sorted_by_training_images():
     assert per_class_table(DOCUMENT) == (
-        "class    freq  images  instances  bbox AP  segm AP\n"
-        "often    f        900       2000     55.0     50.0\n"
-        "some     c         50         60     20.0     20.0\n"
-        "rare     r          3          4     10.0        –\n"
-        "unknown  –          –          –      0.0      0.0")
+        "class    freq  images  instances  mask AP  box AP\n"
+        "often    f        900       2000     50.0    55.0\n"
+        "some     c         50         60     20.0    20.0\n"
+        "rare     r          3          4        –    10.0\n"
+        "unknown  –          –          –      0.0     0.0")
 
 
 def test_a_limit_shows_both_ends_and_says_how_many_are_between():

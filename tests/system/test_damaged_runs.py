@@ -363,7 +363,7 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
     with acting_as(VICTIM):
         assert reported(capsys, run.path)[0] == 0
         code, out, err = reported(capsys, run.path, verb=evaluate)
-        assert (code, err) == (0, "") and "1 of 1 scored already" in out and "bbox AP" in out
+        assert (code, err) == (0, "") and "1 of 1 scored already" in out and "box AP" in out
         assert reported(capsys, run.path, run.path, verb=compare)[0] == 0
         assert reported(capsys, run.path, "--dry-run", verb=clean)[::2] == (0, "")
         assert reported(capsys, run.path, "--dry-run", verb=resume)[::2] == (0, "")

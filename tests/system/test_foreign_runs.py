@@ -157,7 +157,7 @@ def test_figures_of_another_users_run_are_shown_and_compared(shared, capsys):
     before = listing(run.path)
     with acting_as(VICTIM):
         assert call(evaluate, run.path, "--checkpoints", "last") == 0
-        assert "bbox AP" in capsys.readouterr().out
+        assert "box AP" in capsys.readouterr().out
         assert call(compare, run.path, f"{run.path}@14") == 0 and call(status, run.path) == 0
     assert listing(run.path) == before
 

@@ -70,7 +70,7 @@ def test_status_and_evaluate_and_compare_and_resume_answer_of_a_complete_run(cap
                                            "nms_iou=0.4,0.5", "--dry-run")
     assert "1 to score" in call(capsys, evaluate, run.path, "--vary", "nms_iou=0.3", "--dry-run")
     assert "nothing to do" in call(capsys, resume, run.path, "--dry-run")
-    assert "segm AP" in call(capsys, compare, f"{run.path}@7", run.path)
+    assert "mask AP" in call(capsys, compare, f"{run.path}@7", run.path)
     assert files_of(run) == before
 
 

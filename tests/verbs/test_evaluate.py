@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def test_what_is_scored_is_shown_best_first_and_nothing_is_started(capsys, run):
     assert "first: 3 of 3 scored already" in out
     rows = [line.split() for line in out.splitlines() if line.startswith("iter")]
     assert [row[1] for row in rows] == ["20", "30", "10"]
-    assert rows[0][2:] == ["as", "configured", "30.0", "60.0", "15.0", "–", "45.0", "15.0", "60.0", "15.0", "–", "45.0"]
-    assert "(by segm_AP, best first)" in out
+    assert rows[0][2:] == ["as", "configured", "15.0", "60.0", "15.0", "–", "45.0", "30.0", "60.0", "15.0", "–", "45.0"]
+    assert "(by mask AP, best first)" in out
     assert driver.find(run) is None and not list(run.evaluations_dir.glob("sweep*"))
 
 
@@ -64,6 +65,31 @@ def test_scripts_read_provenance_and_figures(capsys, run):
     (row,) = json.loads(out)
     assert (row["iteration"], row["figures"]["bbox"]["AP"], row["settings"]) == (20, 0.3, {})
     assert row["checkpoint_digest"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(("asked", "heads", "figures"), [
+    ("AP,APr", ["mask AP", "box AP", "mask APr", "box APr"], ["15.0", "30.0", "15.0", "15.0"]),
+    ("segm_APf", ["mask APf"], ["45.0"]),
+    ("box AP, mask APr,AP", ["box AP", "mask APr", "mask AP"], ["30.0", "15.0", "15.0"])])
+def test_the_table_shows_the_columns_that_are_asked_for(capsys, run, asked, heads, figures):
+    _, out, _ = call(capsys, run.path, "--checkpoints", "20", "--columns", asked)
+    head, row = (re.split("  +", line) for line in out.splitlines()[-3:-1])
+    assert (head[2:], row[2:]) == (heads, figures)
+
+
+@pytest.mark.parametrize("name", ["first", "experiment-of-sixty-characters-with-the-loss-and-the-seed-in-it"])
+@pytest.mark.parametrize("room", [60, 80, 100, 160])
+def test_the_table_fits_the_terminal(capsys, tmp_path, monkeypatch, name, room):
+    monkeypatch.setenv("COLUMNS", str(room))
+    made, other = scored_run(tmp_path / name, {10: 0.1, 20: 0.3}), scored_run(tmp_path / "b", {10: 0.1})
+    score(made, checkpoints.accepted(made)[-1], 0.25, nms_iou=0.6, max_dets=100, score_thr=0.001)
+    _, out, _ = call(capsys, made.path, other.path, "--checkpoints", "all", "--vary", "nms_iou=0.5,0.6", "--vary",
+                     "max_dets=300,100", "--vary", "score_thr=0.1,0.001", "--dry-run")
+    shown = out.split("\n\n", 1)[1].splitlines()[:-1]
+    words = {word.strip(",") for line in shown for word in line.split()}
+    assert words >= {"checkpoint", "settings", name, "b", "mask", "box", "AP50", "APr", "nms_iou", "0.6", "max_dets"}
+    assert max(map(len, shown)) <= max(room, len(f"{name},")), out
+    assert [word for word in ("mask", "box") if word in shown] == (["mask", "box"] if "mask" in shown else [])
 
 
 def test_only_what_is_missing_would_be_scored(capsys, run):
@@ -97,6 +123,7 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["--at-once", "0"], "at-once: invalid value 0"),
+    (["--checkpoints", "all", "--columns", "AP,mAP"], "columns: 'mAP' is unknown"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
     (["--config", "configs/demo.py"], "is not a file; expected checkpoint"),
 ])

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import time
@@ -22,8 +23,9 @@ from ecm_cluster.backends import driver
 from ecm_cluster.backends import slurm as slurm_backend
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
-from ecm_cluster.console import cli
+from ecm_cluster.console import cli, layout
 from ecm_cluster.job import job
+from ecm_cluster.reporting import runs_table
 from ecm_cluster.reporting import state as states
 from ecm_cluster.rundir import checkpoints
 from ecm_cluster.rundir.ledger import Event
@@ -326,7 +328,7 @@ def test_an_evaluation_shows_its_images_and_then_its_figures(tmp_path):
     assert (found.state, found.reason) == ("done", "trained and scored")
     assert found.evaluation == {"metrics_file": f"evaluations/{work.key}/metrics.json", "bbox_AP": 0.269,
                                 "bbox_APr": None, "segm_AP": 0.25}
-    assert status.headline(found) == "26.9"
+    assert runs_table.scores(found) == "mask AP 25.0", "box AP only where there are no masks"
 
 
 def test_a_failed_evaluation_says_why_and_where_to_read_on(tmp_path):
@@ -535,6 +537,56 @@ def test_a_runs_folder_that_is_none_is_refused_where_it_was_named(capsys, slurm,
     code, out, _ = call(capsys)
     assert code == 0
     assert "no runs in" in out
+
+
+def test_several_runs_are_a_table_whatever_they_are_named_by(capsys, slurm, tmp_path):
+    for number, name in enumerate(["exp-1", "exp-2", "base"]):
+        make_run(tmp_path / "runs" / name, submitted=number + 1.0)
+    for words, names in ((["base", "exp-*"], ["base", "exp-1", "exp-2"]), (["bas*"], ["base"]),
+                         ([tmp_path / "runs/exp-2", "exp-2", "base"], ["exp-2", "base"])):
+        out = call(capsys, *words, "--runs-dir", tmp_path / "runs")[1]
+        assert [line.split()[0] for line in out.splitlines()[2:]] == names
+        listed = json.loads(call(capsys, *words, "--json", "--runs-dir", tmp_path / "runs")[1])
+        assert [r["run"] for r in listed] == names and "events" not in listed[0]
+    code, out, err = call(capsys, "base", "none-*", "--runs-dir", tmp_path / "runs")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "no run matches 'none-*'" in err
+
+
+def scored_by(name: str, **figures: float) -> states.RunState:
+    return states.RunState(name, "", "done", "trained and scored", evaluation=figures)
+
+
+def test_the_table_names_the_ap_that_it_shows(capsys):
+    masks, boxes = scored_by("a", bbox_AP=0.3, segm_AP=0.25, segm_APr=0.1, bbox_APr=0.2), scored_by("b", bbox_AP=0.4)
+    for shown, head, cells in (([masks], ["mask AP", "APr"], [["25.0", "10.0"]]), ([boxes], ["box AP"], [["40.0"]]),
+                               ([masks, boxes], ["mask AP", "box AP", "APr"], [["25.0", "10.0"], ["40.0"]])):
+        header, _, *rows = runs_table.lines(shown)
+        assert [word for word in re.split("  +", header) if "AP" in word][:len(head)] == head
+        assert [row.split()[2:-3] for row in rows] == cells
+
+
+NAMES = ["short", "mask_rcnn_r50_fpn_1x_lvis_v1_ecm_seed_0_with_a_name_of_sixty", "größe-日本語の実験の名前-その二"]
+LONG_REASON = ("waiting: job 7 pending (Priority), after attempt 12: Slurm preempted the job; warning: commits have "
+               "failed for 3 h (No space left on device); the checkpoint of iteration 12 stands")
+
+
+@pytest.mark.parametrize("room", [60, 80, 100, 160])
+def test_no_word_of_the_table_is_broken(capsys, room):
+    shown = [states.RunState(name, "", "running", LONG_REASON, attempt=12, iteration=12000, iterations=90000, epoch=3,
+                             loss=0.512, evaluation={"segm_AP": 0.264, "segm_APr": 0.18}) for name in NAMES]
+    lines = runs_table.lines(shown, room)
+    words = [word for line in lines for word in line.split()]
+    assert set(words) >= {*NAMES, *LONG_REASON.split(), "running", "12000/90000", "26.4"}
+    assert words.count("26.4") == words.count("preempted") == 3
+    assert max(map(layout.cells, lines)) <= room
+
+
+def test_color_is_for_terminals_only(capsys, slurm, tmp_path):
+    run = make_run(tmp_path / "runs/run")
+    begin(run, 1)
+    assert "\x1b" not in call(capsys, "--runs-dir", tmp_path / "runs")[1]
+    line = runs_table.lines(states.fold([run]), 80, color=True)[2]
+    assert "\x1b[32mrunning\x1b[0m" in line
 
 
 # ---------------------------------------------------------------------------------------------- damage
