@@ -74,15 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .sweeps import submitting
 
         return submitting.submit(job, args)
-    if args.at_once is not None:
-        raise UserError("at-once: only for a group of runs; give --vary or --sweep, or leave it out")
     run_dir = folders.absolute(job.runs_dir)
+    refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from .reporting import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
+
+
+def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
+    """Refuse what has a meaning for a group alone, and a group's name."""
+    from .sweeps import group
+
+    if args.at_once is not None:
+        raise UserError("at-once: only for a group of runs; give --vary or --sweep, or leave it out")
+    if job.name and group.at(run_dir / job.name) is not None:
+        raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
+                        "missing of it, or use another --name")
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:

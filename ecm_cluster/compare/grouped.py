@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..base.errors import UserError, one_of
-from ..console import cli
+from ..console import cli, layout
 from ..reporting.tables import UNDEFINED, aligned, as_csv
 from ..scoring.metrics import in_words
 from ..sweeps.group import Group
@@ -44,7 +44,7 @@ def main(group: Group, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(to_json(compared), indent=1))
     else:
-        cli.say(to_text(compared))
+        cli.say(to_text(compared, layout.width()))
     return cli.EXIT_OK
 
 
@@ -79,22 +79,29 @@ def spread(setting: Setting, kind: str, name: str, sign: str = " ± ") -> str:
     return f"{100 * mean:.1f}" + ("" if deviation is None else f"{sign}{100 * deviation:.1f}")
 
 
-def to_text(compared: Comparison) -> str:
+def to_text(compared: Comparison, room: int | None = None) -> str:
+    """The tables, and what is missing in them.
+
+    Args:
+        room: Cells in a line.
+    """
     lines = []
     for kind in compared.kinds:
         shown = figures(compared.settings, kind)
         rows = [[s.label, str(len(s.runs)), *(spread(s, kind, name) for name in shown)] for s in compared.settings]
-        lines.append(aligned(["", "n", in_words(kind, shown[0]), *shown[1:]], rows, left=1))
+        lines.append(aligned(["", "n", in_words(kind, shown[0]), *shown[1:]], rows, 1, room))
     rows = [[label, in_words(kind, name), f"{100 * d.value:+.1f}", _interval(d), probability(d.p),
              _error(d.seeds), _error(d.images), str(d.runs)] for (label, kind, name), d in compared.differences.items()]
     if rows:
         header = ["", "", "points", "95% interval", "p", "seeds", "images", "n"]
         lines.append(f"difference to {compared.reference.label}, and its errors over seeds and over images\n"
-                     + aligned(header, rows, left=2))
-    lines += ["missing:\n" + "\n".join(f"  {text}" for text in compared.missing)] if compared.missing else []
-    lines += [f"note: {text}" for text in compared.notes]
-    if all(len(setting.runs) < 2 for setting in compared.settings):
-        lines.append("note: with one run a setting nothing is known of other seeds")
+                     + aligned(header, rows, 2, room))
+    if compared.missing:
+        lines.append("\n".join(line for text in compared.missing
+                               for line in layout.wrapped(f"missing: {text}", room, "  ")))
+    alone = all(len(setting.runs) < 2 for setting in compared.settings)
+    notes = [*compared.notes, *(["with one run a setting nothing is known of other seeds"] if alone else [])]
+    lines += ["\n".join(line for text in notes for line in layout.wrapped(f"note: {text}", room, "  "))] if notes else []
     return "\n\n".join(lines)
 
 

@@ -56,9 +56,14 @@ def submit(base: jobs.Job, args: argparse.Namespace) -> int:
     print(grid_text.describe(group, cells, missing, plans, choose.by_name(args.cluster).queues), flush=True)
     for text in dict.fromkeys(text for _, plan in plans for text in plan.warnings):
         cli.say(f"warning: {text}", sys.stderr)
+    refused = list(dict.fromkeys(f"{cell.name}: {text}" for cell, plan in plans for text in plan.problems))
     if args.dry_run:
+        for text in refused:
+            cli.say(f"would be refused: {text}", sys.stderr)
         print("dry run: nothing was written or submitted")
         return cli.EXIT_OK
+    if refused:
+        raise UserError(refused[0])
     frozen = check_all(plans, args)
     _create_folder(group, base)
     with _lock(group):
@@ -96,7 +101,7 @@ def plan_all(cells: Sequence[Cell], where: str) -> list[tuple[Cell, Plan]]:
     """The plan of each cell; those that differ only in the seed share one.
 
     Raises:
-        UserError: One cannot work; the message names the run.
+        UserError: A config cannot be read, or requests what is not supported; the message names the run.
     """
     made: dict[str, Plan] = {}
     found = []
@@ -106,8 +111,6 @@ def plan_all(cells: Sequence[Cell], where: str) -> list[tuple[Cell, Plan]]:
         try:
             if alike not in made:
                 made[alike] = planning.make(cell.job, where)
-                if made[alike].problems:
-                    raise UserError(made[alike].problems[0])
         except UserError as error:
             raise UserError(f"{cell.name}: {error}") from None
         found.append((cell, replace(made[alike], job=cell.job)))

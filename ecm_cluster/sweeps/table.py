@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..console import layout
+from ..console import cli, layout
 from ..reporting import runs_table
 from ..reporting.run_state import RunState
 from ..reporting.tables import UNDEFINED
@@ -34,7 +34,8 @@ def lines(group: Group, folded: Sequence[RunState], room: int | None = None, col
     said = [f"group {group.path}: {len(found)} runs, {', '.join(f'{n} {state}' for state, n in counts.items())}"]
     said += layout.table(header, rows, 2 + len(names), room or runs_table.WIDTH, optional=("APr",), rule=True,
                          paint=runs_table.paint if color else None)
-    said += [f"{cell.name}: {s.reason}" for cell, s in found if s and s.state in TO_READ]
+    said += [line for cell, s in found if s and s.state in TO_READ
+             for line in layout.wrapped(f"{cell.name}: {cli.as_typed(s.reason)}", room, "  ")]
     if NOT_SUBMITTED in counts:
         said.append("repeat the `submit` command to submit what is missing")
     return said
