@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from .console import cli, layout
 from .job import job as jobs
 from .reporting import results, runs_table, timeline
 from .reporting import state as states
+from .reporting.tables import finite
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
@@ -86,15 +86,6 @@ def submitted_now(run: Run) -> bool:
         submissions.require_owner(run, "")
         chain.submit_refused(run)
     return chain.refusal(run) is None
-
-
-def finite(value: Any) -> Any:
-    """Replace numbers that JSON cannot represent by null, such as the loss of a training that diverged."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def runs_of(words: Sequence[str], runs_dir: Path, named: bool) -> list[Run]:

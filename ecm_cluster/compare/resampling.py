@@ -83,8 +83,8 @@ def _replicates(one: Scored, kinds: Sequence[str], count: int, seed: int) -> dic
     with _document(scored.parts[0], one.row.provenance.get("annotations_digest")) as document:
         found = scored.parts[0].place_ids(scored.of_part(0, detections)) if scored.by_position else detections
         truth = hotcoco.GroundTruth(document)
-        return {kind: bootstrap.replicated(hotcoco.find_matches(truth, found, kind), document["categories"], count, seed)
-                for kind in kinds}
+        matches = {kind: hotcoco.find_matches(truth, found, kind) for kind in kinds}
+        return {kind: bootstrap.replicated(matches[kind], document["categories"], count, seed) for kind in kinds}
 
 
 @contextlib.contextmanager

@@ -27,15 +27,15 @@ def describe(group: Group, cells: Sequence[Cell], missing: Sequence[Cell], plans
                                                          f", {len(cells) - len(missing)} of them submitted already")]
     names = short_names(list(cells[0].settings))
     waiting = {cell.name for cell in missing}
-    rows = [[cell.name, *cell.settings.values(), "" if cell.name in waiting else "submitted"]
+    rows = [[f"  {cell.name}", *cell.settings.values(), "" if cell.name in waiting else "submitted"]
             for cell in cells[:MOST_SHOWN]]
-    lines.append(aligned(["  run", *names.values(), ""], [[f"  {row[0]}", *row[1:]] for row in rows], left=len(rows[0])))
+    lines.append(aligned(["  run", *names.values(), ""], rows, left=len(rows[0])))
     lines += [f"  … and {len(cells) - MOST_SHOWN} more"] if len(cells) > MOST_SHOWN else []
     jobs = [(cell.job, len(plan.elements)) for cell, plan in plans if cell.job is not None]
     evaluated = sum(bool(elements) for _, elements in jobs)
     facts = [("new jobs", f"{len(jobs)} trainings, {evaluated} evaluations")] if jobs else []
     if jobs:
-        unit = "GPU" if any(job.device == "cuda" for job, _ in jobs) else "CPU rank"
+        hours = "GPU hours" if any(job.device == "cuda" for job, _ in jobs) else "rank hours"
         facts.append(("GPU hours" if unit == "GPU" else "rank hours", f"at most {sum(_hours(*one) for one in jobs):,.0f}, if each job takes all of its "
                                        "time limit once"))
     if group.at_once:

@@ -26,7 +26,6 @@ from ..checking import check
 from ..console import cli
 from ..job import job as jobs
 from ..job import sharing
-from ..mmconfig import config
 from ..plan import create, planning
 from ..plan.plan import Plan
 from ..rundir.run import Run
@@ -34,6 +33,7 @@ from . import agreement, axes, follow, grid_text
 from . import group as groups
 from .cells import Cell, combine
 from .group import Group
+
 
 def submit(base: jobs.Job, args: argparse.Namespace) -> int:
     """Submit the runs of a group that are missing; the verb's exit code.

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecm_cluster.reporting import log_files
-from ecm_cluster.reporting.log_files import Growing, Lines, Part
+from ecm_cluster.logs import log_files
+from ecm_cluster.logs.log_files import Growing, Lines, Part
 
 BLOCKS = [3, 7, 300, 1 << 18]
 LINES = st.lists(st.sampled_from(["", "a", "---- attempt 2, job 7 on n1, rank 0 of 1", "x" * 290, "—ü"]), max_size=12)

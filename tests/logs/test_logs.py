@@ -18,7 +18,7 @@ from ecm_cluster import logs
 from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.console import cli
-from ecm_cluster.reporting import log_choice
+from ecm_cluster.logs import choice
 from ecm_cluster.rundir.run import Run
 
 
@@ -210,7 +210,7 @@ def test_a_run_is_followed_over_a_restart_to_its_end(tmp_path):
     assert out.count("---- attempt ") == 2
     parts = [verb("logs", run.path, "--rank", 1, "--attempt", number).stdout for number in (1, 2)]
     assert "".join(parts) == out
-    assert log_choice.ranks(run) == [0, 1]
+    assert choice.ranks(run) == [0, 1]
 
 
 def children(pid: int) -> list[str]:

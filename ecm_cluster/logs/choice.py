@@ -11,10 +11,10 @@ from ..attempts import endings
 from ..base.errors import UserError
 from ..chain import chain, evaluations
 from ..job import eval_settings
+from ..reporting.tolerant import TolerantRun
 from ..rundir import checkpoints
 from ..rundir.run import Evaluation, Run, Work
 from .log_files import OF_RANK, OF_TRAINING, Part, of_attempt
-from .tolerant import TolerantRun
 
 RANK_LOG = re.compile(r"rank([0-9]{3,9})\.log")
 LAST = "last"
