@@ -22,7 +22,7 @@ from .job import job as jobs
 from .job.flags import add_flags, given_flags, in_groups, without_removed
 from .plan import elastic
 from .reporting import state as states
-from .rundir import checkpoints, runs
+from .rundir import runs
 from .rundir.run import Run
 from .rundir.spec import Overrides, ResumePoint
 from .slurm import commands, launcher
@@ -76,9 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     group = sweeps.find(args.run, runs_dir)
     if group is not None:
-        if args.iteration is not None:
-            raise UserError("from: only for a single run; leave it out")
-        return resuming.resume(group, lambda run: resume_one(run, args), args.dry_run, args.wait)
+        return resuming.resume(group, resume_one, args)
     run = runs.find(args.run, runs_dir)
     if resume_one(run, args) and args.wait and not args.dry_run:
         from .reporting import follow
@@ -168,7 +166,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], links: 
             record.point = None
         elif args.iteration is not None:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
-        lines.append(f"{'train':<12}{_start(run, record.point)}")
+        lines.append(f"{'train':<12}{elastic.start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
         lines += [f"{'abandoned':<12}{text}" for text in left_by(run, record.point, bool(args.code))]
     else:
@@ -181,24 +179,6 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], links: 
     if args.code:
         lines.append(f"{'code':<12}replaced by {', '.join(str(p) for p in snapshots.own_packages())}")
     return ResumePlan(links, job, record, lines, dropped)
-
-
-def _start(run: Run, point: ResumePoint | None) -> str:
-    """Where the training resumes, in words.
-
-    Raises:
-        UserError: There is no such checkpoint.
-    """
-    there = checkpoints.accepted(run)
-    if point is not None:
-        there = [m for m in there if m.iteration <= point.iteration]
-        if not there or there[-1].iteration != point.iteration:
-            known = sorted({m.iteration for m in checkpoints.accepted(run)})
-            raise UserError(f"from: {run.name} has no checkpoint of iteration {point.iteration}; it has "
-                            f"{', '.join(map(str, known)) or 'none'}")
-    if not there:
-        return "from the beginning: there is no checkpoint yet"
-    return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
 
 
 def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:

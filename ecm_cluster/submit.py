@@ -85,11 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
-    """Refuse what has a meaning for a group alone, and a group's name."""
+    """Refuse options that apply to groups only, and the name of a group."""
     from .sweeps import group
 
     if args.at_once is not None:
-        raise UserError("at-once: only for a group of runs; give --vary or --sweep, or leave it out")
+        raise UserError("at-once: only for a group of runs; add --vary or --sweep, or leave it out")
     if job.name and group.at(run_dir / job.name) is not None:
         raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
                         "missing of it, or use another --name")

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from ..base.errors import UserError, one_of
 from ..console import cli, layout
 from ..reporting.tables import UNDEFINED, aligned, as_csv
 from ..scoring.metrics import in_words
 from ..sweeps.group import Group
-from . import latex, resampling
-from .settings import FIGURES, Setting, collect, differing_code, figures, kinds
-from .significance import Difference, difference
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that is shown of a group.
-
-    Attributes:
-        differences: By setting, kind and figure.
-    """
-
-    name: str
-    settings: list[Setting]
-    reference: Setting
-    kinds: list[str]
-    differences: dict[tuple[str, str, str], Difference]
-    missing: list[str]
-    notes: list[str]
+from . import latex
+from .comparison import Comparison, compare
+from .settings import FIGURES, Setting, figures
+from .significance import Difference
 
 
 def main(group: Group, args: argparse.Namespace) -> int:
@@ -45,29 +28,6 @@ def main(group: Group, args: argparse.Namespace) -> int:
     else:
         cli.say(to_text(compared, layout.width()))
     return cli.EXIT_OK
-
-
-def compare(group: Group, args: argparse.Namespace) -> Comparison:
-    """Raises UserError where nothing is scored, or the reference is unknown."""
-    settings, missing = collect(group)
-    shown = [args.iou] if args.iou else kinds(settings)
-    if not any(setting.values(kind, "AP") for setting in settings for kind in shown):
-        why = f" ({'; '.join(missing[:3])}{'; …' if len(missing) > 3 else ''})" if missing else ""
-        raise UserError(f"RUN: no run of the group {group.name!r} has {in_words(args.iou) + ' ' if args.iou else ''}scores "
-                        f"of its last checkpoint yet{why}; `python -m ecm_cluster.status {group.name}` shows them")
-    labels = [setting.label for setting in settings]
-    if args.against is not None and args.against not in labels:
-        raise one_of("against", args.against, labels)
-    reference = settings[labels.index(args.against)] if args.against is not None else settings[0]
-    replicates, notes = resampling.of_group(group, settings, shown, args.replicates, args.seed)
-    differences = {}
-    for setting in settings:
-        for kind in shown if setting is not reference else ():
-            for name in figures(settings, kind):
-                found = difference(setting, reference, kind, name, replicates.get(kind, {}))
-                if found is not None:
-                    differences[setting.label, kind, name] = found
-    return Comparison(group.name, settings, reference, shown, differences, missing, notes + differing_code(settings))
 
 
 def spread(setting: Setting, kind: str, name: str, sign: str = " ± ") -> str:
@@ -100,7 +60,8 @@ def to_text(compared: Comparison, room: int | None = None) -> str:
                                for line in layout.wrapped(f"missing: {text}", room, "  ")))
     alone = all(len(setting.runs) < 2 for setting in compared.settings)
     notes = [*compared.notes, *(["with one run a setting nothing is known of other seeds"] if alone else [])]
-    lines += ["\n".join(line for text in notes for line in layout.wrapped(f"note: {text}", room, "  "))] if notes else []
+    if notes:
+        lines.append("\n".join(line for text in notes for line in layout.wrapped(f"note: {text}", room, "  ")))
     return "\n\n".join(lines)
 
 

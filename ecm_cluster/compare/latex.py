@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from ..scoring.metrics import KINDS
+from .comparison import Comparison
 from .settings import Setting, figures
-
-if TYPE_CHECKING:
-    from .grouped import Comparison
 
 LEVEL = 0.05
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

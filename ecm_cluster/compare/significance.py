@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Optional
+from typing import Dict, List, Optional
 
 from .settings import Scored, Setting
 
 CONFIDENCE = 0.95
 MANY = 1000  # degrees of freedom from which Student's distribution is the normal one
-Replicates = Mapping[str, Mapping[str, Sequence[Optional[float]]]]  # figures in each replicate, by run and figure
+Replicates = Dict[str, Dict[str, List[Optional[float]]]]  # figures in each replicate, by run and figure
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_two(args: argparse.Namespace) -> None:
-    """Refuse anything but two runs, and what has a meaning for a group alone."""
+    """Refuse another number of runs than two, and options that apply to groups only."""
     given = [name for name in ("against", "replicates", "latex") if getattr(args, name) is not None]
     if len(args.run) != 2:
         raise UserError(f"RUN: {' '.join(args.run)}: expected two runs, or a group of runs (`submit --vary`)")

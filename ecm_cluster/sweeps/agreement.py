@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -37,8 +36,14 @@ def check_flags(varied: Sequence[Axis], args: argparse.Namespace) -> None:
 def common(base: jobs.Job, varied: Sequence[Axis]) -> dict[str, Any]:
     """What the runs of a group have in common, as it is on record."""
     left_out = {"name", "runs_dir", *(axis.key for axis in varied)}
-    return json.loads(json.dumps({key: value for key, value in base.as_record().items() if key not in left_out},
-                                 default=str))
+    return as_read({key: value for key, value in base.as_record().items() if key not in left_out})
+
+
+def as_read(value: Any) -> Any:
+    """A value as it comes back from its record."""
+    if isinstance(value, dict):
+        return {key: as_read(inner) for key, inner in value.items()}
+    return [as_read(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def check(group: Group, cluster: str, asked: dict[str, Any], cells: Sequence[Cell]) -> None:
@@ -61,8 +66,8 @@ def check(group: Group, cluster: str, asked: dict[str, Any], cells: Sequence[Cel
     other = [key.rstrip(".") for key in other]
     other += ["cluster"] if group.cells and cluster != group.cluster else []
     if group.job and other:
-        raise UserError(f"name: the group {group.name!r} exists, and has another {', '.join(sorted(other))}; give what "
-                        "it was submitted with, or use another --name")
+        raise UserError(f"name: the group {group.name!r} exists, and has another {', '.join(sorted(other))}; use "
+                        "what it was submitted with, or another --name")
 
 
 def _differing(one: Any, other: Any) -> list[str]:

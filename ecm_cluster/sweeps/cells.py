@@ -56,8 +56,8 @@ def combine(group: str, base: jobs.Job, axes: Sequence[Axis]) -> list[Cell]:
     twice = next((name for name, times in names.items() if times > 1), None)
     if twice:
         one, other = [cell for cell in cells if cell.name == twice][:2]
-        raise UserError(f"vary: {_differing(one, other)} would both be run {twice}; give one of them another file "
-                        "name or value")
+        raise UserError(f"vary: {_differing(one, other)} would both be run {twice}; use another file name or "
+                        "value for one of them")
     return cells
 
 
@@ -84,17 +84,20 @@ def _options(job: jobs.Job, values: Mapping[str, Value]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in values.items():
         if value.is_named:
-            options.update(named.options(key, value, _config(job.config, json.dumps(job.options), key)))
+            options.update(named.options(key, value, _config(job, key)))
         else:
             options[key] = value.given
     return MAPPING.read(options)
 
 
+def _config(job: jobs.Job, but: str) -> dict[str, Any]:
+    """A job's config with its options, except one that sets ``but``."""
+    return config.apply_options(_read(job.config), {key: value for key, value in job.options.items() if key != but})
+
+
 @lru_cache(maxsize=16)
-def _config(path: str, options: str, but: str) -> Any:
-    """A job's config with its options, read once for all runs of a group."""
-    others = {key: value for key, value in json.loads(options).items() if key != but}
-    return config.apply_options(settled.replace_references(config.read(shipped.find_config(path))), others)
+def _read(path: str) -> dict[str, Any]:
+    return settled.replace_references(config.read(shipped.find_config(path)))
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

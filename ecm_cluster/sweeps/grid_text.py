@@ -36,8 +36,8 @@ def describe(group: Group, cells: Sequence[Cell], missing: Sequence[Cell], plans
     facts = [("new jobs", f"{len(jobs)} trainings, {evaluated} evaluations")] if jobs else []
     if jobs:
         hours = "GPU hours" if any(job.device == "cuda" for job, _ in jobs) else "rank hours"
-        facts.append(("GPU hours" if unit == "GPU" else "rank hours", f"at most {sum(_hours(*one) for one in jobs):,.0f}, if each job takes all of its "
-                                       "time limit once"))
+        most = sum(_hours(*one) for one in jobs)
+        facts.append((hours, f"at most {most:,.0f}, if each job takes all of its time limit once"))
     if group.at_once:
         facts.append(("at once", f"at most {group.at_once} of the runs"))
     if queues and jobs:

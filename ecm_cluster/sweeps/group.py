@@ -2,7 +2,7 @@
 
 ``RUNS_DIR/GROUP/group.json`` says which runs there are to be, also those that are not submitted yet. Each run's own
 record names its group, so a group whose record is lost is found again from its runs; and a run counts as a member only
-where its own record says so, whatever another user writes into a group's.
+where its own record says so: another user could write anything into the group's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def group_of(run: Run) -> str | None:
 
 
 def at(folder: Path) -> Group | None:
-    """The group whose record lies in a directory.
+    """The group whose record is in a directory.
 
     Raises:
         Unreadable: It is damaged.

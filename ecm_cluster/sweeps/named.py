@@ -1,7 +1,7 @@
 """Named values: ``@NAME`` is what a config has at the varied key, taken over as a whole.
 
 ``@ecm`` at ``model.roi_head.bbox_head.loss_cls`` is the whole ``loss_cls`` of ``configs/ecm/mask_rcnn_r50_1x.py``:
-nothing of the loss that the job's own config has is left. A path in place of a name (``@my/config.py``) is any other
+it replaces the whole loss of the job's own config. A path in place of a name (``@my/config.py``) is any other
 config, and a sweep file can give names to values of its own.
 
 What belongs to the data stays the job's own: the number of classes is that of the head around the value, and the class
@@ -36,7 +36,7 @@ def options(key: str, value: Value, cfg: Mapping[str, Any]) -> dict[str, Any]:
             every element gets the value.
 
     Raises:
-        UserError: There is no such name, or the value does not fit.
+        UserError: The name is unknown, or the value does not fit.
     """
     places = _places(cfg, key)
     if not places:
@@ -47,14 +47,14 @@ def options(key: str, value: Value, cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def _places(cfg: Any, key: str) -> list[str]:
     """The full keys that a key stands for: itself, or one for each element of a list that it leads through."""
-    found = [""]
-    for part in key.split("."):
+    first, *parts = key.split(".")
+    found = [first]
+    for part in parts:
         longer = []
         for place in found:
-            there = lookup.at(cfg, place) if place else cfg
+            there = lookup.at(cfg, place)
             several = isinstance(there, (list, tuple)) and not part.isdecimal()
-            for middle in (f"{at}." for at in range(len(there))) if several else ("",):
-                longer.append(f"{place}.{middle}{part}" if place else f"{middle}{part}")
+            longer += [f"{place}.{at}.{part}" for at in range(len(there))] if several else [f"{place}.{part}"]
         found = longer
     return [place for place in found if lookup.at(cfg, place, NOTHING) is not NOTHING]
 
@@ -62,7 +62,7 @@ def _places(cfg: Any, key: str) -> list[str]:
 def _of_config(key: str, text: str) -> Any:
     name = text[1:]
     path = CONFIGS.get(name)
-    if path is None and not name.endswith(".py") and "/" not in name and "::" not in name:
+    if path is None and not name.endswith(".py") and "/" not in name:
         raise one_of(f"{key}: named value", text, [f"@{known}" for known in CONFIGS],
                      more="; or @ and the path of a config")
     source = _read(path or name)

@@ -1,6 +1,6 @@
 """From a grid to submitted runs: all of it is validated first, then each missing run is created and submitted.
 
-Each run is submitted by itself, not as an element of a job array: it keeps a chain of its own (training, evaluation,
+Each run is submitted separately, not as an element of a job array: it keeps a chain of its own (training, evaluation,
 successors after a preemption), is requeued, cancelled and resumed alone, and may ask for other resources than its
 neighbours. Where only some may be at work at once, the training of one waits in Slurm for the end of another's chain;
 on this machine the submission itself waits before it starts the next.

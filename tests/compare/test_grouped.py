@@ -185,7 +185,8 @@ def test_p_is_that_of_students_distribution(t, freedom, p):
 def setting(name: str, values: dict[str, float]) -> Setting:
     """Runs with these figures by seed."""
     runs: list[Any] = [SimpleNamespace(cell=SimpleNamespace(name=f"{name}{seed}"), seed=seed,
-                                       figure=lambda kind, figure, value=value: value) for seed, value in values.items()]
+                                       figure=lambda kind, figure, value=value: value)
+                       for seed, value in values.items()]
     return Setting(name, runs)
 
 

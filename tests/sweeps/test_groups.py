@@ -195,7 +195,7 @@ def test_cancel_and_resume_take_the_name_of_a_group(capsys, site, small_data):
 
 
 @pytest.mark.slow
-def test_a_group_without_a_name_gets_one_and_is_told_it(capsys, site, small_data):
+def test_a_group_without_a_name_gets_one_that_is_printed(capsys, site, small_data):
     flags = ask(small_data, varied=("seed=0,1",))
     at = flags.index("--name")
     code, out, _ = call(capsys, submit, *flags[:at], *flags[at + 2:])

@@ -29,7 +29,7 @@ def tried(small_data: Path, tmp_path: Path) -> list[str]:
 
 def test_a_group_is_trained_one_after_the_other_continued_after_a_kill_and_compared(tried, tmp_path):
     runs = {name: Run(tmp_path / name) for name in NAMES}
-    # killed in the first training, which goes on; nothing further is started
+    # killed during the first training, which continues; nothing further is started
     asking = subprocess.Popen([sys.executable, "-m", f"ecm_cluster.{tried[0]}", *tried[1:]], cwd=ROOT,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     first, second, third, _ = runs.values()
