@@ -15,6 +15,7 @@ from .base.errors import UserError
 from .chain import chain, locks, submissions
 from .console import cli, program
 from .job import job as jobs
+from .notices import entries
 from .reporting import state as states
 from .rundir import checkpoints
 from .rundir.run import Run
@@ -47,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if group_of(run) and not run.submissions():
             mark(run)  # a `submit` that is still at work on the group must not submit it
     # a run of a group may wait for the one before it: the last first, so that none of them starts meanwhile
-    return max([cancel(run) for run in (found[::-1] if any(map(group_of, found)) else found)])
+    code = max([cancel(run) for run in (found[::-1] if any(map(group_of, found)) else found)])
+    entries.look(*(run.path.parent for run in found), changed=True)
+    return code
 
 
 def cancel(run: Run) -> int:

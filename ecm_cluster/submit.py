@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
-        from .reporting import follow
+        from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
@@ -102,8 +102,12 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
             return finish_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
+    from .notices import entries, urls
     from .plan import create, plan_text, planning
 
+    urls.check(job.notify.get("urls", ()))
+    if not args.dry_run:
+        entries.look(run_dir)
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or create.next_name(run_dir, plan.config_path)))
     cli.say(f"run {run.path}\n{plan_text.describe(plan)}")
@@ -182,8 +186,11 @@ def dry_run(run: Run, plan: Any) -> None:
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     """Submit the chain; print what was done and which commands to use next."""
     from .backends import choose
+    from .notices import at_end, entries
 
     ids = choose.of(run).submit(run, job)
+    entries.add(run)
+    at_end.submit(run, job, ids)
     log = os.path.join(folders.shortest(run.path), run.train_log.relative_to(run.path))
     say_submitted(run, ids, f"tail -F {shlex.quote(log)}")
     return run
@@ -230,8 +237,9 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
-        other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
+        other |= {key for key in new if key not in ("name", "runs_dir", "env", "notify") and new[key] != old[key]}
         other |= set() if job_env.same(run, begun, asked) else {"env"}
+        other |= set() if job_env.same_notify(run, begun, asked) else {"notify"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "

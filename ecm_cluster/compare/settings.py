@@ -1,7 +1,7 @@
 """A group by its settings: the figures of each over its seeds, and which of its runs have none.
 
-A run counts with the scores of its last checkpoint, once its training is complete: intermediate scores of one run and the
-last of another cannot be compared.
+A run counts with the scores of its last checkpoint, once its training is complete: intermediate scores of one run
+and the last of another cannot be compared.
 """
 
 from __future__ import annotations

@@ -7,13 +7,14 @@ A verb is a module with ``parser() -> ArgumentParser`` and ``main(argv) -> int``
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from ..base import folders, units
 from ..base.errors import Failed, UserError
@@ -80,8 +81,9 @@ def check_writable(option: str, given: str) -> None:
         raise UserError(f"{option}: {error.filename}: {error.strerror}; use another file") from None
 
 
-def write_file(option: str, given: str, text: str) -> None:
-    """Write the file of an option such as ``--csv``: atomically, unless it is a pipe or a device.
+@contextlib.contextmanager
+def opened(option: str, given: str) -> Iterator[IO[bytes]]:
+    """Open the file of an option such as ``--csv``: it is replaced at the end, unless it is a pipe or a device.
 
     Raises:
         UserError: It cannot be written.
@@ -90,12 +92,21 @@ def write_file(option: str, given: str, text: str) -> None:
 
     path = folders.absolute(given)
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
-        else:
-            files.write_text(path, text)
+        special = path.exists() and not path.is_file()
+        with open(path, "wb") if special else files.replacing(path) as handle:
+            yield handle
     except OSError as error:
         raise UserError(f"{option}: {path}: {error.strerror or error}; use another file") from None
+
+
+def write_file(option: str, given: str, text: str) -> None:
+    """Write the file of an option.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with opened(option, given) as handle:
+        handle.write(text.encode())
 
 
 def acts() -> None:

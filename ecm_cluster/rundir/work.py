@@ -217,18 +217,20 @@ class Evaluation(Work):
         """The detections for one chunk of the images, written atomically."""
         return self.detections_dir / f"chunk-{number:05d}.npz"
 
-    def metrics_file(self, variant: str = "") -> Path:
+    def metrics_file(self, variant: str = "", suffix: str = "json") -> Path:
         """Written last: it exists once scoring is complete. ``variant``: see :func:`evaluations.scoring_variant`."""
-        return self.path / f"metrics{variant and '-' + variant}.json"
+        return self.path / f"metrics{variant and '-' + variant}.{suffix}"
 
-    def table_file(self, variant: str = "") -> Path:
-        return self.path / f"metrics{variant and '-' + variant}.txt"
+    def per_class_file(self, variant: str = "", suffix: str = "txt") -> Path:
+        return self.path / f"per_class{variant and '-' + variant}.{suffix}"
 
-    def per_class_file(self, variant: str = "") -> Path:
-        return self.path / f"per_class{variant and '-' + variant}.txt"
+    @property
+    def analysis_file(self) -> Path:
+        """Where the model goes wrong (:mod:`ecm_cluster.analysis.summary`); may be missing."""
+        return self.path / "analysis.json"
 
-    def per_class_csv(self, variant: str = "") -> Path:
-        return self.path / f"per_class{variant and '-' + variant}.csv"
+    def analysis_image(self, number: int) -> Path:
+        return self.path / f"analysis-{number:02d}.jpeg"
 
     def metrics(self, variant: str = "") -> dict[str, Any] | None:
         """The metrics of one scoring variant; None if they do not exist or are damaged, and can be computed again."""
@@ -240,10 +242,9 @@ class Evaluation(Work):
         return [document for document in map(self._metrics, paths) if document is not None]
 
     def _metrics(self, path: Path) -> dict[str, Any] | None:
-        try:
-            return records.read(path, records.METRICS)
-        except FileNotFoundError:
-            pass
-        except Unreadable as error:
-            self.note(error)
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                return records.read(path, records.METRICS)
+            except Unreadable as error:
+                self.note(error)
         return None

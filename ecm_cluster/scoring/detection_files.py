@@ -97,6 +97,12 @@ def read_shards(paths: Sequence[str | Path], expected: Sequence[int] | None = No
     return replace(found, images=images).take(np.argsort(by_id[at], kind="stable"))
 
 
+def read_one(path: Path) -> tuple[Detections, int]:
+    """One shard alone, and the number of images that all shards together cover."""
+    columns = _read(path)
+    return _detections(columns), int(columns["dataset_size"])
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     import numpy as np
 

@@ -17,7 +17,7 @@ from .cells import Cell
 from .group import Group, group_of
 
 # what may differ between the first command and a later one: where and for how long a job waits and runs
-FREE = {"time", *(name for name, one in jobs.OPTIONS.items() if one.slurm)}
+FREE = {"time", "notify", *(name for name, one in jobs.OPTIONS.items() if one.slurm)}
 
 
 def check_flags(varied: Sequence[Axis], args: argparse.Namespace) -> None:

@@ -25,8 +25,8 @@ EXAMPLE = "--vary seed=0,1,2 or --vary model.roi_head.bbox_head.loss_cls=@ecm,@c
 LONGEST_WORD = 24  # characters of a value in the name of a run
 # keys of a job that are the same in all of a group, and why
 FIXED = {"name": "the group names its runs", "runs_dir": "a group's runs are in one directory",
-         "env": "its values are secrets, which no record may hold", "options": "vary the mmdet option itself",
-         "share": "a group is read by the same people", "evaluation": "all runs are scored alike"}
+         "env": "its values are secrets, which no record may hold", "notify": "its URLs are secrets",
+         "options": "vary the mmdet option itself", "share": "a group is read by the same people", "evaluation": "all runs are scored alike"}
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _of_file(given: str) -> list[Axis]:
 
 
 def _axis(key: str, given: Sequence[Any], where: str) -> Axis:
-    if key in FIXED or key.partition(".")[0] in ("name", "runs_dir", "env"):
+    if key in FIXED or key.partition(".")[0] in ("name", "runs_dir", "env", "notify"):
         raise UserError(f"{where}: {key} cannot be varied: {FIXED[key.partition('.')[0]]}")
     if not given:
         raise UserError(f"{where}: {key}: the list is empty; expected values, e.g. {EXAMPLE}")

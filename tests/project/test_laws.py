@@ -24,7 +24,7 @@ from source import ROOT, Module, holds, import_names, is_in, modules, setup_cfg,
 HEAVY = {"torch", "torchvision", "mmcv", "mmdet"}
 # rooms of ecm_cluster that run on compute nodes, or on data; everything else answers on a login node
 HEAVY_ROOMS = ("ecm_cluster.node", "ecm_cluster.pack", "ecm_cluster.staging", "ecm_cluster.scoring",
-               "ecm_cluster.synthetic")
+               "ecm_cluster.analysis", "ecm_cluster.synthetic")
 
 
 # -- law 1: what learns does not depend on clusters, nor the login node on torch
@@ -76,11 +76,11 @@ BROUGHT_BY_TORCH = {("mmdet_ext.loss.ecm_kernels", "triton")}
 
 def test_every_import_is_declared_in_setup_cfg() -> None:
     options = setup_cfg()
-    train = options["options.extras_require"]["train"]
-    declared = import_names(options["options"]["install_requires"], train)
+    extras = [text for name, text in options["options.extras_require"].items() if name != "test"]
+    declared = import_names(options["options"]["install_requires"], *extras)
     undeclared = {(m.name, i.name.split(".")[0]): f"{m.where}:{i.line}" for m in modules() for i in m.imports
                   if third_party(i.name) and i.name.split(".")[0] not in declared}
-    holds([f"{where} imports {name}, which neither install_requires nor extra train names"
+    holds([f"{where} imports {name}, which neither install_requires nor an extra names"
            for (module, name), where in undeclared.items() if (module, name) not in BROUGHT_BY_TORCH])
     holds([f"{key} is no longer undeclared: take it off BROUGHT_BY_TORCH"
            for key in BROUGHT_BY_TORCH - undeclared.keys()])
@@ -310,8 +310,9 @@ WRITERS = {"write_text", "write_bytes", "rename", "renames", "save", "savez", "s
 WRITTEN_OTHERWISE = {
     ("ecm_cluster.base.faults", "rename"): "removes a test's order; no file of a run",
     ("ecm_cluster.rundir.ledger", "open"): "appends a line with fsync; a reader skips a torn one",
-    ("ecm_cluster.console.cli", "write_text"): "a pipe or a device, which cannot be replaced",
+    ("ecm_cluster.console.cli", "open"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
+    ("ecm_cluster.notices.send", "open"): "appends a line to a log",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.afterwards", "open"): "a log, appended to by the process that is started",

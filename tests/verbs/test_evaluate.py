@@ -357,7 +357,7 @@ def test_what_was_made_for_an_evaluation_that_is_refused_in_the_end_is_removed(c
     def refuse(*_):
         raise UserError("sbatch: no such partition")
 
-    monkeypatch.setattr(evaluate, "submit", refuse)
+    monkeypatch.setattr(evaluate.verb, "submit", refuse)
     assert call(capsys, *plain)[0] == 2
     assert not list((tmp_path / "plain").iterdir())
 

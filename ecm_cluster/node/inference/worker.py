@@ -180,9 +180,9 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
     document = scorers.metrics_document(figures, provenance)
     table = metrics_table(document)
     print(table)
-    files.write_text(work.table_file(way), table + "\n")
+    files.write_text(work.metrics_file(way, "txt"), table + "\n")
     files.write_text(work.per_class_file(way), per_class_table(document) + "\n")
-    files.write_text(work.per_class_csv(way), per_class_csv(document))
+    files.write_text(work.per_class_file(way, "csv"), per_class_csv(document))
     files.write_json(work.metrics_file(way), document)  # last: with it the variant counts as scored
 
 

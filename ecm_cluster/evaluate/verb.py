@@ -13,62 +13,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .backends import choose, liveness
-from .backends.base import Sweep
-from .base import folders
-from .base.errors import UserError
-from .chain import chain, evaluations, locks, requested, submissions
-from .chain.evaluations import Element
-from .console import cli, shell
-from .datacheck import splits
-from .job import eval_settings
-from .job import job as jobs
-from .job.evaluation_options import EVALUATION
-from .job.flags import add_flags, given_flags, in_groups, without_removed
-from .mmconfig import config
-from .reporting import results
-from .reporting.follow import follow_evaluations
-from .rundir import checkpoints, runs
-from .rundir.run import Run
-from .staging import planned
-
-EPILOG = """examples:
-  python -m ecm_cluster.evaluate first --checkpoints all
-  python -m ecm_cluster.evaluate first second --sweep jobs/eval_sweep.yaml --sort segm_APr
-  python -m ecm_cluster.evaluate first --vary nms_iou=0.4,0.5,0.6 --vary flip=false,true --gpus 4
-  python -m ecm_cluster.evaluate --config my_config.py model.pth --data-root /datasets/lvis_v1 --gpus 8
-  python -m ecm_cluster.evaluate --config my_config.py --code my_modules model.pth
-
-settings that can be varied, in a sweep file (a YAML mapping of names to lists) or by --vary:
-""" + "\n".join(f"  {name:<13}{'scoring: ' if s.scoring else ''}{s.help} ({s.reader.expected})"
-                for name, s in eval_settings.SETTINGS.items())
-RESOURCES = [*in_groups(jobs.RESOURCES), "device"]
-
-
-def parser() -> argparse.ArgumentParser:
-    made = cli.Parser(prog="python -m ecm_cluster.evaluate", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs="+", metavar="RUN", help="run directories or names of runs; with --config: files "
-                      "of checkpoints")
-    made.add_argument("--checkpoints", default="last", metavar="WHICH",
-                      help="last, all, best, or iterations such as 12000,24000 (default: last)")
-    made.add_argument("--sweep", metavar="FILE", help="YAML: values to try of each setting; all combinations")
-    made.add_argument("--vary", action="append", default=[], metavar="SETTING=V1,V2",
-                      help="the same on the command line; may be repeated")
-    made.add_argument("--sort", metavar="METRIC", help="order of the table, and which checkpoint is the best, e.g. "
-                      "segm_APr (default: mask AP, or box AP)")
-    made.add_argument("--columns", metavar="METRICS", help="metrics in the table, e.g. AP,APr,segm_AP50")
-    made.add_argument("--at-once", type=int, metavar="N", help="maximum concurrent elements of the array")
-    made.add_argument("--config", help="score plain checkpoint files with this mmdet config")
-    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
-                      help="where plain checkpoints are scored (default: slurm)")
-    made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
-                      help="mmdet option for plain checkpoints, as for submit; may be repeated")
-    add_flags(made, [*RESOURCES, "data_root", "runs_dir", "code"])
-    made.add_argument("--csv", metavar="FILE", help="write the table, every figure unrounded")
-    made.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    made.add_argument("--wait", action="store_true", help="wait until everything asked for is scored")
-    made.add_argument("--dry-run", action="store_true", help="print what would be scored, write nothing")
-    return made
+from ..backends import choose, liveness
+from ..backends.base import Sweep
+from ..base import folders
+from ..base.errors import UserError
+from ..chain import chain, evaluations, locks, requested, submissions
+from ..chain.evaluations import Element
+from ..console import cli, shell
+from ..datacheck import splits
+from ..job import eval_settings
+from ..job import job as jobs
+from ..job.evaluation_options import EVALUATION
+from ..job.flags import given_flags, without_removed
+from ..mmconfig import config
+from ..notices import entries
+from ..reporting import results
+from ..rundir import checkpoints, runs
+from ..rundir.run import Run
+from ..staging import planned
+from ..watching.follow import follow_evaluations
+from . import stored
+from .arguments import RESOURCES, parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,21 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.code and not args.config:
         raise UserError("code: a run is scored with the code that it was submitted with; leave --code out, or score a "
                         "checkpoint file with --config")
-    if args.csv:
-        cli.check_writable("csv", args.csv)
+    for option in ("csv", "results_json"):
+        if (given := getattr(args, option)) is not None:
+            cli.check_writable(option.replace("_", "-"), given)
     given_flags(args)  # an invalid value is reported, whether or not anything is left to submit
     grid = read_grid(args)
     found, plain = [], []
     if args.config:
-        from .plan import plain_checkpoints
+        from ..plan import plain_checkpoints
 
         plain = [plain_checkpoints.prepare(Path(name), args, grid) for name in args.run]
     else:
         runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
+        entries.look(runs_dir)
     try:
         found = [one.make() for one in plain] or found
         wanted = {run: wanted_of(run, args, grid) for run in found}  # an error is reported before any is submitted
+        if args.results_json is not None:
+            stored.check_single(wanted)
         for run, elements in wanted.items():
             for line in submit(run, elements, args):
                 cli.say(f"{run.name}: {line}", sys.stderr if args.json else sys.stdout)
@@ -101,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             one.discard()
         raise
     complete = follow_evaluations(wanted) if args.wait and not args.dry_run else True
+    if args.analysis and not args.dry_run:
+        stored.analyse(wanted)
     show(wanted, args)
+    if args.results_json is not None and not args.dry_run:
+        stored.write_results(wanted, args.results_json)
     return cli.EXIT_OK if complete else cli.EXIT_FAILED
 
 
@@ -240,7 +213,5 @@ def show(wanted: dict[Run, list[Element]], args: argparse.Namespace) -> None:
         print(json.dumps(results.as_records(found), indent=1))
     elif found:
         print(f"\n{results.table(found, args.columns)}\n(by {results.in_words(metric)}, best first)")
-
-
-if __name__ == "__main__":
-    raise SystemExit(cli.run(main))
+    if args.analysis and not args.json:
+        stored.show(wanted)
