@@ -165,7 +165,8 @@ class RunFolder(Work):
         """Whether a file holds secrets, or means something on this machine alone: locks, pickles, addresses."""
         return (path in (self.env_file, self.notify_file, self.lock_file, self.submit_lock)
                 or self.notices_dir in path.parents or TMP_MARK in path.name
-                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json", "-lock"))))
+                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json", "-lock")))
+
     def tracker_dir(self, name: str) -> Path:
         return self.trackers_dir / name
 
