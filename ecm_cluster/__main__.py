@@ -14,6 +14,8 @@ VERBS = {
     "submit": "submit a training run and its evaluation",
     "evaluate": "score checkpoints, also under a grid of test settings",
     "compare": "show which classes two runs detect better or worse",
+    "diff": "show what differs between two runs: config, code, versions, data",
+    "report": "make the page about a run, or about several beside each other",
     "status": "show what every run is doing, and why",
     "logs": "print the log of a run, a rank, or an evaluation; follow it",
     "cancel": "cancel runs with their evaluations; they stay resumable",

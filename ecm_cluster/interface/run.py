@@ -109,7 +109,7 @@ class RunHandle:
         return rows
 
     def log(self) -> list[dict[str, Any]]:
-        """The logged lines of the training over all attempts, each iteration once: ``iteration``, ``loss``, ``lr``, …"""
+        """The logged lines of the training over all attempts, each iteration once: ``loss``, ``lr``, …"""
         return training_log.fold(self._fresh())
 
     def cancel(self) -> RunHandle:
