@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .base import folders, units
 from .base.errors import UserError, shown
 from .chain import locks
 from .console import cli
+from .interface.module import make_callable
 from .job import job as jobs
 from .job.flags import add_flags, given_flags
 from .rundir.run import Run
@@ -267,18 +267,7 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
                         "another --name")
 
 
-class _Callable(types.ModuleType):
-    """This module, which ``from ecm_cluster import submit`` gives to Python code, too: there it is a function."""
-
-    def __call__(self, job: str | None = None, **keys: Any) -> Any:
-        """Submit a run; see :meth:`ecm_cluster.interface.run.RunHandle.submit`."""
-        from .interface.run import RunHandle
-
-        return RunHandle.submit(job, **keys)
-
-
-sys.modules[__name__].__class__ = _Callable
-
+make_callable(__name__)
 
 if __name__ == "__main__":
     raise SystemExit(cli.run(main))

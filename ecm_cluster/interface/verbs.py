@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..base import processes
+from ..base import files, processes
 from ..base.errors import Failed, UserError, one_of
 from ..job import job as jobs
 
@@ -48,8 +48,8 @@ def submit(job: str | None, keys: Mapping[str, Any], cluster: str, check: bool) 
     made = jobs.load(job, keys)  # an error names the key, not the file below
     flags = ["--cluster", cluster] + ([] if check else ["--no-check"])
     with tempfile.TemporaryDirectory(prefix="ecm-cluster-submit-") as folder:
-        path = Path(folder, "job.yaml")  # in a directory of the owner alone, as it may hold secrets
-        path.write_text(json.dumps(_given(made), ensure_ascii=False), encoding="utf-8")
+        path = Path(folder, "job.yaml")
+        files.write_text(path, json.dumps(_given(made), ensure_ascii=False), private=True)
         said = call("submit", str(path), *flags)
     found = FOUND.fullmatch(said.splitlines()[0])
     assert found is not None, said
