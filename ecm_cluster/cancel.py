@@ -14,6 +14,7 @@ from .base.errors import UserError
 from .chain import chain, locks, submissions
 from .console import cli, program
 from .job import job as jobs
+from .notices import entries
 from .reporting import state as states
 from .rundir import checkpoints, runs
 from .rundir.run import Run
@@ -40,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.require_own("cancel")
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
     cli.acts()
-    return max([cancel(run) for run in found])
+    code = max([cancel(run) for run in found])
+    entries.look(*(run.path.parent for run in found), changed=True)
+    return code
 
 
 def cancel(run: Run) -> int:

@@ -14,9 +14,9 @@ from .backends import driver
 from .base import folders
 from .base.errors import UserError
 from .console import cli
-from .reporting import follow
 from .reporting.state import RunState
 from .rundir.run import Run
+from .watching import follow
 
 EPILOG = """examples:
   python -m ecm_cluster.demo

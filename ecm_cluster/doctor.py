@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--patience", type=float, default=30.0, metavar="MINUTES",
                       help="minutes that the job of --node may wait in the queue (default: 30)")
     made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--notify", action="store_true", help="also send a test message to each URL of the key notify")
     add_flags(made)
     return made
 
@@ -76,6 +77,7 @@ def findings(asked: Any, queues: bool, args: argparse.Namespace) -> Iterator[Any
     yield from carried_out("job.python", lambda: environment.of_job(asked, started, IMPORT_SECONDS))
     yield from carried_out("folder", lambda: looks.findings(asking.only_read(asked)))
     yield from carried_out("quota", lambda: storage.quotas(asked))
+    yield from carried_out("notify", lambda: of_notices(asked, args.notify))
     if not args.node:
         yield not_asked("node.job", "--node shows whether nodes see these folders, and what they have")
     elif queues and silence:
@@ -92,6 +94,32 @@ def of_slurm(asked: Any) -> Iterator[Any]:
     answered = slurm.ask(asked)
     yield from carried_out("slurm", lambda: slurm.check(asked, answered))
     yield from carried_out("limits", lambda: limits.check(asked, answered))
+
+
+def of_notices(asked: Any, test: bool) -> Iterator[Any]:
+    """Whether messages can be sent to each URL of the key ``notify``; with ``test`` one is."""
+    from .base.errors import UserError
+    from .diagnosis.finding import fails, ok
+    from .job.notify_options import scheme
+    from .notices import urls
+
+    where = asked.job.notify.get("urls", ())
+    if test and not where:
+        yield fails("notify", "--notify: no URL is given", "set the key notify in the job file or the site file")
+    for number, url in enumerate(where, 1):
+        name, service = f"notify.{number}", scheme(url)
+        try:
+            urls.check([url])
+        except UserError as error:
+            yield fails(name, str(error).replace("URL 1", f"URL {number}"), "correct the key notify")
+            continue
+        outcome = urls.send(url, "ecm-cluster: test", "A test message of the doctor.") if test else None
+        if outcome is not None and outcome.state != "sent":
+            yield fails(name, f"the test message to {service} was not sent: {outcome.why}",
+                        "check the URL, and whether this machine reaches the service")
+        else:
+            what = "a test message was sent" if test else "valid; --notify sends a test message"
+            yield ok(name, f"{service}: {what}")
 
 
 def _silence(queues: bool) -> str:

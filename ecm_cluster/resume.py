@@ -19,6 +19,7 @@ from .console import cli
 from .freeze import snapshot as snapshots
 from .job import job as jobs
 from .job.flags import add_flags, given_flags, in_groups, without_removed
+from .notices import at_end, entries
 from .plan import elastic
 from .reporting import state as states
 from .rundir import checkpoints, runs
@@ -72,6 +73,7 @@ class ResumePlan:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    entries.look(runs_dir)
     run = runs.find(args.run, runs_dir)
     run.require_own("resume")
     backend = choose.of(run)
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         carry_out(run, plan, args)
     if args.wait:
-        from .reporting import follow
+        from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
@@ -233,6 +235,8 @@ def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:
         if cancelled is not None:
             files.write_json(run.cancel_file, cancelled)  # the same one: sweeps submitted after it continue
         raise
+    entries.add(run)
+    at_end.submit(run, plan.job, ids)
     say_submitted(run, {name: job_id for name, job_id in ids.items() if name not in chain.links(plan.job)
                         or name in plan.links})
 

@@ -14,21 +14,26 @@ from typing import Any
 from .backends import choose
 from .base import folders
 from .base.errors import UserError
+from .base.units import duration_text, moment
 from .chain import chain, submissions, successor
 from .console import cli, layout
 from .job import job as jobs
-from .reporting import results, runs_table, timeline
+from .notices import entries
+from .reporting import goodput, results, runs_table, timeline
 from .reporting import state as states
 from .reporting.tables import finite
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
 from .slurm import commands
+from .watching import watch as watching
 
+LONGEST_SECONDS = 86400  # between two looks
 EPILOG = """examples:
   python -m ecm_cluster.status
   python -m ecm_cluster.status runs/mask_rcnn_r50_1x-001
   python -m ecm_cluster.status first second 'exp-*'
+  python -m ecm_cluster.status --watch
   python -m ecm_cluster.status --json | jq '.[] | {run, state, iteration}'
 """
 
@@ -38,17 +43,62 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs, or patterns of names such "
                       "as 'exp-*'; one name shows that run's timeline (default: all runs)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    made.add_argument("--full", action="store_true", help="with one RUN: every event, instead of a line per attempt")
+    made.add_argument("--goodput", action="store_true", help="show where the time of the jobs went, by cause")
+    made.add_argument("--watch", nargs="?", const=f"{watching.SECONDS:g}", metavar="SECONDS", help="show runs that are "
+                      "at work or waiting, again and again until they have ended (default: every %(const)s s)")
     made.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    seconds = watch_seconds(args)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    found = runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+
+    def find() -> list[Run]:
+        return runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+
+    found = find()
     single = len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
+    entries.look(runs_dir, *(run.path.parent for run in found if run.is_own))
+    folded = look(found)
+    if not found and not args.json:
+        cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
+    elif seconds is not None:
+        watching.watch(find, bool(args.run), seconds)
+    elif args.json:
+        print(json.dumps(finite(as_json(found, folded, single, args.goodput)), indent=1))
+    elif args.goodput:
+        print(goodput.table(list(accounts_of(found, folded).values()), layout.width()))
+    elif single:
+        print_run(TolerantRun(found[0].path), folded[0], args.full)
+    else:
+        print_table(folded)
+    return cli.EXIT_OK
+
+
+def watch_seconds(args: argparse.Namespace) -> float | None:
+    """Seconds between two looks of ``--watch``; in ``--watch RUN`` argparse takes the run for them."""
+    if args.watch is None:
+        return None
+    for name in ("json", "full", "goodput"):
+        if getattr(args, name):
+            raise UserError(f"watch: --{name} has no meaning with --watch; leave one of them out")
+    try:
+        seconds = float(args.watch)
+    except ValueError:
+        args.run.insert(0, args.watch)
+        return watching.SECONDS
+    if not 1 <= seconds <= LONGEST_SECONDS:
+        raise UserError(f"watch: invalid value {args.watch}; expected seconds from 1 to {LONGEST_SECONDS}")
+    return seconds
+
+
+def look(found: Sequence[Run]) -> list[states.RunState]:
+    """The states of runs; what was left undone for the user's own is done first."""
     own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
     if commands.slurm_available():
         for run in own:
@@ -60,17 +110,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, state in enumerate(folded):
         if state.refused and found[number] in own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
-    if args.json:
-        values: Any = [{**s.as_dict(), **({"events": timeline.read(TolerantRun(r.path))} if single else {})}
-                       for r, s in zip(found, folded)]
-        print(json.dumps(finite(values[0] if single else values), indent=1))
-    elif single:
-        print_timeline(TolerantRun(found[0].path), folded[0])
-    elif folded:
-        print_table(folded)
-    else:
-        cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
-    return cli.EXIT_OK
+    return folded
+
+
+def as_json(found: Sequence[Run], folded: Sequence[states.RunState], single: bool, with_goodput: bool) -> Any:
+    """One run with its events and account; several as a list; with their accounts also the total of these."""
+    if not single and not with_goodput:
+        return [s.as_dict() for s in folded]
+    accounts = accounts_of(found, folded)
+    shown = [{**s.as_dict(), "goodput": accounts[s.path].as_dict() if s.path in accounts else None} for s in folded]
+    if single:
+        return {**shown[0], "events": timeline.read(TolerantRun(found[0].path))}
+    return {"runs": shown, "total": goodput.total(list(accounts.values()))}
+
+
+def accounts_of(found: Sequence[Run], folded: Sequence[states.RunState]) -> dict[str, goodput.Account]:
+    """Where the time of each run went, by its path; without those that cannot be read."""
+    accounts = {}
+    for run, state in zip(found, folded):
+        with contextlib.suppress(UserError, OSError):
+            if state.state != "unreadable":
+                accounts[state.path] = goodput.account(run, state.state == "running")
+    return accounts
 
 
 def submitted_now(run: Run) -> bool:
@@ -99,21 +160,68 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     layout.show(runs_table.lines(folded, layout.width(), layout.is_colored()))
 
 
-def print_timeline(run: Run, s: states.RunState) -> None:
-    """State, reason and next step, then the timeline."""
-    word = choose.of(run).id_word
-    cli.say(f"{s.run}: {s.state}: {s.reason}")
+def print_run(run: Run, s: states.RunState, full: bool) -> None:
+    """State, reason and next step, scores and progress, then the timeline."""
+    backend, room = choose.of(run), layout.width()
+    say(first_line(s), room)
     if s.next:
-        cli.say(f"next: {s.next}")
+        cli.say(f"next: {s.next}")  # whole, as it is typed
+    for name, text in (("scores", runs_table.scores(s)), ("progress", progress(s))):
+        if text:
+            say(f"{name}: {text}", room)
+    for account in accounts_of([run], [s]).values():
+        if account.held:
+            say(f"{goodput.summary(account)} of {goodput.held_text(account)}; --goodput shows the rest", room)
     print(f"folder: {folders.shortest(s.path)}")
+    if run.report_file.exists():
+        print(f"page: {folders.shortest(run.report_file)}")
     if s.jobs:
         ids = ", ".join(f"{link} {job_id or 'not recorded'}" for link, job_id in s.jobs.items())
-        print(f"{word}{'s' if len(s.jobs) > 1 else ''}: {ids}")
-    if s.iteration is not None:
-        speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""
-        loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
-        print(f"progress: iteration {runs_table.progress(s)}, epoch {s.epoch}{loss}{speed}")
-    rows = timeline.without_repeats(timeline.read(run))
+        say(f"{backend.id_word}{'s' if len(s.jobs) > 1 else ''}: {ids}", room)
+    rows = timeline.read(run)
+    if full:
+        print_events(timeline.without_repeats(rows), backend.id_word, room)
+    else:
+        lines = timeline.condensed(run, rows, backend.id_word, s.state == "running")
+        for at, text in lines:
+            say(text, room, f"  {moment(at)}  ")
+    found = results.rows(run)
+    table = results.table_of(found)
+    if table:
+        print(f"\n{found[0].work.key}\n{table}" if len(found) == 1 else f"\n{table}")
+    if not full and rows:
+        print("\n--full shows every event")
+
+
+def say(text: str, room: int | None, begin: str = "") -> None:
+    """Print a text, broken between words if need be; further lines are indented, or aligned below the first."""
+    indent = " " * len(begin) or layout.INDENT
+    first, *more = [text] if room is None else layout.wrapped(text, room - len(begin), "" if begin else indent)
+    for line in (begin + first, *(indent + line if begin else line for line in more)):
+        cli.say(line)
+
+
+def first_line(s: states.RunState) -> str:
+    """State and reason; that commits fail comes before everything else."""
+    parts = s.reason.split("; warning: ")
+    urgent = [part for part in parts[1:] if part.startswith("commits have failed")]
+    usual = "; warning: ".join(part for part in parts if part not in urgent)
+    return f"{s.run}: {s.state}: " + "; ".join([*(f"warning: {part}" for part in urgent), usual]) + s.expected
+
+
+def progress(s: states.RunState) -> str:
+    """How far the training is, and how long it will take."""
+    if s.iteration is None:
+        return ""
+    loss = f", loss {s.loss:.3f}" if s.loss is not None else ""
+    speed = f", {s.seconds_per_iteration:.2f} s/iteration" if s.seconds_per_iteration else ""
+    left = s.seconds_left
+    ends = f"; about {duration_text(left)} left" if left is not None else ""
+    return f"iteration {runs_table.progress(s)}, epoch {s.epoch}{loss}{speed}{ends}"
+
+
+def print_events(rows: Sequence[timeline.Row], word: str, room: int | None) -> None:
+    """Every event."""
     several = len({row["work"] for row in rows}) > 2
     for row in rows:
         text = timeline.describe(row, word)
@@ -122,11 +230,7 @@ def print_timeline(run: Run, s: states.RunState) -> None:
             which = row["work"].split("-")[0] if several else "evaluate"
             label = "train" if row["work"] == "train" else which
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
-            print(f"  {when}  {label:<{24 if several else 20}} {text}")
-    found = results.rows(run)
-    table = results.table_of(found)
-    if table:
-        print(f"\n{found[0].work.key}\n{table}" if len(found) == 1 else f"\n{table}")
+            say(text, room, f"  {when}  {label:<{24 if several else 20}} ")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
   python -m ecm_cluster.submit jobs/r50_1x.yaml --nodes 2 --gpus 8 --dry-run
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
+  python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
 """
 
@@ -31,8 +32,10 @@ EPILOG = """examples:
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.submit", description=__doc__, epilog=EPILOG)
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
-    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
-                      help="slurm, or local: this machine, without Slurm (default: slurm)")
+    made.add_argument("--like", metavar="RUN", help="submit the job of this run again, with the config that it "
+                      "trained, under a new name; flags and --set override")
+    made.add_argument("--cluster", choices=("slurm", "local"), help="slurm, or local: this machine, without Slurm "
+                      "(default: slurm; with --like: the run's)")
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = folders.absolute(job.runs_dir)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
-        from .reporting import follow
+        from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
@@ -78,8 +81,12 @@ def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None
             return finish_submitting(Run(run_dir / job.name), job, args)
 
     from .checking import check
+    from .notices import entries, urls
     from .plan import create, plan_text, planning
 
+    urls.check(job.notify.get("urls", ()))
+    if not args.dry_run:
+        entries.look(run_dir)
     plan = planning.make(job, args.cluster)
     run = Run(run_dir / (job.name or create.next_name(run_dir, plan.config_path)))
     cli.say(f"run {run.path}\n{plan_text.describe(plan)}")
@@ -116,12 +123,29 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None)
+    record = like(args, flags) if args.like else None
+    args.cluster = args.cluster or "slurm"
+    defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
+    job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
+
+
+def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
+    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
+    from .plan import create
+    from .rundir import repeat, runs
+
+    if args.job:
+        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
+    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    args.cluster = args.cluster or run.spec.cluster
+    flags.setdefault("runs_dir", str(run.path.parent))
+    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
+    return repeat.values(run)
 
 
 def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -158,8 +182,11 @@ def dry_run(run: Run, plan: Any) -> None:
 def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     """Submit the chain; print what was done and which commands to use next."""
     from .backends import choose
+    from .notices import at_end, entries
 
     ids = choose.of(run).submit(run, job)
+    entries.add(run)
+    at_end.submit(run, job, ids)
     log = os.path.join(folders.shortest(run.path), run.train_log.relative_to(run.path))
     say_submitted(run, ids, f"tail -F {shlex.quote(log)}")
     return run
@@ -204,8 +231,9 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
     other = {"cluster"} if args.cluster != run.spec.cluster else set()
     if args.job or args.options or evaluation_flags(args) or set(given_flags(args)) - {"name", "runs_dir"}:
         old, new = begun.as_dict(), asked.as_dict()
-        other |= {key for key in new if key not in ("name", "runs_dir", "env") and new[key] != old[key]}
+        other |= {key for key in new if key not in ("name", "runs_dir", "env", "notify") and new[key] != old[key]}
         other |= set() if job_env.same(run, begun, asked) else {"env"}
+        other |= set() if job_env.same_notify(run, begun, asked) else {"notify"}
     if other:
         raise UserError(f"name: the submission of {run.name!r} was interrupted, and had another "
                         f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "

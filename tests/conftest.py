@@ -35,7 +35,8 @@ def pytest_configure() -> None:
     # a shell inside an allocation, or a user's own settings, would change what the verbs do
     for name in list(os.environ):
         ours = name.startswith("ECM_CLUSTER_") and name not in (REQUIRE_SLURM, GPU_TESTS_DEVICE)
-        if ours or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
+        terminal = name in ("COLUMNS", "NO_COLOR")  # output would be laid out for it
+        if ours or terminal or name.startswith(("SLURM_", "SBATCH_", "SUBMITIT_", "MMDET_DATASETS")):
             del os.environ[name]
     # what runs keep for others is not put among the user's own
     os.environ["ECM_CLUSTER_HEARTBEAT_SECONDS"] = "0.3"  # tests wait for what a run says of itself

@@ -32,7 +32,8 @@ class AttemptRecord:
 
     Attributes:
         begin, end: Seconds since the epoch; ``end`` is None while it is alive.
-        estimated: Its end was recorded by nobody: ``end`` is that of its last sign of life.
+        seen: Its last sign of life.
+        estimated: Its end was recorded by nobody: ``end`` is its last sign of life.
         hosts: Of its ranks, rank 0's first.
         gpus: Its ranks, each of which has a GPU where the run trains on GPUs.
         start: Identity of the start of a job that it belongs to, ``CLUSTER:JOB:RESTART``.
@@ -47,6 +48,7 @@ class AttemptRecord:
     number: int
     begin: float
     end: float | None = None
+    seen: float = 0.0
     estimated: bool = False
     hosts: tuple[str, ...] = ()
     gpus: int = 1
@@ -89,12 +91,12 @@ def history(work: Work, alive: bool | None = None) -> list[AttemptRecord]:
     return _with_lost(found) if isinstance(work, Run) else found
 
 
-def events_of(work: Work) -> list[Event]:
-    """The events of a ledger as far as it can be read."""
+def events_of(work: Work, attempt: int | None = None) -> list[Event]:
+    """The events of a ledger, or those of one attempt, as far as it can be read."""
     try:
-        return work.events()
+        return work.events(attempt)
     except (UserError, OSError):
-        return work.events_noted()
+        return [e for e in work.events_noted() if attempt in (None, e.attempt)]
 
 
 def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, lives: bool | None) -> AttemptRecord:
@@ -113,8 +115,9 @@ def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, li
     starts = sorted((e for e in events if e.kind == "start"), key=lambda e: e["rank"])
     hosts = dict.fromkeys([*filter(None, [taken.get("host")]), *(e["host"] for e in starts)])
     return AttemptRecord(
-        number, begin, hosts=tuple(hosts), gpus=world if fits(world, COUNT) and world else max(1, len(starts)),
-        job_id=None if job_id is None else str(job_id), restart=int(taken.get("restart") or 0), start=start_of(taken),
+        number, begin, seen=max([begin, *signs]), hosts=tuple(hosts), start=start_of(taken),
+        gpus=world if fits(world, COUNT) and world else max(1, len(starts)),
+        job_id=None if job_id is None else str(job_id), restart=int(taken.get("restart") or 0),
         **({} if alive else _ending(number, events, begin, signs)), **_iterations(work, number, taken, events, beat))
 
 

@@ -6,13 +6,15 @@ The batch shell records each start (``batch_shell.py``), a ``not-started`` event
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..base.reading import Unreadable, check, parse_json, read_bytes
+from ..base import files
+from ..base.reading import Unreadable, check, parse_json, read_bytes, read_text
 from ..rundir import records as shapes
 from ..rundir.ledger import Event
 from ..rundir.run import Run, Work
@@ -30,7 +32,8 @@ class Start:
     """One start of a job as its batch shell recorded it; of the local driver: its one start.
 
     Attributes:
-        notes: What the shell wrote, by kind: ``begin``, ``end`` and ``no-python``.
+        notes: What the shell wrote, by kind: ``begin``, ``end``, ``no-python``, and ``left`` as its last; the local
+            driver writes ``begin`` and ``left`` for each job that it starts.
     """
 
     job_id: str
@@ -66,12 +69,23 @@ class Start:
 
 def on_record(run: Run, job_id: str) -> dict[int, Start]:
     """The starts of a job that its batch shells have recorded, by restart count."""
-    found = {}
-    for path in run.starts_dir.glob("*.json"):
-        job, _, restart = path.stem.rpartition(".")
-        if job == job_id and RESTART.fullmatch(restart):
-            found[int(restart)] = Start(job_id, int(restart), _notes(run, path))
-    return found
+    return {restart: Start(job_id, restart, {note["kind"]: note for note in notes_on(run, job, restart)})
+            for job, restart in all_on_record(run) if job == job_id}
+
+
+def all_on_record(run: Run) -> list[tuple[str, int]]:
+    """Job and restart count of each start on record."""
+    stems = [path.stem.rpartition(".") for path in run.starts_dir.glob("*.json")]
+    return [(job, int(restart)) for job, _, restart in stems if RESTART.fullmatch(restart)]
+
+
+def put_on_record(run: Run, job_id: str, kind: str, **fields: Any) -> None:
+    """A note on the one start of a job of this machine, which no batch shell accompanies; a full disk takes none."""
+    path = run.starts_dir / f"{job_id}.0.json"
+    with contextlib.suppress(OSError, Unreadable):
+        run.starts_dir.mkdir(exist_ok=True)
+        before = read_text(path, LARGEST) if path.exists() else ""  # process ids come back
+        files.write_text(path, before + json.dumps({"kind": kind, "host": socket.gethostname(), **fields}) + "\n")
 
 
 def records(run: Run, job_id: str) -> bool:
@@ -82,17 +96,18 @@ def records(run: Run, job_id: str) -> bool:
         return False
 
 
-def _notes(run: Run, path: Path) -> dict[str, dict[str, Any]]:
-    notes = {}
+def notes_on(run: Run, job_id: str, restart: int) -> list[dict[str, Any]]:
+    """What is on record about one start, as it was written."""
+    notes, path = [], run.starts_dir / f"{job_id}.{restart}.json"
     try:
         lines = read_bytes(path, LARGEST).decode(errors="replace").splitlines()
     except Unreadable as error:
         run.note(error)
-        return {}
+        return []
     for line in lines:
         with contextlib.suppress(Unreadable):  # torn by a kill
             note = check(parse_json(line, path), shapes.START_NOTE, path)
-            notes[note["kind"]] = {"host": "", "nodes": "", "stage": "train", "code": 0, **note}
+            notes.append({"host": "", "nodes": "", "stage": "train", "code": 0, **note})
     return notes
 
 

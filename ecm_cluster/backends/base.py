@@ -28,6 +28,7 @@ class Life:
         waiting: Alive, and has not started.
         held: Waits until it is released manually.
         vouched: Alive by its heartbeat alone.
+        start: When it is expected to start, in seconds since the epoch.
     """
 
     alive: bool | None
@@ -35,6 +36,7 @@ class Life:
     waiting: bool = False
     held: bool = False
     vouched: bool = False
+    start: float | None = None
 
 
 @dataclass(frozen=True)

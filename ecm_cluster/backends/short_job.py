@@ -37,14 +37,8 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
     Raises:
         UserError: sbatch refuses.
     """
-    asked = chain.request(run, replace(job, nodes=1, gpus=1), chain.TRAIN, "check")
-    header = [line for line in launcher.render(asked).splitlines() if line.startswith("#SBATCH")
-              and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
-    header += [f"#SBATCH --time={min(minutes, parse_time(job.time))}", "#SBATCH --no-requeue",
-               "#SBATCH --job-name=ecm-cluster-check", f"#SBATCH --output={log}"]
-    script = log.with_suffix(".sh")
-    line = shlex.join(["srun", "--export=ALL", f"--cpus-per-task={job.cpus_per_gpu}", *command])
-    files.write_text(script, "\n".join(["#!/bin/bash", *header, *_environment(run, job), line, ""]))
+    line = ["srun", "--export=ALL", f"--cpus-per-task={job.cpus_per_gpu}", *command]
+    script = _write_script(run, job, line, log, ["job-name=ecm-cluster-check", f"time={_limit(job, minutes)}"])
     process, job_id = launcher.submit_and_wait(script)
     try:
         yield ShortJob(f"job {job_id}", process)
@@ -53,6 +47,31 @@ def on_slurm(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int
             commands.cancel(job_id)
             process.kill()
         process.wait()
+
+
+def behind(run: Run, job: Job, command: Sequence[str], log: Path, minutes: int, others: Sequence[str]) -> str:
+    """Submit ``command`` to start on one CPU of ``job`` when other jobs have ended, however; its job id.
+
+    Raises:
+        UserError: sbatch refuses.
+    """
+    after = ":".join(["afterany", *others])
+    return launcher.submit_script(_write_script(run, job, command, log, [
+        "job-name=ecm-cluster-notices", f"time={_limit(job, minutes)}", f"dependency={after}"]))
+
+
+def _limit(job: Job, minutes: int) -> int:
+    return min(minutes, parse_time(job.time))
+
+
+def _write_script(run: Run, job: Job, command: Sequence[str], log: Path, options: Sequence[str]) -> Path:
+    asked = chain.request(run, replace(job, nodes=1, gpus=1), chain.TRAIN, "check")
+    header = [line for line in launcher.render(asked).splitlines() if line.startswith("#SBATCH")
+              and line[len("#SBATCH --"):].partition("=")[0] not in OF_RUNS]
+    header += [f"#SBATCH --{option}" for option in (*options, "no-requeue", f"output={log}")]
+    script = log.with_suffix(".sh")
+    files.write_text(script, "\n".join(["#!/bin/bash", *header, *_environment(run, job), shlex.join(command), ""]))
+    return script
 
 
 @contextlib.contextmanager

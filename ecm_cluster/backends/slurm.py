@@ -21,7 +21,7 @@ from ..chain import chain, evaluations, submissions
 from ..chain.evaluations import Element
 from ..job.job import Job
 from ..rundir.run import Run, Submission, Work
-from ..slurm import commands, launcher, queue, site
+from ..slurm import commands, launcher, queue, reasons, site
 from ..slurm.job_states import ENDED, LIVE, WAITING
 from ..slurm.sbatch import JobRequest
 from . import short_job
@@ -73,10 +73,11 @@ class SlurmBackend:
         state = (known or {}).get(job.job_id or "")
         if state is None or not state.is_of(job.token, str(run.submitit_dir)):
             return self._life_unlisted(run, job, known is not None)
-        reason = f" ({state.reason})" if state.reason and state.reason != "None" else ""
+        why = reasons.in_words(state.reason) if state.kind == WAITING else ""
+        reason = f" ({state.reason}{why and f': {why}'})" if state.reason and state.reason != "None" else ""
         words = f"job {job.job_id} {state.state.lower()}{reason}"
         if state.kind == WAITING:
-            return Life(True, words, waiting=True, held=state.is_held)
+            return Life(True, words, waiting=True, held=state.is_held, start=state.expected_start)
         return Life(True, f"job {job.job_id} on Slurm") if state.kind == LIVE else Life(False, words)
 
     def _life_unlisted(self, run: Run, job: Submission, asked: bool) -> Life:

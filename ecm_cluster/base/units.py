@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import time
 import unicodedata
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def duration_text(seconds: float) -> str:
     """A duration in its largest unit: ``40 s``, ``12 min``, ``3 h``, ``2 d``."""
     unit, name = next(((u, n) for u, n in ((86400, "d"), (3600, "h"), (60, "min")) if seconds >= u), (1, "s"))
     return f"{seconds // unit:.0f} {name}"
+
+
+def moment(seconds: float, beside: float | None = None) -> str:
+    """A time of day, with its date unless that is the same as of another time that stands beside it."""
+    at = time.localtime(seconds)
+    same = beside is not None and at[:3] == time.localtime(beside)[:3]
+    return time.strftime("%H:%M" if same else "%m-%d %H:%M", at)
 
 
 def parse_memory(text: str) -> int:

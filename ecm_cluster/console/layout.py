@@ -1,4 +1,4 @@
-"""Text that fits the terminal: tables and paragraphs in which no word is broken, and color where it is wanted.
+"""Text that fits the terminal: tables and paragraphs whose words stay whole, and color where it is wanted.
 
 Widths are counted in the terminal's cells: a character of a wide script takes two.
 """
@@ -58,17 +58,17 @@ def cells(text: str) -> int:
 
 
 def clipped(text: str, room: int) -> str:
-    """At most so many cells of a text, with an ellipsis for what is missing."""
+    """At most so many cells of a text: whole words, and an ellipsis for what is missing."""
     if cells(text) <= room:
         return text
     kept = text[:room - 1]
     while cells(kept) > room - 1:
         kept = kept[:-1]
-    return f"{kept}…"
+    return f"{kept.rpartition(' ')[0] or kept}…"
 
 
 def wrapped(text: str, room: int | None, indent: str = "") -> list[str]:
-    """Lines of whole words; all but the first are indented. A word that is longer than a line stays whole."""
+    """Lines of whole words, indented except for the first. A word that is longer than a line stays whole."""
     lines: list[str] = []
     for word in output.printable(text).split():
         if lines and (room is None or cells(lines[-1]) + 1 + cells(word) <= room):
@@ -101,9 +101,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, r
         """Cells by which a line is too short for the columns."""
         return 0 if room is None else max(0, _total(widths) - room)
 
-    beside = prose and (room is None or not missing() and room - _total(widths) >= LEAST_PROSE)
-    if missing():
-        widths[0] = _longest(shown, max(LEAST_FIRST, (room or 0) // 3))
+    def has_room_for_prose() -> bool:
+        return prose and (room is None or room - _total(widths) - len(GAP) >= LEAST_PROSE)
+
+    if missing() or not has_room_for_prose():
+        widths[0] = _longest(shown, max(LEAST_FIRST, (room or widths[0]) // 3))
+    beside = has_room_for_prose()
     empty = [name for at, name in enumerate(shown[0]) if not any(row[at] for row in shown[1:])]
     for name in sorted(optional, key=lambda name: name not in empty):
         if missing() and name in shown[0]:

@@ -26,11 +26,12 @@ from ..job import job as jobs
 from ..job.evaluation_options import EVALUATION
 from ..job.flags import given_flags, without_removed
 from ..mmconfig import config
+from ..notices import entries
 from ..reporting import results
-from ..reporting.follow import follow_evaluations
 from ..rundir import checkpoints, runs
 from ..rundir.run import Run
 from ..staging import planned
+from ..watching.follow import follow_evaluations
 from . import stored
 from .arguments import RESOURCES, parser
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
+        entries.look(runs_dir)
     try:
         found = [one.make() for one in plain] or found
         wanted = {run: wanted_of(run, args, grid) for run in found}  # an error is reported before any is submitted

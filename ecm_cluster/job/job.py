@@ -17,7 +17,7 @@ from ..base.units import NO_MEMORY, SET, parse_memory, parse_time
 from ..base.yaml_file import read_yaml
 from ..mmconfig import shipped
 from ..mmconfig.options import laid_over
-from . import sbatch_options, sharing
+from . import notify_options, sbatch_options, sharing
 from .evaluation_options import EVALUATION, EvaluationOptions
 from .option import (
     BOOL,
@@ -113,6 +113,9 @@ class Job:
     setup: list[str] = option([], LINES, "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = option({}, VARIABLES, "environment variables of the job; only its owner can read the values",
                                  secret=True)
+    notify: dict[str, Any] = option({}, notify_options.NOTIFY, "where to send a message when the run is done, stopped, "
+                                    "failed, preempted, or cannot commit: a list of apprise URLs, or {urls, events, "
+                                    "from, partition}; only its owner can read the URLs", secret=True)
     python: str | None = option(None, PATH, "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = option({}, Reader(MAPPING.expected, _sbatch), "any further sbatch option, e.g. {mail-type: "
                                    "END}; null omits a line of the launcher's own")
@@ -155,8 +158,8 @@ class Job:
         return asdict(self)
 
     def as_record(self) -> dict[str, Any]:
-        """The job as others may see it: without the values of ``env``."""
-        return {**asdict(self), "env": dict.fromkeys(self.env, SET)}
+        """The job as others may see it: without the values of ``env`` and the URLs of ``notify``."""
+        return {**asdict(self), "env": dict.fromkeys(self.env, SET), "notify": notify_options.masked(self.notify)}
 
 
 OPTIONS = options(Job)
@@ -170,15 +173,20 @@ def site_file() -> Path | None:
     return Path(config_home) / "ecm-cluster" / "cluster.yaml" if os.path.isabs(config_home) else None
 
 
-def load(job_file: str | None, flags: Mapping[str, Any],
-         shell: Mapping[str, tuple[str, str]] | None = None) -> Job:
+def load(job_file: str | None, flags: Mapping[str, Any], shell: Mapping[str, tuple[str, str]] | None = None,
+         record: Mapping[str, Any] | None = None) -> Job:
     """Merge site file, job file and flags into a validated job.
 
     Args:
         flags: What was given on the command line, by name of the option; ``options`` is merged into the file's.
         shell: For keys that are in none of these: the variable of the user's shell that sets it, and its value.
+        record: Instead of the files: every key of an earlier job.
     """
-    merged: dict[str, Any] = {}
+    if record is not None:
+        merged = {key: _checked(key, value) for key, value in record.items()}
+        _merge(merged, flags, "")
+        return make(merged)
+    merged = {}
     site, named = site_file(), os.environ.get(SITE_ENV)
     if site is not None and named != os.devnull and (named or os.path.exists(site)):
         try:

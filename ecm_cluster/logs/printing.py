@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ..backends import choose, liveness
 from ..console import cli, output
 from ..reporting import state as states
-from ..reporting.follow import ENDED, PATIENCE
+from ..watching.follow import ENDED, PATIENCE
 from . import log_files
 from .choice import Choice
 from .log_files import Part

@@ -99,17 +99,26 @@ class Counter:
 
 
 class HeartbeatFile:
-    """Rank 0's supervisor: the copy of the record on shared storage, for readers elsewhere; it may be lost."""
+    """Rank 0's supervisor: the copy of the record on shared storage, for readers elsewhere; it may be lost.
+
+    Each phase that the worker enters goes into the ledger, as the accounts of the run rest on it; but not the many
+    times that it saves, which the commits tell.
+    """
 
     def __init__(self, work: Work, attempt: int, memory: HeartbeatMemory) -> None:
         self.work, self.attempt, self.memory = work, attempt, memory
         self.seconds = float(os.environ.get(SECONDS_ENV) or FILE_SECONDS)
+        self._ledger = work.ledger(attempt, "phases", patient=True)
         self._phase: str | None = None
+        self._entered: str | None = None
         self._written = float("-inf")
 
     def write(self) -> None:
         """Write it if it is due."""
         record = {"phase": "starting", **self.memory.read()}
+        if record["phase"] not in (self._entered, "saving"):
+            self._entered = record["phase"]
+            self._ledger.write("phase", phase=self._entered, iteration=record.get("iteration"))
         news = record["phase"] != self._phase
         if time.monotonic() - self._written >= min(self.seconds, PHASE_SECONDS if news else self.seconds):
             self._written, self._phase = time.monotonic(), record["phase"]

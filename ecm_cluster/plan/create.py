@@ -17,7 +17,7 @@ from ..base import files, units
 from ..base.errors import UserError
 from ..base.version import __version__
 from ..chain import chain, evaluations
-from ..freeze import snapshot, weights
+from ..freeze import environment, snapshot, weights
 from ..job import sharing
 from ..mmconfig import config
 from ..rundir import job_env, spec
@@ -78,6 +78,16 @@ def claim(runs_dir: Path, config_path: str) -> Run:
             return run
 
 
+def require_unused(run: Run) -> None:
+    """Refuse a directory that holds something else than leftovers of a submission."""
+    own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
+                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.notify_file,
+                             run.lock_file, run.environment_file)}
+    there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
+    if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
+        raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
+
+
 def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     """Create the run directory; run.json is written last, and only then it is a run.
 
@@ -86,12 +96,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
     Returns:
         The new run: if the user gave no name, with the next one that is still free.
     """
-    own = {p.name for p in (run.submit_lock, run.evaluations_dir, run.logs_dir, run.attempts_dir, run.checkpoints_dir,
-                             run.ledger_dir, run.code_folder(1), run.config_file, run.env_file, run.lock_file)}
-    there = run.path.iterdir() if run.path.is_dir() else [run.path] if run.path.exists() else []
-    if any(p.name not in own and files.TMP_MARK not in p.name for p in there):
-        raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
-
+    require_unused(run)
     frozen = frozen or freeze(plan)
     text = config.dump(frozen.cfg)
     if plan.job.name is None:
@@ -110,7 +115,8 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         folder.mkdir(parents=True, exist_ok=True)
     files.private_file(run.lock_file)
     files.write_text(run.config_file, text)
-    job_env.write(run, plan.job)
+    files.write_json(run.environment_file, environment.record())
+    job_env.write_all(run, plan.job)
     if plan.elements:
         evaluations.write(run, chain.EVALUATE, plan.elements)
     record = spec.RunSpec(

@@ -9,6 +9,7 @@ from ..base.units import without_secrets
 from ..console import shell
 from ..freeze import weights
 from ..job.job import OPTIONS
+from ..job.notify_options import Notify, scheme
 from ..keycheck import keys
 from ..rundir import retention
 from ..staging import planned
@@ -30,7 +31,8 @@ def describe(plan: planning.Plan) -> str:
         *([("from shell", ", ".join(used))] if used else []),
         *what,
         ("checkpoints", describe_checkpoints(plan)),
-        *how]
+        *how,
+        *([("notify", describe_notify(plan))] if job.notify.get("urls") else [])]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
 
 
@@ -109,6 +111,16 @@ def describe_checkpoints(plan: planning.Plan) -> str:
     end = "at the end of each epoch" if epochs else "at the end"
     kept = f"the last {max(job.keep, retention.FEWEST)}" + (" and epochs' ends stay" if epochs else " stay")
     return f"{', '.join([*every, end, 'after a signal'])}; {kept}"
+
+
+def describe_notify(plan: planning.Plan) -> str:
+    """Which messages are sent, without the URLs."""
+    asked = Notify.of(plan.job.notify)
+    local = not choose.by_name(plan.where).queues
+    services = ", ".join(map(scheme, asked.urls))
+    return f"{len(asked.urls)} URL(s) ({services}): {', '.join(asked.events)}; sent by " \
+        + ("a process at its end, and " if local else "a short job behind it, and " if asked.by_job else "") \
+        + "your next command"
 
 
 def describe_evaluation(plan: planning.Plan) -> str:

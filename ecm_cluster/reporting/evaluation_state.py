@@ -55,6 +55,7 @@ def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> 
         state.refused, life = True, Life(False, chain.half_a_chain(run, refused))
     text = life.text
     if life.waiting or life.alive is None:
+        state.expected_start = life.start
         state.state, state.reason = "complete", f"trained; evaluation: {share}{text}"
         state.next = release_line(run, submission.link) if life.held else None
     elif life.alive:

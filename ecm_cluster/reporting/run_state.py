@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..attempts import causes
 from ..backends import liveness
 from ..backends.base import Known, Life
-from ..base.units import size_text
+from ..base.units import moment, size_text
 from ..rundir.run import Run
 
 
@@ -24,6 +25,7 @@ class RunState:
         next: The command to use next, if there is something to do.
         refused: Slurm accepted the training, but refused its evaluation.
         seconds_per_iteration, loss: From the newest heartbeat.
+        expected_start: When Slurm expects the job that waits to start, in seconds since the epoch.
     """
 
     run: str
@@ -41,6 +43,21 @@ class RunState:
     jobs: dict[str, str | None] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     refused: bool = False
+    expected_start: float | None = None
+
+    @property
+    def expected(self) -> str:
+        """``; expected to start at 21:30``; empty where that is not known."""
+        if self.expected_start is None:
+            return ""
+        return f"; expected to start at {moment(self.expected_start, time.time())}"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the training is complete, at its present pace; None unless it is training."""
+        if self.state != "running" or not self.iterations or self.iteration is None or not self.seconds_per_iteration:
+            return None
+        return max(0.0, (self.iterations - self.iteration) * self.seconds_per_iteration)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -102,7 +102,8 @@ def _unfinished(run: Run, state: RunState, life: Life, accounted: str | None) ->
         return
     why = (end.get("detail") or end["cause"]) if end else ""
     if life.waiting:
-        state.state, state.reason = "waiting", text + (f", after attempt {state.attempt}: {why}" if why else "")
+        state.state, state.expected_start = "waiting", life.start
+        state.reason = text + (f", after attempt {state.attempt}: {why}" if why else "")
         state.reason += trouble.of_waiting(run)
         if "launch failed" in text:
             state.reason += "; a Prolog failed, or slurmd could not start the batch script: ask an administrator"

@@ -6,12 +6,19 @@ truth: it is on a file system that all nodes share, and every verb and every ran
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
+from ..base.files import TMP_MARK
 from .work import Work
 
 LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
+
+
+def notices_due_dir(runs_dir: Path) -> Path:
+    """The caller's directory with an entry for each of their runs about which messages may become due."""
+    return runs_dir / f".notices-{os.geteuid()}"
 
 
 class RunFolder(Work):
@@ -45,9 +52,19 @@ class RunFolder(Work):
         """The values of the job's ``env``, which may be secrets: shell lines, for the owner only."""
         return self.path / "env.sh"
 
+    @property
+    def notify_file(self) -> Path:
+        """The URLs of the job's ``notify``, which hold secrets, one a line: for the owner only."""
+        return self.path / "notify.urls"
+
     def code_folder(self, number: int) -> Path:
         """Every version of the code that the run has had keeps its directory; 1 is that of the submission."""
         return self.path / ("code" if number == 1 else f"code-{number}")
+
+    def code_folders(self) -> list[Path]:
+        """The directories of all versions of the code."""
+        found = [path for path in self.path.glob("code*") if re.fullmatch(r"code(-[0-9]{1,9})?", path.name)]
+        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -141,6 +158,12 @@ class RunFolder(Work):
         """What the trackers wrote, a directory each: ``tensorboard``, ``wandb``."""
         return self.path / "trackers"
 
+    def is_private(self, path: Path) -> bool:
+        """Whether a file holds secrets, or means something on this machine alone: locks, pickles, addresses."""
+        return (path in (self.env_file, self.notify_file, self.lock_file, self.submit_lock)
+                or self.notices_dir in path.parents or TMP_MARK in path.name
+                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json")))
+
     @property
     def report_file(self) -> Path:
         """The page about the run."""
@@ -153,13 +176,40 @@ class RunFolder(Work):
 
     @property
     def environment_file(self) -> Path:
-        """The installed packages and drivers at submission."""
+        """What was installed at submission."""
         return self.path / "environment.json"
+
+    def environment_of(self, attempt: int) -> Path:
+        """What was installed where an attempt trained, if that was not what it was at submission."""
+        return self.attempts_dir / f"{attempt:04d}.environment.json"
 
     @property
     def notices_dir(self) -> Path:
-        """A file for each message about the run that was sent."""
+        """A file for each message about the run and each of its URLs: sent, or why not."""
         return self.path / "notices"
+
+    def notice_file(self, name: str, url: int) -> Path:
+        return self.notices_dir / f"{name}.{url}.json"
+
+    @property
+    def notices_lock(self) -> Path:
+        """Locked by the process that sends messages about the run; owner only."""
+        return self.notices_dir / "sending.lock"
+
+    @property
+    def notices_job_log(self) -> Path:
+        """The output of the short job that sends messages; its script is beside it."""
+        return self.notices_dir / "job.log"
+
+    @property
+    def notices_log(self) -> Path:
+        """A line for each message that was sent, or could not be."""
+        return self.logs_dir / "notices.log"
+
+    @property
+    def notices_due(self) -> Path:
+        """Beside the run, in a directory of its owner: exists while messages about the run may become due."""
+        return notices_due_dir(self.path.parent) / self.name
 
     @property
     def results_file(self) -> Path:

@@ -49,6 +49,10 @@ ATTEMPT_TO_SCORE = {**_ATTEMPT, OptionalKey("ways"): [Text(r"[0-9a-f]{0,64}", 64
 
 COMPLETE = {"checkpoint": CHECKPOINT}
 
+# of one message to one URL
+NOTICE = {"state": OneOf("sending", "sent", "failed", "unknown", "given up"), "tries": COUNT, "time": TIME,
+          OptionalKey("why"): NAME}
+
 CANCELLED = {OptionalKey("id"): str, OptionalKey("time"): TIME, OptionalKey("by"): str}
 
 MANIFEST = {"file": CHECKPOINT, "size": COUNT, "digest": Text(r"sha256:[0-9a-f]{1,64}", 71, "sha256:HEX"),
@@ -80,11 +84,19 @@ HEARTBEAT = {OptionalKey("phase"): NAME, OptionalKey("loss"): FIGURE, OptionalKe
              OptionalKey("commits_fail"): Maybe({"stands": Maybe(COUNT), "seconds": SECONDS, "reason": str})}
 
 START_NOTE = {"kind": str, OptionalKey("host"): NAME, OptionalKey("nodes"): NAME, OptionalKey("stage"): NAME,
-              OptionalKey("code"): int, OptionalKey("phase"): str, OptionalKey("line"): COUNT}
+              OptionalKey("code"): int, OptionalKey("phase"): str, OptionalKey("line"): COUNT,
+              OptionalKey("date"): NAME, OptionalKey("time"): TIME}
 
 LOG_HEADER = {"starts_after": COUNT, "by_epoch": bool, "epoch": COUNT, "position": COUNT,
               "iterations_this_epoch": COUNT, "iterations_per_epoch": COUNT}
 LOG_LINE = {"iter": COUNT, OptionalKey("epoch"): COUNT}
+
+_TEXT = Maybe(NAME)
+ENVIRONMENT: dict[Any, Any] = {
+    OptionalKey("digest"): str, OptionalKey("torch"): {str: object}, OptionalKey("conda"): Maybe({"name": NAME}),
+    OptionalKey("distributions"): [{"name": NAME, "version": NAME, OptionalKey("origin"): {str: object}}],
+    **{OptionalKey(name): _TEXT for name in ("python", "implementation", "executable", "platform", "machine",
+                                             "glibc")}}
 
 # Events of the ledger by kind: the fields that readers require, and the types of those that they show.
 _RANK: dict[Any, Any] = {OptionalKey("rank"): Maybe(int)}
@@ -97,12 +109,15 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "start": {"host": str, "rank": COUNT, "pid": Number(1, 2**31)},
     # how far the worker of rank 0 came, as its supervisor saw it: each phase that it entered, and at last `ended`
     "phase": {"phase": str, OptionalKey("iteration"): Maybe(COUNT)},
+    "machine": {"host": str, OptionalKey("gpus"): [NAME], OptionalKey("torch"): {str: object},
+                **{OptionalKey(name): _TEXT for name in ("driver", "cuda", "cpu", "kernel", "platform", "python",
+                                                         "environment")}},
     "left": _RANK,
     "abort": _RANK,
     "end": {"cause": str, **_RANK, OptionalKey("iteration"): Maybe(int),
             **{OptionalKey(name): Maybe(str) for name in ("detail", "next", "node", "traceback")}},
     "commit": {OptionalKey("checkpoint"): str, **{OptionalKey(name): SECONDS for name in (
-        "seconds", "write_seconds", "blocked_seconds", "slowest_step")}},
+        "seconds", "write_seconds", "blocked_seconds", "waited_seconds", "slowest_step")}},
     "commit-failed": {"iteration": COUNT, "reason": str, "stands": str},
     "complete": {"checkpoint": str},
     "quarantine": {"checkpoint": str, "reason": str},

@@ -69,7 +69,7 @@ AFTER = r"""ecm_after() {
   ecm_note end ", \"phase\": \"$ecm_phase\", \"code\": ${step_code:-$code}${ecm_line:+, \"line\": $ecm_line}"
   for ecm_each in "$ecm_python" ${ecm_stand_in:+"$ecm_stand_in"}; do
     PYTHONPATH=$ecm_path${PYTHONPATH:+:$PYTHONPATH} "$ecm_each" -m {epilog} \
-      "$ecm_run" "$ecm_link" "${step_code:-none}" && return
+      "$ecm_run" "$ecm_link" "${step_code:-none}" && { ecm_note left; return; }
     python=$?
     [ $python -ge 126 ] || break # 126, 127: this shell cannot start it
   done
@@ -77,6 +77,7 @@ AFTER = r"""ecm_after() {
   # Python cannot run here, so this shell decides: not for work that is done or cancelled
   ecm_note no-python ", \"code\": $python"
   [ "${step_code:-1}" = 0 ] || [ -e "$ecm_run/{cancelled}" ] || ecm_elsewhere
+  ecm_note left
 }
 trap ecm_after EXIT"""
 

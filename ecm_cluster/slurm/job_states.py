@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -46,6 +47,16 @@ class JobState:
     def kind(self) -> str:
         """``waiting``, ``live`` or ``ended``."""
         return STATES.get(self.state, LIVE)
+
+    @property
+    def expected_start(self) -> float | None:
+        """When Slurm expects a waiting job to start, in seconds since the epoch; None where it does not say."""
+        if self.kind != WAITING:
+            return None
+        try:
+            return time.mktime(time.strptime(self.start, "%Y-%m-%dT%H:%M:%S"))
+        except (ValueError, OverflowError):  # N/A, Unknown
+            return None
 
     @property
     def is_held(self) -> bool:

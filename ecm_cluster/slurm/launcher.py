@@ -116,6 +116,23 @@ def submit(request: JobRequest, held: Sequence[int] = ()) -> str:
     return job_id
 
 
+def submit_script(script: Path) -> str:
+    """sbatch a job that is not part of a chain; its id.
+
+    Raises:
+        UserError: sbatch refused, or did not answer.
+    """
+    try:
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, check=False, encoding="utf-8",
+                              errors="replace", env=outside_environment(os.environ), timeout=SUBMIT_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"sbatch gave no answer: {error}") from None
+    job_id = job_id_in(done.stdout)
+    if done.returncode != 0 or job_id is None:
+        raise UserError(f"sbatch refused: {said(done.stderr) or said(done.stdout)}")
+    return job_id
+
+
 def submit_and_wait(script: Path) -> tuple[subprocess.Popen[str], str]:
     """sbatch a job; the process, which ends with the job and its exit code, and the job's id.
 

@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
 
 import former_version
+from attempts.ledgers import age, attempt, events, heartbeat
 
 from ecm_cluster.attempts.history import history
 from ecm_cluster.rundir.run import Run
-
-
-def attempt(run: Run, number: int, begin: float, source: str | None = None, **more: Any) -> None:
-    run.attempts_dir.mkdir(parents=True, exist_ok=True)
-    run.attempt_file(number).write_text(json.dumps({
-        "number": number, "identity": f"slurm:7:{number - 1}:0", "time": begin, "host": "n1", "job_id": "7",
-        "cluster": "slurm", "restart": number - 1, "world_size": 2, "from": source, "accepts": [], **more}))
-    age(run.attempt_file(number))
-
-
-def events(run: Run, number: int, writer: str, *rows: tuple[float, str, dict[str, Any]]) -> None:
-    run.ledger_dir.mkdir(exist_ok=True)
-    (run.ledger_dir / f"{number:04d}-{writer}.jsonl").write_text("".join(
-        json.dumps({"sequence": i, "kind": kind, "time": time, **fields}) + "\n"
-        for i, (time, kind, fields) in enumerate(rows, 1)))
-
-
-def heartbeat(run: Run, number: int, **fields: Any) -> Path:
-    path = run.heartbeat_file(number)
-    path.write_text(json.dumps(fields))
-    return age(path)
-
-
-def age(path: Path) -> Path:
-    os.utime(path, (1.6e9, 1.6e9))
-    return path
 
 
 def test_each_attempt_says_when_where_how_far_and_why(tmp_path):

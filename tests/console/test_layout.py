@@ -1,4 +1,4 @@
-"""Tables and paragraphs on terminals of every width: no word is broken, nothing is cut, columns stay aligned."""
+"""Tables and paragraphs on terminals of every width: words stay whole, nothing is cut, columns stay aligned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = {word for row in (HEADER, *ROWS) for cell in row for word in cell.split()
 
 
 @pytest.mark.parametrize("room", [40, 60, 80, 100, 160, None])
-def test_no_word_of_a_table_is_broken_at_any_width(room):
+def test_the_words_of_a_table_stay_whole_at_any_width(room):
     lines = layout.table(HEADER, ROWS, 2, room, prose=True, optional=("epoch",))
     words = {word for line in lines for word in line.split()}
     assert words <= TEXT and words >= TEXT - {"epoch", "3", "why"}

@@ -92,9 +92,10 @@ def test_each_start_is_on_record_before_srun_and_when_it_ends(shell):
     shell.tool("srun", f"cp -r {shlex.quote(str(shell.run.starts_dir))} {shell.folder}/seen")
     assert shell.start() == 0
     assert len(list(shell.folder.glob("seen/77.0.json"))) == 1
-    begin, end = shell.notes()
+    begin, end, left = shell.notes()
     assert (begin["kind"], begin["host"], begin["nodes"], begin["stage"]) == ("begin", "n1", "n1", "train")
     assert (end["kind"], end["phase"], end["code"]) == ("end", "step", 0)
+    assert left["kind"] == "left", "the epilog holds the nodes, too"
     assert shell.calls("python") == [f"python -m ecm_cluster.node.supervise.epilog {shell.run.path} train 0"]
 
 
@@ -119,8 +120,9 @@ def test_a_setup_line_that_fails_ends_the_start_and_is_named(shell, setup, line,
     shell.tool("python", "exit 0")
     assert shell.start() == code
     assert not (shell.folder / "reached").exists() and not shell.calls("srun")
-    assert (shell.notes()[-1]["phase"], shell.notes()[-1]["code"]) == ("setup", code)
-    assert shell.notes()[-1].get("line", 0) == line
+    end = next(note for note in shell.notes() if note["kind"] == "end")
+    assert (end["phase"], end["code"]) == ("setup", code)
+    assert end.get("line", 0) == line
     cause, detail = starts.on_record(shell.run, "77")[0].failure(shell.run)
     assert cause == "setup failed" and detail.endswith(f"with exit code {code}") and detail.startswith("n1: ")
     assert not line or f"setup line {line} `{shell.values['setup'][line - 1]}` failed" in detail
@@ -142,7 +144,7 @@ def test_a_node_without_python_is_left_out_and_the_job_tried_elsewhere(shell):
     shell.tool("python", "exit 127")
     assert shell.start() == 127
     assert shell.calls("scontrol") == MOVED
-    assert [note["kind"] for note in shell.notes()] == ["begin", "end", "no-python"]
+    assert [note["kind"] for note in shell.notes()] == ["begin", "end", "no-python", "left"]
     assert "restart 0 code 127" in shell.run.batch_log.read_text()
 
 
@@ -152,7 +154,7 @@ def test_a_python_that_only_tasks_see_is_replaced_by_the_one_that_submitted(shel
     shell.values.update(python="/opt/in-a-container/python", srun={"container-image": "/images/ecm.sqsh"})
     shell.tool("srun", "exit 1")
     shell.start()
-    assert [note["kind"] for note in shell.notes()] == ["begin", "end"]
+    assert [note["kind"] for note in shell.notes()] == ["begin", "end", "left"]
     assert shell.calls("own") == [f"own -m ecm_cluster.node.supervise.epilog {shell.run.path} train 1"]
     assert not shell.calls("scontrol requeue")
 

@@ -113,7 +113,8 @@ def test_an_interrupted_submission_says_how_to_continue(tmp_path, jobs):
 def test_a_pending_job_waits_for_what_slurm_says(tmp_path):
     run = make_run(tmp_path / "run")
     assert state_of(run, ("7", "PENDING", "Priority")) == states.RunState(
-        "run", str(run.path), "waiting", "job 7 pending (Priority)", jobs={"train": "7", "evaluate": "8"})
+        "run", str(run.path), "waiting", "job 7 pending (Priority: jobs of higher priority are ahead of it)",
+        jobs={"train": "7", "evaluate": "8"})
     assert state_of(run, ("7", "CONFIGURING")).reason == "job 7 configuring"
 
 
@@ -124,7 +125,8 @@ def test_a_requeued_job_waits_and_says_what_happened_before(tmp_path):
     end(run, 1, "preempted", detail="Slurm preempted the job", rank=0)
     found = state_of(run, ("7", "PENDING", "BeginTime"))
     assert found.state == "waiting"
-    assert found.reason == "job 7 pending (BeginTime), after attempt 1: Slurm preempted the job"
+    assert found.reason == "job 7 pending (BeginTime: it may not start yet, as just after a requeue), " \
+        "after attempt 1: Slurm preempted the job"
     assert (found.attempt, found.iteration, found.epoch) == (1, 12, 1)
     assert found.checkpoint == "iter_0000012-a0001.pth"
 
@@ -300,7 +302,8 @@ def test_a_trained_run_whose_evaluation_waits_is_complete(tmp_path):
     begin(run, 1)
     complete(run)
     found = state_of(run, ("7", "COMPLETED"), ("8", "PENDING", "Dependency"))
-    assert (found.state, found.reason) == ("complete", "trained; evaluation: job 8 pending (Dependency)")
+    assert (found.state, found.reason) == (
+        "complete", "trained; evaluation: job 8 pending (Dependency: it starts after another job)")
     assert (found.iteration, found.epoch, found.checkpoint) == (30, 2, "iter_0000030-a0001.pth")
     assert states.fold_one(run, None).state == "complete"
 
@@ -426,7 +429,7 @@ def test_json_has_the_same_fields_for_every_run_and_the_timeline_for_one(capsys,
     names = set(states.RunState.__dataclass_fields__)
     assert all(set(r) == names for r in listed)
     one = json.loads(call(capsys, "run", "--json", "--runs-dir", tmp_path / "runs")[1])
-    assert set(one) == names | {"events"}
+    assert set(one) == names | {"events", "goodput"}
     assert [(e["kind"], e["attempt"], e["writer"]) for e in one["events"]] == [
         ("start", 1, "task000"), ("commit", 1, "train000")]
     assert one["jobs"] == {"train": "7", "evaluate": "8"}
@@ -455,7 +458,7 @@ def test_the_timeline_of_one_run_tells_attempt_by_attempt(capsys, slurm, tmp_pat
     run.ledger(1, "task000").write("requeue", accepted=True, cause="preempted")
     run.ledger(2, "task000").write("quarantine", checkpoint="iter_0000012-a0001.pth", reason="3 bytes instead of 7")
     begin(run, 2)
-    code, out, _ = call(capsys, run.path)
+    code, out, _ = call(capsys, run.path, "--full")
     assert code == 0
     in_order = ["run: running: starting", "jobs: train 7, evaluate 8",
                      "train submitted as job 7", "started on n1", "committed iter_0000012-a0001.pth in 0.1 s",
@@ -477,7 +480,7 @@ def test_the_timeline_says_how_long_staging_took_and_why(capsys, slurm, tmp_path
     fields = dict(zip(("copied", "found", "repaired", "seconds", "waited"), numbers))
     run.ledger(1, "staging000").write("staged", host="n1", node=0, rank=0, scratch="/s/ab", pack="/p", **fields)
     run.ledger(1, "staging001").write("staging", host="n2", detail="read from shared storage: scratch: no room")
-    output = call(capsys, run.path)[1]
+    output = call(capsys, run.path, "--full")[1]
     assert words in output
     assert "n2: read from shared storage: scratch: no room" in output
 
@@ -489,7 +492,7 @@ def test_what_another_rank_of_the_node_copied_is_shown_once(capsys, slurm, tmp_p
     run.ledger(1, "staging000").write("staged", copied=0, found=5000, **same)
     run.ledger(1, "staging001").write("staged", copied=5000, found=0, **same)
     run.ledger(1, "staging002").write("staged", copied=0, found=5000, **{**same, "node": 1, "host": "n2"})
-    output = call(capsys, run.path)[1]
+    output = call(capsys, run.path, "--full")[1]
     assert output.count("5.0 kB staged to /s") == 1
     assert output.count("already there") == 1 and "n2: 5.0 kB already there" in output
 
@@ -539,7 +542,7 @@ def test_a_runs_folder_that_is_none_is_refused_where_it_was_named(capsys, slurm,
     assert "no runs in" in out
 
 
-def test_several_runs_are_a_table_whatever_they_are_named_by(capsys, slurm, tmp_path):
+def test_several_runs_are_a_table_named_one_by_one_or_by_patterns(capsys, slurm, tmp_path):
     for number, name in enumerate(["exp-1", "exp-2", "base"]):
         make_run(tmp_path / "runs" / name, submitted=number + 1.0)
     for words, names in ((["base", "exp-*"], ["base", "exp-1", "exp-2"]), (["bas*"], ["base"]),
@@ -571,7 +574,7 @@ LONG_REASON = ("waiting: job 7 pending (Priority), after attempt 12: Slurm preem
 
 
 @pytest.mark.parametrize("room", [60, 80, 100, 160])
-def test_no_word_of_the_table_is_broken(capsys, room):
+def test_the_words_of_the_table_stay_whole(capsys, room):
     shown = [states.RunState(name, "", "running", LONG_REASON, attempt=12, iteration=12000, iterations=90000, epoch=3,
                              loss=0.512, evaluation={"segm_AP": 0.264, "segm_APr": 0.18}) for name in NAMES]
     lines = runs_table.lines(shown, room)
@@ -684,3 +687,14 @@ def test_a_reason_with_brackets_is_shown_as_it_is(capsys, slurm, tmp_path):
     out = call(capsys, "--runs-dir", tmp_path / "runs")[1]
     assert detail in out
     assert "run [v2]" in out
+
+
+def test_a_waiting_job_says_when_it_is_expected_to_start(capsys, slurm, tmp_path):
+    make_run(tmp_path / "runs/run")
+    soon = time.localtime(time.time() + 3 * 86400)
+    slurm(squeue=row("7", "PENDING", "Resources", time.strftime("%Y-%m-%dT%H:%M:%S", soon), "token run train"))
+    said = time.strftime("expected to start at %m-%d %H:%M", soon)
+    assert said in call(capsys, "run", "--runs-dir", tmp_path / "runs")[1]
+    assert said in " ".join(call(capsys, "--runs-dir", tmp_path / "runs")[1].split())
+    (found,) = json.loads(call(capsys, "--json", "--runs-dir", tmp_path / "runs")[1])
+    assert found["expected_start"] == time.mktime(soon) and "expected" not in found["reason"]

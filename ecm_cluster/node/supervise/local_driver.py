@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
 
-from ...attempts import endings
+from ...attempts import endings, starts
 from ...backends import driver
+from ...base import processes
 from ...chain import chain, evaluations, submissions
 from ...rundir.run import Run, Work
 from ...slurm import launcher
@@ -95,12 +97,14 @@ class LocalDriver:
     def _launch(self, link: str, tasks: int) -> str:
         """Run a link's tasks to their end; their job id."""
         os.environ[DRIVER_ENV] = str(os.getpid())
-        executor = launcher.local_executor(self.run, self.job, tasks)
+        executor, began = launcher.local_executor(self.run, self.job, tasks), time.time()
         controller = executor.submit(chain.task(self.run, link))
+        starts.put_on_record(self.run, str(controller.job_id), "begin", cluster="local", stage=link, time=began)
         self._process = controller._process
         while self._process.poll() is None:
             time.sleep(0.2)  # of a local process: no storage is asked
         self._process = None
+        starts.put_on_record(self.run, str(controller.job_id), "left", cluster="local", stage=link, time=time.time())
         return str(controller.job_id)
 
     def _cancel(self, number: int, frame: object) -> None:
@@ -117,5 +121,18 @@ def say(text: str) -> None:
         os.write(1, line.encode(errors="backslashreplace"))
 
 
+def tell_owner(run: Run) -> None:
+    """Start the process that sends messages about the run; it waits until this one has ended."""
+    if run.notify_file.exists():
+        with contextlib.suppress(OSError):
+            subprocess.Popen(processes.command(sys.executable, "notices", "--wait", run.path), cwd="/",
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             start_new_session=True)
+
+
 if __name__ == "__main__":
-    sys.exit(LocalDriver(Run(sys.argv[2]), sys.argv[1]).run_chain())
+    try:
+        code = LocalDriver(Run(sys.argv[2]), sys.argv[1]).run_chain()
+    finally:
+        tell_owner(Run(sys.argv[2]))
+    sys.exit(code)

@@ -21,7 +21,7 @@ from ...base import files, processes
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
-from ..gpu import preflight
+from ..gpu import machine, preflight
 from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
 
@@ -68,7 +68,8 @@ class Supervisor:
 
     def aside(self, attempt: int) -> list[Beside]:
         """What rank 0 does beside that, in threads of their own."""
-        return [Beside(partial(self.work.fold_ledger, attempt - 1), None)]
+        return [Beside(partial(self.work.fold_ledger, attempt - 1), None),
+                Beside(partial(machine.put_on_record, self.work, self.training, attempt, self.link), None)]
 
     # -- the life of a task
 

@@ -72,6 +72,7 @@ class Watch:
             looks.close()
             if beats is not None:
                 beats.close(patience=2.0)  # for a last heartbeat; storage that hangs must not hold up the end
+                self.record.write("phase", phase="ended", iteration=self.memory.read().get("iteration"))
 
     def _look(self) -> StorageReport:
         abort = postmortem.read_abort(self.work, self.attempt)

@@ -184,6 +184,7 @@ class Saver:
         Raises:
             checkpoints.StaleAttempt: A newer attempt has begun, and this one is stale.
         """
+        began = time.monotonic()
         outcome = self.writer.outcome(wait)
         if outcome is None or self._request is None:
             return
@@ -197,7 +198,8 @@ class Saver:
         files.kill_point("before-commit-event", manifest.path(self.run))
         self.record.write("commit", **checkpoints.describe(manifest), epoch_end=manifest.epoch_end,
                           blocked_seconds=round(self.blocked_seconds, 4), write_seconds=round(outcome.seconds, 3),
-                          bytes=manifest.size, **self._facts)
+                          waited_seconds=round(time.monotonic() - began, 4) if wait else 0.0, bytes=manifest.size,
+                          **self._facts)
 
     def _report_failed(self, outcome: CommitResult, request: CommitRequest) -> None:
         self.failure = outcome.reason

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from ..backends import choose, liveness
 from ..chain import evaluations
 from ..chain.evaluations import Element
-from ..console import cli, output, program
+from ..console import cli, layout, output, program
+from ..reporting import results, trouble
+from ..reporting import state as states
 from ..rundir.run import Run
-from . import results, trouble
-from . import state as states
 
 ENDED = ("done", "failed", "stopped")
 PATIENCE = 5.0  # seconds for which a run must look ended: its record and its job's state change one after the other
@@ -47,22 +47,39 @@ def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> i
 
 
 def _show(state: states.RunState, shown: str) -> str:
-    line = f"{state.state}: {state.reason}"
-    if state.state == "running" and state.iterations:
-        pace = f", {state.seconds_per_iteration:.2f} s/iteration" if state.seconds_per_iteration else ""
-        loss = f", loss {state.loss:.3f}" if state.loss is not None else ""
-        line += f"; attempt {state.attempt}, iteration {state.iteration}/{state.iterations}{loss}{pace}"
     if sys.stdout.isatty():
-        print(f"\r\033[K{output.printable(program.one_line(line))}", end="" if state.state not in ENDED else "\n",
-              flush=True, file=output.bare(sys.stdout))
+        # what changes comes first, as a narrow terminal shows no more than the beginning
+        parts = [*filter(None, [", ".join([*_progress(state), *_attempt(state)])]), program.one_line(state.reason)]
+        line = output.printable(f"{state.state}: {'; '.join(parts)}")
+        line = line if state.state in ENDED else layout.clipped(line, (layout.width() or 80) - 1)
+        print(f"\r\033[K{output.printable(line)}", end="" if state.state not in ENDED else "\n", flush=True,
+              file=output.bare(sys.stdout))
         return line
-    # in a log: one line per change, and one per tenth of the progress
-    key = f"{state.state}:{state.attempt}:{state.reason if state.state != 'evaluating' else ''}"
-    if state.iterations and state.iteration is not None:
-        key += f":{10 * state.iteration // state.iterations}"
+    key, line = change(state)
     if key != shown:
         print(line, flush=True)
     return key
+
+
+def change(state: states.RunState) -> tuple[str, str]:
+    """For a log, which has one line per change, and one per tenth of the progress: what changes then, and the line."""
+    key = f"{state.state}:{state.attempt}:{state.reason if state.state != 'evaluating' else ''}"
+    if state.iterations and state.iteration is not None:
+        key += f":{10 * state.iteration // state.iterations}"
+    progress = ", ".join([*_attempt(state), *_progress(state)])
+    return key, f"{state.state}: {state.reason}" + (f"; {progress}" if progress else "")
+
+
+def _attempt(state: states.RunState) -> list[str]:
+    return [f"attempt {state.attempt}"] if _progress(state) else []
+
+
+def _progress(state: states.RunState) -> list[str]:
+    if state.state != "running" or not state.iterations:
+        return []
+    return [f"iteration {state.iteration}/{state.iterations}",
+            *([f"loss {state.loss:.3f}"] if state.loss is not None else []),
+            *([f"{state.seconds_per_iteration:.2f} s/iteration"] if state.seconds_per_iteration else [])]
 
 
 def follow_evaluations(wanted: Mapping[Run, Sequence[Element]]) -> bool:
