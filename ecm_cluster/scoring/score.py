@@ -89,18 +89,22 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
         _check_fixed(rule, max_dets)
     if replicates:
         _check_bootstrap(rule, replicates)
-    load, curves, intervals = scorers.SCORERS[scorer].load, {}, {}
+    score_by, curves, drawn = scorers.SCORERS[scorer].load(), {}, []
     for of_types, chosen in _chosen(found, iou_types, fixed):
-        curves.update(load()(document, chosen, of_types, limits, protocol.iou_thrs, on_progress))
+        curves.update(score_by(document, chosen, of_types, limits, protocol.iou_thrs, on_progress))
         if replicates:
-            drawn = _bootstrap(document, chosen, of_types, limits[-1], replicates, **bootstrap)
-            intervals = {**drawn, "intervals": {**intervals.get("intervals", {}), **drawn["intervals"]}}
+            drawn.append(_bootstrap(document, chosen, of_types, limits[-1], replicates, **bootstrap))
     result = {"scorer": scorer, "max_dets": limits[-1], "images": len(found.images), "detections": len(found),
               "figures": {t: {name: _defined(value) for name, value in metrics.figures(of_type).items()}
                           for t, of_type in curves.items()},
               "per_class": _per_class(document, {t: of_type.precision for t, of_type in curves.items()}),
-              **({"bootstrap": intervals} if replicates else {})}
+              **({"bootstrap": _joined(drawn)} if drawn else {})}
     return _as_fixed(result, document, found) if fixed else result
+
+
+def _joined(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The bootstraps of several kinds of overlap, which differ in their intervals alone."""
+    return {**drawn[0], "intervals": {t: values for each in drawn for t, values in each["intervals"].items()}}
 
 
 def _check_fixed(rule: str, max_dets: int | None) -> None:
