@@ -24,18 +24,29 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
   python -m ecm_cluster.submit jobs/r50_1x.yaml --nodes 2 --gpus 8 --dry-run
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
+  python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
+  python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
+      --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.submit", description=__doc__, epilog=EPILOG)
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
-    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
-                      help="slurm, or local: this machine, without Slurm (default: slurm)")
+    made.add_argument("--like", metavar="RUN", help="submit the job of this run again, with the config that it "
+                      "trained, under a new name; flags and --set override")
+    made.add_argument("--cluster", choices=("slurm", "local"), help="slurm, or local: this machine, without Slurm "
+                      "(default: slurm; with --like: the run's)")
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
+    made.add_argument("--vary", action="append", default=[], metavar="NAME=VALUES", help="submit a group of runs, one "
+                      "for each combination of values: NAME is a key of a job file or an mmdet option, e.g. "
+                      "seed=0,1,2; may be repeated")
+    made.add_argument("--sweep", metavar="FILE", help="the same from a file (YAML): names with lists of values")
+    made.add_argument("--at-once", type=int, metavar="N", help="at most N runs of the group at a time (default: all; "
+                      "1 with --cluster local)")
     made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
@@ -62,13 +73,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         folders.check_working_directory()
         choose.require(args.cluster)
+    if args.vary or args.sweep:
+        from .sweeps import submitting
+
+        return submitting.submit(job, args)
     run_dir = folders.absolute(job.runs_dir)
+    refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
+
+
+def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
+    """Refuse options that apply to groups only, and the name of a group."""
+    from .sweeps import group
+
+    if args.at_once is not None:
+        raise UserError("at-once: only for a group of runs; add --vary or --sweep, or leave it out")
+    if job.name and group.at(run_dir / job.name) is not None:
+        raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
+                        "missing of it, or use another --name")
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
@@ -120,12 +147,29 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None)
+    record = like(args, flags) if args.like else None
+    args.cluster = args.cluster or "slurm"
+    defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
+    job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
+
+
+def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
+    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
+    from .plan import create
+    from .rundir import repeat, runs
+
+    if args.job:
+        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
+    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    args.cluster = args.cluster or run.spec.cluster
+    flags.setdefault("runs_dir", str(run.path.parent))
+    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
+    return repeat.values(run)
 
 
 def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -200,6 +244,8 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
         refuse_other_settings(run, job, asked, args)
         submissions.require_owner(run, chain.continue_line(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
+        if not recorded:
+            run.cancel_file.unlink(missing_ok=True)  # of a `cancel` before any of it was submitted
         return start(run, job, args)
 
 
