@@ -58,6 +58,11 @@ def module(process: str, code: Path | None = None) -> str:
     return f"{PACKAGE}.{earlier}"
 
 
+def knows(process: str, code: Path) -> bool:
+    """Whether frozen code is of a version that has a process."""
+    return _has(code, MODULES[process])
+
+
 def _has(code: Path, name: str) -> bool:
     return (code / name.replace(".", "/")).with_suffix(".py").exists()
 

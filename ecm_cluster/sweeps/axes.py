@@ -26,7 +26,8 @@ LONGEST_WORD = 24  # characters of a value in the name of a run
 # keys of a job that are the same in all of a group, and why
 FIXED = {"name": "the group names its runs", "runs_dir": "a group's runs are in one directory",
          "env": "its values are secrets, which no record may hold", "notify": "its URLs are secrets",
-         "options": "vary the mmdet option itself", "share": "a group is read by the same people", "evaluation": "all runs are scored alike"}
+         "options": "vary the mmdet option itself", "share": "a group is read by the same people",
+         "evaluation": "all runs are scored alike"}
 
 
 @dataclass(frozen=True)
