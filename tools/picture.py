@@ -7,6 +7,7 @@ such as ``status --watch``, is interrupted after SECONDS from the environment; t
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -61,7 +62,7 @@ def main(out: str, verb: str, *args: str) -> None:
     from rich._export_format import CONSOLE_SVG_FORMAT
 
     command = "$ python -m ecm_cluster." + " ".join([verb, *(Path(a).name for a in args)])
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w", encoding="utf-8"))
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text(command, "bold"), Text.from_ansi(shown(verb, *args)), sep="\n", overflow="fold")
     Path(out).write_text(console.export_svg(title="ecm-cluster", code_format=LEFT_OUT.sub("", CONSOLE_SVG_FORMAT)))
 
