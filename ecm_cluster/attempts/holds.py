@@ -7,11 +7,13 @@ that is missing (an earlier version, a node that died), the attempts of the star
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from ..base.errors import UserError
+from ..rundir.ledger_files import READERS
 from ..rundir.run import Run, Work
 from . import starts
 from .history import AttemptRecord, history
@@ -56,7 +58,9 @@ def holds(run: Run, alive: bool | None = None) -> list[Hold]:
     Args:
         alive: Whether the job of the training is alive, where the caller knows.
     """
-    found: dict[tuple[str, int], list[Hold]] = {key: _noted(run, *key) for key in starts.all_on_record(run)}
+    keys = starts.all_on_record(run)
+    with ThreadPoolExecutor(READERS) as pool:  # each file costs round trips to the file server
+        found = dict(zip(keys, pool.map(lambda key: _noted(run, *key), keys)))
     for work in (run, *run.evaluations()):
         for record in history(work, alive if work is run else None):
             known = found.setdefault((record.job_id or "", record.restart), [])
