@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ..base import files
 from ..base.errors import UserError
+from ..base.reading import read_text
 from ..freeze.snapshot import USER
 from ..job.job import OPTIONS
 from . import job_env
@@ -32,6 +34,7 @@ def values(run: Run) -> dict[str, Any]:
         if record.get(key):
             record[key] = _absolute(spec.cwd, record[key])
     if spec.job.trainer is None:
+        _require_unchanged(run)
         record.update(config=str(run.config_file), options={})  # which are in that config
     if record.get("code") and not os.path.isdir(record["code"]):
         record["code"] = str(run.code_folder(1) / USER)
@@ -39,6 +42,14 @@ def values(run: Run) -> dict[str, Any]:
     if record.get("notify", {}).get("urls"):
         record["notify"] = {**record["notify"], "urls": job_env.urls(run)}
     return {key: value for key, value in record.items() if value is not None}
+
+
+def _require_unchanged(run: Run) -> None:
+    """Refuse a config that is damaged, or was edited: it is not what the run trained."""
+    known = run.spec.digests.get("config")
+    if known and known != files.digest_text(read_text(run.config_file)):
+        raise UserError(f"like: {run.config_file} has changed since {run.name} was submitted; restore the file, or "
+                        f"submit what it is now with --config {run.config_file}")
 
 
 def stem(run: Run) -> str:
