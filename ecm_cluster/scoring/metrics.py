@@ -123,8 +123,14 @@ def in_words(kind: str, name: str = "") -> str:
     return f"{KINDS.get(base, base)}{at}{part} {name}".rstrip()
 
 
-def figures(curves: Curves) -> dict[str, float]:
-    """Every metric by name, and recall at the other limits; fractions of one, -1 where undefined."""
+def figures(curves: Curves, where: str | None = None) -> dict[str, float]:
+    """Every metric by name, and recall at the other limits; fractions of one, -1 where undefined.
+
+    Args:
+        where: Only the metrics that are shown at this place.
+    """
+    if where is not None:
+        return {metric.name: _mean_defined(metric.values(curves)) for metric in METRICS if where in metric.shown}
     found = {metric.name.format(n=curves.limit): _mean_defined(metric.values(curves)) for metric in METRICS}
     return {**found, **{f"AR@{limit}": _mean_defined(recall[..., 0]) for limit, recall in curves.recalls.items()}}
 
