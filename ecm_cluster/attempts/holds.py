@@ -7,13 +7,12 @@ that is missing (an earlier version, a node that died), the attempts of the star
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ..base import fileserver
 from ..base.errors import UserError
-from ..rundir.ledger_files import READERS
 from ..rundir.run import Run, Work
 from . import starts
 from .history import AttemptRecord, history
@@ -59,8 +58,7 @@ def holds(run: Run, alive: bool | None = None) -> list[Hold]:
         alive: Whether the job of the training is alive, where the caller knows.
     """
     keys = starts.all_on_record(run)
-    with ThreadPoolExecutor(READERS) as pool:  # each file costs round trips to the file server
-        found = dict(zip(keys, pool.map(lambda key: _noted(run, *key), keys)))
+    found = dict(zip(keys, fileserver.each(lambda key: _noted(run, *key), keys)))
     for work in (run, *run.evaluations()):
         for record in history(work, alive if work is run else None):
             known = found.setdefault((record.job_id or "", record.restart), [])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..base import files
+from ..base import files, folders
 from ..base.errors import UserError
 from ..base.reading import read_text
 from ..freeze.snapshot import USER
-from ..job.job import OPTIONS
-from . import job_env
+from ..job.job import OPTIONS, load
+from . import job_env, runs
 from .run import Run
 
 PATHS = ("config", "data_root", "code", "scratch")  # that may be relative to where the run was submitted
@@ -42,6 +42,20 @@ def values(run: Run) -> dict[str, Any]:
     if record.get("notify", {}).get("urls"):
         record["notify"] = {**record["notify"], "urls": job_env.urls(run)}
     return {key: value for key, value in record.items() if value is not None}
+
+
+def asked(word: str, job_file: str | None, flags: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """The run of this name, and :func:`values`; name and place are added to the flags that do not have them.
+
+    Raises:
+        UserError: There is no such run, or it cannot be repeated.
+    """
+    if job_file:
+        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
+    run = runs.find(word, folders.absolute(flags.get("runs_dir") or load(None, {}).runs_dir))
+    flags.setdefault("runs_dir", str(run.path.parent))
+    flags.setdefault("name", runs.next_name(folders.absolute(flags["runs_dir"]), stem(run)))
+    return run, values(run)
 
 
 def _require_unchanged(run: Run) -> None:
