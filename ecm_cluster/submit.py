@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from .base import folders, units
-from .base.errors import UserError, shown
+from .base.errors import UserError
 from .chain import locks
 from .console import cli
 from .interface.module import make_callable
 from .job import job as jobs
-from .job.flags import add_flags, given_flags
+from .job.flags import add_flags, evaluation_flags, given_flags
 from .rundir.run import Run
 
 EPILOG = """examples:
@@ -142,14 +141,15 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     from .backends import choose
     from .console import shell
     from .mmconfig import config
+    from .rundir import repeat
 
     flags: dict[str, Any] = given_flags(args)
     if args.options:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    record = like(args, flags) if args.like else None
-    args.cluster = args.cluster or "slurm"
+    like, record = repeat.asked(args.like, args.job, flags) if args.like else (None, None)
+    args.cluster = args.cluster or (like.spec.cluster if like else "slurm")
     defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
     job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
@@ -157,36 +157,6 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
-
-
-def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
-    from .plan import create
-    from .rundir import repeat, runs
-
-    if args.job:
-        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
-    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
-    args.cluster = args.cluster or run.spec.cluster
-    flags.setdefault("runs_dir", str(run.path.parent))
-    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
-    return repeat.values(run)
-
-
-def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The evaluation block from the command line."""
-    block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
-    if args.eval_epochs:
-        words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
-            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as "
-                            "4,8")
-        block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
-    if args.eval_every is not None:
-        block["every"] = args.eval_every
-    if args.eval_while_training:
-        block["while_training"] = True
-    return block
 
 
 def dry_run(run: Run, plan: Any) -> None:
