@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.json:
         print(json.dumps(finite(as_json(found, folded, single, args.goodput)), indent=1))
     elif args.goodput:
-        print(goodput.table(list(accounts_of(found, folded).values())))
+        print(goodput.table(list(accounts_of(found, folded).values()), layout.width()))
     elif single:
         print_run(TolerantRun(found[0].path), folded[0], args.full)
     else:
@@ -179,8 +179,7 @@ def print_run(run: Run, s: states.RunState, full: bool) -> None:
             say(f"{name}: {text}", room)
     for account in accounts_of([run], [s]).values():
         if account.held:
-            held = f"{account.held / 3600:.1f} {account.unit}"
-            say(f"{goodput.summary(account)} of {held}; --goodput shows the rest", room)
+            say(f"{goodput.summary(account)} of {goodput.held_text(account)}; --goodput shows the rest", room)
     print(f"folder: {folders.shortest(s.path)}")
     if run.report_file.exists():
         print(f"page: {folders.shortest(run.report_file)}")

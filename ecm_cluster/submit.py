@@ -24,6 +24,7 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
   python -m ecm_cluster.submit jobs/r50_1x.yaml --nodes 2 --gpus 8 --dry-run
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
+  python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
   python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
       --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
@@ -33,8 +34,10 @@ EPILOG = """examples:
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.submit", description=__doc__, epilog=EPILOG)
     made.add_argument("job", nargs="?", metavar="JOB", help="job file, or its name in jobs/ (default: ECM, R50, 1x)")
-    made.add_argument("--cluster", choices=("slurm", "local"), default="slurm",
-                      help="slurm, or local: this machine, without Slurm (default: slurm)")
+    made.add_argument("--like", metavar="RUN", help="submit the job of this run again, with the config that it "
+                      "trained, under a new name; flags and --set override")
+    made.add_argument("--cluster", choices=("slurm", "local"), help="slurm, or local: this machine, without Slurm "
+                      "(default: slurm; with --like: the run's)")
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
@@ -144,12 +147,29 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    job = jobs.load(args.job, flags, shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None)
+    record = like(args, flags) if args.like else None
+    args.cluster = args.cluster or "slurm"
+    defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
+    job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
     units.check_run_path("name", job.name or "")
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
+
+
+def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
+    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
+    from .plan import create
+    from .rundir import repeat, runs
+
+    if args.job:
+        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
+    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    args.cluster = args.cluster or run.spec.cluster
+    flags.setdefault("runs_dir", str(run.path.parent))
+    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
+    return repeat.values(run)
 
 
 def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -24,6 +24,7 @@ MODULES = {
     "training worker": "ecm_cluster.node.training.worker",
     "evaluation worker": "ecm_cluster.node.inference.worker",
     "analysis": "ecm_cluster.node.inference.analyse",
+    "page": "ecm_cluster.report",
     "checkpoint writer": "ecm_cluster.node.training.writer",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",

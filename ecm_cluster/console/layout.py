@@ -101,9 +101,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, r
         """Cells by which a line is too short for the columns."""
         return 0 if room is None else max(0, _total(widths) - room)
 
-    beside = prose and (room is None or not missing() and room - _total(widths) >= LEAST_PROSE)
-    if missing():
-        widths[0] = _longest(shown, max(LEAST_FIRST, (room or 0) // 3))
+    def has_room_for_prose() -> bool:
+        return prose and (room is None or room - _total(widths) - len(GAP) >= LEAST_PROSE)
+
+    if missing() or not has_room_for_prose():
+        widths[0] = _longest(shown, max(LEAST_FIRST, (room or widths[0]) // 3))
+    beside = has_room_for_prose()
     empty = [name for at, name in enumerate(shown[0]) if not any(row[at] for row in shown[1:])]
     for name in sorted(optional, key=lambda name: name not in empty):
         if missing() and name in shown[0]:

@@ -113,9 +113,9 @@ class Job:
     setup: list[str] = option([], LINES, "shell lines before the program starts, e.g. module load cuda/12.8")
     env: dict[str, str] = option({}, VARIABLES, "environment variables of the job; only its owner can read the values",
                                  secret=True)
-    notify: dict[str, Any] = option({}, notify_options.NOTIFY, "who is told that the run is done, stopped, failed, "
-                                    "preempted or cannot commit: a list of apprise URLs, or {urls, events, from, "
-                                    "partition}; only its owner can read the URLs", secret=True)
+    notify: dict[str, Any] = option({}, notify_options.NOTIFY, "where to send a message when the run is done, stopped, "
+                                    "failed, preempted, or cannot commit: a list of apprise URLs, or {urls, events, "
+                                    "from, partition}; only its owner can read the URLs", secret=True)
     python: str | None = option(None, PATH, "Python on the compute nodes; default: the one that submits", "--python")
     slurm: dict[str, Any] = option({}, Reader(MAPPING.expected, _sbatch), "any further sbatch option, e.g. {mail-type: "
                                    "END}; null omits a line of the launcher's own")
@@ -173,15 +173,20 @@ def site_file() -> Path | None:
     return Path(config_home) / "ecm-cluster" / "cluster.yaml" if os.path.isabs(config_home) else None
 
 
-def load(job_file: str | None, flags: Mapping[str, Any],
-         shell: Mapping[str, tuple[str, str]] | None = None) -> Job:
+def load(job_file: str | None, flags: Mapping[str, Any], shell: Mapping[str, tuple[str, str]] | None = None,
+         record: Mapping[str, Any] | None = None) -> Job:
     """Merge site file, job file and flags into a validated job.
 
     Args:
         flags: What was given on the command line, by name of the option; ``options`` is merged into the file's.
         shell: For keys that are in none of these: the variable of the user's shell that sets it, and its value.
+        record: Instead of the files: every key of an earlier job.
     """
-    merged: dict[str, Any] = {}
+    if record is not None:
+        merged = {key: _checked(key, value) for key, value in record.items()}
+        _merge(merged, flags, "")
+        return make(merged)
+    merged = {}
     site, named = site_file(), os.environ.get(SITE_ENV)
     if site is not None and named != os.devnull and (named or os.path.exists(site)):
         try:

@@ -1,4 +1,4 @@
-"""The ``notify:`` key of a job: who is told what about a run, and by whom."""
+"""The ``notify:`` key of a job: which messages about a run are sent, where, and by whom."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Notify:
 
     Attributes:
         urls: Where messages go; in a record without their content, which is a secret.
-        events: What is told, of :data:`EVENTS`.
+        events: What is reported, of :data:`EVENTS`.
         by_job: Whether a short job sends what is due at the end of a run; the next command of its owner always does.
         partition: Of that job; None: that of the run's.
     """

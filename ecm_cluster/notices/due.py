@@ -76,7 +76,7 @@ def _preemptions(run: Run, state: RunState) -> Iterator[Notice]:
 
 
 def _commits(run: Run, state: RunState) -> Iterator[Notice]:
-    """Told once for each checkpoint that stands while later ones cannot be written."""
+    """Once for each checkpoint that stands while later ones cannot be written."""
     if state.state == "running" and (text := trouble.failing_commits(run)):
         stands = [m.iteration for m in checkpoints.accepted(run)]
         yield _notice(run, state, f"commits-fail-a{state.attempt}-i{stands[-1] if stands else 0}", "commits-fail", text)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run not in own and not os.path.lexists(run.path):
             entries.remove(run)  # it was deleted or renamed
     for run, state in confirmed(own, WAIT_SECONDS if wait else 0.0):
-        with contextlib.suppress(UserError, OSError):  # one run must not keep the others from being told of
+        with contextlib.suppress(UserError, OSError):  # one run must not hold up the others
             send_due(run, state)
     return 0
 

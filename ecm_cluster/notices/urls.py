@@ -1,4 +1,4 @@
-"""Where messages go: apprise URLs, of which nothing but the service's name is ever shown."""
+"""Where messages go: apprise URLs, of which only the name of the service is ever shown."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _service(url: str, what: str) -> Any:
     except ImportError:
         raise UserError(f"{what}: {MISSING}") from None
     if made is None and not known:
-        raise UserError(f"{what}: apprise knows no service {scheme(url)}; see its list of services")
+        raise UserError(f"{what}: apprise has no service {scheme(url)}; see its list of services")
     if made is None:
         raise UserError(f"{what}: not a valid URL for {scheme(url)}; see apprise's page about that service (the text "
                         "is not repeated here, as it may be a secret)")

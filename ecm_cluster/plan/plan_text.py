@@ -114,7 +114,7 @@ def describe_checkpoints(plan: planning.Plan) -> str:
 
 
 def describe_notify(plan: planning.Plan) -> str:
-    """Who is told what, without the URLs."""
+    """Which messages are sent, without the URLs."""
     asked = Notify.of(plan.job.notify)
     local = not choose.by_name(plan.where).queues
     services = ", ".join(map(scheme, asked.urls))

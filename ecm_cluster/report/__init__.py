@@ -1,1 +1,6 @@
-"""A page about runs: one HTML file that needs nothing else."""
+"""The page about a run, or about several beside each other."""
+
+from __future__ import annotations
+
+from .verb import main as main
+from .verb import parser as parser

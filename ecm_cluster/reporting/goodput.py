@@ -6,7 +6,7 @@ time is shown beside it, and does not count either way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from ..attempts.history import AttemptRecord
 from ..attempts.segments import EVALUATION, PRODUCTIVE, Segment
 from ..base.errors import UserError
 from ..base.units import duration_text
+from ..console import layout
 from ..rundir.run import Run
-from .tables import aligned
 from .tolerant import TolerantRun
 
 CAUSES = segments.CAUSES
@@ -146,22 +146,28 @@ def _attempt(one: Account, record: AttemptRecord) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- tables
 
 
-def table(accounts: Sequence[Account]) -> str:
-    """Where the time went: of one run by cause; of several a row for each, then all of it by cause."""
+def table(accounts: Sequence[Account], room: int | None = None) -> str:
+    """Where the time went: of one run by cause; of several a row for each, then all of it by cause.
+
+    Args:
+        room: Cells in a line; None: any number.
+    """
     if len(accounts) == 1:
-        return _by_cause_table(accounts[0])
-    rows = [[each.run, percent(each.goodput), _hours(each.held), _hours(each.seconds[PRODUCTIVE]),
-             _hours(each.seconds[EVALUATION]), _worst(each)] for each in accounts]
+        return _by_cause_table(accounts[0], room)
+    whole = merged(accounts)
+    _, shown = _in_unit(whole)
+    rows = [[each.run, percent(each.goodput), shown(each.held), shown(each.seconds[PRODUCTIVE]),
+             shown(each.seconds[EVALUATION]), _worst(each)] for each in accounts]
     header = ["run", "goodput", "held", PRODUCTIVE, EVALUATION, "most of the badput"]
-    return "\n".join([*_beside(header, rows), "", _by_cause_table(merged(accounts))])
+    return "\n".join([*layout.table(header, rows, 1, room, prose=True), "", _by_cause_table(whole, room)])
 
 
-def _by_cause_table(one: Account) -> str:
-    seconds = one.seconds
-    rows = [[kind, _hours(seconds[kind]), _percent(seconds[kind], one.held), OF_CAUSE[kind]]
+def _by_cause_table(one: Account, room: int | None) -> str:
+    seconds, (unit, shown) = one.seconds, _in_unit(one)
+    rows = [[kind, shown(seconds[kind]), _percent(seconds[kind], one.held), OF_CAUSE[kind]]
             for kind in CAUSES if seconds[kind] or kind == PRODUCTIVE]
-    rows.append(["held", _hours(one.held), _percent(one.held, one.held), ""])
-    return "\n".join([summary(one), *_beside(["", one.unit, "share", ""], rows), *_queue(one)])
+    rows.append(["held", shown(one.held), _percent(one.held, one.held), ""])
+    return "\n".join([summary(one), *layout.table(["", unit, "share", ""], rows, 1, room, prose=True), *_queue(one)])
 
 
 def summary(one: Account) -> str:
@@ -170,18 +176,16 @@ def summary(one: Account) -> str:
     return f"goodput {percent(one.goodput)}" + (f" ({', '.join(notes)})" if notes else "")
 
 
+def held_text(one: Account) -> str:
+    """What the jobs held: ``37.5 GPU hours``."""
+    unit, shown = _in_unit(one)
+    return f"{shown(one.held)} {unit}"
+
+
 def _worst(one: Account) -> str:
     bad = {kind: value for kind, value in one.seconds.items() if kind not in (PRODUCTIVE, EVALUATION) and value}
     kind = max(bad, key=lambda each: bad[each], default="")
     return f"{kind} {_percent(bad[kind], one.held - one.seconds[EVALUATION])}" if kind else ""
-
-
-def _beside(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table whose last column is text."""
-    figures = aligned(header[:-1], [row[:-1] for row in rows], left=1).split("\n")
-    width = max(map(len, figures))
-    return [f"{line.ljust(width)}  {text}".rstrip()
-            for line, text in zip(figures, [header[-1], *(row[-1] for row in rows)])]
 
 
 def _queue(one: Account) -> list[str]:
@@ -197,6 +201,8 @@ def _percent(part: float, whole: float) -> str:
     return percent(part / whole if whole else None)
 
 
-def _hours(seconds: float) -> str:
-    hours = seconds / HOUR
-    return f"{hours:.1f}" if hours >= 100 else f"{hours:.2f}" if hours >= 1 else f"{hours:.4f}"
+def _in_unit(one: Account) -> tuple[str, Callable[[float], str]]:
+    """The unit of a table, and how it shows seconds: in hours, but not a short run as ``0.00``."""
+    size, word = next(((size, word) for size, word in ((HOUR, "hours"), (60.0, "minutes")) if one.held >= 10 * size),
+                      (1.0, "seconds"))
+    return one.unit.replace("hours", word), lambda seconds: f"{seconds / size:.1f}"

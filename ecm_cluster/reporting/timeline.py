@@ -130,10 +130,15 @@ def condensed(run: Run, rows: Sequence[Row], id_word: str, alive: bool) -> list[
         alive: The newest attempt of the training is.
     """
     lines = [*_attempts(run, history(run, alive), "attempt", rows), *_events(rows, id_word)]
-    works = [work for work in run.evaluations() if work.ledger_dir.exists()]
-    for work in works:
-        label = f"evaluation of {work.key.split('-')[0]}" if len(works) > 1 else "evaluation"
-        lines += _attempts(work, history(work), f"{label}, attempt", [r for r in rows if r["work"] == work.key])
+    of_works = [(work, history(work)) for work in run.evaluations() if work.ledger_dir.exists()]
+    usual = [records for _, records in of_works if [record.cause for record in records] == ["complete"]]
+    if len(usual) > 1:
+        first, last = min(r.begin for r, in usual), max(r.end or r.begin for r, in usual)
+        lines.append((first, f"{len(usual)} evaluations until {moment(last, first)}: ended: complete"))
+    for work, records in of_works:
+        if len(usual) <= 1 or records not in usual:
+            label = f"evaluation of {work.key.split('-')[0]}" if len(of_works) > 1 else "evaluation"
+            lines += _attempts(work, records, f"{label}, attempt", rows)
     return sorted(lines, key=lambda line: line[0])
 
 
@@ -173,6 +178,8 @@ def _of_group(group: Sequence[AttemptRecord], label: str, commits: int) -> str:
 
 
 def _reason(record: AttemptRecord) -> str:
+    if record.cause == "complete":
+        return record.cause
     known = causes.CAUSES.get(record.cause or "")
     text = record.detail or (known.text if known else "")
     return text if (record.cause or "") in text else f"{record.cause}: {text}" if text else f"{record.cause}"

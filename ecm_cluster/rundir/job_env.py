@@ -70,6 +70,16 @@ def same_notify(run: Run, begun: Job, asked: Job) -> bool:
         urls(run) == asked.notify.get("urls", [])
 
 
+def values(run: Run, job: Job) -> dict[str, str]:
+    """The values of ``env``, as far as they are still there."""
+    kept = {name: value for name, value in job.env.items() if value != SET}  # in the record of an earlier version
+    try:
+        words = shlex.split(read_text(run.env_file))
+    except (OSError, Unreadable, ValueError):
+        return kept
+    return {**kept, **dict(word.split("=", 1) for word in words if "=" in word)}
+
+
 def same(run: Run, begun: Job, asked: Job) -> bool:
     """Whether a job has the values that the run was submitted with."""
     if set(begun.env.values()) - {SET}:

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+from ..base.files import TMP_MARK
 from .work import Work
 
 LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
@@ -59,6 +60,11 @@ class RunFolder(Work):
     def code_folder(self, number: int) -> Path:
         """Every version of the code that the run has had keeps its directory; 1 is that of the submission."""
         return self.path / ("code" if number == 1 else f"code-{number}")
+
+    def code_folders(self) -> list[Path]:
+        """The directories of all versions of the code."""
+        found = [path for path in self.path.glob("code*") if re.fullmatch(r"code(-[0-9]{1,9})?", path.name)]
+        return sorted(path for path in found if path.is_dir() and not path.is_symlink())
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -151,6 +157,12 @@ class RunFolder(Work):
     def trackers_dir(self) -> Path:
         """What the trackers wrote, a directory each: ``tensorboard``, ``wandb``."""
         return self.path / "trackers"
+
+    def is_private(self, path: Path) -> bool:
+        """Whether a file holds secrets, or means something on this machine alone: locks, pickles, addresses."""
+        return (path in (self.env_file, self.notify_file, self.lock_file, self.submit_lock)
+                or self.notices_dir in path.parents or TMP_MARK in path.name
+                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json")))
 
     @property
     def report_file(self) -> Path:

@@ -44,7 +44,7 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setattr(send, "CONFIRM_SECONDS", 0.0)
 
 
-def told(run: Run, *where: str, **more: Any) -> Run:
+def notified(run: Run, *where: str, **more: Any) -> Run:
     """Give a run made by hand the key."""
     record = files.read_json(run.run_file)
     record["job"]["notify"] = notify_options.masked({"urls": list(where), **more})
@@ -130,7 +130,7 @@ def test_a_submission_with_a_bad_url_ends_with_one_line_and_writes_nothing(tmp_p
     job.write_text(f"notify: ['foo://{SECRET}']\n")
     assert cli.run(submit.main, [str(job), *trainer_flags(tmp_path / "runs", "a", "--cluster", "local")]) == 2
     said = capsys.readouterr()
-    assert said.err == "error: notify: URL 1: apprise knows no service foo; see its list of services\n"
+    assert said.err == "error: notify: URL 1: apprise has no service foo; see its list of services\n"
     assert not (tmp_path / "runs").exists()
 
 
@@ -148,7 +148,7 @@ def ended(run: Run, cause: str, attempt: int, when: float) -> None:
 
 
 def test_the_first_preemption_of_a_day_is_due_and_the_others_are_not(tmp_path):
-    run = told(ended_run(tmp_path / "run", attempts=4, iterations=(10,)), "json://127.0.0.1:9/")
+    run = notified(ended_run(tmp_path / "run", attempts=4, iterations=(10,)), "json://127.0.0.1:9/")
     noon = time.mktime((2026, 3, 28, 12, 0, 0, 0, 0, -1))
     for attempt, (cause, when) in enumerate([("preempted", noon), ("preempted", noon + 3600), ("node failure", noon),
                                              ("requeued", noon + 86400)], 1):
@@ -159,17 +159,17 @@ def test_the_first_preemption_of_a_day_is_due_and_the_others_are_not(tmp_path):
 
 
 def test_each_end_is_a_message_of_its_own(tmp_path):
-    run = told(ended_run(tmp_path / "run", iterations=(10,)), "json://127.0.0.1:9/")
+    run = notified(ended_run(tmp_path / "run", iterations=(10,)), "json://127.0.0.1:9/")
     first = due.find(run, now(run))
     assert [(n.event, n.name) for n in first] == [("failed", "failed-r0-a1")]
     assert "run failed: " in first[0].body and "next: " in first[0].body and "iteration 10" in first[0].body
     run.ledger(1, "resume").write("resumed", stages=["train"], overrides={})
     assert [n.name for n in due.find(run, now(run))] == ["failed-r1-a1"]
-    assert due.find(told(run, "json://127.0.0.1:9/", events=["done"]), now(run)) == []
+    assert due.find(notified(run, "json://127.0.0.1:9/", events=["done"]), now(run)) == []
 
 
 def test_commits_that_fail_are_due_once_for_the_checkpoint_that_stands(tmp_path):
-    run = told(ended_run(tmp_path / "run", iterations=(10,)), "json://127.0.0.1:9/")
+    run = notified(ended_run(tmp_path / "run", iterations=(10,)), "json://127.0.0.1:9/")
     run.write_heartbeat(1, iteration=30, commits_fail={"stands": 10, "seconds": 7200.0, "reason": "disk full"})
     state = now(run)
     state.state = "running"
@@ -183,7 +183,7 @@ def test_commits_that_fail_are_due_once_for_the_checkpoint_that_stands(tmp_path)
 
 
 def test_a_message_is_sent_once_to_each_url_and_then_the_run_is_not_looked_at_any_more(tmp_path, server):
-    run = told(ended_run(tmp_path / "runs" / "run"), server.url, server.url)
+    run = notified(ended_run(tmp_path / "runs" / "run"), server.url, server.url)
     assert [r.path for r in entries.runs(tmp_path / "runs")] == [run.path]
     for _ in range(3):
         look(tmp_path / "runs")
@@ -197,7 +197,7 @@ def test_a_message_is_sent_once_to_each_url_and_then_the_run_is_not_looked_at_an
 
 def test_a_message_that_cannot_arrive_is_sent_again_later_and_verbs_say_so(tmp_path, server, capsys):
     server.status = 503
-    run = told(ended_run(tmp_path / "runs" / "run"), server.url)
+    run = notified(ended_run(tmp_path / "runs" / "run"), server.url)
     look(run.path)
     look(run.path)  # too early for another try
     assert record_of(run, "failed-r0-a1")["tries"] == 1
@@ -214,7 +214,7 @@ def test_a_message_that_cannot_arrive_is_sent_again_later_and_verbs_say_so(tmp_p
 
 
 def test_after_so_many_tries_the_message_is_a_warning_in_the_state(tmp_path):
-    run = told(ended_run(tmp_path / "runs" / "run"), f"json://u:{SECRET}@127.0.0.1:9/")
+    run = notified(ended_run(tmp_path / "runs" / "run"), f"json://u:{SECRET}@127.0.0.1:9/")
     for _ in send.PAUSES:
         look(run.path)
         later(run, "failed-r0-a1")
@@ -225,7 +225,7 @@ def test_after_so_many_tries_the_message_is_a_warning_in_the_state(tmp_path):
 
 def test_a_message_that_may_have_arrived_is_not_sent_again(tmp_path, server):
     server.status = 0
-    run = told(ended_run(tmp_path / "runs" / "run"), server.url)
+    run = notified(ended_run(tmp_path / "runs" / "run"), server.url)
     look(run.path)
     server.status = 200
     look(run.path)
@@ -235,7 +235,7 @@ def test_a_message_that_may_have_arrived_is_not_sent_again(tmp_path, server):
 
 @pytest.mark.slow
 def test_a_sender_that_dies_while_it_sends_does_not_make_it_two(tmp_path, server):
-    run = told(ended_run(tmp_path / "runs" / "run"), server.url)
+    run = notified(ended_run(tmp_path / "runs" / "run"), server.url)
     sender = [*processes.command(sys.executable, "notices"), str(run.path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "ECM_CLUSTER_KILL_AT": "notice-begun"}
     done = subprocess.run(sender, env=env, check=False)
@@ -248,7 +248,7 @@ def test_a_sender_that_dies_while_it_sends_does_not_make_it_two(tmp_path, server
 
 
 def test_an_entry_without_its_run_is_removed_and_a_directory_of_another_is_not_read(tmp_path):
-    run = told(ended_run(tmp_path / "runs" / "run"), "json://127.0.0.1:9/")
+    run = notified(ended_run(tmp_path / "runs" / "run"), "json://127.0.0.1:9/")
     run.path.rename(tmp_path / "elsewhere")
     look(tmp_path / "runs")
     assert entries.runs(tmp_path / "runs") == []
@@ -265,7 +265,7 @@ def test_a_verb_starts_a_process_only_where_something_may_be_due(tmp_path, monke
     run = ended_run(tmp_path / "runs" / "run")
     assert cli.run(status.main, ["--runs-dir", str(tmp_path / "runs")]) == 0
     assert started == []
-    told(run, "json://127.0.0.1:9/")
+    notified(run, "json://127.0.0.1:9/")
     for _ in range(2):  # the second is too soon
         assert cli.run(status.main, ["--runs-dir", str(tmp_path / "runs")]) == 0
     assert started == [tmp_path / "runs"]
@@ -275,7 +275,7 @@ def test_a_verb_starts_a_process_only_where_something_may_be_due(tmp_path, monke
 
 @pytest.mark.slow
 def test_four_senders_at_once_send_one_message(tmp_path, server):
-    run = told(ended_run(tmp_path / "runs" / "run"), server.url)
+    run = notified(ended_run(tmp_path / "runs" / "run"), server.url)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     state = now(run)
     code = ("import sys; from ecm_cluster.notices import send; from ecm_cluster.rundir.run import Run; "
@@ -299,7 +299,7 @@ def start(tmp_path: Path, server: Server, name: str, seconds: float = 0.02) -> R
 
 
 @pytest.mark.slow
-def test_of_real_runs_each_end_is_told_once_without_any_verb(tmp_path, server):
+def test_of_real_runs_each_end_is_reported_once_without_any_verb(tmp_path, server):
     good, bad = start(tmp_path, server, "good"), start(tmp_path, server, "bad", seconds=-1.0)
     wait_until(lambda: len(server.got) >= 2, "both messages", 120)
     victim = start(tmp_path, server, "victim", seconds=1.0)

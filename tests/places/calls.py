@@ -76,7 +76,7 @@ def calls(world: Path) -> list[Call]:
         Call("cancel", ("cancel", over), acts=True),
         Call("resume-dry", ("resume", over, "--dry-run"), acts=True),  # it waits for the run's lock
         Call("resume", ("resume", over), acts=True),
-        Call("clean", ("clean", over), acts=True),
+        Call("clean", ("clean", over, "--yes"), acts=True),
         Call("stage-pack", ("stage", "pack", str(world / "data"), str(out / "p.pack")), acts=True, heavy=True,
              makes="out/p.pack"),
         Call("stage-copy", ("stage", "copy", pack, str(out / "scratch")), acts=True, heavy=True),

@@ -313,6 +313,7 @@ WRITTEN_OTHERWISE = {
     ("ecm_cluster.console.cli", "open"): "a pipe or a device, which cannot be replaced",
     ("ecm_cluster.rundir.checkpoints", "replace"): "moves a broken checkpoint away; done again if it was lost",
     ("ecm_cluster.notices.send", "open"): "appends a line to a log",
+    ("ecm_cluster.archive", "open"): "a tar file, on the handle of files.replacing",
     ("ecm_cluster.backends.driver", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.supervisor", "open"): "a log, appended to by the process that is started",
     ("ecm_cluster.node.supervise.afterwards", "open"): "a log, appended to by the process that is started",

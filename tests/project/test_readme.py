@@ -85,7 +85,7 @@ def test_each_way_to_bring_an_environment_makes_the_script_that_the_tutorial_pro
 @pytest.mark.slow
 def test_the_first_run_of_the_readme_works_as_shown_and_reaches_some_ap(tmp_path):
     printed = [readme.run(line, tmp_path) for line in readme.commands("local")]
-    assert float(re.search(r"^bbox +([\d.]+)", printed[1], re.MULTILINE)[1]) > 20
+    assert float(re.search(r"^box +([\d.]+)", printed[1], re.MULTILINE)[1]) > 20
     assert "first" in printed[2] and "done" in printed[2]
     assert printed[3].startswith("first: done: trained and scored")
 

@@ -39,20 +39,20 @@ def test_it_is_shown_by_cause_and_for_several_runs_together(tmp_path):
     other = goodput.account(cpu)
     assert goodput.table([one]) == """\
 goodput 48.4 % (estimated in part)
-             GPU hours    share
-productive      0.3389   48.4 %  iterations that count
-redone          0.0222    3.2 %  iterations that were, or will be, done again
-staging         0.0306    4.4 %  copying data to the nodes
-start-up        0.1028   14.7 %  setup, imports, rendezvous, building
-saving          0.0056    0.8 %  training blocked by commits
-hung            0.0556    7.9 %  without progress, until it was ended
-not started     0.0333    4.8 %  starts that began no attempt
-idle            0.1111   15.9 %  from the end of the work until the job left
-held            0.7000  100.0 %
+             GPU minutes    share
+productive          20.3   48.4 %  iterations that count
+redone               1.3    3.2 %  iterations that were, or will be, done again
+staging              1.8    4.4 %  copying data to the nodes
+start-up             6.2   14.7 %  setup, imports, rendezvous, building
+saving               0.3    0.8 %  training blocked by commits
+hung                 3.3    7.9 %  without progress, until it was ended
+not started          2.0    4.8 %  starts that began no attempt
+idle                 6.7   15.9 %  from the end of the work until the job left
+held                42.0  100.0 %
 in the queue: first 1 min, preempted 1 min, requeued 2 min"""
     several = goodput.table([one, other]).split("\n")
     assert several[0].split("  ")[0] == "run" and several[1].endswith("idle 15.9 %")
-    assert several[2].startswith("on-cpu    0.0 %") and several[5].split() == ["hours", "share"]
+    assert several[2].startswith("on-cpu    0.0 %") and several[5].split() == ["minutes", "share"]
     assert max(map(len, several)) <= 80
     assert goodput.total([one, other])["runs"] == 2
 

@@ -369,7 +369,7 @@ def test_a_run_that_cannot_be_written_is_shown_compared_and_listed(tmp_path, cap
         assert reported(capsys, run.path, "--dry-run", verb=resume)[::2] == (0, "")
         code, out, err = reported(capsys, run.path, verb=cancel)
         assert (code, err) == (0, "") and "nothing to cancel" in out
-        code, _, err = reported(capsys, run.path, verb=clean)
+        code, _, err = reported(capsys, run.path, "--yes", verb=clean)
         assert code == 2 and err.count("\n") == 1
     assert {p: p.lstat().st_mtime_ns for p in run.path.rglob("*")} == before
 
@@ -383,7 +383,7 @@ def test_nothing_is_deleted_through_a_link(tmp_path, capsys):
     run.quarantine_dir.symlink_to(tmp_path / "elsewhere")
     (run.checkpoints_dir / "iter_0000001-a0001.pth").symlink_to(tmp_path / "elsewhere/iter_0000001-a0001.pth")
     (run.checkpoints_dir / "iter_0000002-a0001.pth").mkdir()
-    assert reported(capsys, run.path, "--abandoned", verb=clean)[0] == 0
+    assert reported(capsys, run.path, "--all", "--yes", verb=clean)[0] == 0
     retention.remove_leftovers(run, 2)
     retention.prune(run, 1, 2)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 2

@@ -1,15 +1,18 @@
-"""What a run does not need any more is listed and deleted; an abandoned branch only when the user asks for it."""
+"""What a run does not need any more is listed; it is deleted, kind by kind, only when the user asks for it."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from steering import ended_run
+from small import state_now, trainer_flags, verb
+from steering import SCORED, ended_run
 
 from ecm_cluster import clean, resume
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations
+from ecm_cluster.chain.evaluations import Element
 from ecm_cluster.console import cli
 from ecm_cluster.rundir import checkpoints, retention
 from ecm_cluster.rundir.run import Run
@@ -51,31 +54,102 @@ COUNTING = {"iter_0000010-a0001.pth", "iter_0000020-a0001.pth", "iter_0000030-a0
 BRANCH = {"iter_0000030-a0001.pth", "iter_0000040-a0001.pth"}
 
 
-def test_a_dry_run_lists_everything_with_sizes_and_deletes_nothing(capsys, run):
+def test_without_yes_everything_is_listed_with_sizes_and_nothing_is_deleted(capsys, run):
     before = there(run)
-    said = call(capsys, run.path, "--dry-run", "--abandoned")
-    for line in ("4 checkpoints of a branch abandoned by `resume --from`, ", "2 checkpoints of stale attempts, ",
-                 "2 files of damaged checkpoints, ", "2 leftovers of interrupted writes, 8 bytes: would be deleted"):
-        assert line in said
-    assert there(run) == before
+    for flags in ((), ("--dry-run",)):
+        said = call(capsys, run.path, "--abandoned", *flags)
+        for line in ("4 files of checkpoints that `resume --from` left behind, ", "2 checkpoints of stale attempts, ",
+                     "2 files of damaged checkpoints, ", "2 leftovers of interrupted writes, 8 bytes: would be deleted",
+                     f"nothing was deleted; to delete it: python -m ecm_cluster.clean {run.path} --abandoned --yes\n"):
+            assert line in said
+        assert there(run) == before
+    assert cli.run(clean.main, [str(run.path), "--yes", "--dry-run"]) == 2
 
 
-def test_without_abandoned_the_branch_stays_and_the_command_that_deletes_it_is_shown(capsys, run):
-    said = call(capsys, run.path)
+def test_without_its_flag_a_kind_stays_and_the_flag_is_shown(capsys, run):
+    said = call(capsys, run.path, "--yes")
     assert there(run) == COUNTING | BRANCH
-    assert f"to delete the branch: python -m ecm_cluster.clean {run.path} --abandoned" in said
+    assert "kept; --abandoned selects them" in said and "kept; --checkpoints selects them" in said
 
 
 def test_with_abandoned_only_what_counts_stays(capsys, run):
-    call(capsys, run.path, "--abandoned")
+    call(capsys, run.path, "--abandoned", "--yes")
     assert there(run) == COUNTING
     assert [m.file for m in checkpoints.manifests(run)] == sorted(COUNTING)
-    assert call(capsys, run.path, "--abandoned") == "run: nothing to clean\n"
+    call(capsys, run.path, "--all", "--yes")
+    assert call(capsys, run.path, "--all") == "run: nothing to clean\n"
+
+
+def test_of_old_checkpoints_those_stay_that_something_needs(capsys, tmp_path):
+    """The last two, the best one, one that is to be scored, and one that another run begins with."""
+    run = ended_run(tmp_path / "run", iterations=(10, 20, 30, 40, 50, 60, 70))
+    record = files.read_json(run.run_file)
+    files.write_json(run.run_file, {**record, "digests": {"config": "c"}})
+    run = Run(run.path)
+    by_iteration = {m.iteration: m for m in checkpoints.accepted(run)}
+    evaluations.write(run, "evaluate", [Element("iteration 20", {})])
+    best = evaluations.evaluation_of(run, by_iteration[30], {})
+    scored = {**SCORED, "figures": {"segm": {"AP": 0.5}}, "provenance": {"checkpoint": by_iteration[30].file,
+                                                                         "iteration": 30}}
+    best.path.mkdir(parents=True)
+    files.write_json(best.metrics_file(), scored)
+    other = ended_run(tmp_path / "other")
+    weights = [{"key": "load_from", "path": str(by_iteration[40].path(run))}]
+    files.write_json(other.run_file, {**files.read_json(other.run_file), "weights": weights})
+    said = call(capsys, run.path, "--checkpoints")
+    assert "4 files of old checkpoints, which nothing needs, " in said
+    call(capsys, run.path, "--checkpoints", "--yes")
+    assert [m.iteration for m in checkpoints.accepted(run)] == [20, 30, 40, 60, 70]
+    assert checkpoints.newest_sound(run)[0] == by_iteration[70]
+    # an evaluation that is cancelled needs nothing any more
+    run.mark_cancelled("cancel")
+    call(capsys, run.path, "--checkpoints", "--yes")
+    assert [m.iteration for m in checkpoints.accepted(run)] == [30, 40, 60, 70]
+
+
+def test_detections_go_once_they_are_scored_and_code_once_it_is_replaced(capsys, tmp_path, monkeypatch):
+    run = ended_run(tmp_path / "run", iterations=(10, 20))
+    files.write_json(run.run_file, {**files.read_json(run.run_file), "digests": {"config": "c"}})
+    run = Run(run.path)
+    evaluations.write(run, "evaluate", [Element("iteration 10", {})])
+    works = [evaluations.evaluation_of(run, m, {}) for m in checkpoints.accepted(run)]
+    for work in works:
+        work.detections_dir.mkdir(parents=True)
+        work.chunk_file(0).write_bytes(b"boxes")
+        work.scored_set_file.write_text("{}")
+    files.write_json(works[1].metrics_file(), SCORED)
+    for name in ("code", "code-2", "code-3"):
+        (run.path / name / "ecm_cluster").mkdir(parents=True)
+        (run.path / name / "ecm_cluster" / "x.py").write_text("x = 1\n")
+    files.write_json(run.overrides_file, {"code": {"number": 2}})
+    (run.path / "codebook").mkdir()
+    monkeypatch.setattr(clean.liveness, "alive", lambda run: {"7": "local driver 7"})
+    assert "code" not in call(capsys, run.path, "--all") + call(capsys, run.path, "--all")
+    monkeypatch.undo()
+    said = call(capsys, run.path, "--all")
+    assert "1 files of detections that are scored, 5 bytes" in said
+    assert "2 directories of code that is no longer used, 12 bytes" in said
+    call(capsys, run.path, "--all", "--yes")
+    assert works[0].chunk_file(0).exists() and not works[1].chunk_file(0).exists()
+    assert works[1].scored_set_file.exists()
+    assert sorted(p.name for p in run.path.glob("code*")) == ["code-2", "codebook"]
+
+
+def test_several_runs_and_patterns_are_cleaned_and_added_up(capsys, tmp_path):
+    for name in ("exp-1", "exp-2", "other"):
+        ended_run(tmp_path / name, iterations=(10, 20, 30, 40))
+    said = call(capsys, "exp-*", "--runs-dir", tmp_path, "--checkpoints")
+    assert "exp-1: 4 files of old" in said and "exp-2: 4 files of old" in said and "other" not in said
+    assert re.search(r"total: .* would be deleted\n", said)
+    assert f"clean 'exp-*' --runs-dir {tmp_path} --checkpoints --yes" in said
+    call(capsys, "exp-1", "other", "--runs-dir", tmp_path, "--checkpoints", "--yes")
+    left = {name: len(checkpoints.accepted(Run(tmp_path / name))) for name in ("exp-1", "exp-2", "other")}
+    assert left == {"exp-1": 2, "exp-2": 4, "other": 2}
 
 
 def test_what_an_attempt_at_work_writes_is_left_alone(capsys, run, monkeypatch):
     monkeypatch.setattr(clean.liveness, "alive", lambda run: {"7": "local driver 7"})
-    call(capsys, run.path)
+    call(capsys, run.path, "--yes")
     assert f".iter_0000060-a0002.pth{files.TMP_MARK}1-ab" in there(run)
     assert f".iter_0000060-a0001.pth{files.TMP_MARK}1-ab" not in there(run)
 
@@ -96,7 +170,7 @@ def test_the_plan_of_a_resume_says_what_stays_and_how_to_delete_it(capsys, tmp_p
     assert cli.run(resume.main, [str(run.path), "--from", "20", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "2 checkpoint(s) of iteration 30 to 40 (14 bytes) stay on disk and no longer count; " \
-           f"`python -m ecm_cluster.clean {run.path} --abandoned` deletes them" in said
+           f"`python -m ecm_cluster.clean {run.path} --abandoned --yes` deletes them" in said
     assert cli.run(resume.main, [str(run.path), "--dry-run"]) == 0
     assert "abandoned" not in capsys.readouterr().out
     # the frozen code of an earlier version has no branches
@@ -104,3 +178,17 @@ def test_the_plan_of_a_resume_says_what_stays_and_how_to_delete_it(capsys, tmp_p
     assert cli.run(resume.main, [str(run.path), "--from", "20", "--dry-run"]) == 0
     assert "of an earlier version, which deletes them; use --code current to keep them" in capsys.readouterr().out
     assert json.loads(run.attempt_file(1).read_text())["accepts"] == []
+
+
+@pytest.mark.slow
+def test_a_run_in_training_loses_nothing_that_it_needs(capsys, tmp_path):
+    run = Run(tmp_path / "run")
+    verb("submit", *trainer_flags(tmp_path, "run", "--cluster", "local", "--no-check", "--checkpoint-every", 3,
+                                  "--keep", 2, seconds=0.05))
+    deleted = 0
+    while state_now(run)["state"] in ("submitting", "running"):
+        deleted += "old checkpoints" in call(capsys, run.path, "--all", "--yes")
+    assert state_now(run)["state"] == "done" and "damaged" not in state_now(run)["reason"]
+    assert run.completion() == checkpoints.accepted(run)[-1].file
+    assert checkpoints.newest_sound(run)[1] == []
+    assert deleted  # the end of the first epoch, which the training itself keeps

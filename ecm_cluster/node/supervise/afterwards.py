@@ -18,7 +18,7 @@ from ...base import processes
 from ...rundir.run import Run
 from .. import signals
 
-PROCESSES: tuple[str, ...] = ("analysis",)  # names in `processes`, in order; each gets the path of the run
+PROCESSES: tuple[str, ...] = ("analysis", "page")  # names in `processes`, in order; each gets the path of the run
 SECONDS = 60.0  # for each: the job still has its nodes
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 

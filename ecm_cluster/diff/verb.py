@@ -1,0 +1,105 @@
+"""Show what differs between two runs, or between a run and the config that it was made from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..base import folders
+from ..base.errors import UserError
+from ..console import cli, layout
+from ..job import job as jobs
+from ..reporting.tolerant import TolerantRun
+from ..rundir import runs
+from ..rundir.run import Run
+from . import base, code, facts
+from .changes import Change, config_diff
+
+EPILOG = """examples:
+  python -m ecm_cluster.diff baseline ecm
+  python -m ecm_cluster.diff baseline ecm --code
+  python -m ecm_cluster.diff ecm
+"""
+SAME = "no difference on record"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.Parser(prog="python -m ecm_cluster.diff", description=__doc__, epilog=EPILOG)
+    made.add_argument("run", nargs="+", metavar="RUN", help="two runs, or one: then its config is compared with the "
+                      "one that it was made from")
+    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    made.add_argument("--code", action="store_true", help="show the lines of code that differ, as a patch")
+    made.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if len(args.run) > 2:
+        raise UserError(f"RUN: {len(args.run)} runs given; expected one or two")
+    if args.code and len(args.run) == 1:
+        raise UserError("code: needs two runs to compare")
+    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    found = [TolerantRun(runs.find(word, runs_dir).path) for word in args.run]
+    for run in found:
+        _ = run.spec
+    told = of_two(found[0], found[1], args.code) if len(found) == 2 else of_one(found[0])
+    if args.json:
+        print(json.dumps(told, indent=1, default=lambda each: each.as_dict()))
+    else:
+        layout.show(lines(told, layout.width()))
+    return cli.EXIT_OK
+
+
+def of_two(a: Run, b: Run, with_code: bool = False) -> dict[str, Any]:
+    """All differences of two runs; ``same`` if there are none."""
+    digests = [code.digest_of(run) for run in (a, b)]
+    known = digests[0] is not None and digests[0] == digests[1]
+    changed = {"only_a": [], "only_b": [], "changed": []} if known else code.compare(a, b)
+    told: dict[str, Any] = {"config": _configs(a, b), **facts.compare(a, b),
+                            "code": changed if any(changed.values()) else {}}
+    same = not any(told.values())
+    if with_code and told["code"]:
+        told["patch"] = code.unified(a, b, changed)
+    return {"a": str(a.path), "b": str(b.path), "same": same, **told, "within_a": facts.within(a),
+            "within_b": facts.within(b), "damage": [*a.damage, *b.damage]}
+
+
+def _configs(a: Run, b: Run) -> list[Change]:
+    try:
+        return config_diff(base.config_of(b), base.config_of(a))
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; restore the file from a backup") from None
+
+
+def of_one(run: Run) -> dict[str, Any]:
+    """A run and the config that it was made from, and what changed while it ran."""
+    found = base.against_base(run)
+    name, changes = found if found else (None, [])
+    return {"a": name, "b": str(run.path), "config": changes, "within_b": facts.within(run), "damage": [*run.damage]}
+
+
+def lines(told: dict[str, Any], room: int | None) -> list[str]:
+    """The differences as text: what only B has is marked ``+``, what only A has ``-``."""
+    two = "same" in told
+    shown = [f"A  {told['a'] or 'the config that it was made from is not at hand'}", f"B  {told['b']}"]
+    for name in ("config", "job", "data", "weights", "environment", "machine"):
+        if told.get(name):
+            shown += ["", name, *(line for change in told[name] for line in _wrapped(str(change), room))]
+    if told.get("code"):
+        marks = {"only_a": "- ", "only_b": "+ ", "changed": ""}
+        shown += ["", "code", *(f"  {mark}{name}" for kind, mark in marks.items() for name in told["code"][kind])]
+    if two and told["same"]:
+        shown += ["", SAME]
+    for which in ("within_a", "within_b"):
+        if told.get(which):
+            shown += ["", f"within {which[-1].upper()}" if two else "while it ran",
+                      *(line for text in told[which] for line in _wrapped(text, room))]
+    return [*shown, *([""] if told.get("patch") else []), *told.get("patch", ()),
+            *(f"damaged: {what}" for what in told["damage"])]
+
+
+def _wrapped(text: str, room: int | None) -> list[str]:
+    return [f"  {line}" for line in layout.wrapped(text, room and room - 2, "  ")]
