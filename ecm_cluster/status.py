@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from . import sweeps
-from .backends import choose
+from .backends import choose, liveness
 from .base import folders
 from .base.errors import UserError
 from .base.units import duration_text, moment
-from .chain import chain, submissions, successor
+from .chain import chain, submissions
 from .console import cli, layout
 from .job import job as jobs
 from .notices import entries
@@ -26,7 +26,6 @@ from .reporting.tables import finite
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
-from .slurm import commands
 from .sweeps import table as group_table
 from .watching import watch as watching
 
@@ -67,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     single = group is None and len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
-    entries.look(runs_dir, *(run.path.parent for run in found if run.is_own))
+    entries.look(runs_dir, *(run.path.parent for run in found))
     folded = look(found)
     if group is not None and args.json and not args.goodput:
         print(json.dumps(finite(group_table.as_dict(group, folded)), indent=1))
@@ -107,16 +106,10 @@ def watch_seconds(args: argparse.Namespace) -> float | None:
 
 def look(found: Sequence[Run]) -> list[states.RunState]:
     """The states of runs; what was left undone for the user's own is done first."""
-    own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
-    if commands.slurm_available():
-        for run in own:
-            with contextlib.suppress(UserError, OSError):  # a run that cannot be read has nothing to adopt or release
-                if choose.of(run).queues:
-                    submissions.try_adopt(run)  # jobs whose submitter died before it recorded their IDs
-                successor.release_due(run)  # evaluations that no node could release
+    liveness.look_after(found)
     folded = states.fold(found)
     for number, state in enumerate(folded):
-        if state.refused and found[number] in own and submitted_now(found[number]):
+        if state.refused and found[number].is_own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
     return folded
 

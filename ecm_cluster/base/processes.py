@@ -26,6 +26,8 @@ MODULES = {
     "analysis": "ecm_cluster.node.inference.analyse",
     "page": "ecm_cluster.report",
     "checkpoint writer": "ecm_cluster.node.training.writer",
+    "tracker feed": "ecm_cluster.trackers.follow",
+    "tracker sync": "ecm_cluster.trackers.sync",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
     "notices": "ecm_cluster.notices.send",

@@ -18,7 +18,8 @@ from ...base import processes
 from ...rundir.run import Run
 from .. import signals
 
-PROCESSES: tuple[str, ...] = ("analysis", "page")  # names in `processes`, in order; each gets the path of the run
+# names in `processes`, in order; each gets the path of the run
+PROCESSES: tuple[str, ...] = ("tracker sync", "analysis", "page")
 SECONDS = 60.0  # for each: the job still has its nodes
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
