@@ -105,7 +105,7 @@ WORDS: dict[str, Callable[[Row, str], str | None]] = {
     "cancelled": lambda row, _: f"cancelled {row['what']}",
     "resumed": _resumed,
     "commit-failed": lambda row, _: f"could not commit iteration {row['iteration']}: {row['reason']}",
-    "warning": lambda row, _: f"warning: {row['text']}",
+    "warning": lambda row, _: f"warning: {row['text']}" if row["text"] else None,
     "released": lambda row, _: f"evaluation of {row['at']} released",
     "successor": lambda row, id_word: f"{id_word} {row['job_id']} submitted in place of this one",
     "stopped": lambda row, _: f"stopped: {row['detail']}",

@@ -49,7 +49,8 @@ def declared(work: Work, besides: str = "") -> str:
     """New warnings of the training itself, since the attempt of the last commit; the newest of each kind."""
     events = work.events()
     since = max((e.attempt for e in events if e.kind == "commit"), default=0)
-    newest = {e["about"]: e["text"] for e in events if e.kind == "warning" and e.attempt >= since}
+    warned = sorted((e for e in events if e.kind == "warning" and e.attempt >= since), key=lambda e: e.time)
+    newest = {e["about"]: e["text"] for e in warned}  # an empty text withdraws a warning
     return _warnings(*(text for text in newest.values() if text not in besides))
 
 

@@ -10,7 +10,7 @@ from ..node.beside import Quiet
 from ..node.companion import Companion
 from ..rundir.ledger import Ledger
 from ..rundir.run import Run
-from . import feeding
+from . import feeding, sync
 
 
 def start(run: Run, attempt: int) -> list[Companion]:
@@ -25,4 +25,4 @@ def start(run: Run, attempt: int) -> list[Companion]:
 
 
 def _warn(ledger: Ledger, name: str, text: str) -> None:
-    ledger.write("warning", about=f"tracker {name}", text=f"{name}: {text}")
+    ledger.write("warning", about=sync.about(name), text=f"{name}: {text}")

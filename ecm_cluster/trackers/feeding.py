@@ -17,7 +17,7 @@ from ..base.reading import read_json
 from ..keycheck import tracker_hooks
 from ..mmconfig.config import read_literals
 from ..rundir.run import Run
-from .series import Point, Series
+from .series import Point, TrackedSeries
 from .tensorboard import TensorBoard
 from .tracker import Tracker
 from .weights_and_biases import WeightsAndBiases
@@ -36,7 +36,7 @@ class Feed:
     def __init__(self, run: Run, name: str, options: dict[str, Any], warn: Callable[[str], None]) -> None:
         self.run, self.name, self.options = run, name, options
         self.tracker = TRACKERS[name](run, options, warn)
-        self.series = Series(run)
+        self.series = TrackedSeries(run)
         self.has: list[Point] | None = None  # None: not known
 
     def wanted(self) -> list[Point]:

@@ -36,7 +36,7 @@ class Point:
     scores: tuple[str, ...] = ()
 
 
-class Series:
+class TrackedSeries:
     """The series of a run, as it grows; files that have not changed are not read again."""
 
     def __init__(self, run: Run) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 
 from ..base import files
 from ..base.errors import brief
+from ..rundir.ledger import Ledger
 from ..rundir.run import Run
 from .feeding import Feed, asked
+from .tracker import LASTING
 
 LOCK_SECONDS = 5.0  # the job still has its nodes
 
@@ -26,17 +28,38 @@ def bring_up_to_date(run: Run, name: str, options: dict[str, Any], warn: Callabl
     """Have everything that there is in one tracker; an error becomes a warning."""
     feed = Feed(run, name, options, warn)
     try:
-        while not feed.is_complete():
+        while True:
+            if feed.is_complete():
+                withdraw(run, name)
+                return
             with files.locked(run.tracker_lock(name), patience=LOCK_SECONDS):
                 feed.update()
                 feed.close()
-            has, feed = feed.has, Feed(run, name, options, warn)
-            if feed.wanted() == has or not has:
+            if not feed.has:
                 return
+            feed = Feed(run, name, options, warn)  # looks again: see the module's docstring
     except BlockingIOError:
         return
     except Exception as error:
         warn(reason(error))
+
+
+def withdraw(run: Run, name: str) -> None:
+    """End the warnings about a tracker whose record is complete now."""
+    said = [event for event in run.events() if event.kind == "warning" and event["about"] == about(name)]
+    newest = max(said, key=lambda event: event.time, default=None)
+    if newest is not None and newest["text"] and not newest["text"].startswith(f"{name}: {LASTING}"):
+        ledger_of(run, name).write("warning", about=about(name), text="")
+
+
+def about(name: str) -> str:
+    """What the warnings of a tracker are about."""
+    return f"tracker {name}"
+
+
+def ledger_of(run: Run, name: str) -> Ledger:
+    """This process's own."""
+    return run.ledger(run.newest_attempt(), f"tracker-{name}-{socket.gethostname()}-{os.getpid()}", patient=True)
 
 
 def reason(error: Exception) -> str:
@@ -62,10 +85,10 @@ def main(run_path: str) -> int:
             files.private_file(run.tracker_lock(name))
             bring_up_to_date(run, name, options, said.append)
         if said:
-            ledger = run.ledger(run.newest_attempt(), f"tracker-{name}-{socket.gethostname()}-{os.getpid()}", True)
+            ledger = ledger_of(run, name)
             for text in said:
                 print(f"warning: {name}: {text}", flush=True)
-                ledger.write("warning", about=f"tracker {name}", text=f"{name}: {text}")
+                ledger.write("warning", about=about(name), text=f"{name}: {text}")
     return 0
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from ..rundir.run import Run
 from .series import Point
 
+LASTING = "online failed"  # begins a warning that stays when the record is complete
+
 
 class Tracker:
     """One service or file format that shows a run.

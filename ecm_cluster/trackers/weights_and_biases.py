@@ -20,7 +20,7 @@ from ..job.tracker_options import OFFLINE, ONLINE
 from ..mmconfig.config import read_literals
 from . import wandb_file
 from .series import Point
-from .tracker import Tracker
+from .tracker import LASTING, Tracker
 
 SCORED = "scored_iterations"  # in the run's summary: whose scores the service has
 # for every version since 0.16: no output, hardware statistics, source code or packages of this process, which does
@@ -28,6 +28,8 @@ SCORED = "scored_iterations"  # in the run's summary: whose scores the service h
 QUIET = {name: "true" for name in (
     "WANDB_SILENT", "WANDB_DISABLE_GIT", "WANDB_DISABLE_CODE", "WANDB__DISABLE_STATS", "WANDB__DISABLE_META",
     "WANDB_X_DISABLE_STATS", "WANDB_X_DISABLE_META", "WANDB_X_DISABLE_MACHINE_INFO")}
+# seconds between looks at a file: on a busy machine W&B's own process still writes when ``finish`` has returned
+FLUSH_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
 INIT = ("project", "entity", "name", "group", "job_type", "notes", "tags")
 
 
@@ -58,7 +60,7 @@ class WeightsAndBiases(Tracker):
             try:
                 self._open(ONLINE)
             except Exception as error:  # no network, no key, no such entity, …
-                self.warn(f"online failed ({brief(str(error), 200)}); writing offline, for `wandb sync`")
+                self.warn(f"{LASTING} ({brief(str(error), 200)}); writing offline, for `wandb sync`")
                 self._give_up()
                 mode = OFFLINE
         if mode == ONLINE:
@@ -138,8 +140,13 @@ class WeightsAndBiases(Tracker):
             return
         file = Path(run.dir).parent / f"run-{self.run_id}.wandb"
         run.finish()
-        if not self._online and (rows := wandb_file.rows(file)) != self._rows:
-            raise OSError(f"{file} has {rows} rows of {self._rows}: is the disk full, or over quota?")
+        if self._online:
+            return
+        for pause in FLUSH_PAUSES:
+            if (rows := wandb_file.rows(file)) == self._rows:
+                return
+            time.sleep(pause)
+        raise OSError(f"{file} has {rows} rows of {self._rows}: is the disk full, or over quota?")
 
     def _drop(self) -> None:
         with contextlib.suppress(Exception):  # it is replaced

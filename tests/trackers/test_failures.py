@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from tracked import assert_clean, in_tensorboard, in_wandb, offline_files
 from ecm_cluster.base import files, processes
 from ecm_cluster.node import companion
 from ecm_cluster.node.companion import Companion
+from ecm_cluster.reporting import trouble
 from ecm_cluster.rundir import training_log
 from ecm_cluster.rundir.run import Run
 
@@ -68,16 +70,41 @@ def test_where_the_disk_is_full_both_say_so_and_the_next_one_that_has_room_compl
     assert "tensorboard: OSError: [Errno 27] File too large" in said
     assert "rows of 2000: is the disk full, or over quota?" in said and len(warnings(logged)) == 2
     assert not list(logged.tracker_dir("tensorboard").glob("*events*")), "nothing truncated is left"
+    assert "disk full" in trouble.declared(logged)
     assert sync(logged) == ""
     assert_clean(logged)
+    assert trouble.declared(logged) == "", "what is complete now needs no warning"
+
+
+@pytest.mark.slow
+def test_what_wandb_writes_after_it_says_that_it_has_finished_is_awaited(logged):
+    """On a busy machine its own process is late."""
+    from ecm_cluster.trackers.series import TrackedSeries
+    from ecm_cluster.trackers.weights_and_biases import WeightsAndBiases
+
+    tracker = WeightsAndBiases(logged, {"mode": "offline"}, pytest.fail)
+    tracker.rewrite(TrackedSeries(logged).points()[:50])
+    finish, late = tracker._run.finish, []
+
+    def finish_early() -> None:
+        finish()
+        (path,) = offline_files(logged)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:1000])
+        late.append(threading.Timer(1.0, path.write_bytes, [whole]))
+        late[0].start()
+
+    tracker._run.finish = finish_early
+    tracker.close()
+    assert len(in_wandb(offline_files(logged)[0])["train/loss"]) == 50
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_no_truncated_event(logged):
-    from ecm_cluster.trackers.series import Series
+    from ecm_cluster.trackers.series import TrackedSeries
     from ecm_cluster.trackers.tensorboard import TensorBoard
 
-    points = Series(logged).points()
+    points = TrackedSeries(logged).points()
     board = TensorBoard(logged, {}, print)
     board.rewrite(points[:10])
     size = next(logged.tracker_dir("tensorboard").iterdir()).stat().st_size
@@ -104,6 +131,8 @@ def test_without_a_key_or_a_network_wandb_writes_offline_and_says_so(logged, env
     assert "wandb: online failed (" in said and "writing offline, for `wandb sync`" in said
     assert KEY not in said
     assert_clean(logged)
+    sync(logged)
+    assert "writing offline" in trouble.declared(logged), "this stays"
     assert len(list(logged.tracker_dir("wandb").glob("*run-2*"))) == 1, "the one that failed has left nothing"
 
 
