@@ -19,6 +19,7 @@ from .interface.module import make_callable
 from .job import job as jobs
 from .job.flags import add_flags, evaluation_flags, given_flags
 from .rundir.run import Run
+from .sweeps.flags import add_group_flags, asks_for_group
 
 EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
@@ -26,8 +27,7 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
   python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
-  python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
-      --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
+  python -m ecm_cluster.submit r50_1x --name rates --vary seed=0,1,2 --vary optimizer.lr=0.01,0.02
 """
 
 
@@ -41,12 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
-    made.add_argument("--vary", action="append", default=[], metavar="NAME=VALUES", help="submit a group of runs, one "
-                      "for each combination of values: NAME is a key of a job file or an mmdet option, e.g. "
-                      "seed=0,1,2; may be repeated")
-    made.add_argument("--sweep", metavar="FILE", help="the same from a file (YAML): names with lists of values")
-    made.add_argument("--at-once", type=int, metavar="N", help="at most N runs of the group at a time (default: all; "
-                      "1 with --cluster local)")
+    add_group_flags(made)
     made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
@@ -73,29 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         folders.check_working_directory()
         choose.require(args.cluster)
-    if args.vary or args.sweep:
+    run_dir = folders.absolute(job.runs_dir)
+    if asks_for_group(run_dir, job, args):
         from .sweeps import submitting
 
         return submitting.submit(job, args)
-    run_dir = folders.absolute(job.runs_dir)
-    refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
-
-
-def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
-    """Refuse options that apply to groups only, and the name of a group."""
-    from .sweeps import group
-
-    if args.at_once is not None:
-        raise UserError("at-once: only for a group of runs; add --vary or --sweep, or leave it out")
-    if job.name and group.at(run_dir / job.name) is not None:
-        raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
-                        "missing of it, or use another --name")
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
