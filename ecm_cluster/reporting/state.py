@@ -40,8 +40,7 @@ def fold(runs: Sequence[Run]) -> list[RunState]:
 
 def _prepare(run: TolerantRun) -> bool:
     """Read what one query to Slurm for all runs takes; whether a run is the caller's own."""
-    with run.footprint.noting():
-        run.submissions()
+    run.submissions()
     return run.is_own
 
 
