@@ -26,9 +26,14 @@ MODULES = {
     "analysis": "ecm_cluster.node.inference.analyse",
     "page": "ecm_cluster.report",
     "checkpoint writer": "ecm_cluster.node.training.writer",
+    "tracker feed": "ecm_cluster.trackers.follow",
+    "tracker sync": "ecm_cluster.trackers.sync",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
     "notices": "ecm_cluster.notices.send",
+    "submit": "ecm_cluster.submit",
+    "cancel": "ecm_cluster.cancel",
+    "resume": "ecm_cluster.resume",
     "folder check": "ecm_cluster.diagnosis.folder",
 }
 # Pickled tasks name these classes, and frozen code of every version has the first two under these names
@@ -54,6 +59,11 @@ def module(process: str, code: Path | None = None) -> str:
     if code is None or earlier is None or _has(code, name) or not _has(code, f"{PACKAGE}.{earlier}"):
         return name
     return f"{PACKAGE}.{earlier}"
+
+
+def knows(process: str, code: Path) -> bool:
+    """Whether frozen code is of a version that has a process."""
+    return _has(code, MODULES[process])
 
 
 def _has(code: Path, name: str) -> bool:

@@ -36,7 +36,12 @@ RUN = {"cluster": CLUSTER, "job": dict, OptionalKey("name"): NAME, OptionalKey("
        OptionalKey("batch"): dict, OptionalKey("annotations"): {str: NAME}, OptionalKey("digests"): dict,
        OptionalKey("staging"): Maybe({"pack": Maybe(NAME), "columns": NAME, "annotations": {str: str}}),
        OptionalKey("class_counts"): dict, OptionalKey("code"): dict, OptionalKey("weights"): list,
-       OptionalKey("versions"): {str: str}}
+       OptionalKey("versions"): {str: str}, OptionalKey("group"): {OptionalKey("name"): NAME,
+                                                                   OptionalKey("settings"): {str: NAME}}}
+
+GROUP = {"cluster": CLUSTER, "job": dict, "varied": [NAME], "at_once": COUNT,
+         "cells": [{"name": Text(r"(?![.])[^/\x00-\x1f\x7f]+", 255, "the name of a run"), "settings": {str: NAME},
+                    "digest": NAME}]}
 
 OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": COUNT, "after": COUNT}),
              OptionalKey("virtual_ranks"): Maybe(COUNT), OptionalKey("not_kept"): [str],

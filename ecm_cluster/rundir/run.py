@@ -15,7 +15,7 @@ from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.job import Job
 from . import records
-from .paths import LINK, RunFolder
+from .paths import CHECKPOINT, LINK, RunFolder
 from .spec import LinkRecord, Overrides, RunSpec, evaluation_job, recorded_job
 from .work import Evaluation, Work
 
@@ -184,6 +184,11 @@ class Run(RunFolder):
                 raise _not_readable(path, "completion mark", error) from None
             self.note(error)
             return recorded[-1]
+
+    def resumed_after(self, attempt: int) -> int:
+        """The iteration of the checkpoint from which an attempt resumed; 0 if it started from the beginning."""
+        found = CHECKPOINT.fullmatch(self.read_attempt(attempt).get("from") or "")
+        return int(found[1]) if found else 0
 
     def overrides(self) -> Overrides:
         """What resumes have changed; read from disk at every call."""
