@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..base import fileserver
 from ..base.errors import UserError
 from ..base.reading import fits
 from ..rundir.ledger import Event
@@ -88,8 +89,8 @@ def history(work: Work, alive: bool | None = None) -> list[AttemptRecord]:
     for event in events_of(work):
         by_attempt.setdefault(event.attempt, []).append(event)
     numbers = work.attempts()
-    found = [_record(work, number, by_attempt.get(number, []), number == numbers[-1] and alive is not False, alive)
-             for number in numbers]
+    found = fileserver.each(lambda number: _record(
+        work, number, by_attempt.get(number, []), number == numbers[-1] and alive is not False, alive), numbers)
     return _with_lost(found) if isinstance(work, Run) else found
 
 
@@ -107,7 +108,7 @@ def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, li
     beat = {} if any(e.kind == "phase" and e["phase"] == "ended" for e in events) else _heartbeat(work, number)
     signs = [e.time for e in events if OF_THE_ATTEMPT.fullmatch(e.writer)]
     signs += [beat["time"]] if "time" in beat else []
-    begin: float = taken["time"] if fits(taken.get("time"), TIME) else min(signs, default=_changed(work, number))
+    begin: float = taken["time"] if fits(taken.get("time"), TIME) else min(signs) if signs else _changed(work, number)
     alive = may_live and endings.last_end(list(events), number) is None and not _is_complete(events) \
         and (bool(lives) or _is_fresh(work, number))
     job_id, world = taken.get("job_id"), taken.get("world_size")

@@ -86,4 +86,5 @@ class TolerantRun(_Once, Run):
         return self._or({}, super().submission, link)
 
     def submissions(self) -> list[Submission]:
-        return self._or([], super().submissions)
+        with self.footprint.noting():  # asked of all runs before any of them is read
+            return self._or([], super().submissions)
