@@ -124,14 +124,15 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     from .backends import choose
     from .console import shell
     from .mmconfig import config
+    from .rundir import repeat
 
     flags: dict[str, Any] = given_flags(args)
     if args.options:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    record = like(args, flags) if args.like else None
-    args.cluster = args.cluster or "slurm"
+    like, record = repeat.asked(args.like, args.job, flags) if args.like else (None, None)
+    args.cluster = args.cluster or (like.spec.cluster if like else "slurm")
     defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
     job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
@@ -139,20 +140,6 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
-
-
-def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
-    from .plan import create
-    from .rundir import repeat, runs
-
-    if args.job:
-        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
-    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
-    args.cluster = args.cluster or run.spec.cluster
-    flags.setdefault("runs_dir", str(run.path.parent))
-    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
-    return repeat.values(run)
 
 
 def dry_run(run: Run, plan: Any) -> None:
