@@ -88,6 +88,8 @@ class WeightsAndBiases(Tracker):
         # settings that a job has for its own use of the library
         for name in ("WANDB_RESUME", "WANDB_DIR", "WANDB_NAME"):
             os.environ.pop(name, None)
+        if mode == OFFLINE:  # a limit for the network; on a busy machine a few seconds are too short
+            os.environ.pop("WANDB_INIT_TIMEOUT", None)
         self._run = wandb.init(**given)
         self._rows, self._online = 0, mode == ONLINE
         if self.run.trackers_dir not in Path(self._run.dir).parents:
