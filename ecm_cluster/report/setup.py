@@ -24,7 +24,7 @@ NOT_SHOWN = ("config", "name", "options", "evaluation", "env", "runs_dir")  # of
 
 
 @dataclass(frozen=True)
-class Setting:
+class SetupLine:
     """One value; ``usual``: what it would be otherwise."""
 
     name: str
@@ -47,13 +47,13 @@ def text_of(name: str, value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
-def options(run: Run) -> list[Setting]:
+def options(run: Run) -> list[SetupLine]:
     """The mmdet options that were given for the run."""
     given = run.job().options
-    return [Setting(name, text_of(name, value)) for name, value in list(given.items())[:MOST]]
+    return [SetupLine(name, text_of(name, value)) for name, value in list(given.items())[:MOST]]
 
 
-def job(run: Run) -> list[Setting]:
+def job(run: Run) -> list[SetupLine]:
     """What of the job differs from the defaults, with its evaluation."""
     now, changed = run.job(), run.overrides().job
     found = []
@@ -63,21 +63,21 @@ def job(run: Run) -> list[Setting]:
             value = getattr(block, f.name)
             if (prefix or f.name not in NOT_SHOWN) and value != usual[f.name]:
                 later = "changed by a resume" if not prefix and f.name in changed else ""
-                found.append(Setting(prefix + f.name, text_of(f.name, value), later or text_of(f.name, usual[f.name])))
+                found.append(SetupLine(prefix + f.name, text_of(f.name, value), later or text_of(f.name, usual[f.name])))
     if now.env:
-        found.append(Setting("env", ", ".join(now.env)))
+        found.append(SetupLine("env", ", ".join(now.env)))
     return found
 
 
-def batch(spec: RunSpec) -> list[Setting]:
+def batch(spec: RunSpec) -> list[SetupLine]:
     """The global batch and the learning rate, with the rule by which they follow from the config."""
     known = spec.batch
     pairs = (("Images per step", known.get("global")), ("per GPU", known.get("per_gpu")),
              ("Learning rate", known.get("lr")), ("rule", known.get("rule")))
-    return [Setting(name, text_of(name, value)) for name, value in pairs if value is not None]
+    return [SetupLine(name, text_of(name, value)) for name, value in pairs if value is not None]
 
 
-def model(run: Run) -> list[Setting]:
+def model(run: Run) -> list[SetupLine]:
     """The few values of the resolved config that say what it is."""
     with contextlib.suppress(UserError, OSError):
         cfg = literals.load(run.config_file)
@@ -86,20 +86,20 @@ def model(run: Run) -> list[Setting]:
                 "Optimizer": "optimizer.type", "Schedule": "lr_config.policy", "Runner": "runner.type",
                 "Epochs": "runner.max_epochs", "Iterations": "runner.max_iters"}
         found = ((name, lookup.at(cfg, key)) for name, key in keys.items())
-        return [Setting(name, text_of(name, value)) for name, value in found if isinstance(value, (str, int, float))]
+        return [SetupLine(name, text_of(name, value)) for name, value in found if isinstance(value, (str, int, float))]
     return []
 
 
-def provenance(run: Run, main: Row | None) -> list[tuple[str, list[Setting]]]:
+def provenance(run: Run, main: Row | None) -> list[tuple[str, list[SetupLine]]]:
     """Groups of what the results come from: code, data, weights, versions."""
     spec = run.spec
     return [(title, rows) for title, rows in (
-        ("Run", [Setting("directory", str(run.path)), Setting("identity", spec.run_id), Setting("config", spec.config),
-                 Setting("resolved config", _of(spec.digests, "config"))]),
+        ("Run", [SetupLine("directory", str(run.path)), SetupLine("identity", spec.run_id), SetupLine("config", spec.config),
+                 SetupLine("resolved config", _of(spec.digests, "config"))]),
         ("Code", _code(run)),
         ("Data", _data(spec, main)),
-        ("Weights", [Setting(*pair) for pair in _weights(spec.weights)]),
-        ("Versions", [Setting(name, version) for name, version in spec.versions.items()])) if rows]
+        ("Weights", [SetupLine(*pair) for pair in _weights(spec.weights)]),
+        ("Versions", [SetupLine(name, version) for name, version in spec.versions.items()])) if rows]
 
 
 def _of(record: dict[str, Any], key: str) -> str:
@@ -107,9 +107,9 @@ def _of(record: dict[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _code(run: Run) -> list[Setting]:
+def _code(run: Run) -> list[SetupLine]:
     code = {**run.spec.code, **run.overrides().code}
-    found = [Setting("digest", _of(code, "digest"))]
+    found = [SetupLine("digest", _of(code, "digest"))]
     packages = code.get("packages")
     origins = dict(packages) if isinstance(packages, dict) else {}
     if isinstance(code.get("user"), dict):
@@ -117,29 +117,29 @@ def _code(run: Run) -> list[Setting]:
     for name, origin in origins.items():
         commit = origin.get("commit") if isinstance(origin, dict) else None
         if isinstance(commit, str):
-            found.append(Setting(f"git commit of {name}", commit + (", with changes that are not committed"
+            found.append(SetupLine(f"git commit of {name}", commit + (", with changes that are not committed"
                                                                     if origin.get("dirty") else "")))
     number = code.get("number")
     if isinstance(number, int):
-        found.append(Setting("version", f"{number}, from a resume with newer code"))
+        found.append(SetupLine("version", f"{number}, from a resume with newer code"))
     return [s for s in found if s.value]
 
 
-def _data(spec: RunSpec, main: Row | None) -> list[Setting]:
+def _data(spec: RunSpec, main: Row | None) -> list[SetupLine]:
     found = []
     for split, path in spec.annotations.items():
-        found.append(Setting(f"{split} annotations", path))
+        found.append(SetupLine(f"{split} annotations", path))
         key = {"test": "val_annotations"}.get(split, f"{split}_annotations")
-        found.append(Setting(f"{split} digest", _of(spec.digests, key)))
+        found.append(SetupLine(f"{split} digest", _of(spec.digests, key)))
     counts = [value for value in spec.class_counts.values() if isinstance(value, str)]
-    found.append(Setting("class counts", ", ".join(counts)))
-    found.append(Setting("pack", str((spec.staging or {}).get("pack") or "")))
+    found.append(SetupLine("class counts", ", ".join(counts)))
+    found.append(SetupLine("pack", str((spec.staging or {}).get("pack") or "")))
     if main is not None:
-        found.append(Setting("scored checkpoint", str(main.provenance["checkpoint"])))
-        found.append(Setting("its digest", str(main.provenance.get("checkpoint_digest") or "")))
+        found.append(SetupLine("scored checkpoint", str(main.provenance["checkpoint"])))
+        found.append(SetupLine("its digest", str(main.provenance.get("checkpoint_digest") or "")))
         if main.provenance.get("annotations_digest") != spec.digests.get("val_annotations"):
-            found.append(Setting("scored on", str(main.provenance.get("annotations") or "")))
-            found.append(Setting("with digest", str(main.provenance.get("annotations_digest") or "")))
+            found.append(SetupLine("scored on", str(main.provenance.get("annotations") or "")))
+            found.append(SetupLine("with digest", str(main.provenance.get("annotations_digest") or "")))
     return [s for s in found if s.value]
 
 

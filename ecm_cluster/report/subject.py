@@ -42,11 +42,11 @@ class Subject:
     attempts: list[story.Attempt]
     events: list[dict[str, str]]
     commits: str
-    model: list[setup.Setting]
-    batch: list[setup.Setting]
-    options: list[setup.Setting]
-    job: list[setup.Setting]
-    provenance: list[tuple[str, list[setup.Setting]]]
+    model: list[setup.SetupLine]
+    batch: list[setup.SetupLine]
+    options: list[setup.SetupLine]
+    job: list[setup.SetupLine]
+    provenance: list[tuple[str, list[setup.SetupLine]]]
     submitted: str
     damage: list[str]
 
