@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from . import sweeps
 from .backends import choose
 from .base import files, folders
 from .base.errors import UserError
@@ -16,18 +17,20 @@ from .console import cli, program
 from .job import job as jobs
 from .notices import entries
 from .reporting import state as states
-from .rundir import checkpoints, runs
+from .rundir import checkpoints
 from .rundir.run import Run
+from .sweeps.group import group_of
 
 EPILOG = """examples:
   python -m ecm_cluster.cancel runs/mask_rcnn_r50_1x-001
-  python -m ecm_cluster.cancel first second
+  python -m ecm_cluster.cancel first second 'exp-*'
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.cancel", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs="+", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("run", nargs="+", metavar="RUN", help="a run directory, the name of a run or of a group of runs, "
+                      "or a pattern such as 'exp-*'")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     return made
 
@@ -35,13 +38,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    found = [runs.find(name, runs_dir) for name in args.run]
+    found = sweeps.expand(args.run, runs_dir)
     for run in found:
         _ = run.spec  # validate all of them before anything is cancelled
         run.require_own("cancel")
         submissions.require_owner(run, f"python -m ecm_cluster.cancel {shlex.quote(str(run.path))}")
     cli.acts()
-    code = max([cancel(run) for run in found])
+    for run in found:
+        if group_of(run) and not run.submissions():
+            mark(run)  # a `submit` that is still at work on the group must not submit it
+    # a run of a group may wait for the one before it: the last first, so that none of them starts meanwhile
+    code = max([cancel(run) for run in (found[::-1] if any(map(group_of, found)) else found)])
     entries.look(*(run.path.parent for run in found), changed=True)
     return code
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import sweeps
 from .backends import choose, liveness
 from .base import files, folders
 from .base.errors import UserError
@@ -22,11 +23,12 @@ from .job.flags import add_flags, given_flags, in_groups, without_removed
 from .notices import at_end, entries
 from .plan import elastic
 from .reporting import state as states
-from .rundir import checkpoints, runs
+from .rundir import runs
 from .rundir.run import Run
 from .rundir.spec import Overrides, ResumePoint
 from .slurm import commands, launcher
 from .submit import say_submitted
+from .sweeps import resuming
 
 EPILOG = """examples:
   python -m ecm_cluster.resume first --nodes 2 --gpus 4 --partition preempt
@@ -37,7 +39,7 @@ CHANGEABLE = in_groups(jobs.RESOURCES, jobs.STAGING)
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.resume", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
+    made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run or of a group")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
                       help="resume from the checkpoint of this iteration; later ones are ignored")
@@ -74,7 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
     entries.look(runs_dir)
+    group = sweeps.find(args.run, runs_dir)
+    if group is not None:
+        return resuming.resume(group, resume_one, args)
     run = runs.find(args.run, runs_dir)
+    if resume_one(run, args) and args.wait and not args.dry_run:
+        from .watching import follow
+
+        return follow.follow(run)
+    return cli.EXIT_OK
+
+
+def resume_one(run: Run, args: argparse.Namespace) -> bool:
+    """Resume one run, or show what would be submitted; False where nothing is left to do.
+
+    Raises:
+        UserError: It cannot be resumed.
+    """
     run.require_own("resume")
     backend = choose.of(run)
     backend.require("resume from a login node")
@@ -84,18 +102,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"run {run.path}")
         if not plan.links:
             print(f"nothing to do: {states.fold([run])[0].reason}")
-            return cli.EXIT_OK
+            return False
         cli.say("\n".join(f"  {line}" for line in plan.lines))
         backend.check(requests(run, plan), "give other flags", os.environ)  # before anything is changed
         if args.dry_run:
-            return dry_run(run, plan)
-        cli.acts()
-        carry_out(run, plan, args)
-    if args.wait:
-        from .watching import follow
-
-        return follow.follow(run)
-    return cli.EXIT_OK
+            dry_run(run, plan)
+        else:
+            cli.acts()
+            carry_out(run, plan, args)
+    return True
 
 
 def make_plan(run: Run, args: argparse.Namespace) -> ResumePlan:
@@ -153,7 +168,7 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], links: 
             record.point = None
         elif args.iteration is not None:
             record.point = ResumePoint(args.iteration, run.newest_attempt())
-        lines.append(f"{'train':<12}{_start(run, record.point)}")
+        lines.append(f"{'train':<12}{elastic.start(run, record.point)}")
         lines += [f"{'ranks':<12}{text}" for text in ranks]
         lines += [f"{'abandoned':<12}{text}" for text in left_by(run, record.point, bool(args.code))]
     else:
@@ -168,24 +183,6 @@ def _detail(run: Run, args: argparse.Namespace, changes: dict[str, Any], links: 
     return ResumePlan(links, job, record, lines, dropped)
 
 
-def _start(run: Run, point: ResumePoint | None) -> str:
-    """Where the training resumes, in words.
-
-    Raises:
-        UserError: There is no such checkpoint.
-    """
-    there = checkpoints.accepted(run)
-    if point is not None:
-        there = [m for m in there if m.iteration <= point.iteration]
-        if not there or there[-1].iteration != point.iteration:
-            known = sorted({m.iteration for m in checkpoints.accepted(run)})
-            raise UserError(f"from: {run.name} has no checkpoint of iteration {point.iteration}; it has "
-                            f"{', '.join(map(str, known)) or 'none'}")
-    if not there:
-        return "from the beginning: there is no checkpoint yet"
-    return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"
-
-
 def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:
     """What would be submitted, for inspection; ids that are not known yet are placeholders in capitals."""
     train = "TRAIN_JOB_ID" if chain.TRAIN in plan.links else run.submission(chain.TRAIN).get("job_id")
@@ -196,11 +193,10 @@ def requests(run: Run, plan: ResumePlan) -> list[launcher.JobRequest]:
     return [replace(one, job=replace(one.job, exclude=plan.job.exclude)) for one in asked]
 
 
-def dry_run(run: Run, plan: ResumePlan) -> int:
+def dry_run(run: Run, plan: ResumePlan) -> None:
     """The scripts that would be submitted."""
     print("".join(f"\n{script}\n" for script in choose.of(run).scripts(requests(run, plan))), end="")
     print("dry run: nothing was written or submitted")
-    return cli.EXIT_OK
 
 
 def carry_out(run: Run, plan: ResumePlan, args: argparse.Namespace) -> None:

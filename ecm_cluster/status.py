@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .backends import choose
+from . import sweeps
+from .backends import choose, liveness
 from .base import folders
 from .base.errors import UserError
 from .base.units import duration_text, moment
-from .chain import chain, submissions, successor
+from .chain import chain, submissions
 from .console import cli, layout
 from .job import job as jobs
 from .notices import entries
@@ -25,7 +26,7 @@ from .reporting.tables import finite
 from .reporting.tolerant import TolerantRun
 from .rundir import runs
 from .rundir.run import Run
-from .slurm import commands
+from .sweeps import table as group_table
 from .watching import watch as watching
 
 LONGEST_SECONDS = 86400  # between two looks
@@ -40,8 +41,8 @@ EPILOG = """examples:
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.status", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs, or patterns of names such "
-                      "as 'exp-*'; one name shows that run's timeline (default: all runs)")
+    made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs or of groups of runs, or "
+                      "patterns of names such as 'exp-*'; one name shows that run's timeline (default: all runs)")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
     made.add_argument("--full", action="store_true", help="with one RUN: every event, instead of a line per attempt")
     made.add_argument("--goodput", action="store_true", help="show where the time of the jobs went, by cause")
@@ -56,16 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     seconds = watch_seconds(args)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
 
+    group = sweeps.find(args.run[0], runs_dir) if len(args.run) == 1 else None
+
     def find() -> list[Run]:
-        return runs_of(args.run, runs_dir, named=bool(args.runs_dir))
+        return group.runs() if group else runs_of(args.run, runs_dir, named=bool(args.runs_dir))
 
     found = find()
-    single = len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
+    single = group is None and len(args.run) == 1 and not runs.is_pattern(args.run[0], runs_dir)
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
-    entries.look(runs_dir, *(run.path.parent for run in found if run.is_own))
+    entries.look(runs_dir, *(run.path.parent for run in found))
     folded = look(found)
-    if not found and not args.json:
+    if group is not None and args.json and not args.goodput:
+        print(json.dumps(finite(group_table.as_dict(group, folded)), indent=1))
+    elif group is not None and seconds is None and not args.goodput:
+        layout.show(group_table.lines(group, folded, layout.width(), layout.is_colored()))
+    elif not found and not args.json:
         cli.say(f"no runs in {runs_dir}; `python -m ecm_cluster.submit` submits one")
     elif seconds is not None:
         watching.watch(find, bool(args.run), seconds)
@@ -99,16 +106,10 @@ def watch_seconds(args: argparse.Namespace) -> float | None:
 
 def look(found: Sequence[Run]) -> list[states.RunState]:
     """The states of runs; what was left undone for the user's own is done first."""
-    own = [run for run in found if run.is_own]  # nothing acts on what another user's run names
-    if commands.slurm_available():
-        for run in own:
-            with contextlib.suppress(UserError, OSError):  # a run that cannot be read has nothing to adopt or release
-                if choose.of(run).queues:
-                    submissions.try_adopt(run)  # jobs whose submitter died before it recorded their IDs
-                successor.release_due(run)  # evaluations that no node could release
+    liveness.look_after(found)
     folded = states.fold(found)
     for number, state in enumerate(folded):
-        if state.refused and found[number] in own and submitted_now(found[number]):
+        if state.refused and found[number].is_own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
     return folded
 
@@ -149,7 +150,7 @@ def runs_of(words: Sequence[str], runs_dir: Path, named: bool) -> list[Run]:
         named: The directory is that of an option, so it is an error if it does not exist.
     """
     if words:
-        return runs.find_all(words, runs_dir)
+        return sweeps.expand(words, runs_dir)
     if named and not os.path.isdir(runs_dir):
         raise UserError(f"runs-dir: {runs_dir} is not a directory; use the --runs-dir of submit")
     return runs.list_runs(runs_dir)

@@ -26,6 +26,8 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
   python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
+  python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
+      --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
 """
 
 
@@ -39,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
+    made.add_argument("--vary", action="append", default=[], metavar="NAME=VALUES", help="submit a group of runs, one "
+                      "for each combination of values: NAME is a key of a job file or an mmdet option, e.g. "
+                      "seed=0,1,2; may be repeated")
+    made.add_argument("--sweep", metavar="FILE", help="the same from a file (YAML): names with lists of values")
+    made.add_argument("--at-once", type=int, metavar="N", help="at most N runs of the group at a time (default: all; "
+                      "1 with --cluster local)")
     made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
@@ -65,13 +73,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         folders.check_working_directory()
         choose.require(args.cluster)
+    if args.vary or args.sweep:
+        from .sweeps import submitting
+
+        return submitting.submit(job, args)
     run_dir = folders.absolute(job.runs_dir)
+    refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
+
+
+def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
+    """Refuse options that apply to groups only, and the name of a group."""
+    from .sweeps import group
+
+    if args.at_once is not None:
+        raise UserError("at-once: only for a group of runs; add --vary or --sweep, or leave it out")
+    if job.name and group.at(run_dir / job.name) is not None:
+        raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
+                        "missing of it, or use another --name")
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
@@ -220,6 +244,8 @@ def finish_submitting(run: Run, asked: jobs.Job, args: argparse.Namespace) -> Ru
         refuse_other_settings(run, job, asked, args)
         submissions.require_owner(run, chain.continue_line(run))
         print(f"run {run.path}: its submission was interrupted; continuing it")
+        if not recorded:
+            run.cancel_file.unlink(missing_ok=True)  # of a `cancel` before any of it was submitted
         return start(run, job, args)
 
 

@@ -46,5 +46,5 @@ def state_in(checkpoint: Path) -> dict[str, Any]:
 
 def log_lines(run: Run) -> list[dict[str, Any]]:
     """What all attempts of a run have logged, as one series."""
-    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "attempt")}
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "timestamp", "attempt")}
             for line in training_log.fold(run)]

@@ -34,7 +34,7 @@ def scored_run(folder: Path, aps: dict[int, float], annotations: str = "sha256:a
     scored = folder / "val.json"
     files.write_json(scored, ANNOTATIONS)
     cv2.imwrite(str(folder / "1.jpg"), np.zeros((8, 8, 3), np.uint8))
-    rcnn = "dict(score_thr=0.1, nms=dict(iou_threshold=0.5))"
+    rcnn = "dict(score_thr=0.1, max_per_img=100, nms=dict(iou_threshold=0.5))"
     files.write_text(run.config_file, f"model = dict(test_cfg=dict(rcnn={rcnn}), "
                                       "roi_head=dict(bbox_head=dict(num_classes=4)))\n"
                                       f"data = dict(test=dict(type='LVISFromFile', ann_file={str(scored)!r}, "

@@ -15,6 +15,8 @@ Imported where it is used, since it needs numpy and pycocotools.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -139,17 +141,19 @@ def _match(pairs: _Pairs, n: int, counts: np.ndarray, crowd: np.ndarray) -> np.n
     then the largest overlap, the last of equal ones. A crowd is never used up.
     """
     hit = np.full(n, -1)
-    taken = np.zeros(len(counts), bool)
+    taken = np.zeros(len(counts), bool).tolist()
+    used_up = (~crowd).tolist()
     weight = counts[pairs.object] * 2.0 + pairs.overlap
-    begin = np.flatnonzero(np.diff(pairs.detection, prepend=-1)).tolist()
-    for first, last in zip(begin, [*begin[1:], len(weight)]):
-        objects = pairs.object[first:last]
-        free = np.flatnonzero(~taken[objects])
-        if len(free):
-            value = weight[first:last][free]
-            choice = objects[free[len(value) - 1 - int(np.argmax(value[::-1]))]]
-            hit[pairs.detection[first]] = choice
-            taken[choice] = not crowd[choice]
+    # plain lists: numpy would take most of its time for calls on one or two numbers
+    columns = zip(pairs.detection.tolist(), pairs.object.tolist(), weight.tolist())
+    for detection, candidates in itertools.groupby(columns, key=operator.itemgetter(0)):
+        choice, most = -1, 0.0
+        for _, candidate, value in candidates:
+            if value >= most and not taken[candidate]:
+                choice, most = candidate, value
+        if choice >= 0:
+            hit[detection] = choice
+            taken[choice] = used_up[choice]
     return hit
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..base import files
+from ..base import files, fileserver
 from ..base.reading import Unreadable, check, parse_json, read_bytes, read_text
 from ..rundir import records as shapes
 from ..rundir.ledger import Event
@@ -69,13 +69,23 @@ class Start:
 
 def on_record(run: Run, job_id: str) -> dict[int, Start]:
     """The starts of a job that its batch shells have recorded, by restart count."""
-    return {restart: Start(job_id, restart, {note["kind"]: note for note in notes_on(run, job, restart)})
-            for job, restart in all_on_record(run) if job == job_id}
+    return {restart: _start(run, job, restart) for job, restart in all_on_record(run) if job == job_id}
+
+
+def newest(run: Run, job_id: str) -> Start | None:
+    """The newest start of a job that its batch shells have recorded."""
+    restarts = [restart for job, restart in all_on_record(run) if job == job_id]
+    return _start(run, job_id, max(restarts)) if restarts else None
+
+
+def _start(run: Run, job_id: str, restart: int) -> Start:
+    return Start(job_id, restart, {note["kind"]: note for note in notes_on(run, job_id, restart)})
 
 
 def all_on_record(run: Run) -> list[tuple[str, int]]:
     """Job and restart count of each start on record."""
-    stems = [path.stem.rpartition(".") for path in run.starts_dir.glob("*.json")]
+    names = (name for name in fileserver.names_in(run.starts_dir) if name.endswith(".json"))
+    stems = [name[:-len(".json")].rpartition(".") for name in names]
     return [(job, int(restart)) for job, _, restart in stems if RESTART.fullmatch(restart)]
 
 
@@ -117,15 +127,15 @@ def _seen_by_the_shell(run: Run, events: list[Event]) -> Event | None:
     Where Python cannot run, nobody else can.
     """
     job = next((s for s in run.submissions() if s.link == "train" and s.job_id), None)
-    known = on_record(run, job.job_id) if job and job.job_id else {}
-    if not job or not known:
+    start = newest(run, job.job_id) if job and job.job_id else None
+    if not job or not start:
         return None
-    newest, start = run.newest_attempt(), known[max(known)]
+    attempt = run.newest_attempt()
     identity, failure = f"{job.cluster}:{start.job_id}:{start.restart}", start.failure(run)
     recorded = {e["start"] for e in events if e.kind == "not-started"}
-    if failure is None or identity in recorded or (newest and start_of(run.read_attempt(newest)) == identity):
+    if failure is None or identity in recorded or (attempt and start_of(run.read_attempt(attempt)) == identity):
         return None
-    return Event(newest, "shell", 0, "not-started", 0.0, {
+    return Event(attempt, "shell", 0, "not-started", 0.0, {
         "cause": failure[0], "detail": failure[1], "rank": None, "node": start.host, "of_node": start.on_one_node,
         "start": identity, "cluster": job.cluster, "resumes": resumes_of(events)})
 

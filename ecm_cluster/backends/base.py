@@ -95,8 +95,12 @@ class Backend(Protocol):
     def adopt(self, run: Run) -> list[str]:
         """Find the jobs whose submitter died before it could record them; the links of existing jobs."""
 
-    def submit(self, run: Run, job: Job) -> dict[str, str]:
-        """Submit what has no job yet; ids by what they are called."""
+    def submit(self, run: Run, job: Job, after: str | None = None) -> dict[str, str]:
+        """Submit what has no job yet; ids by what they are called.
+
+        Args:
+            after: The job whose end the training has to wait for, where jobs queue.
+        """
 
     def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
         """How new elements are divided into submissions; ``answered``: those that need no model any more."""

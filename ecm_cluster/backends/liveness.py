@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 
+from ..base import fileserver
+from ..base.errors import UserError
+from ..chain import submissions, successor
 from ..rundir.run import Run, Submission
 from ..slurm import commands, queue
 from . import choose
@@ -17,6 +21,23 @@ def known(runs: Sequence[Run]) -> Known:
     if not ids:
         return {}
     return queue.query(ids) if commands.slurm_available() else None
+
+
+def look_after(runs: Sequence[Run]) -> None:
+    """Do for the caller's own runs what no node could; nothing acts on what another user's run names."""
+    if commands.slurm_available():
+        for run, is_due in zip(runs, fileserver.each(_may_need_care, runs)):
+            with contextlib.suppress(UserError, OSError):
+                if is_due:
+                    submissions.try_adopt(run)  # jobs whose submitter died before it recorded their IDs
+                    successor.release_due(run)  # evaluations whose checkpoints are committed
+
+
+def _may_need_care(run: Run) -> bool:
+    with contextlib.suppress(UserError, OSError):  # a run that cannot be read has nothing to adopt or release
+        return run.is_own and choose.of(run).queues and (
+            bool(submissions.without_id(run)) or run.job().evaluation.while_training)
+    return False
 
 
 def of_job(run: Run, job: Submission, known_jobs: Known) -> Life:

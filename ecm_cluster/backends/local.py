@@ -47,7 +47,7 @@ class LocalBackend:
     def adopt(self, run: Run) -> list[str]:
         return []  # `submit` finds the driver
 
-    def submit(self, run: Run, job: Job) -> dict[str, str]:
+    def submit(self, run: Run, job: Job, after: str | None = None) -> dict[str, str]:
         """Start the driver, or find the one that a submission started before it died."""
         with locks.run_lock(run):
             pid, path = driver.find(run), run.submission_file(chain.TRAIN)

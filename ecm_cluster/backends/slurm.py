@@ -53,8 +53,8 @@ class SlurmBackend:
     def adopt(self, run: Run) -> list[str]:
         return submissions.adopt(run)
 
-    def submit(self, run: Run, job: Job) -> dict[str, str]:
-        return chain.submit(run, job)
+    def submit(self, run: Run, job: Job, after: str | None = None) -> dict[str, str]:
+        return chain.submit(run, job, f"afterany:{after}" if after else None)
 
     def sweeps(self, new: list[Element], answered: list[Element]) -> list[Sweep]:
         limit = site.max_array_size()

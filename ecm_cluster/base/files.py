@@ -38,7 +38,8 @@ def fsync_dir(folder: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) -> Iterator[IO[Any]]:
+def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False,
+              durable: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file that atomically replaces ``path``, durably, when the block ends.
 
     If the block raises, ``path`` is unchanged and the temporary file is removed. A kill leaves at most a file with
@@ -46,6 +47,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
 
     Args:
         private: Only the owner can read the file, regardless of the umask, from the first byte on.
+        durable: False: do not wait for the disk; after a power failure the file may be empty.
     """
     target = Path(path)
     # a unique name, created with "x": no other writer may share the file, no other user may have put a link there
@@ -58,12 +60,14 @@ def replacing(path: str | os.PathLike, mode: str = "wb", private: bool = False) 
             handle.flush()
             kill_point("before-fsync", target)
             # before the rename: after a power failure the name could stand for an empty file
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         kill_point("before-rename", target)
         with naming(target, tmp):
             os.replace(tmp, target)
         kill_point("after-rename", target)
-        fsync_dir(target.parent)
+        if durable:
+            fsync_dir(target.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(tmp)

@@ -26,6 +26,8 @@ MODULES = {
     "analysis": "ecm_cluster.node.inference.analyse",
     "page": "ecm_cluster.report",
     "checkpoint writer": "ecm_cluster.node.training.writer",
+    "tracker feed": "ecm_cluster.trackers.follow",
+    "tracker sync": "ecm_cluster.trackers.sync",
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
     "notices": "ecm_cluster.notices.send",
@@ -54,6 +56,11 @@ def module(process: str, code: Path | None = None) -> str:
     if code is None or earlier is None or _has(code, name) or not _has(code, f"{PACKAGE}.{earlier}"):
         return name
     return f"{PACKAGE}.{earlier}"
+
+
+def knows(process: str, code: Path) -> bool:
+    """Whether frozen code is of a version that has a process."""
+    return _has(code, MODULES[process])
 
 
 def _has(code: Path, name: str) -> bool:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import fileserver
 from .errors import UserError, naming, shown
 
 LARGEST = 64 << 20  # bytes of a record or a handwritten file; the ledger of a run of months has a few megabytes
@@ -92,7 +93,7 @@ def open_regular(path: str | os.PathLike, flags: int = os.O_RDONLY, mode: int = 
         OSError: It cannot be opened.
     """
     handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, mode)  # a FIFO without a writer would block
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    if not stat.S_ISREG(fileserver.status_of(handle, path).st_mode):
         os.close(handle)
         raise Unreadable(path, "", "not a regular file")
     return handle

@@ -55,8 +55,11 @@ def task(run: Run, link: str) -> Callable[[], Any]:
     return processes.task(TRAIN, str(run.path)) if link == TRAIN else processes.task(EVALUATE, str(run.path), link)
 
 
-def submit(run: Run, job: jobs.Job) -> dict[str, str]:
+def submit(run: Run, job: jobs.Job, after: str | None = None) -> dict[str, str]:
     """Submit every link that has no job yet.
+
+    Args:
+        after: What the training has to wait for, in Slurm's own words.
 
     Returns:
         Job ids by link, those found again included; without the evaluation, where sbatch refuses that one alone.
@@ -70,7 +73,8 @@ def submit(run: Run, job: jobs.Job) -> dict[str, str]:
         for link in links(job):
             try:
                 # behind a training that is complete there is nothing to wait for, and Slurm may have forgotten its job
-                ids[link] = submit_link(run, job, link, after=None if run.completion() else ids.get(TRAIN))
+                first = after if link == TRAIN else ids.get(TRAIN)
+                ids[link] = submit_link(run, job, link, after=None if run.completion() else first)
             except UserError as refused:
                 if not ids or ids[TRAIN] == before:
                     raise

@@ -113,7 +113,7 @@ def adopt(run: Run) -> list[str]:
     Raises:
         UserError: Slurm does not answer.
     """
-    missing = _without_id(run)
+    missing = without_id(run)
     found: dict[str, str] = {}
     for user in {job.user for job in missing}:
         found.update(queue.find([job.token for job in missing if job.user == user], user))
@@ -135,12 +135,13 @@ def adopt(run: Run) -> list[str]:
 def try_adopt(run: Run) -> None:
     """The same for a verb that only looks: nothing, where another process is at it, or the record cannot be changed."""
     with contextlib.suppress(UserError, OSError):
-        if _without_id(run):
+        if without_id(run):
             with locks.run_lock(run, patience=0.0):
                 adopt(run)
 
 
-def _without_id(run: Run) -> list[Submission]:
+def without_id(run: Run) -> list[Submission]:
+    """The jobs whose ids were never recorded, and may be found here."""
     return [job for job in of_run(run) if job.job_id is None and not job.refused and _here(job)]
 
 

@@ -1,4 +1,4 @@
-"""Show which classes two runs detect better or worse, by frequency group."""
+"""Show which classes two runs detect better or worse, by frequency group; or the settings of a group of runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import sweeps
 from ..base import folders
 from ..base.errors import UserError
 from ..console import cli
@@ -17,32 +18,51 @@ from ..reporting import results, tables
 from ..reporting.tables import aligned, percent
 from ..rundir import runs
 from ..scoring import metrics
+from . import grouped
 
 EPILOG = """examples:
   python -m ecm_cluster.compare baseline ecm
   python -m ecm_cluster.compare runs/a runs/b@24000 --iou bbox --top 20
+  python -m ecm_cluster.compare losses --against ce --latex table.tex
 """
 
 
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.compare", description=__doc__, epilog=EPILOG)
-    made.add_argument("run", nargs=2, metavar="RUN", help="a run; RUN@ITERATION for scores other than its newest")
+    made.add_argument("run", nargs="+", metavar="RUN", help="two runs; RUN@ITERATION for scores other than the newest; "
+                      "or a group of runs: mean and deviation over seeds for each setting")
     made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else "
                       "runs)")
     made.add_argument("--iou", choices=("segm", "bbox"), default=None, help="masks or boxes (default: masks, if any)")
     made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown per group, both ways (default: 5)")
     made.add_argument("--csv", metavar="FILE", help="write every class, unrounded")
+    made.add_argument("--against", metavar="SETTING", help="of a group: the setting that the others are compared with, "
+                      "as the table names it (default: the first)")
+    made.add_argument("--replicates", type=int, metavar="N", help="of a group: resample the test images N times; 0: do "
+                      "not (default: 200 where that takes less than a minute)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of a group: seed of the resampling (default: "
+                      "0)")
+    made.add_argument("--latex", metavar="FILE", help="of a group: write the table for a paper")
     made.add_argument("--json", action="store_true", help="print JSON instead of tables")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.replicates is not None and (args.replicates < 0 or args.replicates == 1):
+        raise UserError(f"replicates: invalid value {args.replicates}; expected 2 or more, or 0")
+    if args.seed < 0:
+        raise UserError(f"seed: invalid value {args.seed}; expected 0 or more")
     if args.top < 0:
         raise UserError(f"top: invalid value {args.top}; expected 0 or more")
-    if args.csv:
-        cli.check_writable("csv", args.csv)
+    for option in ("csv", "latex"):
+        if getattr(args, option):
+            cli.check_writable(option, getattr(args, option))
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    of_group = sweeps.find(args.run[0], runs_dir) if len(args.run) == 1 else None
+    if of_group is not None:
+        return grouped.main(of_group, args)
+    check_two(args)
     one, other = (scores_of(text, runs_dir) for text in args.run)
     kinds = [k for k in ("segm", "bbox") if k in one.document["figures"] and k in other.document["figures"]]
     kind = args.iou or next(iter(kinds), "bbox")
@@ -61,6 +81,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if text:
                 print(f"\n{word} classes that changed most\n{text}")
     return cli.EXIT_OK
+
+
+def check_two(args: argparse.Namespace) -> None:
+    """Refuse another number of runs than two, and options that apply to groups only."""
+    given = [name for name in ("against", "replicates", "latex") if getattr(args, name) is not None]
+    if len(args.run) != 2:
+        raise UserError(f"RUN: {' '.join(args.run)}: expected two runs, or a group of runs (`submit --vary`)")
+    if given:
+        raise UserError(f"{given[0]}: only for a group of runs; leave it out")
 
 
 def scores_of(text: str, runs_dir: Path) -> results.Row:

@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sweep", metavar="FILE", help="YAML: values to try of each setting; all combinations")
     made.add_argument("--vary", action="append", default=[], metavar="SETTING=V1,V2",
                       help="the same on the command line; may be repeated")
+    made.add_argument("--fixed", action="store_true", help="Fixed AP, the same as --vary fixed=true (see below)")
     made.add_argument("--sort", metavar="METRIC", help="order of the table, and which checkpoint is the best, e.g. "
                       "segm_APr (default: mask AP, or box AP)")
     made.add_argument("--columns", metavar="METRICS", help="metrics in the table, e.g. AP,APr,segm_AP50")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backends import choose, liveness
 from ..backends.base import Sweep
-from ..base import folders
+from ..base import folders, processes
 from ..base.errors import UserError
 from ..chain import chain, evaluations, locks, requested, submissions
 from ..chain.evaluations import Element
@@ -87,6 +87,8 @@ def read_grid(args: argparse.Namespace) -> list[dict[str, Any]]:
         if given.setdefault(name, text) != text:
             raise UserError(f"vary: {given[name]!r} and {text!r}: expected all values together, as {name}=V1,V2")
         values[name] = value
+    if args.fixed and values.setdefault("fixed", True) is not True:
+        raise UserError("fixed: given by --fixed and by --vary or --sweep; expected one of them")
     return eval_settings.grid(values, f"{args.sweep}: " if args.sweep and not args.vary else "")
 
 
@@ -125,6 +127,7 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
             lines.append(f"{len(missing) - len(new)} queued already")
         if not new:
             return lines
+        _require_fixed(run, new)
         # test data that was not checked at submission, or has changed since
         staged = planned.Staging.of(run.spec.staging, run.job()) if run.spec.staging else None
         cfg = config.read_frozen(run.config_file)
@@ -143,6 +146,14 @@ def submit(run: Run, wanted: Sequence[Element], args: argparse.Namespace) -> lis
         for sweep in backend.sweeps(new, inferred):
             lines += _queue(run, sweep, args)
     return lines
+
+
+def _require_fixed(run: Run, elements: Sequence[Element]) -> None:
+    """Refuse Fixed AP where the run's frozen code would ignore it: an ordinary AP would bear its name."""
+    # both came with the same version
+    if any(way.get("fixed") for e in elements for way in e.scoring) and not processes.knows("analysis", run.code_dir):
+        raise UserError(f"fixed: the code of {run.name} is of an earlier version, which does not have Fixed AP; score "
+                        "its checkpoint file with --config, or leave fixed out")
 
 
 def _queue(run: Run, sweep: Sweep, args: argparse.Namespace) -> list[str]:

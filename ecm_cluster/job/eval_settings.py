@@ -16,7 +16,7 @@ from ..base.errors import UserError, one_of
 from ..base.yaml_file import read_yaml
 from ..mmclasses import datasets
 from ..mmconfig import shipped
-from ..scoring.metrics import MAX_DETS
+from ..scoring.metrics import FIXED_DETS, MAX_DETS
 from ..scoring.parts import COCO, LVIS
 from ..scoring.scorers import SCORERS, default
 from .option import BOOL, LARGEST, SCALE, Option, choice, number, whole
@@ -24,6 +24,9 @@ from .option import BOOL, LARGEST, SCALE, Option, choice, number, whole
 MOST_COMBINATIONS = 10_000  # far above any grid that is meant; each one is built here and checked against the config
 BY_COCO = ("CocoDataset", "CityscapesDataset", "DeepFashionDataset", "Objects365V1Dataset", "Objects365V2Dataset")
 OWN_RULE = ("VOCDataset", "WIDERFaceDataset", "XMLDataset", "OpenImagesDataset", "OpenImagesChallengeDataset")
+
+# of the model, for Fixed AP: more, and the masks of an image of 1203 classes need more memory than most GPUs have
+FIXED_PER_IMAGE = 1000
 
 SETTINGS: dict[str, Option] = {
     "score_thr": Option(number(0, 1), "minimum score of a box before NMS"),
@@ -40,11 +43,14 @@ SETTINGS: dict[str, Option] = {
                        "class", scoring=True),
     "min_score": Option(number(0, 1), "minimum score of a detection when scored", scoring=True),
     "scorer": Option(choice(*SCORERS), "library that scores; lvis is the reference itself", scoring=True),
+    "fixed": Option(BOOL, f"Fixed AP: of the {FIXED_DETS:,} best detections of each class over the whole set, with no "
+                    f"maximum per image; unless given too, score_thr is 0 and max_per_img {FIXED_PER_IMAGE}",
+                    scoring=True),
     "bootstrap": Option(whole(0, LARGEST), "replicates of a bootstrap over images for confidence intervals",
                         scoring=True),
 }
 
-USUAL = {"temperature": 1.0, "margin": 0.0, "max_dets": MAX_DETS, "min_score": 0.0, "bootstrap": 0}
+USUAL = {"temperature": 1.0, "margin": 0.0, "max_dets": MAX_DETS, "min_score": 0.0, "fixed": False, "bootstrap": 0}
 
 
 def check(name: str, value: Any, where: str = "") -> Any:
@@ -69,7 +75,17 @@ def grid(values: Mapping[str, Any], where: str = "") -> list[dict[str, Any]]:
     if math.prod(map(len, axes)) > MOST_COMBINATIONS:
         raise UserError(f"{where}{', '.join(values)}: {math.prod(map(len, axes))} combinations; expected "
                         f"{MOST_COMBINATIONS} at most")
-    return [dict(combination) for combination in itertools.product(*axes)]
+    return [_completed(dict(combination), where) for combination in itertools.product(*axes)]
+
+
+def _completed(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """With the detection settings that Fixed AP needs, unless they are given."""
+    if not settings.get("fixed"):
+        return settings
+    if "max_dets" in settings:
+        raise UserError(f"{where}max_dets: Fixed AP has no maximum of detections per image; leave max_dets or fixed "
+                        "out")
+    return {"score_thr": 0.0, "max_per_img": FIXED_PER_IMAGE, **settings}
 
 
 def _is_list_of_scales(name: str, given: Any) -> bool:
@@ -142,7 +158,8 @@ def check_scoring(cfg: Any, settings: Mapping[str, Any]) -> None:
     """
     types = [leaf.type for leaf in datasets.leaves(cfg, "test")]
     known = by_lvis(cfg) or any(kind in (*BY_COCO, *OWN_RULE) for kind in types)
-    needed = {"bootstrap": LVIS, "scorer": SCORERS[settings["scorer"]].rule if "scorer" in settings else ""}
+    needed = {"bootstrap": LVIS, "fixed": LVIS,
+              "scorer": SCORERS[settings["scorer"]].rule if "scorer" in settings else ""}
     for name, rule in needed.items():
         if settings.get(name) and known and rule != _rule(cfg):
             raise UserError(f"{name}: only for datasets that are scored by {rule.upper()}'s rule, and data.test is a "

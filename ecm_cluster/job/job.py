@@ -17,7 +17,7 @@ from ..base.units import NO_MEMORY, SET, parse_memory, parse_time
 from ..base.yaml_file import read_yaml
 from ..mmconfig import shipped
 from ..mmconfig.options import laid_over
-from . import notify_options, sbatch_options, sharing
+from . import notify_options, sbatch_options, sharing, tracker_options
 from .evaluation_options import EVALUATION, EvaluationOptions
 from .option import (
     BOOL,
@@ -42,6 +42,8 @@ SITE_ENV = "ECM_CLUSTER_SITE"
 # what each node copies to its scratch
 BOTH, ANNOTATIONS, NOTHING = STAGED = ("images+annotations", "annotations", "none")
 DEFAULT_CONFIG = "configs/ecm/mask_rcnn_r50_1x.py"
+# keys whose mappings are merged in a way of their own, where several files and flags have them
+MERGED = {"options": laid_over, "trackers": tracker_options.laid_over}
 RESOURCES, STAGING = "resources", "staging"  # groups of options: what a job asks for, and what its nodes copy
 
 
@@ -106,6 +108,8 @@ class Job:
     signal_lead: int = option(120, whole(1), "seconds before the time limit at which Slurm warns the job",
                               "--signal-lead")
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    trackers: dict[str, Any] = option({}, tracker_options.READER, "what shows the training's progress besides the log: "
+                                      "tensorboard, wandb or both; with options in a job file", "--trackers")
     options: dict[str, Any] = option({}, MAPPING, "mmdet options, e.g. {optimizer.lr: 0.01}")
     trainer: str | None = option(None, TEXT, "MODULE:FUNCTION that makes the trainer, from --code or installed; "
                                  "default: mmdet's", "--trainer")
@@ -219,7 +223,8 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
         except UserError as error:
             raise UserError(f"{where}{error}") from None
         if isinstance(value, Mapping):
-            value = laid_over(into.get(key, {}), value) if key == "options" else {**into.get(key, {}), **value}
+            merge = MERGED.get(key, lambda old, new: {**old, **new})
+            value = merge(into.get(key, {}), value)
         into[key] = value
 
 

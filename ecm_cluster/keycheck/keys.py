@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..base.errors import UserError, one_of
+from ..job.tracker_options import CONFIG_KEY, TRACKERS
 from ..mmconfig.lookup import at
+from . import tracker_hooks
 
 
 def _names(prefix: str, text: str) -> dict[str, None]:
@@ -31,6 +33,8 @@ CARRIED_OUT = {
     **_names("runner.", "type max_epochs max_iters"),
     **_names("checkpoint_config.", "interval by_epoch"),
     **_names("evaluation.", "metric iou_thrs proposal_nums"),
+    **_names(CONFIG_KEY, " ".join(TRACKERS)),
+    **{f"{CONFIG_KEY}{name}.{key}": None for name, options in TRACKERS.items() for key in options},
 }
 
 _WHERE = "all files of a run are in its own directory"
@@ -46,6 +50,7 @@ _OF_OTHERS = tuple(f"evaluation.{key}" for key in (
 _LVIS = "it is fixed by the LVIS protocol, as in mmdet"
 _COMPLETE = "every batch is complete: samples are repeated to fill the last batch of an epoch"
 _TEST_LOADER = "inference sets it itself, and detections do not depend on it"
+_TRACKERS = "trackers get the figures of the training's log and of evaluations"
 _DEVICE = "the job's device, nodes and gpus determine the hardware of a run"
 
 NOT_USED: dict[str, str] = {
@@ -135,19 +140,11 @@ def unused(cfg: dict[str, Any]) -> dict[str, str]:
     """The keys of a resolved config that have no effect here, each with the reason."""
     found = {key: NOT_USED[key] for key, value in _set_in(cfg, NOT_USED)
              if key not in _AS_HERE or not _AS_HERE[key](value, cfg)}
-    found.update(_unseen(cfg))
+    found.update(dict.fromkeys(tracker_hooks.unused(cfg), _TRACKERS))
     fixed = {"evaluation.iou_thrs": _LVIS, "evaluation.proposal_nums": _LVIS} if _rules(cfg) == {"lvis"} else {}
     removed = [f"{section}.{number}.keep_local" for section in ("log_config.hooks", "custom_hooks")
                for number, hook in enumerate(_list(cfg, section)) if at(hook, "keep_local") is False]
     return {**found, **dict.fromkeys(removed, _WHERE), **{key: fixed[key] for key, _ in _set_in(cfg, fixed)}}
-
-
-def _unseen(cfg: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """MMDetWandbHook uploads checkpoints and evaluations of mmdet's hooks, which do not exist here."""
-    for number, hook in enumerate(_list(cfg, "log_config.hooks")):
-        if at(hook, "type") == "MMDetWandbHook":
-            yield from ((f"log_config.hooks.{number}.{key}", "checkpoints are not written or scored by hooks")
-                        for key in ("log_checkpoint", "log_checkpoint_metadata", "num_eval_images") if hook.get(key))
 
 
 def _list(cfg: dict[str, Any], key: str) -> list[Any] | tuple[Any, ...]:

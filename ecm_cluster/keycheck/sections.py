@@ -27,7 +27,7 @@ _KNOWN = {
         evaluation:dn log_config:dn custom_hooks:ln fp16:dn auto_scale_lr:dn custom_imports:dn train_cfg:dn test_cfg:dn
         load_from:ns resume_from:ns workflow:l find_unused_parameters:b cudnn_benchmark:b opencv_num_threads:in
         mp_start_method:ns total_epochs:i data_root:s gpu_ids device:s seed:in auto_resume:b work_dir:ns dist_params:dn
-        log_level:is model_wrapper:dn"""),
+        log_level:is model_wrapper:dn tracker_tensorboard:bd tracker_wandb:bd"""),
     "data": _kinds("samples_per_gpu:i workers_per_gpu:i imgs_per_gpu:i persistent_workers:b train:dl val:dln test:dln "
                    "train_dataloader:d val_dataloader:d test_dataloader:d"),
     **dict.fromkeys(("data.train_dataloader", "data.val_dataloader", "data.test_dataloader"), _LOADER),

@@ -34,6 +34,18 @@ def parse_option(text: str) -> tuple[str, Any]:
         raise UserError(f"option {key}: brackets nested too deeply; expected e.g. {key}=[(1,2),(3,4)]") from None
 
 
+def parse_values(text: str) -> list[tuple[str, Any]]:
+    """Several values of an option, ``'[8,11],[6,9]'``: each as it was written, and parsed as :func:`parse_option` does.
+
+    Raises:
+        ValueError: Brackets are unbalanced, or a value is empty.
+    """
+    parts = [part.strip() for part in _split(text)]
+    if not all(parts) or not parts or text.rstrip().endswith(","):
+        raise ValueError(text)
+    return [(part, _parse(part)) for part in parts]
+
+
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     """Parsed options by key.
 

@@ -88,10 +88,13 @@ def require_unused(run: Run) -> None:
         raise UserError(f"name: {run.path} exists and is not a run; use another --name or --runs-dir")
 
 
-def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
+def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None, group: dict[str, Any] | None = None) -> Run:
     """Create the run directory; run.json is written last, and only then it is a run.
 
     Leftovers of an interrupted submission of the same name are overwritten.
+
+    Args:
+        group: The record of the group that it belongs to, if it is one of several.
 
     Returns:
         The new run: if the user gave no name, with the next one that is still free.
@@ -126,7 +129,7 @@ def create(run: Run, plan: planning.Plan, frozen: Frozen | None = None) -> Run:
         annotations={split: str(path) for split, path in plan.annotations.items()},
         staging=plan.staging.frozen() if plan.job.trainer is None else None,
         digests={**frozen.digests, "config": files.digest_text(text)}, class_counts=frozen.counts, code=code,
-        weights=[_weight_record(w) for w in frozen.fetched], versions=versions())
+        weights=[_weight_record(w) for w in frozen.fetched], versions=versions(), group=group or {})
     if not files.create_exclusive(run.run_file, json.dumps(record.as_dict(), indent=1) + "\n"):
         raise UserError(f"name: another submission created {run.path} at the same time; use another --name")
     return run

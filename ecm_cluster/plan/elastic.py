@@ -13,8 +13,9 @@ from ..base.errors import UserError
 from ..chain import chain
 from ..job import job as jobs
 from ..mmconfig import config
+from ..rundir import checkpoints
 from ..rundir.run import Run
-from ..rundir.spec import Overrides
+from ..rundir.spec import Overrides, ResumePoint
 from . import planning, reproducibility
 
 
@@ -61,3 +62,21 @@ def rescaled(cfg: dict[str, Any], job: jobs.Job, before: int) -> list[str]:
             f"of {before * batch['per_gpu']}; learning rate {batch['lr']} and {limits} stay the same{fewer}",
             f"the rest of the current epoch is divided among the {world}, each sample with the same random draws; from "
             f"the next epoch on, the order is that of {world} ranks"]
+
+
+def start(run: Run, point: ResumePoint | None) -> str:
+    """Where the training resumes, in words.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    there = checkpoints.accepted(run)
+    if point is not None:
+        there = [m for m in there if m.iteration <= point.iteration]
+        if not there or there[-1].iteration != point.iteration:
+            known = sorted({m.iteration for m in checkpoints.accepted(run)})
+            raise UserError(f"from: {run.name} has no checkpoint of iteration {point.iteration}; it has "
+                            f"{', '.join(map(str, known)) or 'none'}")
+    if not there:
+        return "from the beginning: there is no checkpoint yet"
+    return f"from {there[-1].file}: iteration {there[-1].iteration}, epoch {there[-1].epoch}"

@@ -10,7 +10,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from ..slurm.sbatch import python_of
 # modules that classes of mmcv and mmdet import when they are built, besides their own dependencies
 OF_CLASSES = {
     "Albu": "albumentations", "Corrupt": "imagecorruptions", "InstaBoost": "instaboostfast",
-    "ClearMLLoggerHook": "clearml", "DvcliveLoggerHook": "dvclive", "MMDetWandbHook": "wandb",
+    "ClearMLLoggerHook": "clearml", "DvcliveLoggerHook": "dvclive",
     "MemoryProfilerHook": "memory_profiler", "MlflowLoggerHook": "mlflow", "NeptuneLoggerHook": "neptune",
-    "PaviLoggerHook": "pavi", "SegmindLoggerHook": "segmind", "TensorboardLoggerHook": "tensorboard",
-    "WandbLoggerHook": "wandb"}
+    "PaviLoggerHook": "pavi", "SegmindLoggerHook": "segmind"}
 
 
 def problems(cfg: Mapping[str, Any], job: Job) -> tuple[list[str], list[str]]:
@@ -74,6 +73,15 @@ def _lacking(cfg: Mapping[str, Any], paths: list[str], python: str) -> Iterator[
             if module and not is_there(module, paths):
                 yield (f"config: {owner}: {name} needs the module {module}, which is not installed for {python}; "
                        "install it, or remove this part of the config")
+
+
+def without_tracker(trackers: Iterable[str], job: Job) -> tuple[list[str], list[str]]:
+    """Trackers whose package is not installed; see :func:`problems`."""
+    paths = search_path(job)
+    missing = [f"trackers: {name} is not installed for {python_of(job)}; pip install 'ecm-cluster[trackers]' there, or "
+               f"give trackers: {{{name}: false}}" for name in trackers if paths is not None
+               and not is_there(name, paths)]
+    return ([], missing) if job.setup or "PYTHONPATH" in job.env else (missing, [])
 
 
 def search_path(job: Job) -> list[str] | None:

@@ -21,6 +21,7 @@ class Plan:
     Attributes:
         cfg: The resolved mmdet config with absolute paths; class counts are still a path.
         elements: The evaluations.
+        trackers: Options of each tracker.
         partition: The partition(s) of the job; the default if it requests none.
         preemption: How the job may be preempted; empty if Slurm was not asked.
         not_asked: Why Slurm was not asked; empty if it answered, or is not used.
@@ -40,6 +41,7 @@ class Plan:
     batch: dict[str, Any]
     staging: planned.Staging
     elements: list[evaluations.Element] = field(default_factory=list)
+    trackers: dict[str, dict[str, Any]] = field(default_factory=dict)
     partition: str | None = None
     preemption: list[site.Preemption] = field(default_factory=list)
     not_asked: str = ""

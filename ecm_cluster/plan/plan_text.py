@@ -10,7 +10,7 @@ from ..console import shell
 from ..freeze import weights
 from ..job.job import OPTIONS
 from ..job.notify_options import Notify, scheme
-from ..keycheck import keys
+from ..keycheck import keys, tracker_hooks
 from ..rundir import retention
 from ..staging import planned
 from . import planning, reproducibility
@@ -31,6 +31,7 @@ def describe(plan: planning.Plan) -> str:
         *([("from shell", ", ".join(used))] if used else []),
         *what,
         ("checkpoints", describe_checkpoints(plan)),
+        *([("trackers", describe_trackers(plan))] if plan.trackers else []),
         *how,
         *([("notify", describe_notify(plan))] if job.notify.get("urls") else [])]
     return "\n".join(f"  {name:<12}{text}" for name, text in lines)
@@ -92,6 +93,15 @@ def describe_staging(plan: planning.Plan) -> str:
     """What each node copies for the training, where to, and what happens if there is no space."""
     train = [str(plan.annotations["train"])] if "train" in plan.annotations else []
     return planned.describe(plan.staging, train, os.environ if not choose.by_name(plan.where).queues else None)
+
+
+def describe_trackers(plan: planning.Plan) -> str:
+    """The trackers with their options, and the hooks of mmcv in whose place they are fed."""
+    found = [name + (f" ({', '.join(f'{key} {value}' for key, value in options.items())})" if options else "")
+             for name, options in plan.trackers.items()]
+    replaced = [f"{key}: {tracker_hooks.kind_of(hook)}" for key, hook in tracker_hooks.hooks(plan.cfg)] \
+        if plan.job.trainer is None else []
+    return ", ".join(found) + (f"; in place of {', '.join(replaced)}" if replaced else "")
 
 
 def describe_weight(weight: weights.WeightFile) -> str:

@@ -13,7 +13,7 @@ from ..chain import chain, requested, signal_lead, submissions
 from ..datacheck import heads, splits
 from ..freeze import weights
 from ..job import job as jobs
-from ..keycheck import check_keys, keys
+from ..keycheck import check_keys, keys, tracker_hooks
 from ..mmclasses import classes
 from ..mmconfig import config, settled, shipped
 from ..rundir.run import Run
@@ -54,6 +54,7 @@ def make(job: jobs.Job, where: str) -> Plan:
     refused, doubted = modules.problems(cfg, job)
     plan.problems += refused
     plan.warnings += doubted
+    check_trackers(plan)
     if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
     return plan
@@ -65,6 +66,7 @@ def _of_another_trainer(job: jobs.Job, where: str) -> Plan:
     # nothing is staged: what data there is, the trainer alone knows
     plan = Plan(job, where, cfg, path, sources, {}, {}, [], {}, planned.plan(replace(job, stage=jobs.NOTHING), None))
     plan.problems, plan.warnings = trainers.problems(job)
+    check_trackers(plan)
     place.check(plan)
     if choose.by_name(where).queues:
         plan.warnings += signal_lead.at_submission(job, path, plan.preemption)
@@ -125,6 +127,21 @@ def check_data(plan: Plan) -> None:
     plan.problems += found.problems
     plan.warnings += found.warnings
     plan.problems += heads.wrong_class_numbers(plan.cfg, found.labels)
+
+
+def check_trackers(plan: Plan) -> None:
+    """Find out which trackers the run feeds, and whether their packages are installed.
+
+    Raises:
+        UserError: The config sets an invalid option of a tracker.
+    """
+    plan.trackers = tracker_hooks.asked(plan.job, plan.cfg)
+    refused, doubted = modules.without_tracker(plan.trackers, plan.job)
+    plan.problems += refused
+    plan.warnings += doubted
+    plan.warnings += [f"config: {key}: {tracker_hooks.kind_of(hook)} starts a record of its own at each attempt of the "
+                      "run; TensorBoard and W&B get one for all attempts (trackers)"
+                      for key, hook in tracker_hooks.hooks(plan.cfg, tracker_hooks.SINGLE)]
 
 
 def check_with_slurm(plan: Plan, run: Run) -> None:

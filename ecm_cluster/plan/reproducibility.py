@@ -19,7 +19,7 @@ def _names(text: str) -> frozenset[str]:
 HOOKS = _names("""
     EMAHook ExpMomentumEMAHook LinearMomentumEMAHook SyncBuffersHook SyncNormHook YOLOXModeSwitchHook SetEpochInfoHook
     NumClassCheckHook CheckInvalidLossHook EmptyCacheHook IterTimerHook MemoryProfilerHook DistSamplerSeedHook
-    TextLoggerHook TensorboardLoggerHook WandbLoggerHook MlflowLoggerHook NeptuneLoggerHook OptimizerHook
+    TextLoggerHook TensorboardLoggerHook WandbLoggerHook MMDetWandbHook MlflowLoggerHook NeptuneLoggerHook OptimizerHook
     Fp16OptimizerHook GradientCumulativeOptimizerHook GradientCumulativeFp16OptimizerHook""")
 
 DATASETS = _names("""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..attempts import causes, endings
@@ -24,17 +25,23 @@ def add_scores(run: Run, state: RunState) -> tuple[bool, list[Evaluation]]:
     found = [(work, evaluations.is_done(work, e.scoring)) for e, work in zip(wanted, evaluations.works(run, wanted))
              if work is not None]
     done = [work for work, scored in found if scored]
-    # the metrics of a scored one may be in a damaged file
-    works = [work for work in done or run.evaluations() if work.all_metrics()]
-    if works:
-        document = works[-1].all_metrics()[0]
-        state.evaluation = {"metrics_file": os.path.relpath(works[-1].metrics_file(), run.path), **summary(document)}
+    for work in reversed(done or run.evaluations()):
+        documents = work.all_metrics()
+        if documents:  # the metrics of a scored one may be in a damaged file
+            file = os.path.relpath(work.metrics_file(), run.path)
+            state.evaluation = {"metrics_file": file, **summary(documents[0])}
+            break
     if len(wanted) > 1:
         state.evaluation.update(scored=len(done), asked=len(wanted))
     return len(done) == len(wanted), [work for work, scored in found if not scored and work.ledger_dir.exists()]
 
 
-def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> None:
+def add_evaluation(run: Run, state: RunState, evaluating: Callable[[], Any], known: Known) -> None:
+    """The state of a run whose training is complete.
+
+    Args:
+        evaluating: The submission that evaluates; asked only where the state depends on its job.
+    """
     scored, pending = add_scores(run, state)
     if not run.job().is_evaluated:
         state.state, state.reason = "done", "trained; no evaluation was requested"
@@ -44,6 +51,7 @@ def add_evaluation(run: Run, state: RunState, submission: Any, known: Known) -> 
         state.state, state.reason = "done", f"trained and scored{several}"
         return
     figures = state.evaluation
+    submission = evaluating()
     share = f"{figures['scored']} of {figures['asked']} scored; " if "asked" in figures else ""
     if submission and submission.job_id:
         life = life_of(run, submission.link, known)

@@ -8,11 +8,12 @@ from typing import Any
 from ..attempts import causes, endings, starts
 from ..backends import liveness
 from ..backends.base import Known, Life
+from ..base import fileserver
 from ..base.errors import UserError
 from ..chain import chain
 from ..rundir import checkpoints
 from ..rundir.run import Run
-from . import trouble
+from . import summary, trouble
 from .evaluation_state import add_evaluation, add_scores
 from .run_state import RunState, accounted, life_of, only_stopped, phase_of, release_line
 from .tolerant import TolerantRun
@@ -24,10 +25,28 @@ MOST_DAMAGE = 3  # damaged files that are listed
 
 def fold(runs: Sequence[Run]) -> list[RunState]:
     """The states of many runs, with one query to Slurm for the user's own, and one for those of other users."""
-    own = {run.path for run in runs if run.is_own}
     readable = [TolerantRun(run.path) for run in runs]
-    known = {mine: liveness.known([run for run in readable if (run.path in own) == mine]) for mine in (True, False)}
-    return [_fold_or_unreadable(run, known[run.path in own]) for run in readable]
+    kept = fileserver.each(summary.read, readable)
+    left = [run for run, state in zip(readable, kept) if state is None]
+    own = {run.path for run, is_own in zip(left, fileserver.each(_prepare, left)) if is_own}
+    known = {mine: liveness.known([run for run in left if (run.path in own) == mine]) for mine in (True, False)}
+    folded = iter(fileserver.each(lambda run: _fold_noted(run, known[run.path in own], run.path in own), left))
+    return [state or next(folded) for state in kept]
+
+
+def _prepare(run: TolerantRun) -> bool:
+    """Read what one query to Slurm for all runs takes; whether a run is the caller's own."""
+    with run.footprint.noting():
+        run.submissions()
+    return run.is_own
+
+
+def _fold_noted(run: TolerantRun, known: Known, is_own: bool) -> RunState:
+    with run.footprint.noting():
+        state = _fold_or_unreadable(run, known)
+        if is_own:
+            summary.write(run, state)
+    return state
 
 
 def _fold_or_unreadable(run: TolerantRun, known: Known) -> RunState:
@@ -57,7 +76,7 @@ def fold_one(run: Run, known: Known) -> RunState:
         last, state.checkpoint = checkpoints.last(run), mark
         state.iteration, state.epoch = (last.iteration, last.epoch) if last else (None, None)
         sweeps = [submission for link, submission in sorted(submissions.items()) if link.startswith("sweep")]
-        add_evaluation(run, state, _evaluating(run, submissions, sweeps, known), known)
+        add_evaluation(run, state, lambda: _evaluating(run, submissions, sweeps, known), known)
     elif train is None or train.job_id is None:
         state.state, state.reason = "submitting", "the submission was interrupted"
         state.next = chain.continue_line(run)
@@ -149,6 +168,6 @@ def _log_of(run: Run) -> Any:
 def _unrecorded(run: Run) -> str:
     """The likely reason if a job has ended whose batch script should have recorded its start, and did not."""
     job_id = run.submission("train").get("job_id")
-    if not job_id or starts.on_record(run, job_id) or not starts.records(run, job_id):
+    if not job_id or starts.newest(run, job_id) or not starts.records(run, job_id):
         return ""
     return f"; its batch script left no record: a node's Prolog failed, or the nodes do not see {run.path}"

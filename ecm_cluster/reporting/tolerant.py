@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..base import fileserver
 from ..base.errors import UserError
 from ..rundir.ledger import Event
 from ..rundir.run import Evaluation, Run, Submission, Work
@@ -36,10 +37,15 @@ class TolerantEvaluation(_Once, Evaluation):
 
 
 class TolerantRun(_Once, Run):
-    """A run, possibly damaged or another user's, that is only shown: no decision may depend on it."""
+    """A run, possibly damaged or another user's, that is only shown: no decision may depend on it.
+
+    Attributes:
+        footprint: What was read of it; within ``footprint.noting()`` each file is read once.
+    """
 
     def __init__(self, path: Any) -> None:
         super().__init__(path)
+        self.footprint = fileserver.Footprint()
         self._evaluations: dict[str, Evaluation] = {}
 
     def evaluation(self, key: str) -> Evaluation:

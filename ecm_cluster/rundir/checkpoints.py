@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..base import files
+from ..base import files, fileserver
 from ..base.reading import OneOf, Unreadable, check
 from . import records
 from .run import Run
@@ -108,8 +108,10 @@ def committed(run: Run, iteration: int, attempt: int) -> Manifest | None:
 
 def manifests(run: Run) -> list[Manifest]:
     """All checkpoints with a readable manifest, by (iteration, attempt)."""
-    found = [manifest for path in run.checkpoints_dir.glob("iter_*.json") if (manifest := _read(run, path))]
-    return sorted(found, key=lambda m: (m.iteration, m.attempt))
+    names = fileserver.names_in(run.checkpoints_dir)
+    paths = [run.checkpoints_dir / name for name in names if name.startswith("iter_") and name.endswith(".json")]
+    found = fileserver.each(lambda path: _read(run, path), paths)
+    return sorted(filter(None, found), key=lambda m: (m.iteration, m.attempt))
 
 
 def _read(run: Run, path: Path) -> Manifest | None:

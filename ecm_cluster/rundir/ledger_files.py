@@ -6,10 +6,10 @@ import errno
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..base import fileserver
 from ..base.reading import DECODER, Unreadable, read_bytes
 from .records import LASTING
 
@@ -18,7 +18,6 @@ FOLDED = re.compile(r"folded-([0-9]{1,9})\.jsonl")  # everything up to an attemp
 HEAD = b'{"file": '  # begins a header line of the cumulative file, which names the file of the lines below it
 OWN_BYTES, FOREIGN_BYTES = 1 << 30, 1 << 24  # limits of a ledger; 1000 ranks in 1000 attempts write 500 MB
 BLOCK = 4096  # overhead per file, so that many empty files exhaust the limit, too
-READERS = 16  # threads: each file costs round trips to the file server
 TRIES = 3  # files that are replaced on another node while they are read
 
 
@@ -46,7 +45,7 @@ def lines_of(folder: Path, attempt: int | None, writer: str | None, skipped: lis
     for last in [False] * (TRIES - 1) + [True]:
         del skipped[:]
         try:
-            names, budget = os.listdir(folder), ReadBudget(folder)
+            names, budget = list(fileserver.listed(folder)), ReadBudget(folder)
             own = [name for name in names if OWN.fullmatch(name) and wanted(name)]
             contents = contents_of(folder, own, budget, skipped, lenient)
             known = _newest_readable(folder, names, attempt, budget, skipped, lenient)
@@ -155,12 +154,8 @@ def contents_of(folder: Path, names: list[str], budget: ReadBudget, skipped: lis
             skipped.append(_error_text(error, folder / name))
         return None
 
-    if len(names) < READERS:
-        found: Iterable[bytes | None] = map(read_one, names)
-    else:
-        with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(read_one, names))
-    return {name: content for name, content in zip(names, found) if content is not None}
+    found = zip(names, fileserver.each(read_one, names))
+    return {name: content for name, content in found if content is not None}
 
 
 def _error_text(error: OSError, path: Path) -> str:

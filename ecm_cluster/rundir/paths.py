@@ -10,9 +10,11 @@ import os
 import re
 from pathlib import Path
 
+from ..base import fileserver
 from ..base.files import TMP_MARK
 from .work import Work
 
+CHECKPOINT = re.compile(r"iter_([0-9]{1,12})-a([0-9]{1,9})\.pth")  # a checkpoint's name: iteration and attempt
 LINK = re.compile("[a-z]{1,32}[0-9]{0,9}")  # the name of a link: train, evaluate, sweep001
 
 
@@ -151,7 +153,8 @@ class RunFolder(Work):
         return self.evaluations_dir / f"{link}.json"
 
     def links_with_elements(self) -> list[str]:
-        return sorted(path.stem for path in self.evaluations_dir.glob("*.json") if LINK.fullmatch(path.stem))
+        names = fileserver.names_in(self.evaluations_dir)
+        return [name[:-5] for name in names if name.endswith(".json") and LINK.fullmatch(name[:-5])]
 
     @property
     def trackers_dir(self) -> Path:
@@ -162,7 +165,22 @@ class RunFolder(Work):
         """Whether a file holds secrets, or means something on this machine alone: locks, pickles, addresses."""
         return (path in (self.env_file, self.notify_file, self.lock_file, self.submit_lock)
                 or self.notices_dir in path.parents or TMP_MARK in path.name
-                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json")))
+                or path.name.endswith((".pkl", ".rendezvous.json", ".contact.json", "-lock")))
+
+    def tracker_dir(self, name: str) -> Path:
+        return self.trackers_dir / name
+
+    def tracker_lock(self, name: str) -> Path:
+        """Locked by the process that feeds a tracker."""
+        return self.trackers_dir / f".{name}-lock"
+
+    def tracker_mark(self, name: str) -> Path:
+        """Exists once everything is in a tracker, and its files are closed."""
+        return self.trackers_dir / f"{name}.json"
+
+    def tracker_log(self, name: str) -> Path:
+        """The output of the process that feeds a tracker during the training."""
+        return self.logs_dir / f"tracker-{name}.log"
 
     @property
     def report_file(self) -> Path:

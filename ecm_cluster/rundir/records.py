@@ -7,9 +7,11 @@ know are ignored, and keys that earlier versions did not write are optional.
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
+from ..base import fileserver
 from ..base.reading import Maybe, Number, OneOf, OptionalKey, Text, Unreadable, read_json
 
 # Errors of the storage that are not temporary: no permission, a loop of links, a socket or device instead of the file,
@@ -34,7 +36,12 @@ RUN = {"cluster": CLUSTER, "job": dict, OptionalKey("name"): NAME, OptionalKey("
        OptionalKey("batch"): dict, OptionalKey("annotations"): {str: NAME}, OptionalKey("digests"): dict,
        OptionalKey("staging"): Maybe({"pack": Maybe(NAME), "columns": NAME, "annotations": {str: str}}),
        OptionalKey("class_counts"): dict, OptionalKey("code"): dict, OptionalKey("weights"): list,
-       OptionalKey("versions"): {str: str}}
+       OptionalKey("versions"): {str: str}, OptionalKey("group"): {OptionalKey("name"): NAME,
+                                                                   OptionalKey("settings"): {str: NAME}}}
+
+GROUP = {"cluster": CLUSTER, "job": dict, "varied": [NAME], "at_once": COUNT,
+         "cells": [{"name": Text(r"(?![.])[^/\x00-\x1f\x7f]+", 255, "the name of a run"), "settings": {str: NAME},
+                    "digest": NAME}]}
 
 OVERRIDES = {OptionalKey("job"): dict, OptionalKey("from"): Maybe({"iteration": COUNT, "after": COUNT}),
              OptionalKey("virtual_ranks"): Maybe(COUNT), OptionalKey("not_kept"): [str],
@@ -141,9 +148,15 @@ def read(path: Path, shape: Any) -> Any:
         Unreadable: It is damaged, or only another user may read it.
         OSError: It does not exist, or the storage fails temporarily.
     """
+    return fileserver.once((os.fspath(path), id(shape)), lambda: _read(path, shape))
+
+
+def _read(path: Path, shape: Any) -> Any:
     try:
         return read_json(path, shape)
     except OSError as error:
+        if error.errno == errno.ENOENT:
+            fileserver.note_missing(path)
         if error.errno in LASTING:
             raise Unreadable(path, "", str(error.strerror)) from None
         raise

@@ -7,16 +7,15 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..base import files, owners, reading
+from ..base import files, fileserver, owners, reading
 from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.job import Job
 from . import records
-from .paths import LINK, RunFolder
+from .paths import CHECKPOINT, LINK, RunFolder
 from .spec import LinkRecord, Overrides, RunSpec, evaluation_job, recorded_job
 from .work import Evaluation, Work
 
@@ -47,6 +46,8 @@ class Submission:
 
 class Run(RunFolder):
     """A training run with its evaluations."""
+
+    _spec: RunSpec | None = None
 
     @property
     def is_own(self) -> bool:
@@ -106,17 +107,20 @@ class Run(RunFolder):
         return found
 
     def evaluations(self) -> list[Evaluation]:
-        if not self.evaluations_dir.is_dir():
-            return []
-        return [self.evaluation(p.name) for p in sorted(self.evaluations_dir.iterdir()) if p.is_dir()]
+        return [self.evaluation(name) for name in fileserver.names_in(self.evaluations_dir, folders=True)]
 
-    @cached_property
+    @property
     def spec(self) -> RunSpec:
         """run.json, written once at submission.
 
         Raises:
             UserError: The directory is not a run.
         """
+        if self._spec is None:  # no cached_property: before Python 3.12 all instances share its lock
+            self._spec = self._read_spec()
+        return self._spec
+
+    def _read_spec(self) -> RunSpec:
         try:
             return RunSpec.from_dict(records.read(self.run_file, records.RUN))
         except FileNotFoundError:
@@ -181,6 +185,11 @@ class Run(RunFolder):
             self.note(error)
             return recorded[-1]
 
+    def resumed_after(self, attempt: int) -> int:
+        """The iteration of the checkpoint from which an attempt resumed; 0 if it started from the beginning."""
+        found = CHECKPOINT.fullmatch(self.read_attempt(attempt).get("from") or "")
+        return int(found[1]) if found else 0
+
     def overrides(self) -> Overrides:
         """What resumes have changed; read from disk at every call."""
         try:
@@ -222,7 +231,8 @@ class Run(RunFolder):
 
     def submissions(self) -> list[Submission]:
         """The present jobs of the chain, training first; a step whose job was refused meanwhile has none."""
-        links = [path.stem for path in self.submission_file("x").parent.glob("*.json") if LINK.fullmatch(path.stem)]
+        names = fileserver.names_in(self.submission_file("x").parent)
+        links = [name[:-5] for name in names if name.endswith(".json") and LINK.fullmatch(name[:-5])]
         return [job for link in sorted(links, key=lambda s: (s != "train", s)) for job in self.submissions_of(link)
                 if job.present]
 

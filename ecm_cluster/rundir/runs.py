@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..base import fileserver
 from ..base.errors import UserError
 from .run import Run
 
@@ -72,14 +73,18 @@ def list_runs(runs_dir: Path, pattern: str = "*") -> list[Run]:
     if not os.path.isdir(runs_dir):
         return []
 
-    def submitted(run: Run) -> float:
+    def found(name: str) -> tuple[float, str, Run] | None:
+        run = Run(runs_dir / name)
+        if not _is_run(run.path):
+            return None
         try:
-            return run.spec.submitted
+            return run.spec.submitted, name, run
         except UserError:
-            return 0.0
+            return 0.0, name, run
 
     try:
-        runs = [Run(p) for p in runs_dir.iterdir() if fnmatchcase(p.name, pattern) and _is_run(p)]
+        names = [name for name in os.listdir(runs_dir) if fnmatchcase(name, pattern)]
+        several = fileserver.each(found, names)
     except OSError as error:
         raise UserError(f"runs-dir: {runs_dir} cannot be read ({error.strerror}); use another --runs-dir") from None
-    return sorted(runs, key=lambda r: (submitted(r), r.name))
+    return [run for _, _, run in sorted(filter(None, several), key=lambda each: each[:2])]

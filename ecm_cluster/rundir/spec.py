@@ -84,6 +84,7 @@ class RunSpec:
         job: As submitted; :meth:`Run.job` is the current one.
         annotations: Annotation file of each split.
         digests: Digests of the config and of the annotation files.
+        group: Of a run that is one of several: their ``name``, and its ``settings``, the varied values as text.
     """
 
     cluster: str
@@ -104,6 +105,7 @@ class RunSpec:
     code: dict[str, Any] = field(default_factory=dict)
     weights: list[Any] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    group: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, record: Any) -> RunSpec:

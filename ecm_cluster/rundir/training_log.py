@@ -7,6 +7,10 @@ logged beyond that was repeated and does not count.
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from ..base.reading import Unreadable, check, parse_json, read_bytes
@@ -51,6 +55,18 @@ def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, 
                 check(line, records.LOG_LINE, path)
                 lines.append({**line, "iteration": _iteration(line, header), "attempt": attempt})
     return header, lines
+
+
+def append(run: Run, attempt: int, iteration: int, values: Mapping[str, float]) -> None:
+    """Add a line to an attempt's JSON log, for a trainer whose framework writes none; a full disk takes no line."""
+    with contextlib.suppress(OSError), open(run.json_log(attempt), "ab+", buffering=0) as log:
+        lines = [{"mode": "train", "iter": iteration, **values, "timestamp": time.time()}]
+        if not log.seek(0, os.SEEK_END):
+            lines.insert(0, {"starts_after": run.resumed_after(attempt), "by_epoch": False, "epoch": 0, "position": 0,
+                             "iterations_this_epoch": 0, "iterations_per_epoch": 0})
+        elif os.pread(log.fileno(), 1, log.tell() - 1) != b"\n":
+            log.write(b"\n")  # behind the part of a line that was written
+        log.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
 
 
 def _iteration(line: dict[str, Any], header: dict[str, Any]) -> int:

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base import files
+from ..base import files, fileserver
 from ..base.errors import UserError
 from ..base.reading import Unreadable, open_regular
 from . import ledger as ledgers
 from . import records
 
-NUMBER = re.compile("[0-9]{1,9}")  # the number of an attempt in a file name
+NUMBER = re.compile(r"([0-9]{1,9})\.json")  # the file of an attempt
 HEARTBEAT_BYTES = 2048  # padded to more than any takes, so that rewriting it in place needs no space on a full disk
 
 
@@ -99,7 +99,7 @@ class Work:
 
     def attempts(self) -> list[int]:
         """Numbers of all attempts, ascending."""
-        return sorted(int(p.stem) for p in self.attempts_dir.glob("[0-9]*.json") if NUMBER.fullmatch(p.stem))
+        return sorted(int(f[1]) for f in map(NUMBER.fullmatch, fileserver.names_in(self.attempts_dir)) if f)
 
     def newest_attempt(self) -> int:
         """Number of the newest attempt; 0 if there is none."""
@@ -238,8 +238,8 @@ class Evaluation(Work):
 
     def all_metrics(self) -> list[dict[str, Any]]:
         """The metrics of every scoring variant, the default one first."""
-        paths = sorted(self.path.glob("metrics*.json"), key=lambda p: len(p.name))
-        return [document for document in map(self._metrics, paths) if document is not None]
+        names = (n for n in fileserver.names_in(self.path) if n.startswith("metrics") and n.endswith(".json"))
+        return [found for n in sorted(names, key=len) if (found := self._metrics(self.path / n)) is not None]
 
     def _metrics(self, path: Path) -> dict[str, Any] | None:
         with contextlib.suppress(FileNotFoundError):

@@ -16,7 +16,7 @@ the replicates hold fewer of its classes than other sets of images would, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -46,19 +46,40 @@ def bootstrap(matches: Matches, categories: Sequence[Mapping[str, Any]], max_det
         numbers where fewer than two are, or the figure is not.
     """
     check(replicates, confidence)
-    rng = np.random.default_rng(seed)
     accumulate = Accumulator(matches)
 
     def figures(times: np.ndarray | None = None) -> dict[str, float]:
         return metrics.figures(metrics.of_lvis(*accumulate(times), categories, max_dets))
 
     point, rows = figures(), []
-    for done in range(replicates):
-        times = np.bincount(rng.integers(0, matches.images, matches.images), minlength=matches.images)
+    for done, times in enumerate(draws(matches.images, replicates, seed)):
         rows.append(list(figures(times).values()))
         if on_replicate:
             on_replicate(done + 1, replicates)
     return {name: _interval(point[name], values, confidence) for name, values in zip(point, np.array(rows).T)}
+
+
+def draws(images: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image counts in each replicate, (images,); equal arguments draw equal images."""
+    rng = np.random.default_rng(seed)
+    for _ in range(replicates):
+        yield np.bincount(rng.integers(0, images, images), minlength=images)
+
+
+def replicated(matches: Matches, categories: Sequence[Mapping[str, Any]], replicates: int, seed: int,
+               ) -> dict[str, list[float | None]]:
+    """The figures that ``compare`` shows in each replicate, None where undefined.
+
+    For the same images, number and seed the draws are the same, so the differences between two models, replicate by
+    replicate, are those of a paired bootstrap (Koehn, Statistical Significance Tests for Machine Translation
+    Evaluation, EMNLP 2004).
+    """
+    check(replicates)
+    accumulate, found = Accumulator(matches, areas=1), []
+    for times in draws(matches.images, replicates, seed):
+        found.append(metrics.figures(metrics.of_lvis(*accumulate(times), categories, metrics.MAX_DETS),
+                                     metrics.COMPARE))
+    return {name: [None if one[name] == -1 else one[name] for one in found] for name in found[0]}
 
 
 def check(replicates: int, confidence: float = 0.95) -> None:

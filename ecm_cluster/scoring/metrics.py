@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_DETS = 300  # LVIS's limit of detections per image
+FIXED_DETS = 10_000  # detections of each class over the whole set, of which Fixed AP is taken
+UNLIMITED = 10**9  # detections per image
+FIXED = "-fixed"  # behind the kind of overlap, where figures are of Fixed AP
 AREAS = ("", "s", "m", "l")  # all, small (below 32 x 32 pixels), medium, large (above 96 x 96)
 AREA_RANGES = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))  # pycocotools' own
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # in at most 10 training images, at most 100, more
-KINDS = {"segm": "mask", "bbox": "box"}  # kinds of overlap in words, in the order in which they are shown: as LVIS does
+# kinds of overlap in words, in the order in which they are shown: as LVIS does
+KINDS = {"segm": "mask", "bbox": "box", f"segm{FIXED}": "fixed mask", f"bbox{FIXED}": "fixed box"}
 # what is being scored, of how many categories: (iou type, categories done, categories in all)
 Progress = Callable[[str, int, int], None]
 # where a metric is shown besides metrics.json and CSV files: in the table of one evaluation, in a line for each of
@@ -101,8 +105,14 @@ METRICS = (
 
 
 def names(where: str, limit: int | None = None) -> list[str]:
-    """Names of the metrics that are shown at a place."""
-    return [metric.name.format(n=limit) for metric in METRICS if where in metric.shown]
+    """Names of the metrics that are shown at a place; without a limit only those that have none in their name."""
+    return [metric.name.format(n=limit) for metric in METRICS
+            if where in metric.shown and (limit is not None or "{n}" not in metric.name)]
+
+
+def plain_kind(kind: str) -> str:
+    """``segm`` of ``segm@0`` (one of several datasets), ``segm-fixed`` (Fixed AP), and ``segm`` itself."""
+    return kind.partition("@")[0].replace(FIXED, "")
 
 
 def kinds(figures: Iterable[str]) -> list[str]:
@@ -123,8 +133,14 @@ def in_words(kind: str, name: str = "") -> str:
     return f"{KINDS.get(base, base)}{at}{part} {name}".rstrip()
 
 
-def figures(curves: Curves) -> dict[str, float]:
-    """Every metric by name, and recall at the other limits; fractions of one, -1 where undefined."""
+def figures(curves: Curves, where: str | None = None) -> dict[str, float]:
+    """Every metric by name, and recall at the other limits; fractions of one, -1 where undefined.
+
+    Args:
+        where: Only the metrics that are shown at this place.
+    """
+    if where is not None:
+        return {metric.name: _mean_defined(metric.values(curves)) for metric in METRICS if where in metric.shown}
     found = {metric.name.format(n=curves.limit): _mean_defined(metric.values(curves)) for metric in METRICS}
     return {**found, **{f"AR@{limit}": _mean_defined(recall[..., 0]) for limit, recall in curves.recalls.items()}}
 

@@ -10,7 +10,7 @@ numpy and the scorers are imported inside the functions: this module has to impo
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ..base.errors import UserError, one_of
 from ..mmclasses.evaluation import Protocol
 from . import metrics, scorers
 from .checks import check_annotations, check_finite, check_images, read_annotations, rule_of
-from .detections import Detections
+from .detections import Detections, strongest
 from .metrics import Progress
 from .parts import LVIS, ScoredDataset
 
@@ -49,7 +49,7 @@ def score(annotation_file: str | Path, found: Detections, iou_types: Sequence[st
 def score_document(document: dict[str, Any], annotation_file: str | Path, found: Detections,
                    iou_types: Sequence[str] | None = None, max_dets: int | None = None, scorer: str | None = None,
                    on_progress: Progress | None = None, replicates: int = 0, rule: str | None = None,
-                   protocol: Protocol | None = None, **bootstrap: Any) -> dict[str, Any]:
+                   protocol: Protocol | None = None, fixed: bool = False, **bootstrap: Any) -> dict[str, Any]:
     """Score detections against the content of an annotation file.
 
     Args:
@@ -62,6 +62,9 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
         replicates: of the bootstrap over images (:mod:`.bootstrap`); 0 leaves the intervals out.
         rule: ``coco`` or ``lvis``; None: LVIS's where the document has LVIS's form.
         protocol: of COCO's rule: limits of detections and thresholds.
+        fixed: Fixed AP by LVIS's rule: of the 10,000 detections of each class with the highest scores over the whole
+            set, however many of them are on one image. The kinds are then ``bbox-fixed`` and ``segm-fixed``,
+            ``max_dets`` is None, and there is no recall, as it has no limit that it could be named by.
         bootstrap: ``seed`` and ``confidence`` of the bootstrap.
 
     Returns:
@@ -81,16 +84,64 @@ def score_document(document: dict[str, Any], annotation_file: str | Path, found:
     check_images(document, found, annotation_file)
     rule, protocol = rule_of(document, annotation_file, rule), protocol or Protocol()
     scorer = scorer if scorer and scorers.SCORERS[scorer].rule == rule else scorers.default(rule)
-    limits = _limits(rule, max_dets, protocol)
+    limits = (metrics.UNLIMITED,) if fixed else _limits(rule, max_dets, protocol)
+    if fixed:
+        _check_fixed(rule, max_dets)
     if replicates:
         _check_bootstrap(rule, replicates)
-    curves = scorers.SCORERS[scorer].load()(document, found, iou_types, limits, protocol.iou_thrs, on_progress)
+    score_by, curves, drawn = scorers.SCORERS[scorer].load(), {}, []
+    for of_types, chosen in _chosen(found, iou_types, fixed):
+        curves.update(score_by(document, chosen, of_types, limits, protocol.iou_thrs, on_progress))
+        if replicates:
+            drawn.append(_bootstrap(document, chosen, of_types, limits[-1], replicates, **bootstrap))
     result = {"scorer": scorer, "max_dets": limits[-1], "images": len(found.images), "detections": len(found),
               "figures": {t: {name: _defined(value) for name, value in metrics.figures(of_type).items()}
                           for t, of_type in curves.items()},
-              "per_class": _per_class(document, {t: of_type.precision for t, of_type in curves.items()})}
-    if replicates:
-        result["bootstrap"] = _bootstrap(document, found, iou_types, limits[-1], replicates, **bootstrap)
+              "per_class": _per_class(document, {t: of_type.precision for t, of_type in curves.items()}),
+              **({"bootstrap": _joined(drawn)} if drawn else {})}
+    return _as_fixed(result, document, found) if fixed else result
+
+
+def _joined(drawn: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The bootstraps of several kinds of overlap, which differ in their intervals alone."""
+    return {**drawn[0], "intervals": {t: values for each in drawn for t, values in each["intervals"].items()}}
+
+
+def _check_fixed(rule: str, max_dets: int | None) -> None:
+    if rule != LVIS:
+        raise UserError("fixed: only for annotation files of LVIS form; leave it out")
+    if max_dets is not None:
+        raise UserError("max_dets: Fixed AP has no maximum of detections per image; leave max_dets or fixed out")
+
+
+def _chosen(found: Detections, iou_types: Sequence[str], fixed: bool) -> Iterator[tuple[Sequence[str], Detections]]:
+    """The detections that are scored, by the kinds of overlap; kinds may differ in their scores."""
+    if not fixed:
+        yield iou_types, found
+    for iou_type in iou_types if fixed else ():
+        yield [iou_type], found.take(strongest(found.category_id, found.scores(iou_type), metrics.FIXED_DETS))
+
+
+def _as_fixed(result: dict[str, Any], document: dict[str, Any], found: Detections) -> dict[str, Any]:
+    """A result under names that nothing else has, with a note on what it lacks of the protocol."""
+    import numpy as np
+
+    def renamed(of_kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        return {kind + metrics.FIXED: {name: value for name, value in figures.items() if name.startswith("AP")}
+                for kind, figures in of_kinds.items()}
+
+    kinds = list(result["figures"])
+    result.update(max_dets=None, figures=renamed(result["figures"]), per_class=[
+        {name + (metrics.FIXED if name in kinds else ""): value for name, value in row.items()}
+        for row in result["per_class"]])
+    if "bootstrap" in result:
+        result["bootstrap"]["intervals"] = renamed(result["bootstrap"]["intervals"])
+    of_class = dict(zip(*(part.tolist() for part in np.unique(found.category_id, return_counts=True))))
+    few = sum(of_class.get(category["id"], 0) < metrics.FIXED_DETS for category in document["categories"])
+    largest = int(np.unique(found.image_id, return_counts=True)[1].max()) if len(found) else 0
+    if few:
+        result["notes"] = [f"Fixed AP: {few} of {len(document['categories'])} classes have fewer than "
+                           f"{metrics.FIXED_DETS} detections (at most {largest} on an image)"]
     return result
 
 

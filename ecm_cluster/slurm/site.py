@@ -168,7 +168,7 @@ def preempt_mode(answer: Mapping[str, str]) -> str:
 def _of_qos(job: Job, everywhere: str) -> Preemption:
     rows = accounting("qos", "format=name,preemptmode,gracetime") or []
     known = {row[0]: row for row in rows if len(row) == 3}
-    name = job.qos or _default_qos(job) or (next(iter(known)) if len(known) == 1 else None)
+    name = job.qos or default_qos(job) or (next(iter(known)) if len(known) == 1 else None)
     if name not in known:
         return Preemption("", 0, f"QOS {name}" if name else "the job's QOS")
     mode = _mode(known[name][1]) or _mode(everywhere)  # "cluster": the cluster's own
@@ -183,7 +183,7 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-def _default_qos(job: Job) -> str | None:
+def default_qos(job: Job) -> str | None:
     """The QOS of a job that names none, if accounting is unambiguous."""
     user = f"user={user_name()}"
     account = job.account or next((row[0] for row in accounting("user", user, "format=defaultaccount") or []), "")

@@ -1,1 +1,7 @@
-"""Groups of runs: one job under a grid of options and seeds."""
+"""Groups of runs that differ in a few settings: ``submit --vary``."""
+
+from __future__ import annotations
+
+from .group import expand as expand
+from .group import find as find
+from .group import members as members

@@ -24,6 +24,8 @@ SECONDS = 20.0  # that a verb may take
 MEMORY = 4 << 30  # bytes of address space, in which threads reserve more than they use
 VERBS = ("submit", "evaluate", "compare", "diff", "report", "status", "logs", "cancel", "resume", "clean", "archive",
          "stage", "doctor", "synthesize")
+# modules that import torch, which no verb does on a login node
+NODES = ("ecm_cluster.__main__", "ecm_cluster.node", "ecm_cluster.lvis", "ecm_cluster.staging.mmcv_backend")
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 
 

@@ -34,7 +34,7 @@ def test_every_combination_of_a_grid_comes_once():
     ("score_thr", -0.1), ("score_thr", True), ("score_thr", "0.1"), ("max_per_img", 0), ("max_per_img", 1.5),
     ("nms_iou", 0), ("nms_iou", 1.1), ("background", "none"), ("temperature", 0), ("temperature", float("inf")),
     ("margin", -1), ("scale", "800"), ("scale", [800, 0]), ("flip", 1), ("max_dets", -1), ("scorer", "mine"),
-    ("bootstrap", -1)])
+    ("bootstrap", -1), ("fixed", 1)])
 def test_an_invalid_value_is_refused_with_what_is_expected(name, value):
     reader = eval_settings.SETTINGS[name].reader
     with pytest.raises(UserError, match=f"sweep.yaml: {name}: .*(expected|of:) {re.escape(reader.expected)}"):
@@ -68,6 +68,25 @@ def test_a_setting_changes_what_it_names_and_nothing_else(ecm):
     for key in ("optimizer", "runner"):
         assert changed[key] == ecm[key]
     assert changed["data"]["train"] == ecm["data"]["train"]
+
+
+def test_fixed_ap_lets_the_model_detect_more_unless_it_is_said_how_many(ecm):
+    more = {"score_thr": 0.0, "max_per_img": eval_settings.FIXED_PER_IMAGE}
+    assert eval_settings.grid({"fixed": [True, False]}) == [{"fixed": True, **more}, {"fixed": False}]
+    assert eval_settings.split({"fixed": True, **more}) == (more, {"fixed": True})
+    rcnn = ecm["model"]["test_cfg"]["rcnn"]
+    (stored,) = eval_settings.grid({"fixed": True, "score_thr": rcnn["score_thr"], "max_per_img": rcnn["max_per_img"]})
+    assert eval_settings.reduced(ecm, stored) == {"fixed": True}
+    assert eval_settings.reduced(ecm, {"fixed": False}) == {}
+    with pytest.raises(UserError, match="sweep.yaml: max_dets: Fixed AP has no maximum of detections per image"):
+        eval_settings.grid({"fixed": True, "max_dets": 100}, "sweep.yaml: ")
+
+
+def test_fixed_ap_is_of_lvis_alone():
+    coco = {"data": {"test": {"type": "CocoDataset", "ann_file": "a.json"}}}
+    with pytest.raises(UserError, match="fixed: only for datasets that are scored by LVIS's rule"):
+        eval_settings.check_scoring(coco, {"fixed": True})
+    eval_settings.check_scoring(coco, {"fixed": False})
 
 
 def test_what_the_config_has_already_is_the_same_evaluation(ecm):

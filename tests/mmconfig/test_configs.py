@@ -185,42 +185,16 @@ def test_a_baseline_differs_from_ecm_in_its_loss_only(name):
 # --- options and stand-alone use ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("option", "hook"), [
-    ("tensorboard", "TensorboardLoggerHook"), ("wandb", "WandbLoggerHook"),
-])  # fmt: skip
-def test_a_logger_is_added_by_naming_it_beside_a_config(option, hook, tmp_path):
-    import inspect
-
+def test_trackers_are_added_by_naming_them_beside_a_config_that_has_hooks_of_its_own(tmp_path):
     from mmcv import Config
-    from mmcv.runner import HOOKS
 
-    wanted = [str(CONFIGS / "ecm/mask_rcnn_r50_1x.py"), str(CONFIGS / f"_base_/logging/{option}.py")]
-    (tmp_path / "own.py").write_text(f"_base_ = {wanted}\n")
-    (added,) = Config.fromfile(str(tmp_path / "own.py")).custom_hooks
-    arguments = {key: value for key, value in added.items() if key not in ("type", "priority")}
-    assert (added.type, added.priority) == (hook, "VERY_LOW")
-    inspect.signature(HOOKS.get(hook)).bind(**arguments)  # raises for an argument that the hook does not have
-
-
-def test_an_added_logger_runs_after_everything_that_writes_into_the_log(tmp_path):
-    import logging
-
-    import torch
-    from mmcv import Config
-    from mmcv.runner import EpochBasedRunner
-
-    class Model(torch.nn.Module):
-        def train_step(self):  # a runner asks for it when it is made
-            raise AssertionError("nothing is trained here")
-
-    wanted = [str(CONFIGS / "ecm/mask_rcnn_r50_1x.py"), str(CONFIGS / "_base_/logging/tensorboard.py")]
-    (tmp_path / "own.py").write_text(f"_base_ = {wanted}\n")
-    cfg = Config.fromfile(str(tmp_path / "own.py"))
-    runner = EpochBasedRunner(Model(), logger=logging.getLogger("test"), max_epochs=1)
-    runner.register_training_hooks(
-        cfg.lr_config, cfg.optimizer_config, cfg.checkpoint_config, cfg.log_config, custom_hooks_config=cfg.custom_hooks
-    )
-    assert [type(hook).__name__ for hook in runner.hooks[-2:]] == ["TextLoggerHook", "TensorboardLoggerHook"]
+    wanted = [str(CONFIGS / name) for name in ("ecm/mask_rcnn_r50_1x.py", "_base_/logging/tensorboard.py",
+                                               "_base_/logging/wandb.py")]
+    (tmp_path / "own.py").write_text(f"_base_ = {wanted}\ncustom_hooks = [dict(type='NumClassCheckHook')]\n")
+    read = config.read(tmp_path / "own.py")
+    assert read["tracker_wandb"] == {"project": "ecm-cluster", "mode": "offline"}
+    assert read["tracker_tensorboard"] == {}
+    assert Config.fromfile(str(tmp_path / "own.py"))._cfg_dict.to_dict() == read, "mmcv reads it, too"
 
 
 def test_no_base_is_outside_of_configs():

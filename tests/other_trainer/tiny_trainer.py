@@ -44,6 +44,7 @@ class Tiny(Trainable):
             self.step()
             time.sleep(self.seconds)
             self.iteration += 1
+            self.context.log(self.iteration, loss=self.loss, lr=self.optimizer.param_groups[0]["lr"])
             self.epoch, self.position = divmod(self.iteration, self.per_epoch)
             after_step(self.position == 0)
         loaded = sorted({name.partition(".")[0] for name in sys.modules})

@@ -99,7 +99,7 @@ def test_what_the_jobs_own_setup_may_bring_is_doubted_only(code):
 
 @pytest.mark.parametrize("key", ["log_config", "custom_hooks", "data.train"])
 def test_a_class_whose_module_is_not_installed_is_named(key, monkeypatch):
-    block = {"hooks": [{"type": "TextLoggerHook"}, {"type": "MMDetWandbHook"}]}
+    block = {"hooks": [{"type": "TextLoggerHook"}, {"type": "MlflowLoggerHook"}]}
     cfg: dict = {"log_config": block, "custom_hooks": block["hooks"],
                  "data.train": {"type": "CocoDataset", "pipeline": [{"type": "Albu"}]}}
     cfg = {"data": {"train": cfg[key]}} if key == "data.train" else {key: cfg[key]}

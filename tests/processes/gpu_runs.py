@@ -29,7 +29,7 @@ model = dict(roi_head=dict(bbox_roi_extractor=dict(roi_layer=dict(type='RoIAlign
 """
 PATIENCE = 900.0  # seconds; a busy machine takes minutes for four starts
 # what differs between two runs that are the same: the clock, and how the allocator laid out its memory
-INCIDENTAL = ("time", "data_time", "attempt", "memory")
+INCIDENTAL = ("time", "data_time", "timestamp", "attempt", "memory")
 
 
 def begin(data: Path, folder: Path, name: str, device: str, *flags: object, hook: Mapping[str, Any] | None = None,

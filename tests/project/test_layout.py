@@ -30,8 +30,8 @@ FLOORS = [
     ("ecm_cluster.backends", "ecm_cluster.node.gpu", "ecm_cluster.trackers"),
     ("ecm_cluster.node.supervise", "ecm_cluster.plan", "ecm_cluster.reporting"),
     ("ecm_cluster.checking", "ecm_cluster.diagnosis", "ecm_cluster.node.training", "ecm_cluster.notices",
-     "ecm_cluster.sweeps", "ecm_cluster.watching"),
-    ("ecm_cluster.diff", "ecm_cluster.node.mmdet_trainer", "ecm_cluster.report.drawing"),
+     "ecm_cluster.watching"),
+    ("ecm_cluster.diff", "ecm_cluster.node.mmdet_trainer", "ecm_cluster.report.drawing", "ecm_cluster.sweeps"),
     ("ecm_cluster.compare", "ecm_cluster.evaluate", "ecm_cluster.logs", "ecm_cluster.node.inference",
      "ecm_cluster.report"),
     ("ecm_cluster", "ecm_cluster.node.checks"),  # the verbs, and what a check runs on a node

@@ -17,7 +17,7 @@ from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
 
 from ecm_cluster import evaluate
 from ecm_cluster.backends import driver
-from ecm_cluster.base import files
+from ecm_cluster.base import files, processes
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.chain import evaluations, successor
 from ecm_cluster.console import cli
@@ -109,6 +109,17 @@ def test_the_same_figures_under_a_value_that_the_config_has_are_not_made_twice(c
     assert "1 of 1 scored already" in out
 
 
+def test_fixed_ap_is_an_evaluation_of_its_own(capsys, run):
+    assert "first is of an earlier version, which does not have Fixed AP" in call(
+        capsys, run.path, "--checkpoints", 30, "--fixed", "--dry-run")[2]
+    marker = (run.code_dir / processes.module("analysis").replace(".", "/")).with_suffix(".py")
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    said = "1 to score (on this machine): iteration 30: score_thr 0, max_per_img 1000"
+    for asked in (["--fixed"], ["--vary", "fixed=true"]):
+        assert said in call(capsys, run.path, "--checkpoints", 30, *asked, "--dry-run")[1]
+
+
 def test_several_runs_make_one_table(capsys, run, tmp_path):
     scored_run(tmp_path / "second", {10: 0.9})
     _, out, _ = call(capsys, "first", "second", "--runs-dir", tmp_path, "--checkpoints", "all", "--sort", "bbox_AP50")
@@ -122,6 +133,8 @@ def test_several_runs_make_one_table(capsys, run, tmp_path):
     (["--vary", "flip=true", "--vary", "flip=false"], "expected all values together, as flip=V1,V2"),
     (["--vary", "flip=true", "--checkpoints", "10"], "scale, flip: data.test.pipeline has no MultiScaleFlipAug"),
     (["--sweep", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    (["--fixed", "--vary", "fixed=false"], "fixed: given by --fixed and by --vary or --sweep"),
+    (["--fixed", "--vary", "max_dets=100"], "max_dets: Fixed AP has no maximum"),
     (["--at-once", "0"], "at-once: invalid value 0"),
     (["--checkpoints", "all", "--columns", "AP,mAP"], "columns: 'mAP' is unknown"),
     (["--checkpoints", "all", "--sort", "mAP"], "metric: 'mAP' is unknown"),
@@ -288,6 +301,16 @@ def test_a_plain_checkpoint_is_scored_once_and_refused_with_other_classes(small_
     assert row["figures"] == own.document["figures"]
     assert row["checkpoint_digest"] == checkpoints.last(trained).digest
     assert "1 of 1 scored already" in verb(*asked).stdout
+
+    wait_until(own.work.analysis_file.exists, "the analysis is made afterwards", look=lambda: logs_of(trained))
+    made = json.loads(own.work.analysis_file.read_text())
+    assert all((own.work.path / entry["image"]).exists() for entry in made["worst"]) and made["worst"]
+    fixed = verb("evaluate", trained.path, "--fixed", "--gpus", 1, "--wait", "--json")
+    assert [set(row["figures"]) for row in json.loads(fixed.stdout)] == [{"bbox-fixed", "segm-fixed"}]
+    ((_, most),) = [(row.settings["max_per_img"], row.document["detections"]) for row in results.rows(trained)
+                    if row.settings]
+    assert most > own.document["detections"]
+
     other = verb(*(a for a in asked if a not in classes), code=2)
     assert "num_classes is 24" in other.stderr
     (made,) = (tmp_path / "plain").iterdir()

@@ -1,8 +1,6 @@
-# Weights & Biases in addition to the text log (pip install wandb). Add it to the _base_ list of your config:
+# Weights & Biases in addition to the text log (pip install 'ecm-cluster[trackers]'). Add it to the _base_ list of your
+# config, beside _base_/logging/tensorboard.py or alone:
 #   _base_ = ['ecm/mask_rcnn_r50_1x.py', '_base_/logging/wandb.py']
-# Compute nodes often have no network access, so it writes to disk; `wandb sync` on the login node uploads. If
-# WANDB_RUN_ID is set, all attempts of a run are one W&B run.
-custom_hooks = [
-    dict(type='WandbLoggerHook', interval=50, priority='VERY_LOW',
-         init_kwargs=dict(project='ecm-cluster', mode='offline', resume='allow')),
-]
+# Compute nodes often have no network, so it writes into the run; `wandb sync RUN/trackers/wandb/offline-run-*` uploads.
+# All attempts of a run are one W&B run. Same as the job key `trackers: {wandb: {…}}`; see docs/guide/tracking.md.
+tracker_wandb = dict(project='ecm-cluster', mode='offline')

@@ -22,7 +22,7 @@ from ...mmclasses import datasets
 from ...mmconfig import config
 from ...rundir.run import Evaluation, Run
 from ...scoring.coco import USUAL
-from ...scoring.metrics import MAX_DETS
+from ...scoring.metrics import MAX_DETS, plain_kind
 from ...scoring.parts import LVIS, OWN, ScoredSet
 from ...staging.reader import PackedImages
 
@@ -67,7 +67,7 @@ def analyse(run: Run, work: Evaluation) -> None:
     if scored is None or not evaluations.has_detections(work):
         raise UserError(f"{work.path}: has no detections that an analysis could read; score the checkpoint again")
     number = next((n for n, part in enumerate(scored.parts) if part.kind != OWN), None)
-    kinds = {kind.partition("@")[0] for kind in figures}
+    kinds = set(map(plain_kind, figures))
     if number is None or not kinds & {"bbox", "segm"}:
         raise UserError(f"{work.path}: scored by the dataset's own rule; an analysis needs LVIS's or COCO's")
     annotations_digest(run)  # they are those that were scored

@@ -19,6 +19,7 @@ from ...datacheck.entries import is_mask
 from ...mmclasses.evaluation import OF_PROPOSALS, PLAIN, Protocol
 from ...scoring import score as scoring
 from ...scoring.detections import Detections
+from ...scoring.metrics import plain_kind
 from ...scoring.parts import OWN, ScoredDataset, ScoredSet, join
 from .. import signals
 
@@ -54,7 +55,9 @@ def score(scored: ScoredSet, found: Detections, protocol: Protocol, options: Map
             kinds, lacking = kinds_of(document, mine, protocol.metrics)
             notes += [f"{part.ann_file}: {text}" for text in lacking]
             rules = {**options, "rule": part.kind, "protocol": protocol}
-            made.append((suffix, scoring.score_document(document, part.ann_file, mine, kinds, **rules)))
+            scored_part = scoring.score_document(document, part.ann_file, mine, kinds, **rules)
+            notes += scored_part.pop("notes", [])
+            made.append((suffix, scored_part))
             documents += [(document, mine, kinds, rules)] if whole else []
     if len(documents) > 1:
         made.insert(0, ("", _whole(documents, scored)))
@@ -101,9 +104,9 @@ def _renamed(ids: np.ndarray, names: Mapping[int, int]) -> np.ndarray:
 def _by_mmdet(scored: ScoredSet, found: Detections, protocol: Protocol, wanted: Sequence[str],
               options: Mapping[str, Any], dataset: Any) -> dict[str, Any]:
     """The figures of the datasets' own ``evaluate``: of all where any has a rule of its own, else of ``wanted``."""
-    if options.get("replicates") or "max_dets" in options:
-        raise UserError("bootstrap, max_dets: a dataset that is scored by mmdet's own `evaluate` has neither; leave "
-                        "them out")
+    if options.get("replicates") or {"max_dets", "fixed"} & set(options):
+        raise UserError("bootstrap, max_dets, fixed: a dataset that is scored by mmdet's own `evaluate` has none of "
+                        "them; leave them out")
     import numpy as np
 
     arguments = dict(protocol.options)
@@ -212,7 +215,7 @@ def _merged(made: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
             own.update({renamed[kind]: row[kind] for kind in renamed})
         for kind, interval in (document.get("bootstrap") or {"intervals": {}})["intervals"].items():
             intervals[renamed[kind]] = interval
-    known = [kind for kind in merged["figures"] if kind.split("@")[0] in PLAIN]
+    known = [kind for kind in merged["figures"] if plain_kind(kind) in PLAIN]
     merged["per_class"] = [{**row, **{kind: row.get(kind) for kind in known}} for row in classes.values()]
     if "bootstrap" in merged:
         merged["bootstrap"] = {**merged["bootstrap"], "intervals": intervals}

@@ -165,7 +165,7 @@ def score(run: Run, work: Evaluation, scored: ScoredSet, found: Detections, dige
 
     heartbeat.beat(phase="scoring")
     count, way = heartbeat.Counter(), evaluations.scoring_variant(scoring)
-    options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer") if name in scoring}
+    options: dict[str, Any] = {name: scoring[name] for name in ("max_dets", "scorer", "fixed") if name in scoring}
     options.update(replicates=scoring.get("bootstrap", 0), on_progress=lambda kind, done, total: count(
         done, total, f"scoring {kind}"))
     if scoring.get("min_score"):

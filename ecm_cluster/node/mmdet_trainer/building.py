@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from mmcv.runner import CheckpointHook, Fp16OptimizerHook, OptimizerHook, TextLoggerHook
+from mmcv.runner import Fp16OptimizerHook, OptimizerHook, TextLoggerHook
 from mmdet.core import build_optimizer
 from mmdet.datasets import NumClassCheckHook, build_dataset
 from mmdet.models import build_detector
@@ -112,13 +112,6 @@ def loader(cfg: Any, share: Share, seed: int, device: str) -> tuple[TrainingLoad
         **{**options, "pin_memory": device != "cpu" and options.get("pin_memory", True)}), dataset
 
 
-def no_checkpoints() -> CheckpointHook:
-    """What hooks find that look for mmcv's among the runner's (MMDetWandbHook fails without it); it saves nothing."""
-    hook = CheckpointHook(interval=-1, save_last=False)
-    hook.before_run = lambda runner: None  # which says where checkpoints will be saved
-    return hook
-
-
 def model(cfg: Any, place: RankInfo, seed: int, device: str, classes: Any) -> torch.nn.Module:
     """The initialised detector, wrapped for training on this rank."""
     seed_all(seed, INIT)
@@ -155,7 +148,6 @@ def runner(cfg: Any, wrapped: torch.nn.Module, logs_dir: str, logger: Any, meta:
         optimizer_config = cfg.get("optimizer_config") or {}
     made.register_training_hooks(cfg.lr_config, optimizer_config, None, cfg.get("log_config"),
                                  cfg.get("momentum_config"), custom_hooks_config=cfg.get("custom_hooks"))
-    made.register_hook(no_checkpoints())
     for hook in made.hooks:
         if isinstance(hook, TextLoggerHook) and hook.out_dir is not None:
             # mmcv copies to a folder named after that of the logs, which is the same in every run, and may then remove

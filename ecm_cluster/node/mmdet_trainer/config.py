@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ...base import reading
+from ...keycheck import tracker_hooks
 from ...mmconfig import literals
 from ...rundir.run import Run
 from . import imports
@@ -22,7 +23,8 @@ def load(run: Run) -> Any:
 
     guard()
     text = reading.read_text(run.config_file)
-    cfg = Config(literals.parse(text, run.config_file), f"{run.config_file}\n{text}", str(run.config_file))
+    values = tracker_hooks.without(literals.parse(text, run.config_file))
+    cfg = Config(values, f"{run.config_file}\n{text}", str(run.config_file))
     if cfg.get("custom_imports"):
         import_modules_from_strings(**cfg["custom_imports"])
     return cfg

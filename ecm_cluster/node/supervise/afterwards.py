@@ -18,8 +18,10 @@ from ...base import processes
 from ...rundir.run import Run
 from .. import signals
 
-PROCESSES: tuple[str, ...] = ("analysis", "page")  # names in `processes`, in order; each gets the path of the run
+# names in `processes`, in order; each gets the path of the run
+PROCESSES: tuple[str, ...] = ("tracker sync", "analysis", "page")
 SECONDS = 60.0  # for each: the job still has its nodes
+LONGER = {"analysis": 300.0}  # of LVIS's validation set half a minute, on a busy node several times that
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -36,7 +38,8 @@ def _run(run: Run, name: str) -> None:
         process = subprocess.Popen(processes.command(sys.executable, name, run.path), stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env={"PYTHONUTF8": "1", **os.environ, **WITHOUT_GPU},
                                    start_new_session=True, preexec_fn=signals.die_with_parent)
-        end = time.monotonic() + SECONDS
+        limit = LONGER.get(name, SECONDS)
+        end = time.monotonic() + limit
         while time.monotonic() < end and not signals.asked_to_stop():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(0.5)
@@ -46,4 +49,4 @@ def _run(run: Run, name: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
         with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait in the kernel, for storage
             process.wait(1.0)
-        log.write(f"{name}: killed, as it took more than {SECONDS:.0f} s or the job was ending\n".encode())
+        log.write(f"{name}: killed, as it took more than {limit:.0f} s or the job was ending\n".encode())

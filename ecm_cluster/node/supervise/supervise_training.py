@@ -13,12 +13,15 @@ from typing import Any
 from ...chain import chain, successor
 from ...rundir import checkpoints, retention
 from ...rundir.run import Run
+from ...trackers import beside as trackers
 from .. import signals
 from ..beside import Beside
+from ..companion import LAST_SECONDS, Closing, Companion
 from . import afterwards, postmortem, requeue
 from .supervisor import ASK_AGAIN_SECONDS, Supervisor
 
 RELEASE_SECONDS = 10.0  # between two looks for new checkpoints: each reads manifests and the ledger
+GRACE_SECONDS = 2.0  # for the trackers, once everything else is done, where the attempt was stopped or failed
 # phases in which a worker cannot stop on its own
 BEFORE_TRAINING = ("starting", "staging", "waiting for data", "first iteration")
 
@@ -31,10 +34,22 @@ class TrainingSupervisor(Supervisor):
     def __init__(self, run: Run) -> None:
         super().__init__(run, run)
         self._asked = float("-inf")
+        self._trackers: list[Companion] = []
 
-    def aside(self, attempt: int) -> list[Beside]:
-        """Let evaluations of new checkpoints start, too: Slurm may take a minute to answer."""
-        return [*super().aside(attempt), Beside(partial(successor.release_due, self.training), RELEASE_SECONDS)]
+    def run(self) -> None:
+        seconds = 0.0
+        try:
+            super().run()
+            seconds = LAST_SECONDS
+        finally:
+            for tracker in self._trackers:
+                tracker.join(seconds or GRACE_SECONDS)
+
+    def aside(self, attempt: int) -> list[Closing]:
+        """Let evaluations of new checkpoints start, too: Slurm may take a minute to answer. And feed the trackers."""
+        self._trackers = trackers.start(self.training, attempt)
+        return [*super().aside(attempt), Beside(partial(successor.release_due, self.training), RELEASE_SECONDS),
+                *self._trackers]
 
     def poll_signals(self, attempt: int, ledger: Any) -> None:
         """End the workers where a signal leaves no time until they can agree, at the end of their first iteration."""

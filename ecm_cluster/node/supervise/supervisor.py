@@ -21,6 +21,7 @@ from ...base import files, processes
 from ...rundir.run import Run, Work
 from .. import heartbeat, signals, world
 from ..beside import Beside, Quiet, patiently
+from ..companion import Closing
 from ..gpu import machine, preflight
 from . import attempts, decision, epilog, oom, postmortem, requeue, watchdog, watching
 from .attempts import AttemptFailed
@@ -66,7 +67,7 @@ class Supervisor:
         """What this process does about a signal itself, asked twice a second while the worker works."""
         raise NotImplementedError
 
-    def aside(self, attempt: int) -> list[Beside]:
+    def aside(self, attempt: int) -> list[Closing]:
         """What rank 0 does beside that, in threads of their own."""
         return [Beside(partial(self.work.fold_ledger, attempt - 1), None),
                 Beside(partial(machine.put_on_record, self.work, self.training, attempt, self.link), None)]

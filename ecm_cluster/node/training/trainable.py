@@ -14,6 +14,7 @@ from logging import Logger
 from typing import Any
 
 from ...mmconfig.config import read_literals
+from ...rundir import training_log
 from ...rundir.run import Run
 from ..world import RankInfo
 
@@ -46,6 +47,14 @@ class TrainerContext:
     def config(self) -> dict[str, Any]:
         """The run's frozen config, in plain dicts."""
         return read_literals(self.run.config_file)
+
+    def log(self, iteration: int, **values: float) -> None:
+        """Put figures of an iteration, such as the loss, on record; rank 0's alone are.
+
+        Trackers and reports show them. What a resumed training repeats replaces what is there.
+        """
+        if self.place.rank == 0:
+            training_log.append(self.run, self.attempt, iteration, values)
 
 
 class Trainable:

@@ -178,7 +178,7 @@ def bits(value: Any) -> Any:
 def logged(folder: Path) -> list[dict[str, Any]]:
     """The lines of mmcv's JSON log, without what the clock decides and without the headers of each start."""
     lines = [json.loads(line) for path in folder.glob("*.log.json") for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "memory")}
+    return [{k: v for k, v in line.items() if k not in ("time", "data_time", "timestamp", "memory")}
             for line in lines if "loss" in line]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from mmdet.core import build_optimizer  # noqa: E402
 from mmdet.datasets import DATASETS  # noqa: E402
 from torch import nn  # noqa: E402
 
-from ecm_cluster.keycheck import keys  # noqa: E402
 from ecm_cluster.node.mmdet_trainer import building  # noqa: E402
 from ecm_cluster.node.mmdet_trainer.parallel import OneProcess  # noqa: E402
 from ecm_cluster.node.mmdet_trainer.trainer import MmdetTrainer  # noqa: E402
@@ -86,21 +83,6 @@ def test_constructors_of_mmcv_and_of_mmdets_own_registry_give_the_parameter_grou
     rates = [(group["lr"], group["weight_decay"]) for group in made.optimizer.param_groups]
     assert rates == [(group["lr"], group["weight_decay"]) for group in theirs.param_groups]
     assert len({rate for rate, _ in rates}) > 1
-
-
-@pytest.mark.parametrize("kind", [{"type": "EpochBasedRunner", "max_epochs": 1},
-                                  {"type": "IterBasedRunner", "max_iters": 1}])
-def test_a_hook_that_looks_for_mmcvs_checkpoints_finds_that_there_are_none(kind, tmp_path, monkeypatch):
-    wandb = SimpleNamespace(__version__="0.12.10", init=lambda: None, log=lambda *args, **kwargs: None)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    logs = {"interval": 1, "hooks": [{"type": "MMDetWandbHook", "log_checkpoint": True, "num_eval_images": 2}]}
-    made = runner(config(log_config=logs, runner=kind), tmp_path)
-    for hook in made.hooks:
-        hook.before_run(made)
-        hook.after_train_epoch(made)
-    assert list(tmp_path.iterdir()) == []
-    found = keys.unused({"data": {}, "log_config": logs})
-    assert list(found) == ["log_config.hooks.0.log_checkpoint", "log_config.hooks.0.num_eval_images"]
 
 
 def test_hooks_stand_in_the_order_of_their_priorities(tmp_path):
