@@ -73,7 +73,7 @@ def test_errors_stand_there_and_where_the_analysis_is_missing_how_to_get_it(run,
     other = full_run(tmp_path / "other", scored=1)
     for work in other.evaluations():
         work.analysis_file.unlink()
-    assert "python -m ecm_cluster.evaluate other makes it" in Page(page.make([other])).text
+    assert "python -m ecm_cluster.evaluate other --analysis makes it" in Page(page.make([other])).text
 
 
 def test_every_chart_has_a_text_for_those_who_do_not_see_it(made):
