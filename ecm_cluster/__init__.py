@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from .base.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from .interface.run import Run as Run
+
+
+def __getattr__(name: str) -> Any:
+    """``Run`` is imported when it is asked for: verbs and workers need none of it."""
+    if name == "Run":
+        from .interface import run
+
+        return run.Run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _interrupted(number: int, frame: object) -> None:

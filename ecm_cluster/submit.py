@@ -16,6 +16,7 @@ from .base import folders, units
 from .base.errors import UserError, shown
 from .chain import locks
 from .console import cli
+from .interface.module import make_callable
 from .job import job as jobs
 from .job.flags import add_flags, given_flags
 from .rundir.run import Run
@@ -265,6 +266,8 @@ def refuse_other_settings(run: Run, begun: jobs.Job, asked: jobs.Job, args: argp
                         f"{', '.join(sorted(other))}; continue it with `{chain.continue_line(run)}`, or use "
                         "another --name")
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     raise SystemExit(cli.run(main))

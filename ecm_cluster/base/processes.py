@@ -31,6 +31,9 @@ MODULES = {
     "checks": "ecm_cluster.node.checks",
     "probe": "ecm_cluster.node.checks.probe",
     "notices": "ecm_cluster.notices.send",
+    "submit": "ecm_cluster.submit",
+    "cancel": "ecm_cluster.cancel",
+    "resume": "ecm_cluster.resume",
     "folder check": "ecm_cluster.diagnosis.folder",
 }
 # Pickled tasks name these classes, and frozen code of every version has the first two under these names
