@@ -87,8 +87,8 @@ def against_count(row: results.Row, kind: str) -> Scatter | None:
     zero = sum(c["ap"] == 0 for c in known)
     note = f"{zero} of {len(known)} classes have an AP of 0." if zero else ""
     means = tuple(_means(known, name, x, y))
-    told = "; ".join(mean.text for mean in means)
-    return Scatter(title, x, y, tuple(dots), " ".join(f"{title}: {len(known)} classes. {note} {told}".split()), note,
+    said = "; ".join(mean.text for mean in means)
+    return Scatter(title, x, y, tuple(dots), " ".join(f"{title}: {len(known)} classes. {note} {said}".split()), note,
                    means=means)
 
 

@@ -98,9 +98,9 @@ def _chart(title: str, lines: Mapping[str, list[Any]], order: Sequence[str], uni
             for name, line in lines.items()}
     drawn = tuple(Line(name, curves.path(line, x, y), order.index(name), COLOURS.get(name, ""),
                        last=f"{line[-1][1]:.1f}", dots=dots[name]) for name, line in lines.items())
-    told = " ".join(f"{name}: {', '.join(f'{value:.1f} at {place}' for place, value in line[-6:])}."
+    said = " ".join(f"{name}: {', '.join(f'{value:.1f} at {place}' for place, value in line[-6:])}."
                     for name, line in lines.items())
-    return Chart(title, x, y, drawn, f"{title}. {told}")
+    return Chart(title, x, y, drawn, f"{title}. {said}")
 
 
 def table(scores: Scores) -> list[dict[str, Any]]:

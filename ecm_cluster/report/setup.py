@@ -94,7 +94,7 @@ def model(run: Run) -> list[SetupLine]:
 
 
 def against_base(run: Run) -> tuple[str, list[SetupLine]] | None:
-    """The config that the run's was made from, and what differs; None where that config is not at hand."""
+    """The config that the run's was made from, and what differs; None where that config is not available."""
     found = base.against_base(run)
     if found is None:
         return None

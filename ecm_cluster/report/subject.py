@@ -14,7 +14,7 @@ from ..reporting import state as states
 from ..reporting.run_state import RunState, only_stopped
 from ..reporting.tolerant import TolerantRun
 from ..rundir.run import Run
-from . import error_analysis, provenance, scores, setup, story, time_use
+from . import attempts, error_analysis, provenance, scores, setup, time_use
 from .drawing import curves
 from .drawing.curves import Training
 from .error_analysis import Analysis
@@ -29,7 +29,7 @@ class Subject:
     """One run on a page.
 
     Attributes:
-        name: As the page calls it; two runs of one name are told apart.
+        name: As the page calls it; two runs of one name are distinguished.
         base: The config that it was made from, and what differs.
         changed: What changed from attempt to attempt, a line each.
         damage: What could not be read, a line each.
@@ -42,7 +42,7 @@ class Subject:
     scores: Scores
     analysis: Analysis | None
     time: time_use.TimeUse | None
-    attempts: list[story.Attempt]
+    attempts: list[attempts.Attempt]
     events: list[dict[str, str]]
     commits: str
     model: list[setup.SetupLine]
@@ -90,7 +90,7 @@ def read(given: Run, name: str) -> Subject:
     return Subject(
         name, run, state, part(curves.of, NO_TRAINING, run), scored,
         part(error_analysis.of, None, main) if main else None, part(time_use.of, None, run),
-        part(story.attempts, [], run), part(story.events, [], run), part(story.commits, "", run),
+        part(attempts.rows, [], run), part(attempts.events, [], run), part(attempts.commits, "", run),
         part(setup.model, [], run), part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
         part(setup.against_base, None, run), part(provenance.of, [], run, main), part(provenance.packages, [], run),
-        part(facts.within, [], run), story.clock(spec.submitted), list(run.damage))
+        part(facts.within, [], run), attempts.clock(spec.submitted), list(run.damage))

@@ -88,7 +88,7 @@ def of_training(name: str, trainings: Mapping[str, Training], log: bool = False,
 
     hovers = curves.hovers([one.points for one in found.values()], x, say,
                            curves.SMALL_HOVERS if small else curves.HOVERS)
-    return Chart(title, x, y, lines, f"{title} over iterations. {_told(found)}", hovers, marks,
+    return Chart(title, x, y, lines, f"{title} over iterations. {_summary(found)}", hovers, marks,
                  "; ".join(filter(None, (_lost(found), _cut(found, y)))))
 
 
@@ -131,7 +131,7 @@ def _cut(found: Mapping[str, Curve], y: Scale) -> str:
     return f"{above} value{several} above {scales.number_text(y.high)} drawn at the top" if above else ""
 
 
-def _told(found: Mapping[str, Curve]) -> str:
+def _summary(found: Mapping[str, Curve]) -> str:
     return " ".join(f"{run}: {value_text(one.points[0][1])} at iteration {one.points[0][0]}, {value_text(one.last)} at "
                     f"iteration {one.points[-1][0]}." for run, one in found.items())
 
