@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import errno
 import itertools
 import os
 import threading
@@ -19,6 +20,7 @@ Result = TypeVar("Result")
 Stamp = Tuple[int, int, int]
 
 READERS = 16
+NONE_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP)
 FEW, MANY = 16, 64  # items from which threads are started; from which a thread of an outer call does so
 
 _inside: contextvars.ContextVar[bool] = contextvars.ContextVar("inside", default=False)
@@ -132,9 +134,16 @@ def listed(folder: str | os.PathLike) -> dict[str, bool]:
     try:
         status_of(handle, folder)
         with os.scandir(handle) as entries:
-            return {name: is_folder for name, is_folder in sorted((entry.name, entry.is_dir()) for entry in entries)}
+            return dict(sorted((entry.name, _is_folder(entry)) for entry in entries))
     finally:
         os.close(handle)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
 
 
 def names_in(folder: str | os.PathLike, folders: bool = False) -> list[str]:
@@ -142,7 +151,9 @@ def names_in(folder: str | os.PathLike, folders: bool = False) -> list[str]:
     def read() -> dict[str, bool]:
         try:
             return listed(folder)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except OSError as error:
+            if error.errno not in NONE_THERE:
+                raise
             note_missing(folder)
             return {}
 

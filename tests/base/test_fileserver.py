@@ -88,3 +88,12 @@ def test_within_a_footprint_a_record_is_read_once_also_a_damaged_one(tmp_path):
         path.write_text('{"x": 2}')
         (tmp_path / "b.json").write_text('{"x": 2}')
     assert records.read(path, shape) == {"x": 2}
+
+
+def test_what_is_no_directory_has_no_names(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    assert fileserver.names_in(tmp_path) == ["file", "folder", "loop"]
+    assert fileserver.names_in(tmp_path, folders=True) == ["folder"]
+    assert [fileserver.names_in(tmp_path / name) for name in ("loop", "file", "folder", "none")] == [[]] * 4
