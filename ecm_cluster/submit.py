@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from .base import folders, units
-from .base.errors import UserError, shown
+from .base.errors import UserError
 from .chain import locks
 from .console import cli
 from .interface.module import make_callable
 from .job import job as jobs
-from .job.flags import add_flags, given_flags
+from .job.flags import add_flags, evaluation_flags, given_flags
 from .rundir.run import Run
+from .sweeps.flags import add_group_flags, asks_for_group
 
 EPILOG = """examples:
   python -m ecm_cluster.submit --nodes 1 --gpus 8 --data-root /datasets/lvis_v1
@@ -27,8 +27,7 @@ EPILOG = """examples:
   python -m ecm_cluster.submit --config my_config.py --code my_modules --set optimizer.lr=0.01
   python -m ecm_cluster.submit --like first --set optimizer.lr=0.02
   python -m ecm_cluster.submit demo --cluster local --wait
-  python -m ecm_cluster.submit r50_1x --name losses --vary seed=0,1,2 \\
-      --vary model.roi_head.bbox_head.loss_cls=@ecm,@ce,@seesaw
+  python -m ecm_cluster.submit r50_1x --name rates --vary seed=0,1,2 --vary optimizer.lr=0.01,0.02
 """
 
 
@@ -42,12 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add_flags(made)
     made.add_argument("--set", dest="options", action="append", default=[], metavar="KEY=VALUE",
                       help="mmdet option, e.g. optimizer.lr=0.01; +KEY=VALUE sets it unchecked; may be repeated")
-    made.add_argument("--vary", action="append", default=[], metavar="NAME=VALUES", help="submit a group of runs, one "
-                      "for each combination of values: NAME is a key of a job file or an mmdet option, e.g. "
-                      "seed=0,1,2; may be repeated")
-    made.add_argument("--sweep", metavar="FILE", help="the same from a file (YAML): names with lists of values")
-    made.add_argument("--at-once", type=int, metavar="N", help="at most N runs of the group at a time (default: all; "
-                      "1 with --cluster local)")
+    add_group_flags(made)
     made.add_argument("--no-eval", action="store_true", help="do not submit an evaluation")
     made.add_argument("--eval-epochs", metavar="EPOCHS", help="score these epochs besides the last: all, or 4,8")
     made.add_argument("--eval-every", type=int, metavar="N", help="score every N-th epoch besides the last (iteration, "
@@ -74,29 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.acts()
         folders.check_working_directory()
         choose.require(args.cluster)
-    if args.vary or args.sweep:
+    run_dir = folders.absolute(job.runs_dir)
+    if asks_for_group(run_dir, job, args):
         from .sweeps import submitting
 
         return submitting.submit(job, args)
-    run_dir = folders.absolute(job.runs_dir)
-    refuse_group(run_dir, job, args)
     run = submit(run_dir, job, args)
     if run is not None and args.wait:
         from .watching import follow
 
         return follow.follow(run)
     return cli.EXIT_OK
-
-
-def refuse_group(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> None:
-    """Refuse options that apply to groups only, and the name of a group."""
-    from .sweeps import group
-
-    if args.at_once is not None:
-        raise UserError("at-once: only for a group of runs; add --vary or --sweep, or leave it out")
-    if job.name and group.at(run_dir / job.name) is not None:
-        raise UserError(f"name: {job.name!r} is a group of runs; repeat its --vary or --sweep to submit what is "
-                        "missing of it, or use another --name")
 
 
 def submit(run_dir: Path, job: jobs.Job, args: argparse.Namespace) -> Run | None:
@@ -142,14 +124,15 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     from .backends import choose
     from .console import shell
     from .mmconfig import config
+    from .rundir import repeat
 
     flags: dict[str, Any] = given_flags(args)
     if args.options:
         flags["options"] = config.parse_options(args.options)
     if evaluation_flags(args):
         flags["evaluation"] = evaluation_flags(args)
-    record = like(args, flags) if args.like else None
-    args.cluster = args.cluster or "slurm"
+    like, record = repeat.asked(args.like, args.job, flags) if args.like else (None, None)
+    args.cluster = args.cluster or (like.spec.cluster if like else "slurm")
     defaults = shell.defaults(os.environ) if choose.by_name(args.cluster).queues else None
     job = jobs.load(args.job, flags, defaults, record)
     units.check_run_path("runs-dir", str(folders.absolute(job.runs_dir)))
@@ -157,36 +140,6 @@ def read_job(args: argparse.Namespace) -> jobs.Job:
     if job.name and (os.sep in job.name or job.name.startswith(".")):
         raise UserError(f"name: invalid value {job.name!r}; expected a plain directory name, below --runs-dir")
     return job
-
-
-def like(args: argparse.Namespace, flags: dict[str, Any]) -> dict[str, Any]:
-    """The job of the run that ``--like`` names, which gets a name and a place unless the flags say them."""
-    from .plan import create
-    from .rundir import repeat, runs
-
-    if args.job:
-        raise UserError("like: give either JOB or --like RUN; flags override the run's job")
-    run = runs.find(args.like, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
-    args.cluster = args.cluster or run.spec.cluster
-    flags.setdefault("runs_dir", str(run.path.parent))
-    flags.setdefault("name", create.next_name(folders.absolute(flags["runs_dir"]), f"{repeat.stem(run)}.py"))
-    return repeat.values(run)
-
-
-def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
-    """The evaluation block from the command line."""
-    block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
-    if args.eval_epochs:
-        words = args.eval_epochs.split(",")
-        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
-            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as "
-                            "4,8")
-        block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
-    if args.eval_every is not None:
-        block["every"] = args.eval_every
-    if args.eval_while_training:
-        block["while_training"] = True
-    return block
 
 
 def dry_run(run: Run, plan: Any) -> None:

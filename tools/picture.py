@@ -1,38 +1,70 @@
-"""Draw what a verb prints as an SVG for the README: ``python tools/picture.py OUT.svg VERB [ARGS…]``.
+"""Draw what a verb shows on a terminal as an SVG for the README: ``python tools/picture.py OUT.svg VERB [ARGS…]``.
 
-The text is real output, captured; nothing is fetched to show it.
+It is real output on a real pseudo-terminal, drawn by rich; nothing is fetched to show it. A verb that does not end,
+such as ``status --watch``, is interrupted after SECONDS from the environment; the last frame counts.
 """
 
 from __future__ import annotations
 
+import fcntl
+import io
+import os
+import pty
+import re
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
-from xml.sax.saxutils import escape
 
-WIDTH, LINE, MARGIN = 8.05, 18, 20  # of a character, of a line, around the text, in pixels
-COLOURS = {"$": "#7ee787", "next:": "#79c0ff", "bbox": "#ffa657", "segm": "#ffa657"}
+from rich.console import Console
+from rich.text import Text
+
+COLUMNS = int(os.environ.get("COLUMNS", "96"))
+SECONDS = float(os.environ.get("SECONDS", "900"))
+LEAVES = ("\x1b[?25l", "\x1b[?25h")  # hides and shows the cursor
+# fonts that rich's picture would fetch from another host, and its comment
+LEFT_OUT = re.compile(r"[ ]*@font-face \{\{.*?\}\}\n|[ ]*<!--.*?-->\n", re.DOTALL)
 
 
-def svg(lines: list[str]) -> str:
-    """The lines as a terminal."""
-    width = int(max(map(len, lines)) * WIDTH + 2 * MARGIN)
-    height = len(lines) * LINE + 2 * MARGIN
-    rows = []
-    for number, line in enumerate(lines):
-        colour = next((c for start, c in COLOURS.items() if line.startswith(start)), "#c9d1d9")
-        y = MARGIN + (number + 0.75) * LINE
-        rows.append(f'<text x="{MARGIN}" y="{y:.0f}" fill="{colour}" xml:space="preserve">{escape(line)}</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-            'font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="13.4">\n'
-            f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>\n' + "\n".join(rows) + "\n</svg>\n")
+def shown(verb: str, *args: str) -> str:
+    """What the terminal shows in the end."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
+    process = subprocess.Popen([sys.executable, "-m", f"ecm_cluster.{verb}", *args], stdin=theirs, stdout=theirs,
+                               stderr=theirs, env={**os.environ, "TERM": "xterm-256color"})
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    said, end = b"", time.monotonic() + SECONDS
+    while process.poll() is None:
+        if time.monotonic() > end:
+            process.send_signal(signal.SIGINT)
+            end += 10
+        said += _read(ours)
+        time.sleep(0.1)
+    said += _read(ours)
+    frame = said.decode(errors="replace").split("\x1b[2K")[-1]
+    for code in LEAVES:
+        frame = frame.replace(code, "")
+    return frame.replace("^C", "").replace("\r", "").strip("\n")
+
+
+def _read(handle: int) -> bytes:
+    try:
+        return os.read(handle, 1 << 20)
+    except OSError:  # nothing yet, or the process has closed its side
+        return b""
 
 
 def main(out: str, verb: str, *args: str) -> None:
-    done = subprocess.run([sys.executable, "-m", f"ecm_cluster.{verb}", *args], check=True, text=True,
-                          capture_output=True)
-    shown = ["$ python -m ecm_cluster." + " ".join([verb, *(Path(a).name for a in args)]), *done.stdout.splitlines()]
-    Path(out).write_text(svg(shown))
+    from rich._export_format import CONSOLE_SVG_FORMAT
+
+    command = "$ python -m ecm_cluster." + " ".join([verb, *(Path(a).name for a in args)])
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
+    console.print(Text(command, "bold"), Text.from_ansi(shown(verb, *args)), sep="\n", overflow="fold")
+    Path(out).write_text(console.export_svg(title="ecm-cluster", code_format=LEFT_OUT.sub("", CONSOLE_SVG_FORMAT)))
 
 
 if __name__ == "__main__":

@@ -100,12 +100,9 @@ def events_of(work: Work, attempt: int | None = None) -> list[Event]:
 
 
 def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, lives: bool | None) -> AttemptRecord:
-    taken: dict[str, Any] = {}
-    try:
-        taken = work.read_attempt(number)
-    except (UserError, OSError) as error:
-        work.note(error)
-    beat = _heartbeat(work, number)
+    taken = _taken(work, number, events)
+    # the phase that a supervisor writes last says as much
+    beat = {} if any(e.kind == "phase" and e["phase"] == "ended" for e in events) else _heartbeat(work, number)
     signs = [e.time for e in events if not e.writer.startswith(FOUND_LATER)]
     signs += [beat["time"]] if "time" in beat else []
     begin: float = taken["time"] if fits(taken.get("time"), TIME) else min(signs, default=_changed(work, number))
@@ -119,6 +116,18 @@ def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, li
         gpus=world if fits(world, COUNT) and world else max(1, len(starts)),
         job_id=None if job_id is None else str(job_id), restart=int(taken.get("restart") or 0),
         **({} if alive else _ending(number, events, begin, signs)), **_iterations(work, number, taken, events, beat))
+
+
+def _taken(work: Work, number: int, events: Iterable[Event]) -> dict[str, Any]:
+    """The record of an attempt's begin: from the ledger, else from its file; empty where that is damaged."""
+    event = next((e for e in events if e.kind == "attempt"), None)
+    if event is not None:
+        return {**event.fields, "time": event["begin"]}
+    try:
+        return work.read_attempt(number)
+    except (UserError, OSError) as error:
+        work.note(error)
+    return {}
 
 
 def _heartbeat(work: Work, number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ..base import fileserver
 from ..base.errors import UserError
 from ..rundir.run import Run, Work
 from . import starts
@@ -56,7 +57,8 @@ def holds(run: Run, alive: bool | None = None) -> list[Hold]:
     Args:
         alive: Whether the job of the training is alive, where the caller knows.
     """
-    found: dict[tuple[str, int], list[Hold]] = {key: _noted(run, *key) for key in starts.all_on_record(run)}
+    keys = starts.all_on_record(run)
+    found = dict(zip(keys, fileserver.each(lambda key: _noted(run, *key), keys)))
     for work in (run, *run.evaluations()):
         for record in history(work, alive if work is run else None):
             known = found.setdefault((record.job_id or "", record.restart), [])

@@ -15,6 +15,7 @@ from typing import Any
 from ..base.reading import fits
 from ..rundir.ledger import Event
 from ..rundir.records import SECONDS
+from ..rundir.run import Work
 from .history import AttemptRecord, events_of
 from .holds import Hold
 
@@ -56,7 +57,7 @@ def of_hold(hold: Hold) -> tuple[list[Segment], bool]:
     estimated, begin = hold.estimated, hold.begin
     for (work, record), following in itertools.zip_longest(hold.attempts, hold.attempts[1:]):
         end = min(max(begin, following[1].begin if following else hold.end), hold.end)
-        marks, guessed = marks_of(record, events_of(work, record.number), work.heartbeat(record.number) or {})
+        marks, guessed = marks_of(work, record, events_of(work, record.number))
         found += partition(begin, end, marks, hold.gpus, record.number)
         begin, estimated = end, estimated or guessed
     return found, estimated
@@ -73,7 +74,7 @@ def partition(begin: float, end: float, marks: Iterable[Mark], gpus: int, attemp
     return found
 
 
-def marks_of(record: AttemptRecord, events: Sequence[Event], beat: dict[str, Any]) -> tuple[list[Mark], bool]:
+def marks_of(work: Work, record: AttemptRecord, events: Sequence[Event]) -> tuple[list[Mark], bool]:
     """What an attempt did from when on, and whether that is estimated: an earlier version recorded no phases."""
     phases = [e for e in events if e.kind == "phase"]
     over = record.end if record.end is not None else record.seen
@@ -88,7 +89,7 @@ def marks_of(record: AttemptRecord, events: Sequence[Event], beat: dict[str, Any
     else:
         marks = [mark for e in events if e.kind == "staged"
                  for mark in ((e.time - e["seconds"] - e["waited"], STAGING), (e.time, START_UP))]
-        began = _estimated_begin(record, events, beat, iterations)
+        began = _estimated_begin(record, events, work.heartbeat(record.number) or {}, iterations)
     if began is not None:
         progress = stopped - _silence(events) if record.cause == "hung" else stopped
         kept = max(0, iterations - record.lost) / iterations if iterations > 0 else 0.0

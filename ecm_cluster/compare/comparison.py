@@ -9,7 +9,7 @@ from ..base.errors import UserError, one_of
 from ..scoring.metrics import in_words
 from ..sweeps.group import Group
 from . import resampling
-from .settings import Setting, collect, differing_code, figures, kinds
+from .settings import GroupSetting, collect, differing_code, figures, kinds
 from .significance import Difference, difference
 
 
@@ -22,8 +22,8 @@ class Comparison:
     """
 
     name: str
-    settings: list[Setting]
-    reference: Setting
+    settings: list[GroupSetting]
+    reference: GroupSetting
     kinds: list[str]
     differences: dict[tuple[str, str, str], Difference]
     missing: list[str]

@@ -13,7 +13,7 @@ from ..scoring.metrics import in_words
 from ..sweeps.group import Group
 from . import latex
 from .comparison import Comparison, compare
-from .settings import FIGURES, Setting, figures
+from .settings import FIGURES, GroupSetting, figures
 from .significance import Difference
 
 
@@ -30,7 +30,7 @@ def main(group: Group, args: argparse.Namespace) -> int:
     return cli.EXIT_OK
 
 
-def spread(setting: Setting, kind: str, name: str, sign: str = " ± ") -> str:
+def spread(setting: GroupSetting, kind: str, name: str, sign: str = " ± ") -> str:
     """``26.4 ± 0.2``: mean and standard deviation over seeds, in percent."""
     mean, deviation = setting.mean(kind, name), setting.deviation(kind, name)
     if mean is None:
@@ -99,7 +99,7 @@ def to_json(compared: Comparison) -> dict[str, Any]:
             "missing": compared.missing, "notes": compared.notes}
 
 
-def _as_json(compared: Comparison, setting: Setting, kind: str, name: str) -> dict[str, Any]:
+def _as_json(compared: Comparison, setting: GroupSetting, kind: str, name: str) -> dict[str, Any]:
     found = compared.differences.get((setting.label, kind, name))
     return {"n": len(setting.values(kind, name)), "mean": setting.mean(kind, name),
             "sd": setting.deviation(kind, name), "values": setting.values(kind, name),

@@ -6,7 +6,7 @@ import re
 
 from ..scoring.metrics import KINDS
 from .comparison import Comparison
-from .settings import Setting, figures
+from .settings import GroupSetting, figures
 
 LEVEL = 0.05
 SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -55,7 +55,7 @@ def _figure(name: str) -> str:
     return f"AP$_{{{name[2:]}}}$" if len(name) > 2 else name
 
 
-def _cell(compared: Comparison, setting: Setting, kind: str, name: str) -> str:
+def _cell(compared: Comparison, setting: GroupSetting, kind: str, name: str) -> str:
     mean, deviation = setting.mean(kind, name), setting.deviation(kind, name)
     if mean is None:
         return "--"

@@ -20,14 +20,14 @@ from ..base.reading import Maybe, Number, Unreadable, read_json
 from ..chain import evaluations
 from ..scoring import parts, scorers
 from ..sweeps.group import Group
-from .settings import Scored, Setting
+from .settings import GroupSetting, Scored
 
 REPLICATES = 200  # for a standard error: Efron and Tibshirani, chapter 6
 UNASKED_BYTES = 64 << 20  # of detections that are resampled without being asked to: a quarter of a minute
 BYTES_PER_SECOND = 4 << 20  # with 200 replicates
 
 
-def of_group(group: Group, settings: Sequence[Setting], kinds: Sequence[str], asked: int | None, seed: int,
+def of_group(group: Group, settings: Sequence[GroupSetting], kinds: Sequence[str], asked: int | None, seed: int,
              ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Figures in each replicate, by kind, run and figure; and notes on what could not be resampled.
 

@@ -42,7 +42,7 @@ class Scored:
 
 
 @dataclass
-class Setting:
+class GroupSetting:
     """The runs that differ in their seed alone."""
 
     label: str
@@ -61,16 +61,16 @@ class Setting:
         return statistics.stdev(found) if len(found) > 1 else None
 
 
-def collect(group: Group) -> tuple[list[Setting], list[str]]:
+def collect(group: Group) -> tuple[list[GroupSetting], list[str]]:
     """The settings in the group's order, and a line for each run that is missing in them.
 
     Raises:
         UserError: Runs were scored on different annotations.
     """
-    settings: dict[str, Setting] = {}
+    settings: dict[str, GroupSetting] = {}
     missing: list[tuple[Cell, Run | None]] = []
     for cell, run in group.members():
-        own = settings.setdefault(label(cell.settings), Setting(label(cell.settings)))
+        own = settings.setdefault(label(cell.settings), GroupSetting(label(cell.settings)))
         row = _last_scores(run) if run is not None else None
         if row is None:
             missing.append((cell, run))
@@ -111,17 +111,17 @@ def _check_annotations(scored: Sequence[Scored]) -> None:
                             "only scores on the same can be compared")
 
 
-def kinds(settings: Sequence[Setting]) -> list[str]:
+def kinds(settings: Sequence[GroupSetting]) -> list[str]:
     """The kinds of overlap that are scored, masks first."""
     return [kind for kind in metrics.KINDS if any(setting.values(kind, "AP") for setting in settings)]
 
 
-def figures(settings: Sequence[Setting], kind: str) -> list[str]:
+def figures(settings: Sequence[GroupSetting], kind: str) -> list[str]:
     """The figures that any setting has; data without frequencies has AP alone."""
     return [name for name in FIGURES if any(setting.values(kind, name) for setting in settings)]
 
 
-def differing_code(settings: Sequence[Setting]) -> list[str]:
+def differing_code(settings: Sequence[GroupSetting]) -> list[str]:
     """A note where the runs that are compared have not the same code."""
     digests = {str((run := one.row.run).overrides().code.get("digest") or run.spec.code.get("digest"))
                for setting in settings for one in setting.runs}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Dict, List, Optional
 
-from .settings import Scored, Setting
+from .settings import GroupSetting, Scored
 
 CONFIDENCE = 0.95
 MANY = 1000  # degrees of freedom from which Student's distribution is the normal one
@@ -48,7 +48,8 @@ class Difference:
     p: float | None = None
 
 
-def difference(setting: Setting, reference: Setting, kind: str, name: str, replicates: Replicates) -> Difference | None:
+def difference(setting: GroupSetting, reference: GroupSetting, kind: str, name: str, replicates: Replicates,
+               ) -> Difference | None:
     """The setting less the reference; None where one has no such figure."""
     ours, theirs = ([one for one in s.runs if one.figure(kind, name) is not None] for s in (setting, reference))
     common = {one.seed for one in ours} & {one.seed for one in theirs} - {""}

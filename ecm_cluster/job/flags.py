@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..base.errors import UserError, shown
 from .job import OPTIONS
 from .option import BOOL
 
@@ -47,3 +49,19 @@ def given_flags(args: argparse.Namespace) -> dict[str, Any]:
 def without_removed(given: Mapping[str, Any]) -> dict[str, Any]:
     """Flags with None for each that removes a value: ``--reservation ''``."""
     return {name: None if value == "" and OPTIONS[name].default is None else value for name, value in given.items()}
+
+
+def evaluation_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The evaluation block from the command line."""
+    block: dict[str, Any] = {"enabled": False} if args.no_eval else {}
+    if args.eval_epochs:
+        words = args.eval_epochs.split(",")
+        if args.eval_epochs != "all" and not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+            raise UserError(f"eval-epochs: invalid value {shown(args.eval_epochs)}; expected all, or epochs such as "
+                            "4,8")
+        block["epochs"] = "all" if args.eval_epochs == "all" else [int(word) for word in words]
+    if args.eval_every is not None:
+        block["every"] = args.eval_every
+    if args.eval_while_training:
+        block["while_training"] = True
+    return block

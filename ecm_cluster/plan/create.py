@@ -20,7 +20,7 @@ from ..chain import chain, evaluations
 from ..freeze import environment, snapshot, weights
 from ..job import sharing
 from ..mmconfig import config
-from ..rundir import job_env, spec
+from ..rundir import job_env, runs, spec
 from ..rundir.run import Run
 from . import class_counts, planning
 
@@ -64,9 +64,7 @@ def freeze(plan: planning.Plan, fetch: bool = True) -> Frozen:
 
 def next_name(runs_dir: Path, config_path: str) -> str:
     """The config's name and the first free number."""
-    stem = units.safe_name(Path(config_path).stem)
-    names = (f"{stem}-{number:03d}" for number in itertools.count(1))
-    return next(name for name in names if not (runs_dir / name).exists())
+    return runs.next_name(runs_dir, units.safe_name(Path(config_path).stem))
 
 
 def claim(runs_dir: Path, config_path: str) -> Run:

@@ -95,9 +95,9 @@ def columns(asked: str | None, found: Sequence[Row]) -> list[tuple[str, str]]:
     """
     known = known_metrics(found)
     if asked is None:
-        own = {kind: [name for of, name in known if of == kind] for kind, _ in known}
-        return [each for each in known
-                if each[1] in (names(LINE) if "AP" in own[each[0]] else own[each[0]][:MOST_SHOWN])]
+        of_kinds = {kind: [name for of, name in known if of == kind] for kind, _ in known}
+        return [(kind, name) for kind, own in of_kinds.items()
+                for name in (names(LINE) if "AP" in own else own[:MOST_SHOWN])]
     chosen = [each for word in asked.split(",") for each in _meant("columns", word, known)] if known else []
     return list(dict.fromkeys(chosen))
 

@@ -114,6 +114,8 @@ EVENTS: dict[str, dict[Any, Any]] = {
     "resumed": {OptionalKey("stages"): [str], OptionalKey("overrides"): {OptionalKey("job"): dict}},
     "cancelled": {"what": str},
     "start": {"host": str, "rank": COUNT, "pid": Number(1, 2**31)},
+    "attempt": {"begin": TIME, "identity": NAME, "host": NAME, "job_id": Maybe(JOB_ID), "restart": Maybe(COUNT),
+                "world_size": COUNT, "from": Maybe(NAME)},
     # how far the worker of rank 0 came, as its supervisor saw it: each phase that it entered, and at last `ended`
     "phase": {"phase": str, OptionalKey("iteration"): Maybe(COUNT)},
     "machine": {"host": str, OptionalKey("gpus"): [NAME], OptionalKey("torch"): {str: object},

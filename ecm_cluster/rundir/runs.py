@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -55,6 +56,12 @@ def _matching(word: str, runs_dir: Path) -> list[Run]:
         raise UserError(f"RUN: no run matches {word!r} under {folder or runs_dir}; `python -m ecm_cluster.status` "
                         "lists all runs")
     return found
+
+
+def next_name(runs_dir: Path, stem: str) -> str:
+    """The first name with a number that is still free."""
+    names = (f"{stem}-{number:03d}" for number in itertools.count(1))
+    return next(name for name in names if not (runs_dir / name).exists())
 
 
 def _is_run(folder: Path) -> bool:

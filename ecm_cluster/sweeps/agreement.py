@@ -12,7 +12,7 @@ from ..job import job as jobs
 from ..job.flags import given_flags
 from ..mmconfig.options import parse_option
 from ..rundir.run import Run
-from .axes import Axis, overlap
+from .axes import VariedKey, overlap
 from .cells import Cell
 from .group import Group, group_of
 
@@ -20,7 +20,7 @@ from .group import Group, group_of
 FREE = {"time", "notify", *(name for name, one in jobs.OPTIONS.items() if one.slurm)}
 
 
-def check_flags(varied: Sequence[Axis], args: argparse.Namespace) -> None:
+def check_flags(varied: Sequence[VariedKey], args: argparse.Namespace) -> None:
     """Refuse what is both set and varied.
 
     Raises:
@@ -33,7 +33,7 @@ def check_flags(varied: Sequence[Axis], args: argparse.Namespace) -> None:
                 raise UserError(f"vary: {axis.key} is varied, and {key} is set as well; leave one of them out")
 
 
-def common(base: jobs.Job, varied: Sequence[Axis]) -> dict[str, Any]:
+def common(base: jobs.Job, varied: Sequence[VariedKey]) -> dict[str, Any]:
     """What the runs of a group have in common, as it is on record."""
     left_out = {"name", "runs_dir", *(axis.key for axis in varied)}
     return as_read({key: value for key, value in base.as_record().items() if key not in left_out})
@@ -77,7 +77,7 @@ def _differing(one: Any, other: Any) -> list[str]:
     return [""] if one != other else []
 
 
-def in_recorded_order(group: Group, varied: list[Axis]) -> list[Axis]:
+def in_recorded_order(group: Group, varied: list[VariedKey]) -> list[VariedKey]:
     """The varied names in the order that the group has them in, as its runs are named by it.
 
     Raises:

@@ -61,7 +61,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Axis:
+class VariedKey:
     """A name with the values that it takes."""
 
     key: str
@@ -72,7 +72,7 @@ class Axis:
         return self.key in OPTIONS
 
 
-def read(varied: Sequence[str], sweep_file: str | None) -> list[Axis]:
+def read(varied: Sequence[str], sweep_file: str | None) -> list[VariedKey]:
     """What the command line and a sweep file vary, the file's first.
 
     Raises:
@@ -93,7 +93,7 @@ def overlap(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def _of_flag(text: str) -> Axis:
+def _of_flag(text: str) -> VariedKey:
     key, sign, values = text.partition("=")
     key = key.strip()
     if not sign or not key:
@@ -109,7 +109,7 @@ def _of_flag(text: str) -> Axis:
     return _axis(key, [value for _, value in parsed], "vary")
 
 
-def _of_file(given: str) -> list[Axis]:
+def _of_file(given: str) -> list[VariedKey]:
     path = shipped.find_in_jobs(given) or Path(given).expanduser()
     axes = []
     for key, values in read_yaml(path).items():
@@ -121,7 +121,7 @@ def _of_file(given: str) -> list[Axis]:
     return axes
 
 
-def _axis(key: str, given: Sequence[Any], where: str) -> Axis:
+def _axis(key: str, given: Sequence[Any], where: str) -> VariedKey:
     if key in FIXED or key.partition(".")[0] in ("name", "runs_dir", "env", "notify"):
         raise UserError(f"{where}: {key} cannot be varied: {FIXED[key.partition('.')[0]]}")
     if not given:
@@ -130,7 +130,7 @@ def _axis(key: str, given: Sequence[Any], where: str) -> Axis:
     twice = [value.text for at, value in enumerate(values) if value.text in [v.text for v in values[:at]]]
     if twice:
         raise UserError(f"{where}: {key}: {twice[0]} is given twice; leave one out")
-    return Axis(key, tuple(values))
+    return VariedKey(key, tuple(values))
 
 
 def _value(key: str, given: Any, where: str) -> Value:

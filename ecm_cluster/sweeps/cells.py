@@ -18,7 +18,7 @@ from ..job.option import MAPPING
 from ..mmconfig import config, settled, shipped
 from ..mmconfig.options import laid_over
 from . import named
-from .axes import SEED, Axis, Value
+from .axes import SEED, Value, VariedKey
 
 MOST = 1000  # runs of a group; far above any that is meant
 
@@ -40,7 +40,7 @@ class Cell:
     job: jobs.Job | None = None
 
 
-def combine(group: str, base: jobs.Job, axes: Sequence[Axis]) -> list[Cell]:
+def combine(group: str, base: jobs.Job, axes: Sequence[VariedKey]) -> list[Cell]:
     """Every combination, the last name varying fastest.
 
     Raises:
@@ -66,7 +66,7 @@ def _differing(one: Cell, other: Cell) -> str:
                         if one.settings[key] != other.settings[key])
 
 
-def _cell(group: str, base: jobs.Job, chosen: Sequence[tuple[Axis, Value]], words: Mapping[str, str]) -> Cell:
+def _cell(group: str, base: jobs.Job, chosen: Sequence[tuple[VariedKey, Value]], words: Mapping[str, str]) -> Cell:
     name = "-".join([group, *(value.word if value.is_named or "/" in value.text else words[axis.key] + value.word
                               for axis, value in chosen)])
     settings = {axis.key: value.text for axis, value in chosen}

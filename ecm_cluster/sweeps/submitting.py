@@ -26,6 +26,7 @@ from ..checking import check
 from ..console import cli
 from ..job import job as jobs
 from ..job import sharing
+from ..notices import entries, urls
 from ..plan import create, planning
 from ..plan.plan import Plan
 from ..rundir.run import Run
@@ -42,6 +43,7 @@ def submit(base: jobs.Job, args: argparse.Namespace) -> int:
         UserError: A run cannot be as it is asked for; nothing was submitted.
         Failed: Slurm refused a run; those before it are submitted.
     """
+    urls.check(base.notify.get("urls", ()))
     varied = axes.read(args.vary, args.sweep)
     agreement.check_flags(varied, args)
     group = _group(base, args)
@@ -60,11 +62,14 @@ def submit(base: jobs.Job, args: argparse.Namespace) -> int:
     if args.dry_run:
         for text in refused:
             cli.say(f"would be refused: {text}", sys.stderr)
+        if args.check and not refused:
+            check_all(plans, args)
         print("dry run: nothing was written or submitted")
         return cli.EXIT_OK
     if refused:
         raise UserError(refused[0])
     frozen = check_all(plans, args)
+    entries.look(group.path.parent)
     _create_folder(group, base)
     with _lock(group):
         group.write()
@@ -129,10 +134,10 @@ def check_all(plans: Sequence[tuple[Cell, Plan]], args: argparse.Namespace) -> d
     for cell, plan in plans:
         kind = repr({**plan.job.as_dict(), "name": "", "seed": 0, "config": "", "options": {}})
         try:
-            if kind not in asked:
+            if kind not in asked and not args.dry_run:
                 planning.check_with_slurm(plan, Run(folders.absolute(plan.job.runs_dir) / cell.name))
             if id(plan.cfg) not in made:
-                made[id(plan.cfg)] = create.freeze(plan)
+                made[id(plan.cfg)] = create.freeze(plan, fetch=not args.dry_run)
                 print(f"{cell.name}:", flush=True)
                 check.check(plan, made[id(plan.cfg)], args.check, args.verbose)
         except UserError as error:

@@ -5,6 +5,7 @@ In a log it is a line for each change instead. Each look reads the run directori
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import sys
@@ -27,10 +28,12 @@ from .follow import ENDED, PATIENCE, change
 
 pause = time.sleep
 SECONDS = 5.0  # between two looks
-ACCOUNT_SECONDS = 60.0  # between two accounts of a run: one takes all of its ledger
+# between two accounts of a run, which read all of its ledger: at least, and in times of what the last one took
+ACCOUNT_SECONDS, ACCOUNT_SHARE = 5.0, 20.0
+FULL_LOOK, RESTED_SECONDS = 12, 30.0  # every so many looks at all runs; else not at those that rest for so long
 AT_REST = (*ENDED, "submitting", "unreadable")  # nothing of it changes by itself
-HEADER = ("run", "state", "iteration", "it/s", "loss", "left", "next score")
-OPTIONAL = ("APr", "loss", "it/s", "goodput", "box AP", "mask AP", "next score")
+HEADER = ("run", "state", "attempt", "iteration", "it/s", "loss", "left", "next score")
+OPTIONAL = ("attempt", "APr", "loss", "it/s", "goodput", "box AP", "mask AP", "next score")
 
 
 class Watcher:
@@ -44,9 +47,12 @@ class Watcher:
     def __init__(self, find: Callable[[], Sequence[Run]], all_of_them: bool) -> None:
         self._find, self._all = find, all_of_them
         self._seen: set[str] = set()
-        self._accounts: dict[str, tuple[float, str]] = {}
+        self._accounts: dict[str, tuple[tuple[str, int], float, str]] = {}  # of what, when it is due again, goodput
         self.states: list[RunState] = []
         self._runs: dict[str, Run] = {}
+        self._states: dict[str, RunState] = {}
+        self._rests: dict[str, float] = {}  # since when nothing changes
+        self._looks = 0
 
     def look(self) -> None:
         try:
@@ -56,8 +62,17 @@ class Watcher:
                 raise
             found = list(self._runs.values())
         self._runs = {str(run.path): run for run in found}
-        self.states = states.fold(found)
-        self._seen |= {s.path for s in self.states if s.state not in AT_REST}
+        now, is_full = time.monotonic(), self._looks % FULL_LOOK == 0
+        due = [run for path, run in self._runs.items() if is_full or now - self._rests.get(path, now) < RESTED_SECONDS]
+        self._states.update(zip((str(run.path) for run in due), states.fold(due)))
+        self.states = [self._states[path] for path in self._runs]
+        for s in self.states:
+            if s.state not in AT_REST:
+                self._seen.add(s.path)
+                self._rests.pop(s.path, None)
+            else:
+                self._rests.setdefault(s.path, now if self._looks else -math.inf)
+        self._looks += 1
 
     @property
     def shown(self) -> list[RunState]:
@@ -87,19 +102,23 @@ class Watcher:
     def _row(self, s: RunState, kinds: Sequence[str]) -> tuple[str, ...]:
         run = self._runs[s.path]
         pace = f"{1 / s.seconds_per_iteration:.2f}" if s.state == "running" and s.seconds_per_iteration else ""
-        return (s.run, s.state, runs_table.progress(s), pace, "" if s.loss is None else f"{s.loss:.3f}",
+        loss = "" if s.loss is None else f"{s.loss:.3f}"
+        return (s.run, s.state, str(s.attempt or ""), runs_table.progress(s), pace, loss,
                 _time(s.seconds_left), _time(forecast.next_score(run, s) if s.state not in AT_REST else None),
                 *runs_table.aps(s, kinds), runs_table.figure(s, "APr"), self._goodput(run, s),
                 cli.as_typed(s.reason + s.expected))
 
     def _goodput(self, run: Run, s: RunState) -> str:
-        then, text = self._accounts.get(s.path, (0.0, ""))
-        if not then or time.monotonic() - then > ACCOUNT_SECONDS:
+        of_what, due, text = self._accounts.get(s.path, (None, 0.0, ""))
+        begin = time.monotonic()
+        if of_what != (s.state, s.attempt) or (begin > due and s.state not in AT_REST):
             try:
                 text = goodput.percent(goodput.account(run, s.state == "running").goodput)
             except (UserError, OSError):
                 text = UNDEFINED
-            self._accounts[s.path] = time.monotonic(), text
+            now = time.monotonic()
+            due = now + max(ACCOUNT_SECONDS, ACCOUNT_SHARE * (now - begin))
+            self._accounts[s.path] = (s.state, s.attempt), due, text
         return text
 
 

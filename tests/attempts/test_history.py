@@ -76,3 +76,16 @@ def test_a_run_of_the_former_version(tmp_path):
     assert 6 < only.end - only.begin < 7 and only.hosts == ("vm",)
     causes = [[a.cause for a in history(evaluation)] for evaluation in run.evaluations()]
     assert causes == [["complete"], ["cancelled", "complete"], ["complete"], ["complete"]]
+
+
+def test_what_the_ledger_says_is_not_read_again_from_a_file_of_each_attempt(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run")
+    attempt(run, 1, 100.0)
+    events(run, 1, "task000", (100.5, "attempt", {
+        "begin": 100.0, "identity": "slurm:7:0:0", "host": "n1", "job_id": "7", "restart": 0, "world_size": 2,
+        "from": None}), (190.0, "phase", {"phase": "ended", "iteration": 30}),
+        (191.0, "end", {"cause": "preempted", "rank": 0, "next": "stay"}))
+    by_file, = history(run)
+    for name in ("read_attempt", "heartbeat"):
+        monkeypatch.setattr(Run, name, None)
+    assert history(run) == [by_file] and (by_file.gpus, by_file.start, by_file.last) == (2, "slurm:7:0", 30)

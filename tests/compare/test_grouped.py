@@ -21,7 +21,7 @@ from steering import ended_run
 from ecm_cluster import compare
 from ecm_cluster.base import files
 from ecm_cluster.compare import latex, significance
-from ecm_cluster.compare.settings import Setting
+from ecm_cluster.compare.settings import GroupSetting
 from ecm_cluster.console import cli
 from ecm_cluster.rundir.run import Run
 
@@ -182,12 +182,12 @@ def test_p_is_that_of_students_distribution(t, freedom, p):
         assert significance.quantile(1 - p, freedom) == pytest.approx(t, rel=1e-4)
 
 
-def setting(name: str, values: dict[str, float]) -> Setting:
+def setting(name: str, values: dict[str, float]) -> GroupSetting:
     """Runs with these figures by seed."""
     runs: list[Any] = [SimpleNamespace(cell=SimpleNamespace(name=f"{name}{seed}"), seed=seed,
                                        figure=lambda kind, figure, value=value: value)
                        for seed, value in values.items()]
-    return Setting(name, runs)
+    return GroupSetting(name, runs)
 
 
 def test_images_alone_decide_where_there_is_one_seed():

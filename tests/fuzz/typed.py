@@ -36,6 +36,7 @@ def base(case: Case, verb: str) -> list[str]:
     run = "real" if case.rng.random() < 0.3 else f"{runs}/real"
     runs_dir = ["--runs-dir", runs]
     return {"status": ["status", run, *runs_dir], "compare": ["compare", run, run, *runs_dir],
+            "diff": ["diff", run, run, *runs_dir],
             "evaluate": ["evaluate", run, *runs_dir, "--dry-run"], "clean": ["clean", run, *runs_dir, "--dry-run"],
             "resume": ["resume", run, *runs_dir, "--dry-run"], "cancel": ["cancel", run, *runs_dir]}[verb]
 
@@ -46,7 +47,7 @@ def base(case: Case, verb: str) -> list[str]:
 def flags(case: Case) -> None:
     """One or two flags of a verb with words that they may not expect."""
     verb = case.choose(["submit"] * 4 + ["evaluate"] * 3 + ["resume"] * 2
-                       + ["status", "compare", "clean", "stage", "stage", "doctor", "synthesize"])
+                       + ["status", "compare", "diff", "clean", "stage", "stage", "doctor", "synthesize"])
     case.argv = base(case, verb)
     for _ in range(case.choose([1, 1, 2])):
         actions = [a for a in parser_of(case.argv)._actions if a.option_strings and a.dest not in ("help", "wait")]

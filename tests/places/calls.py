@@ -73,6 +73,7 @@ def calls(world: Path) -> list[Call]:
         Call("evaluate", ("evaluate", scored, "--checkpoints", "20", "--vary", "score_thr=0.2,0.3"), acts=True),
         Call("compare", ("compare", scored, other)),
         Call("compare-csv", ("compare", scored, other, "--csv", str(out / "c.csv")), acts=True, makes="out/c.csv"),
+        Call("diff", ("diff", scored, other)),
         Call("cancel", ("cancel", over), acts=True),
         Call("resume-dry", ("resume", over, "--dry-run"), acts=True),  # it waits for the run's lock
         Call("resume", ("resume", over), acts=True),

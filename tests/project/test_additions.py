@@ -94,7 +94,7 @@ def test_a_metric_is_added_in_one_file(copy, tmp_path):
     for name in ("a", "b"):
         scored_run(tmp_path / name, {10: 0.1})
     assert "box AP90" in copy.verb("evaluate", tmp_path / "a", "--checkpoints", 10, "--dry-run")
-    assert "box AP90" in copy.verb("status", tmp_path / "a")
+    assert "  AP90  " in copy.verb("status", tmp_path / "a")
     assert "\nAP90 " in copy.verb("compare", tmp_path / "a", tmp_path / "b")
     figures = copy("-c", "import numpy as np\nfrom ecm_cluster.scoring import metrics\n"
                          "arrays = np.full((10, 101, 2, 4), 0.25), np.full((10, 2, 4), 0.5)\n"

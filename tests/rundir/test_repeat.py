@@ -9,10 +9,13 @@ import pytest
 from attempts.ledgers import spec
 
 from ecm_cluster import submit
+from ecm_cluster.base import files
 from ecm_cluster.base.errors import UserError
 from ecm_cluster.job import job as jobs
 from ecm_cluster.rundir import job_env, repeat
 from ecm_cluster.rundir.run import Run
+
+CONFIG = "model = {}\n"
 
 
 def asked(*words: object) -> jobs.Job:
@@ -25,7 +28,9 @@ def run(tmp_path) -> Run:
                 data_root="lvis", code="mine", options={"optimizer.lr": 0.5}, evaluation={"epochs": "all"},
                 notify={"urls": ["json://(set)"]})
     record = json.loads(made.run_file.read_text())
-    made.run_file.write_text(json.dumps({**record, "cwd": str(tmp_path)}))
+    made.run_file.write_text(json.dumps({**record, "cwd": str(tmp_path), "digests": {
+        "config": files.digest_text(CONFIG)}}))
+    made.config_file.write_text(CONFIG)
     (tmp_path / "lvis").mkdir()
     (made.code_folder(1) / "user").mkdir(parents=True)
     made.env_file.write_text(job_env.text({"TOKEN": "it's\na secret", "OTHER": "no more"}))
@@ -61,6 +66,10 @@ def test_what_cannot_be_repeated_is_refused(run, monkeypatch):
         asked("demo", "--like", run.path)
     with pytest.raises(UserError, match="RUN: 'no' is neither"):
         asked("--like", "no", "--runs-dir", run.path.parent)
+    run.config_file.write_text("runner = 1\n")
+    with pytest.raises(UserError, match=r"like: .*config\.py has changed"):
+        asked("--like", run.path)
+    run.config_file.write_text(CONFIG)
     run.env_file.unlink()
     with pytest.raises(UserError, match=r"like: .*TOKEN"):
         asked("--like", run.path)
@@ -70,7 +79,11 @@ def test_what_cannot_be_repeated_is_refused(run, monkeypatch):
 
 
 def test_a_run_of_the_former_version(tmp_path):
-    job = asked("--like", former_version.complete(tmp_path).path)
+    run = former_version.complete(tmp_path)
+    record = json.loads(run.run_file.read_text())
+    record["digests"]["config"] = files.digest_text(run.config_file.read_text())  # whose paths the fixture has changed
+    run.run_file.write_text(json.dumps(record))
+    job = asked("--like", run.path)
     assert job.name == "former-001" and job.device == "cpu"
 
 

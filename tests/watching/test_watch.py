@@ -106,6 +106,17 @@ def test_each_look_asks_slurm_once_for_all_runs_and_an_account_is_kept_for_a_whi
     assert slurm.calls().count("sacct") == 0
 
 
+def test_runs_that_have_ended_are_looked_at_again_now_and_then(slurm, tmp_path, monkeypatch):
+    made = [make_run(tmp_path / "runs/run"), make_run(tmp_path / "runs/ended", "9")]
+    folded, fold = [], watch.states.fold
+    monkeypatch.setattr(watch.states, "fold", lambda runs: folded.append([r.name for r in runs]) or fold(runs))
+    watcher = watch.Watcher(lambda: made, False)
+    for _ in range(watch.FULL_LOOK + 1):
+        watcher.look()
+        assert [s.run for s in watcher.states] == ["run", "ended"]
+    assert folded[0] == folded[-1] == ["run", "ended"] and folded[1:-1] == [["run"]] * (watch.FULL_LOOK - 1)
+
+
 def test_while_slurm_does_not_answer_it_says_so_and_goes_by_heartbeats(slurm, tmp_path):
     run, other = make_run(tmp_path / "runs/run"), make_run(tmp_path / "runs/other")
     train(run)
