@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..base.errors import UserError, one_of
 from ..console import cli
@@ -54,7 +55,7 @@ RUN = {"bash": "_ecm_cluster_runs", "zsh": "_ecm_cluster_runs", "tcsh": "d"}
 JOB = {"bash": "_ecm_cluster_jobs", "zsh": "_ecm_cluster_jobs", "tcsh": "f"}
 
 
-def script(shell: str, verbs: Mapping[str, tuple[str, argparse.ArgumentParser]], runs_dir: str,
+def script(shell: str, verbs: Mapping[str, tuple[str, cli.Parser]], runs_dir: str,
            job_names: Sequence[str]) -> str:
     """The script of a shell.
 
@@ -78,14 +79,12 @@ def script(shell: str, verbs: Mapping[str, tuple[str, argparse.ArgumentParser]],
         for action in parser._actions:
             _mark(action, shtab.FILE, shtab.DIRECTORY)
         several.add_parser(name, help=text, description=text, parents=[parser], add_help=False)
-    names = {"RUNS_DIR": shlex.quote(runs_dir), "JOBS": " ".join(sorted(job_names))}
-    preamble = {"bash": BASH, "zsh": ZSH, "tcsh": ""}
-    for word, value in names.items():
-        preamble = {key: text.replace(word, value) for key, text in preamble.items()}
+    preamble = {"bash": BASH, "zsh": ZSH, "tcsh": ""}[shell]
+    preamble = preamble.replace("RUNS_DIR", shlex.quote(runs_dir)).replace("JOBS", " ".join(sorted(job_names)))
     return shtab.complete(whole, shell=shell, preamble=preamble)
 
 
-def _mark(action: argparse.Action, file: Mapping[str, str], directory: Mapping[str, str]) -> None:
+def _mark(action: argparse.Action, file: Any, directory: Any) -> None:
     """Say what an argument stands for: shtab reads that from an attribute."""
     option = OPTIONS.get(action.dest)
     if action.metavar == "RUN":
