@@ -81,7 +81,7 @@ def script(shell: str, verbs: Mapping[str, tuple[str, cli.Parser]], runs_dir: st
         several.add_parser(name, help=text, description=text, parents=[parser], add_help=False)
     preamble = {"bash": BASH, "zsh": ZSH, "tcsh": ""}[shell]
     preamble = preamble.replace("RUNS_DIR", shlex.quote(runs_dir)).replace("JOBS", " ".join(sorted(job_names)))
-    return shtab.complete(whole, shell=shell, preamble=preamble)
+    return shtab.complete(whole, shell, preamble=preamble)
 
 
 def _mark(action: argparse.Action, file: Any, directory: Any) -> None:
