@@ -13,7 +13,7 @@ from typing import Any
 
 from . import sweeps
 from .backends import choose, liveness
-from .base import folders
+from .base import fileserver, folders
 from .base.errors import UserError
 from .base.units import duration_text, moment
 from .chain import chain, submissions
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if single:
         _ = found[0].spec  # if only one run is shown, it is an error if it cannot be read
     entries.look(runs_dir, *(run.path.parent for run in found))
-    folded = look(found)
+    shown = [TolerantRun(run.path) for run in found]
+    folded = look(found, shown)
     if group is not None and args.json and not args.goodput:
         print(json.dumps(finite(group_table.as_dict(group, folded)), indent=1))
     elif group is not None and seconds is None and not args.goodput:
@@ -77,11 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif seconds is not None:
         watching.watch(find, bool(args.run), seconds)
     elif args.json:
-        print(json.dumps(finite(as_json(found, folded, single, args.goodput)), indent=1))
+        print(json.dumps(finite(as_json(shown, folded, single, args.goodput)), indent=1))
     elif args.goodput:
-        print(goodput.table(list(accounts_of(found, folded).values()), layout.width()))
+        print(goodput.table(list(accounts_of(shown, folded).values()), layout.width()))
     elif single:
-        print_run(TolerantRun(found[0].path), folded[0], args.full)
+        with shown[0].footprint.noting():
+            print_run(shown[0], folded[0], args.full)
     else:
         print_table(folded)
     return cli.EXIT_OK
@@ -104,35 +106,38 @@ def watch_seconds(args: argparse.Namespace) -> float | None:
     return seconds
 
 
-def look(found: Sequence[Run]) -> list[states.RunState]:
-    """The states of runs; what was left undone for the user's own is done first."""
+def look(found: Sequence[Run], shown: Sequence[TolerantRun]) -> list[states.RunState]:
+    """The states of runs, which ``shown`` has read then; what was left undone for the user's own is done first."""
     liveness.look_after(found)
-    folded = states.fold(found)
+    folded = states.fold(shown)
     for number, state in enumerate(folded):
         if state.refused and found[number].is_own and submitted_now(found[number]):
             folded[number] = states.fold([found[number]])[0]
     return folded
 
 
-def as_json(found: Sequence[Run], folded: Sequence[states.RunState], single: bool, with_goodput: bool) -> Any:
+def as_json(found: Sequence[TolerantRun], folded: Sequence[states.RunState], single: bool, with_goodput: bool) -> Any:
     """One run with its events and account; several as a list; with their accounts also the total of these."""
     if not single and not with_goodput:
         return [s.as_dict() for s in folded]
     accounts = accounts_of(found, folded)
     shown = [{**s.as_dict(), "goodput": accounts[s.path].as_dict() if s.path in accounts else None} for s in folded]
     if single:
-        return {**shown[0], "events": timeline.read(TolerantRun(found[0].path))}
+        with found[0].footprint.noting():
+            return {**shown[0], "events": timeline.read(found[0])}
     return {"runs": shown, "total": goodput.total(list(accounts.values()))}
 
 
-def accounts_of(found: Sequence[Run], folded: Sequence[states.RunState]) -> dict[str, goodput.Account]:
+def accounts_of(shown: Sequence[TolerantRun], folded: Sequence[states.RunState]) -> dict[str, goodput.Account]:
     """Where the time of each run went, by its path; without those that cannot be read."""
-    accounts = {}
-    for run, state in zip(found, folded):
-        with contextlib.suppress(UserError, OSError):
-            if state.state != "unreadable":
-                accounts[state.path] = goodput.account(run, state.state == "running")
-    return accounts
+    def account(pair: tuple[TolerantRun, states.RunState]) -> goodput.Account | None:
+        run, state = pair
+        with contextlib.suppress(UserError, OSError), run.footprint.noting():
+            return None if state.state == "unreadable" else goodput.account(run, state.state == "running")
+        return None
+
+    accounts = fileserver.each(account, list(zip(shown, folded)))
+    return {state.path: found for state, found in zip(folded, accounts) if found is not None}
 
 
 def submitted_now(run: Run) -> bool:
@@ -161,7 +166,7 @@ def print_table(folded: Sequence[states.RunState]) -> None:
     layout.show(runs_table.lines(folded, layout.width(), layout.is_colored()))
 
 
-def print_run(run: Run, s: states.RunState, full: bool) -> None:
+def print_run(run: TolerantRun, s: states.RunState, full: bool) -> None:
     """State, reason and next step, scores and progress, then the timeline."""
     backend, room = choose.of(run), layout.width()
     say(first_line(s), room)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..base import fileserver
 from ..base.errors import UserError
 from ..base.reading import fits
 from ..rundir.ledger import Event
@@ -24,6 +25,8 @@ from .starts import start_of
 SILENT_SECONDS = 60.0  # without a heartbeat: then an attempt that recorded no end is taken for dead
 CHECKPOINT = re.compile(r"iter_([0-9]{1,12})-a[0-9]+\.pth")
 FOUND_LATER = "closer."  # begins the name of a writer that recorded an end which it only found, at its own time
+# writers whose events are signs of life; verbs write for an attempt that has long ended, and so do later starts
+OF_THE_ATTEMPT = re.compile(r"(task|train|evaluate|staging)[0-9]+|phases|machine|batch\..*")
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,8 @@ def history(work: Work, alive: bool | None = None) -> list[AttemptRecord]:
     for event in events_of(work):
         by_attempt.setdefault(event.attempt, []).append(event)
     numbers = work.attempts()
-    found = [_record(work, number, by_attempt.get(number, []), number == numbers[-1] and alive is not False, alive)
-             for number in numbers]
+    found = fileserver.each(lambda number: _record(
+        work, number, by_attempt.get(number, []), number == numbers[-1] and alive is not False, alive), numbers)
     return _with_lost(found) if isinstance(work, Run) else found
 
 
@@ -103,9 +106,9 @@ def _record(work: Work, number: int, events: Sequence[Event], may_live: bool, li
     taken = _taken(work, number, events)
     # the phase that a supervisor writes last says as much
     beat = {} if any(e.kind == "phase" and e["phase"] == "ended" for e in events) else _heartbeat(work, number)
-    signs = [e.time for e in events if not e.writer.startswith(FOUND_LATER)]
+    signs = [e.time for e in events if OF_THE_ATTEMPT.fullmatch(e.writer)]
     signs += [beat["time"]] if "time" in beat else []
-    begin: float = taken["time"] if fits(taken.get("time"), TIME) else min(signs, default=_changed(work, number))
+    begin: float = taken["time"] if fits(taken.get("time"), TIME) else min(signs) if signs else _changed(work, number)
     alive = may_live and endings.last_end(list(events), number) is None and not _is_complete(events) \
         and (bool(lives) or _is_fresh(work, number))
     job_id, world = taken.get("job_id"), taken.get("world_size")

@@ -57,10 +57,11 @@ def holds(run: Run, alive: bool | None = None) -> list[Hold]:
     Args:
         alive: Whether the job of the training is alive, where the caller knows.
     """
-    keys = starts.all_on_record(run)
+    keys, works = starts.all_on_record(run), [run, *run.evaluations()]
     found = dict(zip(keys, fileserver.each(lambda key: _noted(run, *key), keys)))
-    for work in (run, *run.evaluations()):
-        for record in history(work, alive if work is run else None):
+    histories = fileserver.each(lambda work: history(work, alive if work is run else None), works)
+    for work, records in zip(works, histories):
+        for record in records:
             known = found.setdefault((record.job_id or "", record.restart), [])
             _add(run, known, work, record)
     complete = [_with_end(run, hold) for several in found.values() for hold in several

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..base import files, fileserver
@@ -108,7 +109,12 @@ def records(run: Run, job_id: str) -> bool:
 
 def notes_on(run: Run, job_id: str, restart: int) -> list[dict[str, Any]]:
     """What is on record about one start, as it was written."""
-    notes, path = [], run.starts_dir / f"{job_id}.{restart}.json"
+    path = run.starts_dir / f"{job_id}.{restart}.json"
+    return fileserver.once(("notes", path), lambda: _notes(run, path))
+
+
+def _notes(run: Run, path: Path) -> list[dict[str, Any]]:
+    notes = []
     try:
         lines = read_bytes(path, LARGEST).decode(errors="replace").splitlines()
     except Unreadable as error:

@@ -174,7 +174,7 @@ def check(value: Any, shape: Any, path: object, field: str = "") -> Any:
     if isinstance(shape, list):
         for at, one in enumerate(check(value, list, path, field)):
             check(one, shape[0], path, f"{field}[{at}]")
-    elif isinstance(shape, Mapping):
+    elif isinstance(shape, dict):
         _check_mapping(check(value, dict, path, field), shape, path, field)
     elif not _fits(value, shape):
         raise Unreadable(path, field, f"invalid value {_shown(value)}; expected {_described(shape)}")

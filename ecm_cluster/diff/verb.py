@@ -11,6 +11,7 @@ from ..base import folders
 from ..base.errors import UserError
 from ..console import cli, layout
 from ..job import job as jobs
+from ..mmconfig import config
 from ..reporting.tolerant import TolerantRun
 from ..rundir import runs
 from ..rundir.run import Run
@@ -22,6 +23,7 @@ EPILOG = """examples:
   python -m ecm_cluster.diff baseline ecm --code
   python -m ecm_cluster.diff ecm
 """
+MOST_FILES = 20  # of the code, that are named; --json has all
 SAME = "no difference on record"
 
 
@@ -69,7 +71,11 @@ def of_two(a: Run, b: Run, with_code: bool = False) -> dict[str, Any]:
 
 def _configs(a: Run, b: Run) -> list[Change]:
     try:
-        return config_diff(base.config_of(b), base.config_of(a))
+        one, other = base.config_of(a), base.config_of(b)
+        roots = one.get("data_root"), other.get("data_root")
+        if roots[0] != roots[1] and all(roots):  # one change, and not one for each path below it
+            other = {**config.rewrite_data_root(other, str(roots[0])), "data_root": roots[1]}
+        return config_diff(other, one)
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; restore the file from a backup") from None
 
@@ -90,7 +96,9 @@ def lines(told: dict[str, Any], room: int | None) -> list[str]:
             shown += ["", name, *(line for change in told[name] for line in _wrapped(str(change), room))]
     if told.get("code"):
         marks = {"only_a": "- ", "only_b": "+ ", "changed": ""}
-        shown += ["", "code", *(f"  {mark}{name}" for kind, mark in marks.items() for name in told["code"][kind])]
+        names = [f"  {mark}{name}" for kind, mark in marks.items() for name in told["code"][kind]]
+        more = len(names) - MOST_FILES
+        shown += ["", "code", *names[:MOST_FILES], *([f"  … and {more} more files"] if more > 0 else [])]
     if two and told["same"]:
         shown += ["", SAME]
     for which in ("within_a", "within_b"):

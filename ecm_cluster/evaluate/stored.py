@@ -17,6 +17,7 @@ from ..console import cli
 from ..job import eval_settings
 from ..reporting.tables import aligned, percent
 from ..rundir.run import Evaluation, Run
+from ..scoring.metrics import in_words
 from ..scoring.parts import ScoredSet
 
 Wanted = Dict[Run, List[Element]]
@@ -46,6 +47,9 @@ def write_results(wanted: Wanted, given: str) -> None:
     for run, (element,) in ((run, elements) for run, elements in wanted.items() if elements):
         work = evaluations.of_element(run, element)
         scored = None if work is None else ScoredSet.read(work.scored_set_file)
+        if work is not None and scored is None and evaluations.has_detections(work):
+            raise UserError(f"results-json: the detections of {run.name} are of an earlier version, which did not "
+                            "record their ids; score its checkpoint file again with --config")
         if work is None or scored is None or not evaluations.has_detections(work):
             raise UserError(f"results-json: {run.name} has no stored detections of {element.at}, "
                             f"{eval_settings.label(element.settings)}; score it first, or add --wait")
@@ -106,7 +110,7 @@ def text(document: Mapping[str, Any]) -> str:
     split = document["tide"]
     errors = list(next(iter(split.values()), {}))
     rows = [[group, *(percent(gains.get(error)) for error in errors)] for group, gains in split.items()]
-    lines = [f"what {document['iou_type']} AP50 would gain without each kind of error",
+    lines = [f"what {in_words(document['iou_type'], 'AP50')} would gain without each kind of error",
              aligned(["", *errors], rows, left=1) if rows else "nothing to find: the images have no objects"]
     pairs = [f"{c.get('truth')} as {c.get('predicted')} ({c.get('count')})" for c in document["confusions"][:SHOWN]]
     if pairs:

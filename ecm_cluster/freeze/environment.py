@@ -42,6 +42,8 @@ def distributions() -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for each in metadata.distributions():
         with contextlib.suppress(Exception):  # half removed: one that pip would complain about, too
+            if "_vendor" in Path(str(each.locate_file(""))).parts:
+                continue  # copies that setuptools puts on the path once it is imported; pip does not list them
             name, read = str(each.metadata["Name"]), each.read_text
             origin = _origin(read("direct_url.json"))
             found.setdefault(_normal(name), {"name": name, "version": str(each.version),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ..backends import choose, liveness
 from ..console import cli, output
 from ..reporting import state as states
+from ..rundir.run import Run
 from ..watching.follow import ENDED, PATIENCE
 from . import log_files
 from .choice import Choice
@@ -29,7 +30,7 @@ def show(choice: Choice, lines: int | None) -> None:
     if hint:
         say(hint)
     if not parts:
-        state = states.fold([choice.run])[0]
+        state = states.fold([Run(choice.run.path)])[0]
         say(f"there is no log{choice.words} yet; {state.run} is {state.state}: {state.reason}")
         if state.next:
             say(f"next: {state.next}")
@@ -90,7 +91,7 @@ class Ending:
         if now - self.asked < self.pause:
             return False
         self.asked = now
-        state = states.fold([self.choice.run])[0]
+        state = states.fold([Run(self.choice.run.path)])[0]
         self._tell(state)
         if self.choice.is_of_training:
             certain = state.state in ("done", *TRAINED)

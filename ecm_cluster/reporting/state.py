@@ -24,8 +24,12 @@ MOST_DAMAGE = 3  # damaged files that are listed
 
 
 def fold(runs: Sequence[Run]) -> list[RunState]:
-    """The states of many runs, with one query to Slurm for the user's own, and one for those of other users."""
-    readable = [TolerantRun(run.path) for run in runs]
+    """The states of many runs, with one query to Slurm for the user's own, and one for those of other users.
+
+    Args:
+        runs: What was read of a :class:`TolerantRun` is not read again.
+    """
+    readable = [run if isinstance(run, TolerantRun) else TolerantRun(run.path) for run in runs]
     kept = fileserver.each(summary.read, readable)
     left = [run for run, state in zip(readable, kept) if state is None]
     own = {run.path for run, is_own in zip(left, fileserver.each(_prepare, left)) if is_own}
@@ -36,8 +40,7 @@ def fold(runs: Sequence[Run]) -> list[RunState]:
 
 def _prepare(run: TolerantRun) -> bool:
     """Read what one query to Slurm for all runs takes; whether a run is the caller's own."""
-    with run.footprint.noting():
-        run.submissions()
+    run.submissions()
     return run.is_own
 
 

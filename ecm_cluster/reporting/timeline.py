@@ -13,7 +13,7 @@ from typing import Any, Mapping
 
 from ..attempts import causes
 from ..attempts.history import AttemptRecord, history
-from ..base import folders
+from ..base import fileserver, folders
 from ..base.units import moment, size_text
 from ..rundir.run import Run, Work
 
@@ -29,7 +29,8 @@ def read(run: Run) -> list[dict[str, Any]]:
     """All events of the run and of its evaluations, by time."""
     works = {"train": run, **{evaluation.key: evaluation for evaluation in run.evaluations()}}
     rows = [{"work": name, "attempt": e.attempt, "writer": e.writer, "kind": e.kind, "time": e.time, **e.fields}
-            for name, work in works.items() for e in work.events()]
+            for name, events in zip(works, fileserver.each(lambda work: work.events(), list(works.values())))
+            for e in events]
     # across writers only the clocks tell the order; within one, the stable sort keeps the sequence
     return sorted(rows, key=lambda row: row["time"])
 
@@ -130,7 +131,8 @@ def condensed(run: Run, rows: Sequence[Row], id_word: str, alive: bool) -> list[
         alive: The newest attempt of the training is.
     """
     lines = [*_attempts(run, history(run, alive), "attempt", rows), *_events(rows, id_word)]
-    of_works = [(work, history(work)) for work in run.evaluations() if work.ledger_dir.exists()]
+    works = [work for work in run.evaluations() if work.ledger_dir.exists()]
+    of_works = list(zip(works, fileserver.each(history, works)))
     usual = [records for _, records in of_works if [record.cause for record in records] == ["complete"]]
     if len(usual) > 1:
         first, last = min(r.begin for r, in usual), max(r.end or r.begin for r, in usual)

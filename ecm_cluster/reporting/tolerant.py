@@ -15,11 +15,17 @@ class _Once(Work):
     """Reads the ledger once, as far as it can be read."""
 
     _events: list[Event] | None = None
+    _of_attempt: dict[int, list[Event]]
 
     def events(self, attempt: int | None = None, writer: str | None = None) -> list[Event]:
         if self._events is None:
-            self._events = self.events_noted()
-        return [e for e in self._events if attempt in (None, e.attempt) and writer in (None, e.writer)]
+            events = self.events_noted()
+            by_attempt: dict[int, list[Event]] = {}
+            for event in events:
+                by_attempt.setdefault(event.attempt, []).append(event)
+            self._of_attempt, self._events = by_attempt, events  # complete before another thread sees them
+        found = self._events if attempt is None else self._of_attempt.get(attempt, [])
+        return [e for e in found if writer in (None, e.writer)]
 
     def read_attempt(self, number: int) -> dict[str, Any]:
         try:
@@ -80,4 +86,5 @@ class TolerantRun(_Once, Run):
         return self._or({}, super().submission, link)
 
     def submissions(self) -> list[Submission]:
-        return self._or([], super().submissions)
+        with self.footprint.noting():  # asked of all runs before any of them is read
+            return self._or([], super().submissions)

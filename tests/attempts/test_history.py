@@ -46,6 +46,7 @@ def test_an_attempt_lives_while_it_has_a_heartbeat_and_else_ends_with_its_last_s
     attempt(run, 1, 100.0)
     events(run, 1, "train000", (160.0, "commit", {"checkpoint": "iter_0000020-a0001.pth", "iteration": 20}))
     path = heartbeat(run, 1, time=170.0, phase="training", iteration=25)
+    events(run, 1, "resume", (5000.0, "resumed", {"stages": ["train"]}))  # by a verb, and no sign of life
     gone, = history(run)
     assert (gone.end, gone.estimated, gone.cause, gone.lost) == (170.0, True, "lost", 5)
     os.utime(path)

@@ -77,7 +77,7 @@ def test_mean_and_deviation_over_seeds_of_each_setting_with_those_that_are_missi
     assert re.search(r"^ce +3 +21\.0 ± 1\.0 ", boxes, re.M)
     assert missing.startswith("missing: grid-seed2-see_saw: failed: ")
     assert "difference to ecm" in differences and max(map(len, out.splitlines())) <= 80
-    assert "errors over images are left out: grid-seed0-ecm: its detections are" in out
+    assert "errors over images are left out: grid-seed0-ecm: " in out  # no detections, or no hotcoco
 
 
 def test_against_another_setting_as_csv_and_json_unrounded(capsys, group, tmp_path):

@@ -94,6 +94,18 @@ def test_one_run_is_compared_with_the_config_that_it_was_made_from(tmp_path, cap
     assert text.startswith(f"A  mine.py\nB  {run.path}\n\nconfig\n  model.size: 0 -> 5\n"), text
 
 
+def test_data_elsewhere_is_one_change_and_many_files_are_not_all_named(tmp_path, capsys):
+    runs = [made(tmp_path, "one"), made(tmp_path, "two")]
+    for run, root in zip(runs, ("/here/", "/there/lvis/")):
+        run.config_file.write_text(f"data_root = {root!r}\nmodel = {{}}\n"
+                                   f"data = {{'train': {{'ann_file': {root + 'a.json'!r}, 'img_prefix': {root!r}}}}}\n")
+    for number in range(30):
+        (runs[1].code_folder(1) / f"user/new{number:02d}.py").write_text("")
+    text = said(capsys, runs[0].path, runs[1].path)
+    assert "config\n  data_root: /here/ -> /there/lvis/\n\n" in text
+    assert "  + user/new00.py\n" in text and "  … and 11 more files\n" in text and "new29" not in text
+
+
 def test_what_changed_while_it_ran(tmp_path, capsys):
     run = made(tmp_path, "one")
     packages(run, torch="1.13.1")

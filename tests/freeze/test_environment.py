@@ -8,6 +8,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from ecm_cluster.base import reading
 from ecm_cluster.freeze import environment
 from ecm_cluster.rundir import records
@@ -16,18 +18,35 @@ from ecm_cluster.rundir import records
 def test_it_names_every_distribution_and_what_torch_was_built_with():
     found = environment.record()
     assert reading.fits(found, records.ENVIRONMENT)
-    names = {each["name"].lower().replace("_", "-") for each in found["distributions"]}
-    assert names == {str(d.metadata["Name"]).lower().replace("_", "-").replace(".", "-")
-                     for d in metadata.distributions()}
-    assert {"torch", "mmdet", "numpy"} <= names
+    names = {each["name"] for each in found["distributions"]}
+    assert names <= {str(d.metadata["Name"]) for d in metadata.distributions()}
+    assert {"torch", "mmdet", "numpy"} <= {normal(name) for name in names}
     assert found["torch"]["version"].startswith(metadata.version("torch").partition("+")[0])
     assert found["python"] == ".".join(map(str, sys.version_info[:3])) and found["glibc"]
     assert found["digest"] == environment.record()["digest"]
 
 
+@pytest.mark.slow
+def test_it_is_as_complete_as_pips_list():
+    listed = subprocess.run([sys.executable, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"],
+                            stdout=subprocess.PIPE, check=True).stdout
+    ours = {normal(each["name"]): each["version"] for each in environment.distributions()}
+    assert {normal(each["name"]): each["version"] for each in json.loads(listed)} == ours
+
+
+def normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
 def test_torch_is_not_imported_for_it():
     code = "from ecm_cluster.freeze import environment as e; import sys; e.record(); assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_copies_that_setuptools_brings_along_are_not_installed(tmp_path, monkeypatch):
+    installed(tmp_path / "setuptools/_vendor", "jaraco.context", "5.3")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "setuptools/_vendor")])
+    assert environment.distributions() == []
 
 
 def installed(folder: Path, name: str, version: str, origin: object = None) -> None:

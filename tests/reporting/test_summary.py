@@ -15,16 +15,15 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from steering import SCORED, ended_run
+from steering import SCORED, done_run, ended_run, evaluation_of
 
 from ecm_cluster.base import files, fileserver
 from ecm_cluster.base.errors import UserError
-from ecm_cluster.chain import evaluations
 from ecm_cluster.reporting import state as states
 from ecm_cluster.reporting import summary
 from ecm_cluster.reporting.run_state import RunState
 from ecm_cluster.rundir import checkpoints
-from ecm_cluster.rundir.run import Evaluation, Run
+from ecm_cluster.rundir.run import Run
 
 TICK = 0.012  # seconds; more than the kernel's clock for file times takes to advance
 
@@ -33,25 +32,6 @@ TICK = 0.012  # seconds; more than the kernel's clock for file times takes to ad
 def settled_soon() -> Iterator[None]:
     with mock.patch.object(summary, "SETTLED", TICK), mock.patch.object(os, "fsync"):
         yield
-
-
-def done_run(folder: Path) -> Run:
-    """A run that is trained, in two attempts, and scored; with a few warnings, epochs and heartbeats."""
-    run = ended_run(folder, attempts=2, iterations=(10, 20, 30))
-    last = checkpoints.accepted(run)[-1]
-    run.ledger(2, "train000").write("warning", about="speed", text="slow storage")
-    run.write_heartbeat(2, phase="training", iteration=30, iterations=30, epoch=1, loss=0.5)
-    files.write_json(run.complete_file(2), checkpoints.describe(last))
-    work = evaluation_of(run)
-    work.path.mkdir(parents=True)
-    files.write_json(work.metrics_file(), {**SCORED, "figures": {"bbox": {"AP": 0.25}}})
-    return Run(folder)
-
-
-def evaluation_of(run: Run) -> Evaluation:
-    work = evaluations.of_element(run, evaluations.Element(evaluations.LAST, {}))
-    assert work is not None
-    return work
 
 
 def shown(run: Run) -> RunState:

@@ -1,7 +1,8 @@
 """The process that writes ``analysis.json`` beside figures; its arguments are a run and keys of its evaluations.
 
-It reads stored detections, needs no GPU and neither mmdet nor torch, and about the time and memory of scoring. Without
-a key it takes the evaluation that was scored last of those that have none, which is the one that has just ended.
+It reads stored detections, without a GPU and, unless they are of an earlier version, without mmdet and torch; it takes
+about the time of scoring and less memory. Without a key it takes the evaluation that was scored last of those that
+have none, which is the one that has just ended.
 """
 
 from __future__ import annotations
@@ -56,16 +57,20 @@ def analyse(run: Run, work: Evaluation) -> None:
     Of several datasets it is that of the first with a rule of LVIS or COCO.
 
     Raises:
-        UserError: Its detections are gone or of an earlier version, or nothing that it scores can be analysed.
+        UserError: Its detections are gone, or nothing that it scores can be analysed.
     """
     from ...analysis import summary
     from ...scoring.checks import read_annotations
     from ...scoring.detection_files import read_shards
-    from .worker import annotations_digest
+    from .worker import annotations_digest, test_set
 
-    scored, figures = ScoredSet.read(work.scored_set_file), (work.all_metrics() or [{"figures": {}}])[0]["figures"]
-    if scored is None or not evaluations.has_detections(work):
+    if not evaluations.has_detections(work):
         raise UserError(f"{work.path}: has no detections that an analysis could read; score the checkpoint again")
+    scored, figures = ScoredSet.read(work.scored_set_file), (work.all_metrics() or [{"figures": {}}])[0]["figures"]
+    if scored is None:  # the detections are of an earlier version
+        from .scored_set import describe
+
+        scored = describe(test_set(run))
     number = next((n for n, part in enumerate(scored.parts) if part.kind != OWN), None)
     kinds = set(map(plain_kind, figures))
     if number is None or not kinds & {"bbox", "segm"}:

@@ -131,7 +131,7 @@ def call(capsys, *argv: object) -> tuple[int, str, str]:
 def test_an_earlier_evaluation_is_analysed_on_demand(run, capfd):
     code, out, err = call(capfd, run.path, "--checkpoints", 10, "--analysis")
     assert (code, err) == (0, "")
-    assert "what segm AP50 would gain without each kind of error" in out and str(work_of(run).analysis_file) in out
+    assert "what mask AP50 would gain without each kind of error" in out and str(work_of(run).analysis_file) in out
     before = work_of(run).analysis_file.stat()
     call(capfd, run.path, "--checkpoints", 10, "--analysis")
     assert work_of(run).analysis_file.stat() == before
