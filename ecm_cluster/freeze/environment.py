@@ -76,11 +76,11 @@ def _normal(name: str) -> str:
 
 def _origin(text: str | None) -> dict[str, Any]:
     """Where a distribution was installed from, by PEP 610; empty where that was an index."""
-    told = reading.parse_json(text, "direct_url.json") if text else {}
-    if not isinstance(told, Mapping) or not isinstance(told.get("url"), str):
+    record = reading.parse_json(text, "direct_url.json") if text else {}
+    if not isinstance(record, Mapping) or not isinstance(record.get("url"), str):
         return {}
-    vcs, folder = told.get("vcs_info") or {}, told.get("dir_info") or {}
-    return {"url": without_secrets(told["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
+    vcs, folder = record.get("vcs_info") or {}, record.get("dir_info") or {}
+    return {"url": without_secrets(record["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
             **({"editable": True} if folder.get("editable") else {})}
 
 
