@@ -58,6 +58,6 @@ def _same(frozen: Path, names: list[str]) -> Path | None:
 
 
 def against_base(run: Run) -> tuple[str, list[Change]] | None:
-    """The config that a run's was made from, and what differs; None where it is not available."""
+    """The config that a run's was made from, and what differs; None where that config is not available."""
     found = of(run)
     return (found[0], config_diff(config_of(run), found[1])) if found else None

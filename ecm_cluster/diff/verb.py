@@ -47,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [TolerantRun(runs.find(word, runs_dir).path) for word in args.run]
     for run in found:
         _ = run.spec
-    changes = of_two(found[0], found[1], args.code) if len(found) == 2 else of_one(found[0])
+    differences = of_two(found[0], found[1], args.code) if len(found) == 2 else of_one(found[0])
     if args.json:
-        print(json.dumps(changes, indent=1, default=lambda each: each.as_dict()))
+        print(json.dumps(differences, indent=1, default=lambda each: each.as_dict()))
     else:
-        layout.show(lines(changes, layout.width()))
+        layout.show(lines(differences, layout.width()))
     return cli.EXIT_OK
 
 
@@ -60,12 +60,12 @@ def of_two(a: Run, b: Run, with_code: bool = False) -> dict[str, Any]:
     digests = [code.digest_of(run) for run in (a, b)]
     known = digests[0] is not None and digests[0] == digests[1]
     changed = {"only_a": [], "only_b": [], "changed": []} if known else code.compare(a, b)
-    changes: dict[str, Any] = {"config": _configs(a, b), **facts.compare(a, b),
+    found: dict[str, Any] = {"config": _configs(a, b), **facts.compare(a, b),
                             "code": changed if any(changed.values()) else {}}
-    same = not any(changes.values())
-    if with_code and changes["code"]:
-        changes["patch"] = code.unified(a, b, changed)
-    return {"a": str(a.path), "b": str(b.path), "same": same, **changes, "within_a": facts.within(a),
+    same = not any(found.values())
+    if with_code and found["code"]:
+        found["patch"] = code.unified(a, b, changed)
+    return {"a": str(a.path), "b": str(b.path), "same": same, **found, "within_a": facts.within(a),
             "within_b": facts.within(b), "damage": [*a.damage, *b.damage]}
 
 
@@ -87,26 +87,26 @@ def of_one(run: Run) -> dict[str, Any]:
     return {"a": name, "b": str(run.path), "config": changes, "within_b": facts.within(run), "damage": [*run.damage]}
 
 
-def lines(changes: dict[str, Any], room: int | None) -> list[str]:
+def lines(found: dict[str, Any], room: int | None) -> list[str]:
     """The differences as text: what only B has is marked ``+``, what only A has ``-``."""
-    two = "same" in changes
-    shown = [f"A  {changes['a'] or 'the config that it was made from is not available'}", f"B  {changes['b']}"]
+    two = "same" in found
+    shown = [f"A  {found['a'] or 'the config that it was made from is not available'}", f"B  {found['b']}"]
     for name in ("config", "job", "data", "weights", "environment", "machine"):
-        if changes.get(name):
-            shown += ["", name, *(line for change in changes[name] for line in _wrapped(str(change), room))]
-    if changes.get("code"):
+        if found.get(name):
+            shown += ["", name, *(line for change in found[name] for line in _wrapped(str(change), room))]
+    if found.get("code"):
         marks = {"only_a": "- ", "only_b": "+ ", "changed": ""}
-        names = [f"  {mark}{name}" for kind, mark in marks.items() for name in changes["code"][kind]]
+        names = [f"  {mark}{name}" for kind, mark in marks.items() for name in found["code"][kind]]
         more = len(names) - MOST_FILES
         shown += ["", "code", *names[:MOST_FILES], *([f"  … and {more} more files"] if more > 0 else [])]
-    if two and changes["same"]:
+    if two and found["same"]:
         shown += ["", SAME]
     for which in ("within_a", "within_b"):
-        if changes.get(which):
+        if found.get(which):
             shown += ["", f"within {which[-1].upper()}" if two else "while it ran",
-                      *(line for text in changes[which] for line in _wrapped(text, room))]
-    return [*shown, *([""] if changes.get("patch") else []), *changes.get("patch", ()),
-            *(f"damaged: {what}" for what in changes["damage"])]
+                      *(line for text in found[which] for line in _wrapped(text, room))]
+    return [*shown, *([""] if found.get("patch") else []), *found.get("patch", ()),
+            *(f"damaged: {what}" for what in found["damage"])]
 
 
 def _wrapped(text: str, room: int | None) -> list[str]:

@@ -76,11 +76,11 @@ def _normal(name: str) -> str:
 
 def _origin(text: str | None) -> dict[str, Any]:
     """Where a distribution was installed from, by PEP 610; empty where that was an index."""
-    record = reading.parse_json(text, "direct_url.json") if text else {}
-    if not isinstance(record, Mapping) or not isinstance(record.get("url"), str):
+    parsed = reading.parse_json(text, "direct_url.json") if text else {}
+    if not isinstance(parsed, Mapping) or not isinstance(parsed.get("url"), str):
         return {}
-    vcs, folder = record.get("vcs_info") or {}, record.get("dir_info") or {}
-    return {"url": without_secrets(record["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
+    vcs, folder = parsed.get("vcs_info") or {}, parsed.get("dir_info") or {}
+    return {"url": without_secrets(parsed["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
             **({"editable": True} if folder.get("editable") else {})}
 
 

@@ -77,9 +77,9 @@ code
   user/mine.py
 """
     assert "-name = 'one'\n+name = 'two'\n" in said(capsys, one.path, two.path, "--code")
-    changes = json.loads(said(capsys, one.path, two.path, "--json"))
-    assert changes["config"] == [{"key": "model.size", "a": 1, "b": 2}] and not changes["same"]
-    assert changes["code"]["changed"] == ["user/mine.py"]
+    report = json.loads(said(capsys, one.path, two.path, "--json"))
+    assert report["config"] == [{"key": "model.size", "a": 1, "b": 2}] and not report["same"]
+    assert report["code"]["changed"] == ["user/mine.py"]
 
 
 def test_two_runs_of_the_same_have_no_difference(tmp_path, capsys):

@@ -98,5 +98,5 @@ def test_a_run_like_another_trains_the_same(small_data, tmp_path):
     first, second = (read(sorted((tmp_path / name / "checkpoints").glob("*.pth"))[-1]) for name in (
         "first", "first-001"))
     assert all((value == second["state_dict"][key]).all() for key, value in first["state_dict"].items())
-    changes = json.loads(verb("diff", tmp_path / "first", tmp_path / "first-001", "--json").stdout)
-    assert changes["config"] == [] and [change["key"] for change in changes["job"]] == ["config"], changes["job"]
+    report = json.loads(verb("diff", tmp_path / "first", tmp_path / "first-001", "--json").stdout)
+    assert report["config"] == [] and [change["key"] for change in report["job"]] == ["config"], report["job"]
