@@ -2,7 +2,7 @@
 
 RUN := .venv/bin/python -m
 
-.PHONY: help setup demo test test-fast test-original test-slurm-24 test-gpu lint format docs lock clean
+.PHONY: help setup demo test test-fast test-original test-slurm-24 test-gpu lint format docs man lock clean
 
 help:  ## print this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -63,6 +63,9 @@ docs: $(DOCS)/made  ## build the documentation site, build/site/index.html, and 
 
 LOCK = cd tools/environment/pins && ../../../.venv/bin/uv pip compile --quiet --upgrade --custom-compile-command "make lock" \
 	--no-annotate --python-version
+
+man: setup  ## write man pages of all verbs into build/man
+	@$(RUN) tools.manpages
 
 lock: setup  ## pin the newest versions that tools/environment/pins/*.in allow
 	@$(LOCK) 3.11 --override overrides.txt requirements.in -o requirements.txt

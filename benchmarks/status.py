@@ -1,6 +1,6 @@
 """What ``status`` takes on a file system that answers after round trips: of one long run, and of many.
 
-    python benchmarks/status.py [--ranks 64] [--attempts 100] [--runs 1000] [--us 300] [--former CHECKOUT]
+    python benchmarks/status.py [--ranks 64] [--attempts 100] [--runs 1000] [--us 300] [--earlier CHECKOUT]
 
 Makes the records that such runs leave (starts, commits, ends of each rank in each attempt, evaluations) with the
 product's own writers, folds and shows them, and does the same with the source of another checkout, such as a worktree
@@ -134,9 +134,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--us", type=int, default=300, help="microseconds of a round trip")
     parser.add_argument("--times", type=int, default=3)
-    parser.add_argument("--former", type=Path, metavar="CHECKOUT", help="compare with the source there")
+    parser.add_argument("--earlier", type=Path, metavar="CHECKOUT", help="compare with the source there")
     args = parser.parse_args()
-    sources = {"this version": ROOT, **({"the earlier version": args.former.resolve()} if args.former else {})}
+    sources = {"this version": ROOT, **({"the earlier version": args.earlier.resolve()} if args.earlier else {})}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shim = slow_storage.build(folder)

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .base.errors import one_of
+from .base.errors import UserError, one_of
 from .base.version import __version__
 from .console import cli
 
@@ -33,14 +33,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {name:<12}{text}" for name, text in VERBS.items())
-        print(f"usage: ecm-cluster VERB [options]\n\n{verbs}\n\n`ecm-cluster VERB --help` describes each.")
+        print(f"usage: ecm-cluster VERB [options]\n\n{verbs}\n\n`ecm-cluster VERB --help` describes each; "
+              "--version, --print-completion SHELL.")
         return cli.EXIT_OK
     if argv[0] == "--version":
         print(f"ecm-cluster {__version__}")
         return cli.EXIT_OK
+    if argv[0] == "--print-completion":
+        print(completion(argv[1:]))
+        return cli.EXIT_OK
     if argv[0] not in VERBS:
         raise one_of("verb", argv[0], VERBS)
     return importlib.import_module(f".{argv[0]}", __package__).main(argv[1:])
+
+
+def completion(words: Sequence[str]) -> str:
+    """The completion script of the shell that is named."""
+    from .interface import completion
+    from .job import job
+    from .mmconfig import shipped
+
+    if len(words) != 1:
+        raise UserError(f"print-completion: expected one of {', '.join(completion.SHELLS)}")
+    verbs = {name: (text, importlib.import_module(f".{name}", __package__).parser()) for name, text in VERBS.items()}
+    return completion.script(words[0], verbs, job.load(None, {}).runs_dir, shipped.job_names())
 
 
 def entry() -> int:

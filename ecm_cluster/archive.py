@@ -27,9 +27,10 @@ EPILOG = """examples:
   python -m ecm_cluster.archive first
   python -m ecm_cluster.archive first --with-last -o /archive/first.tar.gz
 
-Not in it: checkpoints (without --with-last), detections (without --with-detections), symbolic links, and what is secret
-or means nothing elsewhere: the values of env, the URLs of notify, locks, pickles, addresses. `status` and `report` work
-on the unpacked directory.
+Not in it: checkpoints (without --with-last), detections (without
+--with-detections), symbolic links, and what is secret or means nothing elsewhere:
+the values of env, the URLs of notify, locks, pickles, addresses. `status` and
+`report` work on the unpacked directory.
 """
 SUFFIX = ".tar.gz"  # every machine can unpack it, and Python can write it; weights and detections hardly shrink
 IN_MEMORY = 64 << 20  # bytes of a file that may grow while it is read, such as a log; larger ones never change

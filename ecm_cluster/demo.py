@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import submit
-from .backends import driver
+from .backends import driver, liveness
 from .base import folders
 from .base.errors import UserError
 from .console import cli
@@ -22,6 +22,7 @@ EPILOG = """examples:
   python -m ecm_cluster.demo
   python -m ecm_cluster.demo --out /tmp/demo --no-preemption
 """
+PAGE_SECONDS = 60.0  # that analysis and page may take on a busy machine
 # measured on 2 cores: a detector of the demo's size learns these to a box AP50 of 0.77 in 300 iterations of 0.4 s
 TRAIN_IMAGES, VAL_IMAGES, CLASSES, SEED = 600, 100, 24, 0
 
@@ -67,11 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     preemption = None if args.no_preemption else DemoPreemption(run)
     say("4. training" + ("" if args.no_preemption else ", with a preemption"))
     code = follow.follow(run, look=preemption)
+    wait_for_the_page(run)
     say(f"5. timeline ({time.monotonic() - began:.0f} s in total)")
     from . import status
 
     status.main([str(run.path)])
     return code
+
+
+def wait_for_the_page(run: Run) -> None:
+    """Wait for what is done after the end of a run, which is scored by then."""
+    end = time.monotonic() + PAGE_SECONDS
+    while liveness.alive(run) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def _checked(out: Path) -> Path:

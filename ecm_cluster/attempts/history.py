@@ -194,12 +194,12 @@ def _iterations(work: Work, number: int, taken: dict[str, Any], events: Sequence
 
 def _with_lost(found: list[AttemptRecord]) -> list[AttemptRecord]:
     """With the iterations of each attempt that later ones did again, or will, as it ended after its last checkpoint."""
-    told, stands = [], None
+    counted, stands = [], None
     for record in reversed(found):
         if stands is None and record.end is not None and record.cause != "complete":
             stands = record.committed if record.committed is not None else record.first
         lost = 0 if stands is None or record.last is None else max(0, record.last - max(stands, record.first or 0))
-        told.append(replace(record, lost=lost))
+        counted.append(replace(record, lost=lost))
         if record.first is not None:
             stands = record.first if stands is None else min(stands, record.first)
-    return told[::-1]
+    return counted[::-1]

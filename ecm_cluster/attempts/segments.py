@@ -1,8 +1,8 @@
 """What a start of a job did with the time that it held its GPUs: consecutive segments, each with its cause.
 
 A segment begins where the one before it ends, the first where the start begins, and the last ends where it ends; so
-the sum of all causes is the time held, whatever is missing. Moments by the clock of another node than rank 0's are
-moved into the interval, never compared.
+the sum of all causes is the time held, also if records are missing. Moments by the clock of another node than rank 0's
+are moved into the interval, never compared.
 """
 
 from __future__ import annotations

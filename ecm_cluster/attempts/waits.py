@@ -64,7 +64,7 @@ def _submitted(events: Sequence[Event], job: str, earlier: Sequence[Hold]) -> tu
 
 
 def _evaluation_since(events: Sequence[Event], since: float | None, hold: Hold) -> float | None:
-    """An evaluation waits for its training first, and that is no waiting in the queue."""
+    """An evaluation waits for its training first, which does not count as waiting in the queue."""
     ready = [e.time for e in events if e.time <= hold.begin and (
         e.kind == "complete" or (e.kind == "released" and e["mark"].startswith(f"{hold.job_id}@")))]
     return since if since is None or not ready or hold.restart else max(since, min(ready))

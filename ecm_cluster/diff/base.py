@@ -23,7 +23,7 @@ def config_of(run: Run) -> dict[str, Any]:
 
 
 def of(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """Name and content of the config that a run's was made from; None where it is not at hand.
+    """Name and content of the config that a run's was made from; None where it is not available.
 
     A config is executed to read it. Of the run's own code that is done for the caller's own runs alone; of others, only
     a config of this installation that is the same, byte by byte.
@@ -58,6 +58,6 @@ def _same(frozen: Path, names: list[str]) -> Path | None:
 
 
 def against_base(run: Run) -> tuple[str, list[Change]] | None:
-    """The config that a run's was made from, and what differs; None where that config is not at hand."""
+    """The config that a run's was made from, and what differs; None where that config is not available."""
     found = of(run)
     return (found[0], config_diff(config_of(run), found[1])) if found else None

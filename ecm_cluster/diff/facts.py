@@ -79,9 +79,9 @@ def within(run: Run) -> list[str]:
 def _resumed(fields: Mapping[str, Any]) -> str:
     now = fields.get("overrides") or {}
     point = now.get("from") or {}
-    told = {**{k: v for k, v in now.items() if k not in ("job", "from")}, **(now.get("job") or {}),
+    texts = {**{k: v for k, v in now.items() if k not in ("job", "from")}, **(now.get("job") or {}),
             **({"from iteration": point["iteration"]} if "iteration" in point else {})}
-    return ": " + ", ".join(f"{key} {brief(value)}" for key, value in told.items()) if told else ""
+    return ": " + ", ".join(f"{key} {brief(value)}" for key, value in texts.items()) if texts else ""
 
 
 def compare(a: Run, b: Run) -> dict[str, list[Change]]:

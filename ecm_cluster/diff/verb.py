@@ -47,11 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = [TolerantRun(runs.find(word, runs_dir).path) for word in args.run]
     for run in found:
         _ = run.spec
-    told = of_two(found[0], found[1], args.code) if len(found) == 2 else of_one(found[0])
+    differences = of_two(found[0], found[1], args.code) if len(found) == 2 else of_one(found[0])
     if args.json:
-        print(json.dumps(told, indent=1, default=lambda each: each.as_dict()))
+        print(json.dumps(differences, indent=1, default=lambda each: each.as_dict()))
     else:
-        layout.show(lines(told, layout.width()))
+        layout.show(lines(differences, layout.width()))
     return cli.EXIT_OK
 
 
@@ -60,12 +60,12 @@ def of_two(a: Run, b: Run, with_code: bool = False) -> dict[str, Any]:
     digests = [code.digest_of(run) for run in (a, b)]
     known = digests[0] is not None and digests[0] == digests[1]
     changed = {"only_a": [], "only_b": [], "changed": []} if known else code.compare(a, b)
-    told: dict[str, Any] = {"config": _configs(a, b), **facts.compare(a, b),
+    found: dict[str, Any] = {"config": _configs(a, b), **facts.compare(a, b),
                             "code": changed if any(changed.values()) else {}}
-    same = not any(told.values())
-    if with_code and told["code"]:
-        told["patch"] = code.unified(a, b, changed)
-    return {"a": str(a.path), "b": str(b.path), "same": same, **told, "within_a": facts.within(a),
+    same = not any(found.values())
+    if with_code and found["code"]:
+        found["patch"] = code.unified(a, b, changed)
+    return {"a": str(a.path), "b": str(b.path), "same": same, **found, "within_a": facts.within(a),
             "within_b": facts.within(b), "damage": [*a.damage, *b.damage]}
 
 
@@ -87,26 +87,26 @@ def of_one(run: Run) -> dict[str, Any]:
     return {"a": name, "b": str(run.path), "config": changes, "within_b": facts.within(run), "damage": [*run.damage]}
 
 
-def lines(told: dict[str, Any], room: int | None) -> list[str]:
+def lines(found: dict[str, Any], room: int | None) -> list[str]:
     """The differences as text: what only B has is marked ``+``, what only A has ``-``."""
-    two = "same" in told
-    shown = [f"A  {told['a'] or 'the config that it was made from is not at hand'}", f"B  {told['b']}"]
+    two = "same" in found
+    shown = [f"A  {found['a'] or 'the config that it was made from is not available'}", f"B  {found['b']}"]
     for name in ("config", "job", "data", "weights", "environment", "machine"):
-        if told.get(name):
-            shown += ["", name, *(line for change in told[name] for line in _wrapped(str(change), room))]
-    if told.get("code"):
+        if found.get(name):
+            shown += ["", name, *(line for change in found[name] for line in _wrapped(str(change), room))]
+    if found.get("code"):
         marks = {"only_a": "- ", "only_b": "+ ", "changed": ""}
-        names = [f"  {mark}{name}" for kind, mark in marks.items() for name in told["code"][kind]]
+        names = [f"  {mark}{name}" for kind, mark in marks.items() for name in found["code"][kind]]
         more = len(names) - MOST_FILES
         shown += ["", "code", *names[:MOST_FILES], *([f"  … and {more} more files"] if more > 0 else [])]
-    if two and told["same"]:
+    if two and found["same"]:
         shown += ["", SAME]
     for which in ("within_a", "within_b"):
-        if told.get(which):
+        if found.get(which):
             shown += ["", f"within {which[-1].upper()}" if two else "while it ran",
-                      *(line for text in told[which] for line in _wrapped(text, room))]
-    return [*shown, *([""] if told.get("patch") else []), *told.get("patch", ()),
-            *(f"damaged: {what}" for what in told["damage"])]
+                      *(line for text in found[which] for line in _wrapped(text, room))]
+    return [*shown, *([""] if found.get("patch") else []), *found.get("patch", ()),
+            *(f"damaged: {what}" for what in found["damage"])]
 
 
 def _wrapped(text: str, room: int | None) -> list[str]:

@@ -76,11 +76,11 @@ def _normal(name: str) -> str:
 
 def _origin(text: str | None) -> dict[str, Any]:
     """Where a distribution was installed from, by PEP 610; empty where that was an index."""
-    told = reading.parse_json(text, "direct_url.json") if text else {}
-    if not isinstance(told, Mapping) or not isinstance(told.get("url"), str):
+    parsed = reading.parse_json(text, "direct_url.json") if text else {}
+    if not isinstance(parsed, Mapping) or not isinstance(parsed.get("url"), str):
         return {}
-    vcs, folder = told.get("vcs_info") or {}, told.get("dir_info") or {}
-    return {"url": without_secrets(told["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
+    vcs, folder = parsed.get("vcs_info") or {}, parsed.get("dir_info") or {}
+    return {"url": without_secrets(parsed["url"]), **({"commit": str(vcs["commit_id"])} if "commit_id" in vcs else {}),
             **({"editable": True} if folder.get("editable") else {})}
 
 

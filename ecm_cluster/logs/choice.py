@@ -103,7 +103,7 @@ class Choice:
         return [Part(path) for path in ([self.run.local_log] if ids is None else []) + [p for _, p in sorted(found)]]
 
     def _job_ids(self) -> set[str] | None:
-        """Of the attempt or the evaluation; None: of the run, whatever they were."""
+        """Of the attempt or the evaluation; None: any of the run."""
         if self.is_of_training and self.attempt is None:
             return None
         numbers = self.work.attempts() if self.attempt is None else [self.attempt]

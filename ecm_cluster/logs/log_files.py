@@ -74,7 +74,7 @@ def last_lines(parts: list[Part], count: int) -> list[Part]:
 
 
 def _last_lines(part: Part, count: int) -> tuple[Part, int]:
-    """The part without all but its last lines, and how many these are."""
+    """Only the last lines of a part, and how many these are."""
     lines = 0
     with _opened(part.path) as handle:
         end = at = part.begin if handle is None else _size(handle, part.end)
@@ -125,7 +125,7 @@ class Lines:
 
 
 class Growing:
-    """A log that is being written, on whatever host: read on from where it was, also in a new file of the same name."""
+    """A log that is being written, on any host: read further from where it was, also in a new file of the same name."""
 
     def __init__(self, path: Path, at: int = 0) -> None:
         self.path, self.at, self.handle = path, at, -1

@@ -76,7 +76,7 @@ def follow(choice: Choice, lines: int | None) -> None:
 
 
 class Ending:
-    """Whether a log that is followed has come to its end; changes of the run's state are told meanwhile.
+    """Whether a log that is followed is complete; changes of the run's state are reported meanwhile.
 
     Attributes:
         asked: When it was asked last, or something was added: nothing ends in between.

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
                       "its directory's name or a part of that, or its number among them")
     made.add_argument("--job", action="store_true", help="what the jobs printed before any rank began: setup lines, "
                       "srun, the local driver")
-    made.add_argument("-f", "--follow", action="store_true", help="go on printing what is added, over restarts, until "
+    made.add_argument("-f", "--follow", action="store_true", help="keep printing what is added, over restarts, until "
                       "the run has ended")
     made.add_argument("-n", "--lines", metavar="N", help="the last N lines only, or all (default: all; with --follow "
                       f"{SHOWN_FIRST})")

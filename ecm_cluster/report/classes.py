@@ -9,7 +9,7 @@ from typing import Any
 from ..reporting import results
 from ..scoring.metrics import FREQUENCIES
 from .drawing import scales
-from .drawing.scales import Axis
+from .drawing.scales import Scale
 from .scores import KINDS, word
 
 EXTREMES = 5  # classes at each end of a group, in the table
@@ -45,8 +45,8 @@ class Scatter:
     """A chart with a dot for each class."""
 
     title: str
-    x: Axis
-    y: Axis
+    x: Scale
+    y: Scale
     dots: tuple[Dot, ...]
     alt: str
     note: str = ""
@@ -87,12 +87,12 @@ def against_count(row: results.Row, kind: str) -> Scatter | None:
     zero = sum(c["ap"] == 0 for c in known)
     note = f"{zero} of {len(known)} classes have an AP of 0." if zero else ""
     means = tuple(_means(known, name, x, y))
-    told = "; ".join(mean.text for mean in means)
-    return Scatter(title, x, y, tuple(dots), " ".join(f"{title}: {len(known)} classes. {note} {told}".split()), note,
+    said = "; ".join(mean.text for mean in means)
+    return Scatter(title, x, y, tuple(dots), " ".join(f"{title}: {len(known)} classes. {note} {said}".split()), note,
                    means=means)
 
 
-def _means(found: Sequence[dict[str, Any]], count: str, x: Axis, y: Axis) -> Iterator[Mean]:
+def _means(found: Sequence[dict[str, Any]], count: str, x: Scale, y: Scale) -> Iterator[Mean]:
     for group, name in FREQUENCIES.items():
         inside = [c for c in found if c["group"] == group]
         if inside:
@@ -144,7 +144,7 @@ def against_each_other(one: results.Row, other: results.Row, kind: str, names: t
     if not both:
         return None
     x = scales.linear(f"{names[0]}: AP, %", [value for c, b in both for value in (c["ap"], b)], zero=True)
-    y = Axis(f"{names[1]}: AP, %", x.low, x.high, x.ticks)
+    y = Scale(f"{names[1]}: AP, %", x.low, x.high, x.ticks)
     dots = [Dot(x.at(c["ap"]), y.at(b), c["group"], f"{c['name']}: {c['ap']:.1f} → {b:.1f} ({b - c['ap']:+.1f})")
             for c, b in both]
     by_change = sorted(range(len(both)), key=lambda at: both[at][1] - both[at][0]["ap"])

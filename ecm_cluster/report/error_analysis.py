@@ -98,9 +98,9 @@ def _calibration(found: dict[str, Any] | None) -> dict[str, Any] | None:
              "text": f"confidence {b['low']:.2f} to {b['high']:.2f}: {b['count']} detections, "
                      f"{100 * b['precision']:.0f} % of them right"} for b in known]
     ece = "unknown" if found["ece"] is None else f"{found['ece']:.3f}"
-    told = " ".join(f"{100 * b['confidence']:.0f} % confident: {100 * b['precision']:.0f} % right." for b in known)
+    said = " ".join(f"{100 * b['confidence']:.0f} % confident: {100 * b['precision']:.0f} % right." for b in known)
     return {"ece": ece, "bars": bars, "axis": axis,
-            "alt": f"Reliability diagram, expected calibration error {ece}. {told}"}
+            "alt": f"Reliability diagram, expected calibration error {ece}. {said}"}
 
 
 def _images(row: Row, worst: list[dict[str, Any]]) -> list[dict[str, Any]]:

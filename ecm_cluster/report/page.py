@@ -15,7 +15,7 @@ from ..rundir.run import Run
 from . import several, single, subject
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_RUNS = 12  # the curves of more cannot be told apart
+MOST_RUNS = 12  # the curves of more cannot be distinguished
 # no script, no font, no request: what a damaged or hostile run directory brings in stays text
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -27,7 +27,7 @@ def make(runs: Sequence[Run]) -> str:
         UserError: jinja2 is missing, there are too many runs, or one of them cannot be read.
     """
     if len(runs) > MOST_RUNS:
-        raise UserError(f"RUN: {len(runs)} runs; expected {MOST_RUNS} at most, as more curves cannot be told apart")
+        raise UserError(f"RUN: {len(runs)} runs; expected {MOST_RUNS} at most, as more curves cannot be distinguished")
     environment = _environment()
     found = [subject.read(run, name) for run, name in zip(runs, names(runs))]
     values = single.values(found[0]) if len(found) == 1 else several.values(found)

@@ -46,7 +46,9 @@ def of(run: Run) -> Scores:
 
 
 def word(kind: str) -> str:
-    return KINDS.get(kind, kind)
+    """A kind of overlap as it is called: ``mask``, ``box``, ``mask, fixed``; another as it is."""
+    name, _, variant = kind.partition("-")
+    return f"{KINDS[name]}{variant and ', ' + variant}" if name in KINDS else kind
 
 
 def names(kind: str, found: Sequence[results.Row]) -> list[str]:
@@ -96,21 +98,22 @@ def _chart(title: str, lines: Mapping[str, list[Any]], order: Sequence[str], uni
             for name, line in lines.items()}
     drawn = tuple(Line(name, curves.path(line, x, y), order.index(name), COLOURS.get(name, ""),
                        last=f"{line[-1][1]:.1f}", dots=dots[name]) for name, line in lines.items())
-    told = " ".join(f"{name}: {', '.join(f'{value:.1f} at {place}' for place, value in line[-6:])}."
+    said = " ".join(f"{name}: {', '.join(f'{value:.1f} at {place}' for place, value in line[-6:])}."
                     for name, line in lines.items())
-    return Chart(title, x, y, drawn, f"{title}. {told}")
+    return Chart(title, x, y, drawn, f"{title}. {said}")
 
 
 def table(scores: Scores) -> list[dict[str, Any]]:
     """One table for each kind of overlap: what is scored, the newest first."""
     tables = []
     for kind in scores.kinds:
-        shown = names(kind, scores.rows)
+        found = [row for row in reversed(scores.rows) if kind in row.document["figures"]]
+        shown = names(kind, found)
         rows = [{"iteration": row.provenance["iteration"], "settings": eval_settings.label(row.settings),
                  "values": [percent(scales.plain(row.figure(f"{kind}_{name}"))) for name in shown],
-                 "intervals": [_interval(row, kind, name) for name in shown]} for row in reversed(scores.rows)]
+                 "intervals": [_interval(row, kind, name) for name in shown]} for row in found]
         tables.append({"kind": word(kind), "names": shown, "rows": rows,
-                       "varied": any(row.settings for row in scores.rows)})
+                       "varied": any(row.settings for row in found)})
     return tables
 
 

@@ -1,30 +1,32 @@
-"""What was trained and with what: the job, what differs from the config it names, and the provenance of everything."""
+"""What was trained: the model, the batch, the job, and what differs from the config that it was made from."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..base import units
 from ..base.errors import UserError
-from ..job.job import Job
+from ..diff import base
+from ..diff.changes import MISSING, between
 from ..mmconfig import literals, lookup
-from ..reporting.results import Row
 from ..rundir.run import Run
 from ..rundir.spec import RunSpec
 
-LONGEST = 400  # characters of a value
-MOST = 400  # options
+LONGEST = 240  # characters of a value
+MOST = 300  # rows
+ABSENT = "–"
+ITS_OWN = ("name", "options", "env", "runs_dir")  # of a job: options are in the config
 # the last part of a key; class_counts and the like hold no secret
 SECRET = re.compile(r"(?:^|_)(?:api_?key|token|secret|passw\w*|credentials?|auth)$", re.IGNORECASE)
 NOT_SHOWN = ("config", "name", "options", "evaluation", "env", "runs_dir")  # of a job: they stand elsewhere
 
 
 @dataclass(frozen=True)
-class Setting:
+class SetupLine:
     """One value; ``usual``: what it would be otherwise."""
 
     name: str
@@ -47,13 +49,13 @@ def text_of(name: str, value: Any) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
-def options(run: Run) -> list[Setting]:
+def options(run: Run) -> list[SetupLine]:
     """The mmdet options that were given for the run."""
     given = run.job().options
-    return [Setting(name, text_of(name, value)) for name, value in list(given.items())[:MOST]]
+    return [SetupLine(name, text_of(name, value)) for name, value in list(given.items())[:MOST]]
 
 
-def job(run: Run) -> list[Setting]:
+def job(run: Run) -> list[SetupLine]:
     """What of the job differs from the defaults, with its evaluation."""
     now, changed = run.job(), run.overrides().job
     found = []
@@ -62,22 +64,23 @@ def job(run: Run) -> list[Setting]:
         for f in fields(block):
             value = getattr(block, f.name)
             if (prefix or f.name not in NOT_SHOWN) and value != usual[f.name]:
-                later = "changed by a resume" if not prefix and f.name in changed else ""
-                found.append(Setting(prefix + f.name, text_of(f.name, value), later or text_of(f.name, usual[f.name])))
+                default = "changed by a resume" if not prefix and f.name in changed else \
+                    text_of(f.name, usual[f.name])
+                found.append(SetupLine(prefix + f.name, text_of(f.name, value), default))
     if now.env:
-        found.append(Setting("env", ", ".join(now.env)))
+        found.append(SetupLine("env", ", ".join(now.env)))
     return found
 
 
-def batch(spec: RunSpec) -> list[Setting]:
+def batch(spec: RunSpec) -> list[SetupLine]:
     """The global batch and the learning rate, with the rule by which they follow from the config."""
     known = spec.batch
     pairs = (("Images per step", known.get("global")), ("per GPU", known.get("per_gpu")),
              ("Learning rate", known.get("lr")), ("rule", known.get("rule")))
-    return [Setting(name, text_of(name, value)) for name, value in pairs if value is not None]
+    return [SetupLine(name, text_of(name, value)) for name, value in pairs if value is not None]
 
 
-def model(run: Run) -> list[Setting]:
+def model(run: Run) -> list[SetupLine]:
     """The few values of the resolved config that say what it is."""
     with contextlib.suppress(UserError, OSError):
         cfg = literals.load(run.config_file)
@@ -86,79 +89,44 @@ def model(run: Run) -> list[Setting]:
                 "Optimizer": "optimizer.type", "Schedule": "lr_config.policy", "Runner": "runner.type",
                 "Epochs": "runner.max_epochs", "Iterations": "runner.max_iters"}
         found = ((name, lookup.at(cfg, key)) for name, key in keys.items())
-        return [Setting(name, text_of(name, value)) for name, value in found if isinstance(value, (str, int, float))]
+        return [SetupLine(name, text_of(name, value)) for name, value in found if isinstance(value, (str, int, float))]
     return []
 
 
-def provenance(run: Run, main: Row | None) -> list[tuple[str, list[Setting]]]:
-    """Groups of what the results come from: code, data, weights, versions."""
-    spec = run.spec
-    return [(title, rows) for title, rows in (
-        ("Run", [Setting("directory", str(run.path)), Setting("identity", spec.run_id), Setting("config", spec.config),
-                 Setting("resolved config", _of(spec.digests, "config"))]),
-        ("Code", _code(run)),
-        ("Data", _data(spec, main)),
-        ("Weights", [Setting(*pair) for pair in _weights(spec.weights)]),
-        ("Versions", [Setting(name, version) for name, version in spec.versions.items()])) if rows]
+def against_base(run: Run) -> tuple[str, list[SetupLine]] | None:
+    """The config that the run's was made from, and what differs; None where that config is not available."""
+    found = base.against_base(run)
+    if found is None:
+        return None
+    name, changes = found
+    given = [c for c in changes if not (isinstance(c.a, str) and isinstance(c.b, list))]  # counts, read from that file
+    return name, [SetupLine(c.key, _side(c.key, c.b), _side(c.key, c.a)) for c in given[:MOST]]
 
 
-def _of(record: dict[str, Any], key: str) -> str:
-    value = record.get(key)
-    return value if isinstance(value, str) else ""
+def _side(key: str, value: Any) -> str:
+    return ABSENT if value is MISSING else text_of(key, value)
 
 
-def _code(run: Run) -> list[Setting]:
-    code = {**run.spec.code, **run.overrides().code}
-    found = [Setting("digest", _of(code, "digest"))]
-    packages = code.get("packages")
-    origins = dict(packages) if isinstance(packages, dict) else {}
-    if isinstance(code.get("user"), dict):
-        origins["own modules"] = code["user"]
-    for name, origin in origins.items():
-        commit = origin.get("commit") if isinstance(origin, dict) else None
-        if isinstance(commit, str):
-            found.append(Setting(f"git commit of {name}", commit + (", with changes that are not committed"
-                                                                    if origin.get("dirty") else "")))
-    number = code.get("number")
-    if isinstance(number, int):
-        found.append(Setting("version", f"{number}, from a resume with newer code"))
-    return [s for s in found if s.value]
+def differing(runs: Mapping[str, Run]) -> list[tuple[str, list[str]]]:
+    """What differs between the jobs and the configs of several runs: a row for each key, with the value in each."""
+    flat = {name: {**asdict(run.job()), "evaluation": asdict(run.job().evaluation)} for name, run in runs.items()}
+    keys = dict.fromkeys(key for one in flat.values() for key in one if key not in ITS_OWN)
+    found = [(key, [text_of(key, one.get(key)) for one in flat.values()]) for key in keys]
+    configs = {}
+    for name, run in runs.items():
+        with contextlib.suppress(UserError, OSError):
+            configs[name] = base.config_of(run)
+    if len(configs) == len(runs):
+        found += _of_configs(configs)
+    return [(key, values) for key, values in found if len(set(values)) > 1][:MOST]
 
 
-def _data(spec: RunSpec, main: Row | None) -> list[Setting]:
-    found = []
-    for split, path in spec.annotations.items():
-        found.append(Setting(f"{split} annotations", path))
-        key = {"test": "val_annotations"}.get(split, f"{split}_annotations")
-        found.append(Setting(f"{split} digest", _of(spec.digests, key)))
-    counts = [value for value in spec.class_counts.values() if isinstance(value, str)]
-    found.append(Setting("class counts", ", ".join(counts)))
-    found.append(Setting("pack", str((spec.staging or {}).get("pack") or "")))
-    if main is not None:
-        found.append(Setting("scored checkpoint", str(main.provenance["checkpoint"])))
-        found.append(Setting("its digest", str(main.provenance.get("checkpoint_digest") or "")))
-        if main.provenance.get("annotations_digest") != spec.digests.get("val_annotations"):
-            found.append(Setting("scored on", str(main.provenance.get("annotations") or "")))
-            found.append(Setting("with digest", str(main.provenance.get("annotations_digest") or "")))
-    return [s for s in found if s.value]
-
-
-def _weights(recorded: Iterable[Any]) -> Iterable[tuple[str, str]]:
-    for one in recorded:
-        if isinstance(one, dict):
-            source = str(one.get("source") or one.get("url") or one.get("path") or "")
-            yield str(one.get("key") or "weights"), units.without_secrets(source)
-            if one.get("digest"):
-                yield "digest", str(one["digest"])
-
-
-def differing(jobs: dict[str, Job]) -> list[tuple[str, list[str]]]:
-    """What differs between the jobs of several runs: a row for each key, with the value in each."""
-    flat = {run: {**asdict(one), **{f"option {k}": v for k, v in one.options.items()}} for run, one in jobs.items()}
-    keys = dict.fromkeys(key for one in flat.values() for key in one)
-    found = []
-    for key in keys:
-        values = [text_of(key, one[key]) if key in one else "" for one in flat.values()]
-        if key not in ("name", "options", "env") and len(set(values)) > 1:
-            found.append((key, values))
-    return found
+def _of_configs(configs: Mapping[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    first, *others = configs.values()
+    changes = [{c.key: c for c in between(first, other)} for other in others]
+    rows = []
+    for key in dict.fromkeys(key for one in changes for key in one):
+        of_first = next(_side(key, one[key].a) for one in changes if key in one)
+        rows.append((f"config: {key}", [of_first, *(_side(key, one[key].b) if key in one else of_first
+                                                    for one in changes)]))
+    return rows

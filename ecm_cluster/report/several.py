@@ -35,9 +35,9 @@ def values(found: list[Subject]) -> dict[str, Any]:
         "checkpoints": [chart for name in scores.BY_GROUP for kind in kinds[:1]
                         if (chart := scores.of_several({o.name: o.scores for o in found}, kind, name)) is not None],
         "pair": pair(scored) if len(scored) == 2 else [], "every_class": every_class(scored),
-        "tide": tide(found), "differing": setup.differing({one.name: one.run.job() for one in found}),
+        "tide": tide(found), "differing": setup.differing({one.name: one.run for one in found}),
         "provenance": provenance(found),
-        "evaluate": cli.as_typed("python -m ecm_cluster.evaluate RUN")}
+        "evaluate": cli.as_typed("python -m ecm_cluster.evaluate RUN --analysis")}
 
 
 def table(kind: str, found: Sequence[Subject]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def values(one: Subject) -> dict[str, Any]:
                             if (chart := scores.over_checkpoints(one.scores, kind)) is not None],
             "tables": scores.table(one.scores), "classes": of_classes(main) if main else [],
             "next": cli.as_typed(one.state.next or ""), "reason": cli.as_typed(one.state.reason),
-            "evaluate": cli.as_typed(f"python -m ecm_cluster.evaluate {one.run.name}")}
+            "evaluate": cli.as_typed(f"python -m ecm_cluster.evaluate {one.run.name} --analysis")}
 
 
 def progress(one: Subject) -> str:

@@ -9,18 +9,19 @@ from typing import Any, TypeVar
 from ..attempts import endings
 from ..base.errors import UserError
 from ..chain import chain
+from ..diff import facts
 from ..reporting import state as states
 from ..reporting.run_state import RunState, only_stopped
 from ..reporting.tolerant import TolerantRun
 from ..rundir.run import Run
-from . import error_analysis, scores, setup, story, time_use
+from . import attempts, error_analysis, provenance, scores, setup, time_use
 from .drawing import curves
 from .drawing.curves import Training
 from .error_analysis import Analysis
 from .scores import Scores
 
 Value = TypeVar("Value")
-NO_TRAINING = Training(curves.Series("loss", ()), curves.Series("lr", ()), (), (), 0)
+NO_TRAINING = Training(curves.Curve("loss", ()), curves.Curve("lr", ()), (), (), 0)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Subject:
     """One run on a page.
 
     Attributes:
-        name: As the page calls it; two runs of one name are told apart.
+        name: As the page calls it; two runs of one name are distinguished.
+        base: The config that it was made from, and what differs.
+        changed: What changed from attempt to attempt, a line each.
         damage: What could not be read, a line each.
     """
 
@@ -39,14 +42,17 @@ class Subject:
     scores: Scores
     analysis: Analysis | None
     time: time_use.TimeUse | None
-    attempts: list[story.Attempt]
+    attempts: list[attempts.Attempt]
     events: list[dict[str, str]]
     commits: str
-    model: list[setup.Setting]
-    batch: list[setup.Setting]
-    options: list[setup.Setting]
-    job: list[setup.Setting]
-    provenance: list[tuple[str, list[setup.Setting]]]
+    model: list[setup.SetupLine]
+    batch: list[setup.SetupLine]
+    options: list[setup.SetupLine]
+    job: list[setup.SetupLine]
+    base: tuple[str, list[setup.SetupLine]] | None
+    provenance: list[tuple[str, list[setup.SetupLine]]]
+    packages: list[setup.SetupLine]
+    changed: list[str]
     submitted: str
     damage: list[str]
 
@@ -84,6 +90,7 @@ def read(given: Run, name: str) -> Subject:
     return Subject(
         name, run, state, part(curves.of, NO_TRAINING, run), scored,
         part(error_analysis.of, None, main) if main else None, part(time_use.of, None, run),
-        part(story.attempts, [], run), part(story.events, [], run), part(story.commits, "", run),
+        part(attempts.rows, [], run), part(attempts.events, [], run), part(attempts.commits, "", run),
         part(setup.model, [], run), part(setup.batch, [], spec), part(setup.options, [], run), part(setup.job, [], run),
-        part(setup.provenance, [], run, main), story.clock(spec.submitted), list(run.damage))
+        part(setup.against_base, None, run), part(provenance.of, [], run, main), part(provenance.packages, [], run),
+        part(facts.within, [], run), attempts.clock(spec.submitted), list(run.damage))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..reporting import goodput
 from ..rundir.run import Run
-from . import story
+from . import attempts
 from .drawing import scales
 
 COLUMNS = 1000  # of a timeline: what is narrower cannot be seen
@@ -74,13 +74,13 @@ def of(run: Run) -> TimeUse | None:
                          goodput.OF_CAUSE.get(kind, "")) for kind, value in found["gpu_hours"].items() if value)
     parts = [*found["segments"], *({**wait, "kind": "waiting", "why": wait["kind"]} for wait in found.get("waits", ()))]
     begin, end = min(p["begin"] for p in parts), max(p["end"] for p in parts)
-    own = [p for p in parts if "evaluation" not in (p["kind"], p.get("why"))]
-    scored = [p for p in parts if p not in own]
+    own, scored = ([p for p in parts if ("evaluation" in (p["kind"], p.get("why"))) == of_scoring]
+                   for of_scoring in (False, True))
     lanes = [(name, tuple(strips(each, begin, end))) for name, each in (("training", own), ("evaluation", scored))
              if each]
     note = "; ".join(["so far"] * found["alive"]
                      + ["estimated in part, as not every moment is on record"] * found["estimated"])
-    waiting = ", ".join(f"{story.span(HOUR * hours)} {word.partition(' ')[2]}" for kind, word in WORDS.items()
+    waiting = ", ".join(f"{attempts.span(HOUR * hours)} {word.partition(' ')[2]}" for kind, word in WORDS.items()
                         if (hours := found["waiting_hours"].get(kind)) and HOUR * hours >= 1)
     return TimeUse(goodput.percent(found["goodput"]), hours_text(held), found["unit"], note, shares, tuple(lanes),
                    tuple(ticks(begin, end)), waiting)
@@ -105,9 +105,10 @@ def strips(parts: Sequence[dict[str, Any]], begin: float, end: float) -> Iterabl
     for part in joined:
         attempt = f", attempt {part['attempt']}" if part.get("attempt") else ""
         word = WORDS.get(part["why"], "waited") if "why" in part else part["kind"]
+        length, since = attempts.span(part["end"] - part["begin"]), attempts.clock(part["begin"])
         yield Strip(round(100 * (part["begin"] - begin) / span, 2),
                     round(max(100 * (part["end"] - part["begin"]) / span, 0.05), 2), part["kind"],
-                    f"{word}{attempt}: {story.span(part['end'] - part['begin'])} from {story.clock(part['begin'])}")
+                    f"{word}{attempt}: {length} from {since}")
 
 
 def ticks(begin: float, end: float) -> Iterable[scales.Tick]:
@@ -115,4 +116,4 @@ def ticks(begin: float, end: float) -> Iterable[scales.Tick]:
     step = next((s for s in STEPS if (end - begin) / s <= 8), (end - begin) / 4)
     for number in range(int((end - begin) / step) + 1):
         yield scales.Tick(round(100 * number * step / max(end - begin, 1e-9), 2),
-                          story.span(number * step) if number else story.clock(begin), number % 2 == 1)
+                          attempts.span(number * step) if number else attempts.clock(begin), number % 2 == 1)

@@ -2,7 +2,7 @@
 
 It holds for as long as nothing has changed. What the state was made from is noted as it is read: each file and
 directory with the time of its last change, its size and its inode. So a record that is added, replaced, appended to,
-damaged or deleted, by whatever process of whatever version, makes the summary void. Only the owner's ``status`` writes
+damaged or deleted, by any process of any version, makes the summary void. Only the owner's ``status`` writes
 it, once a run has not changed for a while: a second change at the same tick of the file server's clock would go
 unnoticed.
 """
@@ -75,7 +75,7 @@ def _state(run: TolerantRun, values: dict[str, Any]) -> RunState:
 def write(run: TolerantRun, state: RunState) -> None:
     """Keep the state that was just made of a run's records, if it is done and may be kept; nothing that fails matters.
 
-    Nothing is left to do for it either: no job whose id is looked for, no damage that is told.
+    Nothing is left to do for it either: no job whose id is looked for, no damage to report.
     """
     jobs = [job for link in state.jobs for job in run.submissions_of(link)]
     if state.state != "done" or run.damage or any(job.job_id is None and not job.refused for job in jobs):

@@ -31,7 +31,7 @@ SECONDS = 5.0  # between two looks
 # between two accounts of a run, which read all of its ledger: at least, and in times of what the last one took
 ACCOUNT_SECONDS, ACCOUNT_SHARE = 5.0, 20.0
 FULL_LOOK, RESTED_SECONDS = 12, 30.0  # every so many looks at all runs; else not at those that rest for so long
-AT_REST = (*ENDED, "submitting", "unreadable")  # nothing of it changes by itself
+AT_REST = (*ENDED, "submitting", "unreadable")  # it does not change any more
 HEADER = ("run", "state", "attempt", "iteration", "it/s", "loss", "left", "next score")
 OPTIONAL = ("attempt", "APr", "loss", "it/s", "goodput", "box AP", "mask AP", "next score")
 

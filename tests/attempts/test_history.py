@@ -52,7 +52,7 @@ def test_an_attempt_lives_while_it_has_a_heartbeat_and_else_ends_with_its_last_s
     os.utime(path)
     alive, = history(run)
     assert alive.alive and alive.cause is None and (alive.last, alive.lost) == (25, 0)
-    assert not history(run, alive=False)[0].alive, "whoever knows that its job has gone is believed"
+    assert not history(run, alive=False)[0].alive, "a caller that knows that its job has ended is believed"
 
 
 def test_what_is_damaged_is_left_out(tmp_path):

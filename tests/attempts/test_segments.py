@@ -1,4 +1,4 @@
-"""What the time that jobs held went into: by a ledger with a known answer, and whatever a ledger says."""
+"""What the time that jobs held went into: with a known answer, and for arbitrary ledgers."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ def test_evaluations_wait_for_their_training_and_hold_time_of_their_own(tmp_path
         (900.0, 1000.0, "first"), (1190.0, 1250.0, "evaluation"), (1190.0, 1251.0, "evaluation")]
 
 
-class Told(Run):
+class GivenRun(Run):
     """A run whose ledger and heartbeats are given."""
 
-    def __init__(self, told: list[Event], beat: dict[str, Any]) -> None:
+    def __init__(self, given: list[Event], beat: dict[str, Any]) -> None:
         super().__init__("/nowhere")
-        self.told, self.beat = told, beat
+        self.given, self.beat = given, beat
 
     def events(self, attempt: int | None = None, writer: str | None = None) -> list[Event]:
-        return [e for e in self.told if attempt in (None, e.attempt)]
+        return [e for e in self.given if attempt in (None, e.attempt)]
 
     def heartbeat(self, attempt: int) -> dict[str, Any]:
         return self.beat
@@ -143,9 +143,9 @@ def record(draw: Any, number: int) -> AttemptRecord:
 
 @settings(max_examples=60)
 @given(st.data())
-def test_segments_cover_what_a_start_held_whatever_its_ledger_says(data):
+def test_segments_cover_what_a_start_held_for_any_ledger(data):
     beat = {"time": data.draw(MOMENT), "iteration": data.draw(NUMBER), "seconds_per_iteration": data.draw(NUMBER)}
-    run = Told(data.draw(st.lists(event(), max_size=12)), beat)
+    run = GivenRun(data.draw(st.lists(event(), max_size=12)), beat)
     attempts = tuple((run, data.draw(record(number))) for number in range(1, data.draw(st.integers(1, 4))))
     hold = Hold("7", 0, "train", 100.0, 100.0 + data.draw(st.integers(0, 1000)), 4, attempts=attempts)
     found, _ = segments.of_hold(hold)

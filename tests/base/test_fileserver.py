@@ -90,7 +90,7 @@ def test_within_a_footprint_a_record_is_read_once_also_a_damaged_one(tmp_path):
     assert records.read(path, shape) == {"x": 2}
 
 
-def test_what_is_no_directory_has_no_names(tmp_path):
+def test_anything_else_than_a_directory_has_no_names(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()

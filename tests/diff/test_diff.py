@@ -77,9 +77,9 @@ code
   user/mine.py
 """
     assert "-name = 'one'\n+name = 'two'\n" in said(capsys, one.path, two.path, "--code")
-    told = json.loads(said(capsys, one.path, two.path, "--json"))
-    assert told["config"] == [{"key": "model.size", "a": 1, "b": 2}] and not told["same"]
-    assert told["code"]["changed"] == ["user/mine.py"]
+    report = json.loads(said(capsys, one.path, two.path, "--json"))
+    assert report["config"] == [{"key": "model.size", "a": 1, "b": 2}] and not report["same"]
+    assert report["code"]["changed"] == ["user/mine.py"]
 
 
 def test_two_runs_of_the_same_have_no_difference(tmp_path, capsys):
@@ -163,4 +163,4 @@ def test_a_run_of_the_former_version(tmp_path, capsys):
     run = former_version.complete(tmp_path)
     text = said(capsys, run.path, made(tmp_path, "new").path)
     assert "packages.torch" in text and "within A\n  resumed after attempt 1: mem_per_gpu 3G" in text
-    assert "is not at hand" in said(capsys, run.path)
+    assert "is not available" in said(capsys, run.path)

@@ -63,7 +63,7 @@ def test_what_would_act_on_a_terminal_is_resolved_or_escaped_and_no_line_is_lost
     assert lines.add(b"\r\n\xff\x1b]0;title\x07\npartial") == "30%\n\\xff\x1b]0;title\x07\n"  # printable() is for these
     assert lines.rest() == "partial\n"
     assert lines.rest() == ""
-    assert len(lines.add(b"y" * 100_000)) == 100_000, "a line without an end is not kept for ever"
+    assert len(lines.add(b"y" * 100_000)) == 100_000, "a line without an end is not kept indefinitely"
 
 
 def test_a_log_is_followed_into_a_new_file_and_after_a_truncation(tmp_path):

@@ -1,4 +1,4 @@
-"""The log that is asked for is printed, or one line says why there is none; followed, it goes on over restarts."""
+"""The log that is asked for is printed, or one line says why there is none; followed, it continues over restarts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_does_not_exist_is_an_error_that_says_what_does(tmp_path):
     assert error_of(run.path, "--evaluation", "last").startswith("evaluation: run has none yet")
 
 
-def test_an_attempt_that_did_not_come_to_its_training_has_the_output_of_its_rank(tmp_path, capsys):
+def test_an_attempt_that_ended_before_its_training_has_the_output_of_its_rank(tmp_path, capsys):
     run = two_attempts(tmp_path / "run")
     run.train_log.write_text(train_log(1, "first"))
     out, err = said(capsys, run.path)

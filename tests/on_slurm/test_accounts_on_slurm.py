@@ -22,7 +22,7 @@ def test_every_second_that_slurm_counts_has_a_cause(slurm_dbd: SlurmCluster, sma
     trained(run, 1, 2)
     os.kill(worker_of(run, 1, 1), signal.SIGKILL)  # the job requeues itself
     trained(run, 2, 6)
-    slurm.run("scontrol", "requeue", run.submissions()[0].job_id or "")  # and its user once more
+    slurm.run("scontrol", "requeue", run.submissions()[0].job_id or "")  # and its user again
     await_state(run, "done", env=slurm.env)
     for submission in run.submissions():
         slurm.wait_for(submission.job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,13 @@ LIGHT, DARK = 1, 0
 MEASURE = """<script>
 const wide = [...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll") && !e.closest("svg")
     && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + "." + e.className);
-document.documentElement.dataset.measured = [innerWidth, document.documentElement.scrollWidth, wide.length,
-    getComputedStyle(document.body).backgroundColor].join("|") + "|" + wide.slice(0, 5).join(" ");
+parent.postMessage([innerWidth, document.documentElement.scrollWidth, getComputedStyle(document.body).backgroundColor,
+    wide.slice(0, 9).join(" ")].join("|"), "*");
 </script>"""
+# a frame, as a window cannot be as narrow as a phone
+FRAME = """<!doctype html><style>body {{ margin: 0 }} iframe {{ border: 0; width: {width}px; height: 900px }}</style>
+<script>onmessage = e => document.documentElement.dataset.measured = e.data</script>
+<iframe srcdoc="{page}"></iframe>"""
 
 
 def chromium(page: Path, *flags: str, width: int = 1280, height: int = 900, scheme: int = LIGHT) -> tuple[str, str]:
@@ -34,11 +39,11 @@ def chromium(page: Path, *flags: str, width: int = 1280, height: int = 900, sche
 
 
 def measured(page: Path, width: int, scheme: int = LIGHT) -> tuple[int, int, str, str]:
-    """Width of the window, width that the page takes, colour of its background, elements that stick out."""
-    html = page.read_text()
-    copy = page.with_name(f"measured-{page.name}")
-    copy.write_text(re.sub(r"<meta http-equiv=.*?>", "", html).replace("</body>", MEASURE + "</body>"))
-    dom, _ = chromium(copy, "--dump-dom", width=width, scheme=scheme)
-    found = re.search(r'data-measured="(\d+)\|(\d+)\|\d+\|(.*?)\|(.*?)"', dom)
+    """Width of the window, width that the page takes, color of its background, elements that stick out."""
+    own = re.sub(r"<meta http-equiv=.*?>", "", page.read_text()).replace("</body>", MEASURE + "</body>")
+    frame = page.with_name(f"measured-{page.name}")
+    frame.write_text(FRAME.format(width=width, page=escape(own)))
+    dom, _ = chromium(frame, "--dump-dom", width=max(width, 500), scheme=scheme)
+    found = re.search(r'data-measured="(\d+)\|(\d+)\|(.*?)\|(.*?)"', dom)
     assert found, dom[:500]
     return int(found[1]), int(found[2]), found[3], found[4]

@@ -56,11 +56,11 @@ def test_what_was_trained_stands_there(made):
 
 
 def test_the_loss_is_one_series_without_what_was_done_again(made):
-    told = next(text for text in made.charts() if text.startswith("Loss over iterations"))
-    assert re.match(r"Loss over iterations\. first: 3\.\d+ at iteration 50, 0\.6\d+ at iteration 4000\.", told)
+    said = next(text for text in made.charts() if text.startswith("Loss over iterations"))
+    assert re.match(r"Loss over iterations\. first: 3\.\d+ at iteration 50, 0\.6\d+ at iteration 4000\.", said)
     assert "attempt 2 resumed after iteration 1800" in made.text
     assert "1 logged value is not a finite number, the first at iteration 150" in made.text
-    assert "100" not in told  # what only the first attempt logged beyond iteration 1800
+    assert "100" not in said  # what only the first attempt logged beyond iteration 1800
 
 
 def test_errors_stand_there_and_where_the_analysis_is_missing_how_to_get_it(run, made, tmp_path):
@@ -73,7 +73,7 @@ def test_errors_stand_there_and_where_the_analysis_is_missing_how_to_get_it(run,
     other = full_run(tmp_path / "other", scored=1)
     for work in other.evaluations():
         work.analysis_file.unlink()
-    assert "python -m ecm_cluster.evaluate other makes it" in Page(page.make([other])).text
+    assert "python -m ecm_cluster.evaluate other --analysis makes it" in Page(page.make([other])).text
 
 
 def test_every_chart_has_a_text_for_those_who_do_not_see_it(made):
@@ -134,9 +134,10 @@ def test_a_run_that_has_done_nothing_yet_and_one_without_scores_have_a_page(tmp_
 
 
 def test_a_run_of_the_former_version_has_a_page(tmp_path):
-    found = Page(page.make([former_version.complete(tmp_path)]))
-    assert "former done" in found.text
-    assert any(text.startswith("Loss over iterations. former:") for text in found.charts())
+    run = former_version.complete(tmp_path)
+    found = Page(page.make([run]))
+    assert f"{run.name} done" in found.text
+    assert any(text.startswith(f"Loss over iterations. {run.name}:") for text in found.charts())
 
 
 def test_the_page_goes_into_an_own_run_and_otherwise_here(tmp_path, capsys, monkeypatch, run):
@@ -186,7 +187,7 @@ def test_lines_of_every_iteration_are_thinned_to_what_can_be_seen(tmp_path):
     run = full_run(tmp_path / "run", points=90_000, scored=1)
     html = page.make([run])
     assert len(html) < 1.5e6
-    assert "Of 90000 logged values those are drawn that can be told apart" in Page(html).text
+    assert "Of 90000 logged values those are drawn that can be distinguished" in Page(html).text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read everything")

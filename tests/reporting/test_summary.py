@@ -1,4 +1,4 @@
-"""A summary never says anything else than the records that it stands for, whatever happens to them."""
+"""A summary never says anything else than the records that it stands for, regardless of what happens to them."""
 
 from __future__ import annotations
 
@@ -155,9 +155,9 @@ def _newest(run: Run) -> int:
 
 
 CHANGES: dict[str, Callable[[Run], object]] = {
-    "an event in a file that is there": lambda run: run.ledger(2, "train000").write("warning", about="x", text="new"),
+    "an event in an existing file": lambda run: run.ledger(2, "train000").write("warning", about="x", text="new"),
     "an event in a new file": lambda run: run.ledger(_newest(run), "late").write("warning", about="y", text="late"),
-    "a line that is no event": lambda run: run.ledger(2, "task000").path.open("a").write('{"kind": "end"}\n'),
+    "an invalid line": lambda run: run.ledger(2, "task000").path.open("a").write('{"kind": "end"}\n'),
     "the ledger folded": lambda run: run.fold_ledger(_newest(run)),
     "an attempt begins": _begin,
     "an attempt completes": _complete,
@@ -188,22 +188,22 @@ CHANGES: dict[str, Callable[[Run], object]] = {
     "nothing": lambda run: None,
 }
 
-LASTING = ("an attempt begins", "an attempt is taken back", "a line that is no event", "a record behind a link",
+LASTING = ("an attempt begins", "an attempt is taken back", "an invalid line", "a record behind a link",
            *(name for name in CHANGES if "damaged" in name or "deleted" in name or "died" in name))
 
 
 def check_sequence(folder: Path, names: list[str]) -> int:
     """Make these changes one after the other; the number of times that a summary answered."""
     run, answered = done_run(folder), 0
-    told: list[str] = []
+    made: list[str] = []
     for name in names:
         CHANGES[name](Run(run.path))
-        told.append(name)
-        assert shown(run) == truth(run), told
+        made.append(name)
+        assert shown(run) == truth(run), made
         time.sleep(2.5 * TICK)
-        assert shown(run) == truth(run), told
+        assert shown(run) == truth(run), made
         answered += is_kept(run)
-        assert shown(run) == truth(run), told
+        assert shown(run) == truth(run), made
     return answered
 
 

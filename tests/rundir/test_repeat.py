@@ -84,7 +84,7 @@ def test_a_run_of_the_former_version(tmp_path):
     record["digests"]["config"] = files.digest_text(run.config_file.read_text())  # whose paths the fixture has changed
     run.run_file.write_text(json.dumps(record))
     job = asked("--like", run.path)
-    assert job.name == "former-001" and job.device == "cpu"
+    assert job.name == f"{run.name}-001" and job.device == "cpu"
 
 
 @pytest.mark.slow
@@ -98,5 +98,5 @@ def test_a_run_like_another_trains_the_same(small_data, tmp_path):
     first, second = (read(sorted((tmp_path / name / "checkpoints").glob("*.pth"))[-1]) for name in (
         "first", "first-001"))
     assert all((value == second["state_dict"][key]).all() for key, value in first["state_dict"].items())
-    told = json.loads(verb("diff", tmp_path / "first", tmp_path / "first-001", "--json").stdout)
-    assert told["config"] == [] and [change["key"] for change in told["job"]] == ["config"], told["job"]
+    report = json.loads(verb("diff", tmp_path / "first", tmp_path / "first-001", "--json").stdout)
+    assert report["config"] == [] and [change["key"] for change in report["job"]] == ["config"], report["job"]

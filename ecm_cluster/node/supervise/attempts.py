@@ -46,7 +46,7 @@ def create(work: Work, run: Run, place: RankInfo, link: str, mark: str,
         # after the number was found: a start that comes later takes it, and then the link fails
         require_ownership(work, run, place, link)
         if files.create_exclusive(work.attempt_file(number), json.dumps(record, indent=1)):
-            # the same once more: who reads the ledger of many attempts need not open the file of each
+            # the same again: who reads the ledger of many attempts need not open the file of each
             ledger.write("attempt", begin=record["time"], **{name: record.get(name) for name in (
                 "identity", "host", "job_id", "restart", "world_size", "from")})
             return number

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import curves, scales
-from .curves import Hover, Series, Training
-from .scales import Axis
+from .curves import Curve, Hover, Training
+from .scales import Scale
 
 NAMES = {
     "loss": "Loss", "lr": "Learning rate", "time": "Seconds per iteration", "data_time": "Seconds waiting for data",
@@ -53,8 +53,8 @@ class Chart:
     """One chart; ``alt`` says in words what it shows."""
 
     title: str
-    x: Axis
-    y: Axis
+    x: Scale
+    y: Scale
     lines: tuple[Line, ...]
     alt: str
     hovers: list[Hover] = field(default_factory=list)
@@ -88,16 +88,16 @@ def of_training(name: str, trainings: Mapping[str, Training], log: bool = False,
 
     hovers = curves.hovers([one.points for one in found.values()], x, say,
                            curves.SMALL_HOVERS if small else curves.HOVERS)
-    return Chart(title, x, y, lines, f"{title} over iterations. {_told(found)}", hovers, marks,
+    return Chart(title, x, y, lines, f"{title} over iterations. {_summary(found)}", hovers, marks,
                  "; ".join(filter(None, (_lost(found), _cut(found, y)))))
 
 
-def _series(training: Training, name: str) -> Series | None:
+def _series(training: Training, name: str) -> Curve | None:
     own = {"loss": training.loss, "lr": training.rate}
     return own.get(name) or next((one for one in training.others if one.name == name), None)
 
 
-def _axis(title: str, found: Sequence[Series], log: bool, small: bool) -> Axis:
+def _axis(title: str, found: Sequence[Curve], log: bool, small: bool) -> Scale:
     values = [value for one in found for _, value in one.points]
     if log:
         return scales.logarithmic(title, values)
@@ -112,31 +112,31 @@ def without_peaks(values: Sequence[float]) -> float:
     return rest[-1] if ordered[-1] > 2 * rest[-1] > 0 else ordered[-1]
 
 
-def _line(run: str, one: Series, x: Axis, y: Axis, style: int, columns: int) -> Line:
+def _line(run: str, one: Curve, x: Scale, y: Scale, style: int, columns: int) -> Line:
     smoothed = curves.smooth(one.points)
     path = curves.path(smoothed or one.points, x, y, columns)
     faint = curves.path(one.points, x, y, columns) if smoothed else ""
     return Line(run, path, style, faint=faint, last=value_text((smoothed or one.points)[-1][1]))
 
 
-def restarts(training: Training, x: Axis) -> tuple[Mark, ...]:
+def restarts(training: Training, x: Scale) -> tuple[Mark, ...]:
     several = len(training.restarts) > MOST_MARKS
     return tuple(Mark(x.at(after), f"attempt {attempt} resumed after iteration {after}",
                       "" if several else str(attempt)) for after, attempt in training.restarts)
 
 
-def _cut(found: Mapping[str, Series], y: Axis) -> str:
+def _cut(found: Mapping[str, Curve], y: Scale) -> str:
     above = sum(value > y.high for one in found.values() for _, value in one.points)
     several = "s" if above > 1 else ""
     return f"{above} value{several} above {scales.number_text(y.high)} drawn at the top" if above else ""
 
 
-def _told(found: Mapping[str, Series]) -> str:
+def _summary(found: Mapping[str, Curve]) -> str:
     return " ".join(f"{run}: {value_text(one.points[0][1])} at iteration {one.points[0][0]}, {value_text(one.last)} at "
                     f"iteration {one.points[-1][0]}." for run, one in found.items())
 
 
-def _lost(found: Mapping[str, Series]) -> str:
+def _lost(found: Mapping[str, Curve]) -> str:
     return "; ".join(f"{run + ': ' if len(found) > 1 else ''}{len(one.lost)} logged value"
                      f"{'s are' if len(one.lost) > 1 else ' is'} not a finite number, the first at iteration "
                      f"{one.lost[0]}" for run, one in found.items() if one.lost)

@@ -10,7 +10,7 @@ from typing import Any
 from ...rundir import training_log
 from ...rundir.run import Run
 from . import scales
-from .scales import Axis
+from .scales import Scale
 
 COLUMNS = 1000  # of a chart as wide as the page: more points in a column than four change no pixel
 SMALL_COLUMNS = 300
@@ -25,7 +25,7 @@ Point = tuple  # (iteration, value)
 
 
 @dataclass(frozen=True)
-class Series:
+class Curve:
     """What a training logged under one name.
 
     Attributes:
@@ -51,9 +51,9 @@ class Training:
         logged: Number of log lines that count.
     """
 
-    loss: Series
-    rate: Series
-    others: tuple[Series, ...]
+    loss: Curve
+    rate: Curve
+    others: tuple[Curve, ...]
     restarts: tuple[tuple[int, int], ...]
     logged: int
 
@@ -78,7 +78,7 @@ def of(run: Run) -> Training:
                     tuple(r for r in restarts if r[0] <= last), len(lines))
 
 
-def series(name: str, lines: Iterable[dict[str, Any]]) -> Series:
+def series(name: str, lines: Iterable[dict[str, Any]]) -> Curve:
     points, lost = [], []
     for line in lines:
         if name not in line:
@@ -91,7 +91,7 @@ def series(name: str, lines: Iterable[dict[str, Any]]) -> Series:
             points.append((line["iteration"], number))
         elif isinstance(value, float):
             lost.append(line["iteration"])
-    return Series(name, tuple(points), tuple(lost))
+    return Curve(name, tuple(points), tuple(lost))
 
 
 def smooth(points: Sequence[Any]) -> list[Any]:
@@ -130,7 +130,7 @@ def thin(points: Sequence[Any], columns: int) -> list[Any]:
     return kept
 
 
-def path(points: Sequence[Any], x: Axis, y: Axis, columns: int = COLUMNS) -> str:
+def path(points: Sequence[Any], x: Scale, y: Scale, columns: int = COLUMNS) -> str:
     """The line through points in a box of 1000 by 1000, as SVG draws it."""
     shown = [p for p in points if p[1] > 0] if y.log else points
     places = [f"{_short(10 * x.at(a))} {_short(1000 - 10 * y.at(b))}" for a, b in thin(shown, columns)]
@@ -151,7 +151,7 @@ class Hover:
     text: str
 
 
-def hovers(all_points: Sequence[Sequence[Any]], x: Axis, say: Callable[[int, list[Any]], str],
+def hovers(all_points: Sequence[Sequence[Any]], x: Scale, say: Callable[[int, list[Any]], str],
            count: int) -> list[Hover]:
     """Strips over a chart of several lines, at most ``count``; ``say(iteration, values of the lines)`` is the text."""
     longest = max(all_points, key=len, default=())

@@ -26,7 +26,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Axis:
+class Scale:
     """One axis.
 
     Attributes:
@@ -47,7 +47,7 @@ class Axis:
         return round(min(max(100 * (value - low) / (high - low), 0.0), 100.0), 2)
 
 
-def linear(name: str, values: Iterable[float], zero: bool = False, count: int = 5, high: float | None = None) -> Axis:
+def linear(name: str, values: Iterable[float], zero: bool = False, count: int = 5, high: float | None = None) -> Scale:
     """An axis that holds these values between round ends.
 
     Args:
@@ -65,18 +65,18 @@ def linear(name: str, values: Iterable[float], zero: bool = False, count: int = 
     first = math.floor(low / step + 1e-9)
     last = first + 1 if top <= low else math.ceil(top / step - 1e-9)
     ends = (first * step, last * step if high is None else high)
-    axis = Axis(name, *ends)
+    axis = Scale(name, *ends)
     marks = [number * step for number in range(first, last + 1) if number * step <= ends[1] * (1 + 1e-9)]
-    return Axis(name, *ends, tuple(Tick(axis.at(value), number_text(value, step), at % 2 == 1)
+    return Scale(name, *ends, tuple(Tick(axis.at(value), number_text(value, step), at % 2 == 1)
                                    for at, value in enumerate(marks)))
 
 
-def exact(name: str, values: Iterable[float], count: int = 5) -> Axis:
+def exact(name: str, values: Iterable[float], count: int = 5) -> Scale:
     """A linear axis that begins at zero and ends at the largest value, as for iterations."""
     return linear(name, [0.0], count=count, high=max(values, default=1.0) or 1.0)
 
 
-def logarithmic(name: str, values: Iterable[float]) -> Axis:
+def logarithmic(name: str, values: Iterable[float]) -> Scale:
     """An axis for positive values, from a little below the least to a little above the largest."""
     given = [value for value in values if value > 0]
     low, high = min(given, default=1.0), max(given, default=10.0)
@@ -85,9 +85,9 @@ def logarithmic(name: str, values: Iterable[float]) -> Axis:
     spread = math.log10(high / low)
     steps = (1,) if spread > 2.5 else (1, 3) if spread > 1.2 else (1, 2, 5) if spread > 0.5 else tuple(range(1, 10))
     every = max(1, round(spread / 6))  # of a span of many decades not each has room
-    axis = Axis(name, low, high, log=True)
+    axis = Scale(name, low, high, log=True)
     marks = [step * 10.0**decade for decade in decades if decade % every == 0 for step in steps]
-    return Axis(name, low, high, tuple(Tick(axis.at(value), number_text(value), step_of(value) != 1)
+    return Scale(name, low, high, tuple(Tick(axis.at(value), number_text(value), step_of(value) != 1)
                                        for value in marks if low <= value <= high), True)
 
 

@@ -26,7 +26,7 @@ def test_an_attempt_names_its_machine_and_what_has_changed(tmp_path: Path) -> No
     assert first["kernel"] == platform.release() and first["gpus"] == [] and first["environment"] and first["cpu"]
     assert not run.environment_of(1).exists()
     assert json.loads(run.environment_of(2).read_text())["distributions"]
-    assert run.attempts() == [1, 2], "it is no attempt's file"
+    assert run.attempts() == [1, 2], "it does not count as an attempt"
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_one_at_a_time_and_cancelled_together(slurm, small_data, tmp_path):
     waits = slurm.job(second.submission("train")["job_id"])["Dependency"]
     assert waits.startswith(f"afterany:{end}")
     await_state(first, "done", env=slurm.env, seconds=400)
-    wait_until(lambda: second.newest_attempt(), "the next starts by itself", 200)
+    wait_until(lambda: second.newest_attempt(), "the next starts automatically", 200)
     assert not any(run.newest_attempt() for run in others)
     verb("cancel", "grid", "--runs-dir", tmp_path, env=slurm.env)
     wait_until(lambda: not jobs(slurm), "nothing is left of it", 100)

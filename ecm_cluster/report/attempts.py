@@ -1,4 +1,4 @@
-"""The story of a run: its attempts, a line each, and what happened besides."""
+"""The attempts of a run, a line each, and what happened besides."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def clock(seconds: float | None, form: str = SHORT) -> str:
         return ""
 
 
-def attempts(run: Run) -> list[Attempt]:
+def rows(run: Run) -> list[Attempt]:
     return [_attempt(record) for record in history(run)]
 
 
@@ -73,10 +73,10 @@ def span(seconds: float) -> str:
 
 def events(run: Run) -> list[dict[str, str]]:
     """What happened, in words, by time; without what every attempt does."""
-    rows = timeline.without_repeats(timeline.read(run))
+    found_rows = timeline.without_repeats(timeline.read(run))
     id_word = choose.of(run).id_word
     found = []
-    for row in rows:
+    for row in found_rows:
         text = timeline.describe(row, id_word)
         of_training = row["work"] == "train"
         if text and not (of_training and row["kind"] in FOLDED):
