@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import sweeps
 from .backends import liveness
 from .base import folders
 from .base.errors import UserError
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    found = runs.find_all(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    found = sweeps.expand(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
     for run in found:
         _ = run.spec
         run.require_own("clean")

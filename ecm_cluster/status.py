@@ -236,7 +236,10 @@ def print_events(rows: Sequence[timeline.Row], word: str, room: int | None) -> N
             which = row["work"].split("-")[0] if several else "evaluate"
             label = "train" if row["work"] == "train" else which
             label += f" attempt {row['attempt']}" if row["attempt"] else ""
-            say(text, room, f"  {when}  {label:<{24 if several else 20}} ")
+            if room is not None and room < 100:
+                say(f"{label}: {text}", room, f"  {when}  ")
+            else:
+                say(text, room, f"  {when}  {label:<{24 if several else 20}} ")
 
 
 if __name__ == "__main__":

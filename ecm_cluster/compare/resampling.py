@@ -69,13 +69,13 @@ def _size(one: Scored) -> int:
 
 
 def _replicates(one: Scored, kinds: Sequence[str], count: int, seed: int) -> dict[str, dict[str, list[float | None]]]:
+    work = one.row.work
+    if not evaluations.has_detections(work):
+        raise UserError("its detections are not stored any more")
     scorers.require_hotcoco("replicates")
     from ..scoring import bootstrap, hotcoco
     from ..scoring.detection_files import read_shards
 
-    work = one.row.work
-    if not evaluations.has_detections(work):
-        raise UserError("its detections are not stored any more")
     scored = parts.ScoredSet.read(work.scored_set_file)
     if scored is None or len(scored.parts) != 1 or scored.parts[0].kind != parts.LVIS:
         raise UserError("only for a single dataset that is scored by LVIS's rule")

@@ -8,13 +8,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .. import sweeps
 from ..base import folders
 from ..base.errors import UserError
 from ..base.reading import read_bytes
 from ..base.units import size_text
 from ..console import cli
 from ..job import job as jobs
-from ..rundir import runs
 from ..rundir.run import Run
 
 EPILOG = """examples:
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
-    found = runs.find_all(args.run, runs_dir)
+    found = sweeps.expand(args.run, runs_dir)
     for run in found:
         _ = run.spec  # an error at once, before the others are read
     output = args.output or str(place(found))

@@ -146,5 +146,7 @@ def test_the_timeline_wraps_at_words_below_its_text(capsys, made, monkeypatch, r
     whole = shown(capsys, made)
     monkeypatch.setenv("COLUMNS", str(room))
     lines = shown(capsys, made)
+    every = events_of(shown(capsys, made, "--full"))
+    assert max(map(layout.cells, every)) <= room and any("started on n1" in line for line in every)
     assert max(map(layout.cells, (line for line in lines if not line.startswith(("next:", "folder:"))))) <= room
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(whole).split())

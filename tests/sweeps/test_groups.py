@@ -13,7 +13,7 @@ import readme
 from answers import Answers
 from small import job_flags
 
-from ecm_cluster import cancel, resume, status, submit, sweeps
+from ecm_cluster import cancel, clean, resume, status, submit, sweeps
 from ecm_cluster.base import files
 from ecm_cluster.console import cli
 from ecm_cluster.rundir.run import Run
@@ -192,6 +192,8 @@ def test_cancel_and_resume_take_the_name_of_a_group(capsys, site, small_data):
     assert "of 4 runs would be resumed" in out
     code, _, err = call(capsys, resume, "grid", "--runs-dir", "runs", "--from", "3")
     assert (code, err) == (2, "error: from: only for a single run; leave it out\n")
+    code, out, _ = call(capsys, clean, "grid", "--runs-dir", "runs")
+    assert code == 0 and all(name in out for name in NAMES)
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ import json
 import platform
 from pathlib import Path
 
+import pytest
 from attempts.ledgers import attempt, spec
+from processes.gpu_node import GpuNode, build_driver
 
 from ecm_cluster.freeze import environment
 from ecm_cluster.node.gpu import machine
@@ -25,3 +27,13 @@ def test_an_attempt_names_its_machine_and_what_has_changed(tmp_path: Path) -> No
     assert not run.environment_of(1).exists()
     assert json.loads(run.environment_of(2).read_text())["distributions"]
     assert run.attempts() == [1, 2], "it is no attempt's file"
+
+
+@pytest.mark.slow
+def test_its_gpus_are_those_that_the_driver_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = GpuNode(tmp_path, monkeypatch, build_driver(tmp_path / "driver"))
+    node(uuids="AB", version=12080)
+    found = machine.look("cuda")
+    assert (found["gpus"], found["cuda"]) == (["NVIDIA Test"] * 2, "12.8")
+    node(init=999)
+    assert machine.look("cuda")["gpus"] == [], "a driver that fails names none"

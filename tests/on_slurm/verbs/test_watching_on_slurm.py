@@ -79,3 +79,17 @@ def test_watching_continues_while_slurm_does_not_answer(slurm, small_data, tmp_p
         wait_until(lambda: "watched: unknown: Slurm does not answer here" in log.read_text(), "silence", 120,
                    log.read_text)
         assert watching.poll() is None
+
+
+def test_a_limit_of_the_qos_is_put_into_words(make_slurm, small_data, tmp_path):
+    slurm = make_slurm(nodes=1, dbd=True, qos={"few": "MaxTRESPerUser=cpu=2"})
+    busy = slurm.submit("--qos=few", "-c2", "-t", "7", script="#!/bin/sh\nsleep 300\n")
+    slurm.wait_for(busy, "RUNNING")
+    run = submit(slurm, small_data, tmp_path, "limited", "--qos", "few", "--cpus-per-gpu", 2)
+
+    def reason() -> str:
+        return state_of(run, slurm.env)["reason"]
+
+    wait_until(lambda: "QOSMax" in reason(), "the limit", 60, reason)
+    assert "(QOSMaxCpuPerUserLimit: the QOS has reached its limit of CPUs per user)" in reason()
+    verb("cancel", run.path, env=slurm.env)
