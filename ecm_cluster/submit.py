@@ -165,8 +165,7 @@ def start(run: Run, job: jobs.Job, args: argparse.Namespace) -> Run:
     ids = choose.of(run).submit(run, job)
     entries.add(run)
     at_end.submit(run, job, ids)
-    log = os.path.join(folders.shortest(run.path), run.train_log.relative_to(run.path))
-    say_submitted(run, ids, f"tail -F {shlex.quote(log)}")
+    say_submitted(run, ids, f"python -m ecm_cluster.logs {shlex.quote(folders.shortest(run.path))} -f")
     return run
 
 

@@ -31,6 +31,7 @@ def test_a_training_ends_with_its_page_which_says_what_the_run_says(tmp_path):
         assert f"{word} {percent(figures[kind]['AP'])}" in made.text or f"{word} AP {shown[0]}" in made.text
     lines = training_log.fold(run)
     loss = next(text for text in made.charts() if text.startswith("Loss over iterations"))
+    assert not any("timestamp" in text for text in made.charts())  # of each line of the log, and no curve
     assert f"{lines[0]['loss']:.4g} at iteration {lines[0]['iteration']}" in loss
     assert f"{lines[-1]['loss']:.4g} at iteration {lines[-1]['iteration']}" in loss
     for row in work.metrics()["per_class"]:

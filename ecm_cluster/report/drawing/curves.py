@@ -19,7 +19,8 @@ LEAST_TO_SMOOTH = 60  # points
 HOVERS, SMALL_HOVERS = 120, 40  # places of a chart that say their values
 MOST_CURVES = 12  # small charts
 FIRST = ("loss_cls", "loss_bbox", "loss_mask", "loss_rpn_cls", "loss_rpn_bbox")  # then in the order of the log
-NOT_CURVES = ("mode", "epoch", "iter", "iteration", "attempt", "loss", "lr", "memory", "eta", "momentum")
+NOT_CURVES = ("mode", "epoch", "iter", "iteration", "attempt", "timestamp", "loss", "lr", "memory", "eta",
+              "momentum")
 
 Point = tuple  # (iteration, value)
 
