@@ -77,7 +77,8 @@ class WeightsAndBiases(Tracker):
         self._send(points) if self._online else self._log(points)
 
     def _open(self, mode: str) -> None:
-        os.environ.update({**QUIET, "WANDB_CONSOLE": "off"})
+        # some versions run git nevertheless, which locks the index of the user's checkout
+        os.environ.update({**QUIET, "WANDB_CONSOLE": "off", "GIT_DIR": os.devnull})
         import wandb
 
         self.run.trackers_dir.mkdir(parents=True, exist_ok=True)

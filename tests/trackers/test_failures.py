@@ -77,6 +77,19 @@ def test_where_the_disk_is_full_both_say_so_and_the_next_one_that_has_room_compl
 
 
 @pytest.mark.slow
+def test_the_checkout_in_which_a_job_runs_is_left_alone(logged, tmp_path):
+    """``git describe --dirty`` locks its index, and a process that is killed meanwhile leaves the lock."""
+    asked = tmp_path / "asked"
+    git = tmp_path / "git"
+    git.write_text(f'#!/bin/sh\necho "$GIT_DIR $*" >> {asked}\n')
+    git.chmod(0o755)
+    asked.touch()
+    sync(logged, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    calls = [line for line in asked.read_text().splitlines() if not line.endswith(" version")]
+    assert all(line.startswith(f"{os.devnull} ") for line in calls)
+
+
+@pytest.mark.slow
 def test_what_wandb_writes_after_it_says_that_it_has_finished_is_awaited(logged):
     """On a busy machine its own process is late."""
     from ecm_cluster.trackers.series import TrackedSeries

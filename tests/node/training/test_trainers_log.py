@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small import await_state, trainer_flags, verb
+from small import await_state, trainer_flags, verb, wait_until
 from tracked import assert_clean
 
 from ecm_cluster.rundir import training_log
@@ -16,6 +16,7 @@ def test_a_trainer_of_ones_own_logs_for_the_trackers(tmp_path):
     verb("submit", *flags, "--cluster", "local", "--wait")
     run = Run(tmp_path / "mine")
     await_state(run, "done")
+    wait_until(run.tracker_mark("tensorboard").exists, "the record is closed", 60)
     lines = training_log.fold(run)
     assert [line["iteration"] for line in lines] == list(range(1, 201)) and {"loss", "lr"} <= lines[0].keys()
     assert_clean(run, ("tensorboard",))
