@@ -231,7 +231,7 @@ def test_a_full_disk_costs_checkpoints_and_ends_the_run_only_when_it_takes_not_e
     found = await_state(run, "failed")
     assert "the last checkpoint could not be written: No space left on device" in found["reason"]
     assert "\n" not in found["reason"] and found["checkpoint"] == kept.file
-    assert "could not commit iteration 4: No space left on device" in verb("status", run.path).stdout
+    assert "could not commit iteration 4: No space left on device" in verb("status", run.path, "--full").stdout
 
 
 # ------------------------------------------------------------------------------------------- signals at any moment
