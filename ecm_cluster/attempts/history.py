@@ -17,13 +17,13 @@ from ..base import fileserver
 from ..base.errors import UserError
 from ..base.reading import fits
 from ..rundir.ledger import Event
+from ..rundir.paths import CHECKPOINT
 from ..rundir.records import COUNT, TIME
 from ..rundir.run import Run, Work
 from . import endings
 from .starts import start_of
 
 SILENT_SECONDS = 60.0  # without a heartbeat: then an attempt that recorded no end is taken for dead
-CHECKPOINT = re.compile(r"iter_([0-9]{1,12})-a[0-9]+\.pth")
 FOUND_LATER = "closer."  # begins the name of a writer that recorded an end which it only found, at its own time
 # writers whose events are signs of life; verbs write for an attempt that has long ended, and so do later starts
 OF_THE_ATTEMPT = re.compile(r"(task|train|evaluate|staging)[0-9]+|phases|machine|batch\..*")
@@ -43,6 +43,7 @@ class AttemptRecord:
         cause, detail: Why it ended; None while it is alive.
         rank: Of the process that failed, if one did.
         first: The iteration that it resumed after.
+        source: The attempt whose checkpoint it resumed from; None if it began the training.
         last: The iteration that it reached.
         committed: The iteration of its last checkpoint; None if it committed none.
         lost: Iterations of it that no longer count: later attempts resumed before them, or will.
@@ -62,6 +63,7 @@ class AttemptRecord:
     detail: str | None = None
     rank: int | None = None
     first: int | None = None
+    source: int | None = None
     last: int | None = None
     committed: int | None = None
     lost: int = 0
@@ -91,7 +93,7 @@ def history(work: Work, alive: bool | None = None) -> list[AttemptRecord]:
     numbers = work.attempts()
     found = fileserver.each(lambda number: _record(
         work, number, by_attempt.get(number, []), number == numbers[-1] and alive is not False, alive), numbers)
-    return _with_lost(found) if isinstance(work, Run) else found
+    return _with_lost(_with_unrecorded(found)) if isinstance(work, Run) else found
 
 
 def events_of(work: Work, attempt: int | None = None) -> list[Event]:
@@ -189,7 +191,18 @@ def _iterations(work: Work, number: int, taken: dict[str, Any], events: Sequence
                if e.kind in ("phase", "end", "commit-failed") and fits(e.get("iteration"), COUNT)]
     committed = max(commits, default=None)
     last = max([*commits, *reached, beat.get("iteration") or 0, first or 0])
-    return {"first": first, "last": last if first is not None or last else None, "committed": committed}
+    return {"first": first, "source": int(name[2]) if name else None, "committed": committed,
+            "last": last if first is not None or last else None}
+
+
+def _with_unrecorded(found: list[AttemptRecord]) -> list[AttemptRecord]:
+    """With the commits of workers that were killed before they recorded them: a later attempt resumed from there."""
+    resumed: dict[int, int] = {}
+    for record in found:
+        if record.source is not None and record.first is not None:
+            resumed[record.source] = max(record.first, resumed.get(record.source, 0))
+    return [replace(r, committed=max(r.committed or 0, resumed[r.number]), last=max(r.last or 0, resumed[r.number]))
+            if r.number in resumed else r for r in found]
 
 
 def _with_lost(found: list[AttemptRecord]) -> list[AttemptRecord]:

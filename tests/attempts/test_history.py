@@ -41,6 +41,17 @@ def test_each_attempt_says_when_where_how_far_and_why(tmp_path):
     assert (fourth.end, fourth.cause, fourth.lost, fourth.gained) == (1051.0, "complete", 0, 20)
 
 
+def test_a_commit_that_its_killed_worker_could_not_record_is_known_from_the_attempt_that_resumed_there(tmp_path):
+    run = Run(tmp_path / "run")
+    attempt(run, 1, 100.0)
+    events(run, 1, "train000", (150.0, "commit", {"checkpoint": "iter_0000010-a0001.pth", "iteration": 10}))
+    events(run, 1, "task000", (180.0, "end", {"cause": "killed", "rank": 0, "iteration": 21}))
+    attempt(run, 2, 200.0, "iter_0000020-a0001.pth")
+    first, second = history(run)
+    assert (first.committed, first.last, first.lost, first.gained) == (20, 21, 1, 20)
+    assert (second.first, second.source) == (20, 1)
+
+
 def test_an_attempt_lives_while_it_has_a_heartbeat_and_else_ends_with_its_last_sign(tmp_path):
     run = Run(tmp_path / "run")
     attempt(run, 1, 100.0)
