@@ -23,9 +23,11 @@ from ecm_cluster.rundir import runs
 from ecm_cluster.rundir.run import Run
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import slow_storage
-import status as benchmark
+try:
+    import slow_storage
+    import status as benchmark
+finally:
+    del sys.path[0]  # a benchmark has the name of a folder of tests
 
 
 @contextmanager
