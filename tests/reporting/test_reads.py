@@ -22,12 +22,13 @@ from ecm_cluster.reporting import summary
 from ecm_cluster.rundir import runs
 from ecm_cluster.rundir.run import Run
 
+path = [*sys.path]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 try:
     import slow_storage
     import status as benchmark
 finally:
-    del sys.path[0]  # a benchmark has the name of a folder of tests
+    sys.path[:] = path  # a benchmark has the name of a folder of tests
 
 
 @contextmanager
