@@ -30,6 +30,7 @@ QUIET = {name: "true" for name in (
     "WANDB_X_DISABLE_STATS", "WANDB_X_DISABLE_META", "WANDB_X_DISABLE_MACHINE_INFO")}
 # seconds between looks at a file: on a busy machine W&B's own process still writes when ``finish`` has returned
 FLUSH_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 0.0)
+IN_USE, GIVE_UP_PAUSES = "is in use", (1.0, 2.0, 4.0, 8.0, 0.0)  # what W&B says of the ID, and seconds until it is free
 INIT = ("project", "entity", "name", "group", "job_type", "notes", "tags")
 
 
@@ -68,7 +69,7 @@ class WeightsAndBiases(Tracker):
         else:
             if self._folders:
                 time.sleep(1.1)  # the name of a folder has the second in which it began
-            self._open(OFFLINE)
+            self._open_offline()
             self._log(points)
         for folder in self._folders - {Path(self._run.dir).parent}:
             shutil.rmtree(folder, ignore_errors=True)
@@ -97,6 +98,17 @@ class WeightsAndBiases(Tracker):
             raise OSError(f"{self.run.trackers_dir} is not writable for W&B, which writes to {self._run.dir}")
         self._run.define_metric("iteration")
         self._run.define_metric("*", step_metric="iteration")
+
+    def _open_offline(self) -> None:
+        for pause in GIVE_UP_PAUSES:
+            try:
+                return self._open(OFFLINE)
+            except Exception as error:
+                # a busy W&B may take seconds to end what could not go online
+                if IN_USE not in str(error) or not pause:
+                    raise
+                self._give_up()
+                time.sleep(pause)
 
     @staticmethod
     def _give_up() -> None:

@@ -40,7 +40,7 @@ def test_a_run_that_was_killed_in_several_ways(small_data, tmp_path):
 
     trained(1, 9)
     os.kill(task_of(run, 1, 1), signal.SIGTERM)  # all ranks commit and end
-    trained(2, 16)
+    trained(2, 28)
     task = task_of(run, 2, 0)
     os.kill(int(Path(f"/proc/{task}/task/{task}/children").read_text().split()[0]), signal.SIGKILL)
     wait_until(lambda: run.newest_attempt() == 3, "the third attempt")
