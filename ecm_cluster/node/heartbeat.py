@@ -116,9 +116,10 @@ class HeartbeatFile:
     def write(self) -> None:
         """Write it if it is due."""
         record = {"phase": "starting", **self.memory.read()}
-        if record["phase"] not in (self._entered, "saving"):
-            self._entered = record["phase"]
-            self._ledger.write("phase", phase=self._entered, iteration=record.get("iteration"))
+        phase = "training" if record["phase"] == "saving" else record["phase"]  # each look may find it saving
+        if phase != self._entered:
+            self._entered = phase
+            self._ledger.write("phase", phase=phase, iteration=record.get("iteration"))
         news = record["phase"] != self._phase
         if time.monotonic() - self._written >= min(self.seconds, PHASE_SECONDS if news else self.seconds):
             self._written, self._phase = time.monotonic(), record["phase"]
