@@ -1,7 +1,8 @@
 """Draw what a verb shows on a terminal as an SVG for the README: ``python tools/picture.py OUT.svg VERB [ARGS…]``.
 
 It is real output on a real pseudo-terminal, drawn by rich; nothing is fetched to show it. A verb that does not end,
-such as ``status --watch``, is interrupted after SECONDS from the environment; the last frame counts.
+such as ``status --watch``, is interrupted after SECONDS from the environment; the last frame counts, from the line
+that begins with SINCE.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.text import Text
 
 COLUMNS = int(os.environ.get("COLUMNS", "96"))
 SECONDS = float(os.environ.get("SECONDS", "900"))
+SINCE = os.environ.get("SINCE", "")  # begin with the line that begins so
 LEAVES = ("\x1b[?25l", "\x1b[?25h")  # hides and shows the cursor
 # fonts that rich's picture would fetch from another host, and its comment
 LEFT_OUT = re.compile(r"[ ]*@font-face \{\{.*?\}\}\n|[ ]*<!--.*?-->\n", re.DOTALL)
@@ -48,7 +50,8 @@ def shown(verb: str, *args: str) -> str:
     frame = said.decode(errors="replace").split("\x1b[2K")[-1]
     for code in LEAVES:
         frame = frame.replace(code, "")
-    return frame.replace("^C", "").replace("\r", "").strip("\n")
+    frame = frame.replace("^C", "").replace("\r", "").strip("\n")
+    return frame[frame.rindex(f"\n{SINCE}") + 1:] if SINCE else frame
 
 
 def _read(handle: int) -> bytes:
