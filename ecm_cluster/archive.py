@@ -19,7 +19,7 @@ from .base.errors import UserError
 from .base.reading import Unreadable, open_regular
 from .base.units import size_text
 from .console import cli
-from .job import job as jobs
+from .job.flags import add_runs_dir, runs_dir_of
 from .rundir import checkpoints, runs
 from .rundir.run import Run
 
@@ -42,7 +42,7 @@ CHECKPOINTS, DETECTIONS, LINKS, SECRETS, UNREADABLE = (
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.archive", description=__doc__, epilog=EPILOG)
     made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     made.add_argument("-o", "--output", metavar="FILE", help=f"file to write, which must not exist (default: "
                       f"RUN{SUFFIX} in the working directory)")
     made.add_argument("--with-last", action="store_true", help="include the last checkpoint")
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    run = runs.find(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    run = runs.find(args.run, runs_dir_of(args.runs_dir))
     _ = run.spec
     target = folders.absolute(args.output or run.name + SUFFIX)
     require_new(target)

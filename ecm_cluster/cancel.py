@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from . import sweeps
 from .backends import choose
-from .base import files, folders
+from .base import files
 from .base.errors import UserError
 from .chain import chain, locks, submissions
 from .console import cli, program
-from .job import job as jobs
+from .job.flags import add_runs_dir, runs_dir_of
 from .notices import entries
 from .reporting import state as states
 from .rundir import checkpoints
@@ -31,13 +31,13 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.cancel", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="+", metavar="RUN", help="a run directory, the name of a run or of a group of runs, "
                       "or a pattern such as 'exp-*'")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
     found = sweeps.expand(args.run, runs_dir)
     for run in found:
         _ = run.spec  # validate all of them before anything is cancelled

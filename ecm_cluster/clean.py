@@ -13,12 +13,11 @@ from pathlib import Path
 
 from . import sweeps
 from .backends import liveness
-from .base import folders
 from .base.errors import UserError
 from .base.units import size_text
 from .chain import evaluations, locks
 from .console import cli
-from .job import job as jobs
+from .job.flags import add_runs_dir, runs_dir_of
 from .reporting import results
 from .rundir import checkpoints, retention, runs
 from .rundir.run import Run
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.clean", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="+", metavar="RUN",
                       help="run directories, names of runs, or patterns such as 'exp-*'")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     for kind in KINDS:
         if kind.flag:
             made.add_argument(kind.flag, action="store_true", help=f"also: {kind.text}")
@@ -63,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    found = sweeps.expand(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    found = sweeps.expand(args.run, runs_dir_of(args.runs_dir))
     for run in found:
         _ = run.spec
         run.require_own("clean")

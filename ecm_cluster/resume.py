@@ -12,14 +12,14 @@ from typing import Any
 
 from . import sweeps
 from .backends import choose, liveness
-from .base import files, folders
+from .base import files
 from .base.errors import UserError
 from .chain import chain, evaluations, locks, submissions
 from .clean import left_by
 from .console import cli
 from .freeze import snapshot as snapshots
 from .job import job as jobs
-from .job.flags import add_flags, given_flags, in_groups, without_removed
+from .job.flags import add_flags, add_runs_dir, given_flags, in_groups, runs_dir_of, without_removed
 from .notices import at_end, entries
 from .plan import elastic
 from .reporting import state as states
@@ -40,7 +40,7 @@ CHANGEABLE = in_groups(jobs.RESOURCES, jobs.STAGING)
 def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.resume", description=__doc__, epilog=EPILOG)
     made.add_argument("run", metavar="RUN", help="a run directory, or the name of a run or of a group")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     made.add_argument("--from", dest="iteration", type=int, metavar="ITER",
                       help="resume from the checkpoint of this iteration; later ones are ignored")
     made.add_argument("--rescale", action="store_true",
@@ -74,7 +74,7 @@ class ResumePlan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
     entries.look(runs_dir)
     group = sweeps.find(args.run, runs_dir)
     if group is not None:

@@ -18,7 +18,7 @@ from .base.errors import UserError
 from .base.units import duration_text, moment
 from .chain import chain, submissions
 from .console import cli, layout
-from .job import job as jobs
+from .job.flags import add_runs_dir, runs_dir_of
 from .notices import entries
 from .reporting import goodput, results, runs_table, timeline
 from .reporting import state as states
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.status", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="*", metavar="RUN", help="run directories, names of runs or of groups of runs, or "
                       "patterns of names such as 'exp-*'; one name shows that run's timeline (default: all runs)")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     made.add_argument("--full", action="store_true", help="with one RUN: every event, instead of a line per attempt")
     made.add_argument("--goodput", action="store_true", help="show where the time of the jobs went, by cause")
     made.add_argument("--watch", nargs="?", const=f"{watching.SECONDS:g}", metavar="SECONDS", help="show runs that are "
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     seconds = watch_seconds(args)
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
 
     group = sweeps.find(args.run[0], runs_dir) if len(args.run) == 1 else None
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import sweeps
-from ..base import folders
 from ..base.errors import UserError
 from ..console import cli
-from ..job import job as jobs
+from ..job.flags import add_runs_dir, runs_dir_of
 from ..reporting import results, tables
 from ..reporting.tables import aligned, percent
 from ..rundir import runs
@@ -31,8 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.compare", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="+", metavar="RUN", help="two runs; RUN@ITERATION for scores other than the newest; "
                       "or a group of runs: mean and deviation over seeds for each setting")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else "
-                      "runs)")
+    add_runs_dir(made)
     made.add_argument("--iou", choices=("segm", "bbox"), default=None, help="masks or boxes (default: masks, if any)")
     made.add_argument("--top", type=int, default=5, metavar="N", help="classes shown per group, both ways (default: 5)")
     made.add_argument("--csv", metavar="FILE", help="write every class, unrounded")
@@ -58,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option in ("csv", "latex"):
         if getattr(args, option):
             cli.check_writable(option, getattr(args, option))
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
     of_group = sweeps.find(args.run[0], runs_dir) if len(args.run) == 1 else None
     if of_group is not None:
         return grouped.main(of_group, args)

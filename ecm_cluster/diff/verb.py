@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..base import folders
 from ..base.errors import UserError
 from ..console import cli, layout
-from ..job import job as jobs
+from ..job.flags import add_runs_dir, runs_dir_of
 from ..mmconfig import config
 from ..reporting.tolerant import TolerantRun
 from ..rundir import runs
@@ -31,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.Parser(prog="python -m ecm_cluster.diff", description=__doc__, epilog=EPILOG)
     made.add_argument("run", nargs="+", metavar="RUN", help="two runs, or one: then its config is compared with the "
                       "one that it was made from")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     made.add_argument("--code", action="store_true", help="show the lines of code that differ, as a patch")
     made.add_argument("--json", action="store_true", help="print JSON instead of text")
     return made
@@ -43,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"RUN: {len(args.run)} runs given; expected one or two")
     if args.code and len(args.run) == 1:
         raise UserError("code: needs two runs to compare")
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
     found = [TolerantRun(runs.find(word, runs_dir).path) for word in args.run]
     for run in found:
         _ = run.spec

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backends import choose, liveness
 from ..backends.base import Sweep
-from ..base import folders, processes
+from ..base import processes
 from ..base.errors import UserError
 from ..chain import chain, evaluations, locks, requested, submissions
 from ..chain.evaluations import Element
@@ -24,7 +24,7 @@ from ..datacheck import splits
 from ..job import eval_settings
 from ..job import job as jobs
 from ..job.evaluation_options import EVALUATION
-from ..job.flags import given_flags, without_removed
+from ..job.flags import given_flags, runs_dir_of, without_removed
 from ..mmconfig import config
 from ..notices import entries
 from ..reporting import results
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         plain = [plain_checkpoints.prepare(Path(name), args, grid) for name in args.run]
     else:
-        runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+        runs_dir = runs_dir_of(args.runs_dir)
         found = [runs.find(name, runs_dir) for name in args.run]
         entries.look(runs_dir)
     try:

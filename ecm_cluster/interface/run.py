@@ -8,17 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base import folders
-from ..job import job as jobs
+from ..job.flags import runs_dir_of
 from ..reporting import results
 from ..reporting import state as states
-from ..reporting.run_state import RunState
+from ..reporting.run_state import ENDED, PATIENCE, RunState
 from ..rundir import run as internal
 from ..rundir import runs, training_log
 from . import verbs
-
-ENDED = ("done", "stopped", "failed")
-SETTLING = 5.0  # seconds for which a run must look ended: its record and its job's state change one after the other
 
 
 class RunHandle:
@@ -35,8 +31,7 @@ class RunHandle:
     """
 
     def __init__(self, run: str | os.PathLike[str], runs_dir: str | os.PathLike[str] | None = None) -> None:
-        place = folders.absolute(runs_dir or jobs.load(None, {}).runs_dir)
-        self._run = runs.find(os.fspath(run), place)
+        self._run = runs.find(os.fspath(run), runs_dir_of(runs_dir))
         _ = self._run.spec
 
     @classmethod
@@ -89,7 +84,7 @@ class RunHandle:
         while True:
             state, now = self.state(), time.monotonic()
             since = (since or now) if state.state in ENDED else None
-            if state.state == "done" or (since is not None and now - since >= SETTLING):
+            if state.state == "done" or (since is not None and now - since >= PATIENCE):
                 return state
             if end is not None and now >= end:
                 raise TimeoutError(f"{self.name} is {state.state} after {timeout:g} s: {state.reason}")

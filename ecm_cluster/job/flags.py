@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+from ..base import folders
 from ..base.errors import UserError, shown
-from .job import OPTIONS
+from .job import OPTIONS, load
 from .option import BOOL
 
 
@@ -32,6 +35,17 @@ def add_flags(parser: argparse.ArgumentParser, only: Collection[str] | None = No
             continue
         metavar = {int: "N", float: "X"}.get(one.reader.word, name.upper())
         parser.add_argument(one.flag, dest=name, type=one.reader.word, default=None, help=text, metavar=metavar)
+
+
+def add_runs_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--runs-dir`` to a verb that takes runs; see :func:`runs_dir_of`."""
+    parser.add_argument("--runs-dir", default=None,
+                        help="directory that holds the runs (default: the site's, else runs)")
+
+
+def runs_dir_of(given: str | os.PathLike[str] | None) -> Path:
+    """The directory that holds the runs: the one that is given, else the site's, else ``runs``."""
+    return folders.absolute(given or load(None, {}).runs_dir)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:

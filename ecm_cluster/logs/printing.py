@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from ..backends import choose, liveness
 from ..console import cli, output
 from ..reporting import state as states
+from ..reporting.run_state import ENDED, PATIENCE
 from ..rundir.run import Run
-from ..watching.follow import ENDED, PATIENCE
 from . import log_files
 from .choice import Choice
 from .log_files import Part

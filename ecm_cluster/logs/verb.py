@@ -8,10 +8,9 @@ import re
 import sys
 from collections.abc import Sequence
 
-from ..base import folders
 from ..base.errors import UserError, shown
 from ..console import cli
-from ..job import job as jobs
+from ..job.flags import add_runs_dir, runs_dir_of
 from ..reporting.tables import finite
 from ..reporting.tolerant import TolerantRun
 from ..rundir import runs, training_log
@@ -44,14 +43,14 @@ def parser() -> argparse.ArgumentParser:
                       f"{SHOWN_FIRST})")
     made.add_argument("--json", action="store_true", help="print the logged losses of all attempts as JSON lines, "
                       "without repeated iterations")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     lines = count_of(args)
-    run = runs.find(args.run, folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir))
+    run = runs.find(args.run, runs_dir_of(args.runs_dir))
     _ = run.spec
     run = TolerantRun(run.path)
     choice = Choice(run, args.evaluation, args.attempt, args.rank, args.job)

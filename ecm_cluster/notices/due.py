@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..attempts import endings
+from ..attempts import endings, starts
 from ..console.output import printable
 from ..job.notify_options import Notify
 from ..reporting import trouble
-from ..reporting.run_state import RunState
+from ..reporting.run_state import ENDED, RunState
 from ..rundir import checkpoints
 from ..rundir.run import Run
 
-ENDED = ("done", "stopped", "failed")
 PREEMPTED = ("preempted", "requeued")  # causes; a preemption without a grace time is seen as a requeue
 LONGEST = 600  # characters of a reason in a message
 MARK = "-r{resumes}-a{attempt}"  # one end of a run, which may be resumed and end again
@@ -52,8 +51,7 @@ def _end(run: Run, state: RunState) -> Iterator[Notice]:
         return
     name = state.state
     if state.state != "done":
-        resumes = sum(e.kind == "resumed" for e in run.events())
-        name += MARK.format(resumes=resumes, attempt=state.attempt)
+        name += MARK.format(resumes=starts.resumes_of(run.events()), attempt=state.attempt)
     yield _notice(run, state, name, state.state, state.reason)
 
 

@@ -89,15 +89,10 @@ def _is_time(runs_dir: Path) -> bool:
     return True
 
 
-def start(*paths_: Path, wait: bool = False) -> None:
-    """Start the process that sends what is due; it outlives the caller and prints nothing.
-
-    Args:
-        paths_: Runs, or directories of them.
-        wait: The caller is a process of the run, whose end the other waits for.
-    """
+def start(runs_dir: Path) -> None:
+    """Start the process that sends what is due; it outlives the caller and prints nothing."""
     path = os.pathsep.join([str(processes.SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])])
     with contextlib.suppress(OSError):
-        subprocess.Popen(processes.command(sys.executable, PROCESS, *(["--wait"] if wait else []), *paths_),
+        subprocess.Popen(processes.command(sys.executable, PROCESS, runs_dir),
                          env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL, start_new_session=True, cwd="/")

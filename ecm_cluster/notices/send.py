@@ -22,11 +22,11 @@ from ..base.errors import UserError
 from ..base.reading import Unreadable
 from ..job.notify_options import scheme
 from ..reporting import state as states
+from ..reporting.run_state import ENDED, PATIENCE
 from ..rundir import job_env, records
 from ..rundir.run import Run
 from . import due, entries, urls
 
-CONFIRM_SECONDS = 5.0  # for which a run must look ended: its record and its job's state change one after the other
 WAIT_SECONDS = 120.0  # that the caller of --wait, a process of the run, may take to end
 MOST_SECONDS = 600.0  # for everything; then a message that is being sent counts as one that may have arrived
 PAUSES = (0.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0, 86400.0)  # seconds before each further try
@@ -56,14 +56,14 @@ def confirmed(runs: Sequence[Run], patience: float) -> list[tuple[Run, states.Ru
         patience: Seconds to wait for all of them to end.
     """
     end, folded = time.monotonic() + patience, states.fold(runs)
-    while time.monotonic() < end and any(state.state not in due.ENDED for state in folded):
+    while time.monotonic() < end and any(state.state not in ENDED for state in folded):
         time.sleep(1.0)
         folded = states.fold(runs)
-    if any(state.state in due.ENDED and state.state != "done" for state in folded):
-        time.sleep(CONFIRM_SECONDS)
+    if any(state.state in ENDED and state.state != "done" for state in folded):
+        time.sleep(PATIENCE)
         before, folded = folded, states.fold(runs)
         return [(run, new) for run, old, new in zip(runs, before, folded)
-                if new.state not in due.ENDED or new.state == old.state or new.state == "done"]
+                if new.state not in ENDED or new.state == old.state or new.state == "done"]
     return list(zip(runs, folded))
 
 
@@ -81,7 +81,7 @@ def send_due(run: Run, state: states.RunState) -> None:
         waiting = [text for text in left if text]
         if waiting:
             entries.note(run, waiting[-1])
-        elif state.state in due.ENDED:
+        elif state.state in ENDED:
             entries.remove(run)
         elif run.notices_due.exists():
             entries.note(run, "")

@@ -14,7 +14,7 @@ from ..base.errors import UserError
 from ..base.reading import read_bytes
 from ..base.units import size_text
 from ..console import cli
-from ..job import job as jobs
+from ..job.flags import add_runs_dir, runs_dir_of
 from ..rundir.run import Run
 
 EPILOG = """examples:
@@ -32,13 +32,13 @@ def parser() -> argparse.ArgumentParser:
                       "'exp-*'")
     made.add_argument("-o", "--output", metavar="FILE", help="the page; - for standard output (default: report.html in "
                       "the directory of a run of yours, otherwise NAME.html here)")
-    made.add_argument("--runs-dir", default=None, help="directory that holds the runs (default: the site's, else runs)")
+    add_runs_dir(made)
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    runs_dir = folders.absolute(args.runs_dir or jobs.load(None, {}).runs_dir)
+    runs_dir = runs_dir_of(args.runs_dir)
     found = sweeps.expand(args.run, runs_dir)
     for run in found:
         _ = run.spec  # an error at once, before the others are read

@@ -12,6 +12,9 @@ from ..backends.base import Known, Life
 from ..base.units import moment, size_text
 from ..rundir.run import Run
 
+ENDED = ("done", "failed", "stopped")
+PATIENCE = 5.0  # seconds for which a run must look ended: its record and its job's state change one after the other
+
 
 @dataclass
 class RunState:

@@ -10,13 +10,16 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from ..base.reading import Unreadable, check, parse_json, read_bytes
 from . import records
 from .run import Run
 
+Line = TypeVar("Line")
 LARGEST = 1 << 30  # bytes of the log of one attempt: enough for a line per iteration of a long training
 
 
@@ -27,11 +30,21 @@ def fold(run: Run) -> list[dict[str, Any]]:
         mmcv's fields of each line (``loss``, ``lr``, …), with ``iteration``, the number of optimizer steps since the
         start of the training, and ``attempt``, which logged it.
     """
-    series: list[dict[str, Any]] = []
+    return folded(run, partial(read, run), itemgetter("iteration"))
+
+
+def folded(run: Run, log_of: Callable[[int], tuple[Any, list[Line]]],
+           iteration_of: Callable[[Line], int]) -> list[Line]:
+    """The lines that count, of any kind.
+
+    Args:
+        log_of: The header of an attempt's log, and its lines, as :func:`read` gives them.
+    """
+    series: list[Line] = []
     for attempt in run.attempts():
-        header, lines = read(run, attempt)
+        header, lines = log_of(attempt)
         if header is not None:
-            series = [line for line in series if line["iteration"] <= header["starts_after"]] + lines
+            series = [line for line in series if iteration_of(line) <= header["starts_after"]] + lines
     return series
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from ..backends import choose
 from ..console import cli
 from ..reporting import state as states
+from ..reporting.run_state import ENDED, PATIENCE
 from ..rundir.run import Run
-from ..watching.follow import ENDED, PATIENCE
 
 
 def follow(runs: Sequence[Run]) -> int:

@@ -10,9 +10,11 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from ..base import fileserver
 from ..job import eval_settings
 from ..rundir import training_log
 from ..rundir.paths import CHECKPOINT
@@ -52,7 +54,7 @@ class TrackedSeries:
         """
         found: dict[int, Point] = {}
         kept = 0
-        for point in self._folded():
+        for point in training_log.folded(self.run, self._log, attrgetter("iteration")):
             if point.iteration // interval > kept // interval:
                 found[point.iteration], kept = point, point.iteration
         for scored in self._scored():
@@ -60,15 +62,6 @@ class TrackedSeries:
             found[scored.iteration] = replace(line, values={**line.values, **scored.values},
                                               scores=scored.scores) if line else scored
         return [found[iteration] for iteration in sorted(found)]
-
-    def _folded(self) -> list[Point]:
-        """As :func:`training_log.fold`."""
-        series: list[Point] = []
-        for attempt in self.run.attempts():
-            header, points = self._log(attempt)
-            if header is not None:
-                series = [point for point in series if point.iteration <= header["starts_after"]] + points
-        return series
 
     def _log(self, attempt: int) -> tuple[Any, list[Point]]:
         state = _state(self.run.json_log(attempt))
@@ -101,7 +94,7 @@ def _state(path: Path) -> Any:
         found = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return fileserver.stamp(found)
 
 
 def _points(lines: list[dict[str, Any]], began: float, start: int) -> Iterator[Point]:

@@ -12,10 +12,8 @@ from ..chain.evaluations import Element
 from ..console import cli, layout, output, program
 from ..reporting import results, trouble
 from ..reporting import state as states
+from ..reporting.run_state import ENDED, PATIENCE
 from ..rundir.run import Run
-
-ENDED = ("done", "failed", "stopped")
-PATIENCE = 5.0  # seconds for which a run must look ended: its record and its job's state change one after the other
 
 
 def follow(run: Run, look: Callable[[states.RunState], None] | None = None) -> int:

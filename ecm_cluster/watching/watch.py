@@ -19,12 +19,12 @@ from ..base.units import duration_text
 from ..console import cli, layout, output
 from ..reporting import goodput, runs_table
 from ..reporting import state as states
-from ..reporting.run_state import RunState
+from ..reporting.run_state import ENDED, PATIENCE, RunState
 from ..reporting.tables import UNDEFINED
 from ..rundir.run import Run
 from ..scoring import metrics
 from . import forecast
-from .follow import ENDED, PATIENCE, change
+from .follow import change
 
 pause = time.sleep
 SECONDS = 5.0  # between two looks

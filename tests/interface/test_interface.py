@@ -73,7 +73,7 @@ def test_wait_ends_with_the_state_or_with_a_timeout(tmp_path, monkeypatch):
     run = Run("first")
     with pytest.raises(TimeoutError, match=r"^first is failed after 0\.1 s: rank 0: ValueError: x"):
         run.wait(timeout=0.1, interval=0.05)
-    monkeypatch.setattr("ecm_cluster.interface.run.SETTLING", 0.0)
+    monkeypatch.setattr("ecm_cluster.interface.run.PATIENCE", 0.0)
     assert run.wait().state == "failed"
 
 

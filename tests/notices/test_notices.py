@@ -41,7 +41,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(send, "CONFIRM_SECONDS", 0.0)
+    monkeypatch.setattr(send, "PATIENCE", 0.0)
 
 
 def notified(run: Run, *where: str, **more: Any) -> Run:
