@@ -20,7 +20,8 @@ def test_a_training_ends_with_its_page_which_says_what_the_run_says(tmp_path):
     verb("submit", *job_flags(data, tmp_path / "runs", "trained"), "--cluster", "local", "--wait", timeout=600)
     run = Run(tmp_path / "runs/trained")
     assert list((run.code_folder(1) / "ecm_cluster/report/templates").glob("*.html"))
-    wait_until(lambda: f"page: {run.report_file}" in run.afterwards_log.read_text(), "the page", 60)
+    wait_until(lambda: run.afterwards_log.exists() and f"page: {run.report_file}" in run.afterwards_log.read_text(),
+               "the page", 60)
     made = Page(run.report_file.read_text())
     assert "trained done trained and scored" in made.text
     (work,) = run.evaluations()
