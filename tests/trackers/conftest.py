@@ -1,4 +1,4 @@
-"""What a tracker puts into its process's environment is not there for other tests."""
+"""Other tests do not see what a tracker puts into its process's environment."""
 
 from __future__ import annotations
 
