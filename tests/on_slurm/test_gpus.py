@@ -9,7 +9,7 @@ from small import await_state
 from ecm_cluster.attempts import starts
 from ecm_cluster.rundir.run import Run
 
-# what torch raises on a broken GPU; here on one node only, which Slurm gives first
+# what torch raises on a broken GPU; here on one node only
 BROKEN = hook("if os.environ['SLURMD_NODENAME'] == 'n1': "
               "raise RuntimeError('CUDA error: uncorrectable ECC error encountered')")
 
@@ -18,7 +18,7 @@ def of(run: Run, kind: str) -> list:
     return [e for e in run.events() if e.kind == kind]
 
 
-def test_a_run_leaves_a_node_whose_gpus_have_failed_twice(slurm, small_data, tmp_path):
+def test_a_run_leaves_a_node_whose_gpus_have_failed_twice(slurm, n1_first, small_data, tmp_path):
     run, job_id = submit(slurm, small_data, tmp_path, "broken", *with_code(tmp_path, BROKEN), "--no-eval")
     await_state(run, "done", env=slurm.env)
     assert [ends(run, number) for number in (1, 2)] == [["GPU failure"], ["GPU failure"]]

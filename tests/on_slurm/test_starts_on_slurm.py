@@ -31,7 +31,7 @@ def test_requeues_in_a_row_while_it_starts_stop_no_run(slurm, small_data, tmp_pa
 
 
 @pytest.fixture
-def hidden(slurm, tmp_path):
+def hidden(slurm, n1_first, tmp_path):
     """A folder for runs that node n1 does not see."""
     if not slurm.namespaces:
         pytest.skip("nodes with mounts of their own need a kernel that allows them")
@@ -53,7 +53,7 @@ def test_a_node_that_does_not_see_the_runs_folder_is_left_out_and_named(slurm, s
     assert run.attempts() == [1]
 
 
-def test_a_node_on_which_python_cannot_run_is_left_out_and_named(slurm, small_data, tmp_path):
+def test_a_node_on_which_python_cannot_run_is_left_out_and_named(slurm, n1_first, small_data, tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" != n1 ] || exit 127\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
