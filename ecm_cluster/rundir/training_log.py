@@ -49,7 +49,10 @@ def folded(run: Run, log_of: Callable[[int], tuple[Any, list[Line]]],
 
 
 def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The first line of an attempt's JSON log (None if it logged nothing), and its training lines."""
+    """The first line of an attempt's JSON log (None if it logged nothing), and its training lines, one an iteration.
+
+    A line is in the file twice if storage took all of it but its end, reported an error, and it was written again.
+    """
     path = run.json_log(attempt)
     try:
         rows = read_bytes(path, LARGEST).decode(errors="replace").split("\n")
@@ -58,7 +61,7 @@ def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, 
     except Unreadable as error:
         run.note(error)
         return None, []
-    header, lines = None, []
+    header, lines = None, {}  # by iteration
     for row in rows:
         with contextlib.suppress(Unreadable):  # empty, or truncated by a kill
             line = check(parse_json(row, path), dict, path)
@@ -66,8 +69,9 @@ def read(run: Run, attempt: int) -> tuple[dict[str, Any] | None, list[dict[str, 
                 header = check(line, records.LOG_HEADER, path)
             elif header is not None and line.get("mode") == "train":
                 check(line, records.LOG_LINE, path)
-                lines.append({**line, "iteration": _iteration(line, header), "attempt": attempt})
-    return header, lines
+                iteration = _iteration(line, header)
+                lines[iteration] = {**line, "iteration": iteration, "attempt": attempt}
+    return header, list(lines.values())
 
 
 def append(run: Run, attempt: int, iteration: int, values: Mapping[str, float]) -> None:

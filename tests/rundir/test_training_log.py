@@ -57,6 +57,16 @@ def test_a_line_truncated_by_a_kill_and_an_attempt_without_lines_are_skipped(tmp
     assert [line["iteration"] for line in training_log.fold(run)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_line_that_was_written_again_as_storage_failed_at_its_end_counts_once(tmp_path):
+    run = Run(tmp_path / "run")
+    attempt(run, 1, 0, range(1, 5))
+    whole = run.json_log(1).read_text()
+    second = whole.splitlines()[2]
+    run.json_log(1).write_text(whole.replace(second, f"{second}\n{second}"))
+    assert [(line["iteration"], line["loss"]) for line in training_log.fold(run)] == [
+        (1, 1.001), (2, 1.002), (3, 1.003), (4, 1.004)]
+
+
 def test_the_readable_log_says_which_iterations_are_repeated(tmp_path):
     run = Run(tmp_path / "run")
     attempt(run, 1, 0, range(1, 116))
