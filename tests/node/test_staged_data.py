@@ -88,6 +88,7 @@ def test_an_annotation_file_that_has_changed_is_parsed_by_nobody_as_if_it_were_t
     assert "has changed since the submission" in event["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--stage-or-fail",)])
 def test_without_room_shared_storage_is_read_unless_the_job_forbids_it(pack, tmp_path, flags):
     (tmp_path / "full").write_text("no folder")

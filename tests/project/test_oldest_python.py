@@ -80,6 +80,7 @@ def _is_mapping(node: ast.AST) -> bool:
     return call or isinstance(node, (ast.Dict, ast.DictComp)) or _name(node) == "environ"
 
 
+@pytest.mark.slow
 def test_the_source_parses_and_evaluates_on_the_oldest_python_that_is_declared():
     found = [f"{path.relative_to(ROOT)}:{line}: {why}" for path in sources()
              for line, why in too_new(path.read_text())]

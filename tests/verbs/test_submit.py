@@ -283,6 +283,7 @@ def killed(point: str, flags: list[str]) -> None:
     assert verb("submit", *flags, env={files.KILL_ENV: point}, code=None, cwd=Path()).returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["before-rename:/code", "before-fsync:config.py", "after-rename:config.py",
                                    "before-link:run.json"])
 def test_a_submission_killed_while_it_creates_the_run_can_be_repeated_with_the_same_name(

@@ -307,6 +307,7 @@ def test_a_worker_that_ends_well_without_the_work_has_failed(run, start):
     assert [e["cause"] for e in events(run, "end")] == ["crashed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["be killed", "fail and say why"])
 def test_when_one_rank_fails_the_others_end_and_the_cause_is_reported_once(run, start, how):
     others = (0, 2) if how == "be killed" else (0,)
