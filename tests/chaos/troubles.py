@@ -59,8 +59,7 @@ class Troubles:
     def begin(self, trouble: Trouble, submit: Sequence[str] = ()) -> None:
         """Start one; the previous ones continue, but a process that was only sought is not sought any more."""
         with self._lock:
-            self._sought = self._pointed = None
-            self._order.unlink(missing_ok=True)
+            self._take_back()
             if trouble.kind == "writer":
                 self._sought = (time.monotonic() + SEEKING, trouble)
             elif trouble.kind == "point":
@@ -89,8 +88,7 @@ class Troubles:
         if self._over.is_set():
             return
         with self._lock:
-            self._sought = self._pointed = None
-            self._order.unlink(missing_ok=True)
+            self._take_back()
         deadline = time.monotonic() + 120
         while (self._later or self._typed) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -118,6 +116,17 @@ class Troubles:
                 self._seek_writer()
                 self._look_for_stopped()
                 self._hear_second_user()
+
+    def _take_back(self) -> None:
+        """Seek and order nothing any more; a process that has taken the order is stopped soon, and has to be woken."""
+        self._sought = None
+        self._order.unlink(missing_ok=True)
+        taken, end = Path(f"{self._order}{files.TAKEN}"), time.monotonic() + SEEKING
+        while self._pointed and taken.exists() and time.monotonic() < end:
+            self._look_for_stopped()
+            time.sleep(0.05)
+        self._pointed = None
+        taken.unlink(missing_ok=True)  # of a process that was killed before it stopped
 
     def _in(self, seconds: float, do: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + seconds, do))
