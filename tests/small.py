@@ -70,6 +70,24 @@ def job_flags(data: Path, runs: Path, name: str, **options: Any) -> list[str]:
             *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
 
 
+def with_code(folder: Path, text: str) -> list[str]:
+    """Flags for the demo config with a module of the user's own, which is imported first."""
+    (folder / "code").mkdir()
+    (folder / "code/own.py").write_text(text)
+    config = folder / "own_config.py"
+    config.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\n"
+                      + ("custom_hooks = [dict(type='Own')]\n" if "class Own(" in text else "")
+                      + "custom_imports = dict(imports=['mmdet_ext.register', 'own'], allow_failed_imports=False)\n")
+    return ["--code", str(folder / "code"), "--config", str(config)]
+
+
+def hook(body: str) -> str:
+    """The source of a hook that does ``body`` after each iteration."""
+    return ("import os, signal, time\nfrom mmcv.runner import HOOKS, Hook\n\n\n@HOOKS.register_module()\n"
+            "class Own(Hook):\n"
+            f"    def after_train_iter(self, runner):\n        {body}\n")
+
+
 def trainer_flags(runs: Path, name: str, *more: object, seconds: float = 0.05) -> list[str]:
     """Flags of ``submit`` for a trainer in plain PyTorch, two epochs of it.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from processes.gpu_node import GpuNode, build_driver
-from slurm_harness.endings import ends, hook, job_file, submit, with_code
-from small import await_state
+from slurm_harness.endings import ends, job_file, submit
+from small import await_state, hook, with_code
 
 from ecm_cluster.attempts import starts
 from ecm_cluster.rundir.run import Run

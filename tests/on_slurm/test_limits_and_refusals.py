@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from slurm_harness import SlurmCluster, can_limit_memory
-from slurm_harness.endings import SHORT, began, ends, hook, job_file, preempt, submit, train_job, trained, with_code
-from small import await_state, job_flags, logs_of, state_of, verb, wait_until
+from slurm_harness.endings import SHORT, began, ends, job_file, preempt, submit, train_job, trained
+from small import await_state, hook, job_flags, logs_of, state_of, verb, wait_until, with_code
 
 from ecm_cluster.chain import evaluations
 from ecm_cluster.rundir.run import Run

@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from slurm_harness.endings import began, ends, hook, job_file, preempt, submit, trained, with_code, worker_of
-from small import await_state, logs_of, verb, wait_until
+from slurm_harness.endings import began, ends, job_file, preempt, submit, trained, worker_of
+from small import await_state, hook, logs_of, verb, wait_until, with_code
 
 from ecm_cluster.base import files
 from ecm_cluster.chain import evaluations

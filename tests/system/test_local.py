@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from comparing import read
-from small import ROOT, await_state, job_flags, logs_of, verb, wait_until
+from small import await_state, hook, job_flags, logs_of, verb, wait_until, with_code
 
 from ecm_cluster.rundir.run import Run
 
@@ -27,32 +27,6 @@ def task_pid(run: Run, attempt: int, rank: int = 0) -> int:
 def training(run: Run, attempt: int, iterations: int) -> None:
     wait_until(lambda: (run.heartbeat(attempt) or {}).get("iteration", 0) >= iterations, "training",
                look=lambda: logs_of(run))
-
-
-HOOK = """
-import os
-import signal
-import time
-from pathlib import Path
-from mmcv.runner import HOOKS, Hook
-
-
-@HOOKS.register_module()
-class Disturbing(Hook):
-    def after_train_iter(self, runner):
-"""
-
-
-def with_hook(folder: Path, body: str) -> list[object]:
-    """Flags of ``submit`` for a training in which a hook runs ``body`` after each iteration."""
-    code = folder / "code"
-    code.mkdir()
-    (code / "disturbing.py").write_text(HOOK + body)
-    config = folder / "disturbed.py"
-    config.write_text(
-        f"_base_ = ['{ROOT}/configs/demo.py']\ncustom_hooks = [dict(type='Disturbing')]\n"
-        "custom_imports = dict(imports=['mmdet_ext.register', 'disturbing'], allow_failed_imports=False)\n")
-    return ["--code", code, "--config", config]
 
 
 def weights(run: Run) -> dict:
@@ -83,10 +57,8 @@ def test_a_signalled_run_continues_in_mid_epoch_and_ends_bit_identical_to_an_uni
 
 def test_a_killed_worker_ends_the_others_and_the_run_continues_within_its_budget(small_data, tmp_path):
     # from within: a signal from outside may come after the end of an epoch, whose checkpoint fills the budget again
-    flags = with_hook(tmp_path, """
-        if runner.rank == 1 and runner.iter == 1:
-            os.kill(os.getpid(), signal.SIGKILL)""")
-    run = start(small_data, tmp_path, "killed", "--gpus", 2, *flags)
+    killed = hook("if runner.rank == 1 and runner.iter == 1: os.kill(os.getpid(), signal.SIGKILL)")
+    run = start(small_data, tmp_path, "killed", "--gpus", 2, *with_code(tmp_path, killed))
     found = await_state(run, "failed")
     assert "rank 1" in found["reason"] and "SIGKILL" in found["reason"] and "killed 3 times" in found["reason"]
     assert run.newest_attempt() == 3
@@ -120,18 +92,17 @@ def test_two_nodes_side_by_side_on_one_machine(small_data, tmp_path):
 
 
 def test_a_hanging_rank_is_found_its_stacks_are_kept_and_the_run_continues(small_data, tmp_path):
-    mark = tmp_path / "mark"
-    flags = with_hook(tmp_path, f"""
-        if runner.rank == 1 and runner.iter == 3 and not Path("{mark}").exists():
-            Path("{mark}").touch()
-            time.sleep(3600)""")
-    run = start(small_data, tmp_path, "hanging", "--gpus", 2, "--no-eval", *flags, "--hang-minutes", 3)
+    once = str(tmp_path / "once")
+    hanging = hook(f"if runner.rank == 1 and runner.iter == 3 and not os.path.exists({once!r}): "
+                   f"os.mkdir({once!r}); time.sleep(3600)")
+    run = start(small_data, tmp_path, "hanging", "--gpus", 2, "--no-eval", *with_code(tmp_path, hanging),
+                "--hang-minutes", 3)
     await_state(run, "done")
     ends = [e for e in run.events() if e.kind == "end" and e.attempt == 1]
     # the other may see its connection closed before it is ended itself
     assert {e["cause"] for e in ends if not e.get("follows")} == {"hung"}
     assert "training" in ends[0]["detail"]
-    assert "disturbing.py" in run.stacks_file(1, 1).read_text()
+    assert '/own.py"' in run.stacks_file(1, 1).read_text()
     assert "step_hook.py" in run.stacks_file(1, 0).read_text(), "the rank that waits says where, too"
     wait_until(lambda: not run.stacks_file(2, 0).exists(), "what was not needed is removed", 60)
 

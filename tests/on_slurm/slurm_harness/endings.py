@@ -32,23 +32,6 @@ def job_file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def with_code(folder: Path, text: str) -> list[str]:
-    """Flags for the demo config with a module of the user's own, which is imported first."""
-    (folder / "code").mkdir()
-    (folder / "code/own.py").write_text(text)
-    config = folder / "own_config.py"
-    config.write_text(f"_base_ = ['{ROOT}/configs/demo.py']\n"
-                      + ("custom_hooks = [dict(type='Own')]\n" if "class Own(" in text else "")
-                      + "custom_imports = dict(imports=['mmdet_ext.register', 'own'], allow_failed_imports=False)\n")
-    return ["--code", str(folder / "code"), "--config", str(config)]
-
-
-def hook(body: str) -> str:
-    """The source of a hook that does ``body`` after each iteration."""
-    return ("import os, time\nfrom mmcv.runner import HOOKS, Hook\n\n\n@HOOKS.register_module()\nclass Own(Hook):\n"
-            f"    def after_train_iter(self, runner):\n        {body}\n")
-
-
 def began(run: Work, attempt: int) -> None:
     """Wait until rank 0 of an attempt has started, and has still to import everything."""
     wait_until(lambda: any(e.kind == "start" and e.attempt == attempt for e in run.events()),
